@@ -1,0 +1,48 @@
+"""Dense maps from images by diffusion, and images whose geometry is plausible.
+
+The public names are imported on first use, so that ``import noise2map`` is quick and ``noise2map.diffusion`` needs
+nothing but torch. Importing a model name also registers it with the Auto classes of transformers.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Noise2MapConfig": "noise2map.models",
+    "Noise2MapForSemanticSegmentation": "noise2map.models",
+    "Noise2MapForDepthEstimation": "noise2map.models",
+    "Noise2MapImageProcessor": "noise2map.models",
+    "MapTrainer": "noise2map.training",
+}
+_ROOMS = ("codecs", "convert", "data", "diffusion", "geometry", "inference", "metrics", "models", "report", "training", "zoo")
+
+__all__ = [*_PUBLIC, "__version__"]
+
+if TYPE_CHECKING:
+    from noise2map.models import (
+        Noise2MapConfig as Noise2MapConfig,
+    )
+    from noise2map.models import (
+        Noise2MapForDepthEstimation as Noise2MapForDepthEstimation,
+    )
+    from noise2map.models import (
+        Noise2MapForSemanticSegmentation as Noise2MapForSemanticSegmentation,
+    )
+    from noise2map.models import (
+        Noise2MapImageProcessor as Noise2MapImageProcessor,
+    )
+    from noise2map.training import MapTrainer as MapTrainer
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"noise2map.{name}")
+    raise AttributeError(f"module 'noise2map' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*_PUBLIC, *_ROOMS, "__version__"])
