@@ -1,0 +1,41 @@
+"""What every codec does: a map in physical units or class ids <-> a signal in ``[-scale, scale]`` that diffusion can corrupt."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+
+class MapCodec(nn.Module, ABC):
+    """Translates between maps and signals.
+
+    The scale sets the signal-to-noise ratio: the smaller it is, the less of the map survives a given noise level, and the more
+    the decoder must rely on the image (DDP, Sec. 3.3).
+
+    Attributes:
+        channels: channels of the signal.
+        scale: largest absolute value of the signal.
+    """
+
+    def __init__(self, channels: int, scale: float) -> None:
+        """Stores the sizes.
+
+        Raises:
+            ValueError: if ``scale`` is not a positive number.
+        """
+        super().__init__()
+        if not scale > 0:
+            raise ValueError(f"scale is {scale!r}; expected a positive number")
+        self.channels = channels
+        self.scale = float(scale)
+
+    @abstractmethod
+    def encode(self, target: Tensor) -> Tensor:
+        """Map ``(B, h, w)`` or ``(B, K, h, w)`` -> signal ``(B, C, h, w)`` in ``[-scale, scale]``."""
+
+    @abstractmethod
+    def decode(self, signal: Tensor) -> Tensor:
+        """Signal ``(B, C, h, w)`` -> the map whose encoding is nearest."""
+
+    @abstractmethod
+    def encode_readout(self, readout: Tensor) -> Tensor:
+        """What the model predicted (logits or metres, ``(B, K, h, w)``) -> signal ``(B, C, h, w)``."""

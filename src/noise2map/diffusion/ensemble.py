@@ -1,0 +1,105 @@
+"""The ensemble axis: noise of shape ``(B, R, C, h, w)``, folded once to ``(B*R, ...)`` and reduced over R only.
+
+Each image has its own generator, so that its map does not depend on the batch it sits in.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+def image_generator(seed: int, image_id: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator for one image: the same map for the same ``(seed, image_id)`` in any batch, order or process.
+
+    Args:
+        seed: the run's seed.
+        image_id: a stable name of the image (a relative path, a frame number).
+        device: device of the generator; noise drawn on the CPU is the same on every machine.
+    """
+    digest = hashlib.blake2b(f"{int(seed)}\0{image_id}".encode(), digest_size=8).digest()
+    return torch.Generator(device=device).manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def generator_list(generator: Generators, batch_size: int) -> list[torch.Generator | None]:
+    """One generator for each image.
+
+    A single generator is used for all images in turn (image 0 draws first): then a map does depend on its place in the
+    batch. Pass a list for independence.
+
+    Raises:
+        ValueError: if a list has another length than the batch.
+    """
+    if generator is None or isinstance(generator, torch.Generator):
+        return [generator] * batch_size
+    generators = list(generator)
+    if len(generators) != batch_size:
+        raise ValueError(f"got {len(generators)} generators; expected one for each of the {batch_size} images")
+    return generators
+
+
+def draw_noise(
+    shape: Sequence[int], generators: Sequence[torch.Generator | None], device: torch.device | str = "cpu"
+) -> Tensor:
+    """Standard normal noise ``(B, *shape)`` in float32, one generator for each of the B images.
+
+    Noise is drawn on each generator's own device (the CPU by default) and then moved, so that a seed gives the same map on
+    every device.
+    """
+    rows = []
+    for generator in generators:
+        source = generator.device if generator is not None else torch.device("cpu")
+        rows.append(torch.randn(tuple(shape), generator=generator, device=source, dtype=torch.float32).to(device))
+    return torch.stack(rows)
+
+
+def check_noise(noise: Tensor, shape: Sequence[int]) -> Tensor:
+    """Returns ``noise`` if it is finite floating point of shape ``(B, R, C, h, w)``.
+
+    Raises:
+        ValueError: naming the shape or type that was given and the one expected.
+    """
+    if tuple(noise.shape) != tuple(shape):
+        raise ValueError(f"noise has shape {tuple(noise.shape)}; expected (B, R, C, h, w) = {tuple(shape)}")
+    if not noise.is_floating_point():
+        raise ValueError(f"noise has type {noise.dtype}; expected floating point")
+    if not bool(torch.isfinite(noise).all()):
+        raise ValueError("noise holds NaN or infinite values; expected standard normal noise")
+    return noise
+
+
+def fold(x: Tensor) -> Tensor:
+    """``(B, R, ...) -> (B*R, ...)``."""
+    return x.flatten(0, 1)
+
+
+def unfold(x: Tensor, ensemble_size: int) -> Tensor:
+    """``(B*R, ...) -> (B, R, ...)``."""
+    return x.unflatten(0, (-1, ensemble_size))
+
+
+def entropy(probabilities: Tensor, dim: int = 1) -> Tensor:
+    """Entropy of class probabilities over ``dim``, divided by ``log K`` so that it lies in [0, 1]."""
+    count = probabilities.shape[dim]
+    value = -(torch.xlogy(probabilities, probabilities)).sum(dim)
+    return (value / torch.log(torch.tensor(float(max(count, 2)), device=value.device))).clamp(0, 1)
+
+
+def changed(before: Tensor, after: Tensor, tolerance: float | None = None) -> Tensor:
+    """Where a map differs from the step before, boolean, same shape.
+
+    Class maps (integers) change when the class does; real maps (depth) when the ratio of the two values, whichever is larger,
+    exceeds ``1 + tolerance``.
+    """
+    if tolerance is None:
+        return before != after
+    return (torch.log(after) - torch.log(before)).abs() > torch.log1p(torch.tensor(tolerance))
+
+
+def vote(labels: Tensor, num_labels: int, dim: int = 1) -> Tensor:
+    """Most frequent class over ``dim``; ties go to the lower id."""
+    counts = torch.stack([(labels == k).sum(dim) for k in range(num_labels)], dim=-1)
+    return counts.argmax(-1)
