@@ -22,46 +22,80 @@ EXIT_INTERRUPTED = 130
 
 
 class _LazyGroup(typer.core.TyperGroup):
-    """Imports a command's module when the command is looked up, so that ``--help`` and errors are quick."""
+    """Imports a command's module when that command is run; ``--help`` and a misspelt command import none."""
 
-    def list_commands(self, ctx):  # noqa: ANN001, ANN201, D102
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.commands = dict.fromkeys(_COMMANDS)  # only the names are read: "Did you mean 'predict'?"
+
+    def list_commands(self, ctx):
         return list(_COMMANDS)
 
-    def get_command(self, ctx, name):  # noqa: ANN001, ANN201, D102
-        if name not in _COMMANDS:
+    def get_command(self, ctx, cmd_name):
+        if cmd_name not in _COMMANDS:
             return None
-        module, attribute, help_text = _COMMANDS[name]
+        module, attribute, help_text = _COMMANDS[cmd_name]
         target = getattr(importlib.import_module(module), attribute)
         if isinstance(target, typer.Typer):
             command = typer.main.get_group(target)
         else:
-            single = typer.Typer(add_completion=False)
-            single.command(name=name)(target)
+            single = typer.Typer(add_completion=False, rich_markup_mode=None)
+            single.command(name=cmd_name)(target)
             command = typer.main.get_command(single)
-        command.name = name
+        command.name = cmd_name
         command.short_help = help_text
         return command
 
+    def format_commands(self, ctx, formatter):
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_text) for name, (_, _, help_text) in _COMMANDS.items()])
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # caught here because versions of Typer differ in what they make of it
+            print("noise2map: interrupted; run the same command again to go on", file=sys.stderr)
+            raise SystemExit(EXIT_INTERRUPTED) from None
+
 
 app = typer.Typer(
-    cls=_LazyGroup, no_args_is_help=True, add_completion=False, help="Dense maps from images by diffusion.", rich_markup_mode=None
+    cls=_LazyGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from noise2map import __version__
+
+        typer.echo(f"noise2map {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
     """Dense maps from images by diffusion: segmentation and depth with a compute dial and a scored uncertainty."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; a user's error is one line on standard error and exit code 2, never a traceback."""
+    """Run the command line; a user's error is one line on standard error and exit code 2, never a traceback.
+
+    Args:
+        arguments: The words after ``noise2map``; those of the process by default.
+
+    Raises:
+        SystemExit: Always, with the exit code: 0, 1 (some inputs failed), 2 (bad input) or 130 (interrupted).
+    """
     try:
         app(args=arguments, prog_name="noise2map", standalone_mode=True)
-    except KeyboardInterrupt:
-        print("noise2map: interrupted; run the same command again to go on", file=sys.stderr)
-        raise SystemExit(EXIT_INTERRUPTED) from None
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, MemoryError) as error:
         if os.environ.get("NOISE2MAP_TRACEBACK"):
             raise
-        print(f"noise2map: error: {' '.join(str(error).split())}", file=sys.stderr)
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"noise2map: error: {message}", file=sys.stderr)
         raise SystemExit(EXIT_BAD_INPUT) from None
