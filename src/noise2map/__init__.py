@@ -16,7 +16,19 @@ _PUBLIC = {
     "Noise2MapImageProcessor": "noise2map.models",
     "MapTrainer": "noise2map.training",
 }
-_ROOMS = ("codecs", "convert", "data", "diffusion", "geometry", "inference", "metrics", "models", "report", "training", "zoo")
+_ROOMS = (
+    "codecs",
+    "convert",
+    "data",
+    "diffusion",
+    "geometry",
+    "inference",
+    "metrics",
+    "models",
+    "report",
+    "training",
+    "zoo",
+)
 
 __all__ = [*_PUBLIC, "__version__"]
 

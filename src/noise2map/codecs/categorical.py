@@ -32,9 +32,7 @@ class CategoricalCodec(MapCodec):
         if num_labels < 1:
             raise ValueError(f"num_labels is {num_labels!r}; expected at least 1")
         if 0 <= ignore_index < num_labels:
-            raise ValueError(
-                f"ignore_index {ignore_index} is one of the {num_labels} class ids; expected another value"
-            )
+            raise ValueError(f"ignore_index {ignore_index} is one of the {num_labels} class ids; expected another value")
         super().__init__(channels, scale)
         self.num_labels = num_labels
         self.ignore_index = ignore_index
@@ -66,15 +64,9 @@ class CategoricalCodec(MapCodec):
         if rows.numel() == 0:
             return
         low, high = int(rows.min()), int(rows.max())
-        if (
-            low < 0
-            or high > self.num_labels
-            or bool((target == self.num_labels).any() and self.num_labels != self.ignore_index)
-        ):
+        if low < 0 or high > self.num_labels or bool((target == self.num_labels).any() and self.num_labels != self.ignore_index):
             bad = low if low < 0 else int(target[(target >= self.num_labels) & (target != self.ignore_index)].max())
-            raise ValueError(
-                f"labels hold class id {bad}; expected 0..{self.num_labels - 1} or {self.ignore_index} (ignore)"
-            )
+            raise ValueError(f"labels hold class id {bad}; expected 0..{self.num_labels - 1} or {self.ignore_index} (ignore)")
 
     def _look_up(self, rows: Tensor, codes: Tensor | None) -> Tensor:
         table = self.codes() if codes is None else codes

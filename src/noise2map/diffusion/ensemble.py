@@ -41,9 +41,7 @@ def generator_list(generator: Generators, batch_size: int) -> list[torch.Generat
     return generators
 
 
-def draw_noise(
-    shape: Sequence[int], generators: Sequence[torch.Generator | None], device: torch.device | str = "cpu"
-) -> Tensor:
+def draw_noise(shape: Sequence[int], generators: Sequence[torch.Generator | None], device: torch.device | str = "cpu") -> Tensor:
     """Standard normal noise ``(B, *shape)`` in float32, one generator for each of the B images.
 
     Noise is drawn on each generator's own device (the CPU by default) and then moved, so that a seed gives the same map on

@@ -71,9 +71,7 @@ def _levels(schedule: Schedule, t: float, like: Tensor) -> tuple[Tensor, Tensor]
     return alpha.to(like.device), sigma.to(like.device)
 
 
-def ddim_steps(
-    denoise: Denoise, x_T: Tensor, schedule: Schedule, pairs: Sequence[tuple[float, float]]
-) -> Iterator[Step]:
+def ddim_steps(denoise: Denoise, x_T: Tensor, schedule: Schedule, pairs: Sequence[tuple[float, float]]) -> Iterator[Step]:
     """Deterministic sampling (DDIM, Song et al. 2021, Eq. 12 with eta = 0; DDP, Alg. 2).
 
     Args:

@@ -1,1 +1,34 @@
-"""TODO."""
+"""Map models: transformers models for dense maps by diffusion."""
+
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForDepthEstimation,
+    AutoModelForSemanticSegmentation,
+)
+
+from noise2map.models.configuration import Noise2MapConfig
+from noise2map.models.image_processing import Noise2MapImageProcessor
+from noise2map.models.modeling import (
+    MapModel,
+    Noise2MapForDepthEstimation,
+    Noise2MapForSemanticSegmentation,
+    Noise2MapPreTrainedModel,
+)
+from noise2map.models.outputs import MapDepthOutput, MapSegmenterOutput
+
+AutoConfig.register(Noise2MapConfig.model_type, Noise2MapConfig, exist_ok=True)
+AutoModelForSemanticSegmentation.register(Noise2MapConfig, Noise2MapForSemanticSegmentation, exist_ok=True)
+AutoModelForDepthEstimation.register(Noise2MapConfig, Noise2MapForDepthEstimation, exist_ok=True)
+AutoImageProcessor.register(Noise2MapConfig, slow_image_processor_class=Noise2MapImageProcessor, exist_ok=True)
+
+__all__ = [
+    "MapDepthOutput",
+    "MapModel",
+    "MapSegmenterOutput",
+    "Noise2MapConfig",
+    "Noise2MapForDepthEstimation",
+    "Noise2MapForSemanticSegmentation",
+    "Noise2MapImageProcessor",
+    "Noise2MapPreTrainedModel",
+]

@@ -1,0 +1,165 @@
+"""Configuration of the map models: everything a checkpoint needs to know about itself."""
+
+import difflib
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+# Keys that transformers itself passes through a configuration.
+_FOREIGN_KEYS = {
+    "num_labels", "torch_dtype", "dtype", "transformers_version", "architectures", "model_type", "name_or_path", "auto_map",
+    "attn_implementation", "use_bfloat16", "task_specific_params", "tokenizer_class", "output_attentions", "return_dict",
+}  # fmt: skip
+
+_CHOICES = {
+    "map_encoding": ("class_embedding", "one_hot", "analog_bits"),
+    "noise_schedule": ("cosine", "linear"),
+    "time_input": ("log_snr", "time"),
+    "average": ("last", "steps"),
+    "sampler": ("ddim", "ddpm"),
+    "objective": ("task", "l2"),
+    "loss_average": ("all", "valid"),
+    "depth_representation": ("linear", "log"),
+    "depth_noising": ("masked", "bilinear"),
+    "uncertainty": (None, "entropy", "step_flip", "sample_variance", "mutual_information"),
+}
+
+
+@strict
+class Noise2MapConfig(PreTrainedConfig):
+    r"""Configuration of `Noise2MapForSemanticSegmentation` and `Noise2MapForDepthEstimation`.
+
+    The defaults are the published segmentation model (DDP Swin-T, ADE20K) apart from the number of classes.
+
+    Args:
+        backbone_config (`PreTrainedConfig` or `dict`, *optional*):
+            Any hierarchical backbone of transformers with four feature maps (Swin, ConvNeXt, DINOv3-ConvNeXt, Hiera, ResNet ...).
+        hidden_size (`int`, defaults to 256): Channels of the image features and of the map decoder.
+        group_norm_groups (`int`, defaults to 32): Groups of the neck's normalisations.
+        decoder_layers (`int`, defaults to 6): Depth `L` of the map decoder.
+        decoder_attention_heads (`int`, defaults to 8): Heads of the deformable attention.
+        decoder_n_points (`int`, defaults to 4): Sampling points of each head.
+        decoder_ffn_dim (`int`, defaults to 1024): Inner width of the feed-forward blocks.
+        time_embed_dim (`int`, defaults to 1024): Width of the time embedding.
+        time_embed_frequencies (`int`, defaults to 8): Learnt frequencies of the time embedding.
+        time_input (`str`, defaults to `"log_snr"`): What the time embedding sees: `"log_snr"` (segmentation) or `"time"` (depth).
+        layer_norm_eps (`float`, defaults to 1e-5): Epsilon of the decoder's layer norms.
+        diffusion (`bool`, defaults to `True`): If `False`, the same network is fed an empty map and called once: the baseline
+            without diffusion.
+        map_encoding (`str`, defaults to `"class_embedding"`): Label encoding of class maps; also `"one_hot"`, `"analog_bits"`.
+        map_scale (`float`, defaults to 0.01): Scale of the encoded map, which sets the signal-to-noise ratio.
+        noise_schedule (`str`, defaults to `"cosine"`): Or `"linear"`.
+        min_inverse_snr (`float`, defaults to 1e-5): Clamp of the cosine schedule near t = 0 (0 in the published depth model).
+        num_inference_steps (`int`, defaults to 3): Decoder calls of a run.
+        time_difference (`float`, defaults to 1): Asymmetry of the sampling grid.
+        ensemble_size (`int`, defaults to 1): Noise samples of a run.
+        average (`str`, defaults to `"last"`): `"last"` step's prediction, or the mean over `"steps"`.
+        sampler (`str`, defaults to `"ddim"`): Or `"ddpm"` (ancestral).
+        auto_max_steps (`int`, defaults to 10): Most steps of `num_inference_steps="auto"`, and its time grid.
+        auto_threshold (`float`, defaults to 0.01): `"auto"` stops when a smaller fraction of pixels changed.
+        uncertainty (`str`, *optional*): Kind returned as `uncertainty`; by default the entropy (classes) or the relative spread
+            of the predictions (depth).
+        temperature (`float`, defaults to 1): Divides the logits; fitted by calibration, does not move the arg max.
+        objective (`str`, defaults to `"task"`): Loss on the output (`"task"`) or on the encoded map (`"l2"`, the ablation).
+        self_aligned (`bool`, defaults to `False`): Train on the model's own predictions (fine-tuning of the last iterations).
+        semantic_loss_ignore_index (`int`, defaults to 255): Label of unknown pixels.
+        loss_average (`str`, defaults to `"all"`): The cross entropy is averaged over all pixels (published) or the `"valid"` ones.
+        use_auxiliary_head (`bool`, defaults to `True`): Auxiliary segmentation head on the image features, in training only.
+        auxiliary_loss_weight (`float`, defaults to 0.4): Its weight.
+        auxiliary_channels (`int`, defaults to 256): Its width.
+        min_depth (`float`, defaults to 1e-3): Nearest depth, metres.
+        max_depth (`float`, defaults to 80): Farthest depth, metres.
+        depth_representation (`str`, defaults to `"linear"`): Or `"log"`: of the encoded map and of the head.
+        depth_noising (`str`, defaults to `"masked"`): Invalid pixels are left out when depth is reduced to 1/4; `"bilinear"` mixes
+            them in as 0 m, as the published code does.
+        sample_max_depth (`float`, *optional*): Farthest depth of the encoding where it differs from `max_depth`.
+    """
+
+    model_type = "noise2map"
+    sub_configs_defaults = {
+        "backbone_config": SubConfigSpec(
+            config_class=AutoConfig,
+            model_type="swin",
+            init_kwargs={"out_features": ["stage1", "stage2", "stage3", "stage4"]},
+        ),
+    }
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    hidden_size: int = 256
+    group_norm_groups: int = 32
+    decoder_layers: int = 6
+    decoder_attention_heads: int = 8
+    decoder_n_points: int = 4
+    decoder_ffn_dim: int = 1024
+    time_embed_dim: int = 1024
+    time_embed_frequencies: int = 8
+    time_input: str = "log_snr"
+    layer_norm_eps: float = 1e-5
+    diffusion: bool = True
+    map_encoding: str = "class_embedding"
+    map_scale: float | int = 0.01
+    noise_schedule: str = "cosine"
+    min_inverse_snr: float | int = 1e-5
+    num_inference_steps: int = 3
+    time_difference: float | int = 1.0
+    ensemble_size: int = 1
+    average: str = "last"
+    sampler: str = "ddim"
+    auto_max_steps: int = 10
+    auto_threshold: float = 0.01
+    uncertainty: str | None = None
+    temperature: float | int = 1.0
+    objective: str = "task"
+    self_aligned: bool = False
+    semantic_loss_ignore_index: int = 255
+    loss_average: str = "all"
+    use_auxiliary_head: bool = True
+    auxiliary_loss_weight: float = 0.4
+    auxiliary_channels: int = 256
+    min_depth: float | int = 1e-3
+    max_depth: float | int = 80.0
+    depth_representation: str = "linear"
+    depth_noising: str = "masked"
+    sample_max_depth: float | int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Fills in sub-configurations and checks every field.
+
+        Raises:
+            ValueError: for a field that does not exist or a value that cannot work.
+        """
+        known = set(type(self).__dataclass_fields__) | _FOREIGN_KEYS
+        for key in kwargs:
+            if key not in known and not key.startswith("_"):
+                close = difflib.get_close_matches(key, known, 1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise ValueError(f"Noise2MapConfig has no field {key!r}{hint}")
+        super().__post_init__(**kwargs)
+        self._check()
+
+    def _check(self) -> None:
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"{name} is {value!r}; expected one of {', '.join(repr(c) for c in choices)}")
+        positive = (
+            "hidden_size", "group_norm_groups", "decoder_layers", "decoder_attention_heads", "decoder_n_points", "decoder_ffn_dim",
+            "time_embed_dim", "time_embed_frequencies", "map_scale", "num_inference_steps", "ensemble_size", "auto_max_steps",
+            "temperature", "auxiliary_channels", "min_depth", "layer_norm_eps",
+        )  # fmt: skip
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a positive number")
+        for name in ("decoder_attention_heads", "group_norm_groups"):
+            if self.hidden_size % getattr(self, name):
+                raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of {name} {getattr(self, name)}")
+        if self.hidden_size % 4:
+            raise ValueError(f"hidden_size is {self.hidden_size}; the positional encoding needs a multiple of 4")
+        if not self.min_depth < self.max_depth:
+            raise ValueError(f"min_depth {self.min_depth} m is not below max_depth {self.max_depth} m")
+        if not 0 <= self.auto_threshold < 1:
+            raise ValueError(f"auto_threshold is {self.auto_threshold!r}; expected a fraction in [0, 1)")
+        if self.time_difference < 0 or self.min_inverse_snr < 0:
+            raise ValueError("time_difference and min_inverse_snr must not be negative")

@@ -1,0 +1,77 @@
+"""The image encoder: backbone, feature pyramid and merge. Runs once for each image (DDP, Sec. 3.2)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoBackbone
+
+from noise2map.models.configuration import Noise2MapConfig
+
+_NUM_SCALES = 4
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, then group normalisation; no activation."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, groups: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        self.norm = nn.GroupNorm(groups, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C_in, h, w) -> (B, C_out, h, w)``."""
+        return self.norm(self.conv(x))
+
+
+class FeaturePyramid(nn.Module):
+    """Top-down feature pyramid: every scale gets what the coarser ones saw (Lin et al. 2017)."""
+
+    def __init__(self, in_channels: list[int], channels: int, groups: int) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(ConvNorm(c, channels, 1, groups) for c in in_channels)
+        self.output = nn.ModuleList(ConvNorm(channels, channels, 3, groups) for _ in in_channels)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Backbone maps, fine to coarse ``(B, C_i, h_i, w_i)`` -> the same sizes with ``channels`` channels."""
+        laterals = [layer(x) for layer, x in zip(self.lateral, maps)]
+        for i in range(len(laterals) - 1, 0, -1):
+            coarse = functional.interpolate(laterals[i], size=laterals[i - 1].shape[-2:], mode="nearest")
+            laterals[i - 1] = laterals[i - 1] + coarse
+        return [layer(x) for layer, x in zip(self.output, laterals)]
+
+
+class ImageEncoder(nn.Module):
+    """Image -> one feature map at 1/4 of its size."""
+
+    def __init__(self, config: Noise2MapConfig) -> None:
+        """Builds the parts.
+
+        Raises:
+            ValueError: if the backbone does not give four feature maps.
+        """
+        super().__init__()
+        self.backbone = AutoBackbone.from_config(config.backbone_config)
+        channels = list(self.backbone.channels)
+        if len(channels) != _NUM_SCALES:
+            raise ValueError(
+                f"backbone_config gives {len(channels)} feature maps ({config.backbone_config.out_features}); expected "
+                f"{_NUM_SCALES}: set out_features to the four stages at 1/4, 1/8, 1/16 and 1/32"
+            )
+        self.pyramid = FeaturePyramid(channels, config.hidden_size, config.group_norm_groups)
+        self.merge = ConvNorm(_NUM_SCALES * config.hidden_size, config.hidden_size, 1, config.group_norm_groups)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Normalised images ``(B, 3, H, W)`` -> features ``(B, C, h, w)``, ``h`` and ``w`` a quarter of the image's.
+
+        Raises:
+            ValueError: if the images are not a batch of three-channel images of at least 32 x 32 pixels.
+        """
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
+            raise ValueError(f"pixel_values have shape {tuple(pixel_values.shape)}; expected (B, 3, H, W)")
+        if min(pixel_values.shape[-2:]) < 32:
+            height, width = pixel_values.shape[-2:]
+            raise ValueError(f"images are {width}x{height} pixels; expected at least 32x32 (the image processor resizes)")
+        maps = self.pyramid(list(self.backbone(pixel_values).feature_maps))
+        size = maps[0].shape[-2:]
+        merged = [maps[0]] + [functional.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in maps[1:]]
+        return self.merge(torch.cat(merged, dim=1))

@@ -1,0 +1,221 @@
+"""Image processor of the map models, on Pillow and numpy alone (no torchvision)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+from transformers.image_processing_backends import PilBackend
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
+from transformers.processing_utils import ImagesKwargs
+
+# The encoder's coarsest map is at 1/32, so nothing smaller than this goes in.
+MIN_SIDE = 32
+
+
+class Noise2MapImageProcessorKwargs(ImagesKwargs, total=False):
+    """Keywords beyond those of every image processor.
+
+    do_reduce_labels (`bool`): class id 0 means "unlabelled" in the files (ADE20K): it becomes 255 and the others move down by one.
+    """
+
+    do_reduce_labels: bool
+
+
+class Noise2MapImageProcessor(PilBackend):
+    """Images -> ``pixel_values``, maps -> ``labels``, and model outputs -> maps at the size of the image.
+
+    Args:
+        do_resize: resize images (bilinear) and maps (nearest).
+        size: ``{"shortest_edge": s}`` keeps the ratio; with ``"longest_edge"`` as an upper bound; or ``{"height", "width"}``.
+        do_rescale: multiply by ``rescale_factor`` (0..255 -> 0..1).
+        do_normalize: subtract ``image_mean``, divide by ``image_std``.
+        do_reduce_labels: see `Noise2MapImageProcessorKwargs`.
+    """
+
+    valid_kwargs = Noise2MapImageProcessorKwargs
+    model_input_names = ["pixel_values"]
+    resample = PILImageResampling.BILINEAR
+    image_mean = list(IMAGENET_DEFAULT_MEAN)
+    image_std = list(IMAGENET_DEFAULT_STD)
+    size = {"shortest_edge": 512, "longest_edge": 2048}
+    default_to_square = False
+    do_resize = True
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = True
+    do_reduce_labels = False
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+    def preprocess(
+        self,
+        images: Any,
+        segmentation_maps: Any = None,
+        depth_maps: Any = None,
+        return_tensors: str | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Prepares images, and maps for training.
+
+        Args:
+            images: one image or a list: Pillow images of any mode, or arrays ``(H, W, 3)``, ``(3, H, W)``, ``(H, W)``.
+            segmentation_maps: class ids ``(H, W)`` for each image, Pillow or array.
+            depth_maps: metres ``(H, W)`` for each image, 0 where there is no depth.
+            return_tensors: ``"pt"`` stacks into tensors; all images must then have one size after resizing.
+            **kwargs: overrides of the processor's fields for this call.
+
+        Returns:
+            ``pixel_values`` ``(B, 3, H, W)`` and, if maps were given, ``labels`` ``(B, H, W)``.
+
+        Raises:
+            ValueError: if images and maps do not pair up, or sizes differ where one tensor is asked for.
+        """
+        unknown = set(kwargs) - set(self.valid_kwargs.__annotations__) - set(ImagesKwargs.__annotations__)
+        if unknown:
+            raise ValueError(f"Noise2MapImageProcessor has no argument {sorted(unknown)[0]!r}")
+        options = {name: kwargs.get(name, getattr(self, name)) for name in _OPTIONS if kwargs.get(name, None) is not None}
+        options = {**{name: getattr(self, name) for name in _OPTIONS}, **options}
+        if segmentation_maps is not None and depth_maps is not None:
+            raise ValueError("got segmentation_maps and depth_maps; expected the maps of one task")
+        pictures = [_to_rgb(image) for image in _as_list(images)]
+        pixels = [self._prepare_image(picture, options) for picture in pictures]
+        data: dict[str, Any] = {"pixel_values": pixels}
+        maps = segmentation_maps if segmentation_maps is not None else depth_maps
+        if maps is not None:
+            maps = _as_list(maps)
+            if len(maps) != len(pictures):
+                raise ValueError(f"got {len(pictures)} images and {len(maps)} maps; expected one map for each image")
+            is_depth = depth_maps is not None
+            data["labels"] = [self._prepare_map(m, p, x, is_depth, options) for m, p, x in zip(maps, pictures, pixels)]
+        sizes = {x.shape[-2:] for x in pixels}
+        if return_tensors is not None and len(sizes) > 1:
+            raise ValueError(
+                f"images have {len(sizes)} different sizes after resizing, such as {sorted(sizes)[:2]}; expected one (process "
+                "them one at a time, in groups of equal size, or with size={'height': ..., 'width': ...})"
+            )
+        return BatchFeature(data=data, tensor_type=return_tensors)
+
+    def output_size(self, height: int, width: int, size: Any = None) -> tuple[int, int]:
+        """Height and width that an image of ``height x width`` pixels is resized to; each at least 32."""
+        size = _size_dict(self.size if size is None else size)
+        if size.height and size.width:
+            return max(MIN_SIDE, size.height), max(MIN_SIDE, size.width)
+        if not size.shortest_edge:
+            raise ValueError(f"size is {dict(size)}; expected 'height' and 'width', or 'shortest_edge'")
+        ratio = size.shortest_edge / min(height, width)
+        if size.longest_edge:
+            ratio = min(ratio, size.longest_edge / max(height, width))
+        return max(MIN_SIDE, round(height * ratio)), max(MIN_SIDE, round(width * ratio))
+
+    def _prepare_image(self, picture: Image.Image, options: dict[str, Any]) -> np.ndarray:
+        height, width = picture.height, picture.width
+        target = self.output_size(height, width, options["size"]) if options["do_resize"] else (height, width)
+        if target != (height, width):
+            picture = picture.resize((target[1], target[0]), options["resample"])
+        pixels = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1)
+        if options["do_rescale"]:
+            pixels = pixels * np.float32(options["rescale_factor"])
+        if options["do_normalize"]:
+            mean = np.asarray(options["image_mean"], dtype=np.float32)[:, None, None]
+            pixels = (pixels - mean) / np.asarray(options["image_std"], dtype=np.float32)[:, None, None]
+        return np.ascontiguousarray(pixels)
+
+    def _prepare_map(
+        self, target: Any, picture: Image.Image, pixels: np.ndarray, is_depth: bool, options: dict[str, Any]
+    ) -> np.ndarray:
+        array = np.asarray(target.cpu() if isinstance(target, Tensor) else target)
+        if array.shape != (picture.height, picture.width):
+            raise ValueError(f"map has shape {array.shape}; expected the image's ({picture.height}, {picture.width})")
+        array = array.astype(np.float32) if is_depth else array.astype(np.int64)
+        if options["do_reduce_labels"] and not is_depth:
+            array = np.where((array == 0) | (array == 255), 255, array - 1)
+        if array.shape != pixels.shape[-2:]:  # nearest: a mean of class ids or of depth and holes means nothing
+            tensor = torch.from_numpy(array.astype(np.float64))[None, None]
+            array = functional.interpolate(tensor, size=pixels.shape[-2:], mode="nearest-exact")[0, 0].numpy().astype(array.dtype)
+        return array
+
+    def post_process_semantic_segmentation(self, outputs: Any, target_sizes: Sequence[Any] | None = None) -> list[Tensor]:
+        """Class maps at the size of the images.
+
+        Args:
+            outputs: of `Noise2MapForSemanticSegmentation`.
+            target_sizes: ``(H, W)`` for each image; by default the size of the logits.
+
+        Returns:
+            One int64 tensor ``(H, W)`` of class ids for each image.
+        """
+        return [logits.argmax(0) for logits in _resize_each(outputs.logits, target_sizes)]
+
+    def post_process_depth_estimation(self, outputs: Any, target_sizes: Sequence[Any] | None = None) -> list[dict[str, Tensor]]:
+        """Depth maps in metres at the size of the images: a list of ``{"predicted_depth": (H, W)}``."""
+        depths = _resize_each(outputs.predicted_depth.unsqueeze(1), target_sizes)
+        return [{"predicted_depth": depth.squeeze(0)} for depth in depths]
+
+    def post_process_uncertainty(self, outputs: Any, target_sizes: Sequence[Any] | None = None) -> list[Tensor]:
+        """Uncertainty in [0, 1] at the size of the images, ``(H, W)`` each.
+
+        Raises:
+            ValueError: if the run had none (one step of one sample of depth).
+        """
+        if outputs.uncertainty is None:
+            raise ValueError("the output holds no uncertainty; expected a run of several steps or samples")
+        return [value.squeeze(0).clamp(0, 1) for value in _resize_each(outputs.uncertainty.unsqueeze(1), target_sizes)]
+
+
+_OPTIONS = (
+    "do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "do_reduce_labels",
+)  # fmt: skip
+
+
+def _as_list(items: Any) -> list[Any]:
+    if isinstance(items, (list, tuple)):
+        return list(items)
+    if isinstance(items, (np.ndarray, Tensor)) and items.ndim == 4:
+        return list(items)
+    return [items]
+
+
+def _size_dict(size: Any) -> SizeDict:
+    return size if isinstance(size, SizeDict) else SizeDict(**dict(size))
+
+
+def _to_rgb(image: Any) -> Image.Image:
+    """Pillow image in mode RGB from an image of any mode or an array of bytes."""
+    if isinstance(image, Tensor):
+        image = image.cpu().numpy()
+    if isinstance(image, np.ndarray):
+        if image.ndim == 3 and image.shape[0] in (1, 3, 4) and image.shape[-1] not in (1, 3, 4):
+            image = image.transpose(1, 2, 0)
+        if image.dtype == np.uint16:
+            image = (image // 257).astype(np.uint8)
+        if image.dtype != np.uint8:
+            raise ValueError(f"image array has type {image.dtype}; expected uint8 values 0..255 or a Pillow image")
+        if image.ndim == 3 and image.shape[-1] == 1:
+            image = image[..., 0]
+        if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] not in (3, 4)):
+            raise ValueError(f"image array has shape {image.shape}; expected (H, W, 3), (3, H, W) or (H, W)")
+        image = Image.fromarray(image)
+    if not isinstance(image, Image.Image):
+        raise ValueError(f"image is a {type(image).__name__}; expected a Pillow image or an array")
+    if image.mode.startswith("I"):  # 16-bit greyscale; a plain conversion would clip it
+        image = Image.fromarray((np.asarray(image).astype(np.int64) // 257).clip(0, 255).astype(np.uint8))
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _resize_each(values: Tensor, target_sizes: Sequence[Any] | None) -> list[Tensor]:
+    """``(B, K, h, w)`` -> a list of ``(K, H, W)``."""
+    if target_sizes is None:
+        return list(values)
+    if len(target_sizes) != len(values):
+        raise ValueError(f"got {len(target_sizes)} target sizes; expected one for each of the {len(values)} maps")
+    resized = []
+    for value, size in zip(values, target_sizes):
+        size = tuple(int(s) for s in size)
+        resized.append(functional.interpolate(value[None].float(), size=size, mode="bilinear", align_corners=False)[0])
+    return resized

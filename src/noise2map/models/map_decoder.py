@@ -1,0 +1,168 @@
+"""The map decoder: noisy map + image features + time -> refined tokens (DDP, Sec. 3.2).
+
+What depends only on the image, the grid or the time is computed once for a run (`MapDecoder.prepare`), not once for each step.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from noise2map.models.configuration import Noise2MapConfig
+from noise2map.models.deformable_attention import deformable_sample
+
+
+def sine_position_encoding(height: int, width: int, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Sine encoding of pixel centres (Carion et al. 2020), ``(h*w, channels)``: half for y, half for x, sin and cos interleaved."""
+    half = channels // 2
+    frequency = 10000 ** (2 * torch.div(torch.arange(half, device=device), 2, rounding_mode="floor") / half)
+
+    def encode(count: int) -> Tensor:
+        position = (torch.arange(count, device=device, dtype=torch.float32) + 0.5) / (count + 1e-6) * 2 * math.pi
+        angle = position[:, None] / frequency
+        return torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], dim=2).flatten(1)
+
+    y, x = encode(height), encode(width)
+    both = torch.cat([y[:, None].expand(-1, width, -1), x[None].expand(height, -1, -1)], dim=-1)
+    return both.reshape(height * width, channels).to(dtype)
+
+
+class TimeEmbedding(nn.Module):
+    """Learnt Fourier features of time and a two-layer network: ``(T,) -> (T, dim)``."""
+
+    def __init__(self, frequencies: int, dim: int) -> None:
+        super().__init__()
+        self.frequencies = nn.Parameter(torch.randn(frequencies))
+        self.linear_in = nn.Linear(2 * frequencies + 1, dim)
+        self.linear_out = nn.Linear(dim, dim)
+
+    def fourier(self, time: Tensor) -> Tensor:
+        """``(T,) -> (T, 2 F + 1)``: the time itself, sines, cosines; in float32 whatever the model's type."""
+        angle = time.float()[:, None] * self.frequencies.float()[None] * 2 * math.pi
+        return torch.cat([time.float()[:, None], angle.sin(), angle.cos()], dim=-1)
+
+    def forward(self, time: Tensor) -> Tensor:
+        """Embedding of log-SNR or time, ``(T, dim)``."""
+        features = self.fourier(time).to(self.linear_in.weight.dtype)
+        return self.linear_out(functional.gelu(self.linear_in(features)))
+
+
+class DeformableAttention(nn.Module):
+    """Single-level deformable self-attention over all pixels of a map (Zhu et al. 2021)."""
+
+    def __init__(self, hidden_size: int, num_heads: int, num_points: int) -> None:
+        super().__init__()
+        self.num_heads, self.num_points = num_heads, num_points
+        self.offsets = nn.Linear(hidden_size, num_heads * num_points * 2)
+        self.weights = nn.Linear(hidden_size, num_heads * num_points)
+        self.value = nn.Linear(hidden_size, hidden_size)
+        self.output = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, tokens: Tensor, position: Tensor, size: tuple[int, int]) -> Tensor:
+        """Tokens ``(N, h*w, C)`` and positional encoding ``(h*w, C)`` -> ``(N, h*w, C)``, without the residual."""
+        n, length, channels = tokens.shape
+        heads, points = self.num_heads, self.num_points
+        query = tokens + position
+        offsets = self.offsets(query).view(n, length, heads, points, 2)
+        weights = self.weights(query).view(n, length, heads, points).softmax(-1)
+        value = self.value(tokens).view(n, *size, heads, channels // heads)
+        return self.output(deformable_sample(value, offsets, weights))
+
+
+class MapDecoderLayer(nn.Module):
+    """Deformable attention, feed-forward, and modulation by time at the end of the layer; post-norm."""
+
+    def __init__(self, config: Noise2MapConfig) -> None:
+        super().__init__()
+        size = config.hidden_size
+        self.attention = DeformableAttention(size, config.decoder_attention_heads, config.decoder_n_points)
+        self.attention_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.linear_in = nn.Linear(size, config.decoder_ffn_dim)
+        self.linear_out = nn.Linear(config.decoder_ffn_dim, size)
+        self.ffn_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.time = nn.Linear(config.time_embed_dim, 2 * size)
+
+    def modulation(self, embedding: Tensor) -> Tensor:
+        """Time embedding ``(T, D)`` -> scale and shift ``(T, 2 C)``."""
+        return self.time(functional.silu(embedding))
+
+    def forward(self, tokens: Tensor, position: Tensor, modulation: Tensor, size: tuple[int, int]) -> Tensor:
+        """Tokens ``(N, h*w, C)``, modulation ``(N, 2 C)`` -> ``(N, h*w, C)``."""
+        tokens = self.attention_norm(tokens + self.attention(tokens, position, size))
+        tokens = self.ffn_norm(tokens + self.linear_out(functional.gelu(self.linear_in(tokens))))
+        scale, shift = modulation[:, None].chunk(2, dim=-1)
+        return tokens * (scale + 1) + shift
+
+
+@dataclass
+class DecoderContext:
+    """What stays the same over the steps of a run.
+
+    Attributes:
+        image: image half of the projection, with its bias, ``(B, h*w, C)``.
+        position: positional encoding ``(h*w, C)``.
+        size: ``(h, w)``.
+    """
+
+    image: Tensor
+    position: Tensor
+    size: tuple[int, int]
+
+    def select(self, rows: Tensor) -> "DecoderContext":
+        """The context of some of the images."""
+        return DecoderContext(self.image[rows], self.position, self.size)
+
+
+class MapDecoder(nn.Module):
+    """Noisy map + image features + time -> tokens ``(N, h*w, C)``.
+
+    Args:
+        config: sizes.
+        map_channels: channels of the encoded map.
+    """
+
+    def __init__(self, config: Noise2MapConfig, map_channels: int) -> None:
+        super().__init__()
+        self.hidden_size = config.hidden_size
+        # One projection of [features, noisy map], as in the published model; used in two halves.
+        self.projection = nn.Conv2d(config.hidden_size + map_channels, config.hidden_size, 1)
+        self.time_embedding = TimeEmbedding(config.time_embed_frequencies, config.time_embed_dim)
+        self.layers = nn.ModuleList(MapDecoderLayer(config) for _ in range(config.decoder_layers))
+
+    def prepare(self, features: Tensor) -> DecoderContext:
+        """Computes what a run needs once, from features ``(B, C, h, w)``."""
+        height, width = features.shape[-2:]
+        weight = self.projection.weight[:, : self.hidden_size, 0, 0]
+        image = functional.linear(features.flatten(2).transpose(1, 2), weight, self.projection.bias)
+        position = sine_position_encoding(height, width, self.hidden_size, features.device, image.dtype)
+        return DecoderContext(image, position, (height, width))
+
+    def modulations(self, time: Tensor) -> Tensor:
+        """Scales and shifts of all layers for some times: ``(T,) -> (T, L, 2 C)``."""
+        embedding = self.time_embedding(time)
+        return torch.stack([layer.modulation(embedding) for layer in self.layers], dim=1)
+
+    def fuse(self, context: DecoderContext, x_t: Tensor) -> Tensor:
+        """Projects noisy maps ``(N, C_map, h, w)`` and adds the image half; N = B*R. Tokens ``(N, h*w, C)``."""
+        weight = self.projection.weight[:, self.hidden_size :, 0, 0]
+        noisy = functional.linear(x_t.to(weight.dtype).flatten(2).transpose(1, 2), weight)
+        # The R samples of an image share its half of the projection.
+        return (noisy.unflatten(0, (context.image.shape[0], -1)) + context.image[:, None]).flatten(0, 1)
+
+    def forward(self, context: DecoderContext, x_t: Tensor, modulations: Tensor) -> Tensor:
+        """One call of the decoder.
+
+        Args:
+            context: from `prepare`, B images.
+            x_t: noisy maps ``(N, C_map, h, w)``, N = B*R, the R samples of an image next to each other.
+            modulations: from `modulations`, ``(N, L, 2 C)`` or ``(1, L, 2 C)``.
+
+        Returns:
+            Tokens ``(N, h*w, C)``.
+        """
+        tokens = self.fuse(context, x_t)
+        for layer, modulation in zip(self.layers, modulations.unbind(1)):
+            tokens = layer(tokens, context.position, modulation, context.size)
+        return tokens
