@@ -1,0 +1,257 @@
+"""Does the uncertainty know where the errors are? Ranking scores, risk-coverage, correlation."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from noise2map.metrics.histograms import (
+    COARSE_BITS,
+    average_precision,
+    bin_index,
+    correlation,
+    grouped_histogram,
+    num_bins,
+    rank_correlation,
+    risk_coverage_area,
+    roc_auc,
+)
+
+UNCERTAINTY_SCORES = (
+    "auroc",  # higher is better, 0.5 is chance
+    "aupr",  # higher is better, the error rate is chance
+    "aurc",  # lower is better
+    "excess_aurc",  # lower is better, 0 is the oracle
+    "ause",  # lower is better, 0 is the oracle
+    "prr",  # higher is better, 1 is the oracle, 0 is chance
+    "pearson",
+    "spearman",
+    "uce",  # lower is better; binary errors only
+    "mean_uncertainty",
+    "mean_error",
+    "error_rate",
+)
+UCE_BINS = 15
+_TOLERANCE = 1e-4  # rounding may lift a normalised entropy slightly above 1
+_COARSE = num_bins(COARSE_BITS)
+
+
+def check_unit_interval(values: Tensor, name: str) -> Tensor:
+    """Return `values` clamped to [0, 1]; refuse NaN and anything outside by more than rounding."""
+    if values.numel() and not bool(((values >= -_TOLERANCE) & (values <= 1 + _TOLERANCE)).all()):
+        known = values[~values.isnan()]
+        extent = f"values from {known.min():.4g} to {known.max():.4g}" if known.numel() else "only NaN"
+        raise ValueError(f"{name} must be in [0, 1] without NaN, got {extent}, {values.numel() - known.numel()} NaN")
+    return values.clamp(0, 1)
+
+
+def valid_pixels(maps: dict[str, Tensor], valid: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
+    """Pick the valid pixels of several maps `(B, H, W)`.
+
+    Returns:
+        The pixels `(P,)` of each map, and the index of the image `(P,)` that each comes from.
+
+    Raises:
+        ValueError: If the maps differ in shape or are not `(B, H, W)`.
+    """
+    shapes = {name: tuple(values.shape) for name, values in maps.items()}
+    if valid is not None:
+        shapes["valid"] = tuple(valid.shape)
+    first = next(iter(shapes.values()))
+    if len(first) != 3 or any(shape != first for shape in shapes.values()):
+        raise ValueError(f"need maps of one shape (B, H, W), got {shapes}")
+    reference = next(iter(maps.values()))
+    image = torch.arange(first[0], device=reference.device)[:, None, None].expand(first)
+    if valid is None:
+        return {name: values.reshape(-1) for name, values in maps.items()}, image.reshape(-1)
+    mask = valid.bool()
+    return {name: values[mask] for name, values in maps.items()}, image[mask]
+
+
+def _histograms(pixels: dict[str, Tensor], image: Tensor, batch: int, binary: bool) -> dict[str, Tensor]:
+    """Everything that the scores need of each image, additive over images: `(B, ...)` float64 tensors."""
+    uncertainty, error, wrong = pixels["uncertainty"].float(), pixels["error"].double(), pixels["wrong"].bool()
+    bins = num_bins()
+    index = bin_index(uncertainty)
+    histograms = {
+        "counts": grouped_histogram(index, image, batch, bins),
+        "wrong_counts": grouped_histogram(index[wrong], image[wrong], batch, bins),
+    }
+    u = uncertainty.double()
+    products = [torch.ones_like(u), u, error, u * u, error * error, u * error]
+    zero = torch.zeros_like(image)
+    histograms["moments"] = torch.stack([grouped_histogram(zero, image, batch, 1, p)[:, 0] for p in products], dim=-1)
+    if binary:
+        level = (uncertainty * UCE_BINS).long().clamp_max(UCE_BINS - 1)
+        columns = [grouped_histogram(level, image, batch, UCE_BINS, w) for w in (None, u, error)]
+        histograms["calibration"] = torch.stack(columns, dim=1)  # (B, 3, bins)
+        return histograms
+    squashed = error / (1 + error)  # monotone, into [0, 1)
+    error_index = bin_index(squashed)
+    joint = bin_index(uncertainty, COARSE_BITS) * _COARSE + bin_index(squashed, COARSE_BITS)
+    return histograms | {
+        "error_sums": grouped_histogram(index, image, batch, bins, error),
+        "oracle_counts": grouped_histogram(error_index, image, batch, bins),
+        "oracle_error_sums": grouped_histogram(error_index, image, batch, bins, error),
+        "joint": grouped_histogram(joint, image, batch, _COARSE**2).view(batch, _COARSE, _COARSE),
+    }
+
+
+def _scores(histograms: dict[str, Tensor], binary: bool) -> Tensor:
+    """Histograms `(..., bins)` to scores `(..., 12)` in the order of `UNCERTAINTY_SCORES`."""
+    counts, wrong = histograms["counts"], histograms["wrong_counts"]
+    right = counts - wrong
+    total, error_total = histograms["moments"][..., 0], histograms["moments"][..., 2]
+    if binary:
+        # The oracle keeps every right pixel before any wrong one.
+        zero = torch.zeros_like(total)
+        oracle = risk_coverage_area(torch.stack([total - error_total, error_total], -1), torch.stack([zero, error_total], -1))
+        risk = risk_coverage_area(counts, wrong)
+        spearman = rank_correlation(torch.stack([right, wrong], dim=-1))
+        _, level_uncertainty, level_errors = histograms["calibration"].unbind(-2)
+        uce = (level_uncertainty - level_errors).abs().sum(-1) / total
+    else:
+        oracle = risk_coverage_area(histograms["oracle_counts"], histograms["oracle_error_sums"])
+        risk = risk_coverage_area(counts, histograms["error_sums"])
+        spearman = rank_correlation(histograms["joint"])
+        uce = torch.full_like(total, torch.nan)
+    mean_error = error_total / total
+    excess = (risk - oracle).clamp_min(0)
+    room = mean_error - oracle  # none where every pixel has the same error: then no order is better than another
+    room = torch.where(room > 1e-9 * mean_error, room, torch.nan)
+    columns = [
+        roc_auc(wrong, right),
+        average_precision(wrong, right),
+        risk,
+        excess,
+        excess / mean_error,
+        1 - excess / room,
+        correlation(*histograms["moments"].unbind(-1)),
+        spearman,
+        uce,
+        histograms["moments"][..., 1] / total,
+        mean_error,
+        wrong.sum(-1) / total,
+    ]
+    return torch.stack(columns, dim=-1)
+
+
+class UncertaintyScores(Metric):
+    """Score per-pixel uncertainty against per-pixel error, streamed through fixed-size histograms.
+
+    With `error="binary"` (segmentation) a pixel's error is 1 where its class is wrong. With `error="continuous"`
+    (depth) it is the absolute relative error, and `wrong` says which pixels count as errors for AUROC and AUPR
+    (delta > 1.25). Scores, in the order of `UNCERTAINTY_SCORES`:
+
+    - `auroc`, `aupr`: the uncertainty as a detector of wrong pixels (AUPR as average precision).
+    - `aurc`: area under risk against coverage: the mean error of the most certain fraction `c`, integrated over `c`.
+    - `excess_aurc`: `aurc` minus that of the oracle, which ranks by the error itself.
+    - `ause`: area between the sparsification curves of the uncertainty and of the oracle, each divided by the mean
+      error: equal to `excess_aurc / mean_error`.
+    - `prr`: prediction rejection ratio `1 - excess_aurc / (mean_error - aurc_oracle)`: 1 oracle, 0 random order.
+    - `pearson`, `spearman`: correlation with the error.
+    - `uce`: expected gap between error rate and mean uncertainty over 15 equal bins of uncertainty, i.e. the ECE of
+      the uncertainty read as a probability of error; NaN for continuous errors, where that reading makes no sense.
+    - `mean_uncertainty`, `mean_error`, `error_rate`: what the others are to be read against.
+
+    `compute` gives them pooled over all pixels, and their means over images under `<name>_image`. A score that is
+    not defined (no wrong pixel, constant uncertainty) is NaN, and an image where it is not defined does not enter
+    its mean.
+
+    Args:
+        error: Kind of error, `"binary"` or `"continuous"`.
+        keep_per_image: Keep twelve numbers an image for :meth:`per_image`.
+        **kwargs: Passed on to :class:`torchmetrics.Metric`.
+
+    Raises:
+        ValueError: If `error` is unknown.
+    """
+
+    full_state_update = False
+    image_sums: Tensor
+    image_numbers: Tensor
+    image_scores: list[Tensor]
+
+    def __init__(self, error: Literal["binary", "continuous"] = "binary", keep_per_image: bool = True, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        if error not in ("binary", "continuous"):
+            raise ValueError(f"error must be 'binary' or 'continuous', got {error!r}")
+        self.binary = error == "binary"
+        self.keep_per_image = keep_per_image
+        # An empty batch of pixels has histograms of the right shapes.
+        none = torch.zeros(0)
+        empty = _histograms({"uncertainty": none, "error": none, "wrong": none}, none.long(), 1, self.binary)
+        self.histogram_names = tuple(empty)
+        for name, histogram in empty.items():
+            self.add_state(name, histogram[0], dist_reduce_fx="sum")
+        for name in ("image_sums", "image_numbers"):
+            zeros = torch.zeros(len(UNCERTAINTY_SCORES), dtype=torch.float64)
+            self.add_state(name, zeros, dist_reduce_fx="sum")
+        self.add_state("image_scores", [], dist_reduce_fx="cat")
+
+    def update(self, uncertainty: Tensor, error: Tensor, wrong: Tensor | None = None, valid: Tensor | None = None) -> None:
+        """Add a batch of maps `(B, H, W)`.
+
+        Args:
+            uncertainty: In [0, 1]; higher means less certain.
+            error: Binary kind: bool, or 0 and 1. Continuous kind: finite and at least 0.
+            wrong: Which pixels are wrong, bool; needed for the continuous kind, the error itself for the binary kind.
+            valid: Which pixels count, bool; all where it is not given.
+
+        Raises:
+            ValueError: If shapes differ, a value is outside its range, or `wrong` is missing.
+        """
+        if self.binary:
+            wrong = error if wrong is None else wrong
+        elif wrong is None:
+            raise ValueError("continuous errors need `wrong`, the pixels that count as errors for AUROC and AUPR")
+        pixels, image = valid_pixels({"uncertainty": uncertainty, "error": error, "wrong": wrong}, valid)
+        pixels["uncertainty"] = check_unit_interval(pixels["uncertainty"], "uncertainty")
+        error = pixels["error"]
+        if self.binary and not bool(((error == 0) | (error == 1)).all()):
+            raise ValueError("a binary error must be 0 or 1 at every valid pixel")
+        if not self.binary and not bool((torch.isfinite(error) & (error >= 0)).all()):
+            raise ValueError("errors must be finite and at least 0 at every valid pixel")
+        histograms = _histograms(pixels, image, len(uncertainty), self.binary)
+        for name, histogram in histograms.items():
+            getattr(self, name).add_(histogram.sum(0))
+        rows = _scores(histograms, self.binary)
+        self.image_sums += rows.nansum(0)
+        self.image_numbers += (~rows.isnan()).sum(0)
+        if self.keep_per_image:
+            self.image_scores.append(rows)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Scores by name, scalars in float64: pooled, and `<name>_image` averaged over images."""
+        pooled = _scores({name: getattr(self, name) for name in self.histogram_names}, self.binary)
+        image = self.image_sums / self.image_numbers
+        scores = dict(zip(UNCERTAINTY_SCORES, pooled))
+        return scores | {f"{name}_image": value for name, value in zip(UNCERTAINTY_SCORES, image)}
+
+    def per_image(self) -> Tensor:
+        """Scores of every image, `(N, 12)` in the order of `UNCERTAINTY_SCORES`, NaN where not defined."""
+        if not self.image_scores:
+            return torch.zeros(0, len(UNCERTAINTY_SCORES), dtype=torch.float64)
+        return dim_zero_cat(self.image_scores)
+
+    def risk_coverage_curve(self, points: int = 101) -> tuple[Tensor, Tensor]:
+        """Pooled risk against coverage, for plots.
+
+        Args:
+            points: Number of coverages.
+
+        Returns:
+            Coverage `(points,)` from `1 / points` to 1, and the mean error of that most certain fraction `(points,)`.
+        """
+        counts = self.counts
+        errors = self.wrong_counts if self.binary else self.error_sums
+        assert isinstance(counts, Tensor) and isinstance(errors, Tensor)
+        coverage = torch.arange(1, points + 1, dtype=torch.float64, device=counts.device) / points
+        wanted = coverage * counts.sum()
+        upper = counts.cumsum(0)
+        index = torch.searchsorted(upper, wanted.clamp_max(upper[-1]))
+        share = (wanted - (upper - counts)[index]) / counts[index].clamp_min(1)
+        error = (errors.cumsum(0) - errors)[index] + share * errors[index]
+        return coverage, error / wanted

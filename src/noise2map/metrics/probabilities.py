@@ -1,0 +1,133 @@
+"""Are the class probabilities honest? Expected calibration error, Brier score, log likelihood."""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from noise2map.metrics.calibration import check_unit_interval, valid_pixels
+from noise2map.metrics.histograms import bin_index, grouped_histogram, num_bins
+
+_LEAST_PROBABILITY = 1e-12
+
+
+class ExpectedCalibrationError(Metric):
+    """Gap between confidence and accuracy, in equal-width and in equal-mass bins.
+
+    `ece` is the mean over pixels of `|accuracy - confidence|` of the pixel's bin (Guo et al. 2017); `mce` the largest
+    gap of a bin that holds pixels; `adaptive_ece` is `ece` with bins that hold equally many pixels (Nixon et al.
+    2019), read off a fine histogram of `1 - confidence`, whose bins are split in proportion where a border falls
+    inside one.
+
+    Args:
+        num_bins: Number of bins of either kind.
+        **kwargs: Passed on to :class:`torchmetrics.Metric`.
+
+    Raises:
+        ValueError: If `num_bins` is not positive.
+    """
+
+    full_state_update = False
+    bins: Tensor
+    fine: Tensor
+
+    def __init__(self, num_bins: int = 15, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        if num_bins < 1:
+            raise ValueError(f"num_bins must be at least 1, got {num_bins}")
+        self.num_bins = num_bins
+        self.add_state("bins", torch.zeros(3, num_bins, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("fine", torch.zeros(3, _FINE_BINS, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, confidence: Tensor, correct: Tensor, valid: Tensor | None = None) -> None:
+        """Add maps `(B, H, W)`: confidence in [0, 1] (the largest probability), whether the class is right, mask.
+
+        Raises:
+            ValueError: If shapes differ or a confidence is outside [0, 1].
+        """
+        pixels, image = valid_pixels({"confidence": confidence, "correct": correct}, valid)
+        confidence = check_unit_interval(pixels["confidence"], "confidence").double()
+        one_group = torch.zeros_like(image)
+        level = (confidence * self.num_bins).long().clamp_max(self.num_bins - 1)
+        doubt = bin_index(1 - confidence)
+        for state, index in ((self.bins, level), (self.fine, doubt)):
+            for row, weights in enumerate((None, confidence, pixels["correct"].double())):
+                state[row] += grouped_histogram(index, one_group, 1, state.shape[1], weights)[0]
+
+    def compute(self) -> dict[str, Tensor]:
+        """`ece`, `adaptive_ece`, `mce`, `mean_confidence`, `accuracy`: scalars in [0, 1], NaN without pixels."""
+        count, confidence, correct = self.bins
+        gap = (confidence - correct).abs()
+        total = count.sum()
+        return {
+            "ece": gap.sum() / total,
+            "adaptive_ece": _equal_mass_gap(self.fine, self.num_bins),
+            "mce": (gap / count.clamp_min(1)).max(),
+            "mean_confidence": confidence.sum() / total,
+            "accuracy": correct.sum() / total,
+        }
+
+    def reliability(self) -> dict[str, Tensor]:
+        """Per equal-width bin: `confidence` and `accuracy` (NaN if empty) and `share` of the pixels, `(bins,)` each."""
+        count, confidence, correct = self.bins
+        return {"confidence": confidence / count, "accuracy": correct / count, "share": count / count.sum()}
+
+
+_FINE_BINS = num_bins()
+
+
+def _equal_mass_gap(fine: Tensor, groups: int) -> Tensor:
+    """Calibration gap of `groups` equally large groups of a fine histogram `(3, bins)`."""
+    count, total = fine[0], fine[0].sum()
+    cumulative = torch.nn.functional.pad(fine.cumsum(1), (1, 0))  # (3, bins + 1), at the bin borders
+    border = total * torch.arange(groups + 1, dtype=fine.dtype, device=fine.device) / groups
+    bin_ = (torch.searchsorted(cumulative[0].contiguous(), border, right=True) - 1).clamp(0, len(count) - 1)
+    share = ((border - cumulative[0][bin_]) / count[bin_].clamp_min(1)).clamp(0, 1)
+    at_border = cumulative[:, bin_] + share * fine[:, bin_]  # (3, groups + 1)
+    _, confidence, correct = at_border.diff(dim=1)
+    return (confidence - correct).abs().sum() / total
+
+
+class ProbabilityScores(Metric):
+    """Brier score and negative log likelihood of class probabilities, pooled over pixels.
+
+    Brier: mean over pixels of the squared distance between the probabilities and the one-hot truth, in [0, 2].
+    NLL: mean of `-log p(true class)`, in nats.
+
+    Args:
+        ignore_index: True label of the pixels that do not count.
+        **kwargs: Passed on to :class:`torchmetrics.Metric`.
+    """
+
+    full_state_update = False
+    sums: Tensor
+
+    def __init__(self, ignore_index: int = 255, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.ignore_index = ignore_index
+        self.add_state("sums", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, probabilities: Tensor, labels: Tensor) -> None:
+        """Add probabilities `(B, K, H, W)` that sum to 1 over `K`, and class ids `(B, H, W)`.
+
+        Raises:
+            ValueError: If the shapes do not fit or a label is outside `0..K-1`.
+        """
+        if probabilities.ndim != 4 or probabilities[:, 0].shape != labels.shape:
+            raise ValueError(
+                "need probabilities (B, K, H, W) and labels (B, H, W), "
+                f"got {tuple(probabilities.shape)} and {tuple(labels.shape)}"
+            )
+        known = labels != self.ignore_index
+        if bool((known & ((labels < 0) | (labels >= probabilities.shape[1]))).any()):
+            raise ValueError(f"labels must be in 0..{probabilities.shape[1] - 1} or {self.ignore_index}")
+        index = torch.where(known, labels, 0).long()
+        true = probabilities.gather(1, index[:, None])[:, 0].double()  # (B, H, W)
+        # |p - e_y|^2 = |p|^2 - 2 p_y + 1
+        brier = probabilities.double().square().sum(1) - 2 * true + 1
+        likelihood = -true.clamp_min(_LEAST_PROBABILITY).log()
+        self.sums += torch.stack([known.double().sum(), brier[known].sum(), likelihood[known].sum()])
+
+    def compute(self) -> dict[str, Tensor]:
+        """`brier` and `nll`, scalars in float64, NaN without pixels."""
+        count, brier, likelihood = self.sums
+        return {"brier": brier / count, "nll": likelihood / count}

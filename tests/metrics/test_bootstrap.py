@@ -1,0 +1,76 @@
+"""Bootstrap intervals against the normal approximation, coverage, and pairing."""
+
+import math
+
+import pytest
+import torch
+
+from noise2map.metrics import bootstrap_interval, mean_iou, paired_bootstrap_interval
+
+
+def test_interval_of_a_mean_matches_the_normal_approximation():
+    rows = torch.randn(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 + 5
+    interval = bootstrap_interval(rows, n=2000)
+    half = 1.96 * rows.std().item() / math.sqrt(400)
+    assert interval.estimate == pytest.approx(rows.mean().item())
+    assert interval.low == pytest.approx(rows.mean().item() - half, abs=0.15 * half)
+    assert interval.high == pytest.approx(rows.mean().item() + half, abs=0.15 * half)
+    assert interval.images == 400 and interval.excludes_zero()
+
+
+def test_coverage_is_near_nominal():
+    generator = torch.Generator().manual_seed(1)
+    hits = 0
+    for _ in range(150):
+        rows = torch.rand(40, generator=generator)
+        interval = bootstrap_interval(rows, n=200, confidence=0.9)
+        hits += interval.low <= 0.5 <= interval.high
+    assert 0.8 <= hits / 150 <= 0.97
+
+
+def test_seed_decides():
+    rows = torch.rand(30, generator=torch.Generator().manual_seed(2))
+    assert bootstrap_interval(rows, n=50, seed=3) == bootstrap_interval(rows, n=50, seed=3)
+    assert bootstrap_interval(rows, n=50, seed=3) != bootstrap_interval(rows, n=50, seed=4)
+
+
+def test_mean_iou_of_resampled_counts():
+    """Ten images right everywhere, ten wrong everywhere: mIoU depends on how many of each are drawn."""
+    right = torch.tensor([[4, 4], [4, 4], [4, 4]])
+    wrong = torch.tensor([[0, 0], [4, 4], [4, 4]])
+    counts = torch.stack([right] * 10 + [wrong] * 10)
+    interval = bootstrap_interval(counts, mean_iou, n=500)
+    assert interval.estimate == pytest.approx(1 / 3)  # share p of right pixels: p / (2 - p) at p = 1/2
+    assert interval.low == pytest.approx(0.3 / 1.7, abs=0.06)
+    assert interval.high == pytest.approx(0.7 / 1.3, abs=0.08)
+
+
+def test_pairing_cancels_what_is_hard_for_both():
+    generator = torch.Generator().manual_seed(4)
+    difficulty = torch.rand(100, generator=generator)
+    b = difficulty + 0.01 * torch.randn(100, generator=generator)
+    a = difficulty + 0.02 + 0.01 * torch.randn(100, generator=generator)
+    paired = paired_bootstrap_interval(a, b)
+    assert paired.estimate == pytest.approx((a - b).mean().item(), abs=1e-6)
+    assert paired.excludes_zero() and paired.low > 0.01
+    separate_a, separate_b = bootstrap_interval(a), bootstrap_interval(b)
+    assert separate_b.high > separate_a.low  # unpaired, nothing could be said
+    assert not paired_bootstrap_interval(a, a).excludes_zero()
+
+
+def test_undefined_rows_and_single_images():
+    rows = torch.tensor([1.0, torch.nan, 3.0])
+    assert bootstrap_interval(rows, n=50).estimate == 2
+    single = bootstrap_interval(torch.tensor([0.7]))
+    assert math.isnan(single.low) and math.isnan(single.high) and not single.excludes_zero()
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(ValueError, match="at least one image"):
+        bootstrap_interval(torch.zeros(0))
+    with pytest.raises(ValueError, match="n=0"):
+        bootstrap_interval(torch.ones(3), n=0)
+    with pytest.raises(ValueError, match="confidence=1"):
+        bootstrap_interval(torch.ones(3), confidence=1)
+    with pytest.raises(ValueError, match="one shape"):
+        paired_bootstrap_interval(torch.ones(3), torch.ones(4))
