@@ -1,1 +1,12 @@
-"""TODO."""
+"""Raw samples in physical units: image, map, valid mask, intrinsics, id. Nothing here knows a model or torch.
+
+A data set has ``__len__`` and ``__getitem__(index)``, which returns a dictionary with ``image`` (a Pillow RGB image), ``labels``
+``(H, W)`` uint8 class ids (255 = not known) and/or ``depth_m`` ``(H, W)`` float32 metres with ``valid`` ``(H, W)`` bool,
+``intrinsics`` ``(4,)`` fx, fy, cx, cy in pixels where they are known, and ``id``.
+"""
+
+from noise2map.data.folder import FolderDataset
+from noise2map.data.freedoom import FreedoomDataset, load_samples
+from noise2map.data.images import list_images, open_image
+
+__all__ = ["FolderDataset", "FreedoomDataset", "list_images", "load_samples", "open_image"]

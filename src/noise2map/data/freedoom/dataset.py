@@ -1,0 +1,80 @@
+"""Reads a rendered split, or the shipped samples, as raw samples in physical units."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from noise2map.data.freedoom import store
+from noise2map.data.freedoom.catalog import DEFAULT_GAIN, brighten, check_classes, class_names, class_palette, merge_classes
+from noise2map.data.images import open_class_map, open_depth_map, open_image
+
+_TASKS = ("segmentation", "depth", "both")
+
+
+class FreedoomDataset:
+    """Frames of a split rendered by ``noise2map data freedoom``.
+
+    Args:
+        root: Folder of the split.
+        task: What a sample holds: ``"segmentation"``, ``"depth"`` or ``"both"``.
+        classes: 10, or 8 with step merged into wall and item into decor.
+        gain: How much to brighten the images, see :func:`noise2map.data.freedoom.brighten`; 1 leaves them as drawn.
+        limit: Use the first ``limit`` frames only. The frames of a map stand together in runs of 20.
+
+    Attributes:
+        id2label: Names of the classes.
+        palette: Colours of the classes, ``(K, 3)`` uint8.
+        split: ``train``, ``val`` or ``test``.
+        records: The metadata of each frame: map, position in metres, yaw, intrinsics, classes in view.
+
+    Raises:
+        FileNotFoundError: If ``root`` is not a rendered split.
+        ValueError: If an argument is out of range, or the split holds no finished frame.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        task: str = "segmentation",
+        classes: int = 10,
+        gain: float = DEFAULT_GAIN,
+        limit: int | None = None,
+    ) -> None:
+        if task not in _TASKS:
+            raise ValueError(f"task is {task!r}; expected one of {', '.join(_TASKS)}")
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit is {limit}; expected at least 1, or None for all frames")
+        brighten(Image.new("RGB", (1, 1)), gain)  # refuses an impossible gain now, not at the first frame
+        self.root, self.task, self.classes, self.gain = Path(root), task, check_classes(classes), gain
+        self.id2label, self.palette = class_names(classes), class_palette(classes)
+        self.split: str = store.read_description(self.root)["split"]
+        records = store.finished_records(self.root)
+        self.records = [records[index] for index in sorted(records)][:limit]
+        if not self.records:
+            raise ValueError(f"{self.root} holds no finished frame")
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The raw sample: ``image`` (RGB, brightened), ``labels`` and/or ``depth_m`` with ``valid``, ``intrinsics``, ``id``.
+
+        ``depth_m`` ``(H, W)`` float32 is in metres along the horizontal optical axis; 0 and not ``valid`` where there is sky
+        or where geometry and engine disagree. ``labels`` ``(H, W)`` uint8 is 255 there, but knows the sky.
+        """
+        record = self.records[index]
+        number = record["index"]
+        sample: dict[str, Any] = {
+            "image": brighten(open_image(store.file_of(self.root, "image", number)), self.gain),
+            "intrinsics": np.array(record["intrinsics"], np.float32),
+            "id": record["id"],
+        }
+        if self.task in ("segmentation", "both"):
+            labels = open_class_map(store.file_of(self.root, "labels", number)).astype(np.uint8)
+            sample["labels"] = labels if self.classes == 10 else merge_classes(labels)
+        if self.task in ("depth", "both"):
+            sample["depth_m"] = open_depth_map(store.file_of(self.root, "depth", number), 1 / store.CENTIMETRES)
+            sample["valid"] = sample["depth_m"] > 0
+        return sample

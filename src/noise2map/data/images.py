@@ -1,0 +1,140 @@
+"""Opens image and map files of any common kind; an error always names the file and the reason."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+
+# What Pillow raises on broken files, by format and by place.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error, Image.DecompressionBombError)
+_MAX_16_BITS = 65535
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """Image files of a folder (not of its sub-folders), sorted by name; hidden files are left out.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        NotADirectoryError: If it is a file.
+        ValueError: If it holds no image.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise FileNotFoundError(f"there is no folder {folder}")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is not a folder")
+    found = sorted(path for path in folder.iterdir() if is_image_name(path) and path.is_file())
+    if not found:
+        raise ValueError(f"{folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return found
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether a file's name says that it is an image."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Width and height that :func:`open_image` will give, read from the header only.
+
+    Raises:
+        OSError: Naming the file, if it is missing or not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    except _BROKEN as error:
+        raise _unreadable(path, error) from error
+    return (height, width) if turned else (width, height)
+
+
+_ORIENTATION = 0x0112
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Read an image as 8-bit RGB, upright.
+
+    The EXIF orientation is applied, 16-bit greys are scaled to 8 bits, greys and CMYK are converted, transparent parts are
+    laid on white, of an animation the first picture is taken.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        OSError: Naming the file and the reason, if it cannot be decoded (not an image, truncated, too large).
+    """
+    return _to_rgb(_load(path), path)
+
+
+def _load(path: str | Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except _BROKEN as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str | Path, error: Exception) -> OSError:
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(f"there is no image {path}")
+    if isinstance(error, (PermissionError, IsADirectoryError)):
+        return type(error)(f"cannot read image {path}: {error.strerror}")
+    if isinstance(error, Image.UnidentifiedImageError):
+        return OSError(f"cannot read image {path}: not an image file of a known format")
+    return OSError(f"cannot read image {path}: {error}")
+
+
+def _to_rgb(image: Image.Image, path: str | Path) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_to_8_bits(np.asarray(image).astype(np.float64), path)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bits(values: np.ndarray, path: str | Path) -> np.ndarray:
+    """Greys ``(H, W)`` of more than 8 bits to uint8: 0..65535, or 0..1 in files of floats."""
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > _MAX_16_BITS:
+        low, high = np.nanmin(values), np.nanmax(values)
+        raise OSError(f"cannot read image {path}: its values reach from {low:g} to {high:g}, expected 16 bits or 0..1")
+    whole = (values == np.rint(values)).all()
+    top = 1.0 if values.max() <= 1 and not whole else _MAX_16_BITS
+    return np.rint(values * (255 / top)).astype(np.uint8)
+
+
+def open_class_map(path: str | Path) -> np.ndarray:
+    """Read class ids ``(H, W)`` int32 from a single-channel image (grey or palette, 8 or 16 bits).
+
+    Raises:
+        OSError: If the file cannot be decoded.
+        ValueError: If it is a colour image.
+    """
+    image = _load(path)
+    if image.mode not in ("L", "P", "1") and not image.mode.startswith("I"):
+        raise ValueError(f"{path} has mode {image.mode}; class ids need a single-channel image (grey or palette)")
+    return np.asarray(image).astype(np.int32)
+
+
+def open_depth_map(path: str | Path, scale: float) -> np.ndarray:
+    """Read depth in metres ``(H, W)`` float32 from a 16-bit image; 0 stays 0 (not known).
+
+    Args:
+        path: The file.
+        scale: Metres per unit of the file: 0.001 if it holds millimetres.
+
+    Raises:
+        OSError: If the file cannot be decoded.
+        ValueError: If it is not a 16-bit single-channel image.
+    """
+    image = _load(path)
+    if not image.mode.startswith("I"):
+        raise ValueError(f"{path} has mode {image.mode}; depth needs a 16-bit single-channel image")
+    values = np.asarray(image)
+    if values.min() < 0:
+        raise ValueError(f"{path} holds negative depth ({values.min()}); 0 marks pixels without depth")
+    return (values * float(scale)).astype(np.float32)
