@@ -45,6 +45,8 @@ class Noise2MapConfig(PreTrainedConfig):
         time_embed_dim (`int`, defaults to 1024): Width of the time embedding.
         time_embed_frequencies (`int`, defaults to 8): Learnt frequencies of the time embedding.
         time_input (`str`, defaults to `"log_snr"`): What the time embedding sees: `"log_snr"` (segmentation) or `"time"` (depth).
+        time_conditioning (`bool`, defaults to `True`): Modulate the decoder's layers by time. The published depth and
+            bird's-eye-view code leaves it out by accident; checkpoints of either kind load.
         layer_norm_eps (`float`, defaults to 1e-5): Epsilon of the decoder's layer norms.
         diffusion (`bool`, defaults to `True`): If `False`, the same network is fed an empty map and called once: the baseline
             without diffusion.
@@ -96,6 +98,7 @@ class Noise2MapConfig(PreTrainedConfig):
     time_embed_dim: int = 1024
     time_embed_frequencies: int = 8
     time_input: str = "log_snr"
+    time_conditioning: bool = True
     layer_norm_eps: float = 1e-5
     diffusion: bool = True
     map_encoding: str = "class_embedding"

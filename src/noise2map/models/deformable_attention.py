@@ -2,13 +2,15 @@
 
 The arithmetic is that of one level of deformable attention (Zhu et al. 2021, eq. 2) with the queries being the pixels of
 the map themselves: query ``(row, column)`` reads the value map bilinearly, zero outside, at ``(column + dx, row + dy)`` for
-each of its points and adds up what it read with the attention weights. Several formulations give the same numbers at
-different speeds; see ``docs/speed.md``.
+each of its points and adds up what it read with the attention weights. Three formulations give the same numbers at
+different speeds, with and without gradients, compiled or not; ``docs/speed.md`` has the measurements.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from noise2map.models import deformable_bags
 
 FORMULATIONS = ("auto", "gather", "embedding_bag", "grid_sample")
 
@@ -29,8 +31,9 @@ def deformable_sample(
         offsets: ``(B, h * w, heads, points, 2)`` in pixels of the value map, order ``(x, y)``, relative to each query's own
             pixel centre; queries are the pixels, row-major. Any magnitude: what falls outside the map reads zero.
         weights: ``(B, h * w, heads, points)``, already normalised (softmax over points).
-        formulation: ``"gather"`` (indexing that ``torch.compile`` fuses), ``"embedding_bag"`` (fast without compilation),
-            ``"grid_sample"`` (fast forward and backward on CPU) or ``"auto"``: by gradients, compilation and device.
+        formulation: ``"gather"`` (indexing that ``torch.compile`` fuses; inference), ``"embedding_bag"`` (fast without
+            compilation, and the fastest with gradients on CPU), ``"grid_sample"`` (the usual one) or ``"auto"``: by
+            gradients, compilation and device.
         base_grid: :func:`pixel_grid` of the map, if the caller keeps one.
 
     Returns:
@@ -48,7 +51,7 @@ def deformable_sample(
     if formulation == "gather":
         return _sample_gather(value, offsets, weights, base_grid)
     if formulation == "embedding_bag":
-        return _sample_embedding_bag(value, offsets, weights, base_grid)
+        return deformable_bags.sample(value, offsets, weights, base_grid)
     return _sample_grid(value, offsets, weights, base_grid)
 
 
@@ -70,9 +73,24 @@ def _check(value: Tensor, offsets: Tensor, weights: Tensor, formulation: str) ->
 def _choose(value: Tensor, offsets: Tensor, weights: Tensor) -> str:
     """The fastest formulation measured for the situation (docs/speed.md)."""
     needs_grad = torch.is_grad_enabled() and (value.requires_grad or offsets.requires_grad or weights.requires_grad)
-    if needs_grad or value.device.type not in ("cpu", "cuda"):
+    if value.device.type == "cpu":
+        return "gather" if torch.compiler.is_compiling() and not needs_grad else "embedding_bag"
+    if needs_grad or value.device.type != "cuda":
         return "grid_sample"
     return "gather" if torch.compiler.is_compiling() else "embedding_bag"
+
+
+def _sample_gather(value: Tensor, offsets: Tensor, weights: Tensor, base_grid: Tensor) -> Tensor:
+    """Indexing of channel-contiguous vectors; compiled, the four corners and all points become one loop over outputs."""
+    batch, height, width, heads, channels = value.shape
+    tokens = value.reshape(batch, height * width, heads, channels)
+    image = torch.arange(batch, device=value.device).view(-1, 1, 1, 1)
+    head = torch.arange(heads, device=value.device).view(1, 1, -1, 1)
+    total = None
+    for index, weight in _corners(offsets, weights, base_grid, height, width):
+        part = (tokens[image, index, head] * weight.unsqueeze(-1)).sum(dim=3)
+        total = part if total is None else total + part
+    return total.to(value.dtype).reshape(batch, height * width, heads * channels)
 
 
 def _corners(offsets: Tensor, weights: Tensor, base_grid: Tensor, height: int, width: int) -> list[tuple[Tensor, Tensor]]:
@@ -97,38 +115,6 @@ def _corners(offsets: Tensor, weights: Tensor, base_grid: Tensor, height: int, w
             inside = (column >= 0) & (column < width)
             corners.append((row_start + column.clamp(0, width - 1), torch.where(inside, column_weight * row_weight, 0)))
     return corners
-
-
-def _sample_gather(value: Tensor, offsets: Tensor, weights: Tensor, base_grid: Tensor) -> Tensor:
-    """Indexing of channel-contiguous vectors; compiled, the four corners and all points become one loop over the outputs."""
-    batch, height, width, heads, channels = value.shape
-    tokens = value.reshape(batch, height * width, heads, channels)
-    image = torch.arange(batch, device=value.device).view(-1, 1, 1, 1)
-    head = torch.arange(heads, device=value.device).view(1, 1, -1, 1)
-    total = None
-    for index, weight in _corners(offsets, weights, base_grid, height, width):
-        part = (tokens[image, index, head] * weight.unsqueeze(-1)).sum(dim=3)
-        total = part if total is None else total + part
-    return total.to(value.dtype).reshape(batch, height * width, heads * channels)
-
-
-def _sample_embedding_bag(value: Tensor, offsets: Tensor, weights: Tensor, base_grid: Tensor) -> Tensor:
-    """The same sum as one bag of ``4 * points`` rows for every token and head of the value map."""
-    batch, height, width, heads, channels = value.shape
-    points = weights.shape[-1]
-    corners = _corners(offsets, weights, base_grid, height, width)
-    index = torch.stack([index for index, _ in corners], dim=-1)
-    weight = torch.stack([weight for _, weight in corners], dim=-1)
-    image = torch.arange(batch, device=value.device).view(-1, 1, 1, 1, 1)
-    head = torch.arange(heads, device=value.device).view(1, 1, -1, 1, 1)
-    row = (index + image * (height * width)) * heads + head
-    bags = F.embedding_bag(
-        row.reshape(-1, 4 * points),
-        value.reshape(-1, channels),
-        mode="sum",
-        per_sample_weights=weight.reshape(-1, 4 * points).to(value.dtype),
-    )
-    return bags.view(batch, height * width, heads * channels)
 
 
 def _sample_grid(value: Tensor, offsets: Tensor, weights: Tensor, base_grid: Tensor) -> Tensor:

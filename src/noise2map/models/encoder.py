@@ -51,6 +51,9 @@ class ImageEncoder(nn.Module):
         """
         super().__init__()
         self.backbone = AutoBackbone.from_config(config.backbone_config)
+        if hasattr(self.backbone, "swin"):
+            # SwinBackbone carries a final norm whose result it never uses: weights that would get no gradient.
+            self.backbone.swin.layernorm = nn.Identity()
         channels = list(self.backbone.channels)
         if len(channels) != _NUM_SCALES:
             raise ValueError(

@@ -82,10 +82,12 @@ class MapDecoderLayer(nn.Module):
         self.linear_in = nn.Linear(size, config.decoder_ffn_dim)
         self.linear_out = nn.Linear(config.decoder_ffn_dim, size)
         self.ffn_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.time = nn.Linear(config.time_embed_dim, 2 * size)
+        self.time = nn.Linear(config.time_embed_dim, 2 * size) if config.time_conditioning else None
 
     def modulation(self, embedding: Tensor) -> Tensor:
-        """Time embedding ``(T, D)`` -> scale and shift ``(T, 2 C)``."""
+        """Time embedding ``(T, D)`` -> scale and shift ``(T, 2 C)``; zeros if the layers are not told the time."""
+        if self.time is None:
+            return embedding.new_zeros(embedding.shape[0], 2 * self.linear_out.out_features)
         return self.time(functional.silu(embedding))
 
     def forward(self, tokens: Tensor, position: Tensor, modulation: Tensor, size: tuple[int, int]) -> Tensor:
@@ -128,7 +130,8 @@ class MapDecoder(nn.Module):
         self.hidden_size = config.hidden_size
         # One projection of [features, noisy map], as in the published model; used in two halves.
         self.projection = nn.Conv2d(config.hidden_size + map_channels, config.hidden_size, 1)
-        self.time_embedding = TimeEmbedding(config.time_embed_frequencies, config.time_embed_dim)
+        conditioned = config.time_conditioning
+        self.time_embedding = TimeEmbedding(config.time_embed_frequencies, config.time_embed_dim) if conditioned else None
         self.layers = nn.ModuleList(MapDecoderLayer(config) for _ in range(config.decoder_layers))
 
     def prepare(self, features: Tensor) -> DecoderContext:
@@ -141,7 +144,7 @@ class MapDecoder(nn.Module):
 
     def modulations(self, time: Tensor) -> Tensor:
         """Scales and shifts of all layers for some times: ``(T,) -> (T, L, 2 C)``."""
-        embedding = self.time_embedding(time)
+        embedding = self.projection.weight.new_zeros(len(time), 1) if self.time_embedding is None else self.time_embedding(time)
         return torch.stack([layer.modulation(embedding) for layer in self.layers], dim=1)
 
     def fuse(self, context: DecoderContext, x_t: Tensor) -> Tensor:

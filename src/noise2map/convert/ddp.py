@@ -1,0 +1,171 @@
+"""Official DDP checkpoints -> models of this library."""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import ConvNextConfig, SwinConfig
+
+from noise2map.convert.ddp_keys import dropped_because, rename, split_parts
+from noise2map.convert.state_dict import ConversionReport, read_checkpoint, strip_wrappers
+from noise2map.models import (
+    MapModel,
+    Noise2MapConfig,
+    Noise2MapForDepthEstimation,
+    Noise2MapForSemanticSegmentation,
+)
+
+TASKS = ("segmentation", "depth")
+_STAGES = ["stage1", "stage2", "stage3", "stage4"]
+_ADE20K_CLASSES = 150
+
+
+def load_official_ddp(checkpoint: str | Path | dict[str, Any], task: str | None = None, **config: Any) -> MapModel:
+    """Loads an official DDP checkpoint.
+
+    Everything that can be read off the shapes is: backbone, widths, depths, window, classes, decoder. The rest takes the published
+    values of the task; keywords override them (``max_depth=10`` for NYU, ``num_inference_steps=10`` for self-aligned weights).
+
+    Args:
+        checkpoint: a file, or a state dict with the official key names.
+        task: ``"segmentation"`` or ``"depth"``; by default read off the keys.
+        **config: fields of `Noise2MapConfig`.
+
+    Returns:
+        The model in evaluation mode; ``model.conversion_report`` tells what became of every key.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a key is unknown or missing, a shape does not fit, or the file carries code.
+    """
+    tensors = strip_wrappers(checkpoint) if isinstance(checkpoint, dict) else read_checkpoint(checkpoint)
+    found = _task_of(tensors)
+    task = found if task is None else task
+    if task not in TASKS:
+        raise ValueError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
+    if task != found:
+        raise ValueError(f"task is {task!r}, but the checkpoint's keys are those of a {found} model")
+    model_config = config_from_shapes(tensors, task, **config)
+    model_class = Noise2MapForSemanticSegmentation if task == "segmentation" else Noise2MapForDepthEstimation
+    model = model_class(model_config)
+    converted, report = convert_ddp_state_dict(tensors, model_config.time_conditioning)
+    _load(model, converted)
+    model.conversion_report = report
+    return model.eval()
+
+
+def convert_ddp_state_dict(
+    tensors: dict[str, Tensor], time_conditioning: bool = True
+) -> tuple[dict[str, Tensor], ConversionReport]:
+    """Official names and layouts -> ours.
+
+    Raises:
+        ValueError: naming the keys that are neither used nor known to be superfluous.
+    """
+    converted: dict[str, Tensor] = {}
+    report = ConversionReport()
+    unknown = []
+    for key, tensor in tensors.items():
+        reason = dropped_because(key, time_conditioning)
+        if reason is not None:
+            report.dropped[key] = reason
+            continue
+        name = rename(key)
+        if name is None:
+            unknown.append(key)
+            continue
+        parts = split_parts(name, tensor)
+        converted.update(parts)
+        report.used[key] = list(parts)
+    if unknown:
+        raise ValueError(f"checkpoint has {len(unknown)} unknown keys, such as {unknown[:3]}; expected an official DDP model")
+    return converted, report
+
+
+def config_from_shapes(tensors: dict[str, Tensor], task: str, **overrides: Any) -> Noise2MapConfig:
+    """The configuration that an official state dict was made with, as far as its shapes tell.
+
+    Raises:
+        ValueError: if a tensor that a size is read from is missing.
+    """
+
+    def shape(key: str) -> tuple[int, ...]:
+        if key not in tensors:
+            raise ValueError(f"checkpoint has no key {key!r}; expected an official DDP {task} model")
+        return tuple(tensors[key].shape)
+
+    layer = "decode_head.encoder.layers.0"
+    heads = overrides.get("decoder_attention_heads", 8)
+    sizes: dict[str, Any] = {
+        "backbone_config": _backbone_config(tensors, shape),
+        "hidden_size": shape("neck.1.down.conv.weight")[0],
+        "decoder_layers": _count(tensors, r"decode_head\.encoder\.layers\.(\d+)\."),
+        "decoder_attention_heads": heads,
+        "decoder_n_points": shape(f"{layer}.attentions.0.attention_weights.weight")[0] // heads,
+        "decoder_ffn_dim": shape(f"{layer}.ffns.0.layers.0.0.weight")[0],
+        "time_embed_dim": shape("time_mlp.3.weight")[0],
+        "time_embed_frequencies": shape("time_mlp.0.weights")[0],
+        "time_conditioning": f"{layer}.time_mlp.1.weight" in tensors,
+        "use_auxiliary_head": "auxiliary_head.conv_seg.weight" in tensors,
+    }
+    if sizes["use_auxiliary_head"]:
+        sizes["auxiliary_channels"] = shape("auxiliary_head.convs.0.conv.weight")[0]
+    if task == "segmentation":
+        classes = shape("decode_head.conv_seg.weight")[0]
+        # The ADE20K configurations average over steps, the Cityscapes ones take the last.
+        sizes |= {"num_labels": classes, "average": "steps" if classes == _ADE20K_CLASSES else "last"}
+    else:
+        sizes |= {"map_scale": 0.1, "time_input": "time", "min_inverse_snr": 0.0, "min_depth": 1e-3, "max_depth": 80.0}
+    return Noise2MapConfig(**{**sizes, **overrides})
+
+
+def _task_of(tensors: dict[str, Tensor]) -> str:
+    if "decode_head.conv_depth.weight" in tensors:
+        return "depth"
+    if "decode_head.conv_seg.weight" in tensors:
+        return "segmentation"
+    raise ValueError("checkpoint has neither decode_head.conv_seg nor decode_head.conv_depth; expected an official DDP model")
+
+
+def _count(tensors: dict[str, Tensor], pattern: str) -> int:
+    indices = {int(match.group(1)) for key in tensors if (match := re.match(pattern, key))}
+    return max(indices) + 1 if indices else 0
+
+
+def _backbone_config(tensors: dict[str, Tensor], shape: Any) -> SwinConfig | ConvNextConfig:
+    if "backbone.patch_embed.projection.weight" in tensors:
+        depths = [_count(tensors, rf"backbone\.stages\.{i}\.blocks\.(\d+)\.") for i in range(4)]
+        table = "backbone.stages.{}.blocks.0.attn.w_msa.relative_position_bias_table"
+        width = shape("backbone.patch_embed.projection.weight")[0]
+        return SwinConfig(
+            embed_dim=width,
+            depths=depths,
+            num_heads=[shape(table.format(i))[1] for i in range(4)],
+            window_size=(math.isqrt(shape(table.format(0))[0]) + 1) // 2,
+            mlp_ratio=shape("backbone.stages.0.blocks.0.ffn.layers.0.0.weight")[0] / width,
+            drop_path_rate=0.3,
+            out_features=_STAGES,
+        )
+    if "backbone.downsample_layers.0.0.weight" in tensors:
+        return ConvNextConfig(
+            hidden_sizes=[shape(f"backbone.norm{i}.weight")[0] for i in range(4)],
+            depths=[_count(tensors, rf"backbone\.stages\.{i}\.(\d+)\.") for i in range(4)],
+            layer_scale_init_value=1.0,
+            drop_path_rate=0.4,
+            out_features=_STAGES,
+        )
+    raise ValueError("checkpoint's backbone is neither Swin nor ConvNeXt; expected one of the official DDP models")
+
+
+def _load(model: MapModel, converted: dict[str, Tensor]) -> None:
+    own = model.state_dict()
+    missing = sorted(set(own) - set(converted))
+    surplus = sorted(set(converted) - set(own))
+    if missing or surplus:
+        raise ValueError(f"checkpoint leaves {len(missing)} weights unset {missing[:3]} and has {len(surplus)} too many {surplus[:3]}")
+    for name, tensor in converted.items():
+        if own[name].shape != tensor.shape:
+            raise ValueError(f"checkpoint's {name} has shape {tuple(tensor.shape)}; expected {tuple(own[name].shape)}")
+    model.load_state_dict(converted)

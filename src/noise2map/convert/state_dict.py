@@ -1,0 +1,72 @@
+"""Reading foreign checkpoints safely, and the report of what became of every key."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+
+@dataclass
+class ConversionReport:
+    """What became of every key of a converted checkpoint.
+
+    Attributes:
+        used: official key -> our keys that it fills.
+        dropped: official key -> why it is not needed.
+    """
+
+    used: dict[str, list[str]] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """One line: how many keys were used and dropped."""
+        return f"{len(self.used)} keys used, {len(self.dropped)} knowingly dropped"
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """Reads the weights of a checkpoint; code inside a pickle is never run.
+
+    Args:
+        path: a ``.safetensors`` file, or a ``.pth`` / ``.pt`` / ``.bin`` pickle with tensors alone.
+
+    Returns:
+        Key -> tensor, with the wrappers (``state_dict``, ``module.``) of training frameworks removed.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is not a checkpoint or carries code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path} does not exist")
+    if path.suffix == ".safetensors":
+        return strip_wrappers(load_file(path))
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"checkpoint {path} cannot be read as weights alone: it is damaged or carries objects other than tensors, which are "
+            f"never executed ({reason}); expected a file saved from a plain state dict"
+        ) from error
+    return strip_wrappers(content)
+
+
+def strip_wrappers(content: Any) -> dict[str, Tensor]:
+    """Tensors of a state dict that may be nested under ``state_dict`` / ``model`` and prefixed by ``module.``.
+
+    Raises:
+        ValueError: if there is no tensor in it.
+    """
+    for name in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+    if not isinstance(content, dict):
+        raise ValueError(f"checkpoint holds a {type(content).__name__}; expected a dict of tensors")
+    tensors = {key.removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ValueError("checkpoint holds no tensors; expected a state dict")
+    return tensors
