@@ -14,8 +14,10 @@ _LINE = np.dtype(
 _SIDE = np.dtype([("x", "<i2"), ("y", "<i2"), ("upper", "S8"), ("lower", "S8"), ("middle", "S8"), ("sector", "<u2")])
 _VERTEX = np.dtype([("x", "<i2"), ("y", "<i2")])
 _SECTOR = np.dtype(
-    [("floor", "<i2"), ("ceiling", "<i2"), ("floor_flat", "S8"), ("ceiling_flat", "S8")]
-    + [("light", "<i2"), ("special", "<u2"), ("tag", "<u2")]
+    {
+        "names": ["floor", "ceiling", "floor_flat", "ceiling_flat", "light", "special", "tag"],
+        "formats": ["<i2", "<i2", "S8", "S8", "<i2", "<u2", "<u2"],
+    }
 )
 
 
