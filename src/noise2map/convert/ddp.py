@@ -164,7 +164,9 @@ def _load(model: MapModel, converted: dict[str, Tensor]) -> None:
     missing = sorted(set(own) - set(converted))
     surplus = sorted(set(converted) - set(own))
     if missing or surplus:
-        raise ValueError(f"checkpoint leaves {len(missing)} weights unset {missing[:3]} and has {len(surplus)} too many {surplus[:3]}")
+        raise ValueError(
+            f"checkpoint leaves {len(missing)} weights unset {missing[:3]} and has {len(surplus)} too many {surplus[:3]}"
+        )
     for name, tensor in converted.items():
         if own[name].shape != tensor.shape:
             raise ValueError(f"checkpoint's {name} has shape {tuple(tensor.shape)}; expected {tuple(own[name].shape)}")

@@ -82,8 +82,7 @@ _NECK_RULES = [
 
 _STAGE_NORM = re.compile(rf"backbone\.norm([0-3])\.{_WB}")
 _RULES = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in _SWIN_RULES + _CONVNEXT_RULES + _DECODER_RULES + _NECK_RULES
+    (re.compile(pattern), replacement) for pattern, replacement in _SWIN_RULES + _CONVNEXT_RULES + _DECODER_RULES + _NECK_RULES
 ]
 _DROPPED = [(re.compile(r"backbone\..*\.relative_position_index"), "computed from the window size")]
 _TIME_KEYS = re.compile(r"time_mlp\..*")

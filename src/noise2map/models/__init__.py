@@ -9,12 +9,9 @@ from transformers import (
 
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.image_processing import Noise2MapImageProcessor
-from noise2map.models.modeling import (
-    MapModel,
-    Noise2MapForDepthEstimation,
-    Noise2MapForSemanticSegmentation,
-    Noise2MapPreTrainedModel,
-)
+from noise2map.models.initialization import Noise2MapPreTrainedModel
+from noise2map.models.map_model import MapModel
+from noise2map.models.modeling import Noise2MapForDepthEstimation, Noise2MapForSemanticSegmentation
 from noise2map.models.outputs import MapDepthOutput, MapSegmenterOutput
 
 AutoConfig.register(Noise2MapConfig.model_type, Noise2MapConfig, exist_ok=True)

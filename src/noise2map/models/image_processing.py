@@ -79,7 +79,7 @@ class Noise2MapImageProcessor(PilBackend):
         unknown = set(kwargs) - set(self.valid_kwargs.__annotations__) - set(ImagesKwargs.__annotations__)
         if unknown:
             raise ValueError(f"Noise2MapImageProcessor has no argument {sorted(unknown)[0]!r}")
-        options = {name: kwargs.get(name, getattr(self, name)) for name in _OPTIONS if kwargs.get(name, None) is not None}
+        options = {name: kwargs.get(name, getattr(self, name)) for name in _OPTIONS if kwargs.get(name) is not None}
         options = {**{name: getattr(self, name) for name in _OPTIONS}, **options}
         if segmentation_maps is not None and depth_maps is not None:
             raise ValueError("got segmentation_maps and depth_maps; expected the maps of one task")

@@ -24,7 +24,7 @@ def segmentation_loss(logits: Tensor, labels: Tensor, ignore_index: int = 255, a
 
 
 def sigloss(depth_m: Tensor, labels_m: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Scale-invariant log loss ``sqrt(var(g) + 0.15 mean(g)²)``, ``g`` the log ratio over all valid pixels of the batch (Eigen 2014).
+    """Scale-invariant log loss ``sqrt(var(g) + 0.15 mean(g)²)``, ``g`` the log ratio of all valid pixels (Eigen 2014).
 
     Args:
         depth_m: predicted metres ``(B, 1, h, w)``, resized bilinearly to the labels.

@@ -1,0 +1,70 @@
+"""Weight initialisation of the published model, and the base class that transformers loads and saves."""
+
+import math
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+
+from noise2map.models.configuration import Noise2MapConfig
+from noise2map.models.encoder import ImageEncoder
+from noise2map.models.heads import AuxiliaryHead
+from noise2map.models.map_decoder import DeformableAttention, MapDecoder, TimeEmbedding
+
+
+class Noise2MapPreTrainedModel(PreTrainedModel):
+    """Weight initialisation and loading, shared by the map models."""
+
+    config_class = Noise2MapConfig
+    config: Noise2MapConfig
+    base_model_prefix = "noise2map"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # The published model's initialisation; biases that it leaves alone keep torch's default.
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                bound = 1 / math.sqrt(module.weight[0].numel())
+                init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+            if isinstance(module, nn.BatchNorm2d):
+                init.zeros_(module.running_mean)
+                init.ones_(module.running_var)
+                init.zeros_(module.num_batches_tracked)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight)
+        elif isinstance(module, DeformableAttention):
+            _init_attention(module)
+        elif isinstance(module, TimeEmbedding):
+            init.normal_(module.frequencies)
+            for linear in (module.linear_in, module.linear_out):
+                init.kaiming_uniform_(linear.weight, a=math.sqrt(5))
+        elif isinstance(module, MapDecoder):
+            init.kaiming_normal_(module.projection.weight, mode="fan_out", nonlinearity="relu")
+            init.zeros_(module.projection.bias)
+        elif isinstance(module, ImageEncoder):
+            init.kaiming_normal_(module.merge.conv.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, AuxiliaryHead):
+            init.kaiming_normal_(module.conv.weight, mode="fan_out", nonlinearity="relu")
+            init.normal_(module.classifier.weight, std=0.01)
+            init.zeros_(module.classifier.bias)
+
+
+def _init_attention(module: DeformableAttention) -> None:
+    """Offsets start as unit steps in eight directions, longer for each further point; attention starts uniform."""
+    heads, points = module.num_heads, module.num_points
+    angle = torch.arange(heads, dtype=torch.float32) * (2 * math.pi / heads)
+    direction = torch.stack([angle.cos(), angle.sin()], dim=-1)
+    direction = direction / direction.abs().max(dim=-1, keepdim=True).values
+    steps = torch.arange(1, points + 1, dtype=torch.float32)
+    init.zeros_(module.offsets.weight)
+    init.copy_(module.offsets.bias, (direction[:, None] * steps[None, :, None]).flatten())
+    init.zeros_(module.weights.weight)
+    init.zeros_(module.weights.bias)
+    init.zeros_(module.value.bias)
+    init.zeros_(module.output.bias)

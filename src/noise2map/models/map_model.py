@@ -1,0 +1,307 @@
+"""The body that all map models share: encode once, denoise a map in a few steps, train by corrupting and decoding."""
+
+import itertools
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from noise2map.codecs import MapCodec
+from noise2map.diffusion.ensemble import Generators, check_noise, draw_noise, fold, generator_list
+from noise2map.diffusion.process import add_noise, uniform_times
+from noise2map.diffusion.sampling import Step, ddim_steps, ddpm_steps, time_pairs
+from noise2map.diffusion.schedule import make_schedule
+from noise2map.models.configuration import Noise2MapConfig
+from noise2map.models.encoder import ImageEncoder
+from noise2map.models.initialization import Noise2MapPreTrainedModel
+from noise2map.models.map_decoder import DecoderContext, MapDecoder
+from noise2map.models.readout import Readout
+
+
+class MapModel(Noise2MapPreTrainedModel):
+    """Encoder, map decoder, sampling and training. A task adds its codec, head, readout and losses."""
+
+    readout_class: ClassVar[type[Readout]]
+    default_uncertainty: ClassVar[str]
+    codec: MapCodec
+    head: nn.Module
+
+    def __init__(self, config: Noise2MapConfig, codec: MapCodec, head: nn.Module) -> None:
+        super().__init__(config)
+        self.schedule = make_schedule(config.noise_schedule, config.min_inverse_snr)
+        self.encoder = ImageEncoder(config)
+        self.codec = codec
+        self.decoder = MapDecoder(config, codec.channels)
+        self.head = head
+
+    # ---- the parts a task fills in -------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _encode_labels(self, labels: Tensor, size: tuple[int, int]) -> Tensor:
+        """Checked labels ``(B, H, W)`` -> encoded map ``(B, C, h, w)``."""
+
+    @abstractmethod
+    def _task_loss(self, readout: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+        """Loss of a prediction ``(B, K, h, w)`` against the labels."""
+
+    @abstractmethod
+    def _soft_signal(self, readout: Tensor) -> Tensor:
+        """Prediction -> differentiable encoded map, for the l2 objective."""
+
+    @abstractmethod
+    def _output(self, prediction: Tensor, size: tuple[int, int] | None, average: str, **fields: Any) -> Any:
+        """Wraps a prediction ``(B, K, h, w)``, resized to ``size`` if that is given."""
+
+    @abstractmethod
+    def _check_labels(self, labels: Tensor, pixel_values: Tensor) -> None:
+        """Refuses impossible labels before any work."""
+
+    # ---- encode once, decode cheaply -----------------------------------------------------------------------------------
+
+    def encode_image(self, pixel_values: Tensor) -> Tensor:
+        """Runs the image encoder, once for an image whatever is decoded from it.
+
+        Args:
+            pixel_values: normalised images ``(B, 3, H, W)``.
+
+        Returns:
+            Merged features ``(B, C, h, w)`` at a quarter of the size.
+
+        Raises:
+            ValueError: if the images have another shape or are smaller than 32 x 32.
+        """
+        return self.encoder(pixel_values.to(self.dtype))
+
+    def decode_map(
+        self,
+        features: Tensor,
+        num_inference_steps: int | str | None = None,
+        ensemble_size: int | None = None,
+        average: str | None = None,
+        sampler: str | None = None,
+        noise: Tensor | None = None,
+        generator: Generators = None,
+        output_steps: bool = False,
+        step_noise: Callable[[int, Tensor], Tensor] | None = None,
+    ) -> Any:
+        """Denoises a map, given the features of an image.
+
+        Steps, samples and averaging are three separate dials; each defaults to the configuration's.
+
+        Args:
+            features: from `encode_image`, ``(B, C, h, w)``.
+            num_inference_steps: decoder calls, or ``"auto"``: each image stops when fewer than ``config.auto_threshold`` of its
+                pixels changed, after ``config.auto_max_steps`` at the latest.
+            ensemble_size: noise samples R for each image.
+            average: ``"last"`` step or mean over ``"steps"``; always over the samples.
+            sampler: ``"ddim"`` or ``"ddpm"``.
+            noise: start noise ``(B, R, C, h, w)``; drawn if not given.
+            generator: one, or a list with one for each image, which makes a map independent of its batch.
+            output_steps: also return the list of `Step`.
+            step_noise: noise of the ancestral sampler, ``(index, x_t) -> Tensor`` like ``x_t``; drawn if not given.
+
+        Returns:
+            `MapSegmenterOutput` or `MapDepthOutput` at the resolution of the features.
+
+        Raises:
+            ValueError: for an impossible dial, or noise of another shape.
+        """
+        config = self.config
+        average = self._choice("average", average, ("last", "steps"))
+        sampler = self._choice("sampler", sampler, ("ddim", "ddpm"))
+        ensemble_size = config.ensemble_size if ensemble_size is None else ensemble_size
+        if isinstance(ensemble_size, bool) or not isinstance(ensemble_size, int) or ensemble_size < 1:
+            raise ValueError(f"ensemble_size is {ensemble_size!r}; expected an integer of at least 1")
+        pairs, auto = self._time_grid(num_inference_steps, ensemble_size)
+        batch_size, _, height, width = features.shape
+        generators = generator_list(generator, batch_size)
+        shape = (batch_size, ensemble_size, self.codec.channels, height, width)
+        if not config.diffusion:
+            noise = features.new_zeros(shape, dtype=torch.float32)
+        elif noise is None:
+            noise = draw_noise(shape[1:], generators, features.device)
+        x_T = fold(check_noise(noise, shape).to(features.device, torch.promote_types(features.dtype, torch.float32)))
+
+        readout = self.readout_class(batch_size, ensemble_size, average)
+        active = torch.ones(batch_size, dtype=torch.bool)
+        denoise = self._denoiser(features, pairs, active, ensemble_size)
+        if sampler == "ddim":
+            run = ddim_steps(denoise, x_T, self.schedule, pairs)
+        else:
+            if step_noise is None:
+                step_noise = lambda index, x: fold(draw_noise(shape[1:], generators, x.device)).to(x.dtype)  # noqa: E731
+            run = ddpm_steps(denoise, x_T, self.schedule, pairs, step_noise)
+        steps: list[Step] = []
+        for step in run:
+            fraction = readout.update(step.readout, active)
+            if output_steps:
+                steps.append(step)
+            if auto:
+                active &= fraction >= config.auto_threshold
+                if not bool(active.any()):
+                    break
+        prediction, kinds = readout.result()
+        uncertainty = kinds.get(config.uncertainty or self.default_uncertainty)
+        num_steps = readout.num_steps.to(features.device)
+        fields = {"uncertainty": uncertainty, "uncertainties": kinds, "num_steps": num_steps}
+        return self._output(prediction, None, average, **fields, steps=steps if output_steps else None)
+
+    def _choice(self, name: str, value: str | None, choices: tuple[str, ...]) -> str:
+        value = getattr(self.config, name) if value is None else value
+        if value not in choices:
+            raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, choices))}")
+        return value
+
+    def _time_grid(self, num_inference_steps: int | str | None, ensemble_size: int) -> tuple[list[tuple[float, float]], bool]:
+        steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
+        if not self.config.diffusion:
+            if steps not in (1, "auto") or ensemble_size != 1:
+                raise ValueError(
+                    f"this model was trained without diffusion: expected num_inference_steps=1 and ensemble_size=1, "
+                    f"got {steps!r} and {ensemble_size!r}"
+                )
+            return time_pairs(1), False
+        if steps == "auto":
+            return time_pairs(self.config.auto_max_steps, self.config.time_difference), True
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"num_inference_steps is {steps!r}; expected an integer of at least 1 or 'auto'")
+        return time_pairs(steps, self.config.time_difference), False
+
+    def _denoiser(
+        self, features: Tensor, pairs: list[tuple[float, float]], active: Tensor, ensemble_size: int
+    ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """``(x_t, t) -> (x0, readout)`` for a run; everything that does not change over the run is computed here."""
+        context = self.decoder.prepare(features)
+        times = torch.tensor([t for t, _ in pairs], dtype=torch.float32)
+        modulations = self.decoder.modulations(self._time_input(times).to(features.device))  # (T, L, 2 C)
+        encode = self._readout_encoder()
+        position = itertools.count()
+        full: list[Tensor] = []  # the newest predictions of all images, stopped ones included
+
+        def denoise(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+            index = next(position)
+            modulation = modulations[index : index + 1]
+            if bool(active.all()):
+                readout = self.head(self.decoder(context, x_t, modulation), context.size)
+            else:
+                rows = active.nonzero().squeeze(1).to(x_t.device)
+                folded = active.repeat_interleave(ensemble_size).to(x_t.device)
+                part = self.head(self.decoder(context.select(rows), x_t[folded], modulation), context.size)
+                readout = full[0].clone()
+                readout[folded] = part
+            full[:] = [readout]
+            return encode(readout), readout
+
+        return denoise
+
+    def _readout_encoder(self) -> Callable[[Tensor], Tensor]:
+        return self.codec.encode_readout
+
+    def _time_input(self, t: Tensor) -> Tensor:
+        return self.schedule.log_snr(t) if self.config.time_input == "log_snr" else t
+
+    # ---- training ------------------------------------------------------------------------------------------------------
+
+    def _predict_at(self, context: DecoderContext, x_t: Tensor, t: Tensor) -> Tensor:
+        modulations = self.decoder.modulations(self._time_input(t).to(x_t.device))
+        return self.head(self.decoder(context, x_t, modulations), context.size)
+
+    def _training_loss(
+        self, features: Tensor, labels: Tensor, noise: Tensor | None, timesteps: Tensor | None, generator: Generators
+    ) -> tuple[Tensor, Tensor]:
+        """One corrupted map for each image, one decoder call: ``(loss, prediction (B, K, h, w))`` (DDP, Alg. 1)."""
+        batch_size, _, height, width = features.shape
+        shape = (batch_size, self.codec.channels, height, width)
+        context = self.decoder.prepare(features)
+        if not self.config.diffusion:
+            blank = features.new_zeros(shape, dtype=torch.float32)
+            readout = self._predict_at(context, blank, torch.ones(batch_size))
+            return self._task_loss(readout, features, labels), readout
+        generators = generator_list(generator, batch_size)
+        if timesteps is None:
+            timesteps = torch.cat([uniform_times(1, g) for g in generators])
+        if noise is None:
+            noise = draw_noise(shape[1:], generators, features.device)
+        noise = check_noise(noise, shape).to(features.device)
+        if self.config.self_aligned:
+            # The decoder sees its own guess from pure noise instead of the truth, as it will when sampling (Sec. 3.4).
+            with torch.no_grad():
+                guess = self._predict_at(context, noise, torch.ones(batch_size))
+            x0 = self.codec.encode_readout(guess)
+        else:
+            x0 = self._encode_labels(labels, (height, width))
+        levels = self.schedule.alpha_sigma(timesteps.float().cpu())
+        x_t = add_noise(x0, noise.to(x0.dtype), *(level.to(x0.device, x0.dtype) for level in levels))
+        readout = self._predict_at(context, x_t, timesteps.float().cpu())
+        if self.config.objective == "l2":
+            truth = self._encode_labels(labels, (height, width)).detach()
+            return functional.mse_loss(self._soft_signal(readout), truth) / self.codec.scale**2, readout
+        return self._task_loss(readout, features, labels), readout
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        num_inference_steps: int | str | None = None,
+        ensemble_size: int | None = None,
+        average: str | None = None,
+        sampler: str | None = None,
+        noise: Tensor | None = None,
+        timesteps: Tensor | None = None,
+        generator: Generators = None,
+        output_uncertainty: bool = False,
+        output_steps: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Training loss if labels are given, else a sampled map at the resolution of ``pixel_values``.
+
+        Args:
+            pixel_values: normalised images ``(B, 3, H, W)``.
+            labels: class ids ``(B, H, W)`` (int64), or depth in metres ``(B, H, W)`` with 0 where there is none.
+            num_inference_steps: see `decode_map`, likewise the next three.
+            ensemble_size: noise samples for each image.
+            average: ``"last"`` or ``"steps"``.
+            sampler: ``"ddim"`` or ``"ddpm"``.
+            noise: ``(B, R, C, h, w)`` for sampling, ``(B, C, h, w)`` for training; drawn if not given.
+            timesteps: training times ``(B,)`` in [0, 1]; drawn uniformly if not given.
+            generator: one, or a list with one for each image.
+            output_uncertainty: require ``uncertainty`` to be defined.
+            output_steps: return the list of `Step`.
+            **kwargs: ignored keywords that transformers passes.
+
+        Returns:
+            `MapSegmenterOutput` or `MapDepthOutput`.
+
+        Raises:
+            ValueError: for labels, noise or dials that cannot work, or if uncertainty is asked of a run that has none.
+        """
+        if labels is not None:
+            self._check_labels(labels, pixel_values)
+            features = self.encode_image(pixel_values)
+            loss, prediction = self._training_loss(features, labels, noise, timesteps, generator)
+            return self._output(prediction.detach(), None, "last", loss=loss)
+        features = self.encode_image(pixel_values)
+        out = self.decode_map(features, num_inference_steps, ensemble_size, average, sampler, noise, generator, output_steps)
+        if output_uncertainty and out.uncertainty is None:
+            kind = self.config.uncertainty or self.default_uncertainty
+            raise ValueError(
+                f"uncertainty {kind!r} is not defined for one step of one sample; expected num_inference_steps or "
+                f"ensemble_size above 1 (defined here: {sorted(out.uncertainties) or 'none'})"
+            )
+        return self._upsample(out, pixel_values.shape[-2:], self._choice("average", average, ("last", "steps")))
+
+    def _upsample(self, out: Any, size: tuple[int, int], average: str) -> Any:
+        kinds = {name: resize_map(value.unsqueeze(1), size).squeeze(1) for name, value in out.uncertainties.items()}
+        uncertainty = None if out.uncertainty is None else kinds[self.config.uncertainty or self.default_uncertainty]
+        prediction = out.logits if hasattr(out, "logits") else out.predicted_depth.unsqueeze(1)
+        return self._output(
+            prediction, size, average, uncertainty=uncertainty, uncertainties=kinds, num_steps=out.num_steps, steps=out.steps
+        )
+
+
+def resize_map(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resize of ``(B, K, h, w)``, pixel areas aligned, as in the published code."""
+    return functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
