@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from noise2map.metrics import bootstrap_interval, mean_iou, paired_bootstrap_interval
+from noise2map.metrics import (
+    bootstrap_interval,
+    bootstrap_intervals,
+    mean_iou,
+    paired_bootstrap_interval,
+    paired_bootstrap_intervals,
+)
 
 
 def test_interval_of_a_mean_matches_the_normal_approximation():
@@ -74,3 +80,14 @@ def test_bad_input_is_refused():
         bootstrap_interval(torch.ones(3), confidence=1)
     with pytest.raises(ValueError, match="one shape"):
         paired_bootstrap_interval(torch.ones(3), torch.ones(4))
+
+
+def test_several_statistics_at_once_equal_one_at_a_time():
+    a = torch.rand(25, 3, generator=torch.Generator().manual_seed(5))
+    b = torch.rand(25, 3, generator=torch.Generator().manual_seed(6))
+    together, apart = bootstrap_intervals(a, n=100), [bootstrap_interval(a[:, i], n=100) for i in range(3)]
+    paired = paired_bootstrap_intervals(a, b, n=100)
+    for i in range(3):
+        assert together[i].low == pytest.approx(apart[i].low, rel=1e-6)
+        assert together[i].high == pytest.approx(apart[i].high, rel=1e-6)
+        assert paired[i].low == pytest.approx(paired_bootstrap_interval(a[:, i], b[:, i], n=100).low, rel=1e-5)

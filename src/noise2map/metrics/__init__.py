@@ -1,6 +1,13 @@
 """Scores of maps and of their uncertainty, as torchmetrics classes: streaming, distributed, memory bounded."""
 
-from noise2map.metrics.bootstrap import Interval, bootstrap_interval, nan_mean, paired_bootstrap_interval
+from noise2map.metrics.bootstrap import (
+    Interval,
+    bootstrap_interval,
+    bootstrap_intervals,
+    nan_mean,
+    paired_bootstrap_interval,
+    paired_bootstrap_intervals,
+)
 from noise2map.metrics.calibration import UNCERTAINTY_SCORES, UncertaintyScores
 from noise2map.metrics.depth import DEPTH_SCORES, DepthScores, absolute_relative_error, depth_is_wrong, depth_valid
 from noise2map.metrics.probabilities import ExpectedCalibrationError, ProbabilityScores
@@ -26,6 +33,7 @@ __all__ = [
     "UncertaintyScores",
     "absolute_relative_error",
     "bootstrap_interval",
+    "bootstrap_intervals",
     "confusion_matrix",
     "counts_from_confusion",
     "depth_is_wrong",
@@ -35,6 +43,7 @@ __all__ = [
     "mean_iou",
     "nan_mean",
     "paired_bootstrap_interval",
+    "paired_bootstrap_intervals",
     "pixel_accuracy",
     "segmentation_scores",
 ]

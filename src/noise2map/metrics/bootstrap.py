@@ -37,25 +37,29 @@ def nan_mean(rows: Tensor) -> Tensor:
     return rows.nanmean(0)
 
 
-def _resampled(rows: list[Tensor], statistic: Callable[[list[Tensor]], float], n: int, seed: int) -> Tensor:
-    """The statistic of `n` samples of the images drawn with replacement: `(n,)` float64."""
+def _resampled(rows: list[Tensor], statistic: Callable[[list[Tensor]], Tensor], n: int, seed: int) -> Tensor:
+    """The statistic `(S,)` of `n` samples of the images drawn with replacement: `(n, S)` float64."""
     generator = torch.Generator().manual_seed(seed)
     images = len(rows[0])
     values = []
     for _ in range(n):
         index = torch.randint(images, (images,), generator=generator)
         values.append(statistic([r[index] for r in rows]))
-    return torch.tensor(values, dtype=torch.float64)
+    return torch.stack(values).double()
 
 
-def _interval(estimate: float, values: Tensor, confidence: float, images: int) -> Interval:
+def _intervals(estimates: Tensor, values: Tensor, confidence: float, images: int) -> list[Interval]:
     """Percentiles of the resampled values; NaN for fewer than two images, where nothing can be said."""
-    values = values[~values.isnan()]
-    if images < 2 or not len(values):
-        return Interval(estimate, float("nan"), float("nan"), confidence, images)
     tail = (1 - confidence) / 2
-    low, high = torch.quantile(values, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    return Interval(estimate, low, high, confidence, images)
+    wanted = torch.tensor([tail, 1 - tail], dtype=torch.float64)
+    intervals = []
+    for estimate, column in zip(estimates.tolist(), values.unbind(-1)):
+        known = column[~column.isnan()]
+        low = high = float("nan")
+        if images > 1 and len(known):
+            low, high = torch.quantile(known, wanted).tolist()
+        intervals.append(Interval(estimate, low, high, confidence, images))
+    return intervals
 
 
 def _check(rows: Tensor, n: int, confidence: float) -> Tensor:
@@ -66,6 +70,36 @@ def _check(rows: Tensor, n: int, confidence: float) -> Tensor:
     return rows.detach().cpu()
 
 
+def bootstrap_intervals(
+    per_image_rows: Tensor,
+    statistic: Statistic = nan_mean,
+    n: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> list[Interval]:
+    """Percentile-bootstrap intervals of several statistics at once.
+
+    Images, not pixels, are drawn with replacement: pixels of one image are far from independent.
+
+    Args:
+        per_image_rows: One row an image `(N, ...)`: scores `(N, S)`, or the counts `(N, 3, K)` of
+            `SegmentationScores.per_image`.
+        statistic: Maps rows `(N, ...)` to a tensor `(S,)`.
+        n: Number of resamples.
+        seed: Seed of the resampling; equal seeds draw equal images, so intervals can be compared.
+        confidence: Nominal coverage.
+
+    Returns:
+        `S` intervals; their ends are NaN for a single image.
+
+    Raises:
+        ValueError: If there is no image, `n < 1` or `confidence` is not inside (0, 1).
+    """
+    rows = _check(per_image_rows, n, confidence)
+    values = _resampled([rows], lambda sample: statistic(sample[0]), n, seed)
+    return _intervals(statistic(rows), values, confidence, len(rows))
+
+
 def bootstrap_interval(
     per_image_rows: Tensor,
     statistic: Statistic = nan_mean,
@@ -73,27 +107,59 @@ def bootstrap_interval(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Interval:
-    """Percentile-bootstrap interval of a statistic over images.
-
-    Images, not pixels, are drawn with replacement: pixels of one image are far from independent.
+    """The interval of one statistic: :func:`bootstrap_intervals` for a `statistic` that gives a scalar tensor.
 
     Args:
-        per_image_rows: One row an image `(N, ...)`: scores `(N,)`, or the counts `(N, 3, K)` of
-            `SegmentationScores.per_image` with `statistic=mean_iou`.
+        per_image_rows: Scores `(N,)`, or the counts `(N, 3, K)` with `statistic=mean_iou`.
         statistic: Maps rows `(N, ...)` to a scalar tensor.
         n: Number of resamples.
-        seed: Seed of the resampling; equal seeds draw equal images, so intervals can be compared.
+        seed: Seed of the resampling.
         confidence: Nominal coverage.
 
     Returns:
-        The interval; its ends are NaN for a single image.
+        The interval.
 
     Raises:
-        ValueError: If there is no image, `n < 1` or `confidence` is not inside (0, 1).
+        ValueError: As in :func:`bootstrap_intervals`.
     """
-    rows = _check(per_image_rows, n, confidence)
-    values = _resampled([rows], lambda sample: float(statistic(sample[0])), n, seed)
-    return _interval(float(statistic(rows)), values, confidence, len(rows))
+    return bootstrap_intervals(per_image_rows, lambda rows: statistic(rows).reshape(1), n, seed, confidence)[0]
+
+
+def paired_bootstrap_intervals(
+    rows_a: Tensor,
+    rows_b: Tensor,
+    statistic: Statistic = nan_mean,
+    n: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> list[Interval]:
+    """Intervals of `statistic(a) - statistic(b)` for two models scored on the same images in the same order.
+
+    The same images are drawn for both, so what is hard for both cancels and the interval is much tighter than the
+    two separate ones suggest.
+
+    Args:
+        rows_a: Rows of the first model `(N, ...)`.
+        rows_b: Rows of the second model, same shape.
+        statistic: Maps rows `(N, ...)` to a tensor `(S,)`.
+        n: Number of resamples.
+        seed: Seed of the resampling.
+        confidence: Nominal coverage.
+
+    Returns:
+        `S` intervals of the difference; positive means that the first model's value is larger.
+
+    Raises:
+        ValueError: If the shapes differ, or as in :func:`bootstrap_intervals`.
+    """
+    if rows_a.shape != rows_b.shape:
+        raise ValueError(f"paired rows must have one shape, got {tuple(rows_a.shape)} and {tuple(rows_b.shape)}")
+    a, b = _check(rows_a, n, confidence), _check(rows_b, n, confidence)
+
+    def difference(sample: list[Tensor]) -> Tensor:
+        return statistic(sample[0]) - statistic(sample[1])
+
+    return _intervals(difference([a, b]), _resampled([a, b], difference, n, seed), confidence, len(a))
 
 
 def paired_bootstrap_interval(
@@ -104,10 +170,7 @@ def paired_bootstrap_interval(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Interval:
-    """Interval of `statistic(a) - statistic(b)` for two models scored on the same images in the same order.
-
-    The same images are drawn for both, so what is hard for both cancels and the interval is much tighter than the
-    two separate ones suggest.
+    """The interval of one difference: :func:`paired_bootstrap_intervals` for a `statistic` that gives a scalar.
 
     Args:
         rows_a: Rows of the first model `(N, ...)`.
@@ -118,16 +181,9 @@ def paired_bootstrap_interval(
         confidence: Nominal coverage.
 
     Returns:
-        The interval of the difference; positive means that the first model's value is larger.
+        The interval of the difference.
 
     Raises:
-        ValueError: If the shapes differ, or as in :func:`bootstrap_interval`.
+        ValueError: As in :func:`paired_bootstrap_intervals`.
     """
-    if rows_a.shape != rows_b.shape:
-        raise ValueError(f"paired rows must have one shape, got {tuple(rows_a.shape)} and {tuple(rows_b.shape)}")
-    a, b = _check(rows_a, n, confidence), _check(rows_b, n, confidence)
-
-    def difference(sample: list[Tensor]) -> float:
-        return float(statistic(sample[0])) - float(statistic(sample[1]))
-
-    return _interval(difference([a, b]), _resampled([a, b], difference, n, seed), confidence, len(a))
+    return paired_bootstrap_intervals(rows_a, rows_b, lambda r: statistic(r).reshape(1), n, seed, confidence)[0]

@@ -114,8 +114,7 @@ class ProbabilityScores(Metric):
         """
         if probabilities.ndim != 4 or probabilities[:, 0].shape != labels.shape:
             raise ValueError(
-                "need probabilities (B, K, H, W) and labels (B, H, W), "
-                f"got {tuple(probabilities.shape)} and {tuple(labels.shape)}"
+                f"need probabilities (B, K, H, W) and labels (B, H, W), got {tuple(probabilities.shape)} and {tuple(labels.shape)}"
             )
         known = labels != self.ignore_index
         if bool((known & ((labels < 0) | (labels >= probabilities.shape[1]))).any()):
