@@ -98,7 +98,7 @@ def _corners(offsets: Tensor, weights: Tensor, base_grid: Tensor, height: int, w
 
     A corner outside the map gets weight zero and an index inside, so that reading it is harmless.
     """
-    position = torch.promote_types(offsets.dtype, torch.float32)
+    position = torch.promote_types(offsets.dtype, torch.float32)  # half precision could not even name a pixel
     grid = base_grid.to(position)[:, None, None, :]
     # Beyond one pixel outside nothing is read, so the clamp changes no value and keeps the conversion to integers defined.
     x = (offsets[..., 0].to(position) + grid[..., 0]).clamp(-1, width)
@@ -109,11 +109,11 @@ def _corners(offsets: Tensor, weights: Tensor, base_grid: Tensor, height: int, w
     left, top = left.long(), top.long()
     corners = []
     for row, row_weight in ((top, 1 - lower_part), (top + 1, lower_part)):
-        row_weight = torch.where((row >= 0) & (row < height), row_weight * weights, 0)
+        row_weight = row_weight * weights * ((row >= 0) & (row < height))
         row_start = row.clamp(0, height - 1) * width
         for column, column_weight in ((left, 1 - right_part), (left + 1, right_part)):
             inside = (column >= 0) & (column < width)
-            corners.append((row_start + column.clamp(0, width - 1), torch.where(inside, column_weight * row_weight, 0)))
+            corners.append((row_start + column.clamp(0, width - 1), column_weight * row_weight * inside))
     return corners
 
 
@@ -121,7 +121,7 @@ def _sample_grid(value: Tensor, offsets: Tensor, weights: Tensor, base_grid: Ten
     """The usual formulation on ``grid_sample``, one channel plane at a time."""
     batch, height, width, heads, channels = value.shape
     tokens, points = height * width, weights.shape[-1]
-    position = torch.promote_types(value.dtype, torch.float32)  # half-precision coordinates could not even name a pixel
+    position = torch.promote_types(value.dtype, torch.float32)
     at = (offsets.to(position) + base_grid.to(position)[:, None, None, :]) * 2 + 1
     grid = torch.stack((at[..., 0] / width - 1, at[..., 1] / height - 1), dim=-1)
     planes = value.permute(0, 3, 4, 1, 2).reshape(batch * heads, channels, height, width).to(position)

@@ -1,0 +1,196 @@
+"""Deformable sampling as sums over bags of rows, with a backward pass that scatters nothing.
+
+Forward: the value map gets a border of zeros, so that every sampling position, once clamped to it, has four corners that
+exist; each token and head is then one bag of ``4 * points`` rows of the map, summed by ``F.embedding_bag``, a tuned kernel on
+CPU. Backward: with ``D`` the dot products of the incoming gradient with the four corners' rows, the gradients of weights and
+positions are those of bilinear interpolation of ``D``. The gradient of the value map is a transposed sparse product; the
+samples are sorted by the cell they fall in (a radix sort of small integers) and become bags themselves, one for each
+cell and corner. No atomic additions, so the result does not depend on the number of threads.
+"""
+
+import functools
+import warnings
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def sample(value: Tensor, offsets: Tensor, weights: Tensor, base_grid: Tensor) -> Tensor:
+    """The sum of :func:`noise2map.models.deformable_attention.deformable_sample`, same arguments and result."""
+    batch, height, width, heads, channels = value.shape
+    if torch.is_grad_enabled() and (value.requires_grad or offsets.requires_grad or weights.requires_grad):
+        bags = _BagSample.apply(value, offsets, weights, base_grid)
+        return bags.view(batch, height * width, heads * channels)
+    cell, x_part, y_part, *_ = _locate(offsets, base_grid, height, width, _position_type(value, offsets))
+    corner_weights = _corner_weights(weights.to(x_part.dtype), x_part, y_part)
+    bags = _sum_bags(_pad(value, value.dtype), _corner_rows(cell, width), corner_weights.to(value.dtype))
+    return bags.view(batch, height * width, heads * channels)
+
+
+class _BagSample(torch.autograd.Function):
+    """The same sum with its gradients; arithmetic in float32 (float64 for float64) also for half-precision tensors."""
+
+    @staticmethod
+    def forward(ctx, value: Tensor, offsets: Tensor, weights: Tensor, base_grid: Tensor) -> Tensor:
+        _, height, width, _, _ = value.shape
+        position_type = _position_type(value, offsets)
+        cell, x_part, y_part, x_inside, y_inside = _locate(offsets, base_grid, height, width, position_type)
+        weights_wide = weights.to(x_part.dtype)
+        corner_weights = _corner_weights(weights_wide, x_part, y_part)
+        rows, padded = _corner_rows(cell, width), _pad(value, x_part.dtype)
+        ctx.save_for_backward(padded, cell, rows, corner_weights, weights_wide, x_part, y_part, x_inside, y_inside)
+        ctx.types = value.dtype, offsets.dtype, weights.dtype
+        return _sum_bags(padded, rows, corner_weights).to(value.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        padded, cell, rows, corner_weights, weights, x_part, y_part, x_inside, y_inside = ctx.saved_tensors
+        _, _, padded_width, heads, channels = padded.shape
+        points = cell.shape[-1]
+        gradient = gradient.reshape(-1, channels).to(padded.dtype)
+        dots = row_dots(gradient, padded.view(-1, channels), rows.view(-1, 4 * points)).view_as(corner_weights)
+        upper_left, upper_right, lower_left, lower_right = dots.unbind(dim=-2)
+        upper_slope, lower_slope = upper_right - upper_left, lower_right - lower_left
+        upper, lower = torch.addcmul(upper_left, upper_slope, x_part), torch.addcmul(lower_left, lower_slope, x_part)
+        x_slope, y_slope = torch.lerp(upper_slope, lower_slope, y_part), lower - upper
+        # Where a position was clamped, it has no influence.
+        offset_gradient = torch.stack((x_slope * x_inside, y_slope * y_inside), dim=-1).mul_(weights.unsqueeze(-1))
+        weight_gradient = torch.addcmul(upper, y_slope, y_part)
+        value_gradient = transposed_bags(
+            gradient,
+            cell.reshape(-1),
+            corner_weights.view(-1, 4, points),
+            padded.numel() // channels,
+            _steps(heads, padded_width - 2),
+        )
+        value_gradient = value_gradient.view_as(padded)[:, 1:-1, 1:-1]
+        value_type, offset_type, weight_type = ctx.types
+        return value_gradient.to(value_type), offset_gradient.to(offset_type), weight_gradient.to(weight_type), None
+
+
+def _pad(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """``(B, h, w, heads, d)`` with a border of zeros, ``(B, h + 2, w + 2, heads, d)``."""
+    batch, height, width, heads, channels = value.shape
+    padded = value.new_zeros(batch, height + 2, width + 2, heads, channels, dtype=dtype)
+    padded[:, 1:-1, 1:-1] = value
+    return padded
+
+
+def _position_type(value: Tensor, offsets: Tensor) -> torch.dtype:
+    """Half-precision coordinates could not even name a pixel."""
+    return torch.promote_types(torch.promote_types(value.dtype, offsets.dtype), torch.float32)
+
+
+def _locate(
+    offsets: Tensor, base_grid: Tensor, height: int, width: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Upper left corner of each sampling position as a row of the padded map (int32), position in the cell, clamped or not."""
+    batch, _, heads, _, _ = offsets.shape
+    grid = base_grid.to(dtype)[:, None, None, :]
+    corner, part, inside = [], [], []
+    for axis, size in ((0, width), (1, height)):
+        position = offsets[..., axis] + grid[..., axis]
+        inside.append((position > -1) & (position < size))
+        position = position.clamp(-1, size)
+        # The second clamp also gives not-a-number an index that exists; the weights then carry it on.
+        corner.append(position.floor().int().clamp(-1, size - 1))
+        part.append(position - corner[-1])
+    image = torch.arange(batch, dtype=torch.int32, device=offsets.device).view(-1, 1, 1, 1) * ((height + 2) * (width + 2))
+    head = torch.arange(heads, dtype=torch.int32, device=offsets.device).view(1, 1, -1, 1)
+    left, top = corner
+    cell = (top * (width + 2) + left + (image + width + 3)) * heads + head
+    return cell, part[0], part[1], inside[0], inside[1]
+
+
+def _corner_weights(weights: Tensor, x_part: Tensor, y_part: Tensor) -> Tensor:
+    """``(B, h * w, heads, 4, points)``: attention weight times bilinear weight, corners row by row."""
+    lower = weights * y_part
+    upper = weights - lower
+    lower_right, upper_right = lower * x_part, upper * x_part
+    return torch.stack((upper - upper_right, upper_right, lower - lower_right, lower_right), dim=-2)
+
+
+def _steps(heads: int, width: int) -> list[int]:
+    """Distances in rows of the padded map from the upper left corner to the four corners."""
+    return [0, heads, (width + 2) * heads, (width + 3) * heads]
+
+
+def _corner_rows(cell: Tensor, width: int) -> Tensor:
+    """``(B, h * w, heads, 4, points)``: rows of the padded map, from the upper left corners ``(B, h * w, heads, points)``."""
+    steps = torch.tensor(_steps(cell.shape[2], width), dtype=cell.dtype, device=cell.device)
+    return cell.unsqueeze(-2) + steps[:, None]
+
+
+def _sum_bags(padded: Tensor, rows: Tensor, corner_weights: Tensor) -> Tensor:
+    """One bag per token and head: ``(B * h * w * heads, d)``."""
+    bag = (-1, 4 * rows.shape[-1])
+    table = padded.view(-1, padded.shape[-1])
+    return F.embedding_bag(rows.view(bag), table, mode="sum", per_sample_weights=corner_weights.view(bag))
+
+
+@functools.cache
+def _quiet_sparse() -> None:
+    """Make the one-time notice that compressed sparse tensors are in beta come and go unseen."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.sparse_csr_tensor([0, 1], [0], [1.0], (1, 1))
+
+
+@torch.library.custom_op("noise2map::row_dots", mutates_args=())
+def row_dots(left: Tensor, right: Tensor, index: Tensor) -> Tensor:
+    """Dot product of row ``i`` of ``left`` ``(n, d)`` with rows ``index[i]`` of ``right`` ``(m, d)``: ``(n, k)``."""
+    if left.device.type != "cpu":
+        return torch.einsum("nd,nkd->nk", left, right[index])
+    _quiet_sparse()
+    count, per_row = index.shape
+    pattern = torch.sparse_csr_tensor(
+        torch.arange(0, count * per_row + 1, per_row, dtype=index.dtype),
+        index.reshape(-1),
+        left.new_zeros(count * per_row),
+        (count, right.shape[0]),
+        check_invariants=False,
+    )
+    return torch.sparse.sampled_addmm(pattern, left, right.t(), beta=0.0).values().view(count, per_row)
+
+
+@row_dots.register_fake
+def _(left: Tensor, right: Tensor, index: Tensor) -> Tensor:
+    return left.new_empty(index.shape)
+
+
+@torch.library.custom_op("noise2map::transposed_bags", mutates_args=())
+def transposed_bags(gradient: Tensor, cell: Tensor, corner_weights: Tensor, count: int, steps: list[int]) -> Tensor:
+    """Sum over samples of corner weight times gradient, into the rows of the corners.
+
+    Args:
+        gradient: ``(n, d)``, one row per bag.
+        cell: ``(n * points,)`` int32, row of each sample's upper left corner.
+        corner_weights: ``(n, 4, points)``.
+        count: Number of rows of the map.
+        steps: Distance in rows from the upper left corner to each of the four.
+
+    Returns:
+        ``(count, d)``.
+    """
+    points = corner_weights.shape[-1]
+    _, order = torch.sort(cell)
+    ends = torch.bincount(cell, minlength=count).cumsum(0)
+    starts = F.pad(ends[:-1], (1, 0)).to(cell.dtype)
+    bag = torch.div(order, points, rounding_mode="floor").to(cell.dtype)
+    total = None
+    for corner, step in enumerate(steps):
+        corner_weight = corner_weights[:, corner].reshape(-1).index_select(0, order)
+        part = F.embedding_bag(bag, gradient, starts, mode="sum", per_sample_weights=corner_weight)
+        if total is None:
+            total = part
+        else:
+            total[step:] += part[: count - step]
+    return total
+
+
+@transposed_bags.register_fake
+def _(gradient: Tensor, cell: Tensor, corner_weights: Tensor, count: int, steps: list[int]) -> Tensor:
+    return gradient.new_empty(count, gradient.shape[1])
