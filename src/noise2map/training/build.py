@@ -1,0 +1,163 @@
+"""From a recipe to data sets, processor, model and trainer."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import CONFIG_MAPPING, TrainingArguments, set_seed
+
+from noise2map.data.folder import FolderDataset
+from noise2map.data.freedoom import FreedoomDataset
+from noise2map.data.transforms import default_transform
+from noise2map.models import (
+    Noise2MapConfig,
+    Noise2MapForDepthEstimation,
+    Noise2MapForSemanticSegmentation,
+    Noise2MapImageProcessor,
+)
+from noise2map.training.recipes import Recipe
+from noise2map.training.schedules import LearningRateCurve
+from noise2map.training.trainer import MapTrainer
+
+_MODELS = {"segmentation": Noise2MapForSemanticSegmentation, "depth": Noise2MapForDepthEstimation}
+_STAGES = ["stage1", "stage2", "stage3", "stage4"]
+
+
+def make_data(recipe: Recipe) -> tuple[Any, Any]:
+    """The training and validation sets of a recipe.
+
+    Raises:
+        OSError: if a directory is missing.
+        ValueError: if a directory holds no usable samples.
+    """
+    return _data_set(recipe, recipe.data.train), _data_set(recipe, recipe.data.val)
+
+
+def _data_set(recipe: Recipe, root: str) -> Any:
+    data, task = recipe.data, recipe.model.task
+    if data.name == "freedoom":
+        return FreedoomDataset(root, task=task, classes=data.classes)
+    names = dict(enumerate(data.class_names)) if data.class_names else None
+    return FolderDataset(root, task=task, id2label=names, depth_scale=data.depth_scale)
+
+
+def make_processor(recipe: Recipe) -> Noise2MapImageProcessor:
+    """The image processor: resizing to the recipe's picture size, or the one of the checkpoint that is fine-tuned."""
+    if recipe.model.init_from is not None:
+        processor = Noise2MapImageProcessor.from_pretrained(recipe.model.init_from)
+    else:
+        processor = Noise2MapImageProcessor()
+    size = recipe.picture_size()
+    if size is None:
+        processor.do_resize = False
+    else:
+        processor.size = {"height": size[1], "width": size[0]}
+    return processor
+
+
+def make_config(recipe: Recipe, dataset: Any) -> Noise2MapConfig:
+    """The model's configuration: defaults, then the checkpoint's, the data set's classes, the recipe's fields."""
+    fields = dict(recipe.model.config)
+    if isinstance(fields.get("backbone_config"), dict):
+        fields["backbone_config"] = _backbone_config(fields["backbone_config"])
+    if recipe.model.task == "segmentation":
+        names = {int(key): value for key, value in dataset.id2label.items()}
+        fields |= {"id2label": names, "label2id": {value: key for key, value in names.items()}}
+    if recipe.model.self_aligned:
+        fields["self_aligned"] = True
+    if recipe.model.init_from is None:
+        return Noise2MapConfig(**fields)
+    base = Noise2MapConfig.from_pretrained(recipe.model.init_from)
+    return Noise2MapConfig(**{**base.to_dict(), **fields})
+
+
+def _backbone_config(fields: dict[str, Any]) -> Any:
+    """A backbone's configuration from a mapping with ``model_type``; its misspelt fields are refused."""
+    fields = dict(fields)
+    kind = fields.pop("model_type", None)
+    if kind not in CONFIG_MAPPING:
+        raise ValueError(f"recipe field model.config.backbone_config.model_type is {kind!r}; expected a model type of transformers")
+    known = CONFIG_MAPPING[kind]()
+    for name in fields:
+        if not hasattr(known, name):
+            raise ValueError(f"unknown recipe key model.config.backbone_config.{name}; {kind} has no such field")
+    return CONFIG_MAPPING[kind](**{"out_features": _STAGES, **fields})
+
+
+def make_model(recipe: Recipe, dataset: Any) -> nn.Module:
+    """A fresh model from the seed, or the checkpoint of ``init_from`` with the recipe's changes."""
+    kind, config = _MODELS[recipe.model.task], make_config(recipe, dataset)
+    set_seed(recipe.train.seed)
+    if recipe.model.init_from is None:
+        return kind(config)
+    return kind.from_pretrained(recipe.model.init_from, config=config)
+
+
+def make_arguments(recipe: Recipe, run_directory: str | Path) -> TrainingArguments:
+    """transformers' training arguments of a recipe."""
+    train, optim = recipe.train, recipe.optim
+    return TrainingArguments(
+        output_dir=str(run_directory),
+        max_steps=train.iterations,
+        per_device_train_batch_size=train.batch_size,
+        per_device_eval_batch_size=train.batch_size,
+        gradient_accumulation_steps=train.accumulation,
+        learning_rate=optim.lr,
+        weight_decay=optim.weight_decay,
+        adam_beta1=optim.beta1,
+        adam_beta2=optim.beta2,
+        max_grad_norm=optim.max_grad_norm,
+        optim="adamw_torch_fused",
+        seed=train.seed,
+        data_seed=train.seed,
+        bf16=train.bf16,
+        torch_compile=train.compile,
+        use_cpu=not torch.accelerator.is_available(),
+        logging_steps=train.log_every,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=train.save_every,
+        save_total_limit=train.keep,
+        eval_strategy="steps" if train.eval_every else "no",
+        eval_steps=train.eval_every or None,
+        dataloader_num_workers=recipe.data.workers,
+        dataloader_persistent_workers=recipe.data.workers > 0,
+        report_to="none",
+    )
+
+
+def make_trainer(recipe: Recipe, run_directory: str | Path) -> MapTrainer:
+    """Everything a recipe describes, ready to train.
+
+    Raises:
+        OSError: if data or a checkpoint is missing.
+        ValueError: if a value of the recipe cannot work.
+    """
+    train, schedule, data = recipe.train, recipe.schedule, recipe.data
+    if train.threads:
+        torch.set_num_threads(train.threads)
+    train_set, val_set = make_data(recipe)
+    crop = None if data.crop_scale is None else (data.crop_scale[0], data.crop_scale[1])
+    return MapTrainer(
+        make_model(recipe, train_set),
+        make_arguments(recipe, run_directory),
+        train_dataset=train_set,
+        eval_dataset=val_set,
+        processing_class=make_processor(recipe),
+        transform=default_transform(recipe.model.task, data.flip, crop, data.photometric),
+        curve=LearningRateCurve(
+            policy=schedule.policy,
+            iterations=train.iterations,
+            warmup_iterations=schedule.warmup_iterations,
+            warmup_ratio=schedule.warmup_ratio,
+            power=schedule.power,
+            min_ratio=schedule.min_ratio,
+        ),
+        no_decay=recipe.optim.no_decay,
+        eval_steps=train.eval_steps,
+        eval_images=train.eval_images or None,
+        sample_images=train.sample_images,
+        ema_half_life_images=train.ema_half_life_images or None,
+        ema_warmup_ratio=train.ema_warmup_ratio,
+    )
