@@ -18,6 +18,7 @@ from noise2map.data.freedoom.wad import Wad
 _SETTLE_TICS = 3  # after a warp the eye sinks to the new floor for three tics
 _WAKE_TICS = 10  # the engine ignores turning in the first seven tics of an episode
 _SKILL = 4
+_CONFIG_NAME = "engine.ini"
 _UNWANTED = ("hud", "minimal_hud", "weapon", "crosshair", "messages", "particles", "decals", "effects_sprites", "screen_flashes")
 
 
@@ -75,7 +76,9 @@ def supported_sizes() -> list[tuple[int, int]]:
 
 
 def end_stray_engines(scratch: Path) -> int:
-    """End engines whose scratch directory lies in ``scratch``: those of a worker that was killed (Linux; else none).
+    """End engines whose scratch directory lies in ``scratch``, and remove their shared memory.
+
+    An engine outlives a process that was killed. Found through ``/proc``, so on Linux only.
 
     Returns:
         How many there were.
@@ -83,10 +86,15 @@ def end_stray_engines(scratch: Path) -> int:
     ended = 0
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            command = (entry / "cmdline").read_bytes()
-            if str(scratch).encode() in command and b"engine.ini" in command:
-                os.kill(int(entry.name), signal.SIGKILL)
-                ended += 1
+            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if not any(word.startswith(f"{scratch}/") and word.endswith(_CONFIG_NAME) for word in words):
+                continue
+            os.kill(int(entry.name), signal.SIGKILL)
+            ended += 1
+            if "+viz_instance_id" in words[:-1]:
+                instance = words[words.index("+viz_instance_id") + 1]
+                for path in Path("/dev/shm").glob(f"ViZDoom*{instance}"):
+                    path.unlink(missing_ok=True)
     return ended
 
 
@@ -116,7 +124,7 @@ class Engine:
         game.set_doom_game_path(str(path))  # explicit: the default search prefers a doom2.wad that lies about
         game.set_doom_map(map_name.lower())
         game.set_doom_skill(_SKILL)
-        game.set_doom_config_path(str(self._scratch / "engine.ini"))  # else one appears in the working directory
+        game.set_doom_config_path(str(self._scratch / _CONFIG_NAME))  # else one appears in the working directory
         game.set_screen_resolution(getattr(vizdoom.ScreenResolution, f"RES_{camera.width}X{camera.height}"))
         game.set_screen_format(vizdoom.ScreenFormat.DOOM_256_COLORS8)
         game.set_depth_buffer_enabled(True)

@@ -54,8 +54,7 @@ class Level:
         self.liquid = np.array([flat.startswith(_LIQUID_FLATS) for flat in sectors["floor_flat"].tolist()])
         self.blocking = ((lines["flags"] & 1) != 0) | (self.back < 0)
         middle = [
-            np.where(lines[s] < len(sides), sides["middle"][np.minimum(lines[s], len(sides) - 1)], b"-")
-            for s in ("front", "back")
+            np.where(lines[s] < len(sides), sides["middle"][np.minimum(lines[s], len(sides) - 1)], b"-") for s in ("front", "back")
         ]
         self.masked = (self.back >= 0) & ((middle[0] != b"-") | (middle[1] != b"-"))
         special = sectors["special"]

@@ -117,6 +117,7 @@ def render(job: RenderJob, progress: bool = True) -> int:
     finally:
         bar.close()
         end_stray_engines(scratch)
+        store.remove_partial_files(job.out)
         shutil.rmtree(scratch, ignore_errors=True)
     return missing
 
@@ -132,9 +133,7 @@ def _open_folder(job: RenderJob) -> dict[int, dict[str, Any]]:
         there = store.read_description(job.out)
         for name, value in kind.items():
             if there.get(name) != value:
-                raise ValueError(
-                    f"{job.out} holds frames with {name} = {there.get(name)!r}, not {value!r}; choose another folder"
-                )
+                raise ValueError(f"{job.out} holds frames with {name} = {there.get(name)!r}, not {value!r}; choose another folder")
         described = int(there.get("frames", 0))
     for part in store.PARTS:
         (job.out / part).mkdir(parents=True, exist_ok=True)
