@@ -96,6 +96,12 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError, ImportError, MemoryError) as error:
         if os.environ.get("NOISE2MAP_TRACEBACK"):
             raise
-        message = " ".join(str(error).split()) or type(error).__name__
-        print(f"noise2map: error: {message}", file=sys.stderr)
+        print(f"noise2map: error: {_one_line(error)}", file=sys.stderr)
         raise SystemExit(EXIT_BAD_INPUT) from None
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        text = f"{error.filename}: {error.strerror}"  # without "[Errno 28]"
+    return " ".join(text.split()) or type(error).__name__

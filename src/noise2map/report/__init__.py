@@ -1,1 +1,1 @@
-"""TODO."""
+"""Pictures, plots, tables and pages from results: nothing here runs a model."""

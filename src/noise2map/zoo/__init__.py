@@ -1,1 +1,91 @@
-"""TODO."""
+"""Small trained checkpoints that come with the package, found by name.
+
+Each is a folder with ``config.json``, ``model.safetensors``, ``preprocessor_config.json`` and a card, ``README.md``.
+"""
+
+import difflib
+import os
+import re
+from pathlib import Path
+
+_ROOM = Path(__file__).parent
+_NEEDED = ("config.json", "model.safetensors", "preprocessor_config.json")
+# What a repository on the hub is called: owner/name.
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+__all__ = ["available", "resolve_model", "zoo_path"]
+
+
+def available() -> list[str]:
+    """The names of the shipped checkpoints, in alphabetical order."""
+    return sorted(path.parent.name for path in _ROOM.glob("*/config.json"))
+
+
+def zoo_path(name: str) -> Path:
+    """The folder of a shipped checkpoint.
+
+    Args:
+        name: E.g. ``"freedoom-depth-tiny"``.
+
+    Returns:
+        A folder that ``from_pretrained`` takes.
+
+    Raises:
+        ValueError: If no checkpoint of that name is shipped; the error lists those that are.
+    """
+    names = available()
+    if name not in names:
+        raise ValueError(f"no shipped checkpoint is called {name!r}{_guess(name, names)}; there is {_listing(names)}")
+    return _ROOM / name
+
+
+def resolve_model(name_or_path_or_hub_id: str | os.PathLike[str]) -> str:
+    """Turn what a user calls a model into what ``from_pretrained`` takes.
+
+    A folder comes first, then the name of a shipped checkpoint, then a repository of the hub (``owner/name``), which is
+    left for ``from_pretrained`` to find.
+
+    Args:
+        name_or_path_or_hub_id: A folder, a shipped name or a hub id.
+
+    Returns:
+        The path of a folder, or the hub id.
+
+    Raises:
+        FileNotFoundError: If the folder lacks a file that a checkpoint needs, or it is a path to nothing.
+        ValueError: If it is none of the three.
+    """
+    wanted = os.fspath(name_or_path_or_hub_id)
+    path = Path(wanted).expanduser()
+    names = available()
+    if path.is_dir():
+        return str(_complete_folder(path))
+    if wanted in names:
+        return str(_complete_folder(_ROOM / wanted))
+    if path.is_file():
+        raise ValueError(f"model {wanted!r} is a file; expected the folder of a checkpoint, with {', '.join(_NEEDED)}")
+    if _HUB_ID.fullmatch(wanted):
+        return wanted
+    if os.sep in wanted or wanted.startswith((".", "~")):
+        raise FileNotFoundError(f"model folder {wanted!r} does not exist")
+    raise ValueError(
+        f"model {wanted!r} is neither a folder, nor shipped{_guess(wanted, names)}, nor a hub id owner/name; "
+        f"shipped: {_listing(names)}"
+    )
+
+
+def _complete_folder(path: Path) -> Path:
+    for name in _NEEDED:
+        sharded = name == "model.safetensors" and (path / "model.safetensors.index.json").is_file()
+        if not (path / name).is_file() and not sharded:
+            raise FileNotFoundError(f"model folder {str(path)!r} has no {name}; expected {', '.join(_NEEDED)}")
+    return path
+
+
+def _guess(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _listing(names: list[str]) -> str:
+    return ", ".join(names) or "none in this installation"

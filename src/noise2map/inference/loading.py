@@ -1,0 +1,112 @@
+"""Loads a model with its image processor, and refuses what would only look like a model."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedConfig
+
+from noise2map.models import (
+    MapModel,
+    Noise2MapForDepthEstimation,
+    Noise2MapForSemanticSegmentation,
+    Noise2MapImageProcessor,
+)
+from noise2map.zoo import resolve_model
+
+_CLASSES: dict[str, type[MapModel]] = {one.__name__: one for one in (Noise2MapForSemanticSegmentation, Noise2MapForDepthEstimation)}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of a name; ``"auto"`` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        ValueError: If the name is unknown or there is no such device here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name!r}")
+    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
+        raise ValueError(f"device {name!r} is not here: this PyTorch sees {torch.cuda.device_count()} CUDA device(s)")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device {name!r} is not here")
+    return device
+
+
+def pick_dtype(name: str = "float32") -> torch.dtype:
+    """The floating-point type of a name.
+
+    Raises:
+        ValueError: If it is not one of float32, bfloat16, float16.
+    """
+    if name not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {name!r}")
+    return DTYPES[name]
+
+
+def load_model(
+    name: str | Path, device: str | torch.device = "auto", dtype: str | torch.dtype = "float32"
+) -> tuple[MapModel, Noise2MapImageProcessor]:
+    """Load a shipped, local or hub checkpoint, ready for prediction.
+
+    Args:
+        name: What :func:`noise2map.zoo.resolve_model` takes.
+        device: Where to; a name as in :func:`pick_device`.
+        dtype: Type of the weights and of most arithmetic; diffusion itself stays in float32.
+
+    Returns:
+        The model in evaluation mode, and its image processor.
+
+    Raises:
+        FileNotFoundError: If a folder or a file of it is missing.
+        ValueError: If it is not a checkpoint of this library, its configuration is impossible, or weights are missing,
+            too many, of other shapes, or not finite.
+    """
+    device = pick_device(device) if isinstance(device, str) else device
+    dtype = pick_dtype(dtype) if isinstance(dtype, str) else dtype
+    source = resolve_model(name)
+    try:
+        raw, _ = PreTrainedConfig.get_config_dict(source)
+        model_class = _model_class(raw, source)
+        processor = Noise2MapImageProcessor.from_pretrained(source)
+        model, info = model_class.from_pretrained(source, dtype=dtype, output_loading_info=True)
+    except SafetensorError as error:
+        raise ValueError(f"model {str(name)!r}: the weights cannot be read: {error}") from error
+    except RuntimeError as error:  # transformers raises it for weights of other shapes
+        raise ValueError(f"model {str(name)!r} could not be loaded: {error}") from error
+    except (OSError, ValueError) as error:
+        raise type(error)(f"model {str(name)!r} could not be loaded: {error}") from error
+    _check_weights(model, info, source)
+    return model.to(device).eval(), processor
+
+
+def _model_class(raw: dict[str, Any], source: str) -> type[MapModel]:
+    kind = raw.get("model_type")
+    if kind != "noise2map":
+        raise ValueError(f"{source} holds a model of type {kind!r}; expected 'noise2map'")
+    architecture = next(iter(raw.get("architectures") or []), None)
+    if architecture not in _CLASSES:
+        raise ValueError(f"its config.json names the architecture {architecture!r}; expected one of {', '.join(_CLASSES)}")
+    return _CLASSES[architecture]
+
+
+def _check_weights(model: MapModel, info: dict[str, Any], source: str) -> None:
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        keys = sorted(str(key) for key in info.get(kind) or ())
+        if keys:
+            raise ValueError(
+                f"model {source!r} has {len(keys)} {kind.replace('_keys', '')} weights, such as {keys[0]}: its weights do "
+                "not belong to its config.json"
+            )
+    broken = [key for key, value in model.state_dict().items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise ValueError(f"model {source!r} has weights that are NaN or infinite, such as {broken[0]}")

@@ -1,0 +1,86 @@
+"""How much memory a prediction takes, asked before it starts: a clear refusal instead of a killed process."""
+
+from dataclasses import dataclass
+
+import torch
+
+from noise2map.models import Noise2MapConfig
+
+# Floats alive at the peak, per decoder token and channel: gathered samples (4 corners x points), their product with the
+# weights, the feed-forward block. Read off the decoder and checked against measured peaks (tests/inference).
+_PER_TOKEN_CHANNEL = 30
+# Floats alive in the encoder per pixel of the image: the stem, the first stage and its feed-forward block.
+_PER_PIXEL = 60
+_SAFE_SHARE = 0.85
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One batch.
+
+    Attributes:
+        batch_size: Images.
+        height: Rows that go into the model.
+        width: Columns that go into the model.
+        ensemble_size: Noise samples per image.
+        output_pixels: Pixels of the largest map that comes out.
+    """
+
+    batch_size: int
+    height: int
+    width: int
+    ensemble_size: int
+    output_pixels: int
+
+
+def estimate_bytes(config: Noise2MapConfig, work: Workload, element_size: int = 4) -> int:
+    """A cautious estimate of the memory a batch takes beyond the weights.
+
+    Args:
+        config: The model's configuration.
+        work: The batch.
+        element_size: Bytes per float.
+
+    Returns:
+        Bytes.
+    """
+    pixels = work.height * work.width
+    tokens = pixels / 16 * work.batch_size
+    classes = max(int(config.num_labels), 1)
+    decoder = tokens * work.ensemble_size * config.hidden_size * _PER_TOKEN_CHANNEL
+    encoder = pixels * work.batch_size * _PER_PIXEL
+    logits = 2 * pixels * work.batch_size * classes
+    outputs = work.output_pixels * 6
+    return int(element_size * (max(decoder, encoder) + logits) + 4 * outputs)
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Free memory of a device; None where it cannot be known."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type != "cpu":
+        return None
+    try:
+        import psutil
+    except ImportError:  # it comes with accelerate; without it the check is left out
+        return None
+    return int(psutil.virtual_memory().available)
+
+
+def fitting_batch(config: Noise2MapConfig, work: Workload, device: torch.device, element_size: int = 4) -> int:
+    """The largest batch, at most ``work.batch_size``, that fits in free memory.
+
+    Raises:
+        ValueError: If not even one image fits.
+    """
+    free = available_bytes(device)
+    if free is None:
+        return work.batch_size
+    one = Workload(1, work.height, work.width, work.ensemble_size, work.output_pixels)
+    needed = estimate_bytes(config, one, element_size)
+    if needed > free * _SAFE_SHARE:
+        raise ValueError(
+            f"needs about {needed / 2**30:.1f} GiB to be processed at {work.width}x{work.height} pixels with "
+            f"{work.ensemble_size} noise sample(s), {free / 2**30:.1f} GiB are free; choose a smaller size or fewer samples"
+        )
+    return max(1, min(work.batch_size, int(free * _SAFE_SHARE / needed)))

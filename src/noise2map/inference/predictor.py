@@ -1,0 +1,228 @@
+"""From images of any size to maps of the same size: the model, its processor and the dials in one object."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from noise2map.diffusion import image_generator
+from noise2map.inference.loading import load_model
+from noise2map.inference.memory import Workload, fitting_batch
+from noise2map.inference.resizing import resized_argmax
+from noise2map.models import MapModel, Noise2MapForSemanticSegmentation, Noise2MapImageProcessor
+from noise2map.models.image_processing import MIN_SIDE
+from noise2map.report.palettes import class_palette
+
+Size = tuple[int, int] | str | None
+
+
+@dataclass(frozen=True)
+class Dials:
+    """What a user chooses per call. None means: as the checkpoint says.
+
+    Attributes:
+        num_inference_steps: Decoder calls, or ``"auto"``: each image stops when its map stops changing.
+        ensemble_size: Noise samples per image.
+        average: ``"last"`` step or mean over ``"steps"``.
+        sampler: ``"ddim"`` or ``"ddpm"``.
+        seed: With the id of an image, it fixes that image's noise.
+        size: ``(width, height)`` to process at, ``"native"`` for the size of each image, None for the processor's.
+    """
+
+    num_inference_steps: int | str | None = None
+    ensemble_size: int | None = None
+    average: str | None = None
+    sampler: str | None = None
+    seed: int = 0
+    size: Size = None
+
+    def __post_init__(self) -> None:
+        _check_count("num_inference_steps", self.num_inference_steps, words=("auto",))
+        _check_count("ensemble_size", self.ensemble_size)
+        for name, choices in (("average", ("last", "steps")), ("sampler", ("ddim", "ddpm"))):
+            value = getattr(self, name)
+            if value is not None and value not in choices:
+                raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise ValueError(f"seed must be an integer, got {self.seed!r}")
+        if isinstance(self.size, str) and self.size != "native":
+            raise ValueError(f"size must be (width, height), 'native' or None, got {self.size!r}")
+        if isinstance(self.size, tuple) and (
+            len(self.size) != 2 or not all(isinstance(side, int) and side >= MIN_SIDE for side in self.size)
+        ):
+            raise ValueError(f"size must be two whole numbers of at least {MIN_SIDE} pixels, got {self.size!r}")
+
+    def resolved(self, config: Any) -> "Dials":
+        """The same dials with the checkpoint's values where none was chosen.
+
+        Raises:
+            ValueError: If several steps or samples are asked of a model trained without diffusion.
+        """
+        if not config.diffusion:
+            if self.num_inference_steps not in (None, 1, "auto") or self.ensemble_size not in (None, 1):
+                raise ValueError(
+                    f"this model was trained without diffusion and makes its map in 1 step from 1 sample, got "
+                    f"{self.num_inference_steps!r} steps and {self.ensemble_size!r} samples"
+                )
+            return replace(self, num_inference_steps=1, ensemble_size=1, average="last", sampler="ddim")
+        names = ("num_inference_steps", "ensemble_size", "average", "sampler")
+        return replace(self, **{name: getattr(config, name) for name in names if getattr(self, name) is None})
+
+
+def _check_count(name: str, value: Any, words: tuple[str, ...] = ()) -> None:
+    if value is None or value in words:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        extra = f" or {words[0]!r}" if words else ""
+        raise ValueError(f"{name} must be a whole number of at least 1{extra}, got {value!r}")
+
+
+@dataclass
+class Prediction:
+    """The map of one image, at the size of the image.
+
+    Attributes:
+        id: The id of the image.
+        labels: Class ids ``(H, W)`` uint8 or uint16, for segmentation.
+        depth_m: Metres ``(H, W)`` float32, for depth.
+        uncertainty: ``(H, W)`` float32 in [0, 1]; None where it is not defined (one step of one sample of depth).
+        uncertainty_kind: ``"entropy"``, ``"step_flip"``, ``"sample_variance"`` or ``"mutual_information"``.
+        num_steps: Decoder calls that were made for it.
+        processed_size: Width and height at which the model saw the image.
+    """
+
+    id: str
+    labels: np.ndarray | None
+    depth_m: np.ndarray | None
+    uncertainty: np.ndarray | None
+    uncertainty_kind: str
+    num_steps: int
+    processed_size: tuple[int, int]
+
+
+class Predictor:
+    """Predicts maps for images of any size.
+
+    Images that are processed at one size go through the model together, in batches that fit in free memory. The noise of
+    an image comes from ``(seed, id)`` alone: its map does not depend on the batch it is in, nor on the order.
+
+    Attributes:
+        model: The model, in evaluation mode.
+        processor: Its image processor.
+        task: ``"segmentation"`` or ``"depth"``.
+        id2label: Class id to name (segmentation).
+        palette: ``(K, 3)`` uint8 (segmentation).
+    """
+
+    def __init__(self, model: MapModel, processor: Noise2MapImageProcessor) -> None:
+        """Wrap a model and its processor; :meth:`from_pretrained` loads both."""
+        self.model, self.processor = model.eval(), processor
+        self.task = "segmentation" if isinstance(model, Noise2MapForSemanticSegmentation) else "depth"
+        self.id2label = {int(index): str(name) for index, name in model.config.id2label.items()}
+        self.palette = class_palette(self.id2label) if self.task == "segmentation" else np.zeros((0, 3), np.uint8)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, device: str | torch.device = "auto", dtype: str | torch.dtype = "float32"
+    ) -> "Predictor":
+        """Load a checkpoint by shipped name, folder or hub id; see :func:`noise2map.inference.loading.load_model`."""
+        return cls(*load_model(name, device, dtype))
+
+    def processed_size(self, width: int, height: int, size: Size = None) -> tuple[int, int]:
+        """Width and height at which an image of ``width x height`` is processed.
+
+        By default what the processor says: it brings the short side to what the model was trained at and keeps the ratio.
+        """
+        if isinstance(size, tuple):
+            return size
+        if size == "native" or not self.processor.do_resize:
+            return max(width, MIN_SIDE), max(height, MIN_SIDE)
+        rows, columns = self.processor.output_size(height, width)
+        return columns, rows
+
+    def check_fits(self, width: int, height: int, dials: Dials, batch_size: int = 1) -> int:
+        """How many images of a size can be processed together, at most ``batch_size``.
+
+        Raises:
+            ValueError: If free memory does not suffice for one.
+        """
+        columns, rows = self.processed_size(width, height, dials.size)
+        work = Workload(
+            batch_size, rows, columns, dials.resolved(self.model.config).ensemble_size or 1, max(width * height, rows * columns)
+        )
+        return fitting_batch(self.model.config, work, self.model.device, self.model.dtype.itemsize)
+
+    def __call__(
+        self,
+        images: Image.Image | Sequence[Image.Image],
+        ids: Sequence[str] | None = None,
+        dials: Dials | None = None,
+        *,
+        batch_size: int = 8,
+        **choices: Any,
+    ) -> list[Prediction]:
+        """Predict the maps of images.
+
+        Args:
+            images: One Pillow image or several, of any mode and size.
+            ids: A stable name for each, which with the seed fixes its noise; by default "0", "1", ...
+            dials: Steps, samples, averaging, seed, size.
+            batch_size: The most images at a time.
+            **choices: Fields of :class:`Dials` for this call, e.g. ``num_inference_steps=10``.
+
+        Returns:
+            One prediction per image, in the order given.
+
+        Raises:
+            ValueError: For an impossible dial, another number of ids, or an image that does not fit in memory.
+        """
+        images = [images] if isinstance(images, Image.Image) else list(images)
+        ids = [str(index) for index in range(len(images))] if ids is None else [str(one) for one in ids]
+        if len(ids) != len(images):
+            raise ValueError(f"got {len(images)} images and {len(ids)} ids; expected one id for each image")
+        _check_count("batch_size", batch_size)
+        dials = replace(dials or Dials(), **choices).resolved(self.model.config)
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, image in enumerate(images):
+            groups.setdefault(self.processed_size(*image.size, dials.size), []).append(index)
+        found: dict[int, Prediction] = {}
+        for size, members in groups.items():
+            room = min(self.check_fits(*images[index].size, dials, batch_size) for index in members)
+            for start in range(0, len(members), room):
+                part = members[start : start + room]
+                batch = self._predict_batch([images[i] for i in part], [ids[i] for i in part], size, dials)
+                found.update(zip(part, batch))
+        return [found[index] for index in range(len(images))]
+
+    @torch.inference_mode()
+    def _predict_batch(self, images: list[Image.Image], ids: list[str], size: tuple[int, int], dials: Dials) -> list[Prediction]:
+        height_width = {"height": size[1], "width": size[0]}
+        inputs = self.processor(images=images, do_resize=True, size=height_width, return_tensors="pt")
+        out = self.model(
+            pixel_values=inputs["pixel_values"].to(self.model.device),
+            num_inference_steps=dials.num_inference_steps,
+            ensemble_size=dials.ensemble_size,
+            average=dials.average,
+            sampler=dials.sampler,
+            generator=[image_generator(dials.seed, one) for one in ids],
+        )
+        shapes = [(image.height, image.width) for image in images]
+        uncertainties: list[np.ndarray | None] = [None] * len(images)
+        if out.uncertainty is not None:
+            maps = self.processor.post_process_uncertainty(out, target_sizes=shapes)
+            uncertainties = [one.float().cpu().numpy() for one in maps]
+        if self.task == "segmentation":
+            kind = np.uint8 if self.model.config.num_labels <= 256 else np.uint16
+            labels = [resized_argmax(logits, shape).cpu().numpy().astype(kind) for logits, shape in zip(out.logits, shapes)]
+            depths: list[Any] = [None] * len(images)
+        else:
+            maps = self.processor.post_process_depth_estimation(out, target_sizes=shapes)
+            depths = [one["predicted_depth"].float().cpu().numpy() for one in maps]
+            labels = [None] * len(images)
+        name = self.model.config.uncertainty or self.model.default_uncertainty
+        steps = out.num_steps.tolist()
+        return [Prediction(one, labels[i], depths[i], uncertainties[i], name, steps[i], size) for i, one in enumerate(ids)]

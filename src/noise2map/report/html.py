@@ -1,0 +1,275 @@
+"""One self-contained HTML page: pictures, players, point clouds and tables inside the file, no request to anywhere."""
+
+import base64
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from PIL import Image
+
+from noise2map.report.canvas import ColorBar, ticks
+from noise2map.report.files import encode_image, write_text
+from noise2map.report.panels import Cell
+from noise2map.report.plots import figure_bytes
+from noise2map.report.tables import Row, column_names, format_value
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """Bytes as a ``data:`` address of the given media type, e.g. ``image/png``."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def picture_uri(picture: np.ndarray) -> str:
+    """``(H, W, 3)`` uint8 as a ``data:`` address; lossless WebP, a third smaller than PNG."""
+    return data_uri(encode_image(Image.fromarray(picture), ".webp", lossless=True, method=4), "image/webp")
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """A point cloud and its colourings.
+
+    Attributes:
+        points_m: ``(N, 3)`` metres in camera axes (x right, y down, z forward); rows that are not finite are left out.
+        colors: Name of a colouring to ``(N, 3)`` uint8.
+    """
+
+    points_m: np.ndarray
+    colors: Mapping[str, np.ndarray]
+
+
+class Page:
+    """Collects parts and writes them as one file.
+
+    Text given to the methods is escaped; only :meth:`raw` takes HTML.
+    """
+
+    def __init__(self, title: str, lead: str = "") -> None:
+        """Start a page.
+
+        Args:
+            title: The title, in the window and on top.
+            lead: A sentence below it.
+        """
+        self.title, self.lead = title, lead
+        self._sections: list[str] = []
+        self._parts: list[str] = []
+        self._footer = ""
+
+    def section(self, title: str, text: str = "") -> None:
+        """Begin a section; it is listed under the title of the page."""
+        self._sections.append(title)
+        self._parts.append(f'<h2 id="s{len(self._sections)}">{escape(title)}</h2>')
+        if text:
+            self.text(text)
+
+    def text(self, text: str) -> None:
+        """Add a paragraph; what stands between backquotes is set as code."""
+        parts = escape(text).split("`")
+        marked = "".join(f"<code>{part}</code>" if index % 2 else part for index, part in enumerate(parts))
+        self._parts.append(f"<p>{marked}</p>")
+
+    def code(self, text: str) -> None:
+        """Add lines of a terminal or a program."""
+        self._parts.append(f"<pre><code>{escape(text)}</code></pre>")
+
+    def raw(self, html: str) -> None:
+        """Add HTML as it is."""
+        self._parts.append(html)
+
+    def footer(self, text: str) -> None:
+        """Set the line at the end of the page."""
+        self._footer = text
+
+    def cells(
+        self,
+        rows: Sequence[Sequence[Cell | None]],
+        heading: str = "",
+        legend: Sequence[tuple[tuple[int, int, int], str]] = (),
+    ) -> None:
+        """Add a card with pictures in rows and columns; None leaves a place empty."""
+        columns = max(len(row) for row in rows)
+        figures = [_figure(cell) if cell is not None else "<div></div>" for row in rows for cell in _pad(row, columns)]
+        grid = f'<div class="grid" style="grid-template-columns:repeat({columns},minmax(120px,1fr))">{"".join(figures)}</div>'
+        self._card(f'<div class="scroll">{grid}</div>{_legend(legend)}', heading)
+
+    def player(
+        self,
+        frames: Sequence[Sequence[Cell]],
+        heading: str = "",
+        legend: Sequence[tuple[tuple[int, int, int], str]] = (),
+    ) -> None:
+        """Add a card that shows the frames one after another, with a slider; each frame is a row of cells."""
+        if not frames or len({len(frame) for frame in frames}) != 1:
+            raise ValueError("a player needs frames with the same number of cells")
+        figures = []
+        for column in zip(*frames):
+            uris = [picture_uri(cell.image) for cell in column]
+            still = len(set(uris)) == 1  # what does not change is stored once
+            attributes = "" if still else f" data-frames='{json.dumps(uris)}'"
+            notes = escape(json.dumps([cell.note for cell in column]), quote=True)
+            figures.append(
+                f"<figure><figcaption><b>{escape(column[0].title)}</b>"
+                f'<span data-notes="{notes}">{escape(column[-1].note)}</span></figcaption>'
+                f'<img class="pixels" alt="{escape(column[0].title)}" src="{uris[-1] if still else ""}"{attributes}>'
+                f"{_bar(column[-1].bar)}</figure>"
+            )
+        grid = f"grid-template-columns:repeat({len(figures)},minmax(120px,1fr))"
+        controls = (
+            '<div class="controls"><button type="button">▶ play</button>'
+            f'<input type="range" min="0" max="{len(frames) - 1}" value="{len(frames) - 1}" aria-label="step"></div>'
+        )
+        body = f'<div class="scroll"><div class="grid" style="{grid}">{"".join(figures)}</div></div>{controls}'
+        self._card(body + _legend(legend), heading, "data-player")
+
+    def cloud(self, cloud: Cloud, heading: str = "", text: str = "") -> None:
+        """Add a card with a point cloud to turn and come nearer to, and a button per colouring."""
+        finite = np.isfinite(cloud.points_m).all(axis=1)
+        points = np.asarray(cloud.points_m, dtype=np.float64)[finite]
+        if len(points) == 0:
+            raise ValueError("a point cloud needs at least one finite point")
+        points = points - np.median(points, axis=0)
+        radius = max(float(np.percentile(np.linalg.norm(points, axis=1), 90)), 1e-6)
+        # Whole numbers of 1/2000 of the radius, little-endian: +-16 radii fit in 16 bits; farther points stop there.
+        packed = np.clip(np.round(points / radius * 2000), -32767, 32767).astype("<i2")
+        content = {
+            "points": base64.b64encode(packed.tobytes()).decode("ascii"),
+            "unit": 1 / 2000,
+            "spacing": 1.6 / np.sqrt(len(points)),
+            "colors": [
+                {"rgb": base64.b64encode(np.ascontiguousarray(rgb[finite], np.uint8).tobytes()).decode("ascii")}
+                for rgb in cloud.colors.values()
+            ],
+        }
+        buttons = "".join(
+            f'<button type="button" aria-pressed="{"false" if index else "true"}">{escape(name)}</button>'
+            for index, name in enumerate(cloud.colors)
+        )
+        self._card(
+            '<div class="stage"><canvas width="800" height="480" role="img" aria-label="point cloud"></canvas></div>'
+            f'<div class="controls"><span>colour:</span>{buttons}<span>{escape(text)}</span></div>'
+            f'<script type="application/json">{json.dumps(content)}</script>',
+            heading,
+            "data-points",
+        )
+
+    def table(
+        self,
+        rows: Sequence[Row],
+        columns: Sequence[str] | None = None,
+        *,
+        best: Mapping[str, str] | None = None,
+        heading: str = "",
+        digits: int = 3,
+    ) -> None:
+        """Add a table.
+
+        Args:
+            rows: One mapping per row.
+            columns: Which keys, in which order; by default all.
+            best: Columns whose best value is marked: name to ``"high"`` or ``"low"``.
+            heading: Above the table.
+            digits: Significant digits of floats.
+        """
+        columns = list(columns or column_names(rows))
+        marks = {name: (max if kind == "high" else min) for name, kind in (best or {}).items()}
+        winners: dict[str, Any] = {}
+        for name, choose in marks.items():
+            values = [row[name] for row in rows if isinstance(row.get(name), (int, float)) and row[name] == row[name]]
+            winners[name] = choose(values) if values else None
+        words = [any(isinstance(row.get(name), str) for row in rows) for name in columns]
+        lines = []
+        for row in rows:
+            cells = []
+            for name, word in zip(columns, words):
+                value = row.get(name)
+                kind = "word" if word else "best" if value is not None and value == winners.get(name) else ""
+                cells.append(f'<td class="{kind}">{escape(format_value(value, digits))}</td>')
+            lines.append(f"<tr>{''.join(cells)}</tr>")
+        head = "".join(f'<th class="{"word" if w else ""}">{escape(name)}</th>' for name, w in zip(columns, words))
+        self._card(
+            f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>',
+            heading,
+        )
+
+    def figure(self, light: Figure, dark: Figure | None = None, heading: str = "", alt: str = "plot") -> None:
+        """Add a plot; the dark one is shown where the reader's system is dark."""
+        source = ""
+        if dark is not None:
+            uri = data_uri(figure_bytes(dark), "image/svg+xml")
+            source = f'<source media="(prefers-color-scheme: dark)" srcset="{uri}">'
+        uri = data_uri(figure_bytes(light), "image/svg+xml")
+        self._card(f'<picture>{source}<img alt="{escape(alt)}" src="{uri}"></picture>', heading)
+
+    def _card(self, body: str, heading: str, attribute: str = "") -> None:
+        title = f"<h3>{escape(heading)}</h3>" if heading else ""
+        self._parts.append(f'<section class="card" {attribute}>{title}{body}</section>')
+
+    def render(self) -> str:
+        """The whole page as text."""
+        room = files("noise2map.report")
+        style = room.joinpath("page.css").read_text(encoding="utf-8")
+        script = room.joinpath("page.js").read_text(encoding="utf-8")
+        links = "".join(f'<a href="#s{i}">{escape(name)}</a>' for i, name in enumerate(self._sections, start=1))
+        lead = f"<p>{escape(self.lead)}</p>" if self.lead else ""
+        return (
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<title>{escape(self.title)}</title>\n<style>\n{style}</style></head>\n<body>"
+            f"<header><h1>{escape(self.title)}</h1>{lead}<nav>{links}</nav></header>\n<main>\n"
+            + "\n".join(self._parts)
+            + f"\n</main>\n<footer>{escape(self._footer)}</footer>\n<script>\n{script}</script></body></html>\n"
+        )
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the page at once.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+        write_text(path, self.render())
+
+
+def _pad(row: Sequence[Cell | None], columns: int) -> list[Cell | None]:
+    return [*row, *[None] * (columns - len(row))]
+
+
+def _figure(cell: Cell) -> str:
+    note = f"<span>{escape(cell.note)}</span>" if cell.note else ""
+    small = ' class="pixels"' if cell.image.shape[1] <= 400 else ""
+    return (
+        f"<figure><figcaption><b>{escape(cell.title)}</b>{note}</figcaption>"
+        f'<img{small} alt="{escape(cell.title)}" src="{picture_uri(cell.image)}">{_bar(cell.bar)}</figure>'
+    )
+
+
+def _bar(bar: ColorBar | None) -> str:
+    if bar is None:
+        return ""
+    stops = ",".join(to_hex(colormaps[bar.color_map](x)) for x in np.linspace(0, 1, 17))
+    spans = []
+    for value in ticks(bar.low, bar.high, bar.log, limit=6):
+        if bar.log:
+            share = float(np.log(value / bar.low) / np.log(bar.high / bar.low))
+        else:
+            share = (value - bar.low) / (bar.high - bar.low)
+        clipped = "≥ " if bar.open_end and value >= bar.high * 0.999 else ""
+        edge = "first" if share < 0.04 else "last" if share > 0.93 else ""
+        spans.append(
+            f'<span class="{edge}" style="left:{share * 100:.1f}%">{clipped}{value:.4g}{bar.unit and " " + bar.unit}</span>'
+        )
+    return f'<div class="bar" style="background:linear-gradient(90deg,{stops})"></div><div class="ticks">{"".join(spans)}</div>'
+
+
+def _legend(entries: Sequence[tuple[tuple[int, int, int], str]]) -> str:
+    if not entries:
+        return ""
+    items = "".join(f'<li><i style="background:rgb{color}"></i>{escape(name)}</li>' for color, name in entries)
+    return f'<ul class="legend">{items}</ul>'

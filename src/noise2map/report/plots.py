@@ -1,0 +1,222 @@
+"""Curves: quality against steps or time, reliability, risk against coverage, training. Matplotlib without global state."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from noise2map.report.files import write_bytes
+
+# Distinct for colour-blind readers (after Okabe and Ito), legible on white and on near-black.
+SERIES_COLORS = ("#3b7dd8", "#e0703a", "#2a9d78", "#b0569f", "#c9a227", "#7a8290")
+_INK = {"light": ("#22252b", "#d5d8de", "#ffffff"), "dark": ("#dfe3ea", "#3b404a", "#17191e")}
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve.
+
+    Attributes:
+        x: Abscissae.
+        y: Ordinates, as many.
+        low: Lower ends of a confidence band, or None.
+        high: Upper ends, or None.
+    """
+
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("y", "low", "high"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.x):
+                raise ValueError(f"a series has {len(self.x)} x but {len(values)} {name} values")
+
+
+def new_axes(x_label: str, y_label: str, title: str = "", theme: str = "light", size=(5.2, 3.6)) -> tuple[Figure, Axes]:
+    """An empty plot in the style of the reports: no box, a faint grid, the title to the left."""
+    ink, grid, paper = _INK[theme]
+    figure = Figure(figsize=size, layout="constrained", facecolor=paper)
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_facecolor(paper)
+    axes.set_xlabel(x_label, color=ink)
+    axes.set_ylabel(y_label, color=ink)
+    if title:
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=ink)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(grid)
+    axes.tick_params(colors=ink, labelsize=9)
+    axes.grid(True, color=grid, linewidth=0.6, alpha=0.7)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _finish_legend(axes: Axes, theme: str, count: int) -> None:
+    if count > 1:
+        axes.legend(frameon=False, fontsize=9, labelcolor=_INK[theme][0])
+
+
+def quality_plot(
+    series: Mapping[str, Series],
+    x_label: str,
+    y_label: str,
+    *,
+    title: str = "",
+    theme: str = "light",
+    log_x: bool = False,
+) -> Figure:
+    """Quality against steps, milliseconds or operations: the compute dial as a curve per model or protocol.
+
+    Args:
+        series: Name to curve; bands are drawn where they are given.
+        x_label: What x is, with its unit.
+        y_label: What y is, with its unit.
+        title: Above the plot.
+        theme: ``"light"`` or ``"dark"``.
+        log_x: Space x by its logarithm, with the given x as ticks.
+
+    Raises:
+        ValueError: If there is no series.
+    """
+    if not series:
+        raise ValueError("a plot needs at least one series, got none")
+    figure, axes = new_axes(x_label, y_label, title, theme)
+    for (name, one), color in zip(series.items(), _cycle(len(series))):
+        axes.plot(one.x, one.y, marker="o", markersize=4.5, linewidth=1.8, color=color, label=name)
+        if one.low is not None and one.high is not None:
+            axes.fill_between(one.x, one.low, one.high, color=color, alpha=0.16, linewidth=0)
+    if log_x:
+        axes.set_xscale("log")
+        points = sorted({float(x) for one in series.values() for x in one.x})
+        if len(points) <= 12:
+            axes.set_xticks(points, [f"{x:.4g}" for x in points])
+            axes.minorticks_off()
+    _finish_legend(axes, theme, len(series))
+    return figure
+
+
+def reliability_plot(
+    confidence: Sequence[float],
+    accuracy: Sequence[float],
+    share: Sequence[float],
+    *,
+    title: str = "",
+    theme: str = "light",
+    ece: float | None = None,
+) -> Figure:
+    """Reliability diagram: accuracy of the pixels whose confidence falls in a bin, the diagonal being calibrated.
+
+    Args:
+        confidence: Mean confidence of each bin, in [0, 1].
+        accuracy: Share of right pixels in each bin; NaN where the bin is empty.
+        share: Share of all pixels in each bin; drawn as bars from the bottom.
+        title: Above the plot.
+        theme: ``"light"`` or ``"dark"``.
+        ece: Expected calibration error, written into the plot.
+    """
+    figure, axes = new_axes("confidence", "accuracy", title, theme, size=(4.2, 3.8))
+    axes.plot([0, 1], [0, 1], color=_INK[theme][0], linewidth=1, linestyle=(0, (4, 3)), alpha=0.6)
+    axes.bar(confidence, share, width=0.8 / max(len(share), 1), color=SERIES_COLORS[5], alpha=0.45, linewidth=0)
+    known = np.isfinite(np.asarray(accuracy, dtype=float))
+    axes.plot(np.asarray(confidence)[known], np.asarray(accuracy)[known], marker="o", markersize=4.5, color=SERIES_COLORS[0])
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    if ece is not None:
+        axes.text(0.03, 0.95, f"ECE {ece:.3f}", transform=axes.transAxes, va="top", color=_INK[theme][0])
+    return figure
+
+
+def risk_coverage_plot(
+    series: Mapping[str, Series], oracle: Series | None = None, *, title: str = "", theme: str = "light"
+) -> Figure:
+    """Error of the pixels kept when the most uncertain are left out, against the share kept.
+
+    Args:
+        series: Kind of uncertainty to curve: x the coverage in (0, 1], y the error.
+        oracle: The curve of an uncertainty that ranks pixels by their true error.
+        title: Above the plot.
+        theme: ``"light"`` or ``"dark"``.
+    """
+    if not series:
+        raise ValueError("a plot needs at least one series, got none")
+    figure, axes = new_axes("share of pixels kept (coverage)", "error of the kept (risk)", title, theme)
+    for (name, one), color in zip(series.items(), _cycle(len(series))):
+        axes.plot(one.x, one.y, linewidth=1.8, color=color, label=name)
+    if oracle is not None:
+        axes.plot(oracle.x, oracle.y, color=_INK[theme][0], linestyle=(0, (4, 3)), linewidth=1, label="oracle")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(bottom=0)
+    _finish_legend(axes, theme, len(series) + (oracle is not None))
+    return figure
+
+
+def training_plot(
+    records: Sequence[Mapping[str, float]],
+    names: Sequence[str],
+    *,
+    x_name: str = "step",
+    title: str = "",
+    theme: str = "light",
+) -> Figure:
+    """Curves from the lines of a ``metrics.jsonl``; records that lack a name are passed over.
+
+    Args:
+        records: One mapping per line.
+        names: Which values to draw.
+        x_name: The key of the abscissa.
+        title: Above the plot.
+        theme: ``"light"`` or ``"dark"``.
+
+    Raises:
+        ValueError: If no record has any of the names.
+    """
+    found = {}
+    for name in names:
+        points = [(record[x_name], record[name]) for record in records if name in record and x_name in record]
+        if points:
+            found[name] = Series(*zip(*points))
+    if not found:
+        raise ValueError(f"no record has {x_name!r} and one of {list(names)}")
+    figure, axes = new_axes(x_name, ", ".join(found) if len(found) == 1 else "", title, theme)
+    for (name, one), color in zip(found.items(), _cycle(len(found))):
+        axes.plot(one.x, one.y, linewidth=1.5, color=color, label=name, marker="o" if len(one.x) < 30 else None)
+    _finish_legend(axes, theme, len(found))
+    return figure
+
+
+def _cycle(count: int) -> list[str]:
+    return [SERIES_COLORS[index % len(SERIES_COLORS)] for index in range(count)]
+
+
+def figure_bytes(figure: Figure, suffix: str = ".svg", dpi: int = 150) -> bytes:
+    """A figure as the bytes of a file: the same bytes for the same figure, without date or software version.
+
+    Args:
+        figure: What to draw.
+        suffix: ``.svg``, ``.png`` or ``.pdf``.
+        dpi: Pixels per inch, for ``.png``.
+    """
+    kind = suffix.lstrip(".").lower()
+    if kind not in ("svg", "png", "pdf"):
+        raise ValueError(f"a figure is written as .svg, .png or .pdf, got {suffix!r}")
+    metadata = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}.get(
+        kind, {"CreationDate": None, "Creator": None, "Producer": None}
+    )
+    buffer = BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "noise2map"}):
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
+    return buffer.getvalue()
+
+
+def save_figure(path: str | os.PathLike[str], figure: Figure, dpi: int = 150) -> None:
+    """Write a figure at once, in the format of the suffix: ``.svg``, ``.png`` or ``.pdf``."""
+    write_bytes(path, figure_bytes(figure, Path(path).suffix, dpi))

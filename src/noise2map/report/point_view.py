@@ -1,0 +1,73 @@
+"""A picture of a coloured point cloud from a chosen side, by a z-buffer in numpy."""
+
+import numpy as np
+
+
+def view_points(
+    points_m: np.ndarray,
+    colors: np.ndarray,
+    *,
+    size: tuple[int, int] = (480, 360),
+    yaw_deg: float = 25.0,
+    pitch_deg: float = 20.0,
+    zoom: float = 1.0,
+    splat: int = 2,
+    background: tuple[int, int, int] = (20, 22, 27),
+) -> np.ndarray:
+    """Look at points from a camera that circles their middle.
+
+    Args:
+        points_m: ``(N, 3)`` metres in camera axes: x right, y down, z forward. Non-finite rows are left out.
+        colors: ``(N, 3)`` uint8.
+        size: Width and height of the picture.
+        yaw_deg: How far the camera goes round to the right, 0 being the original view.
+        pitch_deg: How far it rises.
+        zoom: Larger is nearer.
+        splat: Side of the square drawn for a point, in pixels.
+        background: Colour where there is no point.
+
+    Returns:
+        ``(height, width, 3)`` uint8.
+
+    Raises:
+        ValueError: If points and colours do not match, or there is no finite point.
+    """
+    points_m, colors = np.asarray(points_m, dtype=np.float64), np.asarray(colors)
+    if points_m.ndim != 2 or points_m.shape[1] != 3 or colors.shape != points_m.shape:
+        raise ValueError(f"points and colours must both be (N, 3), got {points_m.shape} and {colors.shape}")
+    finite = np.isfinite(points_m).all(axis=1)
+    if not finite.any():
+        raise ValueError("there is no finite point to draw")
+    points_m, colors = points_m[finite], colors[finite]
+    center = np.median(points_m, axis=0)
+    radius = max(float(np.percentile(np.linalg.norm(points_m - center, axis=1), 90)), 1e-6)
+    rotated = (points_m - center) @ _rotation(yaw_deg, pitch_deg).T
+    depth = rotated[:, 2] + 2.2 * radius
+    width, height = size
+    focal = 1.1 * min(width, height) * zoom
+    ahead = depth > 0.05 * radius
+    x = np.round(width / 2 + focal * rotated[ahead, 0] / depth[ahead]).astype(np.int64)
+    y = np.round(height / 2 + focal * rotated[ahead, 1] / depth[ahead]).astype(np.int64)
+    picture = np.empty((height, width, 3), np.uint8)
+    picture[:] = background
+    order = np.argsort(-depth[ahead], kind="stable")  # far to near: the last one written is the nearest
+    for dy in range(splat):
+        for dx in range(splat):
+            column, row = x[order] + dx, y[order] + dy
+            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            nearest = np.full(height * width, -1, np.int64)
+            nearest[row[inside] * width + column[inside]] = np.flatnonzero(inside)
+            if dy == dx == 0:
+                front = nearest
+            else:  # the position in far-to-near order is the z-buffer: the larger, the nearer
+                front = np.maximum(front, nearest)
+    drawn = front >= 0
+    picture.reshape(-1, 3)[drawn] = colors[ahead][order][front[drawn]]
+    return picture
+
+
+def _rotation(yaw_deg: float, pitch_deg: float) -> np.ndarray:
+    yaw, pitch = np.radians([yaw_deg, pitch_deg])
+    about_y = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
+    about_x = np.array([[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]])
+    return about_x @ about_y
