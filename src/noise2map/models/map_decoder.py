@@ -123,24 +123,42 @@ class MapDecoder(nn.Module):
     Args:
         config: sizes.
         map_channels: channels of the encoded map.
+        feature_channels: channels of the image features; the decoder's own width if not given.
+        resample: linear map of ``(N, C, h, w)`` to the grid that the layers and the head work on, where that is not the grid
+            of the diffusion (bird's-eye view).
     """
 
-    def __init__(self, config: Noise2MapConfig, map_channels: int) -> None:
+    def __init__(
+        self,
+        config: Noise2MapConfig,
+        map_channels: int,
+        feature_channels: int | None = None,
+        resample: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.hidden_size = config.hidden_size
+        self.feature_channels = config.hidden_size if feature_channels is None else feature_channels
         # One projection of [features, noisy map], as in the published model; used in two halves.
-        self.projection = nn.Conv2d(config.hidden_size + map_channels, config.hidden_size, 1)
+        self.projection = nn.Conv2d(self.feature_channels + map_channels, config.hidden_size, 1)
+        self.resample = resample
         conditioned = config.time_conditioning
         self.time_embedding = TimeEmbedding(config.time_embed_frequencies, config.time_embed_dim) if conditioned else None
         self.layers = nn.ModuleList(MapDecoderLayer(config) for _ in range(config.decoder_layers))
 
     def prepare(self, features: Tensor) -> DecoderContext:
         """Computes what a run needs once, from features ``(B, C, h, w)``."""
-        height, width = features.shape[-2:]
-        weight = self.projection.weight[:, : self.hidden_size, 0, 0]
+        weight = self.projection.weight[:, : self.feature_channels, 0, 0]
         image = functional.linear(features.flatten(2).transpose(1, 2), weight, self.projection.bias)
+        image, (height, width) = self._to_queries(image, features.shape[-2:])
         position = sine_position_encoding(height, width, self.hidden_size, features.device, image.dtype)
         return DecoderContext(image, position, (height, width))
+
+    def _to_queries(self, tokens: Tensor, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+        """Projected tokens ``(N, h*w, C)`` on the grid of the diffusion -> on the grid of the layers, and its size."""
+        if self.resample is None:
+            return tokens, (size[0], size[1])
+        maps = self.resample(tokens.transpose(1, 2).unflatten(2, size))
+        return maps.flatten(2).transpose(1, 2), (maps.shape[-2], maps.shape[-1])
 
     def modulations(self, time: Tensor) -> Tensor:
         """Scales and shifts of all layers for some times: ``(T,) -> (T, L, 2 C)``."""
@@ -149,8 +167,10 @@ class MapDecoder(nn.Module):
 
     def fuse(self, context: DecoderContext, x_t: Tensor) -> Tensor:
         """Projects noisy maps ``(N, C_map, h, w)`` and adds the image half; N = B*R. Tokens ``(N, h*w, C)``."""
-        weight = self.projection.weight[:, self.hidden_size :, 0, 0]
+        weight = self.projection.weight[:, self.feature_channels :, 0, 0]
         noisy = functional.linear(x_t.to(weight.dtype).flatten(2).transpose(1, 2), weight)
+        # Resampling is linear in what is resampled, so the two halves may be resampled apart.
+        noisy, _ = self._to_queries(noisy, x_t.shape[-2:])
         # The R samples of an image share its half of the projection.
         return (noisy.unflatten(0, (context.image.shape[0], -1)) + context.image[:, None]).flatten(0, 1)
 

@@ -29,12 +29,19 @@ class MapModel(Noise2MapPreTrainedModel):
     codec: MapCodec
     head: nn.Module
 
-    def __init__(self, config: Noise2MapConfig, codec: MapCodec, head: nn.Module) -> None:
+    def __init__(
+        self,
+        config: Noise2MapConfig,
+        codec: MapCodec,
+        head: nn.Module,
+        encoder: nn.Module | None = None,
+        decoder: MapDecoder | None = None,
+    ) -> None:
         super().__init__(config)
         self.schedule = make_schedule(config.noise_schedule, config.min_inverse_snr)
-        self.encoder = ImageEncoder(config)
+        self.encoder = ImageEncoder(config) if encoder is None else encoder
         self.codec = codec
-        self.decoder = MapDecoder(config, codec.channels)
+        self.decoder = MapDecoder(config, codec.channels) if decoder is None else decoder
         self.head = head
 
     # ---- the parts a task fills in -------------------------------------------------------------------------------------
@@ -280,18 +287,26 @@ class MapModel(Noise2MapPreTrainedModel):
         """
         if labels is not None:
             self._check_labels(labels, pixel_values)
-            features = self.encode_image(pixel_values)
-            loss, prediction = self._training_loss(features, labels, noise, timesteps, generator)
-            return self._output(prediction.detach(), None, "last", loss=loss)
+            return self._train_on(self.encode_image(pixel_values), labels, noise, timesteps, generator)
         features = self.encode_image(pixel_values)
         out = self.decode_map(features, num_inference_steps, ensemble_size, average, sampler, noise, generator, output_steps)
-        if output_uncertainty and out.uncertainty is None:
+        if output_uncertainty:
+            self._require_uncertainty(out)
+        return self._upsample(out, pixel_values.shape[-2:], self._choice("average", average, ("last", "steps")))
+
+    def _train_on(
+        self, features: Tensor, labels: Tensor, noise: Tensor | None, timesteps: Tensor | None, generator: Generators
+    ) -> Any:
+        loss, prediction = self._training_loss(features, labels, noise, timesteps, generator)
+        return self._output(prediction.detach(), None, "last", loss=loss)
+
+    def _require_uncertainty(self, out: Any) -> None:
+        if out.uncertainty is None:
             kind = self.config.uncertainty or self.default_uncertainty
             raise ValueError(
                 f"uncertainty {kind!r} is not defined for one step of one sample; expected num_inference_steps or "
                 f"ensemble_size above 1 (defined here: {sorted(out.uncertainties) or 'none'})"
             )
-        return self._upsample(out, pixel_values.shape[-2:], self._choice("average", average, ("last", "steps")))
 
     def _upsample(self, out: Any, size: tuple[int, int], average: str) -> Any:
         kinds = {name: resize_map(value.unsqueeze(1), size).squeeze(1) for name, value in out.uncertainties.items()}

@@ -3,6 +3,7 @@
 Each image has its own number of steps (``num_inference_steps="auto"``), so every sum carries a mask of the images still running.
 """
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -67,7 +68,7 @@ class Readout(ABC):
 
     @abstractmethod
     def _flips(self, before: Tensor, after: Tensor) -> Tensor:
-        """Where predictions ``(B, R, K, h, w)`` differ, ``(B, R, h, w)``."""
+        """Where predictions ``(B, R, K, h, w)`` differ, ``(B, R, h, w)``, or ``(B, R, K, h, w)`` if each layer can."""
 
     @abstractmethod
     def _accumulate(self, value: Tensor, rows: Tensor) -> None:
@@ -75,7 +76,7 @@ class Readout(ABC):
 
     @abstractmethod
     def result(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """The map ``(B, K, h, w)`` and its uncertainties ``(B, h, w)``."""
+        """The map ``(B, K, h, w)`` and its uncertainties ``(B, h, w)``, or ``(B, K, h, w)`` if each layer has its own."""
 
 
 class SegmentationReadout(Readout):
@@ -110,6 +111,53 @@ class SegmentationReadout(Readout):
             kinds["sample_variance"] = (square - mean.square()).clamp(min=0).sum(1).clamp(max=1)
             kinds["mutual_information"] = (entropy(mean) - member_entropy).clamp(0, 1)
         return logits, kinds
+
+
+class MultiLabelReadout(Readout):
+    """Non-exclusive layers, each with its own probability and its own uncertainty.
+
+    Probabilities are what is averaged, over samples and (with ``average="steps"``) over steps, as in the published model.
+    """
+
+    threshold = 0.5  # a layer is present above it
+
+    def _flips(self, before: Tensor, after: Tensor) -> Tensor:
+        return (before.sigmoid() > self.threshold) != (after.sigmoid() > self.threshold)  # what the codec would feed back
+
+    def _accumulate(self, value: Tensor, rows: Tensor) -> None:
+        if self.average == "last" and self.ensemble_size > 1:
+            return  # the members are the last step's samples
+        probabilities = value.sigmoid()
+        self._add("p", probabilities.mean(1), rows)
+        self._add("p2", probabilities.square().mean(1), rows)
+        self._add("h", _binary_entropy(probabilities).mean(1), rows)
+
+    def result(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits, or with ``average="steps"`` the log of averaged probabilities, and uncertainties, all ``(B, K, h, w)``."""
+        assert self.last is not None
+        if "p" in self._sums:
+            mean, square, member_entropy = self._per_step("p"), self._per_step("p2"), self._per_step("h")
+        else:
+            members = self.last.sigmoid()
+            mean, square, member_entropy = members.mean(1), members.square().mean(1), _binary_entropy(members).mean(1)
+        if self.average == "steps":
+            prediction, probabilities = mean.clamp(min=torch.finfo(mean.dtype).tiny).log(), mean
+        else:
+            probabilities = self.last.sigmoid().mean(1)
+            prediction = self.last[:, 0] if self.ensemble_size == 1 else torch.logit(probabilities, eps=1e-7)
+        kinds = self._step_flip()
+        kinds["entropy"] = _binary_entropy(probabilities)
+        if self.ensemble_size > 1 or int(self.num_steps.max()) > 1:
+            # A probability's variance is at most 1/4.
+            kinds["sample_variance"] = (4 * (square - mean.square())).clamp(0, 1)
+            kinds["mutual_information"] = (_binary_entropy(mean) - member_entropy).clamp(0, 1)
+        return prediction, kinds
+
+
+def _binary_entropy(probabilities: Tensor) -> Tensor:
+    """Entropy of a yes or no in bits, so that it lies in [0, 1]."""
+    other = 1 - probabilities
+    return -(torch.xlogy(probabilities, probabilities) + torch.xlogy(other, other)) / math.log(2)
 
 
 class DepthReadout(Readout):
