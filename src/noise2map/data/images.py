@@ -100,7 +100,7 @@ def _to_rgb(image: Image.Image, path: str | Path) -> Image.Image:
 def _to_8_bits(values: np.ndarray, path: str | Path) -> np.ndarray:
     """Greys ``(H, W)`` of more than 8 bits to uint8: 0..65535, or 0..1 in files of floats."""
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > _MAX_16_BITS:
-        low, high = np.nanmin(values), np.nanmax(values)
+        low, high = values.min(), values.max()
         raise OSError(f"cannot read image {path}: its values reach from {low:g} to {high:g}, expected 16 bits or 0..1")
     whole = (values == np.rint(values)).all()
     top = 1.0 if values.max() <= 1 and not whole else _MAX_16_BITS

@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from noise2map.data.images import image_size, list_images, open_class_map, open_depth_map, open_image
+
+GRADIENT = np.linspace(0, 65535, 12 * 8).reshape(8, 12)
+
+
+def test_sixteen_bit_greys_keep_their_tones(tmp_path):
+    Image.fromarray(GRADIENT.astype(np.uint16)).save(tmp_path / "grey.png")
+    Image.fromarray(GRADIENT.astype(np.int32)).save(tmp_path / "grey32.tif")
+    Image.fromarray((GRADIENT / 65535).astype(np.float32)).save(tmp_path / "float.tif")
+    for name in ("grey.png", "grey32.tif", "float.tif"):
+        image = open_image(tmp_path / name)
+        assert image.mode == "RGB"
+        assert np.abs(np.asarray(image)[..., 0] - GRADIENT / 257).max() <= 1
+        assert (np.asarray(image)[..., 0] == np.asarray(image)[..., 2]).all()
+
+
+def test_transparency_is_laid_on_white(tmp_path):
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[..., 0], pixels[:2, :, 3], pixels[2:, :, 3] = 200, 255, 0
+    Image.fromarray(pixels).save(tmp_path / "rgba.png")
+    result = np.asarray(open_image(tmp_path / "rgba.png"))
+    assert (result[:2] == (200, 0, 0)).all()
+    assert (result[2:] == 255).all()
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    palette.save(tmp_path / "p.png", transparency=1)
+    assert (np.asarray(open_image(tmp_path / "p.png")) == 255).all()
+    Image.new("LA", (4, 4), (100, 255)).save(tmp_path / "la.png")
+    assert (np.asarray(open_image(tmp_path / "la.png")) == 100).all()
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "suffix"), [("L", 90, "png"), ("1", 1, "png"), ("CMYK", (0, 255, 255, 0), "jpg"), ("P", 0, "gif")]
+)
+def test_every_mode_becomes_rgb(mode, colour, suffix, tmp_path):
+    Image.new(mode, (5, 3), colour).save(tmp_path / f"a.{suffix}")
+    image = open_image(tmp_path / f"a.{suffix}")
+    assert (image.mode, image.size) == ("RGB", (5, 3))
+    if mode == "CMYK":  # no cyan, all magenta and yellow: red
+        red, green, blue = np.asarray(image)[1, 1].astype(int)
+        assert red > 200 and green < 60 and blue < 60
+    if mode == "L":
+        assert (np.asarray(image) == 90).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20000, 100), (1, 300)])
+def test_odd_sizes_open(size, tmp_path):
+    Image.new("RGB", size, (1, 2, 3)).save(tmp_path / "a.png")
+    assert open_image(tmp_path / "a.png").size == size == image_size(tmp_path / "a.png")
+
+
+def test_pictures_are_turned_upright(tmp_path):
+    picture = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3) * 40)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held so that the picture must be turned clockwise
+    picture.save(tmp_path / "a.png", exif=exif)
+    upright = open_image(tmp_path / "a.png")
+    assert upright.size == (2, 3) == image_size(tmp_path / "a.png")
+    assert (np.asarray(upright)[..., 0] == np.rot90(np.asarray(picture), -1)).all()
+
+
+def test_broken_files_are_named_with_the_reason(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    for suffix in ("png", "jpg"):
+        whole = tmp_path / f"whole.{suffix}"
+        Image.fromarray(noise).save(whole)
+        half = tmp_path / f"half.{suffix}"
+        half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+        with pytest.raises(OSError, match=rf"cannot read image .*half\.{suffix}: .+"):
+            open_image(half)
+    flipped = bytearray((tmp_path / "whole.png").read_bytes())
+    flipped[200] ^= 255
+    (tmp_path / "flipped.png").write_bytes(flipped)
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "empty.png").write_bytes(b"")
+    for name in ("flipped.png", "text.jpg", "empty.png"):
+        with pytest.raises(OSError, match=f"cannot read image .*{name}"):
+            open_image(tmp_path / name)
+    with pytest.raises(OSError, match=r"text\.jpg: not an image file of a known format"):
+        image_size(tmp_path / "text.jpg")
+    with pytest.raises(FileNotFoundError, match=r"there is no image .*none\.png"):
+        open_image(tmp_path / "none.png")
+    with pytest.raises(OSError, match="cannot read image"):
+        open_image(tmp_path)
+
+
+def test_values_that_are_not_a_picture_are_refused(tmp_path):
+    for name, values in (("nan", np.full((3, 3), np.nan)), ("high", np.full((3, 3), 1e6)), ("low", np.full((3, 3), -5.0))):
+        Image.fromarray(values.astype(np.float32)).save(tmp_path / f"{name}.tif")
+        with pytest.raises(OSError, match=rf"{name}\.tif: its values reach from"):
+            open_image(tmp_path / f"{name}.tif")
+
+
+def test_list_images_sorts_and_leaves_out(tmp_path):
+    for name in ("b.png", "a.JPG", ".hidden.png", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "c.png").mkdir()
+    assert [path.name for path in list_images(tmp_path)] == ["a.JPG", "b.png"]
+    with pytest.raises(ValueError, match="holds no image"):
+        list_images(tmp_path / "c.png")
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        list_images(tmp_path / "none")
+    with pytest.raises(NotADirectoryError, match=r"b\.png is not a folder"):
+        list_images(tmp_path / "b.png")
+
+
+def test_class_maps_keep_ids(tmp_path):
+    ids = np.array([[0, 1, 2], [3, 200, 255]])
+    Image.fromarray(ids.astype(np.uint8)).save(tmp_path / "l.png")
+    palette = Image.fromarray(ids.astype(np.uint8))
+    palette.putpalette(list(range(256)) * 3)
+    palette.save(tmp_path / "p.png")
+    Image.fromarray((ids * 100).astype(np.uint16)).save(tmp_path / "i.png")
+    assert (open_class_map(tmp_path / "l.png") == ids).all()
+    assert (open_class_map(tmp_path / "p.png") == ids).all()
+    assert (open_class_map(tmp_path / "i.png") == ids * 100).all()
+    Image.new("RGB", (3, 2)).save(tmp_path / "rgb.png")
+    with pytest.raises(ValueError, match=r"rgb\.png has mode RGB; class ids need a single-channel"):
+        open_class_map(tmp_path / "rgb.png")
+
+
+def test_depth_maps_are_scaled_to_metres(tmp_path):
+    Image.fromarray(np.array([[0, 1500], [65535, 2]], np.uint16)).save(tmp_path / "d.png")
+    depth = open_depth_map(tmp_path / "d.png", 0.001)
+    assert depth.dtype == np.float32
+    assert np.allclose(depth, [[0, 1.5], [65.535, 0.002]])
+    Image.new("L", (2, 2)).save(tmp_path / "l.png")
+    with pytest.raises(ValueError, match=r"l\.png has mode L; depth needs a 16-bit"):
+        open_depth_map(tmp_path / "l.png", 0.001)
+    Image.fromarray(np.array([[-4, 1]], np.int32)).save(tmp_path / "n.tif")
+    with pytest.raises(ValueError, match=r"n\.tif holds negative depth \(-4\)"):
+        open_depth_map(tmp_path / "n.tif", 0.001)
