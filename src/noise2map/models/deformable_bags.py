@@ -6,6 +6,8 @@ CPU. Backward: with ``D`` the dot products of the incoming gradient with the fou
 positions are those of bilinear interpolation of ``D``. The gradient of the value map is a transposed sparse product; the
 samples are sorted by the cell they fall in (a radix sort of small integers) and become bags themselves, one for each
 cell and corner. No atomic additions, so the result does not depend on the number of threads.
+
+Both passes are custom operators: ``torch.compile`` calls them as they are.
 """
 
 import functools
@@ -22,53 +24,111 @@ def sample(value: Tensor, offsets: Tensor, weights: Tensor, base_grid: Tensor) -
     batch, height, width, heads, channels = value.shape
     if torch.is_grad_enabled() and (value.requires_grad or offsets.requires_grad or weights.requires_grad):
         bags = _BagSample.apply(value, offsets, weights, base_grid)
-        return bags.view(batch, height * width, heads * channels)
-    cell, x_part, y_part, *_ = _locate(offsets, base_grid, height, width, _position_type(value, offsets))
-    corner_weights = _corner_weights(weights.to(x_part.dtype), x_part, y_part)
-    bags = _sum_bags(_pad(value, value.dtype), _corner_rows(cell, width), corner_weights.to(value.dtype))
+    else:
+        cell, x_part, y_part, *_ = _locate(value, offsets, base_grid)
+        corner_weights = _corner_weights(weights, x_part, y_part).to(value.dtype)
+        bags = _sum_bags(_pad(value, value.dtype), _corner_rows(cell, width), corner_weights)
     return bags.view(batch, height * width, heads * channels)
 
 
 class _BagSample(torch.autograd.Function):
-    """The same sum with its gradients; arithmetic in float32 (float64 for float64) also for half-precision tensors."""
+    """The same sum, ``(B * h * w * heads, d)``, with its gradients.
+
+    Arithmetic in float32 (float64 for float64) also for half-precision tensors.
+    """
 
     @staticmethod
     def forward(ctx, value: Tensor, offsets: Tensor, weights: Tensor, base_grid: Tensor) -> Tensor:
-        _, height, width, _, _ = value.shape
-        position_type = _position_type(value, offsets)
-        cell, x_part, y_part, x_inside, y_inside = _locate(offsets, base_grid, height, width, position_type)
-        weights_wide = weights.to(x_part.dtype)
-        corner_weights = _corner_weights(weights_wide, x_part, y_part)
-        rows, padded = _corner_rows(cell, width), _pad(value, x_part.dtype)
-        ctx.save_for_backward(padded, cell, rows, corner_weights, weights_wide, x_part, y_part, x_inside, y_inside)
+        bags, *saved = bag_forward(value, offsets, weights, base_grid)
+        ctx.save_for_backward(weights, *saved)
         ctx.types = value.dtype, offsets.dtype, weights.dtype
-        return _sum_bags(padded, rows, corner_weights).to(value.dtype)
+        return bags
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        padded, cell, rows, corner_weights, weights, x_part, y_part, x_inside, y_inside = ctx.saved_tensors
-        _, _, padded_width, heads, channels = padded.shape
-        points = cell.shape[-1]
-        gradient = gradient.reshape(-1, channels).to(padded.dtype)
-        dots = row_dots(gradient, padded.view(-1, channels), rows.view(-1, 4 * points)).view_as(corner_weights)
-        upper_left, upper_right, lower_left, lower_right = dots.unbind(dim=-2)
-        upper_slope, lower_slope = upper_right - upper_left, lower_right - lower_left
-        upper, lower = torch.addcmul(upper_left, upper_slope, x_part), torch.addcmul(lower_left, lower_slope, x_part)
-        x_slope, y_slope = torch.lerp(upper_slope, lower_slope, y_part), lower - upper
-        # Where a position was clamped, it has no influence.
-        offset_gradient = torch.stack((x_slope * x_inside, y_slope * y_inside), dim=-1).mul_(weights.unsqueeze(-1))
-        weight_gradient = torch.addcmul(upper, y_slope, y_part)
-        value_gradient = transposed_bags(
-            gradient,
-            cell.reshape(-1),
-            corner_weights.view(-1, 4, points),
-            padded.numel() // channels,
-            _steps(heads, padded_width - 2),
-        )
-        value_gradient = value_gradient.view_as(padded)[:, 1:-1, 1:-1]
-        value_type, offset_type, weight_type = ctx.types
-        return value_gradient.to(value_type), offset_gradient.to(offset_type), weight_gradient.to(weight_type), None
+        gradients = bag_backward(gradient, *ctx.saved_tensors)
+        value, offsets, weights = (tensor.to(dtype) for tensor, dtype in zip(gradients, ctx.types))
+        return value, offsets, weights, None
+
+
+@torch.library.custom_op("noise2map::bag_forward", mutates_args=())
+def bag_forward(
+    value: Tensor, offsets: Tensor, weights: Tensor, base_grid: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The sums and what their gradients need.
+
+    Returns:
+        Sums ``(B * h * w * heads, d)``; the padded map; for every sample ``(B, h * w, heads, points)`` the row of its upper left
+        corner, its position in the cell in x and y, and whether x and y are inside the map; rows and weights of the
+        corners ``(B, h * w, heads, 4, points)``.
+    """
+    cell, x_part, y_part, x_inside, y_inside = _locate(value, offsets, base_grid)
+    corner_weights = _corner_weights(weights, x_part, y_part)
+    rows, padded = _corner_rows(cell, value.shape[2]), _pad(value, x_part.dtype)
+    bags = _sum_bags(padded, rows, corner_weights)
+    return bags.to(value.dtype), padded, cell, x_part, y_part, x_inside, y_inside, rows, corner_weights
+
+
+@bag_forward.register_fake
+def _(value: Tensor, offsets: Tensor, weights: Tensor, base_grid: Tensor) -> tuple[Tensor, ...]:
+    batch, height, width, heads, channels = value.shape
+    points = weights.shape[-1]
+    dtype = _position_type(value, offsets)
+    sample_shape = batch, height * width, heads, points
+    corner_shape = batch, height * width, heads, 4, points
+    return (
+        value.new_empty(batch * height * width * heads, channels),
+        value.new_empty(batch, height + 2, width + 2, heads, channels, dtype=dtype),
+        *(value.new_empty(sample_shape, dtype=kind) for kind in (torch.int32, dtype, dtype, torch.bool, torch.bool)),
+        value.new_empty(corner_shape, dtype=torch.int32),
+        value.new_empty(corner_shape, dtype=dtype),
+    )
+
+
+@torch.library.custom_op("noise2map::bag_backward", mutates_args=())
+def bag_backward(
+    gradient: Tensor,
+    weights: Tensor,
+    padded: Tensor,
+    cell: Tensor,
+    x_part: Tensor,
+    y_part: Tensor,
+    x_inside: Tensor,
+    y_inside: Tensor,
+    rows: Tensor,
+    corner_weights: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of value ``(B, h, w, heads, d)``, offsets and weights, given that of the sums and :func:`bag_forward`'s."""
+    _, _, padded_width, heads, channels = padded.shape
+    points = cell.shape[-1]
+    gradient = gradient.to(padded.dtype).contiguous()
+    table = padded.view(-1, channels)
+    dots = _row_dots(gradient, table, rows.view(-1, 4 * points)).view_as(corner_weights)
+    upper_left, upper_right, lower_left, lower_right = dots.unbind(dim=-2)
+    upper_slope, lower_slope = upper_right - upper_left, lower_right - lower_left
+    upper, lower = torch.addcmul(upper_left, upper_slope, x_part), torch.addcmul(lower_left, lower_slope, x_part)
+    x_slope, y_slope = torch.lerp(upper_slope, lower_slope, y_part), lower - upper
+    weight_gradient = torch.addcmul(upper, y_slope, y_part)
+    # Where a position was clamped, it has no influence.
+    offset_gradient = torch.stack((x_slope * x_inside, y_slope * y_inside), dim=-1).mul_(weights.unsqueeze(-1))
+    value_gradient = _transposed_bags(
+        gradient, cell.view(-1), corner_weights.view(-1, 4, points), len(table), _steps(heads, padded_width - 2)
+    )
+    value_gradient = value_gradient.view_as(padded)[:, 1:-1, 1:-1].contiguous()
+    return value_gradient, offset_gradient, weight_gradient
+
+
+@bag_backward.register_fake
+def _(gradient: Tensor, weights: Tensor, padded: Tensor, cell: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    batch, height, width, heads, channels = padded.shape
+    value_gradient = padded.new_empty(batch, height - 2, width - 2, heads, channels)
+    return value_gradient, padded.new_empty(*cell.shape, 2), padded.new_empty(cell.shape)
+
+
+def _position_type(value: Tensor, offsets: Tensor) -> torch.dtype:
+    """Half-precision coordinates could not even name a pixel."""
+    return torch.promote_types(torch.promote_types(value.dtype, offsets.dtype), torch.float32)
 
 
 def _pad(value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -79,17 +139,10 @@ def _pad(value: Tensor, dtype: torch.dtype) -> Tensor:
     return padded
 
 
-def _position_type(value: Tensor, offsets: Tensor) -> torch.dtype:
-    """Half-precision coordinates could not even name a pixel."""
-    return torch.promote_types(torch.promote_types(value.dtype, offsets.dtype), torch.float32)
-
-
-def _locate(
-    offsets: Tensor, base_grid: Tensor, height: int, width: int, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Upper left corner of each sampling position as a row of the padded map (int32), position in the cell, clamped or not."""
-    batch, _, heads, _, _ = offsets.shape
-    grid = base_grid.to(dtype)[:, None, None, :]
+def _locate(value: Tensor, offsets: Tensor, base_grid: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Upper left corner of each sampling position as a row of the padded map (int32), position in the cell, inside or not."""
+    batch, height, width, heads, _ = value.shape
+    grid = base_grid.to(_position_type(value, offsets))[:, None, None, :]
     corner, part, inside = [], [], []
     for axis, size in ((0, width), (1, height)):
         position = offsets[..., axis] + grid[..., axis]
@@ -98,8 +151,8 @@ def _locate(
         # The second clamp also gives not-a-number an index that exists; the weights then carry it on.
         corner.append(position.floor().int().clamp(-1, size - 1))
         part.append(position - corner[-1])
-    image = torch.arange(batch, dtype=torch.int32, device=offsets.device).view(-1, 1, 1, 1) * ((height + 2) * (width + 2))
-    head = torch.arange(heads, dtype=torch.int32, device=offsets.device).view(1, 1, -1, 1)
+    image = torch.arange(batch, dtype=torch.int32, device=value.device).view(-1, 1, 1, 1) * ((height + 2) * (width + 2))
+    head = torch.arange(heads, dtype=torch.int32, device=value.device).view(1, 1, -1, 1)
     left, top = corner
     cell = (top * (width + 2) + left + (image + width + 3)) * heads + head
     return cell, part[0], part[1], inside[0], inside[1]
@@ -139,8 +192,7 @@ def _quiet_sparse() -> None:
         torch.sparse_csr_tensor([0, 1], [0], [1.0], (1, 1))
 
 
-@torch.library.custom_op("noise2map::row_dots", mutates_args=())
-def row_dots(left: Tensor, right: Tensor, index: Tensor) -> Tensor:
+def _row_dots(left: Tensor, right: Tensor, index: Tensor) -> Tensor:
     """Dot product of row ``i`` of ``left`` ``(n, d)`` with rows ``index[i]`` of ``right`` ``(m, d)``: ``(n, k)``."""
     if left.device.type != "cpu":
         return torch.einsum("nd,nkd->nk", left, right[index])
@@ -148,7 +200,7 @@ def row_dots(left: Tensor, right: Tensor, index: Tensor) -> Tensor:
     count, per_row = index.shape
     pattern = torch.sparse_csr_tensor(
         torch.arange(0, count * per_row + 1, per_row, dtype=index.dtype),
-        index.reshape(-1),
+        index.view(-1),
         left.new_zeros(count * per_row),
         (count, right.shape[0]),
         check_invariants=False,
@@ -156,13 +208,7 @@ def row_dots(left: Tensor, right: Tensor, index: Tensor) -> Tensor:
     return torch.sparse.sampled_addmm(pattern, left, right.t(), beta=0.0).values().view(count, per_row)
 
 
-@row_dots.register_fake
-def _(left: Tensor, right: Tensor, index: Tensor) -> Tensor:
-    return left.new_empty(index.shape)
-
-
-@torch.library.custom_op("noise2map::transposed_bags", mutates_args=())
-def transposed_bags(gradient: Tensor, cell: Tensor, corner_weights: Tensor, count: int, steps: list[int]) -> Tensor:
+def _transposed_bags(gradient: Tensor, cell: Tensor, corner_weights: Tensor, count: int, steps: list[int]) -> Tensor:
     """Sum over samples of corner weight times gradient, into the rows of the corners.
 
     Args:
@@ -189,8 +235,3 @@ def transposed_bags(gradient: Tensor, cell: Tensor, corner_weights: Tensor, coun
         else:
             total[step:] += part[: count - step]
     return total
-
-
-@transposed_bags.register_fake
-def _(gradient: Tensor, cell: Tensor, corner_weights: Tensor, count: int, steps: list[int]) -> Tensor:
-    return gradient.new_empty(count, gradient.shape[1])
