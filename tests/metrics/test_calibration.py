@@ -211,6 +211,15 @@ def test_bad_input_is_refused():
         UncertaintyScores("both")
 
 
+def test_nothing_is_asked_of_invalid_pixels():
+    uncertainty, error, wrong, valid = _continuous(11, batch=2)
+    clean, dirty = UncertaintyScores("continuous"), UncertaintyScores("continuous")
+    clean.update(uncertainty, error, wrong, valid)
+    dirty.update(torch.where(valid, uncertainty, torch.nan), torch.where(valid, error, -torch.inf), wrong | ~valid, valid)
+    for name in UNCERTAINTY_SCORES:
+        assert dirty.compute()[name].item() == pytest.approx(clean.compute()[name].item(), nan_ok=True)
+
+
 def test_rounding_above_one_is_forgiven():
     metric = UncertaintyScores("binary")
     metric.update(torch.tensor([[[1.00001, 0.2]]]), torch.tensor([[[True, False]]]))

@@ -10,8 +10,8 @@ from noise2map.metrics import histograms as h
 
 
 def _histogram(values: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-    group = torch.zeros(len(values), dtype=torch.long)
-    return h.grouped_histogram(h.bin_index(values), group, 1, h.num_bins(), weights)[0]
+    weights = None if weights is None else weights[None]
+    return h.histogram_rows(h.bin_index(values)[None], h.num_bins(), weights)[0]
 
 
 def test_bins_are_ordered_and_cover_the_unit_interval():
@@ -87,11 +87,14 @@ def test_risk_coverage_area_closed_forms():
     assert math.isnan(h.risk_coverage_area(torch.zeros(4).double(), torch.zeros(4).double()))
 
 
-def test_groups_are_kept_apart():
-    index, group = torch.tensor([0, 2, 2, 1]), torch.tensor([0, 0, 1, 1])
-    weights = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    assert h.grouped_histogram(index, group, 3, 3, weights).tolist() == [[1, 0, 2], [0, 4, 3], [0, 0, 0]]
-    assert h.grouped_histogram(index, group, 2, 3).tolist() == [[1, 0, 1], [0, 1, 1]]
+def test_rows_are_kept_apart_and_invalid_values_left_out():
+    index = torch.tensor([[0, 2, 2], [1, 0, 0]])
+    weights = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    valid = torch.tensor([[True, True, False], [True, True, True]])
+    assert h.histogram_rows(index, 3).tolist() == [[1, 0, 2], [2, 1, 0]]
+    assert h.histogram_rows(index, 3, weights).tolist() == [[1, 0, 5], [11, 4, 0]]
+    assert h.histogram_rows(index, 3, weights, valid).tolist() == [[1, 0, 2], [11, 4, 0]]
+    assert h.histogram_rows(index, 3, valid=~valid).tolist() == [[0, 0, 1], [0, 0, 0]]
 
 
 def test_mid_ranks():

@@ -12,7 +12,7 @@ from noise2map.metrics.histograms import (
     average_precision,
     bin_index,
     correlation,
-    grouped_histogram,
+    histogram_rows,
     num_bins,
     rank_correlation,
     risk_coverage_area,
@@ -47,11 +47,8 @@ def check_unit_interval(values: Tensor, name: str) -> Tensor:
     return values.clamp(0, 1)
 
 
-def valid_pixels(maps: dict[str, Tensor], valid: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
-    """Pick the valid pixels of several maps `(B, H, W)`.
-
-    Returns:
-        The pixels `(P,)` of each map, and the index of the image `(P,)` that each comes from.
+def flat_maps(maps: dict[str, Tensor], valid: Tensor | None) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Flatten several maps `(B, H, W)` of one shape, and their mask, to `(B, P)`; invalid values become 0.
 
     Raises:
         ValueError: If the maps differ in shape or are not `(B, H, W)`.
@@ -62,40 +59,45 @@ def valid_pixels(maps: dict[str, Tensor], valid: Tensor | None) -> tuple[dict[st
     first = next(iter(shapes.values()))
     if len(first) != 3 or any(shape != first for shape in shapes.values()):
         raise ValueError(f"need maps of one shape (B, H, W), got {shapes}")
-    reference = next(iter(maps.values()))
-    image = torch.arange(first[0], device=reference.device)[:, None, None].expand(first)
-    if valid is None:
-        return {name: values.reshape(-1) for name, values in maps.items()}, image.reshape(-1)
-    mask = valid.bool()
-    return {name: values[mask] for name, values in maps.items()}, image[mask]
+    if valid is None or bool(valid.all()):
+        return {name: values.flatten(1) for name, values in maps.items()}, None
+    mask = valid.flatten(1).bool()
+    return {name: torch.where(mask, values.flatten(1), 0) for name, values in maps.items()}, mask
 
 
-def _histograms(pixels: dict[str, Tensor], image: Tensor, batch: int, binary: bool) -> dict[str, Tensor]:
-    """Everything that the scores need of each image, additive over images: `(B, ...)` float64 tensors."""
-    uncertainty, error, wrong = pixels["uncertainty"].float(), pixels["error"].double(), pixels["wrong"].bool()
-    bins = num_bins()
+def _histograms(maps: dict[str, Tensor], valid: Tensor | None, binary: bool) -> dict[str, Tensor]:
+    """Everything that the scores need of each image, additive over images: `(B, ...)` float64 tensors.
+
+    Args:
+        maps: `uncertainty`, `error` and `wrong`, each `(B, P)`, 0 where not valid.
+        valid: Which pixels count `(B, P)`; all where it is not given.
+        binary: Whether the error is 0 or 1.
+    """
+    uncertainty, wrong = maps["uncertainty"].float(), maps["wrong"].long()
+    u, e = uncertainty.double(), maps["error"].double()
+    bins, rows = num_bins(), len(u)
     index = bin_index(uncertainty)
+    pair = histogram_rows(2 * index + wrong, 2 * bins, valid=valid).view(rows, bins, 2)
+    total = pair.sum((1, 2))
+    products = [(x * y).sum(1) for x, y in ((u, u), (e, e), (u, e))]
     histograms = {
-        "counts": grouped_histogram(index, image, batch, bins),
-        "wrong_counts": grouped_histogram(index[wrong], image[wrong], batch, bins),
+        "counts": pair.sum(2),
+        "wrong_counts": pair[..., 1],
+        "moments": torch.stack([total, u.sum(1), e.sum(1), *products], dim=-1),
     }
-    u = uncertainty.double()
-    products = [torch.ones_like(u), u, error, u * u, error * error, u * error]
-    zero = torch.zeros_like(image)
-    histograms["moments"] = torch.stack([grouped_histogram(zero, image, batch, 1, p)[:, 0] for p in products], dim=-1)
     if binary:
         level = (uncertainty * UCE_BINS).long().clamp_max(UCE_BINS - 1)
-        columns = [grouped_histogram(level, image, batch, UCE_BINS, w) for w in (None, u, error)]
-        histograms["calibration"] = torch.stack(columns, dim=1)  # (B, 3, bins)
-        return histograms
-    squashed = error / (1 + error)  # monotone, into [0, 1)
+        level_pair = histogram_rows(2 * level + wrong, 2 * UCE_BINS, valid=valid).view(rows, UCE_BINS, 2)
+        columns = [level_pair.sum(2), histogram_rows(level, UCE_BINS, u, valid), level_pair[..., 1]]
+        return histograms | {"calibration": torch.stack(columns, dim=1)}  # (B, 3, bins)
+    squashed = e / (1 + e)  # monotone, into [0, 1)
     error_index = bin_index(squashed)
     joint = bin_index(uncertainty, COARSE_BITS) * _COARSE + bin_index(squashed, COARSE_BITS)
     return histograms | {
-        "error_sums": grouped_histogram(index, image, batch, bins, error),
-        "oracle_counts": grouped_histogram(error_index, image, batch, bins),
-        "oracle_error_sums": grouped_histogram(error_index, image, batch, bins, error),
-        "joint": grouped_histogram(joint, image, batch, _COARSE**2).view(batch, _COARSE, _COARSE),
+        "error_sums": histogram_rows(index, bins, e, valid),
+        "oracle_counts": histogram_rows(error_index, bins, valid=valid),
+        "oracle_error_sums": histogram_rows(error_index, bins, e, valid),
+        "joint": histogram_rows(joint, _COARSE**2, valid=valid).view(rows, _COARSE, _COARSE),
     }
 
 
@@ -181,8 +183,8 @@ class UncertaintyScores(Metric):
         self.binary = error == "binary"
         self.keep_per_image = keep_per_image
         # An empty batch of pixels has histograms of the right shapes.
-        none = torch.zeros(0)
-        empty = _histograms({"uncertainty": none, "error": none, "wrong": none}, none.long(), 1, self.binary)
+        none = torch.zeros(1, 0)
+        empty = _histograms({"uncertainty": none, "error": none, "wrong": none}, None, self.binary)
         self.histogram_names = tuple(empty)
         for name, histogram in empty.items():
             self.add_state(name, histogram[0], dist_reduce_fx="sum")
@@ -207,14 +209,14 @@ class UncertaintyScores(Metric):
             wrong = error if wrong is None else wrong
         elif wrong is None:
             raise ValueError("continuous errors need `wrong`, the pixels that count as errors for AUROC and AUPR")
-        pixels, image = valid_pixels({"uncertainty": uncertainty, "error": error, "wrong": wrong}, valid)
-        pixels["uncertainty"] = check_unit_interval(pixels["uncertainty"], "uncertainty")
-        error = pixels["error"]
+        maps, mask = flat_maps({"uncertainty": uncertainty, "error": error, "wrong": wrong}, valid)
+        maps["uncertainty"] = check_unit_interval(maps["uncertainty"], "uncertainty")
+        error = maps["error"]
         if self.binary and not bool(((error == 0) | (error == 1)).all()):
             raise ValueError("a binary error must be 0 or 1 at every valid pixel")
         if not self.binary and not bool((torch.isfinite(error) & (error >= 0)).all()):
             raise ValueError("errors must be finite and at least 0 at every valid pixel")
-        histograms = _histograms(pixels, image, len(uncertainty), self.binary)
+        histograms = _histograms(maps, mask, self.binary)
         for name, histogram in histograms.items():
             getattr(self, name).add_(histogram.sum(0))
         rows = _scores(histograms, self.binary)

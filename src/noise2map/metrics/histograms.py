@@ -31,22 +31,25 @@ def bin_index(values: Tensor, bits: int = FINE_BITS) -> Tensor:
     return (leading - lowest + 1).clamp_(0, num_bins(bits) - 1).long()
 
 
-def grouped_histogram(index: Tensor, group: Tensor, groups: int, bins: int, weights: Tensor | None = None) -> Tensor:
-    """Histograms of several groups at once.
+def histogram_rows(index: Tensor, bins: int, weights: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
+    """One histogram for each row of a batch.
 
     Args:
-        index: Bin of each value `(P,)`.
-        group: Group (image) of each value `(P,)`, in `[0, groups)`.
-        groups: Number of groups `G`.
+        index: Bin of each value `(B, P)`, in `[0, bins)`.
         bins: Number of bins.
-        weights: Weight of each value `(P,)`; counts where it is not given.
+        weights: Weight of each value `(B, P)`; values are counted where it is not given.
+        valid: Which values count `(B, P)`, bool; all where it is not given.
 
     Returns:
-        `(G, bins)` float64.
+        `(B, bins)` float64.
     """
-    flat = index + group * bins
-    weights = None if weights is None else weights.double()
-    return torch.bincount(flat, weights=weights, minlength=groups * bins).view(groups, bins).double()
+    rows = len(index)
+    flat = index + bins * torch.arange(rows, device=index.device)[:, None]
+    if valid is not None:
+        flat = torch.where(valid, flat, rows * bins)  # one bin more, thrown away
+    weights = None if weights is None else weights.double().flatten()
+    counted = torch.bincount(flat.flatten(), weights=weights, minlength=rows * bins + 1)
+    return counted[: rows * bins].view(rows, bins).double()
 
 
 def roc_auc(positives: Tensor, negatives: Tensor) -> Tensor:

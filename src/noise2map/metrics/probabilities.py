@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from noise2map.metrics.calibration import check_unit_interval, valid_pixels
-from noise2map.metrics.histograms import bin_index, grouped_histogram, num_bins
+from noise2map.metrics.calibration import check_unit_interval, flat_maps
+from noise2map.metrics.histograms import bin_index, histogram_rows, num_bins
 
 _LEAST_PROBABILITY = 1e-12
 
@@ -44,14 +44,13 @@ class ExpectedCalibrationError(Metric):
         Raises:
             ValueError: If shapes differ or a confidence is outside [0, 1].
         """
-        pixels, image = valid_pixels({"confidence": confidence, "correct": correct}, valid)
-        confidence = check_unit_interval(pixels["confidence"], "confidence").double()
-        one_group = torch.zeros_like(image)
-        level = (confidence * self.num_bins).long().clamp_max(self.num_bins - 1)
-        doubt = bin_index(1 - confidence)
-        for state, index in ((self.bins, level), (self.fine, doubt)):
-            for row, weights in enumerate((None, confidence, pixels["correct"].double())):
-                state[row] += grouped_histogram(index, one_group, 1, state.shape[1], weights)[0]
+        maps, mask = flat_maps({"confidence": confidence, "correct": correct}, valid)
+        confidence, correct = check_unit_interval(maps["confidence"], "confidence"), maps["correct"].long()
+        level = (confidence.double() * self.num_bins).long().clamp_max(self.num_bins - 1)
+        for state, index in ((self.bins, level), (self.fine, bin_index(1 - confidence.double()))):
+            bins = state.shape[1]
+            pair = histogram_rows(2 * index + correct, 2 * bins, valid=mask).sum(0).view(bins, 2)
+            state += torch.stack([pair.sum(1), histogram_rows(index, bins, confidence, mask).sum(0), pair[:, 1]])
 
     def compute(self) -> dict[str, Tensor]:
         """`ece`, `adaptive_ece`, `mce`, `mean_confidence`, `accuracy`: scalars in [0, 1], NaN without pixels."""
@@ -122,9 +121,10 @@ class ProbabilityScores(Metric):
         index = torch.where(known, labels, 0).long()
         true = probabilities.gather(1, index[:, None])[:, 0].double()  # (B, H, W)
         # |p - e_y|^2 = |p|^2 - 2 p_y + 1
-        brier = probabilities.double().square().sum(1) - 2 * true + 1
+        brier = probabilities.square().sum(1).double() - 2 * true + 1
         likelihood = -true.clamp_min(_LEAST_PROBABILITY).log()
-        self.sums += torch.stack([known.double().sum(), brier[known].sum(), likelihood[known].sum()])
+        count = known.double()
+        self.sums += torch.stack([count.sum(), (brier * count).sum(), (likelihood * count).sum()])
 
     def compute(self) -> dict[str, Tensor]:
         """`brier` and `nll`, scalars in float64, NaN without pixels."""

@@ -5,6 +5,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from noise2map.metrics.histograms import histogram_rows
+
 
 def confusion_matrix(prediction: Tensor, labels: Tensor, num_labels: int, ignore_index: int = 255) -> Tensor:
     """Count, for every image, how often a true class was predicted as each class.
@@ -27,17 +29,14 @@ def confusion_matrix(prediction: Tensor, labels: Tensor, num_labels: int, ignore
         )
     if prediction.is_floating_point() or labels.is_floating_point():
         raise ValueError(f"class ids must be integers, got {prediction.dtype} and {labels.dtype}")
-    known = labels != ignore_index
-    truth, guess = labels[known].long(), prediction[known].long()
+    known = (labels != ignore_index).flatten(1)
+    truth, guess = (torch.where(known, ids.flatten(1).long(), 0) for ids in (labels, prediction))
     for name, ids in (("label", truth), ("predicted label", guess)):
         if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= num_labels):
             worst = int(ids.max()) if int(ids.max()) >= num_labels else int(ids.min())
             raise ValueError(f"{name} {worst} is outside 0..{num_labels - 1} (ignore_index is {ignore_index})")
-    batch = len(labels)
-    image = torch.arange(batch, device=labels.device)[:, None, None].expand_as(labels)[known]
-    index = (image * num_labels + truth) * num_labels + guess
-    counts = torch.bincount(index, minlength=batch * num_labels * num_labels)
-    return counts.view(batch, num_labels, num_labels)
+    counts = histogram_rows(truth * num_labels + guess, num_labels**2, valid=known)
+    return counts.view(-1, num_labels, num_labels).long()
 
 
 def counts_from_confusion(confusion: Tensor) -> Tensor:
