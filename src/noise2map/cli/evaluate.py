@@ -1,0 +1,88 @@
+"""``noise2map evaluate``: scores by steps, samples and averaging, with the uncertainty scored."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    model: Annotated[str, typer.Option(help="Shipped name, folder of a checkpoint, or hub id.")],
+    dataset: Annotated[str, typer.Option(help="freedoom, samples (shipped frames) or folder (images/ and maps/).")] = "samples",
+    root: Annotated[Path | None, typer.Option(help="Folder of the data; ROOT/SPLIT is taken where it exists.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the data.")] = "test",
+    steps: Annotated[
+        list[str] | None, typer.Option(help="Decoder calls: numbers or auto, e.g. 1,3,10,auto. [default: 1,3,10]")
+    ] = None,
+    ensemble: Annotated[list[str] | None, typer.Option(help="Noise samples, e.g. 1,4. [default: 1]")] = None,
+    average: Annotated[list[str] | None, typer.Option(help="last and/or steps. [default: last]")] = None,
+    sampler: Annotated[str, typer.Option(help="ddim or ddpm.")] = "ddim",
+    limit: Annotated[int, typer.Option(help="Score this many images, spread evenly over the data; 0 for all.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Images at a time; scores do not depend on it.")] = 8,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    seed: Annotated[int, typer.Option(help="With an image's id it fixes the image's noise.")] = 0,
+    compare: Annotated[str | None, typer.Option(help="A second model: paired differences on the same images.")] = None,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples for 95 % intervals over images; 0 for none.")] = 1000,
+    min_depth: Annotated[float | None, typer.Option(help="Score depth from here, metres; default as the model.")] = None,
+    max_depth: Annotated[float | None, typer.Option(help="Score depth up to here, metres; default as the model.")] = None,
+    depth_scale: Annotated[float, typer.Option(help="Metres per unit of a folder's depth maps.")] = 0.001,
+    fit_temperature: Annotated[bool, typer.Option("--fit-temperature", help="Also fit the logits' temperature.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json and evaluation.csv.")] = None,
+    save_per_image: Annotated[bool, typer.Option("--save-per-image", help="Also write per_image.csv to --out.")] = False,
+) -> None:
+    """Score a model: maps, calibration and every kind of uncertainty, by steps, samples and averaging."""
+    from noise2map.inference.protocols import AVERAGES, parse_choices, parse_counts, parse_steps, protocol_grid
+
+    grid = protocol_grid(
+        parse_steps(steps or ["1,3,10"]),
+        parse_counts(ensemble or ["1"], "ensemble"),
+        parse_choices(average or ["last"], "average", AVERAGES),
+        sampler,
+    )
+    for name, value, least in (("limit", limit, 0), ("batch-size", batch_size, 1), ("resamples", resamples, 0)):
+        if value < least:
+            raise ValueError(f"--{name} must be at least {least}, got {value}")
+    if save_per_image and out is None:
+        raise ValueError("--save-per-image needs --out, the folder to write to")
+    if out is not None:
+        _check_directory(out)
+
+    # Imported after the dials have been checked: a mistake is reported at once, not after seconds of imports.
+    from transformers.utils import logging
+
+    from noise2map.inference.evaluation_run import EvaluationJob, run_evaluation
+
+    logging.disable_progress_bar()  # of loading weights, which takes no time
+
+    job = EvaluationJob(
+        models=[model] if compare is None else [model, compare],
+        dataset=dataset,
+        root=root,
+        split=split,
+        protocols=grid,
+        steps_chosen=steps is not None or ensemble is not None,
+        limit=limit,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        resamples=resamples,
+        depth_range=(min_depth, max_depth),
+        depth_scale=depth_scale,
+        fit_temperature=fit_temperature,
+    )
+    report = run_evaluation(job, say=lambda text: print(text, file=sys.stderr))
+    print("\n\n".join(report.text()))
+    if out is not None:
+        for path in report.write(out, save_per_image):
+            print(f"wrote {path}", file=sys.stderr)
+
+
+def _check_directory(out: Path) -> None:
+    """Find out before a long run whether results can be written."""
+    out.mkdir(parents=True, exist_ok=True)
+    if not os.access(out, os.W_OK):
+        raise PermissionError(f"{out} cannot be written")

@@ -1,0 +1,187 @@
+"""One run of ``noise2map evaluate``: open models and data, score, compare, write."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from noise2map.inference import evaluation_report as tables
+from noise2map.inference.datasets import EvenSubset, check_classes, open_dataset
+from noise2map.inference.evaluator import Evaluation, evaluate_model
+from noise2map.inference.loading import load_model, pick_device, pick_dtype
+from noise2map.inference.protocols import Protocol
+from noise2map.inference.provenance import provenance
+from noise2map.report.files import write_json
+from noise2map.report.tables import write_csv
+from noise2map.training.evaluation import task_of
+
+
+@dataclass
+class EvaluationJob:
+    """What to evaluate; see ``noise2map evaluate --help``.
+
+    Attributes:
+        models: One model, or two to compare.
+        dataset: Name of the data set.
+        root: Its folder.
+        split: Its split.
+        protocols: Settings of the dials.
+        steps_chosen: Whether the user chose them: then a model without diffusion refuses several steps or samples.
+        limit: Images to score, 0 for all.
+        batch_size: Images at a time.
+        device: Device by name.
+        dtype: Floating-point type by name.
+        seed: Seed of the start noise.
+        resamples: Bootstrap resamples, 0 for no intervals.
+        depth_range: Bounds of the scored depth, metres; None for the first model's.
+        depth_scale: Metres per unit of a folder's depth maps.
+        fit_temperature: Also fit the temperature of the logits.
+    """
+
+    models: Sequence[str]
+    dataset: str
+    root: Path | None
+    split: str
+    protocols: Sequence[Protocol]
+    steps_chosen: bool = True
+    limit: int = 0
+    batch_size: int = 8
+    device: str = "auto"
+    dtype: str = "float32"
+    seed: int = 0
+    resamples: int = 1000
+    depth_range: tuple[float | None, float | None] = (None, None)
+    depth_scale: float = 0.001
+    fit_temperature: bool = False
+
+
+@dataclass
+class EvaluationReport:
+    """Everything an evaluation found.
+
+    Attributes:
+        rows: One flat row for each model and protocol.
+        differences: Paired differences: protocols against the first, and models against each other.
+        image_rows: One row for each model, protocol and image.
+        extras: Per model and protocol: classes, reliability diagram, pooled depth scores.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    differences: list[dict[str, Any]] = field(default_factory=list)
+    image_rows: list[dict[str, Any]] = field(default_factory=list)
+    extras: list[dict[str, Any]] = field(default_factory=list)
+
+    def text(self) -> list[str]:
+        """Tables for the screen."""
+        first = self.rows[0]
+        models = ", ".join(dict.fromkeys(row["model"] for row in self.rows))
+        parts = [
+            f"{models} on {first['images']} images of {first['dataset']} {first['split']}, seed {first['seed']}, {first['device']}",
+            tables.score_table(self.rows),
+            tables.uncertainty_table(self.rows),
+        ]
+        if self.differences:
+            parts.append(tables.difference_table(self.differences))
+        return parts
+
+    def write(self, out: Path, per_image: bool = False) -> list[Path]:
+        """Write `evaluation.json` and `evaluation.csv`, and `per_image.csv` on request.
+
+        Returns:
+            The paths written.
+
+        Raises:
+            OSError: If a file cannot be written.
+        """
+        document = {"rows": self.rows, "differences": self.differences, "extras": self.extras}
+        paths = [out / "evaluation.json", out / "evaluation.csv"]
+        write_json(paths[0], tables.without_nan(document))
+        write_csv(paths[1], tables.without_nan(self.rows))
+        if per_image:
+            paths.append(out / "per_image.csv")
+            write_csv(paths[2], tables.without_nan(self.image_rows))
+        return paths
+
+
+def _protocols(job: EvaluationJob, model: Any, name: str, first: bool) -> list[Protocol]:
+    """The job's protocols, or the only one there is for a model without diffusion."""
+    if model.config.diffusion:
+        return list(job.protocols)
+    only = Protocol(1)
+    if first and job.steps_chosen and set(job.protocols) != {only}:
+        raise ValueError(
+            f"model {name!r} was trained without diffusion: its map takes 1 step of 1 sample; leave out --steps and --ensemble"
+        )
+    return [only]
+
+
+def _depth_range(job: EvaluationJob, model: Any) -> tuple[float, float]:
+    low, high = job.depth_range
+    bounds = (model.config.min_depth if low is None else low, model.config.max_depth if high is None else high)
+    if not 0 < bounds[0] < bounds[1]:
+        raise ValueError(f"need 0 < min_depth < max_depth (metres), got {bounds[0]} and {bounds[1]}")
+    return float(bounds[0]), float(bounds[1])
+
+
+def run_evaluation(job: EvaluationJob, say: Callable[[str], object] = lambda text: None, progress: bool = True) -> EvaluationReport:
+    """Evaluate one model, or two on the same images.
+
+    Args:
+        job: What to evaluate.
+        say: Called with remarks for the user.
+        progress: Show a progress bar on standard error.
+
+    Returns:
+        Rows, differences and per-image rows.
+
+    Raises:
+        OSError: If a model, a folder or a file is missing or cannot be read.
+        ValueError: If a value cannot work, models and data do not fit, or an output is not finite.
+    """
+    device, dtype = pick_device(job.device), pick_dtype(job.dtype)
+    loaded = [(name, *load_model(name, device, dtype)) for name in job.models]
+    first = loaded[0][1]
+    task = task_of(first)
+    for name, model, _ in loaded[1:]:
+        if task_of(model) != task:
+            raise ValueError(f"cannot compare {job.models[0]!r}, a model for {task}, with {name!r}, one for {task_of(model)}")
+    names = first.config.id2label if task == "segmentation" else None
+    data = open_dataset(job.dataset, job.root, job.split, task, names, job.depth_scale)
+    for name, model, _ in loaded:
+        warning = check_classes(data, model.config.id2label, name) if task == "segmentation" else None
+        if warning:
+            say(f"warning: {name}: {warning}")
+    grids = [_protocols(job, model, name, index == 0) for index, (name, model, _) in enumerate(loaded)]
+    depth_range = _depth_range(job, first) if task == "depth" else None
+    subset = EvenSubset(data, job.limit or len(data))
+    facts = {"dataset": job.dataset, "split": job.split, **provenance(device, dtype, job.seed), "batch_size": job.batch_size}
+    if depth_range is not None:
+        facts |= {"min_depth": depth_range[0], "max_depth": depth_range[1]}
+    report, evaluations = EvaluationReport(), []
+    for (name, model, processor), grid in zip(loaded, grids):
+        with tqdm(total=len(subset), desc=Path(name).name, unit="image", disable=None if progress else True) as bar:
+            evaluation = evaluate_model(
+                model, processor, subset, grid, job.batch_size, job.seed, depth_range, job.fit_temperature, bar.update
+            )
+        evaluations.append(evaluation)
+        _add(report, evaluation, name, facts, job.resamples)
+        model.to("cpu")
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    if job.resamples:
+        for name, evaluation in zip(job.models, evaluations):
+            report.differences += tables.step_differences(evaluation, name, job.resamples)
+        if len(evaluations) == 2:
+            pair = (job.models[0], job.models[1])
+            report.differences += tables.model_differences(*evaluations, pair, job.resamples)
+    return report
+
+
+def _add(report: EvaluationReport, evaluation: Evaluation, name: str, facts: dict[str, Any], resamples: int) -> None:
+    report.rows += tables.result_rows(evaluation, {"model": name, **facts}, resamples)
+    report.image_rows += tables.image_rows(evaluation, name)
+    for result in evaluation.results:
+        report.extras.append({"model": name, "protocol": result.protocol.name, **result.scorer.extras()})

@@ -1,0 +1,207 @@
+"""Evaluates a model: each image is encoded once, its map decoded under every protocol from the same features."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noise2map.diffusion import image_generator
+from noise2map.inference.protocols import Protocol
+from noise2map.inference.scoring import DepthScorer, Scorer, SegmentationScorer
+from noise2map.training.evaluation import task_of, true_map
+
+
+@dataclass
+class ProtocolResult:
+    """Scores of one protocol.
+
+    Attributes:
+        protocol: The setting of the dials.
+        scorer: The metrics, with one row for each image.
+        mean_steps: Decoder calls of an image, on average.
+        encode_seconds: Time of the image encoder, seconds per image.
+        decode_seconds: Time of all decoder calls, seconds per image.
+    """
+
+    protocol: Protocol
+    scorer: Scorer
+    mean_steps: float = 0.0
+    encode_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+    @property
+    def images_per_second(self) -> float:
+        """Rate of encoder and decoder together, without reading files and without scoring."""
+        total = self.encode_seconds + self.decode_seconds
+        return 1 / total if total > 0 else float("nan")
+
+
+@dataclass
+class Evaluation:
+    """Scores of one model on one data set.
+
+    Attributes:
+        task: `"segmentation"` or `"depth"`.
+        image_ids: Ids of the images, in the order of the data set.
+        results: One for each protocol.
+    """
+
+    task: str
+    image_ids: list[str]
+    results: list[ProtocolResult]
+
+
+@dataclass
+class _Batch:
+    indices: list[int] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    pixels: list[Tensor] = field(default_factory=list)
+    truths: list[Tensor] = field(default_factory=list)
+
+
+class _Clock:
+    """Adds up seconds on a device, leaving out the first batch where there are others: it pays for warming up."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.batches: list[tuple[float, int]] = []
+
+    def run(self, call: Callable[[], Any], images: int) -> Any:
+        self._wait()
+        start = time.perf_counter()
+        result = call()
+        self._wait()
+        self.batches.append((time.perf_counter() - start, images))
+        return result
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+    @property
+    def seconds_per_image(self) -> float:
+        counted = self.batches[1:] or self.batches
+        return sum(seconds for seconds, _ in counted) / max(1, sum(images for _, images in counted))
+
+
+def _batches(dataset: Any, processor: Any, task: str, batch_size: int) -> Iterator[_Batch]:
+    """Batches of images that are processed at one size; those of rare sizes come last."""
+    waiting: dict[tuple[int, ...], _Batch] = {}
+    wanted = "labels" if task == "segmentation" else "depth_m"
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        if wanted not in sample:
+            raise ValueError(f"sample {sample.get('id', index)!r} has no {wanted!r}, which scores for {task} need")
+        pixels = processor(images=sample["image"], return_tensors="pt")["pixel_values"][0]
+        batch = waiting.setdefault(tuple(pixels.shape), _Batch())
+        batch.indices.append(index)
+        batch.ids.append(str(sample["id"]))
+        batch.pixels.append(pixels)
+        batch.truths.append(true_map(sample, task))
+        if len(batch.indices) == batch_size:
+            yield waiting.pop(tuple(pixels.shape))
+    yield from waiting.values()
+
+
+def make_scorer(model: Any, depth_range: tuple[float, float] | None = None, temperature_images: int = 0) -> Scorer:
+    """An empty scorer for a model.
+
+    Args:
+        model: A map model.
+        depth_range: Where depth is scored, metres; the model's own range where it is not given.
+        temperature_images: See `SegmentationScorer`.
+    """
+    config = model.config
+    # Scores are summed in double precision, which MPS does not have.
+    device = torch.device("cpu") if model.device.type == "mps" else model.device
+    if task_of(model) == "segmentation":
+        names = {int(index): str(name) for index, name in config.id2label.items()}
+        ignore_index, temperature = config.semantic_loss_ignore_index, float(config.temperature)
+        return SegmentationScorer(names, ignore_index, device, temperature_images, temperature)
+    model_range = (float(config.min_depth), float(config.max_depth))
+    return DepthScorer(*(depth_range or model_range), model_range, device)
+
+
+@torch.no_grad()
+def evaluate_model(
+    model: Any,
+    processor: Any,
+    dataset: Any,
+    protocols: Sequence[Protocol],
+    batch_size: int = 8,
+    seed: int = 0,
+    depth_range: tuple[float, float] | None = None,
+    fit_temperature: bool = False,
+    progress: Callable[[int], object] | None = None,
+) -> Evaluation:
+    """Score a model on a data set under several protocols.
+
+    The noise of an image follows from `(seed, id)`: scores do not depend on the batch size, and protocols and models are
+    compared on the same noise.
+
+    Args:
+        model: A map model in evaluation mode.
+        processor: Its image processor.
+        dataset: Raw samples with `labels` or `depth_m`.
+        protocols: Settings of the dials.
+        batch_size: Images at a time.
+        seed: Seed of the start noise.
+        depth_range: Where depth is scored, metres; the model's own range where it is not given.
+        fit_temperature: Also fit the temperature of the logits (segmentation, protocols with `average="last"`).
+        progress: Called with the number of images just done.
+
+    Returns:
+        The scores.
+
+    Raises:
+        ValueError: If there is no image or no protocol, a sample has no map for the task, two samples share an id, or
+            the model's output is not finite.
+    """
+    if not len(dataset):
+        raise ValueError("the data set holds no images")
+    if not protocols:
+        raise ValueError("need at least one protocol")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    task = task_of(model)
+    # A mean over steps is taken of probabilities: no temperature of its logarithm is the one of the logits.
+    images = len(dataset) if fit_temperature and task == "segmentation" else 0
+    results = [ProtocolResult(p, make_scorer(model, depth_range, images * (p.average == "last"))) for p in protocols]
+    encode_clock, clocks = _Clock(model.device), [_Clock(model.device) for _ in results]
+    ids: dict[int, str] = {}
+    for batch in _batches(dataset, processor, task, batch_size):
+        repeated = set(batch.ids).intersection(ids.values()) or len(set(batch.ids)) < len(batch.ids)
+        if repeated:  # they would get the same noise, and rows could not be told apart
+            raise ValueError(f"two samples of the data set share an id, near {batch.ids[0]!r}")
+        ids.update(zip(batch.indices, batch.ids))
+        pixels = torch.stack(batch.pixels).to(model.device)
+        count = len(batch.indices)
+        features = encode_clock.run(lambda pixels=pixels: model.encode_image(pixels), count)
+        for result, clock in zip(results, clocks):
+            output = clock.run(lambda p=result.protocol, f=features, b=batch: _decode(model, f, p, seed, b.ids), count)
+            try:
+                result.scorer.update(output, result.protocol.average, pixels.shape[-2:], batch.indices, batch.truths)
+            except ValueError as error:
+                raise ValueError(f"{result.protocol.name}, image {batch.ids[0]!r} or a neighbour: {error}") from error
+        if progress is not None:
+            progress(count)
+    for result, clock in zip(results, clocks):
+        result.mean_steps = sum(result.scorer.steps) / len(result.scorer.steps)
+        result.encode_seconds, result.decode_seconds = encode_clock.seconds_per_image, clock.seconds_per_image
+    return Evaluation(task, [ids[index] for index in range(len(ids))], results)
+
+
+def _decode(model: Any, features: Tensor, protocol: Protocol, seed: int, ids: Sequence[str]) -> Any:
+    return model.decode_map(
+        features,
+        num_inference_steps=protocol.steps,
+        ensemble_size=protocol.samples,
+        average=protocol.average,
+        sampler=protocol.sampler,
+        generator=[image_generator(seed, image_id) for image_id in ids],
+    )
