@@ -154,7 +154,14 @@ class SegmentationScorer(Scorer):
     statistics = ("mIoU", "aAcc", "mAcc")
     error_kind = "binary"
 
-    def __init__(self, id2label: dict[int, str], ignore_index: int, device: torch.device, temperature_images: int = 0) -> None:
+    def __init__(
+        self,
+        id2label: dict[int, str],
+        ignore_index: int,
+        device: torch.device,
+        temperature_images: int = 0,
+        temperature: float = 1.0,
+    ) -> None:
         super().__init__(device)
         self.id2label, self.ignore_index = id2label, ignore_index
         self.maps = SegmentationScores(len(id2label), ignore_index).to(device)
