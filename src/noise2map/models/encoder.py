@@ -3,11 +3,30 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoBackbone
+from transformers import AutoBackbone, PreTrainedConfig
 
 from noise2map.models.configuration import Noise2MapConfig
 
 _NUM_SCALES = 4
+
+
+def make_backbone(config: PreTrainedConfig, num_scales: int) -> nn.Module:
+    """A backbone of transformers with ``num_scales`` feature maps, the last one at 1/32.
+
+    Raises:
+        ValueError: if the configuration gives another number of feature maps.
+    """
+    backbone = AutoBackbone.from_config(config)
+    if hasattr(backbone, "swin"):
+        # SwinBackbone carries a final norm whose result it never uses: weights that would get no gradient.
+        backbone.swin.layernorm = nn.Identity()
+    if len(backbone.channels) != num_scales:
+        first = 2 ** (6 - num_scales)
+        raise ValueError(
+            f"backbone_config gives {len(backbone.channels)} feature maps ({config.out_features}); expected {num_scales}: set "
+            f"out_features to the stages at 1/{first} to 1/32"
+        )
+    return backbone
 
 
 class ConvNorm(nn.Module):
@@ -50,16 +69,8 @@ class ImageEncoder(nn.Module):
             ValueError: if the backbone does not give four feature maps.
         """
         super().__init__()
-        self.backbone = AutoBackbone.from_config(config.backbone_config)
-        if hasattr(self.backbone, "swin"):
-            # SwinBackbone carries a final norm whose result it never uses: weights that would get no gradient.
-            self.backbone.swin.layernorm = nn.Identity()
+        self.backbone = make_backbone(config.backbone_config, _NUM_SCALES)
         channels = list(self.backbone.channels)
-        if len(channels) != _NUM_SCALES:
-            raise ValueError(
-                f"backbone_config gives {len(channels)} feature maps ({config.backbone_config.out_features}); expected "
-                f"{_NUM_SCALES}: set out_features to the four stages at 1/4, 1/8, 1/16 and 1/32"
-            )
         self.pyramid = FeaturePyramid(channels, config.hidden_size, config.group_norm_groups)
         self.merge = ConvNorm(_NUM_SCALES * config.hidden_size, config.hidden_size, 1, config.group_norm_groups)
 
