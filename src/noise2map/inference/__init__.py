@@ -1,1 +1,44 @@
-"""TODO."""
+"""Prediction and evaluation: models on images and data sets.
+
+The names are imported on first use: checking a command's words must not cost the import of a model.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_PUBLIC = {
+    "Dials": "noise2map.inference.predictor",
+    "Evaluation": "noise2map.inference.evaluator",
+    "Prediction": "noise2map.inference.predictor",
+    "Predictor": "noise2map.inference.predictor",
+    "Protocol": "noise2map.inference.protocols",
+    "evaluate_model": "noise2map.inference.evaluator",
+    "load_model": "noise2map.inference.loading",
+    "open_dataset": "noise2map.inference.datasets",
+    "protocol_grid": "noise2map.inference.protocols",
+}
+
+__all__ = [
+    "Dials",
+    "Evaluation",
+    "Prediction",
+    "Predictor",
+    "Protocol",
+    "evaluate_model",
+    "load_model",
+    "open_dataset",
+    "protocol_grid",
+]
+
+if TYPE_CHECKING:
+    from noise2map.inference.datasets import open_dataset
+    from noise2map.inference.evaluator import Evaluation, evaluate_model
+    from noise2map.inference.loading import load_model
+    from noise2map.inference.predictor import Dials, Prediction, Predictor
+    from noise2map.inference.protocols import Protocol, protocol_grid
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
