@@ -32,6 +32,26 @@ def picture_uri(picture: np.ndarray) -> str:
     return data_uri(encode_image(Image.fromarray(picture), ".webp", lossless=True, method=4), "image/webp")
 
 
+Legend = Sequence[tuple[tuple[int, int, int], str]]
+
+
+@dataclass(frozen=True)
+class GalleryItem:
+    """One set of pictures of a gallery.
+
+    Attributes:
+        thumbnail: ``(H, W, 3)`` uint8, shown small.
+        heading: Above the pictures.
+        rows: The pictures.
+        legend: Below them.
+    """
+
+    thumbnail: np.ndarray
+    heading: str
+    rows: Sequence[Sequence[Cell | None]]
+    legend: Legend = ()
+
+
 @dataclass(frozen=True)
 class Cloud:
     """A point cloud and its colourings.
@@ -39,10 +59,12 @@ class Cloud:
     Attributes:
         points_m: ``(N, 3)`` metres in camera axes (x right, y down, z forward); rows that are not finite are left out.
         colors: Name of a colouring to ``(N, 3)`` uint8.
+        focal_px: Focal length of the picture that the points come from: each is drawn as large as its pixel.
     """
 
     points_m: np.ndarray
     colors: Mapping[str, np.ndarray]
+    focal_px: float = 100.0
 
 
 class Page:
@@ -88,24 +110,24 @@ class Page:
         """Set the line at the end of the page."""
         self._footer = text
 
-    def cells(
-        self,
-        rows: Sequence[Sequence[Cell | None]],
-        heading: str = "",
-        legend: Sequence[tuple[tuple[int, int, int], str]] = (),
-    ) -> None:
+    def cells(self, rows: Sequence[Sequence[Cell | None]], heading: str = "", legend: Legend = ()) -> None:
         """Add a card with pictures in rows and columns; None leaves a place empty."""
-        columns = max(len(row) for row in rows)
-        figures = [_figure(cell) if cell is not None else "<div></div>" for row in rows for cell in _pad(row, columns)]
-        grid = f'<div class="grid" style="grid-template-columns:repeat({columns},minmax(120px,1fr))">{"".join(figures)}</div>'
-        self._card(f'<div class="scroll">{grid}</div>{_legend(legend)}', heading)
+        self._card(_grid(rows) + _legend(legend), heading)
 
-    def player(
-        self,
-        frames: Sequence[Sequence[Cell]],
-        heading: str = "",
-        legend: Sequence[tuple[tuple[int, int, int], str]] = (),
-    ) -> None:
+    def gallery(self, items: Sequence[GalleryItem]) -> None:
+        """Add a card with one of several sets of pictures, chosen by a click on its thumbnail; without scripts, all."""
+        thumbs, sheets = [], []
+        for index, item in enumerate(items):
+            uri = picture_uri(item.thumbnail)
+            pressed = "false" if index else "true"
+            thumbs.append(
+                f'<button type="button" aria-pressed="{pressed}" title="{escape(item.heading)}"><img class="pixels" '
+                f'alt="{escape(item.heading)}" src="{uri}"></button>'
+            )
+            sheets.append(f"<div data-sheet><h3>{escape(item.heading)}</h3>{_grid(item.rows)}{_legend(item.legend)}</div>")
+        self._card(f'<div class="thumbs">{"".join(thumbs)}</div>{"".join(sheets)}', "", "data-gallery")
+
+    def player(self, frames: Sequence[Sequence[Cell]], heading: str = "", legend: Legend = ()) -> None:
         """Add a card that shows the frames one after another, with a slider; each frame is a row of cells."""
         if not frames or len({len(frame) for frame in frames}) != 1:
             raise ValueError("a player needs frames with the same number of cells")
@@ -121,12 +143,11 @@ class Page:
                 f'<img class="pixels" alt="{escape(column[0].title)}" src="{uris[-1] if still else ""}"{attributes}>'
                 f"{_bar(column[-1].bar)}</figure>"
             )
-        grid = f"grid-template-columns:repeat({len(figures)},minmax(120px,1fr))"
         controls = (
             '<div class="controls"><button type="button">▶ play</button>'
             f'<input type="range" min="0" max="{len(frames) - 1}" value="{len(frames) - 1}" aria-label="step"></div>'
         )
-        body = f'<div class="scroll"><div class="grid" style="{grid}">{"".join(figures)}</div></div>{controls}'
+        body = f'<div class="scroll"><div class="grid" style="{_columns(len(figures))}">{"".join(figures)}</div></div>{controls}'
         self._card(body + _legend(legend), heading, "data-player")
 
     def cloud(self, cloud: Cloud, heading: str = "", text: str = "") -> None:
@@ -135,14 +156,16 @@ class Page:
         points = np.asarray(cloud.points_m, dtype=np.float64)[finite]
         if len(points) == 0:
             raise ValueError("a point cloud needs at least one finite point")
-        points = points - np.median(points, axis=0)
+        center = np.median(points, axis=0)
+        points = points - center
         radius = max(float(np.percentile(np.linalg.norm(points, axis=1), 90)), 1e-6)
         # Whole numbers of 1/2000 of the radius, little-endian: +-16 radii fit in 16 bits; farther points stop there.
         packed = np.clip(np.round(points / radius * 2000), -32767, 32767).astype("<i2")
         content = {
             "points": base64.b64encode(packed.tobytes()).decode("ascii"),
             "unit": 1 / 2000,
-            "spacing": 1.6 / np.sqrt(len(points)),
+            "eye": float(center[2] / radius),  # what to add to z to get the distance from the eye that took the picture
+            "focal": float(cloud.focal_px),
             "colors": [
                 {"rgb": base64.b64encode(np.ascontiguousarray(rgb[finite], np.uint8).tobytes()).decode("ascii")}
                 for rgb in cloud.colors.values()
@@ -237,8 +260,15 @@ class Page:
         write_text(path, self.render())
 
 
-def _pad(row: Sequence[Cell | None], columns: int) -> list[Cell | None]:
-    return [*row, *[None] * (columns - len(row))]
+def _grid(rows: Sequence[Sequence[Cell | None]]) -> str:
+    columns = max(len(row) for row in rows)
+    padded = [[*row, *[None] * (columns - len(row))] for row in rows]
+    figures = "".join("<div></div>" if cell is None else _figure(cell) for row in padded for cell in row)
+    return f'<div class="scroll"><div class="grid" style="{_columns(columns)}">{figures}</div></div>'
+
+
+def _columns(count: int) -> str:
+    return f"grid-template-columns:repeat({count},minmax(120px,1fr))"
 
 
 def _figure(cell: Cell) -> str:
@@ -254,21 +284,22 @@ def _bar(bar: ColorBar | None) -> str:
     if bar is None:
         return ""
     stops = ",".join(to_hex(colormaps[bar.color_map](x)) for x in np.linspace(0, 1, 17))
-    spans = []
+    spans, before = [], -1.0
     for value in ticks(bar.low, bar.high, bar.log, limit=6):
         if bar.log:
             share = float(np.log(value / bar.low) / np.log(bar.high / bar.low))
         else:
             share = (value - bar.low) / (bar.high - bar.low)
-        clipped = "≥ " if bar.open_end and value >= bar.high * 0.999 else ""
+        if share - before < 0.11:
+            continue
+        before = share
+        text = f"{'≥ ' if bar.open_end and value >= bar.high * 0.999 else ''}{value:.4g} {bar.unit}".rstrip()
         edge = "first" if share < 0.04 else "last" if share > 0.93 else ""
-        spans.append(
-            f'<span class="{edge}" style="left:{share * 100:.1f}%">{clipped}{value:.4g}{bar.unit and " " + bar.unit}</span>'
-        )
+        spans.append(f'<span class="{edge}" style="left:{share * 100:.1f}%">{escape(text)}</span>')
     return f'<div class="bar" style="background:linear-gradient(90deg,{stops})"></div><div class="ticks">{"".join(spans)}</div>'
 
 
-def _legend(entries: Sequence[tuple[tuple[int, int, int], str]]) -> str:
+def _legend(entries: Legend) -> str:
     if not entries:
         return ""
     items = "".join(f'<li><i style="background:rgb{color}"></i>{escape(name)}</li>' for color, name in entries)

@@ -29,6 +29,17 @@
     if (!still) play(); else pause();
   }
 
+  // Galleries: one sheet at a time, chosen by its thumbnail.
+  for (const card of document.querySelectorAll("[data-gallery]")) {
+    const sheets = [...card.querySelectorAll("[data-sheet]")], thumbs = [...card.querySelectorAll(".thumbs button")];
+    const choose = (index) => {
+      sheets.forEach((sheet, at) => { sheet.hidden = at !== index; });
+      thumbs.forEach((thumb, at) => thumb.setAttribute("aria-pressed", String(at === index)));
+    };
+    thumbs.forEach((thumb, index) => thumb.addEventListener("click", () => choose(index)));
+    choose(0);
+  }
+
   // Point clouds: drag to turn, wheel or pinch to come nearer; drawn with a z-buffer into an ImageData.
   for (const card of document.querySelectorAll("[data-points]")) {
     const data = JSON.parse(card.querySelector("script[type='application/json']").textContent);
@@ -40,7 +51,7 @@
 
     const draw = () => {
       waiting = false;
-      const width = (canvas.width = Math.max(64, Math.round(canvas.clientWidth))), height = (canvas.height = Math.round(width * 0.6));
+      const width = (canvas.width = Math.max(64, Math.round(canvas.clientWidth))), height = (canvas.height = Math.round(width * 0.52));
       const picture = context.createImageData(width, height), pixels = new Uint32Array(picture.data.buffer);
       pixels.fill(0xff0e0b0a);
       const nearest = new Float32Array(width * height).fill(Infinity);
@@ -52,7 +63,7 @@
         const up = cp * y - sp * ahead, depth = sp * y + cp * ahead + reach;
         if (depth < 0.08) continue;
         const px = (width / 2 + (focal * side) / depth) | 0, py = (height / 2 + (focal * up) / depth) | 0;
-        const reachPx = Math.min(6, Math.max(1, Math.round((focal * data.spacing) / depth)));
+        const reachPx = Math.min(9, Math.max(1, Math.ceil((1.15 * focal * Math.max(z + data.eye, 0)) / data.focal / depth)));
         const color = 0xff000000 | (rgb[j + 2] << 16) | (rgb[j + 1] << 8) | rgb[j];
         for (let v = py; v < py + reachPx; v++) {
           if (v < 0 || v >= height) continue;

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+_LARGEST_POINT = 9
+
 
 def view_points(
     points_m: np.ndarray,
@@ -11,7 +13,7 @@ def view_points(
     yaw_deg: float = 25.0,
     pitch_deg: float = 20.0,
     zoom: float = 1.0,
-    splat: int = 2,
+    focal_px: float = 100.0,
     background: tuple[int, int, int] = (20, 22, 27),
 ) -> np.ndarray:
     """Look at points from a camera that circles their middle.
@@ -23,7 +25,7 @@ def view_points(
         yaw_deg: How far the camera goes round to the right, 0 being the original view.
         pitch_deg: How far it rises.
         zoom: Larger is nearer.
-        splat: Side of the square drawn for a point, in pixels.
+        focal_px: Focal length of the picture that the points come from: each is drawn as large as its pixel.
         background: Colour where there is no point.
 
     Returns:
@@ -48,21 +50,19 @@ def view_points(
     ahead = depth > 0.05 * radius
     x = np.round(width / 2 + focal * rotated[ahead, 0] / depth[ahead]).astype(np.int64)
     y = np.round(height / 2 + focal * rotated[ahead, 1] / depth[ahead]).astype(np.int64)
+    side = np.ceil(1.2 * focal * points_m[ahead, 2] / focal_px / depth[ahead]).clip(1, _LARGEST_POINT).astype(np.int64)
+    order = np.argsort(-depth[ahead], kind="stable")  # far to near: the place in this order is the z-buffer
+    x, y, side = x[order], y[order], side[order]
+    front = np.full(height * width, -1, np.int64)
+    for dy in range(int(side.max(initial=0))):
+        for dx in range(int(side.max(initial=0))):
+            column, row = x + dx - side // 2, y + dy - side // 2
+            drawn = (np.maximum(dx, dy) < side) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            np.maximum.at(front, row[drawn] * width + column[drawn], np.flatnonzero(drawn))
     picture = np.empty((height, width, 3), np.uint8)
     picture[:] = background
-    order = np.argsort(-depth[ahead], kind="stable")  # far to near: the last one written is the nearest
-    for dy in range(splat):
-        for dx in range(splat):
-            column, row = x[order] + dx, y[order] + dy
-            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-            nearest = np.full(height * width, -1, np.int64)
-            nearest[row[inside] * width + column[inside]] = np.flatnonzero(inside)
-            if dy == dx == 0:
-                front = nearest
-            else:  # the position in far-to-near order is the z-buffer: the larger, the nearer
-                front = np.maximum(front, nearest)
-    drawn = front >= 0
-    picture.reshape(-1, 3)[drawn] = colors[ahead][order][front[drawn]]
+    seen = front >= 0
+    picture.reshape(-1, 3)[seen] = colors[ahead][order][front[seen]]
     return picture
 
 

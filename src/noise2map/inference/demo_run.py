@@ -1,0 +1,238 @@
+"""Runs the demo: predicts, scores, draws and writes everything that ``noise2map demo`` shows."""
+
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from noise2map.data.freedoom import load_samples
+from noise2map.geometry import write_ply
+from noise2map.inference.evaluator import Evaluation, evaluate_model
+from noise2map.inference.loading import pick_device
+from noise2map.inference.predictor import Dials, Predictor
+from noise2map.inference.protocols import Protocol
+from noise2map.inference.records import check_writable
+from noise2map.inference.showcase import Frame, build_room, denoising_moments, predict_frames, varied_frames
+from noise2map.inference.showcase_page import (
+    BEST,
+    counted,
+    frame_legend,
+    frame_panel,
+    frame_rows,
+    hero_panel,
+    paint_prediction,
+    player_frames,
+    risk_figure,
+    room_cells,
+    room_cloud,
+    score_rows,
+)
+from noise2map.report.animation import Moment, denoising_frames, save_animation
+from noise2map.report.files import write_image
+from noise2map.report.html import GalleryItem, Page
+from noise2map.report.palettes import depth_range
+from noise2map.report.panels import Panel, render
+from noise2map.report.tables import text_table, write_csv
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class DemoJob:
+    """What to show.
+
+    Attributes:
+        out: Folder to write to.
+        segmentation_model: Name, folder or hub id.
+        depth_model: Likewise.
+        step_counts: Numbers of decoder calls to compare.
+        depth_samples: Noise samples of a depth map: the spread of one sample at one step is nothing.
+        frames: Frames shown per task.
+        scored: Frames scored per task.
+        seed: Seed of the noise.
+        device: As in ``pick_device``.
+        hero: Where to write the README's picture, or None.
+    """
+
+    out: Path
+    segmentation_model: str
+    depth_model: str
+    step_counts: tuple[int, ...]
+    depth_samples: int
+    frames: int
+    scored: int
+    seed: int
+    device: str
+    hero: Path | None = None
+
+
+@dataclass
+class _Act:
+    """Everything of one task."""
+
+    predictor: Predictor
+    dataset: Any
+    dials: Dials
+    frames: list[Frame]
+    moments: list[Moment]
+    evaluation: Evaluation
+
+
+def run_demo(job: DemoJob, say: Say) -> Iterator[str]:
+    """Make the demo; yields the lines to print: the tables of scores.
+
+    Args:
+        job: What to show.
+        say: Told what is being done.
+
+    Raises:
+        OSError: If a model is missing or the folder cannot be written.
+        ValueError: If a model is for another task.
+    """
+    check_writable(job.out)
+    transformers.utils.logging.disable_progress_bar()
+    device = pick_device(job.device)
+    acts = {}
+    for task, name in (("segmentation", job.segmentation_model), ("depth", job.depth_model)):
+        predictor = Predictor.from_pretrained(name, device)
+        if predictor.task != task:
+            raise ValueError(f"model {name!r} is for {predictor.task}; expected one for {task}")
+        acts[task] = _perform(job, predictor, say)
+    say("drawing")
+    page = Page("noise2map", "Dense maps by denoising: the image is read once, the map is refined as often as you like.")
+    page.footer(
+        f"noise2map demo, seed {job.seed}, on {device.type} ({platform.machine()}, {counted(torch.get_num_threads(), 'thread')}). "
+        "Frames rendered from Freedoom (BSD 3-clause)."
+    )
+    for task, act in acts.items():
+        _show_task(page, job, task, act)
+    room = _show_room(page, job, acts["segmentation"], acts["depth"])
+    tables = _show_scores(page, job, acts)
+    page.write(job.out / "index.html")
+    if job.hero is not None:
+        seg, depth = acts["segmentation"], acts["depth"]
+        panel = hero_panel(seg.frames[0], seg.predictor, seg.moments, depth.frames[0], depth.predictor, depth.moments, room)
+        write_image(job.hero, render(panel, width=2040, theme="dark"), optimize=True)
+    yield from tables
+
+
+def _perform(job: DemoJob, predictor: Predictor, say: Say) -> _Act:
+    config, task = predictor.model.config, predictor.task
+    dataset = load_samples("test", task)
+    steps = job.step_counts if config.diffusion else (1,)
+    samples = job.depth_samples if task == "depth" and config.diffusion else 1
+    dials = Dials(ensemble_size=samples, average="last", seed=job.seed)
+    indices = varied_frames(dataset, job.frames)
+    say(f"{task}: {counted(len(indices), 'frame')} at {', '.join(map(str, steps))} steps")
+    frames = predict_frames(predictor, dataset, indices, steps, dials)
+    first = dataset[indices[0]]
+    course = denoising_moments(predictor, first["image"], first["id"], max(steps), job.seed)
+    subset = _Spread(dataset, job.scored)
+    say(f"{task}: scoring {counted(len(subset), 'frame')}")
+    protocols = [Protocol(count, samples) for count in steps]
+    evaluation = evaluate_model(predictor.model, predictor.processor, subset, protocols, seed=job.seed)
+    return _Act(predictor, dataset, dials, frames, course, evaluation)
+
+
+class _Spread:
+    """``count`` samples of a data set, evenly spread: every map has its share."""
+
+    def __init__(self, dataset: Any, count: int) -> None:
+        self.dataset = dataset
+        self.indices = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.dataset[int(self.indices[index])]
+
+
+def _show_task(page: Page, job: DemoJob, task: str, act: _Act) -> None:
+    predictor = act.predictor
+    samples = act.dials.ensemble_size or 1
+    what = "classes" if task == "segmentation" else "metres"
+    page.section(
+        task.capitalize(),
+        f"Frames of maps that were not trained on. The same weights and the same noise at {_and(job.step_counts)} steps, "
+        f"{counted(samples, 'noise sample')}; {what} against the truth, and where the model itself is unsure.",
+    )
+    page.gallery(
+        [
+            GalleryItem(frame.image, f"{frame.place}  ·  {frame.id}", frame_rows(frame, predictor), frame_legend(frame, predictor))
+            for frame in act.frames
+        ]
+    )
+    for frame in act.frames:
+        write_image(job.out / task / f"{frame.id}.png", render(frame_panel(frame, predictor)))
+    if act.moments:
+        frame = act.frames[0]
+        page.player(player_frames(frame, predictor, act.moments), f"The denoising of {frame.id}, step by step")
+        paint = paint_prediction(predictor, depth_range(frame.truth) if task == "depth" else (1.0, 10.0))
+        pictures = denoising_frames(frame.image, act.moments, paint)
+        for suffix in (".webp", ".gif"):
+            save_animation(job.out / f"denoising-{task}{suffix}", pictures)
+
+
+def _and(numbers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, numbers[:-1])) + f" and {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
+
+
+def _show_room(page: Page, job: DemoJob, seg: _Act, depth: _Act) -> Any:
+    frame, predictor = depth.frames[0], seg.predictor
+    steps = max(frame.by_steps)
+    labels = next((f.by_steps[max(f.by_steps)].labels for f in seg.frames if f.id == frame.id), None)
+    sky = next((index for index, name in predictor.id2label.items() if name == "sky"), None)
+    leave_out = np.zeros(frame.truth.shape, bool) if labels is None or sky is None else labels == sky
+    metres = frame.by_steps[steps].depth_m
+    assert metres is not None
+    room = build_room(metres, frame.truth, frame.intrinsics, leave_out)
+    cloud = room_cloud(frame, room, steps, labels, predictor.palette)
+    page.section(
+        "In three dimensions",
+        "The predicted depth and the camera's intrinsics give points and surface normals; the predicted sky is left out. "
+        "The points are in `room.ply`.",
+    )
+    cells = room_cells(frame, room, steps)
+    page.cloud(cloud, f"{frame.place}  ·  {frame.id}", "drag to turn, wheel to come nearer")
+    page.cells([cells])
+    write_image(job.out / "normals.png", render(Panel(cells)))
+    keep = np.isfinite(room.points_m).all(axis=-1)
+    write_ply(
+        job.out / "room.ply",
+        torch.from_numpy(room.points_m[keep]),
+        torch.from_numpy(frame.image[keep]),
+        torch.from_numpy(room.normals[keep]),
+    )
+    return cloud
+
+
+def _show_scores(page: Page, job: DemoJob, acts: dict[str, _Act]) -> list[str]:
+    number = len(next(iter(acts.values())).evaluation.image_ids)
+    page.section(
+        "Scores",
+        f"On {number} shipped test frames chosen for variety, so not comparable with the scores in the models' cards, which "
+        "are on thousands. `error-AUROC`: how well the uncertainty finds the wrong pixels (0.5 is chance). `AUSE`: how much "
+        "worse it ranks them than the error itself (0 is best).",
+    )
+    lines: list[str] = []
+    for task, act in acts.items():
+        config = act.predictor.model.config
+        kind = config.uncertainty or act.predictor.model.default_uncertainty
+        rows = score_rows(act.evaluation, kind)
+        heading = f"{task.capitalize()} ({number} frames; uncertainty: {kind.replace('_', ' ')})"
+        page.table(rows, best=BEST, heading=heading)
+        page.figure(risk_figure(act.evaluation, "light"), risk_figure(act.evaluation, "dark"))
+        write_csv(job.out / f"scores-{task}.csv", rows)
+        lines += ["", heading, text_table(rows, digits=3)]
+    page.section("Do it yourself")
+    page.code(
+        f"noise2map predict PHOTO_OR_FOLDER --model {job.segmentation_model} --steps auto --out maps\n"
+        f"noise2map evaluate --model {job.depth_model} --steps 1,3,10,auto"
+    )
+    return lines
