@@ -1,8 +1,8 @@
 """Joint transforms of raw samples: the image, its maps and its camera move together, and every draw has an explicit generator.
 
-A transform is a callable ``transform(sample, rng) -> sample`` on the dictionaries that the data sets return (``image`` a Pillow
-RGB picture, ``labels`` / ``depth_m`` / ``valid`` arrays ``(H, W)``, ``intrinsics`` fx, fy, cx, cy in pixels). The input sample is not
-changed, sizes stay the same.
+A transform is a callable ``transform(sample, rng) -> sample`` on the dictionaries that the data sets return (``image`` a
+Pillow RGB picture, ``labels`` / ``depth_m`` / ``valid`` arrays ``(H, W)``, ``intrinsics`` fx, fy, cx, cy in pixels). The
+input sample is not changed, sizes stay the same.
 
 Depth is metric: scaling a picture by ``s`` looks like a camera with another focal length at the *same* distances. A model that
 is not told the focal length cannot know that, so :func:`default_transform` crops and scales for segmentation only; for depth
@@ -34,6 +34,7 @@ class Compose:
     transforms: Sequence[Transform]
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator) -> Sample:
+        """The sample after all transforms."""
         result = dict(sample)
         for transform in self.transforms:
             result = transform(result, rng)
@@ -51,6 +52,7 @@ class HorizontalFlip:
             raise ValueError(f"flip probability is {self.p}; expected a number in [0, 1]")
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator) -> Sample:
+        """The sample, mirrored or as it was."""
         result = dict(sample)
         if rng.random() >= self.p:
             return result
@@ -84,6 +86,7 @@ class RandomResizedCrop:
             raise ValueError(f"crop scale is {tuple(self.scale)}; expected 0 < low <= high <= 1")
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator) -> Sample:
+        """A random window of the sample."""
         result = dict(sample)
         width, height = result["image"].size
         side = rng.uniform(*self.scale)
@@ -125,6 +128,7 @@ class Photometric:
                 raise ValueError(f"photometric {name} is {value}; expected a number in [0, 1)")
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator) -> Sample:
+        """The sample with other colours."""
         result = dict(sample)
         gamma, brightness, contrast, saturation = (
             1 + rng.uniform(-1, 1) * half for half in (self.gamma, self.brightness, self.contrast, self.saturation)

@@ -129,13 +129,16 @@ class EmaCallback(TrainerCallback):
         return self._average
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Start the average, or take it up where the checkpoint left it."""
         self.start(kwargs["model"])
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """One step of the average for each optimiser step."""
         images_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         self.update(kwargs["model"], images_per_step, state.global_step * images_per_step)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Add ``ema/`` to the checkpoint."""
         if args.should_save:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             self.save(checkpoint / EMA_DIRECTORY, kwargs["model"], kwargs.get("processing_class"))
@@ -145,12 +148,14 @@ class MetricsCallback(TrainerCallback):
     """Appends every log record to ``metrics.jsonl``; stops the run when the loss is not finite."""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Forget the records after the step that training goes on from."""
         if state.is_world_process_zero:
             rewind_metrics(args.output_dir, state.global_step)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
     ) -> None:
+        """Append the record."""
         if not state.is_world_process_zero or not logs:
             return
         append_metrics(args.output_dir, {"step": state.global_step, **logs})

@@ -60,7 +60,7 @@ class MapCollator:
     Args:
         processor: ``processor(images=..., segmentation_maps= or depth_maps=..., return_tensors="pt")``.
         task: ``"segmentation"`` (needs ``labels``) or ``"depth"`` (needs ``depth_m``).
-        keep_raw: also return the raw samples under ``"samples"`` and ids under ``"ids"`` (evaluation needs the maps at their own size).
+        keep_raw: also return the raw samples as ``"samples"`` and their ``"ids"``: evaluation needs maps at their own size.
     """
 
     _MAP = {"segmentation": ("labels", "segmentation_maps"), "depth": ("depth_m", "depth_maps")}

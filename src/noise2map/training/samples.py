@@ -123,6 +123,7 @@ class SampleGridCallback(TrainerCallback):
         self.samples, self.processor, self.steps, self.seed, self.palette = samples, processor, steps, seed, palette
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Write the picture of this step."""
         if not state.is_world_process_zero or not self.samples:
             return
         directory = Path(args.output_dir) / SAMPLES_DIRECTORY

@@ -104,6 +104,7 @@ class MapTrainer(Trainer):
             raise ValueError("MapTrainer needs the model's image processor as processing_class")
         if not eval_steps or min(eval_steps) < 1:
             raise ValueError(f"eval_steps is {tuple(eval_steps)}; expected numbers of decoder calls, at least 1")
+        decayed_parameters(model, no_decay)  # refuses a bad rule now, not after the data has been loaded
         self.task = task_of(model)
         self.transform, self.curve, self.no_decay, self.eval_images = transform, curve, no_decay, eval_images
         self.eval_steps = tuple(eval_steps) if getattr(model.config, "diffusion", True) else (1,)
@@ -124,6 +125,8 @@ class MapTrainer(Trainer):
         )
         if args.n_gpu > 1:
             raise ValueError(f"{args.n_gpu} GPUs in one process; start one process for each with 'accelerate launch'")
+        if not hasattr(type(model.config), "use_cache"):
+            vars(model.config).pop("use_cache", None)  # Trainer sets it on every model; a map model has no such field
         self.model_accepts_loss_kwargs = False  # the loss is a mean over the batch: divide by accumulation steps
         if sample_images and eval_dataset is not None and len(eval_dataset):
             chosen = [eval_dataset[i] for i in _spread(len(eval_dataset), sample_images)]

@@ -1,0 +1,130 @@
+import dataclasses
+
+import pytest
+import yaml
+from tiny_training import RawSamples
+
+from noise2map.training.build import make_config, make_model, make_processor
+from noise2map.training.recipes import Recipe, load_recipe, recipe_names
+
+
+def write(tmp_path, text):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_recipe_states_only_what_differs(tmp_path):
+    recipe = load_recipe(write(tmp_path, "optim: {lr: 1e-4}\nmodel:\n  config: {map_scale: 1e-2}\n"))
+    assert recipe.optim.lr == 1e-4 and isinstance(recipe.optim.lr, float)
+    assert recipe.model.config == {"map_scale": 0.01}
+    assert dataclasses.replace(recipe, optim=Recipe().optim, model=Recipe().model) == Recipe()
+    assert load_recipe(write(tmp_path, "")) == Recipe()
+
+
+def test_overrides(tmp_path):
+    path = write(tmp_path, "train: {iterations: 10}\n")
+    overrides = [
+        "optim.lr=3e-4",
+        "train.iterations=20",
+        "model.config.hidden_size=64",
+        "data.crop_scale=none",
+        "train.eval_steps=[1, 2]",
+    ]
+    recipe = load_recipe(path, overrides)
+    assert (recipe.optim.lr, recipe.train.iterations, recipe.data.crop_scale) == (3e-4, 20, None)
+    assert recipe.model.config == {"hidden_size": 64} and recipe.train.eval_steps == [1, 2]
+    assert load_recipe(write(tmp_path, yaml.safe_dump(recipe.to_dict()))) == recipe
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("optim: {learning_rate: 1}", "unknown recipe key optim.learning_rate"),
+        ("optim: {weight_deacy: 1}", "did you mean optim.weight_decay"),
+        ("optimizer: {lr: 1}", "did you mean optim"),
+        ("train: {iterations: many}", "train.iterations is 'many'; expected int"),
+        ("train: {iterations: 1.5}", "train.iterations is 1.5"),
+        ("train: {bf16: 1}", "train.bf16 is 1; expected bool"),
+        ("train: {iterations: true}", "train.iterations is True"),
+        ("train: {eval_steps: [1, x]}", r"train.eval_steps\[1\] is 'x'"),
+        ("train: {eval_steps: []}", "train.eval_steps"),
+        ("train: {save_every: 70}", "multiple of log_every 50"),
+        ("optim: {lr: -1}", "optim.lr is -1.0; expected a positive number"),
+        ("model: {task: normals}", "model.task is 'normals'"),
+        ("model: {self_aligned: true}", "set model.init_from"),
+        ("data: {size: large}", "data.size is 'large'; expected WIDTHxHEIGHT"),
+        ("data: {classes: 9}", "data.classes is 9"),
+        ("- a", "expected a mapping"),
+        ("train: 5", "recipe section train is 5"),
+        ("a: [", "is not YAML"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        load_recipe(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("override", ["lr=1", "optim.lr", "optim.lr.x=1", ".lr=1"])
+def test_malformed_overrides_are_named(tmp_path, override):
+    with pytest.raises(ValueError, match=override.replace(".", r"\.")):
+        load_recipe(write(tmp_path, "optim: {lr: 1}"), [override])
+
+
+def test_missing_recipe_lists_the_shipped_ones():
+    with pytest.raises(FileNotFoundError, match="freedoom-segmentation-tiny"):
+        load_recipe("freedoom-segmentation-tny")
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_shipped_recipes_build_a_small_model(name):
+    recipe = load_recipe(name)
+    model = make_model(recipe, RawSamples(1))
+    assert sum(parameter.numel() for parameter in model.parameters()) < 5e6
+    assert model.config.diffusion == ("nodiffusion" not in name)
+    width, height = recipe.picture_size()
+    assert make_processor(recipe).output_size(480, 640) == (height, width)
+    if recipe.model.task == "segmentation":
+        assert model.config.id2label == RawSamples.id2label
+
+
+@pytest.mark.parametrize("pair", ["segmentation", "depth"])
+def test_baselines_differ_from_their_models_in_the_diffusion_alone(pair):
+    with_diffusion, without = load_recipe(f"freedoom-{pair}-tiny"), load_recipe(f"freedoom-{pair}-tiny-nodiffusion")
+    assert (with_diffusion.data, with_diffusion.optim, with_diffusion.schedule, with_diffusion.train) == (
+        without.data,
+        without.optim,
+        without.schedule,
+        without.train,
+    )
+    changed = {
+        key
+        for key in with_diffusion.model.config.keys() | without.model.config.keys()
+        if with_diffusion.model.config.get(key) != without.model.config.get(key)
+    }
+    assert changed <= {"diffusion", "map_scale", "min_inverse_snr"} and "diffusion" in changed
+
+
+def test_a_misspelt_backbone_field_is_refused():
+    recipe = load_recipe("freedoom-depth-tiny", ["model.config.backbone_config.hiden_sizes=[1]"])
+    with pytest.raises(ValueError, match="hiden_sizes"):
+        make_config(recipe, RawSamples(1))
+    with pytest.raises(ValueError, match="model_type is 'convnxt'"):
+        make_config(load_recipe("freedoom-depth-tiny", ["model.config.backbone_config.model_type=convnxt"]), RawSamples(1))
+
+
+def test_self_aligned_fine_tuning_starts_from_the_checkpoint(tmp_path):
+    import torch
+    from tiny_training import tiny_model, tiny_processor
+
+    start = tiny_model()
+    start.save_pretrained(tmp_path)
+    tiny_processor().save_pretrained(tmp_path)
+    overrides = ["model.self_aligned=true", f"model.init_from={tmp_path}", "data.size=none"]
+    path = tmp_path / "aligned.yaml"
+    path.write_text("optim: {lr: 6e-6}\n")
+    recipe = load_recipe(path, overrides)
+    model = make_model(recipe, RawSamples(1))
+    assert model.config.self_aligned and model.config.hidden_size == 16 and not start.config.self_aligned
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), start.state_dict().values()))
+    assert make_processor(recipe).do_resize is False

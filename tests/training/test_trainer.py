@@ -1,0 +1,234 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_training import SIZE, RawSamples, tiny_model, tiny_processor
+from transformers import TrainerCallback, TrainingArguments
+
+from noise2map import MapTrainer, Noise2MapForSemanticSegmentation
+from noise2map.data.transforms import default_transform
+from noise2map.diffusion import image_generator
+from noise2map.training import LearningRateCurve, last_checkpoint, read_metrics
+
+
+def make_trainer(directory, task="segmentation", model=None, callbacks=(), options=None, **fields):
+    arguments = {
+        "max_steps": 6,
+        "per_device_train_batch_size": 2,
+        "per_device_eval_batch_size": 2,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "save_steps": 2,
+        "eval_strategy": "steps",
+        "eval_steps": 3,
+        "seed": 5,
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        **fields,
+    }
+    options = {
+        "eval_steps": (1, 3),
+        "sample_images": 1,
+        "ema_half_life_images": 4,
+        "transform": default_transform(task),
+        "curve": LearningRateCurve("cosine", iterations=6, warmup_iterations=2, warmup_ratio=0.1),
+        **(options or {}),
+    }
+    return MapTrainer(
+        model if model is not None else tiny_model(task),
+        TrainingArguments(str(directory), **arguments),
+        train_dataset=RawSamples(7),
+        eval_dataset=RawSamples(3, seed=1),
+        processing_class=tiny_processor(),
+        callbacks=callbacks,
+        **options,
+    )
+
+
+def losses(directory):
+    return {record["step"]: record["loss"] for record in read_metrics(directory) if "loss" in record}
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_same_weights(first, second):
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+class DieAt(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """Six uninterrupted steps; epochs end at steps 3 and 6."""
+    directory = tmp_path_factory.mktemp("whole")
+    trainer = make_trainer(directory)
+    trainer.train()
+    with trainer.averaged_weights():
+        averaged = weights(trainer.model)
+    return directory, trainer, averaged
+
+
+@pytest.mark.parametrize("died_at, goes_on_from", [(3, 2), (5, 4)])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, whole_run, died_at, goes_on_from):
+    whole_directory, whole, averaged = whole_run
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(tmp_path, callbacks=[DieAt(died_at)]).train()
+    torch.manual_seed(99)  # whatever the process did before must not matter
+    resumed = make_trainer(tmp_path, model=tiny_model(use_auxiliary_head=True))
+    assert last_checkpoint(tmp_path).name == f"checkpoint-{goes_on_from}"
+    resumed.train(resume_from_checkpoint=True)
+    assert losses(tmp_path) == losses(whole_directory)
+    assert len(losses(tmp_path)) == 6
+    assert_same_weights(weights(resumed.model), weights(whole.model))
+    with resumed.averaged_weights():
+        assert_same_weights(weights(resumed.model), averaged)
+    scores = [[r["eval_mIoU_3"] for r in read_metrics(d) if "eval_mIoU_3" in r] for d in (tmp_path, whole_directory)]
+    assert scores[0] == scores[1] and len(scores[0]) == 2
+
+
+def test_a_checkpoint_cut_off_by_a_crash_is_passed_over(tmp_path, whole_run):
+    directory = tmp_path / "run"
+    shutil.copytree(whole_run[0], directory)
+    newest = last_checkpoint(directory)
+    assert newest.name == "checkpoint-6"
+    (newest / "complete").unlink()
+    assert last_checkpoint(directory).name == "checkpoint-4"
+    with pytest.raises(ValueError, match="no complete checkpoint"):
+        make_trainer(tmp_path / "empty").train(resume_from_checkpoint=True)
+
+
+def test_run_directory_holds_what_it_promises(whole_run):
+    directory, _, _ = whole_run
+    assert json.loads((directory / "config.json").read_text())["model"]["hidden_size"] == 16
+    rates = [record["learning_rate"] for record in read_metrics(directory) if "loss" in record]
+    curve = LearningRateCurve("cosine", iterations=6, warmup_iterations=2, warmup_ratio=0.1)
+    assert rates == pytest.approx([1e-2 * curve.factor(i) for i in range(6)])
+    picture = Image.open(directory / "samples" / "step-000003.png")
+    # image, truth, two step counts, uncertainty: five columns with four gaps
+    assert picture.size == (5 * SIZE[0] + 4 * 4, SIZE[1])
+    assert (directory / "checkpoint-6" / "ema" / "model.safetensors").exists()
+
+
+def test_the_noise_of_a_step_depends_on_seed_step_and_micro_batch(tmp_path, monkeypatch):
+    drawn = []
+    model = tiny_model()
+    forward = model.forward
+
+    def record(**inputs):
+        drawn.append(torch.rand(1, generator=inputs["generator"]).item())
+        return forward(**inputs)
+
+    monkeypatch.setattr(model, "forward", record)
+    make_trainer(tmp_path, model=model, gradient_accumulation_steps=2, max_steps=2, eval_strategy="no").train()
+    assert len(drawn) == 3  # an epoch of three batches: steps of two and of one
+    assert len(set(drawn)) == 3
+
+
+def test_accumulation_takes_the_mean_over_micro_batches(tmp_path):
+    """Two micro-batches of zero learning rate: the logged loss is the mean of the model's own losses."""
+    seen = []
+    model = tiny_model()
+    forward = model.forward
+    model.forward = lambda **inputs: (seen.append(out := forward(**inputs)), out)[1]
+    trainer = make_trainer(tmp_path, model=model, gradient_accumulation_steps=2, max_steps=1, eval_strategy="no")
+    trainer.train()
+    assert losses(tmp_path)[1] == pytest.approx(np.mean([out.loss.item() for out in seen]), rel=1e-6)
+
+
+def test_evaluation_is_the_mean_iou_of_single_images(whole_run):
+    """Against one image at a time through ``model(...)`` and a confusion matrix made by hand, in a batch of another size."""
+    _, trainer, averaged = whole_run
+    raw = weights(trainer.model)
+    trainer.args.per_device_eval_batch_size = 3
+    scores = trainer.evaluate()
+    assert_same_weights(weights(trainer.model), raw)
+
+    model = tiny_model()
+    model.load_state_dict(averaged)
+    model.eval()
+    table = np.zeros((3, 3))
+    for index in range(3):
+        sample = RawSamples(3, seed=1)[index]
+        inputs = tiny_processor()(images=sample["image"], return_tensors="pt")
+        with torch.no_grad():
+            features = model.encode_image(inputs["pixel_values"])
+            out = model.decode_map(features, num_inference_steps=3, generator=image_generator(5, sample["id"]))
+        logits = torch.nn.functional.interpolate(out.logits, size=SIZE[::-1], mode="bilinear", align_corners=False)
+        known = sample["labels"] != 255
+        np.add.at(table, (sample["labels"][known], logits.argmax(1)[0].numpy()[known]), 1)
+    union = table.sum(0) + table.sum(1) - table.diagonal()
+    with np.errstate(invalid="ignore"):
+        assert scores["eval_mIoU_3"] == pytest.approx(np.nanmean(table.diagonal() / union), abs=1e-6)
+
+
+def test_final_export_is_the_average_and_loads(tmp_path, whole_run):
+    _, trainer, averaged = whole_run
+    target = trainer.export_final(tmp_path / "final")
+    assert_same_weights(weights(Noise2MapForSemanticSegmentation.from_pretrained(target)), averaged)
+    (target / "old").write_text("from an earlier export")
+    trainer.export_final(target)
+    assert not (target / "old").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["final"]
+    assert (target / "preprocessor_config.json").exists()
+
+
+def test_depth_without_diffusion_in_bf16_trains_and_is_evaluated_at_one_call(tmp_path):
+    trainer = make_trainer(tmp_path, task="depth", model=tiny_model("depth", diffusion=False), bf16=True, max_steps=3)
+    trainer.train()
+    scores = [record for record in read_metrics(tmp_path) if "eval_abs_rel_1" in record][-1]
+    assert np.isfinite(scores["eval_abs_rel_1"]) and "eval_abs_rel_3" not in scores
+    assert all(np.isfinite(loss) for loss in losses(tmp_path).values())
+
+
+def test_training_learns(tmp_path):
+    """The class is the colour: after a few dozen steps the tiny model must beat its start by far."""
+    trainer = make_trainer(
+        tmp_path, max_steps=40, eval_strategy="no", save_strategy="no", options={"curve": None, "transform": None}
+    )
+    before = trainer.evaluate()["eval_mIoU_1"]
+    trainer.train()
+    assert trainer.evaluate()["eval_mIoU_1"] > max(0.5, before + 0.2)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    model = tiny_model()
+    with torch.no_grad():
+        model.head.classifier.weight.fill_(float("nan"))
+    trainer = make_trainer(tmp_path, model=model, eval_strategy="no", logging_nan_inf_filter=False)
+    with pytest.raises(ValueError, match="training loss is nan at step 1"):
+        trainer.train()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"processing_class": None}, "image processor"),
+        ({"eval_steps": (0,)}, r"\(0,\)"),
+        ({"no_decay": "biases"}, "biases"),
+    ],
+)
+def test_bad_arguments_are_named(tmp_path, change, message):
+    options = {"processing_class": tiny_processor(), "train_dataset": RawSamples(8), **change}
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", max_steps=1)
+    with pytest.raises(ValueError, match=message):
+        MapTrainer(tiny_model(), arguments, **options).train()
+
+
+def test_too_few_samples_for_a_batch(tmp_path):
+    with pytest.raises(ValueError, match="7 samples"):
+        make_trainer(tmp_path, per_device_train_batch_size=8).train()
