@@ -11,6 +11,7 @@ from transformers.configuration_utils import SubConfigSpec
 _FOREIGN_KEYS = {
     "num_labels", "torch_dtype", "dtype", "transformers_version", "architectures", "model_type", "name_or_path", "auto_map",
     "attn_implementation", "use_bfloat16", "task_specific_params", "tokenizer_class", "output_attentions", "return_dict",
+    "use_cache",  # written by Trainer
 }  # fmt: skip
 
 _CHOICES = {
