@@ -227,9 +227,10 @@ def _show_scores(page: Page, job: DemoJob, acts: dict[str, _Act]) -> list[str]:
         rows = score_rows(act.evaluation, kind)
         heading = f"{task.capitalize()} ({number} frames; uncertainty: {kind.replace('_', ' ')})"
         page.table(rows, best=BEST, heading=heading)
-        page.figure(risk_figure(act.evaluation, "light"), risk_figure(act.evaluation, "dark"))
         write_csv(job.out / f"scores-{task}.csv", rows)
         lines += ["", heading, text_table(rows, digits=3)]
+    plots = [(risk_figure(act.evaluation, "light"), risk_figure(act.evaluation, "dark")) for act in acts.values()]
+    page.figures(plots, "If the most uncertain pixels are left out", "risk against coverage")
     page.section("Do it yourself")
     page.code(
         f"noise2map predict PHOTO_OR_FOLDER --model {job.segmentation_model} --steps auto --out maps\n"

@@ -135,13 +135,17 @@ class Predictor:
     def processed_size(self, width: int, height: int, size: Size = None) -> tuple[int, int]:
         """Width and height at which an image of ``width x height`` is processed.
 
-        By default what the processor says: it brings the short side to what the model was trained at and keeps the ratio.
+        By default the short side becomes what the model was trained at, and the ratio is kept: the processor's
+        ``shortest_edge``, or the shorter of its ``height`` and ``width`` (which alone would squash other shapes).
         """
         if isinstance(size, tuple):
             return size
         if size == "native" or not self.processor.do_resize:
             return max(width, MIN_SIDE), max(height, MIN_SIDE)
-        rows, columns = self.processor.output_size(height, width)
+        wanted = dict(self.processor.size)
+        if wanted.get("height") and wanted.get("width"):
+            wanted = {"shortest_edge": min(wanted["height"], wanted["width"])}
+        rows, columns = self.processor.output_size(height, width, wanted)
         return columns, rows
 
     def check_fits(self, width: int, height: int, dials: Dials, batch_size: int = 1) -> int:

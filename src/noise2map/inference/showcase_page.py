@@ -146,8 +146,8 @@ def room_cells(frame: Frame, room: Room, steps: int) -> list[Cell]:
     return [
         Cell("image", frame.image),
         depth_cell(depth_m, f"depth, {counted(steps, 'step')}", depth_range(frame.truth)),
-        Cell("normals of the depth", colorize_normals(room.normals), note=f"{room.mean_angle_deg:.0f}° off on average"),
-        Cell("normals of the truth", colorize_normals(room.true_normals)),
+        Cell("its normals", colorize_normals(room.normals), note=f"{room.mean_angle_deg:.0f}° off on average"),
+        Cell("true normals", colorize_normals(room.true_normals)),
     ]
 
 

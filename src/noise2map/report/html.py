@@ -222,14 +222,17 @@ class Page:
             heading,
         )
 
-    def figure(self, light: Figure, dark: Figure | None = None, heading: str = "", alt: str = "plot") -> None:
-        """Add a plot; the dark one is shown where the reader's system is dark."""
-        source = ""
-        if dark is not None:
-            uri = data_uri(figure_bytes(dark), "image/svg+xml")
-            source = f'<source media="(prefers-color-scheme: dark)" srcset="{uri}">'
-        uri = data_uri(figure_bytes(light), "image/svg+xml")
-        self._card(f'<picture>{source}<img alt="{escape(alt)}" src="{uri}"></picture>', heading)
+    def figures(self, pairs: Sequence[tuple[Figure, Figure | None]], heading: str = "", alt: str = "plot") -> None:
+        """Add plots beside each other: pairs of a light one and a dark one for readers whose system is dark."""
+        pictures = []
+        for light, dark in pairs:
+            source = ""
+            if dark is not None:
+                uri = data_uri(figure_bytes(dark), "image/svg+xml")
+                source = f'<source media="(prefers-color-scheme: dark)" srcset="{uri}">'
+            uri = data_uri(figure_bytes(light), "image/svg+xml")
+            pictures.append(f'<picture>{source}<img alt="{escape(alt)}" src="{uri}"></picture>')
+        self._card(f'<div class="grid collapses" style="{_columns(len(pairs))}">{"".join(pictures)}</div>', heading)
 
     def _card(self, body: str, heading: str, attribute: str = "") -> None:
         title = f"<h3>{escape(heading)}</h3>" if heading else ""
