@@ -13,6 +13,8 @@ _PUBLIC = {
     "Noise2MapConfig": "noise2map.models",
     "Noise2MapForSemanticSegmentation": "noise2map.models",
     "Noise2MapForDepthEstimation": "noise2map.models",
+    "Noise2MapForBevSegmentation": "noise2map.models.bev",
+    "Noise2MapBevConfig": "noise2map.models.bev",
     "Noise2MapImageProcessor": "noise2map.models",
     "MapTrainer": "noise2map.training",
 }
@@ -22,6 +24,7 @@ _ROOMS = (
     "data",
     "diffusion",
     "geometry",
+    "guidance",
     "inference",
     "metrics",
     "models",

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from transformers import ConvNextConfig, SwinConfig
 
+from noise2map.convert.bev import bev_dropped_because, bev_sizes, is_bev, rename_bev, segmentation_key
 from noise2map.convert.ddp_keys import dropped_because, rename, split_parts
 from noise2map.convert.state_dict import ConversionReport, read_checkpoint, strip_wrappers
 from noise2map.models import (
@@ -16,8 +17,14 @@ from noise2map.models import (
     Noise2MapForDepthEstimation,
     Noise2MapForSemanticSegmentation,
 )
+from noise2map.models.bev import Noise2MapBevConfig, Noise2MapForBevSegmentation
 
-TASKS = ("segmentation", "depth")
+TASKS = ("segmentation", "depth", "bev")
+_MODELS: dict[str, type[MapModel]] = {
+    "segmentation": Noise2MapForSemanticSegmentation,
+    "depth": Noise2MapForDepthEstimation,
+    "bev": Noise2MapForBevSegmentation,
+}
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
 _ADE20K_CLASSES = 150
 
@@ -30,8 +37,8 @@ def load_official_ddp(checkpoint: str | Path | dict[str, Any], task: str | None 
 
     Args:
         checkpoint: a file, or a state dict with the official key names.
-        task: ``"segmentation"`` or ``"depth"``; by default read off the keys.
-        **config: fields of `Noise2MapConfig`.
+        task: ``"segmentation"``, ``"depth"`` or ``"bev"``; by default read off the keys.
+        **config: fields of `Noise2MapConfig`, or of `Noise2MapBevConfig`.
 
     Returns:
         The model in evaluation mode; ``model.conversion_report`` tells what became of every key.
@@ -48,8 +55,7 @@ def load_official_ddp(checkpoint: str | Path | dict[str, Any], task: str | None 
     if task != found:
         raise ValueError(f"task is {task!r}, but the checkpoint's keys are those of a {found} model")
     model_config = config_from_shapes(tensors, task, **config)
-    model_class = Noise2MapForSemanticSegmentation if task == "segmentation" else Noise2MapForDepthEstimation
-    model = model_class(model_config)
+    model = _MODELS[task](model_config)
     converted, report = convert_ddp_state_dict(tensors, model_config.time_conditioning)
     _load(model, converted)
     model.conversion_report = report
@@ -67,12 +73,13 @@ def convert_ddp_state_dict(
     converted: dict[str, Tensor] = {}
     report = ConversionReport()
     unknown = []
+    rename_key, drop_reason = (rename_bev, bev_dropped_because) if is_bev(tensors) else (rename, dropped_because)
     for key, tensor in tensors.items():
-        reason = dropped_because(key, time_conditioning)
+        reason = drop_reason(key, time_conditioning)
         if reason is not None:
             report.dropped[key] = reason
             continue
-        name = rename(key)
+        name = rename_key(key)
         if name is None:
             unknown.append(key)
             continue
@@ -96,18 +103,10 @@ def config_from_shapes(tensors: dict[str, Tensor], task: str, **overrides: Any) 
             raise ValueError(f"checkpoint has no key {key!r}; expected an official DDP {task} model")
         return tuple(tensors[key].shape)
 
-    layer = "decode_head.encoder.layers.0"
-    heads = overrides.get("decoder_attention_heads", 8)
-    sizes: dict[str, Any] = {
+    if task == "bev":
+        return _bev_config(tensors, shape, overrides)
+    sizes = _decoder_sizes(tensors, shape, overrides) | {
         "backbone_config": _backbone_config(tensors, shape),
-        "hidden_size": shape("neck.1.down.conv.weight")[0],
-        "decoder_layers": _count(tensors, r"decode_head\.encoder\.layers\.(\d+)\."),
-        "decoder_attention_heads": heads,
-        "decoder_n_points": shape(f"{layer}.attentions.0.attention_weights.weight")[0] // heads,
-        "decoder_ffn_dim": shape(f"{layer}.ffns.0.layers.0.0.weight")[0],
-        "time_embed_dim": shape("time_mlp.3.weight")[0],
-        "time_embed_frequencies": shape("time_mlp.0.weights")[0],
-        "time_conditioning": f"{layer}.time_mlp.1.weight" in tensors,
         "use_auxiliary_head": "auxiliary_head.conv_seg.weight" in tensors,
     }
     if sizes["use_auxiliary_head"]:
@@ -121,12 +120,46 @@ def config_from_shapes(tensors: dict[str, Tensor], task: str, **overrides: Any) 
     return Noise2MapConfig(**{**sizes, **overrides})
 
 
+def _decoder_sizes(tensors: dict[str, Tensor], shape: Any, overrides: dict[str, Any]) -> dict[str, Any]:
+    layer = "decode_head.encoder.layers.0"
+    heads = overrides.get("decoder_attention_heads", 8)
+    return {
+        "hidden_size": shape(f"{layer}.norms.0.weight")[0],
+        "decoder_layers": _count(tensors, r"decode_head\.encoder\.layers\.(\d+)\."),
+        "decoder_attention_heads": heads,
+        "decoder_n_points": shape(f"{layer}.attentions.0.attention_weights.weight")[0] // heads,
+        "decoder_ffn_dim": shape(f"{layer}.ffns.0.layers.0.0.weight")[0],
+        "time_embed_dim": shape("time_mlp.3.weight")[0],
+        "time_embed_frequencies": shape("time_mlp.0.weights")[0],
+        "time_conditioning": f"{layer}.time_mlp.1.weight" in tensors,
+    }
+
+
+def _bev_config(tensors: dict[str, Tensor], shape: Any, overrides: dict[str, Any]) -> Noise2MapBevConfig:
+    sizes = bev_sizes(tensors, shape)
+    known = {segmentation_key(key): tensor for key, tensor in tensors.items()}  # backbone and decoder are the same there
+
+    def segmentation_shape(key: str) -> tuple[int, ...]:
+        if key not in known:
+            raise ValueError(f"checkpoint has no counterpart of {key!r}; expected an official DDP bev model")
+        return tuple(known[key].shape)
+
+    sizes |= _decoder_sizes(known, segmentation_shape, overrides)
+    if "camera" in sizes["sensors"]:
+        sizes["backbone_config"] = _backbone_config(known, segmentation_shape, _STAGES[1:])
+    return Noise2MapBevConfig(**{**sizes, **overrides})
+
+
 def _task_of(tensors: dict[str, Tensor]) -> str:
+    if is_bev(tensors):
+        return "bev"
     if "decode_head.conv_depth.weight" in tensors:
         return "depth"
     if "decode_head.conv_seg.weight" in tensors:
         return "segmentation"
-    raise ValueError("checkpoint has neither decode_head.conv_seg nor decode_head.conv_depth; expected an official DDP model")
+    raise ValueError(
+        "checkpoint has neither decode_head.conv_seg, decode_head.conv_depth nor heads.map.conv_seg; expected an official DDP model"
+    )
 
 
 def _count(tensors: dict[str, Tensor], pattern: str) -> int:
@@ -134,7 +167,7 @@ def _count(tensors: dict[str, Tensor], pattern: str) -> int:
     return max(indices) + 1 if indices else 0
 
 
-def _backbone_config(tensors: dict[str, Tensor], shape: Any) -> SwinConfig | ConvNextConfig:
+def _backbone_config(tensors: dict[str, Tensor], shape: Any, stages: list[str] = _STAGES) -> SwinConfig | ConvNextConfig:
     if "backbone.patch_embed.projection.weight" in tensors:
         depths = [_count(tensors, rf"backbone\.stages\.{i}\.blocks\.(\d+)\.") for i in range(4)]
         table = "backbone.stages.{}.blocks.0.attn.w_msa.relative_position_bias_table"
@@ -146,7 +179,7 @@ def _backbone_config(tensors: dict[str, Tensor], shape: Any) -> SwinConfig | Con
             window_size=(math.isqrt(shape(table.format(0))[0]) + 1) // 2,
             mlp_ratio=shape("backbone.stages.0.blocks.0.ffn.layers.0.0.weight")[0] / width,
             drop_path_rate=0.3,
-            out_features=_STAGES,
+            out_features=stages,
         )
     if "backbone.downsample_layers.0.0.weight" in tensors:
         return ConvNextConfig(
