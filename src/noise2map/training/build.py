@@ -86,12 +86,30 @@ def _backbone_config(fields: dict[str, Any]) -> Any:
 
 
 def make_model(recipe: Recipe, dataset: Any) -> nn.Module:
-    """A fresh model from the seed, or the checkpoint of ``init_from`` with the recipe's changes."""
+    """A fresh model from the seed, or the checkpoint of ``init_from`` with the recipe's changes.
+
+    Raises:
+        ValueError: if the encoder of ``encoder_from`` has other sizes than the recipe's.
+    """
     kind, config = _MODELS[recipe.model.task], make_config(recipe, dataset)
     set_seed(recipe.train.seed)
-    if recipe.model.init_from is None:
-        return kind(config)
-    return kind.from_pretrained(recipe.model.init_from, config=config)
+    if recipe.model.init_from is not None:
+        return kind.from_pretrained(recipe.model.init_from, config=config)
+    model = kind(config)
+    if recipe.model.encoder_from is not None:
+        _copy_encoder(recipe.model.encoder_from, model)
+    return model
+
+
+def _copy_encoder(source: str, model: nn.Module) -> None:
+    donor_config = Noise2MapConfig.from_pretrained(source)
+    donor_kind = next((kind for kind in _MODELS.values() if [kind.__name__] == donor_config.architectures), None)
+    if donor_kind is None:
+        raise ValueError(f"model.encoder_from {source} holds {donor_config.architectures}; expected a map model of this library")
+    try:
+        model.encoder.load_state_dict(donor_kind.from_pretrained(source).encoder.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"model.encoder_from {source} has an encoder of other sizes than the recipe's: {error}") from error
 
 
 def make_arguments(recipe: Recipe, run_directory: str | Path) -> TrainingArguments:

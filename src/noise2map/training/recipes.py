@@ -55,12 +55,14 @@ class ModelSection:
         task: ``segmentation`` or ``depth``.
         config: fields of ``Noise2MapConfig`` that differ from its defaults; ``backbone_config`` is a mapping with ``model_type``.
         init_from: a checkpoint to start from (path or hub id); its configuration is the base that ``config`` changes.
+        encoder_from: a checkpoint of any task whose image encoder (backbone and pyramid) a fresh model starts with.
         self_aligned: train on the model's own predictions; needs ``init_from``.
     """
 
     task: str = "segmentation"
     config: dict[str, Any] = field(default_factory=dict)
     init_from: str | None = None
+    encoder_from: str | None = None
     self_aligned: bool = False
 
 
@@ -170,6 +172,8 @@ class Recipe:
         _expect(multiple, "train.save_every", self.train.save_every, f"a multiple of log_every {self.train.log_every}")
         if self.model.self_aligned and self.model.init_from is None:
             raise ValueError("model.self_aligned fine-tunes a trained model: set model.init_from to its checkpoint")
+        if self.model.encoder_from is not None and self.model.init_from is not None:
+            raise ValueError("model.init_from already brings an encoder; expected it or model.encoder_from, not both")
         crop = self.data.crop_scale
         _expect(crop is None or len(crop) == 2, "data.crop_scale", crop, "[low, high] or none")
         self.picture_size()
