@@ -174,7 +174,7 @@ def test_memory_does_not_grow_with_the_number_of_pixels():
     metric.update(uncertainty, error, wrong)
     after = sum(value.numel() for value in metric.metric_state.values() if isinstance(value, torch.Tensor))
     assert before == after < 100_000
-    assert metric.metric_state["image_scores"] == []
+    assert metric.metric_state["rows"] == []
 
 
 def test_risk_coverage_curve():

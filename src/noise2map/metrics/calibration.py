@@ -1,11 +1,9 @@
 """Does the uncertainty know where the errors are? Ranking scores, risk-coverage, correlation."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from noise2map.metrics.histograms import (
     COARSE_BITS,
@@ -18,6 +16,7 @@ from noise2map.metrics.histograms import (
     risk_coverage_area,
     roc_auc,
 )
+from noise2map.metrics.per_image import PerImageMetric
 
 UNCERTAINTY_SCORES = (
     "auroc",  # higher is better, 0.5 is chance
@@ -140,7 +139,7 @@ def _scores(histograms: dict[str, Tensor], binary: bool) -> Tensor:
     return torch.stack(columns, dim=-1)
 
 
-class UncertaintyScores(Metric):
+class UncertaintyScores(PerImageMetric):
     """Score per-pixel uncertainty against per-pixel error, streamed through fixed-size histograms.
 
     With `error="binary"` (segmentation) a pixel's error is 1 where its class is wrong. With `error="continuous"`
@@ -174,14 +173,12 @@ class UncertaintyScores(Metric):
     full_state_update = False
     image_sums: Tensor
     image_numbers: Tensor
-    image_scores: list[Tensor]
 
-    def __init__(self, error: Literal["binary", "continuous"] = "binary", keep_per_image: bool = True, **kwargs: object) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, error: Literal["binary", "continuous"] = "binary", keep_per_image: bool = True, **kwargs: Any) -> None:
         if error not in ("binary", "continuous"):
             raise ValueError(f"error must be 'binary' or 'continuous', got {error!r}")
+        super().__init__((len(UNCERTAINTY_SCORES),), torch.float64, keep_per_image, **kwargs)
         self.binary = error == "binary"
-        self.keep_per_image = keep_per_image
         # An empty batch of pixels has histograms of the right shapes.
         none = torch.zeros(1, 0)
         empty = _histograms({"uncertainty": none, "error": none, "wrong": none}, None, self.binary)
@@ -191,7 +188,6 @@ class UncertaintyScores(Metric):
         for name in ("image_sums", "image_numbers"):
             zeros = torch.zeros(len(UNCERTAINTY_SCORES), dtype=torch.float64)
             self.add_state(name, zeros, dist_reduce_fx="sum")
-        self.add_state("image_scores", [], dist_reduce_fx="cat")
 
     def update(self, uncertainty: Tensor, error: Tensor, wrong: Tensor | None = None, valid: Tensor | None = None) -> None:
         """Add a batch of maps `(B, H, W)`.
@@ -222,8 +218,7 @@ class UncertaintyScores(Metric):
         rows = _scores(histograms, self.binary)
         self.image_sums += rows.nansum(0)
         self.image_numbers += (~rows.isnan()).sum(0)
-        if self.keep_per_image:
-            self.image_scores.append(rows)
+        self._keep(rows)
 
     def compute(self) -> dict[str, Tensor]:
         """Scores by name, scalars in float64: pooled, and `<name>_image` averaged over images."""
@@ -234,9 +229,7 @@ class UncertaintyScores(Metric):
 
     def per_image(self) -> Tensor:
         """Scores of every image, `(N, 12)` in the order of `UNCERTAINTY_SCORES`, NaN where not defined."""
-        if not self.image_scores:
-            return torch.zeros(0, len(UNCERTAINTY_SCORES), dtype=torch.float64)
-        return dim_zero_cat(self.image_scores)
+        return super().per_image()
 
     def risk_coverage_curve(self, points: int = 101) -> tuple[Tensor, Tensor]:
         """Pooled risk against coverage, for plots.

@@ -1,11 +1,11 @@
 """Monocular depth scores, averaged over images (the published protocol) or pooled over pixels."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
+
+from noise2map.metrics.per_image import PerImageMetric
 
 DEPTH_SCORES = ("delta1", "delta2", "delta3", "abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog")
 DELTA_THRESHOLD = 1.25  # a pixel is "wrong" when max(prediction/truth, truth/prediction) reaches this
@@ -55,7 +55,7 @@ def _scores(sums: Tensor) -> Tensor:
     return torch.stack([delta1, delta2, delta3, abs_rel, sq_rel, square.sqrt(), log_square.sqrt(), log10, silog], dim=-1)
 
 
-class DepthScores(Metric):
+class DepthScores(PerImageMetric):
     """delta1-3, AbsRel, SqRel, RMSE, RMSElog, log10 and SILog of metric depth maps.
 
     A pixel counts when its true depth is strictly between `min_depth` and `max_depth` and its mask is set; the
@@ -78,7 +78,6 @@ class DepthScores(Metric):
     pixel_sums: Tensor
     image_score_sums: Tensor
     image_count: Tensor
-    image_scores: list[Tensor]
 
     def __init__(
         self,
@@ -86,22 +85,20 @@ class DepthScores(Metric):
         max_depth: float,
         average: Literal["image", "pixel"] = "image",
         keep_per_image: bool = True,
-        **kwargs: object,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
         if not 0 < min_depth < max_depth:
             raise ValueError(f"need 0 < min_depth < max_depth (metres), got {min_depth} and {max_depth}")
         if average not in ("image", "pixel"):
             raise ValueError(f"average must be 'image' or 'pixel', got {average!r}")
+        super().__init__((len(DEPTH_SCORES),), torch.float64, keep_per_image, **kwargs)
         self.min_depth = min_depth
         self.max_depth = max_depth
         self.average = average
-        self.keep_per_image = keep_per_image
         scores = len(DEPTH_SCORES)
         self.add_state("pixel_sums", torch.zeros(scores + 1, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("image_score_sums", torch.zeros(scores, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("image_count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("image_scores", [], dist_reduce_fx="cat")
 
     def update(self, prediction_m: Tensor, depth_m: Tensor, valid: Tensor | None = None) -> None:
         """Add a batch.
@@ -129,8 +126,7 @@ class DepthScores(Metric):
         self.pixel_sums += sums.sum(0)
         self.image_score_sums += rows.nansum(0)
         self.image_count += (sums[:, 0] > 0).sum()
-        if self.keep_per_image:
-            self.image_scores.append(rows)
+        self._keep(rows)
 
     def compute(self) -> dict[str, Tensor]:
         """Scores by the names of `DEPTH_SCORES`, scalars in float64 (SILog times 100; RMSE in metres)."""
@@ -140,6 +136,4 @@ class DepthScores(Metric):
 
     def per_image(self) -> Tensor:
         """Scores of every image, `(N, 9)` in the order of `DEPTH_SCORES`; a row is NaN if no pixel was valid."""
-        if not self.image_scores:
-            return torch.zeros(0, len(DEPTH_SCORES), dtype=torch.float64)
-        return dim_zero_cat(self.image_scores)
+        return super().per_image()

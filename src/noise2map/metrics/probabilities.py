@@ -1,5 +1,7 @@
 """Are the class probabilities honest? Expected calibration error, Brier score, log likelihood."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -30,7 +32,7 @@ class ExpectedCalibrationError(Metric):
     bins: Tensor
     fine: Tensor
 
-    def __init__(self, num_bins: int = 15, **kwargs: object) -> None:
+    def __init__(self, num_bins: int = 15, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if num_bins < 1:
             raise ValueError(f"num_bins must be at least 1, got {num_bins}")
@@ -100,7 +102,7 @@ class ProbabilityScores(Metric):
     full_state_update = False
     sums: Tensor
 
-    def __init__(self, ignore_index: int = 255, **kwargs: object) -> None:
+    def __init__(self, ignore_index: int = 255, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.ignore_index = ignore_index
         self.add_state("sums", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")

@@ -1,11 +1,12 @@
 """Segmentation scores from a streamed confusion matrix."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from noise2map.metrics.histograms import histogram_rows
+from noise2map.metrics.per_image import PerImageMetric
 
 
 def confusion_matrix(prediction: Tensor, labels: Tensor, num_labels: int, ignore_index: int = 255) -> Tensor:
@@ -70,7 +71,7 @@ def segmentation_scores(counts: Tensor) -> dict[str, Tensor]:
     }
 
 
-class SegmentationScores(Metric):
+class SegmentationScores(PerImageMetric):
     """mIoU, pixel accuracy (aAcc) and mean class accuracy (mAcc) over a data set.
 
     The confusion matrix is summed over all images before the ratios are taken (the mmsegmentation protocol), so the
@@ -88,24 +89,20 @@ class SegmentationScores(Metric):
 
     full_state_update = False
     confusion: Tensor
-    image_counts: list[Tensor]
 
-    def __init__(self, num_labels: int, ignore_index: int = 255, keep_per_image: bool = True, **kwargs: object) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, num_labels: int, ignore_index: int = 255, keep_per_image: bool = True, **kwargs: Any) -> None:
         if num_labels < 1:
             raise ValueError(f"num_labels must be at least 1, got {num_labels}")
+        super().__init__((3, num_labels), torch.int64, keep_per_image, **kwargs)
         self.num_labels = num_labels
         self.ignore_index = ignore_index
-        self.keep_per_image = keep_per_image
         self.add_state("confusion", torch.zeros(num_labels, num_labels, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("image_counts", [], dist_reduce_fx="cat")
 
     def update(self, prediction: Tensor, labels: Tensor) -> None:
         """Add predicted and true class ids, both `(B, H, W)` integers; see :func:`confusion_matrix`."""
         confusion = confusion_matrix(prediction, labels, self.num_labels, self.ignore_index)
         self.confusion += confusion.sum(0)
-        if self.keep_per_image:
-            self.image_counts.append(counts_from_confusion(confusion))
+        self._keep(counts_from_confusion(confusion))
 
     def compute(self) -> dict[str, Tensor]:
         """Scores over everything seen; see :func:`segmentation_scores`."""
@@ -113,9 +110,7 @@ class SegmentationScores(Metric):
 
     def per_image(self) -> Tensor:
         """Counts of every image, `(N, 3, K)` int64, for :func:`noise2map.metrics.bootstrap_interval`."""
-        if not self.image_counts:
-            return torch.zeros(0, 3, self.num_labels, dtype=torch.int64)
-        return dim_zero_cat(self.image_counts)
+        return super().per_image()
 
 
 def mean_iou(counts: Tensor) -> Tensor:
