@@ -31,11 +31,14 @@ def generator_list(generator: Generators, batch_size: int) -> list[torch.Generat
     batch. Pass a list for independence.
 
     Raises:
-        ValueError: if a list has another length than the batch.
+        ValueError: if a list has another length than the batch, or something is not a generator.
     """
     if generator is None or isinstance(generator, torch.Generator):
         return [generator] * batch_size
-    generators = list(generator)
+    generators: list[torch.Generator | None] = list(generator) if isinstance(generator, Sequence) else [generator]
+    for item in generators:
+        if not isinstance(item, torch.Generator):
+            raise ValueError(f"generator is {item!r}; expected a torch.Generator, or a list with one for each image")
     if len(generators) != batch_size:
         raise ValueError(f"got {len(generators)} generators; expected one for each of the {batch_size} images")
     return generators
