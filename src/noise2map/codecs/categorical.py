@@ -54,19 +54,26 @@ class CategoricalCodec(MapCodec):
         Raises:
             ValueError: if an id is neither a class nor the ignore label.
         """
-        rows = torch.where(target == self.ignore_index, self.num_labels, target).long()
-        self._check(target, rows)
+        self.check(target)
+        rows = torch.where(target == self.ignore_index, self.num_labels, target.long())
         return self._look_up(rows, codes)
 
-    def _check(self, target: Tensor, rows: Tensor) -> None:
+    def check(self, target: Tensor) -> None:
+        """Refuses labels that cannot be encoded.
+
+        Args:
+            target: ids, any shape.
+
+        Raises:
+            ValueError: if an id is neither a class nor the ignore label.
+        """
         if target.is_floating_point():
             raise ValueError(f"labels have type {target.dtype}; expected integer class ids")
-        if rows.numel() == 0:
-            return
-        low, high = int(rows.min()), int(rows.max())
-        if low < 0 or high > self.num_labels or bool((target == self.num_labels).any() and self.num_labels != self.ignore_index):
-            bad = low if low < 0 else int(target[(target >= self.num_labels) & (target != self.ignore_index)].max())
-            raise ValueError(f"labels hold class id {bad}; expected 0..{self.num_labels - 1} or {self.ignore_index} (ignore)")
+        ids = target.long()  # a byte may not hold the ignore label
+        bad = ((ids < 0) | (ids >= self.num_labels)) & (ids != self.ignore_index)
+        if bool(bad.any()):
+            example = int(ids[bad][0])
+            raise ValueError(f"labels hold class id {example}; expected 0..{self.num_labels - 1} or {self.ignore_index} (ignore)")
 
     def _look_up(self, rows: Tensor, codes: Tensor | None) -> Tensor:
         table = self.codes() if codes is None else codes
