@@ -45,6 +45,7 @@ def _data_set(recipe: Recipe, root: str) -> Any:
 def make_processor(recipe: Recipe) -> Noise2MapImageProcessor:
     """The image processor: resizing to the recipe's picture size, or the one of the checkpoint that is fine-tuned."""
     if recipe.model.init_from is not None:
+        _check_checkpoint(recipe.model.init_from)
         processor = Noise2MapImageProcessor.from_pretrained(recipe.model.init_from)
     else:
         processor = Noise2MapImageProcessor()
@@ -68,8 +69,15 @@ def make_config(recipe: Recipe, dataset: Any) -> Noise2MapConfig:
         fields["self_aligned"] = True
     if recipe.model.init_from is None:
         return Noise2MapConfig(**fields)
+    _check_checkpoint(recipe.model.init_from)
     base = Noise2MapConfig.from_pretrained(recipe.model.init_from)
     return Noise2MapConfig(**{**base.to_dict(), **fields})
+
+
+def _check_checkpoint(name: str) -> None:
+    """A path that is not there is reported as such; transformers would look for it on the hub."""
+    if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not (Path(name) / "config.json").is_file():
+        raise FileNotFoundError(f"recipe field model.init_from is {name!r}; there is no config.json in it")
 
 
 def _backbone_config(fields: dict[str, Any]) -> Any:

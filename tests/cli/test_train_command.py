@@ -1,0 +1,132 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from noise2map.cli import main
+from noise2map.training import read_metrics
+
+TINY = """
+data: {{name: folder, train: {root}, val: {root}, class_names: [floor, wall], size: none, crop_scale: none}}
+model:
+  config:
+    backbone_config: {{model_type: resnet, embedding_size: 8, hidden_sizes: [8, 8, 8, 8], depths: [1, 1, 1, 1], layer_type: basic}}
+    hidden_size: 16
+    group_norm_groups: 4
+    decoder_layers: 1
+    decoder_attention_heads: 2
+    decoder_n_points: 2
+    decoder_ffn_dim: 16
+    time_embed_dim: 16
+    auxiliary_channels: 8
+optim: {{lr: 1e-3}}
+schedule: {{warmup_iterations: 2}}
+train: {{iterations: 4, batch_size: 2, log_every: 1, save_every: 2, eval_every: 4, eval_steps: [1, 2], sample_images: 1, threads: 1}}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    root = tmp_path / "data"
+    for name in ("images", "maps"):
+        (root / name).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for index in range(4):
+        labels = (np.arange(40)[None] > rng.integers(5, 35)) * np.ones((32, 1), dtype=np.uint8)
+        Image.fromarray((labels[..., None] * 200 + rng.integers(0, 50, (32, 40, 3))).astype(np.uint8)).save(
+            root / "images" / f"{index}.png"
+        )
+        Image.fromarray(labels.astype(np.uint8)).save(root / "maps" / f"{index}.png")
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY.format(root=root))
+    return path
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as exit_:
+        main([str(argument) for argument in arguments])
+    return exit_.value.code
+
+
+def test_train_from_a_folder_writes_a_run_and_a_model_that_loads(tmp_path, recipe, capsys):
+    from noise2map import Noise2MapForSemanticSegmentation
+
+    out = tmp_path / "run"
+    assert run("train", recipe, "--out", out) == 0
+    assert "4 training and 4 validation samples" in capsys.readouterr().out
+    config = json.loads((out / "config.json").read_text())
+    assert config["recipe"]["optim"]["lr"] == 1e-3 and config["model"]["hidden_size"] == 16
+    records = read_metrics(out)
+    assert [record["step"] for record in records if "loss" in record] == [1, 2, 3, 4]
+    assert any("final_mIoU_2" in record for record in records)
+    model = Noise2MapForSemanticSegmentation.from_pretrained(out / "final")
+    assert model.config.id2label == {0: "floor", 1: "wall"}
+
+    assert run("train", recipe, "--out", out) == 2
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_resume_goes_on_to_a_longer_run(tmp_path, recipe, capsys):
+    out = tmp_path / "run"
+    assert run("train", recipe, "--out", out, "--resume", "--set", "train.iterations=2", "--set", "train.eval_every=0") == 0
+    assert run("train", recipe, "--out", out, "--resume", "--set", "train.eval_every=0") == 0
+    assert [record["step"] for record in read_metrics(out) if "loss" in record] == [1, 2, 3, 4]
+
+
+def test_dry_run_builds_everything_and_trains_nothing(tmp_path, recipe, capsys):
+    out = tmp_path / "run"
+    assert run("train", recipe, "--out", out, "--dry-run", "--set", "optim.lr=2e-3") == 0
+    assert "lr: 0.002" in capsys.readouterr().out
+    assert not (out / "metrics.jsonl").exists() and not (out / "config.json").exists()
+
+
+def test_list(capsys):
+    assert run("train", "--list") == 0
+    assert "freedoom-depth-tiny" in capsys.readouterr().out.split()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--set", "optim.lrr=1"], "did you mean optim.lr?"),
+        (["--set", "data.train=nowhere"], "nowhere"),
+        (["--set", "model.config.hiden_size=1"], "hiden_size"),
+        (["--set", "model.init_from=./nowhere"], "./nowhere"),
+    ],
+)
+def test_mistakes_are_one_line_without_traceback(tmp_path, recipe, capsys, arguments, message):
+    assert run("train", recipe, "--out", tmp_path / "run", *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error and error.strip().count("\n") == 0
+
+
+def test_no_recipe_and_an_unknown_one(capsys):
+    assert run("train") == 2
+    assert "freedoom-segmentation-tiny" in capsys.readouterr().err
+    assert run("train", "no-such-recipe") == 2
+    assert "no-such-recipe" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_killed_from_outside_and_resumed(tmp_path, recipe):
+    """A process that is killed in the middle of a step, not asked to stop; the curve must be that of an undisturbed run."""
+    die = (
+        "import os, noise2map.training.trainer as t\n"
+        "step = t.MapTrainer.training_step\n"
+        "def training_step(self, *a, **k):\n"
+        "    if self.state.global_step == 3: os._exit(9)\n"
+        "    return step(self, *a, **k)\n"
+        "t.MapTrainer.training_step = training_step\n"
+    )
+    command = "from noise2map.cli import main; main()"
+    outs = [tmp_path / "whole", tmp_path / "killed"]
+    arguments = ["train", str(recipe), "--resume", "--out"]
+    assert subprocess.run([sys.executable, "-c", command, *arguments, str(outs[0])]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", die + command, *arguments, str(outs[1])]).returncode == 9
+    assert subprocess.run([sys.executable, "-c", command, *arguments, str(outs[1])]).returncode == 0
+    curves = [[r["loss"] for r in read_metrics(out) if "loss" in r] for out in outs]
+    assert curves[0] == curves[1] and len(curves[0]) == 4
+    assert (outs[0] / "final" / "model.safetensors").read_bytes() == (outs[1] / "final" / "model.safetensors").read_bytes()

@@ -1,0 +1,60 @@
+"""Two CPU processes under ``accelerate launch`` (gloo)."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = '''
+import sys
+from pathlib import Path
+import torch
+from transformers import TrainingArguments
+sys.path.insert(0, {tests!r})
+from tiny_training import RawSamples, tiny_model, tiny_processor
+from noise2map import MapTrainer
+
+torch.set_num_threads(1)
+out = Path(sys.argv[1])
+arguments = TrainingArguments(
+    str(out), max_steps=4, per_device_train_batch_size=2, per_device_eval_batch_size=2, learning_rate=1e-2, logging_steps=1,
+    save_steps=2, eval_strategy="no", seed=5, use_cpu=True, report_to="none", disable_tqdm=True, lr_scheduler_type="constant",
+    gradient_accumulation_steps=int(sys.argv[2]),
+)
+trainer = MapTrainer(tiny_model(), arguments, train_dataset=RawSamples(16), eval_dataset=RawSamples(5, seed=1),
+                     processing_class=tiny_processor(), eval_steps=(1, 3), sample_images=1, ema_half_life_images=8)
+assert trainer.args.world_size == int(sys.argv[3]), trainer.args.world_size
+trainer.train(resume_from_checkpoint="--resume" in sys.argv)
+scores = trainer.evaluate()
+torch.save({{"weights": trainer.model.state_dict(), "scores": scores}}, out / f"rank-{{trainer.args.process_index}}.pt")
+trainer.export_final()
+'''
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_the_same_weights_and_scores(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "29517"]
+    two = tmp_path / "two"
+    subprocess.run([*launch, str(script), str(two), "1", "2"], check=True, env=environment, timeout=300)
+    first, second = (torch.load(two / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
+    for name, tensor in first["weights"].items():
+        if "running" not in name and "num_batches" not in name:  # batch statistics are each process's own
+            assert torch.equal(tensor, second["weights"][name]), name
+            assert torch.isfinite(tensor).all()
+    assert first["scores"] == second["scores"] and 0 <= first["scores"]["eval_mIoU_3"] <= 1
+    assert (two / "final" / "model.safetensors").exists()
+    assert sorted(path.name for path in two.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
+
+    # Cut the run back to its first checkpoint and go on: the same end.
+    (two / "checkpoint-4" / "complete").unlink()
+    subprocess.run([*launch, str(script), str(two), "1", "2", "--resume"], check=True, env=environment, timeout=300)
+    resumed = torch.load(two / "rank-0.pt", weights_only=True)
+    for name, tensor in first["weights"].items():
+        assert torch.equal(tensor, resumed["weights"][name]), name
