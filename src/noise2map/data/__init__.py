@@ -5,8 +5,31 @@ A data set has ``__len__`` and ``__getitem__(index)``, which returns a dictionar
 ``intrinsics`` ``(4,)`` fx, fy, cx, cy in pixels where they are known, and ``id``.
 """
 
+from noise2map.data.ade20k import Ade20kDataset
+from noise2map.data.cityscapes import CityscapesDataset
 from noise2map.data.folder import FolderDataset
 from noise2map.data.freedoom import FreedoomDataset, load_samples
 from noise2map.data.images import list_images, open_image
+from noise2map.data.kitti import KittiDataset
+from noise2map.data.lsun import LsunDataset
+from noise2map.data.nyu import NyuDataset
+from noise2map.data.nyu_labelled import NyuLabelledDataset
+from noise2map.data.opening import PUBLIC_DATASETS, open_public_dataset
+from noise2map.data.sun_rgbd import SunRgbdDataset
 
-__all__ = ["FolderDataset", "FreedoomDataset", "list_images", "load_samples", "open_image"]
+__all__ = [
+    "PUBLIC_DATASETS",
+    "Ade20kDataset",
+    "CityscapesDataset",
+    "FolderDataset",
+    "FreedoomDataset",
+    "KittiDataset",
+    "LsunDataset",
+    "NyuDataset",
+    "NyuLabelledDataset",
+    "SunRgbdDataset",
+    "list_images",
+    "load_samples",
+    "open_image",
+    "open_public_dataset",
+]

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from noise2map.data.images import image_size, list_images, open_class_map, open_depth_map, open_image
+from noise2map.data.pairs import IGNORE, name_some
 
-IGNORE = 255
-_SHOWN = 5
 _GOLDEN_ANGLE = 0.618033988749895
 
 
@@ -100,7 +99,7 @@ class FolderDataset:
         unknown = [int(value) for value in np.unique(labels) if value != IGNORE and int(value) not in self.id2label]
         if unknown:
             known = f"0 to {len(self.id2label) - 1}, and {IGNORE} for pixels to ignore"
-            raise ValueError(f"{path} has unknown class ids {_some(unknown)}; known are {known}")
+            raise ValueError(f"{path} has unknown class ids {name_some(unknown)}; known are {known}")
         return labels.astype(np.uint8)
 
 
@@ -123,12 +122,7 @@ def _check_pairs(image_of: dict[str, Path], map_of: dict[str, Path], images: str
     for here, there, one, other in ((image_of, map_of, images, maps), (map_of, image_of, maps, images)):
         alone = sorted(here[name].name for name in here.keys() - there.keys())
         if alone:
-            raise ValueError(f"{len(alone)} files in {root / one} have no partner in {root / other}: {_some(alone)}")
-
-
-def _some(values: Sequence[object]) -> str:
-    more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
-    return ", ".join(str(value) for value in values[:_SHOWN]) + more
+            raise ValueError(f"{len(alone)} files in {root / one} have no partner in {root / other}: {name_some(alone)}")
 
 
 def _read_names(path: Path) -> dict[int, str]:
@@ -146,5 +140,5 @@ def _read_names(path: Path) -> dict[int, str]:
 
 def _check_names(names: dict[int, str]) -> dict[int, str]:
     if not names or sorted(names) != list(range(len(names))) or len(names) > IGNORE:
-        raise ValueError(f"class ids must be 0 to K - 1, K at most {IGNORE}; got {_some(sorted(names)) or 'none'}")
+        raise ValueError(f"class ids must be 0 to K - 1, K at most {IGNORE}; got {name_some(sorted(names)) or 'none'}")
     return {index: names[index] for index in sorted(names)}

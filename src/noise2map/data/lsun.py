@@ -1,0 +1,150 @@
+"""LSUN as distributed: one LMDB folder per category and split, WebP or JPEG pictures under random keys."""
+
+import io
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from noise2map.data.atomic import write_atomically
+
+_ENDING = "_lmdb"
+_EXPECTED = "CATEGORY_SPLIT_lmdb/data.mdb, such as bedroom_train_lmdb, unpacked from the zip of the category"
+_INSTALL = 'pip install "noise2map[lsun]"'
+
+
+class LsunDataset:
+    """Pictures of one category without maps, for unconditional image models.
+
+    LMDB has no access by index, so the keys are listed once: 3 million keys of 40 bytes take 120 MB and some minutes.
+    ``key_file`` keeps the list for the next time.
+
+    Args:
+        root: Folder that holds ``CATEGORY_SPLIT_lmdb`` folders, or one of them.
+        category: ``bedroom``, ``church_outdoor``, ...; may be left out if the root holds one category of the split.
+        split: ``train``, ``val`` or ``test``.
+        limit: List this many keys only.
+        key_file: ``.npy`` file to read the keys from, or to write them to if it is not there.
+
+    Attributes:
+        path: The LMDB folder.
+        keys: ``(N,)`` bytes.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ImportError: If lmdb is not installed.
+        ValueError: If several categories could be meant, the folder is no database, or the database is empty.
+    """
+
+    id2label: dict[int, str] = {}
+    palette = np.zeros((0, 3), np.uint8)
+
+    def __init__(
+        self,
+        root: str | Path,
+        category: str | None = None,
+        split: str = "train",
+        limit: int | None = None,
+        key_file: str | Path | None = None,
+    ) -> None:
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit is {limit}; expected at least 1, or None for all pictures")
+        self.path = find_database(Path(root), category, split)
+        self.keys = self._read_keys(None if key_file is None else Path(key_file), limit)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The raw sample: ``image`` (RGB) and ``id`` (the key).
+
+        Raises:
+            OSError: Naming key and database, if the picture cannot be decoded.
+        """
+        key = bytes(self.keys[index])
+        with self._open().begin(buffers=False) as transaction:
+            stored = transaction.get(key)
+        name = key.decode("ascii", "backslashreplace")
+        if stored is None:
+            raise OSError(f"{self.path} has no picture {name}")
+        try:
+            with Image.open(io.BytesIO(stored)) as image:
+                return {"image": image.convert("RGB"), "id": name}
+        except (OSError, SyntaxError, ValueError) as error:
+            raise OSError(f"cannot read picture {name} of {self.path}: {error}") from error
+
+    def _open(self) -> Any:
+        return open_database(self.path.resolve(), os.getpid())
+
+    def _read_keys(self, key_file: Path | None, limit: int | None) -> np.ndarray:
+        if key_file is not None and key_file.is_file():
+            keys = np.load(key_file, allow_pickle=False)
+            if keys.dtype.kind != "S" or keys.ndim != 1:
+                raise ValueError(f"{key_file} holds {keys.dtype} of shape {keys.shape}; expected a list of keys")
+            return keys[:limit]
+        found = []
+        with self._open().begin() as transaction:
+            for key in transaction.cursor().iternext(keys=True, values=False):
+                found.append(bytes(key))
+                if len(found) == limit:
+                    break
+        if not found:
+            raise ValueError(f"{self.path} holds no picture")
+        keys = np.array(found, "S")
+        if key_file is not None:
+            write_atomically(key_file, lambda file: np.save(file, keys))
+        return keys
+
+
+def import_lmdb() -> Any:
+    """The ``lmdb`` module.
+
+    Raises:
+        ImportError: Saying how to install it.
+    """
+    try:
+        import lmdb
+    except ImportError as error:
+        raise ImportError(f"LSUN needs lmdb: {_INSTALL}") from error
+    return lmdb
+
+
+@cache
+def open_database(path: Path, process: int) -> Any:
+    """The open database, once for each process: LMDB refuses a second one, and a forked worker must not use its parent's.
+
+    Raises:
+        ImportError: If lmdb is not installed.
+        ValueError: If the folder is no database.
+    """
+    lmdb = import_lmdb()
+    try:
+        return lmdb.open(str(path), readonly=True, lock=False, readahead=False, meminit=False)
+    except lmdb.Error as error:
+        raise ValueError(f"{path} is not an LMDB database: {error}") from error
+
+
+def find_database(root: Path, category: str | None, split: str) -> Path:
+    """The LMDB folder of a category and split under ``root``; ``root`` itself if it is one.
+
+    Raises:
+        FileNotFoundError: Saying what was expected, if there is none.
+        ValueError: If no category is given and there are several.
+    """
+    if (root / "data.mdb").is_file():
+        return root
+    end = f"_{split}{_ENDING}"
+    if category is not None:
+        folders = [root / f"{category}{end}"]
+    else:
+        folders = sorted(root.glob(f"*{end}"))
+    folders = [folder for folder in folders if (folder / "data.mdb").is_file()]
+    if not folders:
+        raise FileNotFoundError(f"{root} has no {category or '*'}{end}; LSUN needs {_EXPECTED}")
+    if len(folders) > 1:
+        names = ", ".join(folder.name.removesuffix(end) for folder in folders)
+        raise ValueError(f"{root} holds several categories ({names}); say which")
+    return folders[0]

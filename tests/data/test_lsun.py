@@ -1,0 +1,79 @@
+import hashlib
+import io
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from noise2map.data import LsunDataset
+
+lmdb = pytest.importorskip("lmdb")
+
+
+def write_database(path, count=6, kind="WEBP", **options):
+    pictures = {}
+    with lmdb.open(str(path), map_size=2**24) as environment, environment.begin(write=True) as transaction:
+        for index in range(count):
+            pixels = np.random.default_rng(index).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, kind, **options)
+            key = hashlib.sha1(bytes([index])).hexdigest()
+            transaction.put(key.encode(), buffer.getvalue())
+            pictures[key] = pixels
+    return pictures
+
+
+@pytest.fixture
+def root(tmp_path):
+    write_database(tmp_path / "church_outdoor_val_lmdb", 2)
+    return tmp_path
+
+
+def test_pictures_by_key(root):
+    pictures = write_database(root / "bedroom_train_lmdb", lossless=True)
+    data = LsunDataset(root, "bedroom", "train")
+    assert len(data) == 6
+    found = {sample["id"]: np.asarray(sample["image"]) for sample in (data[index] for index in range(6))}
+    assert found.keys() == pictures.keys()
+    assert all((found[key] == pixels).all() for key, pixels in pictures.items())
+    assert list(found) == sorted(found)
+    assert pickle.loads(pickle.dumps(data))[1]["id"] == data[1]["id"]
+
+
+def test_the_only_category_and_the_folder_itself(root):
+    assert len(LsunDataset(root, split="val")) == len(LsunDataset(root / "church_outdoor_val_lmdb")) == 2
+    write_database(root / "tower_val_lmdb", 1)
+    with pytest.raises(ValueError, match=r"several categories \(church_outdoor, tower\); say which"):
+        LsunDataset(root, split="val")
+    with pytest.raises(FileNotFoundError, match=r"has no bedroom_val_lmdb; LSUN needs CATEGORY_SPLIT_lmdb"):
+        LsunDataset(root, "bedroom", "val")
+
+
+def test_key_file_keeps_the_list(root, tmp_path):
+    keys = tmp_path / "keys.npy"
+    first = LsunDataset(root, split="val", key_file=keys)
+    assert keys.is_file()
+    assert LsunDataset(root, split="val", key_file=keys, limit=1).keys.tolist() == first.keys[:1].tolist()
+    np.save(keys, np.zeros(3))
+    with pytest.raises(ValueError, match="expected a list of keys"):
+        LsunDataset(root, split="val", key_file=keys)
+
+
+def test_broken_pictures_are_named(root):
+    with lmdb.open(str(root / "church_outdoor_val_lmdb"), map_size=2**24) as environment, environment.begin(write=True) as t:
+        t.put(b"0000", b"RIFF no picture")
+    with pytest.raises(OSError, match=r"cannot read picture 0000 of .*church_outdoor_val_lmdb"):
+        LsunDataset(root, split="val")[0]
+
+
+def test_no_database(tmp_path):
+    (tmp_path / "a_val_lmdb").mkdir()
+    (tmp_path / "a_val_lmdb" / "data.mdb").write_bytes(b"nothing" * 100)
+    with pytest.raises(ValueError, match="is not an LMDB database"):
+        LsunDataset(tmp_path, split="val")
+    write_database(tmp_path / "b_test_lmdb", 0)
+    with pytest.raises(ValueError, match="holds no picture"):
+        LsunDataset(tmp_path, split="test")
+    with pytest.raises(ValueError, match="limit is 0"):
+        LsunDataset(tmp_path, limit=0)
