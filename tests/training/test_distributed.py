@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-SCRIPT = '''
+SCRIPT = """
 import sys
 from pathlib import Path
 import torch
@@ -31,7 +31,7 @@ trainer.train(resume_from_checkpoint="--resume" in sys.argv)
 scores = trainer.evaluate()
 torch.save({{"weights": trainer.model.state_dict(), "scores": scores}}, out / f"rank-{{trainer.args.process_index}}.pt")
 trainer.export_final()
-'''
+"""
 
 
 @pytest.mark.slow

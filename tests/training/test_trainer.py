@@ -139,6 +139,16 @@ def test_the_noise_of_a_step_depends_on_seed_step_and_micro_batch(tmp_path, monk
     assert len(set(drawn)) == 3
 
 
+def test_batches_do_not_depend_on_the_number_of_workers(tmp_path):
+    batches = []
+    for workers in (0, 2):
+        trainer = make_trainer(tmp_path, dataloader_num_workers=workers)
+        trainer.sampler.set_epoch(2)
+        batches.append([batch["pixel_values"] for batch in trainer.get_train_dataloader()])
+    assert len(batches[0]) == 3
+    assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
+
+
 def test_accumulation_takes_the_mean_over_micro_batches(tmp_path):
     """Two micro-batches of zero learning rate: the logged loss is the mean of the model's own losses."""
     seen = []

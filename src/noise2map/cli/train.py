@@ -5,8 +5,9 @@ import json
 import os
 import shlex
 import sys
+import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -30,23 +31,21 @@ def train(
         raise ValueError(f"name a recipe file or a shipped recipe: {', '.join(recipe_names())}")
     loaded = load_recipe(recipe, set_)
     directory = out if out is not None else Path("runs") / Path(recipe).stem
-    _check_directory(directory, resume)
+    if not dry_run:
+        _check_directory(directory, resume)
     _reduce_page_faults(loaded.train.threads)
 
     # Imported after the recipe has been checked: a spelling mistake is reported at once, not after seconds of imports.
     from noise2map.training.build import make_trainer
     from noise2map.training.run_directory import last_checkpoint, write_config
 
-    trainer = make_trainer(loaded, directory)
-    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-    print(
-        f"{loaded.model.task}: {parameters / 1e6:.2f}M parameters, {len(trainer.train_dataset)} training and "
-        f"{len(trainer.eval_dataset)} validation samples, {loaded.train.iterations} steps of "
-        f"{loaded.train.batch_size * loaded.train.accumulation * trainer.args.world_size}, into {directory}"
-    )
     if dry_run:
+        with tempfile.TemporaryDirectory() as scratch:  # the Trainer makes its directory: not the real one
+            print(_describe(make_trainer(loaded, scratch), directory))
         print(yaml.safe_dump(loaded.to_dict(), sort_keys=False), end="")
         return
+    trainer = make_trainer(loaded, directory)
+    print(_describe(trainer, directory))
     if trainer.is_world_process_zero() and not (resume and last_checkpoint(directory)):
         write_config(directory, _run_config(loaded.to_dict(), trainer.model.config.to_dict(), recipe))
     trainer.train(resume_from_checkpoint=resume and last_checkpoint(directory) is not None)
@@ -56,6 +55,17 @@ def train(
     if trainer.is_world_process_zero():
         print(json.dumps({name: round(value, 4) for name, value in scores.items() if "_" in name}))
         print(f"model written to {final}")
+
+
+def _describe(trainer: Any, directory: Path) -> str:
+    """One line that says what is trained on what."""
+    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    arguments = trainer.args
+    images = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    return (
+        f"{trainer.task}: {parameters / 1e6:.2f}M parameters, {len(trainer.train_dataset)} training and "
+        f"{len(trainer.eval_dataset)} validation samples, {arguments.max_steps} steps of {images}, into {directory}"
+    )
 
 
 def _check_directory(directory: Path, resume: bool) -> None:

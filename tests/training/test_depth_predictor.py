@@ -1,0 +1,87 @@
+import pytest
+import torch
+from diffusers import UNet2DModel
+
+from noise2map.guidance import DepthPredictor, UNetFeatureTap
+from noise2map.training.depth_predictor import fit_depth_predictor, masked_l1
+
+
+@pytest.fixture(scope="module")
+def unet():
+    torch.manual_seed(0)
+    return UNet2DModel(
+        sample_size=16,
+        block_out_channels=(8, 8, 16),
+        layers_per_block=2,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=4,
+        norm_num_groups=4,
+    ).eval()
+
+
+def scenes(count):
+    """Images whose brightness is their depth: even a random U-Net's features carry it."""
+    generator = torch.Generator().manual_seed(0)
+    depth = torch.rand(count, 1, 2, 2, generator=generator)
+    depth = torch.nn.functional.interpolate(depth, (16, 16), mode="bilinear")[:, 0]
+    return (depth * 255).to(torch.uint8)[:, None].expand(-1, 3, -1, -1), depth
+
+
+SMALL = {"hidden_sizes": (16, 8), "time_embed_dim": 8, "useful_timesteps": (0, 200)}
+
+
+def test_learns_depth_from_frozen_features(unet):
+    images, depths = scenes(32)
+    before = [parameter.clone() for parameter in unet.parameters()]
+    steps = []
+    fit = fit_depth_predictor(
+        unet, images, depths, num_steps=60, learning_rate=1e-2, on_step=lambda step, losses: steps.append(step), **SMALL
+    )
+    assert steps == list(range(60)) and set(fit.history[0]) == {"2,4,5,6,7", "6"}
+    for name in fit.history[0]:
+        losses = [row[name] for row in fit.history]
+        assert sum(losses[-10:]) < 0.6 * sum(losses[:10]), name
+    assert all(torch.equal(a, b) for a, b in zip(before, unet.parameters()))
+    assert all(parameter.grad is None for parameter in unet.parameters())
+    features = {}
+    with torch.no_grad(), UNetFeatureTap(unet) as tap:
+        unet(images.float() / 127.5 - 1, 0)
+        features = tap.features
+        found = fit.predictor.decode_depth(fit.predictor(features, 0))
+    assert (found - depths).abs().mean() < 0.6 * (depths - depths.mean()).abs().mean()
+    standard = torch.cat([fit.predictor.standardizers[str(k)](features[k]).flatten() for k in features])
+    assert standard.abs().mean() < 3
+
+
+def test_same_seed_same_predictor(unet):
+    images, depths = scenes(4)
+    one, two = (fit_depth_predictor(unet, images, depths, num_steps=2, batch_size=2, seed=3, **SMALL) for _ in range(2))
+    assert one.history == two.history
+    further = fit_depth_predictor(unet, images, depths, num_steps=1, batch_size=2, predictor=one.predictor)
+    assert further.predictor is one.predictor
+
+
+def test_masked_l1_against_a_loop():
+    generator = torch.Generator().manual_seed(0)
+    predicted, target = (torch.randn(2, 1, 3, 3, generator=generator) for _ in range(2))
+    valid = torch.rand(2, 1, 3, 3, generator=generator) < 0.5
+    pairs = [abs(p - t) for p, t, v in zip(predicted.flatten().tolist(), target.flatten().tolist(), valid.flatten()) if v]
+    assert masked_l1(predicted, target, valid).item() == pytest.approx(sum(pairs) / len(pairs), rel=1e-5)
+    assert masked_l1(predicted, target, torch.zeros_like(valid)).item() == 0
+
+
+def test_bad_input(unet):
+    images, depths = scenes(2)
+    with pytest.raises(ValueError, match="images have shape"):
+        fit_depth_predictor(unet, images[:, :1], depths)
+    with pytest.raises(ValueError, match="sample_size 16"):
+        fit_depth_predictor(unet, images[..., :8], depths[..., :8])
+    with pytest.raises(ValueError, match="depths has shape"):
+        fit_depth_predictor(unet, images, depths[:1])
+    with pytest.raises(ValueError, match=r"uint8, or floating point in \[-1, 1\]"):
+        fit_depth_predictor(unet, images.float(), depths)
+    with pytest.raises(ValueError, match="num_steps is 0"):
+        fit_depth_predictor(unet, images, depths, num_steps=0)
+    with pytest.raises(ValueError, match="both given"):
+        fit_depth_predictor(unet, images, depths, predictor=DepthPredictor.for_unet(unet, **SMALL), min_depth=1.0)
