@@ -31,7 +31,8 @@ def load_adm_unet(checkpoint: str | Path | dict[str, Any], **adm_flags: Any) -> 
 
     What `UNet2DModel` cannot represent exactly is refused: several heads (``num_heads``) over attention levels of different
     widths, a time embedding that is wider than the first level (the 512 px models), super-resolution models, a different number
-    of heads in the decoder. ``use_fp16`` and ``use_checkpoint`` concern how ADM runs and not what it computes: the U-Net comes in float32.
+    of heads in the decoder. ``use_fp16`` and ``use_checkpoint`` concern how ADM runs and not what it computes: the U-Net comes
+    in float32.
 
     Args:
         checkpoint: a ``.pt`` or ``.safetensors`` file, or a state dict with the official key names.

@@ -171,10 +171,10 @@ def _head_dim(values: Mapping[str, Any], widths: tuple[int, ...], attention: tup
         return None
     if len(attended) > 1:
         raise ValueError(
-            f"num_heads is {heads} with attention at widths {attended}: the heads have {[width / heads for width in attended]} "
-            "channels, and UNet2DModel stores one attention_head_dim for all levels. All weights would load and the output would be "
-            "wrong, and a repair of the modules is lost by save_pretrained; only checkpoints with num_head_channels, one head or one "
-            "attention width can be converted"
+            f"num_heads is {heads} with attention at widths {attended}: the heads have "
+            f"{[width / heads for width in attended]} channels, and UNet2DModel stores one attention_head_dim for all levels. All "
+            "weights would load and the output would be wrong, and a repair of the modules is lost by save_pretrained; only "
+            "checkpoints with num_head_channels, one head or one attention width can be converted"
         )
     if heads <= 0 or attended[0] % heads:
         raise ValueError(f"num_heads is {heads}; expected a divisor of the attention width {attended[0]}")
