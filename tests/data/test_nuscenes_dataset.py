@@ -105,7 +105,7 @@ def test_missing_map_is_noticed_before_the_first_sample(tmp_path):
 def test_broken_tables_are_named(tmp_path):
     broken = toy.make(tmp_path / "set")
     (broken / "v1.0-toy" / "ego_pose.json").write_text("[]")
-    with pytest.raises(ValueError, match="ego_pose.json has no token"):
+    with pytest.raises(ValueError, match=r"ego_pose\.json has no token"):
         NuScenesDataset(broken, "toy_train", "v1.0-toy")[0]
     (broken / "v1.0-toy" / "log.json").write_text('{"a": 1}')
     with pytest.raises(ValueError, match=r"log\.json is no nuScenes table"):
