@@ -126,3 +126,32 @@ def test_missing_blocks_and_foreign_unets():
     )
     with pytest.raises(ValueError, match="SkipUpBlock2D"):
         UNetFeatureTap(skip, [0])
+
+
+def test_google_ddpm_256_unets():
+    # google/ddpm-{bedroom,church,cat}-256: plain blocks, asymmetric padding, one head, no attention at block 6.
+    with torch.device("meta"):
+        unet = UNet2DModel(
+            sample_size=256,
+            block_out_channels=(128, 128, 256, 256, 512, 512),
+            down_block_types=("DownBlock2D",) * 4 + ("AttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "AttnUpBlock2D") + ("UpBlock2D",) * 4,
+            attention_head_dim=None,
+            downsample_padding=0,
+            flip_sin_to_cos=False,
+            freq_shift=1,
+            norm_eps=1e-6,
+        )
+        assert sum(parameter.numel() for parameter in unet.parameters()) == 113_673_219
+        with UNetFeatureTap(unet) as tap:
+            unet(torch.empty(1, 3, 256, 256), torch.zeros(1))
+    assert {k: tuple(feature.shape[1:]) for k, feature in tap.features.items()} == {
+        2: (512, 16, 16),
+        4: (512, 16, 16),
+        5: (512, 32, 32),
+        6: (256, 32, 32),
+        7: (256, 32, 32),
+    }
+    assert {k: block.channels for k, block in decoder_blocks(unet).items() if k in tap.features} == {
+        k: feature.shape[1] for k, feature in tap.features.items()
+    }
