@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from golden_reference import (
     MAP_SIZE,
     assert_close,
@@ -15,7 +16,6 @@ from golden_reference import (
     recorded,
     train_without_dropout,
 )
-
 from noise2map.convert import load_official_ddp
 
 pytestmark = pytest.mark.golden

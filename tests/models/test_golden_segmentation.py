@@ -4,6 +4,7 @@ import functools
 
 import pytest
 import torch
+
 from golden_reference import (
     MAP_SIZE,
     assert_close,
@@ -17,7 +18,6 @@ from golden_reference import (
     recorded,
     train_without_dropout,
 )
-
 from noise2map.convert import load_official_ddp
 from noise2map.models import deformable_attention
 from noise2map.models.map_decoder import sine_position_encoding

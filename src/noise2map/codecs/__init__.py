@@ -1,7 +1,7 @@
 """Codecs: maps in physical units or class ids <-> signals in ``[-scale, scale]``. Needs torch alone."""
 
 from noise2map.codecs.base import MapCodec
-from noise2map.codecs.categorical import AnalogBitsCodec, CategoricalCodec, ClassEmbeddingCodec, OneHotCodec
+from noise2map.codecs.categorical import AnalogBitsCodec, CategoricalCodec, ClassEmbeddingCodec, FixedCodec, OneHotCodec
 from noise2map.codecs.depth import DepthCodec, check_depth
 from noise2map.codecs.multilabel import MultiLabelCodec
 
@@ -10,6 +10,7 @@ __all__ = [
     "CategoricalCodec",
     "ClassEmbeddingCodec",
     "DepthCodec",
+    "FixedCodec",
     "MapCodec",
     "MultiLabelCodec",
     "OneHotCodec",

@@ -105,30 +105,37 @@ class ClassEmbeddingCodec(CategoricalCodec):
         return (self.embedding.weight.sigmoid() * 2 - 1) * self.scale
 
 
-class _FixedCodec(CategoricalCodec):
-    """A codec whose table is computed, not learnt."""
+class FixedCodec(CategoricalCodec):
+    """A codec whose table is computed, not learnt, and so is not part of a checkpoint."""
 
-    def __init__(self, table: Tensor, num_labels: int, scale: float, ignore_index: int) -> None:
-        super().__init__(num_labels, table.shape[1], scale, ignore_index)
-        self.register_buffer("table", table, persistent=False)
+    def __init__(self, num_labels: int, channels: int, scale: float, ignore_index: int) -> None:
+        """Makes the table."""
+        super().__init__(num_labels, channels, scale, ignore_index)
+        self.register_buffer("table", self.make_table(), persistent=False)
         self.table: Tensor
+
+    @abstractmethod
+    def make_table(self) -> Tensor:
+        """Codes of -1 and 1, ``(K + 1, C)``."""
 
     def codes(self) -> Tensor:
         """Table of codes ``(K + 1, C)``."""
         return self.table * self.scale
 
 
-class OneHotCodec(_FixedCodec):
+class OneHotCodec(FixedCodec):
     """One channel for each class: +1 for the pixel's class, -1 elsewhere; the ignore label is -1 in every channel."""
 
     def __init__(self, num_labels: int, scale: float = 0.01, ignore_index: int = 255) -> None:
         """Makes the table ``(K + 1, K)``."""
-        table = torch.full((num_labels + 1, num_labels), -1.0)
-        table[:num_labels].fill_diagonal_(1.0)
-        super().__init__(table, num_labels, scale, ignore_index)
+        super().__init__(num_labels, num_labels, scale, ignore_index)
+
+    def make_table(self) -> Tensor:
+        """Codes of -1 and 1, ``(K + 1, K)``."""
+        return torch.eye(self.num_labels + 1)[:, : self.num_labels] * 2 - 1
 
 
-class AnalogBitsCodec(_FixedCodec):
+class AnalogBitsCodec(FixedCodec):
     """Class id as a binary number with digits in {-1, 1}, least significant first (Chen et al. 2023, "Analog Bits").
 
     The ignore label takes the number K, so there are ``ceil(log2(K + 1))`` channels.
@@ -136,6 +143,9 @@ class AnalogBitsCodec(_FixedCodec):
 
     def __init__(self, num_labels: int, scale: float = 0.01, ignore_index: int = 255) -> None:
         """Makes the table ``(K + 1, ceil(log2(K + 1)))``."""
-        bits = max(1, num_labels.bit_length())
-        digits = (torch.arange(num_labels + 1)[:, None] >> torch.arange(bits)) & 1
-        super().__init__(digits.float() * 2 - 1, num_labels, scale, ignore_index)
+        super().__init__(num_labels, max(1, num_labels.bit_length()), scale, ignore_index)
+
+    def make_table(self) -> Tensor:
+        """Codes of -1 and 1, ``(K + 1, ceil(log2(K + 1)))``."""
+        digits = (torch.arange(self.num_labels + 1)[:, None] >> torch.arange(self.channels)) & 1
+        return digits.float() * 2 - 1

@@ -1,10 +1,12 @@
 """Configuration of the map models: everything a checkpoint needs to know about itself."""
 
 import difflib
+import math
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from huggingface_hub.errors import StrictDataclassFieldValidationError
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 # Keys that transformers itself passes through a configuration.
@@ -28,6 +30,26 @@ _CHOICES = {
 }
 
 
+def refuse_with_value_error(config_class: type) -> type:
+    """Makes a strict configuration refuse a wrong type by `ValueError`, as it does any other impossible value.
+
+    Without it the error is one of huggingface_hub's own, which is no `ValueError`.
+    """
+    strict_setattr = config_class.__setattr__
+
+    def __setattr__(self: Any, name: str, value: Any) -> None:
+        try:
+            strict_setattr(self, name, value)
+        except StrictDataclassFieldValidationError as error:
+            expected = type(self).__dataclass_fields__[name].type
+            expected = expected.__name__ if isinstance(expected, type) else str(expected)
+            raise ValueError(f"{name} is {value!r}; expected {expected}") from error
+
+    config_class.__setattr__ = __setattr__
+    return config_class
+
+
+@refuse_with_value_error
 @strict
 class Noise2MapConfig(PreTrainedConfig):
     r"""Configuration of `Noise2MapForSemanticSegmentation` and `Noise2MapForDepthEstimation`.
@@ -112,7 +134,7 @@ class Noise2MapConfig(PreTrainedConfig):
     average: str = "last"
     sampler: str = "ddim"
     auto_max_steps: int = 10
-    auto_threshold: float = 0.01
+    auto_threshold: float | int = 0.01
     uncertainty: str | None = None
     temperature: float | int = 1.0
     objective: str = "task"
@@ -120,7 +142,7 @@ class Noise2MapConfig(PreTrainedConfig):
     semantic_loss_ignore_index: int = 255
     loss_average: str = "all"
     use_auxiliary_head: bool = True
-    auxiliary_loss_weight: float = 0.4
+    auxiliary_loss_weight: float | int = 0.4
     auxiliary_channels: int = 256
     min_depth: float | int = 1e-3
     max_depth: float | int = 80.0
@@ -139,7 +161,11 @@ class Noise2MapConfig(PreTrainedConfig):
             if key not in known and not key.startswith("_"):
                 close = difflib.get_close_matches(key, known, 1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise ValueError(f"Noise2MapConfig has no field {key!r}{hint}")
+                raise ValueError(f"{type(self).__name__} has no field {key!r}{hint}")
+        _check_classes(kwargs.get("num_labels"), self.id2label)
+        if isinstance(self.backbone_config, dict) and self.backbone_config.get("model_type") not in CONFIG_MAPPING:
+            name = self.backbone_config.get("model_type")
+            raise ValueError(f"backbone_config has model_type {name!r}; expected a backbone of transformers such as 'swin'")
         super().__post_init__(**kwargs)
         self._check()
 
@@ -154,16 +180,32 @@ class Noise2MapConfig(PreTrainedConfig):
             "temperature", "auxiliary_channels", "min_depth", "layer_norm_eps",
         )  # fmt: skip
         for name in positive:
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected a positive number")
         for name in ("decoder_attention_heads", "group_norm_groups"):
             if self.hidden_size % getattr(self, name):
                 raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of {name} {getattr(self, name)}")
         if self.hidden_size % 4:
             raise ValueError(f"hidden_size is {self.hidden_size}; the positional encoding needs a multiple of 4")
-        if not self.min_depth < self.max_depth:
-            raise ValueError(f"min_depth {self.min_depth} m is not below max_depth {self.max_depth} m")
+        for name in ("max_depth", "sample_max_depth"):
+            farthest = getattr(self, name)
+            if farthest is not None and not self.min_depth < farthest < math.inf:
+                raise ValueError(f"{name} is {farthest!r} m; expected more than min_depth, {self.min_depth} m")
         if not 0 <= self.auto_threshold < 1:
             raise ValueError(f"auto_threshold is {self.auto_threshold!r}; expected a fraction in [0, 1)")
-        if self.time_difference < 0 or self.min_inverse_snr < 0:
-            raise ValueError("time_difference and min_inverse_snr must not be negative")
+        for name in ("time_difference", "min_inverse_snr", "auxiliary_loss_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a number of at least 0")
+
+
+def _check_classes(num_labels: Any, id2label: Any) -> None:
+    """Refuses what cannot be a number of classes, or names of classes that are not 0..K-1."""
+    if num_labels is not None and (isinstance(num_labels, bool) or not isinstance(num_labels, int) or num_labels < 1):
+        raise ValueError(f"num_labels is {num_labels!r}; expected an integer of at least 1")
+    if id2label is None:
+        return
+    names = id2label.keys() if isinstance(id2label, dict) else ()
+    if not names or {str(name) for name in names} != {str(index) for index in range(len(names))}:
+        raise ValueError(f"id2label is {id2label!r}; expected a name for each class id from 0 on")
+    if num_labels is not None and num_labels != len(names):
+        raise ValueError(f"num_labels is {num_labels}, but id2label names {len(names)} classes")

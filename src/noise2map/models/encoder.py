@@ -9,6 +9,11 @@ from noise2map.models.configuration import Noise2MapConfig
 
 _NUM_SCALES = 4
 
+# Final norms of Swin, BiT and MaskFormer-Swin backbones whose result nobody reads: weights that would get no gradient.
+_UNUSED_NORMS = (("swin", "layernorm"), ("bit", "norm"), ("model", "layernorm"))
+# Backbones whose position embedding has one size.
+_FIXED_SIZE = ("hiera",)
+
 
 def make_backbone(config: PreTrainedConfig, num_scales: int) -> nn.Module:
     """A backbone of transformers with ``num_scales`` feature maps, the last one at 1/32.
@@ -17,9 +22,9 @@ def make_backbone(config: PreTrainedConfig, num_scales: int) -> nn.Module:
         ValueError: if the configuration gives another number of feature maps.
     """
     backbone = AutoBackbone.from_config(config)
-    if hasattr(backbone, "swin"):
-        # SwinBackbone carries a final norm whose result it never uses: weights that would get no gradient.
-        backbone.swin.layernorm = nn.Identity()
+    for part, norm in _UNUSED_NORMS:
+        if hasattr(getattr(backbone, part, None), norm):
+            setattr(getattr(backbone, part), norm, nn.Identity())
     if len(backbone.channels) != num_scales:
         first = 2 ** (6 - num_scales)
         raise ValueError(
@@ -70,6 +75,8 @@ class ImageEncoder(nn.Module):
         """
         super().__init__()
         self.backbone = make_backbone(config.backbone_config, _NUM_SCALES)
+        fixed = config.backbone_config.model_type in _FIXED_SIZE
+        self.image_size = tuple(config.backbone_config.image_size) if fixed else None
         channels = list(self.backbone.channels)
         self.pyramid = FeaturePyramid(channels, config.hidden_size, config.group_norm_groups)
         self.merge = ConvNorm(_NUM_SCALES * config.hidden_size, config.hidden_size, 1, config.group_norm_groups)
@@ -82,9 +89,14 @@ class ImageEncoder(nn.Module):
         """
         if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
             raise ValueError(f"pixel_values have shape {tuple(pixel_values.shape)}; expected (B, 3, H, W)")
+        if 0 in pixel_values.shape:
+            raise ValueError(f"pixel_values have shape {tuple(pixel_values.shape)}; expected at least one image")
         if min(pixel_values.shape[-2:]) < 32:
             height, width = pixel_values.shape[-2:]
             raise ValueError(f"images are {width}x{height} pixels; expected at least 32x32 (the image processor resizes)")
+        if self.image_size is not None and tuple(pixel_values.shape[-2:]) != self.image_size:
+            expected, given = tuple(self.image_size), tuple(pixel_values.shape[-2:])
+            raise ValueError(f"images are {given} pixels (height, width); this backbone takes {expected}, its image_size, alone")
         maps = self.pyramid(list(self.backbone(pixel_values).feature_maps))
         size = maps[0].shape[-2:]
         merged = [maps[0]] + [functional.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in maps[1:]]

@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
+from noise2map.codecs import FixedCodec
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.encoder import ImageEncoder
 from noise2map.models.heads import AuxiliaryHead
@@ -38,6 +39,8 @@ class Noise2MapPreTrainedModel(PreTrainedModel):
                 init.zeros_(module.num_batches_tracked)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight)
+        elif isinstance(module, FixedCodec):
+            init.copy_(module.table, module.make_table())  # not in the checkpoint: loading leaves it empty
         elif isinstance(module, DeformableAttention):
             _init_attention(module)
         elif isinstance(module, TimeEmbedding):

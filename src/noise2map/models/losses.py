@@ -10,7 +10,7 @@ def segmentation_loss(logits: Tensor, labels: Tensor, ignore_index: int = 255, a
 
     Args:
         logits: ``(B, K, h, w)``.
-        labels: class ids ``(B, H, W)``, int64.
+        labels: class ids ``(B, H, W)``, integers.
         ignore_index: label without loss.
         average: ``"all"`` divides by the number of all pixels, as the published code does; ``"valid"`` by that of labelled ones.
 
@@ -18,7 +18,7 @@ def segmentation_loss(logits: Tensor, labels: Tensor, ignore_index: int = 255, a
         Scalar.
     """
     logits = functional.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
-    total = functional.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
+    total = functional.cross_entropy(logits, labels.long(), ignore_index=ignore_index, reduction="sum")
     count = labels.numel() if average == "all" else int((labels != ignore_index).sum())
     return total / max(count, 1)
 

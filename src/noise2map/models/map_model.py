@@ -20,6 +20,9 @@ from noise2map.models.initialization import Noise2MapPreTrainedModel
 from noise2map.models.map_decoder import DecoderContext, MapDecoder
 from noise2map.models.readout import Readout
 
+# Keywords that transformers' engines pass to any model.
+_FOREIGN_KEYWORDS = ("return_dict", "output_attentions", "output_hidden_states", "num_items_in_batch")
+
 
 class MapModel(Noise2MapPreTrainedModel):
     """Encoder, map decoder, sampling and training. A task adds its codec, head, readout and losses."""
@@ -28,6 +31,8 @@ class MapModel(Noise2MapPreTrainedModel):
     default_uncertainty: ClassVar[str]
     codec: MapCodec
     head: nn.Module
+    # The loss is a mean over the batch: Trainer must divide it by its accumulation steps.
+    accepts_loss_kwargs = False
 
     def __init__(
         self,
@@ -43,6 +48,8 @@ class MapModel(Noise2MapPreTrainedModel):
         self.codec = codec
         self.decoder = MapDecoder(config, codec.channels) if decoder is None else decoder
         self.head = head
+        if not config.diffusion:
+            codec.requires_grad_(False)  # nothing is encoded: a learnt table would get no gradient
 
     # ---- the parts a task fills in -------------------------------------------------------------------------------------
 
@@ -51,8 +58,12 @@ class MapModel(Noise2MapPreTrainedModel):
         """Checked labels ``(B, H, W)`` -> encoded map ``(B, C, h, w)``."""
 
     @abstractmethod
-    def _task_loss(self, readout: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+    def _task_loss(self, readout: Tensor, labels: Tensor) -> Tensor:
         """Loss of a prediction ``(B, K, h, w)`` against the labels."""
+
+    def _auxiliary_loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """What is added to either objective, a scalar; nothing where there is no auxiliary head."""
+        return features.new_zeros(())
 
     @abstractmethod
     def _soft_signal(self, readout: Tensor) -> Tensor:
@@ -78,8 +89,10 @@ class MapModel(Noise2MapPreTrainedModel):
             Merged features ``(B, C, h, w)`` at a quarter of the size.
 
         Raises:
-            ValueError: if the images have another shape or are smaller than 32 x 32.
+            ValueError: if the images have another shape or type, or are smaller than 32 x 32.
         """
+        if not pixel_values.is_floating_point():
+            raise ValueError(f"pixel_values have type {pixel_values.dtype}; expected normalised floating point (image processor)")
         return self.encoder(pixel_values.to(self.dtype))
 
     def decode_map(
@@ -114,9 +127,12 @@ class MapModel(Noise2MapPreTrainedModel):
             `MapSegmenterOutput` or `MapDepthOutput` at the resolution of the features.
 
         Raises:
-            ValueError: for an impossible dial, or noise of another shape.
+            ValueError: for an impossible dial, or features or noise of another shape.
         """
         config = self.config
+        if features.ndim != 4 or features.shape[1] != self.decoder.feature_channels:
+            expected = f"(B, {self.decoder.feature_channels}, h, w), from encode_image"
+            raise ValueError(f"features have shape {tuple(features.shape)}; expected {expected}")
         average = self._choice("average", average, ("last", "steps"))
         sampler = self._choice("sampler", sampler, ("ddim", "ddpm"))
         ensemble_size = config.ensemble_size if ensemble_size is None else ensemble_size
@@ -165,7 +181,7 @@ class MapModel(Noise2MapPreTrainedModel):
     def _time_grid(self, num_inference_steps: int | str | None, ensemble_size: int) -> tuple[list[tuple[float, float]], bool]:
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         if not self.config.diffusion:
-            if steps not in (1, "auto") or ensemble_size != 1:
+            if num_inference_steps not in (None, 1, "auto") or isinstance(steps, bool) or ensemble_size != 1:
                 raise ValueError(
                     f"this model was trained without diffusion: expected num_inference_steps=1 and ensemble_size=1, "
                     f"got {steps!r} and {ensemble_size!r}"
@@ -226,10 +242,11 @@ class MapModel(Noise2MapPreTrainedModel):
         if not self.config.diffusion:
             blank = features.new_zeros(shape, dtype=torch.float32)
             readout = self._predict_at(context, blank, torch.ones(batch_size))
-            return self._task_loss(readout, features, labels), readout
+            return self._task_loss(readout, labels) + self._auxiliary_loss(features, labels), readout
         generators = generator_list(generator, batch_size)
         if timesteps is None:
             timesteps = torch.cat([uniform_times(1, g) for g in generators])
+        timesteps = _check_times(timesteps, batch_size)
         if noise is None:
             noise = draw_noise(shape[1:], generators, features.device)
         noise = check_noise(noise, shape).to(features.device)
@@ -240,13 +257,15 @@ class MapModel(Noise2MapPreTrainedModel):
             x0 = self.codec.encode_readout(guess)
         else:
             x0 = self._encode_labels(labels, (height, width))
-        levels = self.schedule.alpha_sigma(timesteps.float().cpu())
+        levels = self.schedule.alpha_sigma(timesteps)
         x_t = add_noise(x0, noise.to(x0.dtype), *(level.to(x0.device, x0.dtype) for level in levels))
-        readout = self._predict_at(context, x_t, timesteps.float().cpu())
+        readout = self._predict_at(context, x_t, timesteps)
         if self.config.objective == "l2":
             truth = self._encode_labels(labels, (height, width)).detach()
-            return functional.mse_loss(self._soft_signal(readout), truth) / self.codec.scale**2, readout
-        return self._task_loss(readout, features, labels), readout
+            loss = functional.mse_loss(self._soft_signal(readout), truth) / self.codec.scale**2
+        else:
+            loss = self._task_loss(readout, labels)
+        return loss + self._auxiliary_loss(features, labels), readout
 
     def forward(
         self,
@@ -277,14 +296,18 @@ class MapModel(Noise2MapPreTrainedModel):
             generator: one, or a list with one for each image.
             output_uncertainty: require ``uncertainty`` to be defined.
             output_steps: return the list of `Step`.
-            **kwargs: ignored keywords that transformers passes.
+            **kwargs: keywords that transformers passes to every model; without effect here.
 
         Returns:
             `MapSegmenterOutput` or `MapDepthOutput`.
 
         Raises:
-            ValueError: for labels, noise or dials that cannot work, or if uncertainty is asked of a run that has none.
+            ValueError: for labels, noise or dials that cannot work, keywords that do not exist, or if uncertainty is asked of a
+                run that has none.
         """
+        for name in kwargs:
+            if name not in _FOREIGN_KEYWORDS:
+                raise ValueError(f"{type(self).__name__} has no argument {name!r}")
         if labels is not None:
             self._check_labels(labels, pixel_values)
             return self._train_on(self.encode_image(pixel_values), labels, noise, timesteps, generator)
@@ -315,6 +338,16 @@ class MapModel(Noise2MapPreTrainedModel):
         return self._output(
             prediction, size, average, uncertainty=uncertainty, uncertainties=kinds, num_steps=out.num_steps, steps=out.steps
         )
+
+
+def _check_times(timesteps: Tensor, batch_size: int) -> Tensor:
+    """Training times ``(B,)`` as float32 on the CPU, where the schedules are computed."""
+    timesteps = timesteps.float().cpu()
+    if tuple(timesteps.shape) != (batch_size,):
+        raise ValueError(f"timesteps have shape {tuple(timesteps.shape)}; expected ({batch_size},), one for each image")
+    if not bool(((timesteps >= 0) & (timesteps <= 1)).all()):
+        raise ValueError(f"timesteps hold {timesteps.tolist()}; expected times in [0, 1]")
+    return timesteps
 
 
 def resize_map(x: Tensor, size: tuple[int, int]) -> Tensor:

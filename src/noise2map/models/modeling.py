@@ -17,6 +17,8 @@ from noise2map.models.readout import DepthReadout, SegmentationReadout
 
 
 def _check_label_shape(labels: Tensor, pixel_values: Tensor) -> None:
+    if pixel_values.ndim != 4:
+        raise ValueError(f"pixel_values have shape {tuple(pixel_values.shape)}; expected (B, 3, H, W)")
     expected = (pixel_values.shape[0], *pixel_values.shape[-2:])
     if tuple(labels.shape) != expected:
         raise ValueError(f"labels have shape {tuple(labels.shape)}; expected {expected}, like pixel_values")
@@ -48,8 +50,7 @@ class Noise2MapForSemanticSegmentation(MapModel):
 
     def _check_labels(self, labels: Tensor, pixel_values: Tensor) -> None:
         _check_label_shape(labels, pixel_values)
-        if labels.is_floating_point():
-            raise ValueError(f"labels have type {labels.dtype}; expected integer class ids")
+        self.codec.check(labels)
 
     def _encode_labels(self, labels: Tensor, size: tuple[int, int]) -> Tensor:
         small = functional.interpolate(labels.unsqueeze(1).float(), size=size, mode="nearest").squeeze(1).long()
@@ -59,14 +60,16 @@ class Noise2MapForSemanticSegmentation(MapModel):
         codes = self.codec.codes()[:-1].detach()
         return (readout.softmax(1).movedim(1, -1) @ codes).movedim(-1, 1)
 
-    def _task_loss(self, readout: Tensor, features: Tensor, labels: Tensor) -> Tensor:
-        config = self.config
-        loss = segmentation_loss(readout, labels, config.semantic_loss_ignore_index, config.loss_average)
-        if self.auxiliary_head is not None:
-            auxiliary = self.auxiliary_head(features)
-            extra = segmentation_loss(auxiliary, labels, config.semantic_loss_ignore_index, config.loss_average)
-            loss = loss + config.auxiliary_loss_weight * extra
-        return loss
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return segmentation_loss(logits, labels, self.config.semantic_loss_ignore_index, self.config.loss_average)
+
+    def _task_loss(self, readout: Tensor, labels: Tensor) -> Tensor:
+        return self._cross_entropy(readout, labels)
+
+    def _auxiliary_loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        if self.auxiliary_head is None:
+            return super()._auxiliary_loss(features, labels)
+        return self.config.auxiliary_loss_weight * self._cross_entropy(self.auxiliary_head(features), labels)
 
     def _readout_encoder(self) -> Callable[[Tensor], Tensor]:
         codes = self.codec.codes()  # the sigmoid of the table, once for a run
@@ -112,7 +115,7 @@ class Noise2MapForDepthEstimation(MapModel):
     def _soft_signal(self, readout: Tensor) -> Tensor:
         return self.codec.normalise(readout) * self.codec.scale
 
-    def _task_loss(self, readout: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+    def _task_loss(self, readout: Tensor, labels: Tensor) -> Tensor:
         return sigloss(readout, labels)
 
     def _output(self, prediction: Tensor, size: tuple[int, int] | None, average: str, **fields: Any) -> MapDepthOutput:

@@ -7,7 +7,7 @@ from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
 from noise2map.models.bev.grid import Bounds
-from noise2map.models.configuration import Noise2MapConfig
+from noise2map.models.configuration import Noise2MapConfig, refuse_with_value_error
 
 # nuScenes' map task: six layers that may overlap, in the published order.
 BEV_LAYERS = ("drivable_area", "ped_crossing", "walkway", "stop_line", "carpark_area", "divider")
@@ -16,6 +16,7 @@ _LIDAR_STRIDE = 8  # of the sparse encoder, in voxels
 _CAMERA_STRIDE = 2  # of the convolutions after pooling, in cells
 
 
+@refuse_with_value_error
 @strict
 class Noise2MapBevConfig(Noise2MapConfig):
     r"""Configuration of `Noise2MapForBevSegmentation`: a `Noise2MapConfig` with a section on sensors and grids.
@@ -101,7 +102,7 @@ class Noise2MapBevConfig(Noise2MapConfig):
             self.bev_decoder_channels = (160, 320, 640) if resnet else (128, 256)
         if self.bev_decoder_blocks is None:
             self.bev_decoder_blocks = 2 if resnet else 5
-        if not {"num_labels", "id2label", "label2id"} & set(kwargs):
+        if self.id2label is None and "num_labels" not in kwargs:
             kwargs["id2label"] = dict(enumerate(BEV_LAYERS))
             kwargs["label2id"] = {name: index for index, name in enumerate(BEV_LAYERS)}
         super().__post_init__(**kwargs)

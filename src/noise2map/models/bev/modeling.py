@@ -191,7 +191,7 @@ class Noise2MapForBevSegmentation(MapModel):
         mean = table[0] + chance.movedim(1, -1) @ (table[1:] - table[:1]) / self.codec.num_labels
         return ((mean.sigmoid() * 2 - 1) * self.codec.scale).movedim(-1, 1)
 
-    def _task_loss(self, readout: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+    def _task_loss(self, readout: Tensor, labels: Tensor) -> Tensor:
         return multilabel_focal_loss(readout, labels, self.config.focal_gamma, UNKNOWN).sum()
 
     def _output(self, prediction: Tensor, size: tuple[int, int] | None, average: str, **fields: Any) -> BevSegmenterOutput:
