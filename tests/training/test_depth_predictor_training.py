@@ -3,7 +3,7 @@ import torch
 from diffusers import UNet2DModel
 
 from noise2map.guidance import DepthPredictor, UNetFeatureTap
-from noise2map.training.depth_predictor import fit_depth_predictor, masked_l1
+from noise2map.training.depth_predictor import fit_depth_predictor, masked_l1, score_depth_predictor
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +61,28 @@ def test_same_seed_same_predictor(unet):
     assert one.history == two.history
     further = fit_depth_predictor(unet, images, depths, num_steps=1, batch_size=2, predictor=one.predictor)
     assert further.predictor is one.predictor
+
+
+def test_scores_by_branch_and_noise(unet):
+    images, depths = scenes(5)
+    depths = 1 + 3 * depths
+    depths[0, :8] = 0
+    metric = {**SMALL, "min_depth": 0.5, "max_depth": 5.0, "depth_representation": "linear", "probe_blocks": [[2]]}
+    predictor = DepthPredictor.for_unet(unet, **metric).eval()
+    rows = score_depth_predictor(unet, predictor, images, depths, timesteps=(0, 500), batch_size=2)
+    assert [(row["timestep"], row["blocks"]) for row in rows] == [(t, b) for t in (0, 500) for b in ("2,4,5,6,7", "6", "2")]
+    assert all(row["images"] == 5 for row in rows)
+    other = score_depth_predictor(unet, predictor, images, depths, timesteps=(500,), batch_size=5)
+    for one, two in zip(rows[3:], other):
+        assert one["abs_rel"] == pytest.approx(two["abs_rel"], rel=1e-4) and one["l1"] == pytest.approx(two["l1"], rel=1e-4)
+    # At time step 0 there is next to no noise: by hand, from the clean images.
+    with torch.no_grad(), UNetFeatureTap(unet) as tap:
+        unet(images.float() / 127.5 - 1, 0)
+        found = predictor.decode_depth(predictor(tap.features, 0, (6,)))
+    by_hand = [((f - d).abs() / d)[d > 0].mean().item() for f, d in zip(found, depths)]
+    assert rows[1]["abs_rel"] == pytest.approx(sum(by_hand) / 5, rel=0.02)
+    relative = score_depth_predictor(unet, DepthPredictor.for_unet(unet, **SMALL), images, scenes(5)[1], timesteps=(0,))
+    assert "abs_rel" not in relative[0] and relative[0]["l1"] > 0
 
 
 def test_masked_l1_against_a_loop():

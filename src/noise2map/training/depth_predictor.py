@@ -1,6 +1,6 @@
 """Training of a depth predictor on the features of a frozen diffusion U-Net (DAG, Sec. 3.2)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,9 +8,10 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from torch import Tensor
 
-from noise2map.diffusion import add_noise, tables_from_betas
+from noise2map.diffusion import add_noise, image_generator, tables_from_betas
 from noise2map.diffusion.schedule import DiscreteTables
 from noise2map.guidance import DepthPredictor, UNetFeatureTap
+from noise2map.metrics import DepthScores
 
 _STATISTICS_BATCHES = 4
 
@@ -88,10 +89,7 @@ def fit_depth_predictor(
     fit = DepthPredictorFit(predictor)
     for step in range(num_steps):
         features, timesteps, target, mask = sampler.draw()
-        losses = {
-            ",".join(map(str, blocks)): masked_l1(predictor(features, timesteps, blocks), target, mask)
-            for blocks in predictor.branches
-        }
+        losses = {_label(blocks): masked_l1(predictor(features, timesteps, blocks), target, mask) for blocks in predictor.branches}
         optimiser.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
         optimiser.step()
@@ -101,6 +99,67 @@ def fit_depth_predictor(
             on_step(step, fit.history[-1])
     predictor.eval()
     return fit
+
+
+def score_depth_predictor(
+    unet: UNet2DModel,
+    predictor: DepthPredictor,
+    images: Tensor,
+    depths: Tensor,
+    *,
+    valid: Tensor | None = None,
+    timesteps: Sequence[int] = (50, 200, 400, 600, 800),
+    scheduler: Any = None,
+    batch_size: int = 8,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Scores every branch at every time step: rows for DAG's figures of accuracy by block and by noise level.
+
+    The noise of an image follows from the seed, its place and the time step, so predictors are compared on the same noisy images.
+
+    Args:
+        unet: the generator's U-Net.
+        predictor: its predictor; `probe_blocks` give the branches of single blocks.
+        images: ``(N, 3, H, W)``, uint8, or floating point in [-1, 1].
+        depths: true depth ``(N, H, W)``, as for `fit_depth_predictor`.
+        valid: boolean mask ``(N, H, W)``.
+        timesteps: noise levels.
+        scheduler: gives the betas of the U-Net's process; by default the linear ones of 1000 steps.
+        batch_size: images at a time.
+        seed: of the noise.
+
+    Returns:
+        A row for each time step and branch: ``timestep``, ``blocks`` (``"2,4,5,6,7"``), ``l1`` (of the signal), ``images``;
+        and for metric predictors the names of `noise2map.metrics.DepthScores`, averaged over images.
+
+    Raises:
+        ValueError: if shapes, sizes or types do not fit, or the predictor belongs to another U-Net.
+    """
+    _check_data(unet, images, depths, valid, 1, batch_size)
+    predictor.check_unet(unet)
+    reference, codec = unet.conv_in.weight, predictor.depth_range.codec
+    tables = tables_from_betas((scheduler or DDPMScheduler()).betas)
+    rows = []
+    for t in timesteps:
+        levels = [level.to(reference) for level in tables.alpha_sigma(torch.tensor(t))]
+        errors: dict[tuple[int, ...], list[float]] = {blocks: [] for blocks in predictor.branches}
+        scores = {blocks: DepthScores(codec.min_depth, codec.max_depth) for blocks in predictor.branches} if codec else {}
+        for start in range(0, len(images), batch_size):
+            part = slice(start, start + batch_size)
+            target, mask = predictor.encode_depth(depths[part], None if valid is None else valid[part])
+            noise = [torch.randn(images.shape[1:], generator=image_generator(seed, f"{i}/{t}")) for i in range(len(images))[part]]
+            noisy = add_noise(_signal(images[part], reference), torch.stack(noise).to(reference), *levels)
+            with torch.no_grad(), UNetFeatureTap(unet, predictor.blocks) as tap:
+                unet(noisy, t)
+                found = {blocks: predictor(tap.features, t, blocks).float().cpu() for blocks in predictor.branches}
+            for blocks, signal in found.items():
+                errors[blocks] += [masked_l1(*one).item() for one in zip(signal, target, mask) if one[2].any()]
+                if codec:
+                    scores[blocks].update(predictor.decode_depth(signal), depths[part].float(), mask[:, 0])
+        for blocks, values in errors.items():
+            row = {"timestep": t, "blocks": _label(blocks), "images": len(values), "l1": sum(values) / max(len(values), 1)}
+            rows.append({**row, **({name: value.item() for name, value in scores[blocks].compute().items()} if codec else {})})
+    return rows
 
 
 def masked_l1(predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:
@@ -138,8 +197,7 @@ class _Batches:
         chosen = torch.randint(0, len(self.images), (self.batch_size,), generator=self.generator)
         timesteps = torch.randint(*self.timesteps, (self.batch_size,), generator=self.generator)
         mirrored = torch.rand(self.batch_size, generator=self.generator) < (0.5 if self.flip else 0.0)
-        batch = self.images[chosen].to(reference.device)
-        batch = (batch.float() / 127.5 - 1 if batch.dtype == torch.uint8 else batch).to(reference.dtype)
+        batch = _signal(self.images[chosen], reference)
         mask = None if self.valid is None else self.valid[chosen]
         target, mask = self.predictor.encode_depth(self.depths[chosen], mask)
         target, mask = (_mirror(x, mirrored).to(reference.device) for x in (target, mask))
@@ -150,6 +208,16 @@ class _Batches:
         with UNetFeatureTap(self.unet, self.predictor.blocks) as tap:
             self.unet(noisy, timesteps)
         return tap.features, timesteps, target, mask
+
+
+def _signal(images: Tensor, reference: Tensor) -> Tensor:
+    """Images in [-1, 1], in the type and on the device of the U-Net's weights."""
+    images = images.to(reference.device)
+    return (images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images).to(reference.dtype)
+
+
+def _label(blocks: Sequence[int]) -> str:
+    return ",".join(map(str, blocks))
 
 
 def _mirror(x: Tensor, mirrored: Tensor) -> Tensor:
