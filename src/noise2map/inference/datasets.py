@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from noise2map.data import FolderDataset, FreedoomDataset, load_samples
+from noise2map.data import PUBLIC_DATASETS, FolderDataset, FreedoomDataset, load_samples, open_public_dataset
 
-DATASETS = ("freedoom", "samples", "folder")
+DATASETS = ("freedoom", "samples", "folder", *(name for name, kind in PUBLIC_DATASETS.items() if kind.task is not None))
 _FREEDOOM_CLASSES = (8, 10)
 
 
@@ -23,8 +23,9 @@ def open_dataset(
 
     Args:
         name: `"freedoom"` (a split rendered by `noise2map data freedoom`), `"samples"` (the frames that ship with the
-            package) or `"folder"` (the user's own `images/` and `maps/`).
-        root: Folder of the data; `root/split` is taken where it exists.
+            package), `"folder"` (the user's own `images/` and `maps/`) or a public data set in its released layout:
+            `"ade20k"`, `"cityscapes"`, `"kitti"`, `"nyu"`, `"nyu-labelled"`, `"sun-rgbd"`.
+        root: Folder of the data; `root/split` is taken where it exists (not of a public data set).
         split: Split of the data.
         task: `"segmentation"` or `"depth"`.
         id2label: The model's classes: they choose between the eight and the ten classes of Freedoom, and name those of
@@ -45,6 +46,8 @@ def open_dataset(
     if (root is None) != (name == "samples"):
         asked = "ships with the package and takes no root" if name == "samples" else "needs the folder of the data (--root)"
         raise ValueError(f"dataset {name!r} {asked}")
+    if name in PUBLIC_DATASETS:
+        return open_public_dataset(name, root or "", split, task)
     if task == "segmentation" and name != "folder":
         options["classes"] = len(id2label) if id2label and len(id2label) in _FREEDOOM_CLASSES else max(_FREEDOOM_CLASSES)
     if name == "samples":
