@@ -13,8 +13,9 @@ _PUBLIC = {
     "Noise2MapConfig": "noise2map.models",
     "Noise2MapForSemanticSegmentation": "noise2map.models",
     "Noise2MapForDepthEstimation": "noise2map.models",
-    "Noise2MapForBevSegmentation": "noise2map.models.bev",
-    "Noise2MapBevConfig": "noise2map.models.bev",
+    "Noise2MapForBevSegmentation": "noise2map.models",
+    "Noise2MapBevConfig": "noise2map.models",
+    "Noise2MapBevProcessor": "noise2map.models",
     "Noise2MapImageProcessor": "noise2map.models",
     "MapTrainer": "noise2map.training",
 }
@@ -38,6 +39,15 @@ __all__ = [*_PUBLIC, "__version__"]
 if TYPE_CHECKING:
     from noise2map.models import (
         Noise2MapConfig as Noise2MapConfig,
+    )
+    from noise2map.models import (
+        Noise2MapBevConfig as Noise2MapBevConfig,
+    )
+    from noise2map.models import (
+        Noise2MapBevProcessor as Noise2MapBevProcessor,
+    )
+    from noise2map.models import (
+        Noise2MapForBevSegmentation as Noise2MapForBevSegmentation,
     )
     from noise2map.models import (
         Noise2MapForDepthEstimation as Noise2MapForDepthEstimation,

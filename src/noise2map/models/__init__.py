@@ -7,6 +7,7 @@ from transformers import (
     AutoModelForSemanticSegmentation,
 )
 
+from noise2map.models.bev import Noise2MapBevConfig, Noise2MapBevProcessor, Noise2MapForBevSegmentation
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.image_processing import Noise2MapImageProcessor
 from noise2map.models.initialization import Noise2MapPreTrainedModel
@@ -23,7 +24,10 @@ __all__ = [
     "MapDepthOutput",
     "MapModel",
     "MapSegmenterOutput",
+    "Noise2MapBevConfig",
+    "Noise2MapBevProcessor",
     "Noise2MapConfig",
+    "Noise2MapForBevSegmentation",
     "Noise2MapForDepthEstimation",
     "Noise2MapForSemanticSegmentation",
     "Noise2MapImageProcessor",

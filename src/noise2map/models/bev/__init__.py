@@ -1,7 +1,20 @@
 """Bird's-eye-view maps from cameras and LiDAR."""
 
+from transformers import AutoConfig, AutoModelForSemanticSegmentation
+
 from noise2map.models.bev.cameras import CameraRig
 from noise2map.models.bev.configuration import BEV_LAYERS, Noise2MapBevConfig
 from noise2map.models.bev.modeling import BevSegmenterOutput, Noise2MapForBevSegmentation
+from noise2map.models.bev.processing import Noise2MapBevProcessor
 
-__all__ = ["BEV_LAYERS", "BevSegmenterOutput", "CameraRig", "Noise2MapBevConfig", "Noise2MapForBevSegmentation"]
+AutoConfig.register(Noise2MapBevConfig.model_type, Noise2MapBevConfig, exist_ok=True)
+AutoModelForSemanticSegmentation.register(Noise2MapBevConfig, Noise2MapForBevSegmentation, exist_ok=True)
+
+__all__ = [
+    "BEV_LAYERS",
+    "BevSegmenterOutput",
+    "CameraRig",
+    "Noise2MapBevConfig",
+    "Noise2MapBevProcessor",
+    "Noise2MapForBevSegmentation",
+]

@@ -1,0 +1,121 @@
+"""Raw bird's-eye-view samples -> what the model takes, and the model's output -> masks."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_processing_base import ImageProcessingMixin
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+_CAMERA_KEYS = ("images", "intrinsics", "camera_to_lidar")
+
+
+class Noise2MapBevProcessor(ImageProcessingMixin):
+    """Resizes, crops, normalises and stacks the samples of a rig, and keeps the matrices that say so.
+
+    Args:
+        image_size: height and width of the network's images.
+        image_scale: new size of an image over its old one; what is then too large is cut, centred across and at the bottom.
+        image_mean: subtracted from colours in [0, 1].
+        image_std: they are divided by it.
+    """
+
+    model_input_names = ["pixel_values"]
+
+    def __init__(
+        self,
+        image_size: Sequence[int] = (256, 704),
+        image_scale: float = 0.48,
+        image_mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
+        image_std: Sequence[float] = IMAGENET_DEFAULT_STD,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not image_scale > 0:
+            raise ValueError(f"image_scale is {image_scale!r}; expected a positive number")
+        self.image_size, self.image_scale = list(image_size), float(image_scale)
+        self.image_mean, self.image_std = list(image_mean), list(image_std)
+
+    def __call__(self, samples: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> BatchFeature:
+        """One raw sample or several -> a batch.
+
+        Args:
+            samples: each with ``images`` (N Pillow images), ``intrinsics`` ``(N, 3, 3)`` and ``camera_to_lidar`` ``(N, 4, 4)``,
+                and/or ``points`` ``(P, F)``; optionally ``labels`` ``(K, X, Y)``, ``lidar_augmentation`` ``(4, 4)`` and, if the
+                images have the network's size already, ``image_augmentation`` ``(N, 4, 4)``.
+
+        Returns:
+            ``pixel_values`` ``(B, N, 3, H, W)``, ``intrinsics``, ``camera_to_lidar``, ``image_augmentation``,
+            ``lidar_augmentation``, ``points`` (a list), ``labels`` ``(B, K, X, Y)`` int64, as far as the samples have them.
+
+        Raises:
+            ValueError: if there is no sample, samples hold different things, or an image has an impossible size.
+        """
+        samples = [samples] if isinstance(samples, Mapping) else list(samples)
+        if not samples:
+            raise ValueError("got no samples; expected at least one")
+        cameras, points, labels = ({key in sample for sample in samples} for key in ("images", "points", "labels"))
+        if any(len(found) > 1 for found in (cameras, points, labels)):
+            raise ValueError("some samples have images, points or labels that others lack; expected the same of all")
+        if cameras == points == {False}:
+            raise ValueError(f"samples hold {sorted(samples[0])}; expected images with camera matrices, points or both")
+        batch: dict[str, Any] = {}
+        if True in cameras:
+            batch |= self._cameras(samples)
+        if True in points:
+            batch["points"] = [torch.as_tensor(np.asarray(sample["points"], np.float32)) for sample in samples]
+        if True in labels:
+            batch["labels"] = torch.stack([torch.as_tensor(np.asarray(sample["labels"]).astype(np.int64)) for sample in samples])
+        identity = np.eye(4, dtype=np.float32)
+        batch["lidar_augmentation"] = _stack([sample.get("lidar_augmentation", identity) for sample in samples])
+        return BatchFeature(batch)
+
+    def _cameras(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        pixels, matrices = [], []
+        for sample in samples:
+            missing = [key for key in _CAMERA_KEYS if key not in sample]
+            if missing:
+                raise ValueError(f"sample {sample.get('id', '?')!r} has images but no {' and no '.join(missing)}")
+            counts = {key: len(sample[key]) for key in _CAMERA_KEYS}
+            if len(set(counts.values())) > 1:
+                raise ValueError(f"sample {sample.get('id', '?')!r} has {counts}; expected the same number of each")
+            if "image_augmentation" in sample:
+                views = [(image.convert("RGB"), np.asarray(m)) for image, m in zip(sample["images"], sample["image_augmentation"])]
+            else:
+                views = [self.view(image) for image in sample["images"]]
+            pixels.append(torch.stack([self._normalised(image) for image, _ in views]))
+            matrices.append([matrix for _, matrix in views])
+        return {
+            "pixel_values": torch.stack(pixels),
+            "intrinsics": _stack([sample["intrinsics"] for sample in samples]),
+            "camera_to_lidar": _stack([sample["camera_to_lidar"] for sample in samples]),
+            "image_augmentation": _stack(matrices),
+        }
+
+    def view(self, image: Image.Image) -> tuple[Image.Image, np.ndarray]:
+        """An image at the network's size, and the matrix ``(4, 4)`` from its pixels to the result's."""
+        height, width = self.image_size
+        size = int(image.width * self.image_scale), int(image.height * self.image_scale)
+        left, top = max(0, size[0] - width) // 2, size[1] - height
+        image = image.convert("RGB").resize(size, Image.Resampling.BICUBIC).crop((left, top, left + width, top + height))
+        matrix = np.diag([self.image_scale, self.image_scale, 1, 1]).astype(np.float32)
+        matrix[:2, 3] = -left, -top
+        return image, matrix
+
+    def _normalised(self, image: Image.Image) -> Tensor:
+        if image.size != (self.image_size[1], self.image_size[0]):
+            raise ValueError(f"image is {image.width}x{image.height}; expected {self.image_size[1]}x{self.image_size[0]} pixels")
+        values = torch.from_numpy(np.array(image, np.float32)).permute(2, 0, 1) / 255
+        return (values - torch.tensor(self.image_mean).view(3, 1, 1)) / torch.tensor(self.image_std).view(3, 1, 1)
+
+    def post_process_bev_segmentation(self, outputs: Any, threshold: float = 0.5) -> list[Tensor]:
+        """Masks ``(K, X, Y)``, boolean, of each sample: the layers whose probability is at least ``threshold``."""
+        return list(outputs.probabilities >= threshold)
+
+
+def _stack(matrices: Sequence[Any]) -> Tensor:
+    return torch.as_tensor(np.stack([np.asarray(matrix, np.float32) for matrix in matrices]))
