@@ -1,19 +1,23 @@
 """Typed recipes: a YAML file into a dataclass, unknown keys refused by name, and a run built from the result.
 
-A recipe has the sections ``data``, ``model``, ``optim``, ``schedule`` and ``train`` and states only what differs from the defaults.
+A recipe has the sections ``data``, ``model``, ``optim``, ``schedule`` and ``train`` and states only what differs from the defaults,
+or from the recipe that it names as its ``base``.
 """
 
 import dataclasses
-import difflib
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import yaml
 
+from noise2map.training.recipe_values import build
+
 TASKS = ("segmentation", "depth")
-DATA_SETS = ("freedoom", "folder")
+PUBLIC_DATA_SETS = ("ade20k", "cityscapes", "kitti", "nyu", "nyu-labelled", "sun-rgbd")
+DATA_SETS = ("freedoom", "folder", *PUBLIC_DATA_SETS)
+TRANSFORMS = ("default", "ade20k", "cityscapes", "kitti", "nyu")
 
 
 @dataclass(frozen=True)
@@ -21,13 +25,19 @@ class DataSection:
     """What is trained on.
 
     Attributes:
-        name: kind of data set: ``freedoom`` (rendered frames) or ``folder`` (``images/`` and ``maps/``).
-        train: directory of the training samples.
-        val: directory of the validation samples.
+        name: kind of data set: ``freedoom`` (rendered frames), ``folder`` (``images/`` and ``maps/``), or a public one in its
+            released layout: ``ade20k``, ``cityscapes``, ``kitti``, ``nyu``, ``nyu-labelled``, ``sun-rgbd``.
+        root: directory of a public data set.
+        train: directory of the training samples; of a public data set the split (a name or a list file).
+        val: directory or split of the validation samples.
         classes: number of Freedoom classes, 10 or 8.
         class_names: names of a folder's classes in the order of their ids; by default those of its ``classes.json``.
         depth_scale: metres in a unit of a folder's depth maps (0.001 for millimetres, 0.00390625 for KITTI).
         size: picture size ``WxH`` that the network sees; ``none`` for the pictures' own (all of one size).
+        keep_ratio: ``size`` is a frame ``LONGxSHORT`` that pictures are fitted into, whichever way they lie.
+        transform: family of the augmentation: ``default`` (the next three fields), or that of the published runs on ``ade20k``,
+            ``cityscapes``, ``kitti`` or ``nyu``, which cut windows of ``crop`` out of pictures scaled about ``size``.
+        crop: size ``WxH`` of those windows.
         flip: probability of mirroring.
         crop_scale: range of the random window's side (segmentation only); ``none`` for no crops.
         photometric: half-width of the colour factors; 0 for none.
@@ -35,12 +45,16 @@ class DataSection:
     """
 
     name: str = "freedoom"
+    root: str | None = None
     train: str = "data/freedoom/train"
     val: str = "data/freedoom/val"
     classes: int = 10
     class_names: list[str] | None = None
     depth_scale: float = 0.001
     size: str | None = "160x120"
+    keep_ratio: bool = False
+    transform: str = "default"
+    crop: str | None = None
     flip: float = 0.5
     crop_scale: list[float] | None = field(default_factory=lambda: [0.7, 1.0])
     photometric: float = 0.2
@@ -56,6 +70,7 @@ class ModelSection:
         config: fields of ``Noise2MapConfig`` that differ from its defaults; ``backbone_config`` is a mapping with ``model_type``.
         init_from: a checkpoint to start from (path or hub id); its configuration is the base that ``config`` changes.
         encoder_from: a checkpoint of any task whose image encoder (backbone and pyramid) a fresh model starts with.
+        backbone_from: a backbone pretrained on ImageNet (hub id or local folder of transformers) that a fresh model starts with.
         self_aligned: train on the model's own predictions; needs ``init_from``.
     """
 
@@ -63,6 +78,7 @@ class ModelSection:
     config: dict[str, Any] = field(default_factory=dict)
     init_from: str | None = None
     encoder_from: str | None = None
+    backbone_from: str | None = None
     self_aligned: bool = False
 
 
@@ -73,7 +89,8 @@ class OptimSection:
     Attributes:
         lr: base learning rate; self-aligned fine-tuning usually takes a tenth (6e-6).
         weight_decay: decoupled weight decay.
-        no_decay: ``norms``, ``none`` or a list of regular expressions of parameter names without decay.
+        no_decay: ``norms``, ``none``, ``ddp-segmentation``, ``ddp-depth`` (as the published runs) or a list of regular
+            expressions of parameter names without decay.
         beta1: decay of the gradient's mean.
         beta2: decay of the gradient's square.
         max_grad_norm: L2 norm to which gradients are clipped; 0 for no clipping.
@@ -106,6 +123,8 @@ class TrainSection:
         iterations: optimiser steps.
         batch_size: samples of a micro-batch in each process.
         accumulation: micro-batches of an optimiser step.
+        total_batch: samples of an optimiser step over all processes; sets ``accumulation`` for any number of processes.
+        sync_batch_norm: batch statistics over all processes (CUDA, several processes).
         seed: seed of weights, order, augmentation and noise.
         bf16: bfloat16 autocast.
         compile: ``torch.compile`` the model.
@@ -124,6 +143,8 @@ class TrainSection:
     iterations: int = 160_000
     batch_size: int = 16
     accumulation: int = 1
+    total_batch: int | None = None
+    sync_batch_norm: bool = False
     seed: int = 0
     bf16: bool = False
     compile: bool = False
@@ -170,22 +191,53 @@ class Recipe:
         _expect(min(self.train.eval_steps) >= 1, "train.eval_steps", self.train.eval_steps, "numbers of at least 1")
         multiple = self.train.save_every % self.train.log_every == 0
         _expect(multiple, "train.save_every", self.train.save_every, f"a multiple of log_every {self.train.log_every}")
+        total, micro = self.train.total_batch, self.train.batch_size
+        whole = total is None or (total >= micro and total % micro == 0)
+        _expect(whole, "train.total_batch", total, f"a multiple of batch_size {micro}")
         if self.model.self_aligned and self.model.init_from is None:
             raise ValueError("model.self_aligned fine-tunes a trained model: set model.init_from to its checkpoint")
         if self.model.encoder_from is not None and self.model.init_from is not None:
             raise ValueError("model.init_from already brings an encoder; expected it or model.encoder_from, not both")
-        crop = self.data.crop_scale
-        _expect(crop is None or len(crop) == 2, "data.crop_scale", crop, "[low, high] or none")
-        self.picture_size()
+        self._check_data()
+
+    def _check_data(self) -> None:
+        data = self.data
+        _expect(data.transform in TRANSFORMS, "data.transform", data.transform, f"one of {', '.join(TRANSFORMS)}")
+        scale = data.crop_scale
+        _expect(scale is None or len(scale) == 2, "data.crop_scale", scale, "[low, high] or none")
+        size, crop = self.picture_size(), self.crop_size()
+        if data.keep_ratio and size is None:
+            raise ValueError("data.keep_ratio fits pictures into data.size; expected a size, got none")
+        if data.transform != "default" and crop is None:
+            raise ValueError(f"data.transform {data.transform} cuts windows; expected their size data.crop, e.g. 512x512")
+        if data.transform == "default" and crop is not None:
+            raise ValueError(f"data.crop is {crop}; the default transform cuts no window of fixed size (see data.crop_scale)")
+        if data.transform in ("ade20k", "cityscapes") and size is None:
+            raise ValueError(f"data.transform {data.transform} scales pictures about data.size; expected a size, got none")
+        if data.name in PUBLIC_DATA_SETS and data.root is None:
+            raise ValueError(f"data.root is not set; expected the folder of {data.name}")
 
     def picture_size(self) -> tuple[int, int] | None:
         """``data.size`` as ``(width, height)`` in pixels, or ``None``."""
-        if self.data.size is None:
-            return None
-        width, _, height = self.data.size.partition("x")
-        good = width.isdigit() and height.isdigit() and int(width) > 0 and int(height) > 0
-        _expect(good, "data.size", self.data.size, "WIDTHxHEIGHT, e.g. 160x120")
-        return int(width), int(height)
+        return _pixels("data.size", self.data.size)
+
+    def crop_size(self) -> tuple[int, int] | None:
+        """``data.crop`` as ``(width, height)`` in pixels, or ``None``."""
+        return _pixels("data.crop", self.data.crop)
+
+    def accumulation_for(self, processes: int) -> int:
+        """Micro-batches of an optimiser step in each of so many processes.
+
+        Raises:
+            ValueError: if ``total_batch`` cannot be shared out.
+        """
+        if self.train.total_batch is None:
+            return self.train.accumulation
+        share, rest = divmod(self.train.total_batch, self.train.batch_size * processes)
+        good = share > 0 and rest == 0
+        shape = f"a multiple of {processes} processes x batch_size {self.train.batch_size}"
+        _expect(good, "train.total_batch", self.train.total_batch, shape)
+        return share
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, as in the YAML file."""
@@ -197,10 +249,21 @@ def _expect(condition: bool, name: str, value: Any, expected: str) -> None:
         raise ValueError(f"recipe field {name} is {value!r}; expected {expected}")
 
 
+def _pixels(name: str, text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    width, _, height = text.partition("x")
+    good = width.isdigit() and height.isdigit() and int(width) > 0 and int(height) > 0
+    _expect(good, name, text, "WIDTHxHEIGHT, e.g. 160x120")
+    return int(width), int(height)
+
+
 def recipe_names() -> list[str]:
-    """Names of the recipes shipped with the package."""
-    files = resources.files("noise2map.training").joinpath("recipes").iterdir()
-    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+    """Names of the recipes shipped with the package; those of the published runs start with ``official/``."""
+    folder = resources.files("noise2map.training").joinpath("recipes")
+    names = [file.name for file in folder.iterdir()]
+    names += [f"official/{file.name}" for file in folder.joinpath("official").iterdir() if not file.name.startswith("_")]
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
 def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) -> Recipe:
@@ -214,27 +277,53 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) ->
         FileNotFoundError: if there is no such file nor shipped recipe.
         ValueError: for broken YAML, an unknown key (with the closest known one) or a value of the wrong type.
     """
-    text, source = _read(name_or_path)
+    tree = _read_with_bases(name_or_path, [])
+    for assignment in overrides or []:
+        _assign(tree, assignment)
+    return build(Recipe, tree, "")
+
+
+def _read_with_bases(name_or_path: str | Path, heirs: list[str]) -> dict[str, Any]:
+    """The mapping of a recipe laid over that of its base, and so on down to a recipe without one."""
+    text, source = _read(name_or_path, heirs)
+    if source in heirs:
+        raise ValueError(f"recipes name each other as base: {' -> '.join([*heirs, source])}")
     try:
         tree = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{source} is not YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ValueError(f"{source}: expected a mapping with the sections {', '.join(_section_names())}")
-    for assignment in overrides or []:
-        _assign(tree, assignment)
-    return _build(Recipe, tree, "")
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    if not isinstance(base, str):
+        raise ValueError(f"{source}: base is {base!r}; expected the name or the path of one recipe")
+    beside = Path(name_or_path).parent / base
+    is_file = Path(name_or_path).is_file() and beside.is_file()
+    return _lay_over(_read_with_bases(beside if is_file else base, [*heirs, source]), tree)
 
 
-def _read(name_or_path: str | Path) -> tuple[str, str]:
+def _lay_over(base: Any, change: Any) -> Any:
+    """``change`` where it says something, else ``base``; a backbone of another type replaces the base's as a whole."""
+    if not (isinstance(base, dict) and isinstance(change, dict)):
+        return change
+    if "model_type" in base and change.get("model_type", base["model_type"]) != base["model_type"]:
+        return change
+    return base | {key: _lay_over(base[key], value) if key in base else value for key, value in change.items()}
+
+
+def _read(name_or_path: str | Path, heirs: list[str]) -> tuple[str, str]:
     path = Path(name_or_path)
     if path.is_file():
         return path.read_text(encoding="utf-8"), str(path)
     names = recipe_names()
-    if str(name_or_path) in names:
-        file = resources.files("noise2map.training").joinpath("recipes", f"{name_or_path}.yaml")
+    # Only a recipe may name an unlisted one (_ade20k) as its base.
+    file = resources.files("noise2map.training").joinpath("recipes", f"{name_or_path}.yaml")
+    if str(name_or_path) in names or (heirs and not path.is_absolute() and file.is_file()):
         return file.read_text(encoding="utf-8"), f"recipe {name_or_path}"
-    raise FileNotFoundError(f"no recipe file {path}; shipped recipes: {', '.join(names)}")
+    asked = f" (base of {heirs[-1]})" if heirs else ""
+    raise FileNotFoundError(f"no recipe file {path}{asked}; shipped recipes: {', '.join(names)}")
 
 
 def _section_names() -> list[str]:
@@ -253,71 +342,3 @@ def _assign(tree: dict[str, Any], assignment: str) -> None:
         if not isinstance(node, dict):
             raise ValueError(f"override {assignment!r}: {part!r} is not a mapping")
     node[parts[-1]] = yaml.safe_load(value)
-
-
-def _build(kind: type, tree: Any, prefix: str) -> Any:
-    """A (nested) dataclass from a mapping, every key and type checked."""
-    if not isinstance(tree, dict):
-        raise ValueError(f"recipe section {prefix.rstrip('.') or 'recipe'} is {tree!r}; expected a mapping")
-    hints = get_type_hints(kind)
-    known = [item.name for item in dataclasses.fields(kind)]
-    values = {}
-    for key, value in tree.items():
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, 1)
-            hint = f"; did you mean {prefix}{close[0]}?" if close else f"; known: {', '.join(known)}"
-            raise ValueError(f"unknown recipe key {prefix}{key}{hint}")
-        hint_type = hints[key]
-        if dataclasses.is_dataclass(hint_type):
-            values[key] = _build(hint_type, value, f"{prefix}{key}.")
-        else:
-            values[key] = _convert(value, hint_type, f"{prefix}{key}")
-    return kind(**values)
-
-
-def _convert(value: Any, hint: Any, name: str) -> Any:
-    """``value`` as the annotated type. YAML 1.1 reads ``1e-4`` as a string and ``none`` as one: both are meant as written."""
-    options = get_args(hint) if get_origin(hint) not in (list, dict) else (hint,)
-    options = options or (hint,)
-    if type(None) in options and (value is None or value == "none"):
-        return None
-    for option in options:
-        if option is Any:
-            return value
-        origin = get_origin(option) or option
-        if origin is bool and isinstance(value, bool):
-            return value
-        if origin is int and isinstance(value, int) and not isinstance(value, bool):
-            return value
-        if origin is float and not isinstance(value, bool):
-            number = _as_number(value)
-            if number is not None:
-                return number
-        if origin is str and isinstance(value, str):
-            return value
-        if origin is dict and isinstance(value, dict):
-            return _numbers(value)
-        if origin is list and isinstance(value, list):
-            return [_convert(item, get_args(option)[0], f"{name}[{i}]") for i, item in enumerate(value)]
-    wanted = " or ".join("none" if option is type(None) else getattr(option, "__name__", str(option)) for option in options)
-    raise ValueError(f"recipe field {name} is {value!r}; expected {wanted}")
-
-
-def _as_number(value: Any) -> float | None:
-    if isinstance(value, int | float):
-        return float(value)
-    try:
-        return float(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-
-
-def _numbers(value: Any) -> Any:
-    """In free mappings, strings such as ``1e-4`` become numbers."""
-    if isinstance(value, dict):
-        return {key: _numbers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_numbers(item) for item in value]
-    if isinstance(value, str) and value[:1].isdigit() and _as_number(value) is not None:
-        return _as_number(value)
-    return value
