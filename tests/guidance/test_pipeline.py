@@ -1,4 +1,5 @@
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -191,6 +192,7 @@ def test_start_noise_may_be_given():
     pipe = pipeline()
     noise = torch.cat([torch.randn(1, 3, 16, 16, generator=gen) for gen in generators(0, 1)])
     assert np.array_equal(draw(pipe, latents=noise).images, draw(pipe).images)
+    assert np.array_equal(draw(pipe, latents=noise, **BOTH).images, draw(pipe, **BOTH).images)
 
 
 def test_class_conditional():
@@ -298,3 +300,16 @@ def test_missing_parts_and_generators():
         pipeline()(batch_size=2, generator=generators(0, 1, 2))
     with pytest.raises(ValueError, match="eta belongs to DDIMScheduler"):
         draw(pipeline(DDPMScheduler()), eta=0.5)
+
+
+def test_nothing_large_is_kept_of_past_steps():
+    pipe, alive = pipeline(), []
+
+    def watch(owner, index, timestep, tensors):
+        alive.append(weakref.ref(tensors["gradient"]))
+        # The gradients of steps before the last are gone.
+        assert sum(ref() is not None for ref in alive[:-2]) == 0
+        return {}
+
+    draw(pipe, num_inference_steps=6, callback_on_step_end=watch, callback_on_step_end_tensor_inputs=["gradient"], **BOTH)
+    assert len(alive) == 6

@@ -1,6 +1,6 @@
 """Sampling with depth-aware guidance: a diffusers pipeline around any unconditional `UNet2DModel` (DAG)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from noise2map.guidance.depth_prior import DepthPrior, TauRule
 from noise2map.guidance.gradient import GuidanceLosses, GuidedPrediction, branches, guided_prediction, read_depth
 from noise2map.guidance.randomness import Generator, guidance_generators
 from noise2map.guidance.run import SamplingRun
-from noise2map.guidance.steps import check_scheduler, guided_step
+from noise2map.guidance.steps import GuidedStep, check_scheduler, guided_step
 
 _OUTPUT_TYPES = ("pil", "np", "pt")
 
@@ -172,7 +172,15 @@ class DepthGuidedPipeline(DiffusionPipeline):
             consistency_scale, prior_scale, reduction, strong_blocks, weak_blocks, prior_timesteps, on_nonfinite
         )
         run = SamplingRun(
-            batch_size, num_inference_steps, convention, guidance_start, guidance_end, guidance_every, guidance_timesteps, eta
+            batch_size,
+            num_inference_steps,
+            convention,
+            guidance_start,
+            guidance_end,
+            guidance_every,
+            guidance_timesteps,
+            eta,
+            use_clipped_model_output,
         )
         self._check_call(run, losses, generator, latents, class_labels, output_depth, output_type)
         unknown = [name for name in callback_on_step_end_tensor_inputs if name not in self._callback_tensor_inputs]
@@ -180,45 +188,65 @@ class DepthGuidedPipeline(DiffusionPipeline):
             raise ValueError(
                 f"callback_on_step_end_tensor_inputs holds {unknown}; expected names of {self._callback_tensor_inputs}"
             )
-        device = self._execution_device
-        prior_generators = guidance_generators(generator, batch_size, device) if losses.active else []
-        sample = self._start(batch_size, generator, latents, device)
-        labels = None if class_labels is None else class_labels.to(device)
+        # Before the start noise is drawn, so that giving the same noise as `latents` changes nothing.
+        prior_generators = guidance_generators(generator, batch_size, self._execution_device) if losses.active else []
+        sample = self._start(batch_size, generator, latents)
         self.scheduler.set_timesteps(num_inference_steps)
-        log: list[GuidedPrediction] = []
-        with self.progress_bar(total=len(self.scheduler.timesteps)) as bar:
-            for index, t in enumerate(self.scheduler.timesteps):
-                last = index == len(self.scheduler.timesteps) - 1
-                guided = losses.active and run.guides(index, int(t), self.depth_predictor)
-                prediction = self._predict(sample, t, losses, guided, prior_generators, labels, output_depth and last)
-                step = guided_step(
-                    self.scheduler,
-                    prediction.model_output,
-                    t,
-                    sample,
-                    prediction.gradient,
-                    convention=convention,
-                    eta=eta,
-                    use_clipped_model_output=use_clipped_model_output,
-                    generator=generator,
-                )
-                sample = step.prev_sample
+        log: list[tuple[dict[str, Tensor], Tensor | None]] = []
+        depth_signal = None
+        with self.progress_bar(total=num_inference_steps) as bar:
+            for index, prediction, step in self._steps(
+                sample, run, losses, generator, prior_generators, class_labels, output_depth
+            ):
                 if callback_on_step_end is not None:
                     tensors = {
-                        "latents": sample,
+                        "latents": step.prev_sample,
                         "gradient": prediction.gradient,
                         "pred_original_sample": step.pred_original_sample,
                     }
                     given = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                    sample = (callback_on_step_end(self, index, t, given) or {}).get("latents", sample)
-                log.append(prediction)
+                    returned = callback_on_step_end(self, index, self.scheduler.timesteps[index], given) or {}
+                    step.prev_sample = returned.get("latents", step.prev_sample)
+                # Only what is small is kept of each step.
+                log.append((prediction.losses, prediction.skipped))
+                sample, depth_signal = step.prev_sample, prediction.depth_signal
                 bar.update()
-        depths = self._depths(log[-1], output_type) if output_depth else None
+        depths = self._depths(depth_signal, output_type) if output_depth else None
         images = self._images(sample, output_type)
         self.maybe_free_model_hooks()
         if not return_dict:
             return images, depths
         return DepthGuidedPipelineOutput(images, depths, *_collect(log, losses, batch_size))
+
+    def _steps(
+        self,
+        sample: Tensor,
+        run: SamplingRun,
+        losses: GuidanceLosses,
+        generator: Generator,
+        prior_generators: Sequence[torch.Generator],
+        class_labels: Tensor | None,
+        output_depth: bool,
+    ) -> Iterator[tuple[int, GuidedPrediction, GuidedStep]]:
+        """Steps one after the other; the consumer may replace ``step.prev_sample``, from which the next one starts."""
+        labels = None if class_labels is None else class_labels.to(sample.device)
+        for index, t in enumerate(self.scheduler.timesteps):
+            guided = losses.active and run.guides(index, int(t), self.depth_predictor)
+            with_depth = output_depth and index == len(self.scheduler.timesteps) - 1
+            prediction = self._predict(sample, t, losses, guided, prior_generators, labels, with_depth)
+            step = guided_step(
+                self.scheduler,
+                prediction.model_output,
+                t,
+                sample,
+                prediction.gradient,
+                convention=run.convention,
+                eta=run.eta,
+                use_clipped_model_output=run.use_clipped_model_output,
+                generator=generator,
+            )
+            yield index, prediction, step
+            sample = step.prev_sample
 
     def _check_call(
         self,
@@ -262,7 +290,8 @@ class DepthGuidedPipeline(DiffusionPipeline):
             raise ValueError("the U-Net has no sample_size; expected the size of its images in px")
         return (batch_size, self.unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
 
-    def _start(self, batch_size: int, generator: Generator, latents: Tensor | None, device: torch.device) -> Tensor:
+    def _start(self, batch_size: int, generator: Generator, latents: Tensor | None) -> Tensor:
+        device = self._execution_device
         if latents is not None:
             return latents.to(device, self.unet.dtype)
         return randn_tensor(self._shape(batch_size), generator=generator, device=device, dtype=self.unet.dtype)
@@ -295,9 +324,8 @@ class DepthGuidedPipeline(DiffusionPipeline):
             return read_depth(self.unet, self.depth_predictor, sample, int(t), losses.strong_blocks, class_labels)
         return GuidedPrediction(self.unet(sample, t, class_labels=class_labels).sample)
 
-    def _depths(self, prediction: GuidedPrediction, output_type: str) -> np.ndarray | Tensor:
-        assert prediction.depth_signal is not None
-        depths = self.depth_predictor.decode_depth(prediction.depth_signal.float())
+    def _depths(self, signal: Tensor, output_type: str) -> np.ndarray | Tensor:
+        depths = self.depth_predictor.decode_depth(signal.float())
         return depths if output_type == "pt" else depths.cpu().numpy()
 
     def _images(self, sample: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:
@@ -308,17 +336,16 @@ class DepthGuidedPipeline(DiffusionPipeline):
         return self.numpy_to_pil(array) if output_type == "pil" else array
 
 
-def _collect(log: Sequence[GuidedPrediction], losses: GuidanceLosses, batch_size: int) -> tuple[dict[str, Tensor], Tensor]:
+def _collect(
+    log: Sequence[tuple[dict[str, Tensor], Tensor | None]], losses: GuidanceLosses, batch_size: int
+) -> tuple[dict[str, Tensor], Tensor]:
     """Losses of all steps, ``(steps, B)`` by name, and skipped steps of each image."""
     scales = {"consistency": losses.consistency_scale, "prior": losses.prior_scale}
     missing = torch.full((batch_size,), float("nan"))
     values = {
-        name: torch.stack([prediction.losses[name].float().cpu() if name in prediction.losses else missing for prediction in log])
+        name: torch.stack([found[name].float().cpu() if name in found else missing for found, _ in log])
         for name, scale in scales.items()
         if scale
     }
-    skipped = sum(
-        (prediction.skipped.long().cpu() for prediction in log if prediction.skipped is not None),
-        torch.zeros(batch_size, dtype=torch.long),
-    )
-    return values, skipped
+    skips = [skipped.long().cpu() for _, skipped in log if skipped is not None]
+    return values, sum(skips, torch.zeros(batch_size, dtype=torch.long))

@@ -23,6 +23,7 @@ class SamplingRun:
         guidance_every: guide every so many steps, from the first.
         guidance_timesteps: half-open range of guided time steps; None for the predictor's useful range.
         eta: noise of DDIM steps.
+        use_clipped_model_output: whether DDIM derives the noise again from the clipped clean image.
     """
 
     batch_size: int
@@ -33,6 +34,7 @@ class SamplingRun:
     guidance_every: int = 1
     guidance_timesteps: tuple[int, int] | None = None
     eta: float = 0.0
+    use_clipped_model_output: bool | None = None
 
     def guides(self, index: int, timestep: int, predictor: DepthPredictor) -> bool:
         """Whether the step of this index, at this time step, is guided."""
