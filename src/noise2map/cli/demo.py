@@ -13,7 +13,7 @@ DEPTH_SAMPLES = 2
 def demo(
     out: Path = typer.Option(Path("demo"), help="Folder to write to."),
     frames: int = typer.Option(6, help="Frames to show per task."),
-    scored: int = typer.Option(16, help="Frames to score, at most the 60 that are shipped."),
+    scored: int = typer.Option(12, help="Frames to predict and score, at most the 60 that are shipped."),
     seed: int = typer.Option(0, help="Seed of the noise."),
     segmentation_model: str = typer.Option("freedoom-segmentation-tiny", help="Shipped name, folder or hub id."),
     depth_model: str = typer.Option("freedoom-depth-tiny", help="Shipped name, folder or hub id."),

@@ -12,12 +12,18 @@ import transformers
 
 from noise2map.data.freedoom import load_samples
 from noise2map.geometry import write_ply
-from noise2map.inference.evaluator import Evaluation, evaluate_model
 from noise2map.inference.loading import pick_device
 from noise2map.inference.predictor import Dials, Predictor
-from noise2map.inference.protocols import Protocol
 from noise2map.inference.records import check_writable
-from noise2map.inference.showcase import Frame, build_room, denoising_moments, predict_frames, varied_frames
+from noise2map.inference.showcase import (
+    Frame,
+    StepScores,
+    build_room,
+    denoising_moments,
+    predict_frames,
+    score_frames,
+    varied_frames,
+)
 from noise2map.inference.showcase_page import (
     BEST,
     counted,
@@ -53,7 +59,7 @@ class DemoJob:
         step_counts: Numbers of decoder calls to compare.
         depth_samples: Noise samples of a depth map: the spread of one sample at one step is nothing.
         frames: Frames shown per task.
-        scored: Frames scored per task.
+        scored: Frames predicted and scored per task; those shown are among them.
         seed: Seed of the noise.
         device: As in ``pick_device``.
         hero: Where to write the README's picture, or None.
@@ -76,11 +82,11 @@ class _Act:
     """Everything of one task."""
 
     predictor: Predictor
-    dataset: Any
     dials: Dials
     frames: list[Frame]
     moments: list[Moment]
-    evaluation: Evaluation
+    scores: list[StepScores]
+    shown: list[Frame]
 
 
 def run_demo(job: DemoJob, say: Say) -> Iterator[str]:
@@ -116,7 +122,7 @@ def run_demo(job: DemoJob, say: Say) -> Iterator[str]:
     page.write(job.out / "index.html")
     if job.hero is not None:
         seg, depth = acts["segmentation"], acts["depth"]
-        panel = hero_panel(seg.frames[0], seg.predictor, seg.moments, depth.frames[0], depth.predictor, depth.moments, room)
+        panel = hero_panel(seg.shown[0], seg.predictor, seg.moments, depth.shown[0], depth.predictor, depth.moments, room)
         write_image(job.hero, render(panel, width=2040, theme="dark"), optimize=True)
     yield from tables
 
@@ -127,30 +133,13 @@ def _perform(job: DemoJob, predictor: Predictor, say: Say) -> _Act:
     steps = job.step_counts if config.diffusion else (1,)
     samples = job.depth_samples if task == "depth" and config.diffusion else 1
     dials = Dials(ensemble_size=samples, average="last", seed=job.seed)
-    indices = varied_frames(dataset, job.frames)
-    say(f"{task}: {counted(len(indices), 'frame')} at {', '.join(map(str, steps))} steps")
-    frames = predict_frames(predictor, dataset, indices, steps, dials)
-    first = dataset[indices[0]]
-    course = denoising_moments(predictor, first["image"], first["id"], max(steps), job.seed)
-    subset = _Spread(dataset, job.scored)
-    say(f"{task}: scoring {counted(len(subset), 'frame')}")
-    protocols = [Protocol(count, samples) for count in steps]
-    evaluation = evaluate_model(predictor.model, predictor.processor, subset, protocols, seed=job.seed)
-    return _Act(predictor, dataset, dials, frames, course, evaluation)
-
-
-class _Spread:
-    """``count`` samples of a data set, evenly spread: every map has its share."""
-
-    def __init__(self, dataset: Any, count: int) -> None:
-        self.dataset = dataset
-        self.indices = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int))
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.dataset[int(self.indices[index])]
+    indices = varied_frames(dataset, max(job.frames, job.scored))
+    say(f"{task}: {counted(len(indices), 'frame')} at {_and(steps)} steps")
+    frames, seconds = predict_frames(predictor, dataset, indices, steps, dials)
+    shown = [frames[index] for index in np.linspace(0, len(frames) - 1, min(job.frames, len(frames))).round().astype(int)]
+    index = next(i for i in indices if dataset[i]["id"] == shown[0].id)
+    course = denoising_moments(predictor, dataset[index]["image"], shown[0].id, max(steps), job.seed)
+    return _Act(predictor, dials, frames, course, score_frames(predictor, frames, seconds), shown)
 
 
 def _show_task(page: Page, job: DemoJob, task: str, act: _Act) -> None:
@@ -165,13 +154,13 @@ def _show_task(page: Page, job: DemoJob, task: str, act: _Act) -> None:
     page.gallery(
         [
             GalleryItem(frame.image, f"{frame.place}  ·  {frame.id}", frame_rows(frame, predictor), frame_legend(frame, predictor))
-            for frame in act.frames
+            for frame in act.shown
         ]
     )
-    for frame in act.frames:
+    for frame in act.shown:
         write_image(job.out / task / f"{frame.id}.png", render(frame_panel(frame, predictor)))
     if act.moments:
-        frame = act.frames[0]
+        frame = act.shown[0]
         page.player(player_frames(frame, predictor, act.moments), f"The denoising of {frame.id}, step by step")
         paint = paint_prediction(predictor, depth_range(frame.truth) if task == "depth" else (1.0, 10.0))
         pictures = denoising_frames(frame.image, act.moments, paint)
@@ -184,7 +173,7 @@ def _and(numbers: tuple[int, ...]) -> str:
 
 
 def _show_room(page: Page, job: DemoJob, seg: _Act, depth: _Act) -> Any:
-    frame, predictor = depth.frames[0], seg.predictor
+    frame, predictor = depth.shown[0], seg.predictor
     steps = max(frame.by_steps)
     labels = next((f.by_steps[max(f.by_steps)].labels for f in seg.frames if f.id == frame.id), None)
     sky = next((index for index, name in predictor.id2label.items() if name == "sky"), None)
@@ -213,7 +202,7 @@ def _show_room(page: Page, job: DemoJob, seg: _Act, depth: _Act) -> Any:
 
 
 def _show_scores(page: Page, job: DemoJob, acts: dict[str, _Act]) -> list[str]:
-    number = len(next(iter(acts.values())).evaluation.image_ids)
+    number = len(next(iter(acts.values())).frames)
     page.section(
         "Scores",
         f"On {number} shipped test frames chosen for variety, so not comparable with the scores in the models' cards, which "
@@ -224,13 +213,18 @@ def _show_scores(page: Page, job: DemoJob, acts: dict[str, _Act]) -> list[str]:
     for task, act in acts.items():
         config = act.predictor.model.config
         kind = config.uncertainty or act.predictor.model.default_uncertainty
-        rows = score_rows(act.evaluation, kind)
+        rows = score_rows(task, act.scores, kind, act.dials.ensemble_size or 1)
         heading = f"{task.capitalize()} ({number} frames; uncertainty: {kind.replace('_', ' ')})"
         page.table(rows, best=BEST, heading=heading)
         write_csv(job.out / f"scores-{task}.csv", rows)
         lines += ["", heading, text_table(rows, digits=3)]
-    plots = [(risk_figure(act.evaluation, "light"), risk_figure(act.evaluation, "dark")) for act in acts.values()]
-    page.figures(plots, "If the most uncertain pixels are left out", "risk against coverage")
+    plots = [
+        (risk_figure(task, act.scores[-1], "light"), risk_figure(task, act.scores[-1], "dark"))
+        for task, act in acts.items()
+        if act.scores[-1].uncertainties
+    ]
+    if plots:
+        page.figures(plots, "If the most uncertain pixels are left out", "risk against coverage")
     page.section("Do it yourself")
     page.code(
         f"noise2map predict PHOTO_OR_FOLDER --model {job.segmentation_model} --steps auto --out maps\n"

@@ -1,13 +1,14 @@
 """From images of any size to maps of the same size: the model, its processor and the dials in one object."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn import functional
 
 from noise2map.diffusion import image_generator
 from noise2map.inference.loading import load_model
@@ -91,6 +92,7 @@ class Prediction:
         depth_m: Metres ``(H, W)`` float32, for depth.
         uncertainty: ``(H, W)`` float32 in [0, 1]; None where it is not defined (one step of one sample of depth).
         uncertainty_kind: ``"entropy"``, ``"step_flip"``, ``"sample_variance"`` or ``"mutual_information"``.
+        uncertainties: Every kind that is defined for the run, by name, if they were asked for.
         num_steps: Decoder calls that were made for it.
         processed_size: Width and height at which the model saw the image.
     """
@@ -102,6 +104,7 @@ class Prediction:
     uncertainty_kind: str
     num_steps: int
     processed_size: tuple[int, int]
+    uncertainties: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Predictor:
@@ -167,6 +170,7 @@ class Predictor:
         dials: Dials | None = None,
         *,
         batch_size: int = 8,
+        every_uncertainty: bool = False,
         **choices: Any,
     ) -> list[Prediction]:
         """Predict the maps of images.
@@ -176,6 +180,7 @@ class Predictor:
             ids: A stable name for each, which with the seed fixes its noise; by default "0", "1", ...
             dials: Steps, samples, averaging, seed, size.
             batch_size: The most images at a time.
+            every_uncertainty: Return every kind of uncertainty, not only the one the checkpoint names.
             **choices: Fields of :class:`Dials` for this call, e.g. ``num_inference_steps=10``.
 
         Returns:
@@ -198,12 +203,14 @@ class Predictor:
             room = min(self.check_fits(*images[index].size, dials, batch_size) for index in members)
             for start in range(0, len(members), room):
                 part = members[start : start + room]
-                batch = self._predict_batch([images[i] for i in part], [ids[i] for i in part], size, dials)
+                batch = self._predict_batch([images[i] for i in part], [ids[i] for i in part], size, dials, every_uncertainty)
                 found.update(zip(part, batch))
         return [found[index] for index in range(len(images))]
 
     @torch.inference_mode()
-    def _predict_batch(self, images: list[Image.Image], ids: list[str], size: tuple[int, int], dials: Dials) -> list[Prediction]:
+    def _predict_batch(
+        self, images: list[Image.Image], ids: list[str], size: tuple[int, int], dials: Dials, every_uncertainty: bool
+    ) -> list[Prediction]:
         height_width = {"height": size[1], "width": size[0]}
         inputs = self.processor(images=images, do_resize=True, size=height_width, return_tensors="pt")
         out = self.model(
@@ -215,18 +222,37 @@ class Predictor:
             generator=[image_generator(dials.seed, one) for one in ids],
         )
         shapes = [(image.height, image.width) for image in images]
-        uncertainties: list[np.ndarray | None] = [None] * len(images)
-        if out.uncertainty is not None:
-            maps = self.processor.post_process_uncertainty(out, target_sizes=shapes)
-            uncertainties = [one.float().cpu().numpy() for one in maps]
+        labels: list[Any] = [None] * len(images)
+        depths: list[Any] = [None] * len(images)
         if self.task == "segmentation":
             kind = np.uint8 if self.model.config.num_labels <= 256 else np.uint16
             labels = [resized_argmax(logits, shape).cpu().numpy().astype(kind) for logits, shape in zip(out.logits, shapes)]
-            depths: list[Any] = [None] * len(images)
         else:
             maps = self.processor.post_process_depth_estimation(out, target_sizes=shapes)
             depths = [one["predicted_depth"].float().cpu().numpy() for one in maps]
-            labels = [None] * len(images)
         name = self.model.config.uncertainty or self.model.default_uncertainty
+        wanted = list(out.uncertainties) if every_uncertainty else [name] * (out.uncertainty is not None)
+        kinds = {kind: _unit_maps(out.uncertainties[kind], shapes) for kind in wanted}
         steps = out.num_steps.tolist()
-        return [Prediction(one, labels[i], depths[i], uncertainties[i], name, steps[i], size) for i, one in enumerate(ids)]
+        return [
+            Prediction(
+                one,
+                labels[i],
+                depths[i],
+                kinds[name][i] if name in kinds else None,
+                name,
+                steps[i],
+                size,
+                {kind: maps[i] for kind, maps in kinds.items()} if every_uncertainty else {},
+            )
+            for i, one in enumerate(ids)
+        ]
+
+
+def _unit_maps(values: torch.Tensor, shapes: list[tuple[int, int]]) -> list[np.ndarray]:
+    """Uncertainties ``(B, h, w)`` at the sizes of the images, clamped to [0, 1]."""
+    resized = [
+        functional.interpolate(value[None, None].float(), size=shape, mode="bilinear", align_corners=False)[0, 0]
+        for value, shape in zip(values, shapes)
+    ]
+    return [value.clamp(0, 1).cpu().numpy() for value in resized]

@@ -1,5 +1,6 @@
 """What the demo shows: a few frames at several step counts, the course of a denoising, a room in three dimensions."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,14 @@ import torch
 from noise2map.diffusion import image_generator
 from noise2map.geometry import normals_from_depth, point_cloud
 from noise2map.inference.predictor import Dials, Prediction, Predictor
+from noise2map.metrics import (
+    DepthScores,
+    SegmentationScores,
+    UncertaintyScores,
+    absolute_relative_error,
+    depth_is_wrong,
+    depth_valid,
+)
 from noise2map.report.animation import Moment, moments
 
 
@@ -23,7 +32,7 @@ class Frame:
         image: ``(H, W, 3)`` uint8.
         truth: Class ids ``(H, W)`` uint8 with 255 unknown, or metres ``(H, W)`` float32 with 0 unknown.
         intrinsics: fx, fy, cx, cy in pixels.
-        by_steps: Number of steps to prediction.
+        by_steps: Number of steps to prediction, with every kind of uncertainty.
     """
 
     id: str
@@ -56,7 +65,7 @@ def varied_frames(dataset: Any, count: int) -> list[int]:
 
 def predict_frames(
     predictor: Predictor, dataset: Any, indices: Sequence[int], step_counts: Sequence[int], dials: Dials
-) -> list[Frame]:
+) -> tuple[list[Frame], dict[int, float]]:
     """Predict frames at several step counts, from the same noise.
 
     Args:
@@ -67,7 +76,7 @@ def predict_frames(
         dials: The other choices.
 
     Returns:
-        One frame per index.
+        One frame per index, and the seconds an image took by number of steps.
     """
     samples = [dataset[index] for index in indices]
     frames = []
@@ -76,11 +85,70 @@ def predict_frames(
         image = np.asarray(sample["image"].convert("RGB"))
         place = str(dataset.records[index]["map"])
         frames.append(Frame(sample["id"], place, image, truth, sample["intrinsics"], {}))
+    seconds = {}
+    images, ids = [sample["image"] for sample in samples], [sample["id"] for sample in samples]
     for steps in step_counts:
-        found = predictor([s["image"] for s in samples], [s["id"] for s in samples], dials, num_inference_steps=steps)
+        began = time.perf_counter()
+        found = predictor(images, ids, dials, num_inference_steps=steps, every_uncertainty=True)
+        seconds[steps] = (time.perf_counter() - began) / len(images)
         for frame, prediction in zip(frames, found):
             frame.by_steps[steps] = prediction
-    return frames
+    return frames, seconds
+
+
+@dataclass
+class StepScores:
+    """Scores of one number of steps over some frames.
+
+    Attributes:
+        steps: Decoder calls.
+        scores: Of the maps, by the names of :mod:`noise2map.metrics`.
+        uncertainties: Kind to its metric, with everything seen.
+        seconds: Time per image, preparation included.
+    """
+
+    steps: int
+    scores: dict[str, float]
+    uncertainties: dict[str, UncertaintyScores]
+    seconds: float
+
+
+def score_frames(predictor: Predictor, frames: Sequence[Frame], seconds: dict[int, float]) -> list[StepScores]:
+    """Score frames against the truth, the uncertainty against the errors.
+
+    Args:
+        predictor: What predicted them.
+        frames: From :func:`predict_frames`.
+        seconds: Likewise.
+
+    Returns:
+        One entry per number of steps.
+    """
+    config = predictor.model.config
+    segments = predictor.task == "segmentation"
+    rows = []
+    for steps, duration in seconds.items():
+        maps: Any = SegmentationScores(config.num_labels) if segments else DepthScores(config.min_depth, config.max_depth)
+        kinds: dict[str, UncertaintyScores] = {}
+        for frame in frames:
+            prediction = frame.by_steps[steps]
+            if segments:
+                found, truth = (torch.from_numpy(one.astype(np.int64))[None] for one in (prediction.labels, frame.truth))
+                valid = truth != 255
+                wrong = found != truth
+                error = wrong
+            else:
+                found, truth = (torch.from_numpy(one)[None] for one in (prediction.depth_m, frame.truth))
+                valid = depth_valid(truth, config.min_depth, config.max_depth)
+                safe = torch.where(valid, truth, 1)
+                wrong, error = depth_is_wrong(found, safe), absolute_relative_error(found, safe)
+            maps.update(found, truth)
+            for kind, values in prediction.uncertainties.items():
+                metric = kinds.setdefault(kind, UncertaintyScores("binary" if segments else "continuous"))
+                metric.update(torch.from_numpy(values)[None], error, wrong, valid)
+        scores = {name: float(value) for name, value in maps.compute().items() if value.ndim == 0}
+        rows.append(StepScores(steps, scores, kinds, duration))
+    return rows
 
 
 @torch.inference_mode()

@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from noise2map.inference.evaluator import Evaluation
 from noise2map.inference.predictor import Predictor
-from noise2map.inference.showcase import Frame, Room
+from noise2map.inference.showcase import Frame, Room, StepScores
 from noise2map.report.animation import Moment, flips_so_far, noisy_pictures
 from noise2map.report.canvas import ColorBar
 from noise2map.report.html import Cloud
@@ -166,41 +165,37 @@ def room_cloud(frame: Frame, room: Room, steps: int, labels: np.ndarray | None, 
     return Cloud(room.points_m.reshape(-1, 3), flat, float(frame.intrinsics[0]))
 
 
-def score_rows(evaluation: Evaluation, default_kind: str) -> list[dict[str, Any]]:
-    """One row per number of steps: quality of the map, quality of the uncertainty, time."""
+def score_rows(task: str, results: Sequence[StepScores], kind: str, samples: int) -> list[dict[str, Any]]:
+    """One row per number of steps: quality of the map, quality of its uncertainty of a kind, time."""
     rows = []
-    for result in evaluation.results:
-        scores = result.scorer.scores()
-        row: dict[str, Any] = {"steps": result.protocol.steps, "samples": result.protocol.samples}
-        if evaluation.task == "segmentation":
-            row |= {f"{name} %": 100 * scores[name] for name in ("mIoU", "mAcc", "aAcc")} | {"ECE": scores["ece"]}
+    for result in results:
+        scores = result.scores
+        row: dict[str, Any] = {"steps": result.steps, "samples": samples}
+        if task == "segmentation":
+            row |= {f"{name} %": 100 * scores[name] for name in ("mIoU", "mAcc", "aAcc")}
         else:
             row |= {"δ1 %": 100 * scores["delta1"], "AbsRel": scores["abs_rel"], "RMSE m": scores["rmse"], "SILog": scores["silog"]}
-        if default_kind in result.scorer.uncertainties:
-            found = result.scorer.uncertainties[default_kind].compute()
-            row |= {"error-AUROC": float(found["auroc"]), "AUSE": float(found["ause"])}
-        else:
-            row |= {"error-AUROC": None, "AUSE": None}
-        row["ms / image"] = 1000 * (result.encode_seconds + result.decode_seconds)
+        found = result.uncertainties[kind].compute() if kind in result.uncertainties else {}
+        for title, name in (("error-AUROC", "auroc"), ("AUSE", "ause")):
+            row[title] = float(found[name]) if name in found else None
+        row["ms / image"] = 1000 * result.seconds
         rows.append(row)
     return rows
 
 
 BEST = {
-    "mIoU %": "high", "mAcc %": "high", "aAcc %": "high", "ECE": "low", "δ1 %": "high", "AbsRel": "low", "RMSE m": "low",
+    "mIoU %": "high", "mAcc %": "high", "aAcc %": "high", "δ1 %": "high", "AbsRel": "low", "RMSE m": "low",
     "SILog": "low", "error-AUROC": "high", "AUSE": "low",
 }  # fmt: skip
 
 
-def risk_figure(evaluation: Evaluation, theme: str) -> Any:
-    """Risk against coverage for every kind of uncertainty of the last protocol."""
-    scorer = evaluation.results[-1].scorer
+def risk_figure(task: str, result: StepScores, theme: str) -> Any:
+    """Risk against coverage for every kind of uncertainty at one number of steps."""
     curves = {}
-    for kind, scores in scorer.uncertainties.items():
+    for kind, scores in result.uncertainties.items():
         coverage, risk = scores.risk_coverage_curve()
         curves[kind.replace("_", " ")] = Series(coverage.tolist(), risk.tolist())
-    steps = counted(int(evaluation.results[-1].protocol.steps), "step")
-    return risk_coverage_plot(curves, title=f"{evaluation.task}, {steps}", theme=theme)
+    return risk_coverage_plot(curves, title=f"{task.capitalize()}, {counted(result.steps, 'step')}", theme=theme)
 
 
 def hero_panel(
