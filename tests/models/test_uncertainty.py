@@ -1,0 +1,171 @@
+"""Uncertainties against brute force from the steps of a run."""
+
+import math
+
+import pytest
+import torch
+
+from noise2map.models.readout import DEPTH_FLIP_TOLERANCE, DepthReadout, SegmentationReadout
+from tiny_models import images, tiny_depth_model, tiny_segmenter
+
+
+@pytest.fixture(autouse=True)
+def no_grad():
+    with torch.no_grad():
+        yield
+
+
+def scripted(steps, batch, samples, classes=4, seed=0):
+    """Random logits of a run, ``(steps, B*R, K, 3, 5)``."""
+    return torch.randn(steps, batch * samples, classes, 3, 5, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+def scripted_depth(steps, batch, samples):
+    return scripted(steps, batch, samples, 1, seed=1).mul(0.1).exp() * 5
+
+
+def consume(readout, stream, batch):
+    for value in stream:
+        readout.update(value, torch.ones(batch, dtype=torch.bool))
+    return readout.result()
+
+
+def entropy_of(p):
+    return -sum(float(q) * math.log(float(q)) for q in p if q > 0) / math.log(len(p))
+
+
+@pytest.mark.parametrize("average", ["last", "steps"])
+@pytest.mark.parametrize(("steps", "samples"), [(1, 3), (4, 1), (4, 3)])
+def test_class_map_uncertainties_by_brute_force(average, steps, samples):
+    batch = 2
+    stream = scripted(steps, batch, samples)
+    logits, kinds = consume(SegmentationReadout(batch, samples, average), stream, batch)
+    runs = stream.unflatten(1, (batch, samples))  # (S, B, R, K, h, w)
+    for b in range(batch):
+        for y in range(3):
+            for x in range(5):
+                here = runs[:, b, :, :, y, x]  # (S, R, K)
+                # With "last" the samples of the last step are the members, or all steps of a single sample.
+                members = here[-1] if average == "last" and samples > 1 else here.flatten(0, 1)
+                p = members.softmax(-1)
+                mean = p.mean(0)
+                answer = here[-1].mean(0) if average == "last" else mean.log()
+                assert torch.allclose(logits[b, :, y, x], answer, atol=1e-5)
+                assert float(kinds["entropy"][b, y, x]) == pytest.approx(entropy_of(answer.softmax(0)), abs=1e-5)
+                variance = float(p.var(0, unbiased=False).sum())
+                assert float(kinds["sample_variance"][b, y, x]) == pytest.approx(variance, abs=1e-5)
+                information = entropy_of(mean) - sum(entropy_of(q) for q in p) / len(p)
+                assert float(kinds["mutual_information"][b, y, x]) == pytest.approx(information, abs=1e-5)
+                if steps > 1:
+                    labels = here.argmax(-1)  # (S, R)
+                    flips = float((labels[1:] != labels[:-1]).float().mean())
+                    assert float(kinds["step_flip"][b, y, x]) == pytest.approx(flips, abs=1e-6)
+    assert ("step_flip" in kinds) == (steps > 1)
+
+
+@pytest.mark.parametrize("average", ["last", "steps"])
+@pytest.mark.parametrize(("steps", "samples"), [(1, 3), (4, 1), (4, 3)])
+def test_depth_uncertainties_by_brute_force(average, steps, samples):
+    batch = 2
+    stream = scripted_depth(steps, batch, samples)
+    depth_m, kinds = consume(DepthReadout(batch, samples, average), stream, batch)
+    runs = stream.squeeze(2).unflatten(1, (batch, samples)).double()  # (S, B, R, h, w)
+    for b in range(batch):
+        here = runs[:, b]
+        members = here[-1] if average == "last" and samples > 1 else here.flatten(0, 1)
+        answer = here[-1].mean(0) if average == "last" else members.mean(0)
+        assert torch.allclose(depth_m[b, 0].double(), answer, rtol=1e-5)
+        spread = members.std(0, unbiased=False) / members.mean(0)
+        assert torch.allclose(kinds["sample_variance"][b].double(), spread, atol=1e-5)
+        if steps > 1:
+            ratio = torch.maximum(here[1:] / here[:-1], here[:-1] / here[1:])
+            flips = (ratio > 1 + DEPTH_FLIP_TOLERANCE).double().flatten(0, 1).mean(0)
+            assert 0 < float(flips.mean()) < 1
+            assert torch.allclose(kinds["step_flip"][b].double(), flips, atol=1e-5)
+    assert set(kinds) == {"sample_variance"} | ({"step_flip"} if steps > 1 else set())
+
+
+def test_one_step_of_one_sample_has_an_entropy_and_nothing_else():
+    _, kinds = consume(SegmentationReadout(1, 1, "last"), scripted(1, 1, 1), 1)
+    assert set(kinds) == {"entropy"}
+    _, kinds = consume(DepthReadout(1, 1, "last"), scripted_depth(1, 1, 1), 1)
+    assert kinds == {}
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 50.0])
+@pytest.mark.parametrize("average", ["last", "steps"])
+def test_all_lie_between_zero_and_one(scale, average):
+    _, kinds = consume(SegmentationReadout(2, 3, average), scripted(4, 2, 3) * scale, 2)
+    assert set(kinds) == {"step_flip", "entropy", "sample_variance", "mutual_information"}
+    for name, value in kinds.items():
+        assert value.shape == (2, 3, 5), name
+        assert 0 <= float(value.min()) <= float(value.max()) <= 1, name
+    _, kinds = consume(DepthReadout(2, 3, average), (scripted(4, 2, 3, 1) * scale).clamp(-20, 20).exp(), 2)
+    for name, value in kinds.items():
+        assert 0 <= float(value.min()) <= float(value.max()) <= 1, name
+
+
+def test_agreement_is_certain_and_disagreement_is_not():
+    same = torch.zeros(3, 2, 4, 1, 1)
+    same[:, :, 1] = 100.0
+    _, kinds = consume(SegmentationReadout(1, 2, "steps"), same, 1)
+    assert all(float(value.max()) < 1e-6 for value in kinds.values())
+    alternating = same.clone()
+    alternating[1] = same[1].roll(1, dims=1)
+    _, kinds = consume(SegmentationReadout(1, 2, "steps"), alternating, 1)
+    assert float(kinds["step_flip"]) == 1
+    assert float(kinds["mutual_information"]) == pytest.approx(entropy_of(torch.tensor([0, 2 / 3, 1 / 3, 0])), abs=1e-5)
+
+
+def test_a_step_tells_which_fraction_changed():
+    readout = SegmentationReadout(2, 1, "last")
+    active = torch.ones(2, dtype=torch.bool)
+    logits = torch.zeros(2, 3, 2, 2)
+    logits[:, 0] = 1
+    assert readout.update(logits, active).tolist() == [1, 1]  # the first step changes everything
+    after = logits.clone()
+    after[1, 2, 0, 0] = 5
+    assert readout.update(after, active).tolist() == [0, 0.25]
+
+
+def test_images_that_stopped_keep_what_they_had():
+    stream = scripted(4, 2, 1)
+    readout = SegmentationReadout(2, 1, "steps")
+    for i, value in enumerate(stream):
+        readout.update(value, torch.tensor([True, i < 2]))
+    logits, kinds = readout.result()
+    assert readout.num_steps.tolist() == [4, 2]
+    alone, kinds_alone = consume(SegmentationReadout(1, 1, "steps"), stream[:2, 1:], 1)
+    assert torch.allclose(logits[1:], alone)
+    for name, value in kinds_alone.items():
+        assert torch.allclose(kinds[name][1:], value, atol=1e-6), name
+
+
+def test_the_output_carries_the_configured_kind():
+    for kind in ("entropy", "step_flip", "sample_variance", "mutual_information"):
+        out = tiny_segmenter(uncertainty=kind)(pixel_values=images(2), num_inference_steps=2, output_uncertainty=True)
+        assert torch.equal(out.uncertainty, out.uncertainties[kind])
+        assert out.uncertainty.shape == (2, 64, 64)
+    out = tiny_segmenter()(pixel_values=images(), num_inference_steps=1)
+    assert torch.equal(out.uncertainty, out.uncertainties["entropy"])
+    out = tiny_depth_model()(pixel_values=images(), ensemble_size=2, num_inference_steps=1)
+    assert torch.equal(out.uncertainty, out.uncertainties["sample_variance"])
+
+
+def test_asking_for_an_uncertainty_that_a_run_does_not_have():
+    out = tiny_depth_model()(pixel_values=images(), num_inference_steps=1)
+    assert out.uncertainty is None
+    assert out.uncertainties == {}
+    with pytest.raises(ValueError, match=r"'sample_variance' is not defined for one step of one sample"):
+        tiny_depth_model()(pixel_values=images(), num_inference_steps=1, output_uncertainty=True)
+    with pytest.raises(ValueError, match=r"'step_flip' is not defined .*\['entropy'\]"):
+        tiny_segmenter(uncertainty="step_flip")(pixel_values=images(), num_inference_steps=1, output_uncertainty=True)
+
+
+def test_temperature_moves_confidence_and_not_the_map():
+    noise = torch.randn(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    cold, hot = (tiny_segmenter(temperature=t)(pixel_values=images(), noise=noise) for t in (1.0, 3.0))
+    assert torch.allclose(cold.logits / 3, hot.logits, atol=1e-5)
+    assert torch.equal(cold.logits.argmax(1), hot.logits.argmax(1))
+    assert bool((hot.uncertainty >= cold.uncertainty - 1e-6).all())
+    assert float(hot.uncertainty.mean()) > float(cold.uncertainty.mean()) + 0.01
