@@ -23,6 +23,11 @@ class Noise2MapPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
 
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        # In models outside its own package transformers takes a module without weights of its own for initialised already and would
+        # pass over attention, decoder and encoder, which initialise their children. The functions of `init` spare loaded weights.
+        super()._initialize_weights(module, is_custom_code=False)
+
     def _init_weights(self, module: nn.Module) -> None:
         # The published model's initialisation; biases that it leaves alone keep torch's default.
         if isinstance(module, (nn.Linear, nn.Conv2d)):

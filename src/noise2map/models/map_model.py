@@ -254,7 +254,7 @@ class MapModel(Noise2MapPreTrainedModel):
             # The decoder sees its own guess from pure noise instead of the truth, as it will when sampling (Sec. 3.4).
             with torch.no_grad():
                 guess = self._predict_at(context, noise, torch.ones(batch_size))
-            x0 = self.codec.encode_readout(guess)
+            x0 = self._readout_encoder()(guess)
         else:
             x0 = self._encode_labels(labels, (height, width))
         levels = self.schedule.alpha_sigma(timesteps)
