@@ -77,11 +77,23 @@ def test_resume_goes_on_to_a_longer_run(tmp_path, recipe, capsys):
     assert [record["step"] for record in read_metrics(out) if "loss" in record] == [1, 2, 3, 4]
 
 
-def test_dry_run_builds_everything_and_trains_nothing(tmp_path, recipe, capsys):
+def test_dry_run_resolves_the_recipe_and_trains_nothing(tmp_path, recipe, capsys):
     out = tmp_path / "run"
     assert run("train", recipe, "--out", out, "--dry-run", "--set", "optim.lr=2e-3") == 0
     assert "lr: 0.002" in capsys.readouterr().out
     assert not out.exists()
+
+
+def test_dry_run_needs_no_data(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("train", "official/ade20k-swin-t", "--dry-run", "--set", "model.config.decoder_layers=5") == 0
+    printed = capsys.readouterr().out
+    # 39666734 parameters less those of one decoder layer.
+    offsets, weights, projections, norms = 256 * 64 + 64, 256 * 32 + 32, 2 * (256 * 256 + 256), 2 * 2 * 256
+    feed_forward, time = 256 * 1024 + 1024 + 1024 * 256 + 256, 1024 * 512 + 512
+    count = 39666734 - (offsets + weights + projections + norms + feed_forward + time)
+    assert f"{count / 1e6:.2f}M parameters" in printed and "no folder data/ade20k yet" in printed and "crop: 512x512" in printed
+    assert not list(tmp_path.iterdir())
 
 
 def test_list(capsys):

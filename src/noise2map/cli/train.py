@@ -5,7 +5,6 @@ import json
 import os
 import shlex
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +17,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Run directory; default runs/<recipe name>.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change a field, e.g. --set optim.lr=1e-4.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint of the run.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Build everything, say what would be trained, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained (no data needed), and stop.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="Name the shipped recipes and stop.")] = False,
 ) -> None:
     """Train a model from a recipe; the run directory gets metrics.jsonl, checkpoints, samples and final/."""
@@ -33,17 +32,18 @@ def train(
     directory = out if out is not None else Path("runs") / Path(recipe).stem
     if not dry_run:
         _check_directory(directory, resume)
+    else:
+        from noise2map.training.dry_run import dry_run as look
+
+        print(look(loaded).text() + f"\nruns into {directory}")
+        print(yaml.safe_dump(loaded.to_dict(), sort_keys=False), end="")
+        return
     _reduce_page_faults(loaded.train.threads)
 
     # Imported after the recipe has been checked: a spelling mistake is reported at once, not after seconds of imports.
     from noise2map.training.build import make_trainer
     from noise2map.training.run_directory import last_checkpoint, write_config
 
-    if dry_run:
-        with tempfile.TemporaryDirectory() as scratch:  # the Trainer makes its directory: not the real one
-            print(_describe(make_trainer(loaded, scratch), directory))
-        print(yaml.safe_dump(loaded.to_dict(), sort_keys=False), end="")
-        return
     trainer = make_trainer(loaded, directory)
     print(_describe(trainer, directory))
     if trainer.is_world_process_zero() and not (resume and last_checkpoint(directory)):

@@ -1,5 +1,7 @@
 """From a recipe to data sets, processor, model and trainer."""
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,39 +9,20 @@ import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, TrainingArguments, set_seed
 
-from noise2map.data.folder import FolderDataset
-from noise2map.data.freedoom import FreedoomDataset
-from noise2map.data.transforms import default_transform
 from noise2map.models import (
     Noise2MapConfig,
     Noise2MapForDepthEstimation,
     Noise2MapForSemanticSegmentation,
     Noise2MapImageProcessor,
 )
+from noise2map.training.pretrained import load_backbone
+from noise2map.training.recipe_data import make_data, make_transform
 from noise2map.training.recipes import Recipe
 from noise2map.training.schedules import LearningRateCurve
 from noise2map.training.trainer import MapTrainer
 
-_MODELS = {"segmentation": Noise2MapForSemanticSegmentation, "depth": Noise2MapForDepthEstimation}
+MODELS = {"segmentation": Noise2MapForSemanticSegmentation, "depth": Noise2MapForDepthEstimation}
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
-
-
-def make_data(recipe: Recipe) -> tuple[Any, Any]:
-    """The training and validation sets of a recipe.
-
-    Raises:
-        OSError: if a directory is missing.
-        ValueError: if a directory holds no usable samples.
-    """
-    return _data_set(recipe, recipe.data.train), _data_set(recipe, recipe.data.val)
-
-
-def _data_set(recipe: Recipe, root: str) -> Any:
-    data, task = recipe.data, recipe.model.task
-    if data.name == "freedoom":
-        return FreedoomDataset(root, task=task, classes=data.classes)
-    names = dict(enumerate(data.class_names)) if data.class_names else None
-    return FolderDataset(root, task=task, id2label=names, depth_scale=data.depth_scale)
 
 
 def make_processor(recipe: Recipe) -> Noise2MapImageProcessor:
@@ -52,22 +35,30 @@ def make_processor(recipe: Recipe) -> Noise2MapImageProcessor:
     size = recipe.picture_size()
     if size is None:
         processor.do_resize = False
+    elif recipe.data.keep_ratio:
+        processor.size = {"shortest_edge": min(size), "longest_edge": max(size)}
     else:
         processor.size = {"height": size[1], "width": size[0]}
     return processor
 
 
-def make_config(recipe: Recipe, dataset: Any) -> Noise2MapConfig:
-    """The model's configuration: defaults, then the checkpoint's, the data set's classes, the recipe's fields."""
+def make_config(recipe: Recipe, id2label: Mapping[int, str], from_checkpoint: bool = True) -> Noise2MapConfig:
+    """The model's configuration: defaults, then the checkpoint's, the data set's classes, the recipe's fields.
+
+    Args:
+        recipe: the recipe.
+        id2label: names of the classes (segmentation).
+        from_checkpoint: take the configuration of ``init_from`` as the base; else the recipe alone, without reading a file.
+    """
     fields = dict(recipe.model.config)
     if isinstance(fields.get("backbone_config"), dict):
         fields["backbone_config"] = _backbone_config(fields["backbone_config"])
     if recipe.model.task == "segmentation":
-        names = {int(key): value for key, value in dataset.id2label.items()}
+        names = {int(key): value for key, value in id2label.items()}
         fields |= {"id2label": names, "label2id": {value: key for key, value in names.items()}}
     if recipe.model.self_aligned:
         fields["self_aligned"] = True
-    if recipe.model.init_from is None:
+    if recipe.model.init_from is None or not from_checkpoint:
         return Noise2MapConfig(**fields)
     _check_checkpoint(recipe.model.init_from)
     base = Noise2MapConfig.from_pretrained(recipe.model.init_from)
@@ -97,13 +88,16 @@ def make_model(recipe: Recipe, dataset: Any) -> nn.Module:
     """A fresh model from the seed, or the checkpoint of ``init_from`` with the recipe's changes.
 
     Raises:
-        ValueError: if the encoder of ``encoder_from`` has other sizes than the recipe's.
+        OSError: if pretrained weights cannot be found.
+        ValueError: if the encoder of ``encoder_from`` or ``backbone_from`` has other sizes than the recipe's.
     """
-    kind, config = _MODELS[recipe.model.task], make_config(recipe, dataset)
+    kind, config = MODELS[recipe.model.task], make_config(recipe, dataset.id2label if recipe.model.task == "segmentation" else {})
     set_seed(recipe.train.seed)
     if recipe.model.init_from is not None:
         return kind.from_pretrained(recipe.model.init_from, config=config)
     model = kind(config)
+    if recipe.model.backbone_from is not None:
+        load_backbone(model.encoder.backbone, recipe.model.backbone_from)
     if recipe.model.encoder_from is not None:
         _copy_encoder(recipe.model.encoder_from, model)
     return model
@@ -111,7 +105,7 @@ def make_model(recipe: Recipe, dataset: Any) -> nn.Module:
 
 def _copy_encoder(source: str, model: nn.Module) -> None:
     donor_config = Noise2MapConfig.from_pretrained(source)
-    donor_kind = next((kind for kind in _MODELS.values() if [kind.__name__] == donor_config.architectures), None)
+    donor_kind = next((kind for kind in MODELS.values() if [kind.__name__] == donor_config.architectures), None)
     if donor_kind is None:
         raise ValueError(f"model.encoder_from {source} holds {donor_config.architectures}; expected a map model of this library")
     try:
@@ -123,12 +117,14 @@ def _copy_encoder(source: str, model: nn.Module) -> None:
 def make_arguments(recipe: Recipe, run_directory: str | Path) -> TrainingArguments:
     """transformers' training arguments of a recipe."""
     train, optim = recipe.train, recipe.optim
+    # The window of the augmentation has one size, the pictures of the validation set may have many.
+    single = recipe.data.crop is not None
     return TrainingArguments(
         output_dir=str(run_directory),
         max_steps=train.iterations,
         per_device_train_batch_size=train.batch_size,
-        per_device_eval_batch_size=train.batch_size,
-        gradient_accumulation_steps=train.accumulation,
+        per_device_eval_batch_size=1 if single else train.batch_size,
+        gradient_accumulation_steps=recipe.accumulation_for(int(os.environ.get("WORLD_SIZE", "1"))),
         learning_rate=optim.lr,
         weight_decay=optim.weight_decay,
         adam_beta1=optim.beta1,
@@ -160,18 +156,21 @@ def make_trainer(recipe: Recipe, run_directory: str | Path) -> MapTrainer:
         OSError: if data or a checkpoint is missing.
         ValueError: if a value of the recipe cannot work.
     """
-    train, schedule, data = recipe.train, recipe.schedule, recipe.data
+    train, schedule = recipe.train, recipe.schedule
     if train.threads:
         torch.set_num_threads(train.threads)
     train_set, val_set = make_data(recipe)
-    crop = None if data.crop_scale is None else (data.crop_scale[0], data.crop_scale[1])
+    model, arguments = make_model(recipe, train_set), make_arguments(recipe, run_directory)
+    if train.sync_batch_norm and arguments.world_size > 1 and torch.cuda.is_available():
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return MapTrainer(
-        make_model(recipe, train_set),
-        make_arguments(recipe, run_directory),
+        model,
+        arguments,
         train_dataset=train_set,
         eval_dataset=val_set,
         processing_class=make_processor(recipe),
-        transform=default_transform(recipe.model.task, data.flip, crop, data.photometric),
+        transform=make_transform(recipe),
+        resize_training=recipe.data.crop is None,
         curve=LearningRateCurve(
             policy=schedule.policy,
             iterations=train.iterations,

@@ -60,15 +60,17 @@ class MapCollator:
     Args:
         processor: ``processor(images=..., segmentation_maps= or depth_maps=..., return_tensors="pt")``.
         task: ``"segmentation"`` (needs ``labels``) or ``"depth"`` (needs ``depth_m``).
+        resize: let the processor resize; ``False`` where the augmentation has cut all pictures to one size.
         keep_raw: also return the raw samples as ``"samples"`` and their ``"ids"``: evaluation needs maps at their own size.
     """
 
     _MAP = {"segmentation": ("labels", "segmentation_maps"), "depth": ("depth_m", "depth_maps")}
 
-    def __init__(self, processor: Any, task: str, keep_raw: bool = False) -> None:
+    def __init__(self, processor: Any, task: str, keep_raw: bool = False, resize: bool = True) -> None:
         if task not in self._MAP:
             raise ValueError(f"task is {task!r}; expected one of {', '.join(self._MAP)}")
         self.processor, self.task, self.keep_raw = processor, task, keep_raw
+        self.options: dict[str, Any] = {} if resize else {"do_resize": False}
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """``pixel_values`` ``(B, 3, H, W)`` float and ``labels`` ``(B, H, W)``: class ids, or metres with 0 for invalid."""
@@ -81,7 +83,8 @@ class MapCollator:
             if self.task == "depth" and "valid" in sample:
                 values = np.where(sample["valid"], values, np.float32(0))
             maps.append(values)
-        encoded = self.processor(images=[sample["image"] for sample in samples], return_tensors="pt", **{argument: maps})
+        images = [sample["image"] for sample in samples]
+        encoded = self.processor(images=images, return_tensors="pt", **{argument: maps}, **self.options)
         batch: dict[str, Any] = {"pixel_values": encoded["pixel_values"], "labels": torch.as_tensor(encoded["labels"])}
         if self.keep_raw:
             batch["samples"] = list(samples)

@@ -42,14 +42,17 @@ def colour_unit(values: np.ndarray) -> np.ndarray:
 
 
 def compose_grid(rows: Sequence[Sequence[np.ndarray]]) -> Image.Image:
-    """Rows of RGB pictures ``(H, W, 3)`` of one size to one picture with thin white gaps."""
-    height, width = rows[0][0].shape[:2]
-    columns = len(rows[0])
-    sheet = np.full((len(rows) * (height + _GAP_PX) - _GAP_PX, columns * (width + _GAP_PX) - _GAP_PX, 3), 255, dtype=np.uint8)
-    for i, row in enumerate(rows):
-        for j, picture in enumerate(row):
-            top, left = i * (height + _GAP_PX), j * (width + _GAP_PX)
+    """Rows of RGB pictures to one picture with thin white gaps; the pictures ``(H, W, 3)`` of a row have one size."""
+    heights = [row[0].shape[0] for row in rows]
+    widths = [len(row) * (row[0].shape[1] + _GAP_PX) - _GAP_PX for row in rows]
+    sheet = np.full((sum(heights) + (len(rows) - 1) * _GAP_PX, max(widths), 3), 255, dtype=np.uint8)
+    top = 0
+    for height, row in zip(heights, rows):
+        width = row[0].shape[1]
+        for column, picture in enumerate(row):
+            left = column * (width + _GAP_PX)
             sheet[top : top + height, left : left + width] = picture
+        top += height + _GAP_PX
     return Image.fromarray(sheet)
 
 

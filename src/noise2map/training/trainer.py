@@ -67,6 +67,7 @@ class MapTrainer(Trainer):
         eval_dataset: raw samples.
         processing_class: the model's image processor.
         transform: joint transform of the training samples, see :mod:`noise2map.data.transforms`.
+        resize_training: let the processor resize training samples; ``False`` where the transform cuts windows of the final size.
         curve: learning-rate curve; ``None`` leaves it to ``args.lr_scheduler_type``.
         no_decay: parameters without weight decay, see :func:`noise2map.training.parameter_groups.decayed_parameters`.
         eval_steps: numbers of decoder calls to evaluate; a model without diffusion is evaluated at one call.
@@ -90,6 +91,7 @@ class MapTrainer(Trainer):
         eval_dataset: Any = None,
         processing_class: Any = None,
         transform: Transform | None = None,
+        resize_training: bool = True,
         curve: LearningRateCurve | None = None,
         no_decay: str | Sequence[str] = "norms",
         eval_steps: Sequence[int] = (1, 3, 10),
@@ -119,7 +121,7 @@ class MapTrainer(Trainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            data_collator=MapCollator(processing_class, self.task),
+            data_collator=MapCollator(processing_class, self.task, resize=resize_training),
             callbacks=[*own, *callbacks, _RunCallback(self)],
             **kwargs,
         )

@@ -1,0 +1,68 @@
+"""The data of a recipe: its data sets, its classes (without touching a file), its augmentation."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from noise2map.data.ade20k_classes import CLASSES as ADE20K_CLASSES
+from noise2map.data.cityscapes import CLASSES as CITYSCAPES_CLASSES
+from noise2map.data.evaluation_views import EVALUATION_VIEWS, Viewed
+from noise2map.data.folder import FolderDataset
+from noise2map.data.freedoom import FreedoomDataset
+from noise2map.data.freedoom.catalog import class_names as freedoom_classes
+from noise2map.data.opening import open_public_dataset
+from noise2map.data.transforms import Transform, default_transform
+from noise2map.training.recipes import PUBLIC_DATA_SETS, Recipe
+
+_PUBLIC_CLASSES = {"ade20k": ADE20K_CLASSES, "cityscapes": CITYSCAPES_CLASSES}
+
+
+def make_data(recipe: Recipe) -> tuple[Any, Any]:
+    """The training and validation sets of a recipe; public depth sets are validated on the pixels that their evaluation counts.
+
+    Raises:
+        OSError: if a directory is missing.
+        ValueError: if a directory holds no usable samples, or maps for the other task.
+    """
+    train, val = _data_set(recipe, recipe.data.train), _data_set(recipe, recipe.data.val)
+    view = EVALUATION_VIEWS.get(recipe.data.name)
+    return train, val if view is None else Viewed(val, view)
+
+
+def _data_set(recipe: Recipe, part: str) -> Any:
+    data, task = recipe.data, recipe.model.task
+    if data.name in PUBLIC_DATA_SETS:
+        return open_public_dataset(data.name, data.root or "", part, task)
+    if data.name == "freedoom":
+        return FreedoomDataset(part, task=task, classes=data.classes)
+    names = dict(enumerate(data.class_names)) if data.class_names else None
+    return FolderDataset(part, task=task, id2label=names, depth_scale=data.depth_scale)
+
+
+def class_names(recipe: Recipe) -> dict[int, str]:
+    """Names of the classes, without opening the data set; empty for depth.
+
+    Raises:
+        ValueError: if the classes of a folder are neither in the recipe nor in its ``classes.json``.
+    """
+    data = recipe.data
+    if recipe.model.task == "depth":
+        return {}
+    if data.class_names:
+        return dict(enumerate(data.class_names))
+    if data.name in _PUBLIC_CLASSES:
+        return {index: entry[0] for index, entry in enumerate(_PUBLIC_CLASSES[data.name])}
+    if data.name == "freedoom":
+        return freedoom_classes(data.classes)
+    path = Path(data.train) / "classes.json"
+    if data.name != "folder" or not path.is_file():
+        raise ValueError(f"the classes of {data.name} are not known: set data.class_names, or write {path}")
+    names = json.loads(path.read_text(encoding="utf-8"))
+    return dict(enumerate(names)) if isinstance(names, list) else {int(index): str(name) for index, name in names.items()}
+
+
+def make_transform(recipe: Recipe) -> Transform:
+    """The augmentation of the training samples."""
+    data = recipe.data
+    scale = None if data.crop_scale is None else (data.crop_scale[0], data.crop_scale[1])
+    return default_transform(recipe.model.task, data.flip, scale, data.photometric)
