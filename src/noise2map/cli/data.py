@@ -49,3 +49,112 @@ def samples(
 
     count = export_samples(out, split)
     print(f"{out}: {count} {split} frames")
+
+
+@app.command()
+def export(
+    layout: str = typer.Option(..., help="ade20k, cityscapes, kitti, nyu, sun-rgbd or lsun."),
+    source: str = typer.Option(..., "--from", help="samples (shipped), a folder of rendered splits, or one rendered split."),
+    out: Path = typer.Option(..., help="Folder to make; it must not be there, or be empty."),
+    evaluation: str = typer.Option("test", help="Freedoom split that the evaluation split is made of: test or val."),
+    limit: int = typer.Option(0, help="At most this many frames of each split; 0 for all."),
+) -> None:
+    """Write Freedoom in the layout of a public data set, byte formats included, to try everything that reads it."""
+    from tqdm import tqdm
+
+    from noise2map.data.export import export_frames
+
+    if limit < 0:
+        raise ValueError(f"--limit must be at least 0, got {limit}")
+    with tqdm(unit="frame", disable=None) as bar:
+        report = export_frames(layout, source, out, evaluation, limit=limit or None, progress=_on(bar))
+    frames = " and ".join(f"{count} {split}" for split, count in report.frames.items())
+    print(f"{out}: {frames} frames in the layout of {layout}")
+    if report.lost_pixels:
+        print(f"{report.lost_pixels} pixels are farther away than the format can hold; they are stored as not known")
+    print(f"look at them with: {shlex.join(['noise2map', 'data', 'check', layout, str(out)])}")
+
+
+@app.command()
+def check(
+    dataset: str = typer.Argument(help="ade20k, cityscapes, kitti, nyu, nyu-labelled, sun-rgbd, lsun, freedoom or folder."),
+    root: Path = typer.Argument(help="Folder of the data."),
+    split: str = typer.Option("", help="Split; by default the one that scores are published for."),
+    task: str = typer.Option("segmentation", help="What the maps of a folder or of Freedoom are: segmentation or depth."),
+    depth_scale: float = typer.Option(0.001, help="Metres per unit of a folder's depth maps."),
+    limit: int = typer.Option(0, help="Read this many samples, spread evenly; 0 for all."),
+    broken: str = typer.Option("skip", help="skip (collect what is broken) or raise (stop at the first)."),
+    sheet: Path | None = typer.Option(None, help="Write a contact sheet of samples and maps to this PNG."),
+    shown: int = typer.Option(9, help="Samples on the contact sheet."),
+) -> None:
+    """Report counts, missing and broken files, sizes, classes, the range of depth; exit code 1 if files are at fault."""
+    from tqdm import tqdm
+
+    from noise2map.data.check import check_dataset
+    from noise2map.data.check_text import check_lines
+    from noise2map.data.opening import PUBLIC_DATASETS
+
+    if broken not in ("skip", "raise"):
+        raise ValueError(f"--broken must be skip or raise, got {broken!r}")
+    if shown < 1:
+        raise ValueError(f"--shown must be at least 1, got {shown}")
+    data = _open_for_check(dataset, root, split, task, depth_scale)
+    kind = PUBLIC_DATASETS.get(dataset)
+    split = split or (kind.evaluation_split if kind else "")
+    with tqdm(unit="sample", disable=None) as bar:
+        report = check_dataset(
+            data,
+            f"{kind.title if kind else dataset} {split}".strip(),
+            limit,
+            broken == "skip",
+            kind.depth_median_m if kind else (0.2, 100.0),
+            kind.units_per_metre if kind else (1 / depth_scale if dataset == "folder" else None),
+            kind.released.get(split) if kind else None,
+            _on(bar),
+        )
+    print("\n".join(check_lines(report, data.id2label)))
+    if sheet is not None and report.images:
+        _write_sheet(sheet, data, shown, report.name)
+        print(f"wrote {sheet}", file=sys.stderr)
+    if not report.complete:
+        raise typer.Exit(1)
+
+
+def _on(bar):
+    def progress(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    return progress
+
+
+def _open_for_check(name: str, root: Path, split: str, task: str, depth_scale: float):
+    """The data set, without what is missing, so that all of it can be reported."""
+    from noise2map.data import PUBLIC_DATASETS, FolderDataset, FreedoomDataset, open_public_dataset
+
+    if name in PUBLIC_DATASETS:
+        return open_public_dataset(name, root, split or None, missing="drop")
+    folder = root / split if split and (root / split).is_dir() else root
+    if name == "freedoom":
+        return FreedoomDataset(folder, task)
+    if name == "folder":
+        return FolderDataset(folder, task, depth_scale=depth_scale)
+    raise ValueError(f"dataset must be one of {', '.join((*PUBLIC_DATASETS, 'freedoom', 'folder'))}, got {name!r}")
+
+
+def _write_sheet(path: Path, data, shown: int, heading: str) -> None:
+    """Draw samples at even distances; those that cannot be read have been reported and are left out."""
+    from noise2map.data.atomic import write_atomically
+    from noise2map.data.broken import BROKEN
+    from noise2map.data.check import even_indices
+    from noise2map.report.contact_sheet import contact_sheet
+
+    samples = []
+    for index in even_indices(len(data), shown):
+        try:
+            samples.append(data[index])
+        except BROKEN:
+            continue
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = contact_sheet(samples or [data[0]], data.id2label, data.palette, heading)
+    write_atomically(path, lambda file: picture.save(file, "PNG"))

@@ -1,7 +1,7 @@
 """Every data set by its name: what it is called, what it holds, how it is opened."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +23,41 @@ class PublicDataset:
         task: What its maps are for: ``"segmentation"`` or ``"depth"``; None if it has none.
         evaluation_split: The split that scores are published for.
         open: ``open(root, split, missing)``, ``missing`` being ``"raise"`` or ``"drop"``.
+        released: Number of samples of the splits as released; for KITTI, those with depth.
         depth_median_m: Where the median depth of its pictures lies, metres; outside, the scale is likely wrong.
+        units_per_metre: What its depth files hold.
     """
 
     title: str
     task: str | None
     evaluation_split: str
     open: Callable[[Path, str, str], Any]
+    released: Mapping[str, int] = field(default_factory=dict)
     depth_median_m: tuple[float, float] | None = None
+    units_per_metre: float | None = None
 
 
 PUBLIC_DATASETS: dict[str, PublicDataset] = {
-    "ade20k": PublicDataset("ADE20K", "segmentation", "val", Ade20kDataset),
-    "cityscapes": PublicDataset("Cityscapes", "segmentation", "val", CityscapesDataset),
-    "kitti": PublicDataset("KITTI", "depth", "test", KittiDataset, (4.0, 40.0)),
-    "nyu": PublicDataset("NYU-Depth V2", "depth", "test", NyuDataset, (1.0, 8.0)),
+    "ade20k": PublicDataset("ADE20K", "segmentation", "val", Ade20kDataset, {"train": 20210, "val": 2000}),
+    "cityscapes": PublicDataset("Cityscapes", "segmentation", "val", CityscapesDataset, {"train": 2975, "val": 500, "test": 1525}),
+    "kitti": PublicDataset("KITTI", "depth", "test", KittiDataset, {"train": 23158, "test": 652}, (4.0, 40.0), 256),
+    "nyu": PublicDataset("NYU-Depth V2", "depth", "test", NyuDataset, {"train": 24231, "test": 654}, (1.0, 8.0), 1000),
     "nyu-labelled": PublicDataset(
-        "NYU-Depth V2, labelled", "depth", "test", lambda root, split, missing: NyuLabelledDataset(root, split), (1.0, 8.0)
+        "NYU-Depth V2, labelled",
+        "depth",
+        "test",
+        lambda root, split, missing: NyuLabelledDataset(root, split),
+        {"train": 795, "test": 654, "all": 1449},
+        (1.0, 8.0),
     ),
     "sun-rgbd": PublicDataset(
-        "SUN RGB-D", "depth", "test", lambda root, split, missing: SunRgbdDataset(root, split, missing=missing), (0.8, 8.0)
+        "SUN RGB-D",
+        "depth",
+        "test",
+        lambda root, split, missing: SunRgbdDataset(root, split, missing=missing),
+        {"test": 5050, "all": 10335},
+        (0.8, 8.0),
+        1000,
     ),
     "lsun": PublicDataset("LSUN", None, "val", lambda root, split, missing: LsunDataset(root, split=split)),
 }

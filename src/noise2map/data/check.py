@@ -1,0 +1,217 @@
+"""Looks at a data set before it is trained on: counts, missing and broken files, ranges of values, classes, the scale of depth."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from noise2map.data.broken import BROKEN
+from noise2map.data.pairs import IGNORE
+
+# Depth is counted in bins of equal ratio, so that quantiles of billions of pixels take no memory: to 0.5 percent.
+_EDGES_M = np.geomspace(1e-3, 1e3, 2801)
+# What a file may hold instead of what was assumed: the factor by which the depth read is then wrong.
+_UNITS_PER_METRE = {1: "metres", 1000: "millimetres", 256: "1/256 m", 100: "centimetres", 5000: "1/5000 m", 10000: "1/10000 m"}
+_FEW_KNOWN, _FEW_KNOWN_IMAGES = 0.02, 0.5
+
+
+@dataclass
+class CheckReport:
+    """What was found.
+
+    Attributes:
+        name: The data set.
+        images: Samples that could be read.
+        listed: Samples that there should be.
+        released: How many the released split has, if that is known.
+        missing: Files that are not there.
+        broken: What is wrong with the samples that could not be read.
+        sizes: Number of samples by width and height.
+        brightness: Least, mean and largest of the images' mean values, 0 to 255.
+        class_pixels: Pixels of each class, then of "ignore", ``(K + 1,)``; empty for depth.
+        class_images: In how many samples each class is, ``(K,)``.
+        depth_pixels: Pixels by bin of depth.
+        known_share: Share of pixels whose depth is known.
+        sparse_images: Samples with hardly any known depth.
+        cameras: Samples with intrinsics.
+        focal_px: Least and largest focal length.
+        warnings: What looks wrong.
+    """
+
+    name: str
+    listed: int
+    released: int | None = None
+    images: int = 0
+    missing: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    brightness: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    class_pixels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    class_images: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    depth_pixels: np.ndarray = field(default_factory=lambda: np.zeros(len(_EDGES_M) - 1, np.int64))
+    known_share: float = 0.0
+    sparse_images: int = 0
+    cameras: int = 0
+    focal_px: tuple[float, float] = (0.0, 0.0)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every file is there and can be read."""
+        return not self.missing and not self.broken
+
+    def depth_quantiles(self, *shares: float) -> list[float]:
+        """Depth in metres below which these shares of the known pixels lie, to 0.5 percent; NaN without depth."""
+        total = np.cumsum(self.depth_pixels)
+        if not total[-1]:
+            return [float("nan")] * len(shares)
+        places = np.searchsorted(total, np.maximum(np.array(shares) * total[-1], 1))
+        return [float(np.sqrt(_EDGES_M[place] * _EDGES_M[place + 1])) for place in places]
+
+
+def check_dataset(
+    dataset: Any,
+    name: str,
+    limit: int = 0,
+    skip_broken: bool = True,
+    depth_median_m: tuple[float, float] | None = None,
+    units_per_metre: float | None = None,
+    released: int | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> CheckReport:
+    """Read samples and report.
+
+    Args:
+        dataset: A data set of raw samples; if it has ``missing``, those files are reported.
+        name: What to call it.
+        limit: Read this many samples, spread evenly; 0 for all.
+        skip_broken: Collect what is broken and go on; else the first broken sample is an error.
+        depth_median_m: Where the median depth should lie, metres.
+        units_per_metre: What the depth files are taken to hold, to say what they may hold instead.
+        released: How many samples the released split has.
+        progress: Called with the number of samples read and to be read.
+
+    Raises:
+        OSError: If a sample cannot be read and ``skip_broken`` is off.
+        ValueError: As above, or if ``limit`` is negative.
+    """
+    if limit < 0:
+        raise ValueError(f"limit is {limit}; expected a number of samples, 0 for all")
+    report = CheckReport(name, len(dataset), released, missing=[str(path) for path in getattr(dataset, "missing", [])])
+    report.class_pixels = np.zeros(len(dataset.id2label) + bool(dataset.id2label), np.int64)
+    report.class_images = np.zeros(len(dataset.id2label), np.int64)
+    tally = _Tally(report)
+    indices = even_indices(len(dataset), limit)
+    for done, index in enumerate(indices, 1):
+        try:
+            tally.add(dataset[index])
+        except BROKEN as error:
+            if not skip_broken:
+                raise
+            report.broken.append(str(error))
+        progress(done, len(indices))
+    tally.finish()
+    _warn(report, dataset.id2label, depth_median_m, units_per_metre, len(indices) < len(dataset))
+    return report
+
+
+def even_indices(total: int, limit: int) -> list[int]:
+    """At most ``limit`` of ``total`` places at even distances; all of them for 0."""
+    if not 0 < limit < total:
+        return list(range(total))
+    return [(2 * place + 1) * total // (2 * limit) for place in range(limit)]
+
+
+class _Tally:
+    """Sums over samples that end up in a report."""
+
+    def __init__(self, report: CheckReport) -> None:
+        self.report = report
+        self.means: list[float] = []
+        self.focal: list[float] = []
+        self.known = self.pixels = 0
+
+    def add(self, sample: dict[str, Any]) -> None:
+        report = self.report
+        report.sizes[sample["image"].size] += 1
+        self.means.append(float(np.asarray(sample["image"]).mean()))
+        if "labels" in sample:
+            self._add_labels(sample["labels"])
+        if "depth_m" in sample:
+            self._add_depth(sample["depth_m"], sample["valid"])
+        if "intrinsics" in sample:
+            report.cameras += 1
+            self.focal.append(float(sample["intrinsics"][0]))
+        report.images += 1
+
+    def _add_labels(self, labels: np.ndarray) -> None:
+        counts = np.bincount(labels.reshape(-1), minlength=IGNORE + 1)
+        classes = len(self.report.class_images)
+        self.report.class_pixels[:-1] += counts[:classes]
+        self.report.class_pixels[-1] += counts[IGNORE]
+        self.report.class_images += counts[:classes] > 0
+
+    def _add_depth(self, depth_m: np.ndarray, valid: np.ndarray) -> None:
+        known = depth_m[valid]
+        bins = np.clip(np.searchsorted(_EDGES_M, known, side="right") - 1, 0, len(_EDGES_M) - 2)
+        self.report.depth_pixels += np.bincount(bins, minlength=len(_EDGES_M) - 1)
+        self.report.sparse_images += known.size < _FEW_KNOWN * depth_m.size
+        self.known += known.size
+        self.pixels += depth_m.size
+
+    def finish(self) -> None:
+        if self.means:
+            self.report.brightness = (min(self.means), float(np.mean(self.means)), max(self.means))
+        if self.focal:
+            self.report.focal_px = (min(self.focal), max(self.focal))
+        if self.pixels:
+            self.report.known_share = self.known / self.pixels
+
+
+def _warn(
+    report: CheckReport,
+    id2label: dict[int, str],
+    depth_median_m: tuple[float, float] | None,
+    units_per_metre: float | None,
+    sampled: bool,
+) -> None:
+    """Write down what looks wrong although every file can be read."""
+    if not report.images:
+        report.warnings.append("no sample could be read")
+        return
+    if report.released is not None and report.listed != report.released:
+        report.warnings.append(f"{report.listed} samples, the released split has {report.released}")
+    if report.brightness[2] - report.brightness[0] < 1 and report.images > 1:
+        report.warnings.append(f"all images have the same mean value ({report.brightness[1]:.0f} of 255)")
+    if id2label:
+        if not report.class_pixels[:-1].any():
+            report.warnings.append("every pixel is ignored: the labels of this split are empty")
+        unseen = [id2label[index] for index in np.flatnonzero(report.class_images == 0).tolist()]
+        if unseen and not sampled and report.class_pixels[:-1].any():
+            shown = ", ".join(unseen[:5]) + (", ..." if len(unseen) > 5 else "")
+            report.warnings.append(f"{len(unseen)} of {len(id2label)} classes are nowhere: {shown}")
+    elif report.depth_pixels.any():
+        _warn_of_scale(report, depth_median_m, units_per_metre)
+        if report.sparse_images > _FEW_KNOWN_IMAGES * report.images:
+            report.warnings.append(f"{report.sparse_images} of {report.images} samples have depth for under 2 % of their pixels")
+    elif report.sparse_images:
+        report.warnings.append("no pixel has a depth: every value is 0")
+
+
+def _warn_of_scale(report: CheckReport, bounds_m: tuple[float, float] | None, units_per_metre: float | None) -> None:
+    median = report.depth_quantiles(0.5)[0]
+    if bounds_m is None or bounds_m[0] <= median <= bounds_m[1]:
+        return
+    text = f"the median depth is {median:.3g} m, expected {bounds_m[0]:g} to {bounds_m[1]:g} m: the scale is likely wrong"
+    if units_per_metre is not None:
+        assumed = _UNITS_PER_METRE.get(round(units_per_metre), f"1/{units_per_metre:g} m")
+        others = [
+            f"{name} ({median * units_per_metre / other:.3g} m)"
+            for other, name in _UNITS_PER_METRE.items()
+            if round(units_per_metre) != other and bounds_m[0] <= median * units_per_metre / other <= bounds_m[1]
+        ]
+        if others:
+            text += f"; the files may hold {' or '.join(others)} instead of {assumed}"
+    report.warnings.append(text)
