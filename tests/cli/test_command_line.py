@@ -1,0 +1,112 @@
+"""The command line as a whole: help without imports, one line for a user's error."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from noise2map import __version__, cli
+
+
+def run(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    out, err = capsys.readouterr()
+    return caught.value.code, out, err
+
+
+def test_help_lists_every_command_without_importing_one():
+    program = (
+        "import sys; from noise2map.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = [n for n in sys.modules if n.split('.')[0] in ('torch', 'transformers', 'numpy', 'matplotlib', 'PIL')"
+        " or n.startswith('noise2map.cli.')]\n"
+        "print('imported', heavy)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "imported []" in done.stdout
+    for name, (_, _, text) in cli._COMMANDS.items():
+        assert f"  {name} " in done.stdout and text.split(":")[0] in done.stdout
+
+
+@pytest.mark.parametrize("name", ["predict", "demo"])
+def test_help_of_a_command_is_quick(name):
+    program = (
+        "import sys; from noise2map.cli import main\n"
+        f"try: main([{name!r}, '--help'])\n"
+        "except SystemExit: pass\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("False") and "--seed" in done.stdout
+
+
+def test_version(capsys):
+    code, out, _ = run(["--version"], capsys)
+    assert code == 0 and out.strip() == f"noise2map {__version__}"
+
+
+def test_a_misspelt_command_is_guessed(capsys):
+    code, _, err = run(["predct"], capsys)
+    assert code == 2 and "Did you mean 'predict'?" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("steps is\n  wrong"), "steps is wrong"),
+        (OSError(28, "No space left on device", "/data/a.png"), "/data/a.png: No space left on device"),
+        (ImportError('pip install "noise2map[render]"'), 'pip install "noise2map[render]"'),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_errors_are_one_line(monkeypatch, capsys, error, line):
+    def fail(**_):
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    code, out, err = run([], capsys)
+    assert code == 2 and out == "" and err == f"noise2map: error: {line}\n"
+
+
+def test_a_mistake_of_ours_is_not_hidden(monkeypatch):
+    def fail(**_):
+        raise KeyError("bug")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(KeyError):
+        cli.main([])
+
+
+def test_the_traceback_can_be_asked_for(monkeypatch):
+    def fail(**_):
+        raise ValueError("x")
+
+    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setenv("NOISE2MAP_TRACEBACK", "1")
+    with pytest.raises(ValueError):
+        cli.main([])
+
+
+def test_an_interrupted_command_says_how_to_go_on(monkeypatch, capsys, tmp_path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("noise2map.cli.predict.parse_steps", interrupt)
+    code, _, err = run(["predict", str(tmp_path), "--model", "x", "--out", str(tmp_path)], capsys)
+    assert code == 130 and "run the same command again" in err
+
+
+def test_on_a_busy_machine_threads_sleep(monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")  # so that it is restored to nothing
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 0, 0))
+    cli._share_processor()
+    assert "OMP_WAIT_POLICY" not in os.environ
+    monkeypatch.setattr(os, "getloadavg", lambda: (3.0, 0, 0))
+    cli._share_processor()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"

@@ -1,0 +1,109 @@
+"""``noise2map demo`` on tiny untrained models: everything it promises is there and fits together."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from noise2map import cli
+from noise2map.data.freedoom import load_samples
+from noise2map.data.freedoom.catalog import class_names
+from noise2map.inference.showcase import build_room, varied_frames
+from noise2map.models import Noise2MapImageProcessor
+from tiny_models import tiny_depth_model, tiny_segmenter
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    names = class_names(10)
+    labels = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+    for name, model in (
+        ("rooms", tiny_segmenter(num_labels=10, **labels)),
+        ("plain", tiny_segmenter(num_labels=10, diffusion=False, **labels)),
+        ("depth", tiny_depth_model(max_depth=40.0)),
+    ):
+        model.save_pretrained(root / name)
+        Noise2MapImageProcessor(size={"height": 48, "width": 64}).save_pretrained(root / name)
+    return root
+
+
+def run(*words):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["demo", *map(str, words)])
+    return caught.value.code
+
+
+@pytest.fixture(scope="module")
+def made(models, tmp_path_factory):
+    out = tmp_path_factory.mktemp("demo") / "demo"
+    words = ["--segmentation-model", models / "rooms", "--depth-model", models / "depth", "--frames", 2, "--scored", 3]
+    assert run("--out", out, "--hero", out / "hero.png", *words) == 0
+    return out
+
+
+def test_every_file_is_there_and_whole(made):
+    names = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
+    wanted = {"index.html", "hero.png", "normals.png", "room.ply", "scores-segmentation.csv", "scores-depth.csv"}
+    wanted |= {f"denoising-{task}{suffix}" for task in ("segmentation", "depth") for suffix in (".gif", ".webp")}
+    assert wanted <= names
+    panels = names - wanted
+    assert len(panels) == 4 and all(re.fullmatch(r"(segmentation|depth)/freedoom-test-\d+\.png", name) for name in panels)
+    for name in names:
+        if name.endswith((".png", ".gif", ".webp")):
+            Image.open(made / name).load()
+    assert Image.open(made / "denoising-depth.gif").n_frames == 10
+    assert Image.open(made / "hero.png").width > 1200
+
+
+def test_the_page_shows_all_and_fetches_nothing(made):
+    page = (made / "index.html").read_text()
+    for word in ("Segmentation", "Depth", "In three dimensions", "Scores", "1 step", "3 steps", "10 steps", "true normals"):
+        assert word in page
+    assert page.count("data-gallery") >= 2 and "data-points" in page and page.count("data-player") >= 2
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+
+
+def test_the_cloud_has_a_point_per_pixel_that_is_a_surface(made):
+    data = (made / "room.ply").read_bytes()
+    count = int(re.search(rb"element vertex (\d+)", data)[1])
+    assert 0 < count <= 160 * 120
+    page = (made / "index.html").read_text()
+    text = page[page.index("data-points") :]
+    cloud = json.loads(re.search(r'<script type="application/json">(.*?)</script>', text)[1])
+    assert len(cloud["points"]) * 3 // 4 // 6 == pytest.approx(count, abs=2)
+    assert len(cloud["colors"]) == 5
+
+
+def test_scores_are_those_of_the_metrics(made):
+    rows = list(csv.DictReader((made / "scores-segmentation.csv").open()))
+    assert [row["steps"] for row in rows] == ["1", "3", "10"]
+    assert all(0 <= float(row["mIoU %"]) <= 100 and 0 <= float(row["error-AUROC"]) <= 1 for row in rows)
+    depth = list(csv.DictReader((made / "scores-depth.csv").open()))
+    assert all(float(row["AbsRel"]) > 0 and row["samples"] == "2" for row in depth)
+
+
+def test_a_model_of_the_other_task_is_refused(models, tmp_path, capsys):
+    code = run("--out", tmp_path / "x", "--segmentation-model", models / "depth", "--depth-model", models / "depth")
+    assert code == 2 and "is for depth; expected one for segmentation" in capsys.readouterr().err
+
+
+def test_frames_come_from_different_maps():
+    samples = load_samples("test")
+    chosen = varied_frames(samples, 6)
+    places = {samples.records[index]["map"] for index in chosen}
+    assert len(chosen) == 6 and len(places) == 6
+
+
+def test_a_flat_wall_has_normals_towards_the_camera():
+    depth = np.full((12, 16), 3.0, np.float32)
+    sky = np.zeros((12, 16), bool)
+    sky[:2] = True
+    room = build_room(depth, depth, np.array([8.0, 9.6, 8.0, 6.0]), sky)
+    np.testing.assert_allclose(room.normals, np.broadcast_to([0, 0, -1], (12, 16, 3)), atol=1e-5)
+    assert room.mean_angle_deg == pytest.approx(0, abs=0.1)
+    assert np.isnan(room.points_m[:2]).all() and np.isfinite(room.points_m[2:]).all()
+    assert room.points_m[6, 8] == pytest.approx([3 * 0.5 / 8, 3 * 0.5 / 9.6, 3.0])

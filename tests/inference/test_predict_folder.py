@@ -1,0 +1,224 @@
+import errno
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from noise2map.inference import folder as folder_room
+from noise2map.inference import memory
+from noise2map.inference.folder import find_images, predict_folder
+from noise2map.inference.maps_on_disk import depth_png_scale
+from noise2map.inference.predictor import Dials, Predictor
+from noise2map.inference.records import output_names
+from noise2map.models import Noise2MapImageProcessor
+from noise2map.report import files
+from tiny_models import tiny_depth_model, tiny_segmenter
+
+DIALS = Dials(num_inference_steps=2, ensemble_size=2)
+NAMES = {0: "floor", 1: "wall", 2: "ceiling", 3: "sky", 4: "door"}
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    model = tiny_segmenter(id2label=NAMES, label2id={name: index for index, name in NAMES.items()})
+    return Predictor(model, Noise2MapImageProcessor(size={"shortest_edge": 32}))
+
+
+@pytest.fixture(scope="module")
+def depther():
+    return Predictor(tiny_depth_model(), Noise2MapImageProcessor(size={"shortest_edge": 32}))
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Three good images of two sizes, one cut off, one that is none, and a text."""
+    source = tmp_path / "images"
+    (source / "sub").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for name, size in (("a.png", (40, 50)), ("b.jpg", (40, 50)), ("sub/c.png", (64, 48))):
+        Image.fromarray(random.integers(0, 255, (*size, 3), dtype=np.uint8)).save(source / name)
+    (source / "cut.png").write_bytes((source / "a.png").read_bytes()[:700])
+    (source / "fake.jpg").write_text("no image")
+    (source / "notes.txt").write_text("x")
+    return source
+
+
+def run(images, out, predictor, **options):
+    return predict_folder(images, out, predictor, options.pop("dials", DIALS), model_name="tiny", progress=False, **options)
+
+
+def lines_of(out):
+    return [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+
+
+def test_segmentation_files_hold_the_maps(images, tmp_path, segmenter):
+    out = tmp_path / "out"
+    report = run(images, out, segmenter)
+    assert sorted(report.written) == ["a.png", "b.jpg", "sub/c.png"]
+    assert set(report.failed) == {"cut.png", "fake.jpg"}
+    assert all(name in message for name, message in report.failed.items())
+    lines = {line["id"]: line for line in lines_of(out)}
+    for image_id, line in lines.items():
+        image = Image.open(images / image_id)
+        expected = segmenter(image, [image_id], DIALS)[0]
+        label = Image.open(out / line["files"]["labels"])
+        assert label.mode == "P" and label.size == image.size == tuple(line["size"])
+        assert (np.asarray(label) == expected.labels).all()
+        assert (np.array(label.getpalette()).reshape(-1, 3)[:5] == segmenter.palette).all()
+        uncertainty = np.asarray(Image.open(out / line["files"]["uncertainty"])) / 65535
+        np.testing.assert_allclose(uncertainty, expected.uncertainty, atol=2e-5)
+        assert line["uncertainty"]["kind"] == "entropy"
+        assert line["uncertainty"]["mean"] == pytest.approx(float(expected.uncertainty.mean()), abs=1e-4)
+        assert sum(line["class_shares"].values()) == pytest.approx(1, abs=1e-5)
+        first = next(iter(line["class_shares"]))
+        share = (expected.labels == segmenter.model.config.label2id[first]).mean()
+        assert line["class_shares"][first] == pytest.approx(share, abs=1e-5)
+        assert Image.open(out / line["files"]["panel"]).width > 500
+        assert line["dials"]["num_inference_steps"] == 2 and line["num_steps"] == 2 and line["model"] == "tiny"
+    assert lines["sub/c.png"]["files"]["labels"] == "labels/sub/c.png"
+
+
+def test_depth_files_agree_with_each_other(images, tmp_path, depther):
+    out = tmp_path / "out"
+    run(images, out, depther, panels=False)
+    for line in lines_of(out):
+        arrays = np.load(out / line["files"]["arrays"])
+        assert arrays["depth_m"].dtype == np.float32 and arrays["uncertainty"].dtype == np.float32
+        millimetres = Image.open(out / line["files"]["depth"])
+        assert millimetres.mode.startswith("I") and line["depth_png_units_per_m"] == 1000
+        np.testing.assert_allclose(np.asarray(millimetres) / 1000, arrays["depth_m"], atol=5.1e-4)
+        assert line["depth_m"]["median"] == pytest.approx(float(np.median(arrays["depth_m"])), abs=1e-3)
+        assert "panel" not in line["files"]
+
+
+def test_sixteen_bits_hold_the_farthest_depth():
+    assert [depth_png_scale(metres) for metres in (10, 65.5, 80, 300)] == [1000, 1000, 256, 100]
+
+
+def test_a_second_run_goes_on(images, tmp_path, segmenter, monkeypatch):
+    out = tmp_path / "out"
+    run(images, out, segmenter)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
+    monkeypatch.setattr(segmenter.model, "encode_image", lambda *_: pytest.fail("done before"))
+    report = run(images, out, segmenter)
+    assert report.written == [] and sorted(report.skipped) == ["a.png", "b.jpg", "sub/c.png"]
+    assert set(report.failed) == {"cut.png", "fake.jpg"}
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
+
+
+def test_what_is_missing_torn_or_changed_is_done_again(images, tmp_path, segmenter):
+    out = tmp_path / "out"
+    run(images, out, segmenter)
+    kept = lines_of(out)
+    (out / "labels" / "a.png").unlink()
+    with open(out / "predictions.jsonl", "a") as file:
+        file.write('{"id": "b.jpg", "fil')  # the run was killed here
+    Image.new("RGB", (48, 64)).save(images / "sub" / "c.png")
+    report = run(images, out, segmenter)
+    assert sorted(report.written) == ["a.png", "sub/c.png"] and report.skipped == ["b.jpg"]
+    assert (out / "labels" / "a.png").is_file()
+    assert len(lines_of(out)) == len(kept) + 2
+
+
+def test_other_settings_are_refused_unless_overwritten(images, tmp_path, segmenter):
+    out = tmp_path / "out"
+    run(images, out, segmenter)
+    with pytest.raises(ValueError, match=r"num_inference_steps 2 -> 3.*--overwrite"):
+        run(images, out, segmenter, dials=Dials(num_inference_steps=3, ensemble_size=2))
+    other = Predictor(tiny_segmenter(seed=1, id2label=NAMES), segmenter.processor)
+    with pytest.raises(ValueError, match="weights"):
+        run(images, out, other)
+    assert all(line["num_steps"] == 2 for line in lines_of(out))
+    run(images, out, segmenter, dials=Dials(num_inference_steps=3, ensemble_size=2), overwrite=True)
+    assert [line["num_steps"] for line in lines_of(out)] == [3, 3, 3]
+
+
+def test_maps_do_not_depend_on_the_folder_around_them(images, tmp_path, depther):
+    run(images, tmp_path / "all", depther, panels=False)
+    run(images / "a.png", tmp_path / "one", depther, panels=False)
+    arrays = [np.load(tmp_path / out / "depth" / "a.npz")["depth_m"] for out in ("all", "one")]
+    np.testing.assert_allclose(*arrays, rtol=1e-4)
+
+
+def test_a_full_disk_leaves_whole_files_and_the_run_goes_on_later(images, tmp_path, segmenter, monkeypatch):
+    out = tmp_path / "out"
+    whole, written = files.write_bytes, []
+
+    def until_full(path, data):
+        if len(written) == 4:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        written.append(path)
+        whole(path, data)
+
+    monkeypatch.setattr("noise2map.inference.records.write_bytes", until_full)
+    with pytest.raises(OSError, match="No space left"):
+        run(images, out, segmenter)
+    monkeypatch.undo()
+    assert len(lines_of(out)) == 1  # three files and the line of the first image; one file of the second
+    for path in out.rglob("*.png"):
+        Image.open(path).load()
+    report = run(images, out, segmenter)
+    assert len(report.skipped) == 1 and len(report.written) == 2
+
+
+def test_a_line_that_does_not_fit_is_taken_back(images, tmp_path, segmenter, monkeypatch):
+    out = tmp_path / "out"
+    run(images / "a.png", out, segmenter)
+    before = (out / "predictions.jsonl").read_bytes()
+    place = folder_room.OutputFolder(out, folder_room.run_settings(segmenter, DIALS.resolved(segmenter.model.config), "tiny"))
+
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def write(self, data):
+            return self.file.write(data[:10])
+
+    monkeypatch.setattr("builtins.open", lambda *a, **k: Full(os.fdopen(os.open(a[0], os.O_RDWR | os.O_APPEND), "ab", 0)))
+    with pytest.raises(OSError, match="No space"):
+        place.write({"id": "b", "files": {}}, {})
+    monkeypatch.undo()
+    assert (out / "predictions.jsonl").read_bytes() == before and "b" not in place.done
+
+
+def test_images_too_large_for_memory_fail_alone(images, tmp_path, segmenter, monkeypatch):
+    Image.new("RGB", (4000, 64)).save(images / "wide.png")
+    limit = memory.estimate_bytes(segmenter.model.config, memory.Workload(1, 64, 600, 2, 64 * 600))
+    monkeypatch.setattr(memory, "available_bytes", lambda device: limit)
+    report = run(images, tmp_path / "out", segmenter, panels=False)
+    assert "GiB" in report.failed["wide.png"] and len(report.written) == 3
+
+
+def test_images_are_found_below_the_folder_but_not_in_the_output(images):
+    (images / ".hidden").mkdir()
+    Image.new("RGB", (4, 4)).save(images / ".hidden" / "x.png")
+    (images / "out" / "labels").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(images / "out" / "labels" / "a.png")
+    assert list(find_images(images, leave_out=images / "out")) == ["a.png", "b.jpg", "cut.png", "fake.jpg", "sub/c.png"]
+    assert "out/labels/a.png" in find_images(images)
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        find_images(images / "nothing")
+    (images / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no image"):
+        find_images(images / "empty")
+
+
+@pytest.mark.parametrize(
+    "ids", [["a.jpg", "b.png"], ["a.jpg", "a.png"], ["a.jpg", "a.png", "a.jpg.png"], ["a.png", "a.png.jpg", "x/a.png"], ["a"]]
+)
+def test_no_two_images_write_one_file(ids):
+    names = output_names(ids)
+    assert len(set(names.values())) == len(ids)
+    if ids == ["a.jpg", "b.png"]:
+        assert names == {"a.jpg": "a", "b.png": "b"}

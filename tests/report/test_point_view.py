@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+from noise2map.report.point_view import view_points
+
+RED, BLUE, BACK = (255, 0, 0), (0, 0, 255), (20, 22, 27)
+
+
+def colors_of(picture):
+    return {tuple(color) for color in picture.reshape(-1, 3).tolist()}
+
+
+def test_the_nearer_point_hides_the_farther_whatever_the_order():
+    points = np.array([[0.0, 0, 2], [0.0, 0, 4]])
+    for order in ([0, 1], [1, 0]):
+        colors = np.array([RED, BLUE], np.uint8)[order]
+        picture = view_points(points[order], colors, yaw_deg=0, pitch_deg=0, focal_px=1000)
+        middle = picture[180 - 1 : 180 + 2, 240 - 1 : 240 + 2]
+        assert RED in colors_of(middle) and BLUE not in colors_of(middle)
+
+
+def test_right_stays_right_and_down_stays_down():
+    points = np.array([[1.0, 0, 5], [-1.0, 0, 5], [0.0, 1, 5], [0.0, -1, 5]])
+    colors = np.array([RED, BLUE, (0, 255, 0), (255, 255, 0)], np.uint8)
+    picture = view_points(points, colors, yaw_deg=0, pitch_deg=0)
+
+    def place(color):
+        return np.argwhere((picture == color).all(-1)).mean(axis=0)  # row, column
+
+    assert place(RED)[1] > 240 > place(BLUE)[1]
+    assert place((0, 255, 0))[0] > 180 > place((255, 255, 0))[0]
+
+
+def test_going_round_to_the_right_moves_what_is_near_to_the_left():
+    points = np.array([[0.0, 0, 2], [0.0, 0, 6], [0.0, 0, 4]])
+    picture = view_points(points, np.array([RED, BLUE, BLUE], np.uint8), yaw_deg=30, pitch_deg=0, focal_px=1000)
+    red = np.argwhere((picture == RED).all(-1))[:, 1].mean()
+    blue = np.argwhere((picture == BLUE).all(-1))[:, 1].mean()
+    assert red < blue
+
+
+def test_unknown_points_are_left_out():
+    points = np.array([[0.0, 0, 2], [np.nan, 0, 2]])
+    picture = view_points(points, np.array([RED, BLUE], np.uint8))
+    assert colors_of(picture) == {RED, BACK}
+    with pytest.raises(ValueError, match="finite"):
+        view_points(points[1:], np.array([BLUE], np.uint8))
+    with pytest.raises(ValueError, match=r"\(2, 3\) and \(1, 3\)"):
+        view_points(points, np.array([BLUE], np.uint8))
