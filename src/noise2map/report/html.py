@@ -140,7 +140,7 @@ class Page:
             figures.append(
                 f"<figure><figcaption><b>{escape(column[0].title)}</b>"
                 f'<span data-notes="{notes}">{escape(column[-1].note)}</span></figcaption>'
-                f'<img class="pixels" alt="{escape(column[0].title)}" src="{uris[-1] if still else ""}"{attributes}>'
+                f'<img class="pixels" alt="{escape(column[0].title)}" src="{uris[-1]}"{attributes}>'
                 f"{_bar(column[-1].bar)}</figure>"
             )
         controls = (
