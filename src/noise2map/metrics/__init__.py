@@ -1,5 +1,6 @@
 """Scores of maps and of their uncertainty, as torchmetrics classes: streaming, distributed, memory bounded."""
 
+from noise2map.metrics.bev import BEV_THRESHOLDS, BevScores
 from noise2map.metrics.bootstrap import (
     Interval,
     bootstrap_interval,
@@ -23,8 +24,10 @@ from noise2map.metrics.segmentation import (
 from noise2map.metrics.temperature import fit_temperature
 
 __all__ = [
+    "BEV_THRESHOLDS",
     "DEPTH_SCORES",
     "UNCERTAINTY_SCORES",
+    "BevScores",
     "DepthScores",
     "ExpectedCalibrationError",
     "Interval",

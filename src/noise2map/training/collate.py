@@ -59,7 +59,7 @@ class MapCollator:
 
     Args:
         processor: ``processor(images=..., segmentation_maps= or depth_maps=..., return_tensors="pt")``.
-        task: ``"segmentation"`` (needs ``labels``) or ``"depth"`` (needs ``depth_m``).
+        task: ``"segmentation"`` (needs ``labels``), ``"depth"`` (needs ``depth_m``) or ``"bev"`` (whole samples go to its processor).
         resize: let the processor resize; ``False`` where the augmentation has cut all pictures to one size.
         keep_raw: also return the raw samples as ``"samples"`` and their ``"ids"``: evaluation needs maps at their own size.
     """
@@ -67,13 +67,29 @@ class MapCollator:
     _MAP = {"segmentation": ("labels", "segmentation_maps"), "depth": ("depth_m", "depth_maps")}
 
     def __init__(self, processor: Any, task: str, keep_raw: bool = False, resize: bool = True) -> None:
-        if task not in self._MAP:
-            raise ValueError(f"task is {task!r}; expected one of {', '.join(self._MAP)}")
+        if task not in (*self._MAP, "bev"):
+            raise ValueError(f"task is {task!r}; expected one of {', '.join(self._MAP)}, bev")
         self.processor, self.task, self.keep_raw = processor, task, keep_raw
         self.options: dict[str, Any] = {} if resize else {"do_resize": False}
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """``pixel_values`` ``(B, 3, H, W)`` float and ``labels`` ``(B, H, W)``: class ids, or metres with 0 for invalid."""
+        """``pixel_values`` ``(B, 3, H, W)`` float and ``labels`` ``(B, H, W)``: class ids, or metres with 0 for invalid.
+
+        For bird's-eye-view maps what their processor makes of the samples.
+        """
+        batch = self._bev_batch(samples) if self.task == "bev" else self._image_batch(samples)
+        if self.keep_raw:
+            batch["samples"] = list(samples)
+            batch["ids"] = [str(sample["id"]) for sample in samples]
+        return batch
+
+    def _bev_batch(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        for sample in samples:
+            if "labels" not in sample:
+                raise ValueError(f"sample {sample.get('id', '?')!r} has no 'labels', which training for {self.task} needs")
+        return dict(self.processor(samples))
+
+    def _image_batch(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         key, argument = self._MAP[self.task]
         maps = []
         for sample in samples:
@@ -85,8 +101,4 @@ class MapCollator:
             maps.append(values)
         images = [sample["image"] for sample in samples]
         encoded = self.processor(images=images, return_tensors="pt", **{argument: maps}, **self.options)
-        batch: dict[str, Any] = {"pixel_values": encoded["pixel_values"], "labels": torch.as_tensor(encoded["labels"])}
-        if self.keep_raw:
-            batch["samples"] = list(samples)
-            batch["ids"] = [str(sample["id"]) for sample in samples]
-        return batch
+        return {"pixel_values": encoded["pixel_values"], "labels": torch.as_tensor(encoded["labels"])}

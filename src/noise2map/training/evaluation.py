@@ -5,15 +5,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from noise2map.diffusion import image_generator
-from noise2map.metrics import DepthScores, SegmentationScores
+from noise2map.metrics import BevScores, DepthScores, SegmentationScores
 
 
 def task_of(model: nn.Module) -> str:
-    """``"segmentation"`` or ``"depth"``: what the model's ``task`` attribute or class name says.
+    """``"segmentation"``, ``"depth"`` or ``"bev"``: what the model's ``task`` attribute or class name says.
 
     Raises:
         ValueError: if neither names a task.
@@ -21,9 +22,9 @@ def task_of(model: nn.Module) -> str:
     task = getattr(model, "task", None)
     if task is None:
         name = type(model).__name__
-        task = "depth" if "Depth" in name else "segmentation" if "Segmentation" in name else None
-    if task not in ("segmentation", "depth"):
-        raise ValueError(f"{type(model).__name__} is neither a segmentation nor a depth model; expected a task of the two")
+        task = "bev" if "Bev" in name else "depth" if "Depth" in name else "segmentation" if "Segmentation" in name else None
+    if task not in ("segmentation", "depth", "bev"):
+        raise ValueError(f"{type(model).__name__} is neither a segmentation nor a depth nor a bev model; expected one of them")
     return task
 
 
@@ -33,6 +34,8 @@ def make_scores(model: nn.Module, task: str) -> Metric:
     if task == "segmentation":
         ignore = config.semantic_loss_ignore_index
         return SegmentationScores(config.num_labels, ignore_index=ignore, keep_per_image=False)
+    if task == "bev":
+        return BevScores(config.num_labels)
     return DepthScores(config.min_depth, config.max_depth, keep_per_image=False)
 
 
@@ -73,17 +76,26 @@ def evaluate_steps(
         device: where the model is.
 
     Returns:
-        ``{"mIoU_3": 0.41, ...}`` in [0, 1] for segmentation, ``{"abs_rel_3": ..., "delta1_3": ..., ...}`` for depth.
+        ``{"mIoU_3": 0.41, ...}`` in [0, 1] for segmentation, ``{"abs_rel_3": ..., "delta1_3": ..., ...}`` for
+        depth, ``{"mIoU_max_3": ..., "mIoU_50_3": ...}`` for bird's-eye-view maps.
     """
     task = task_of(model)
     scores = {count: make_scores(model, task).to("cpu") for count in steps}
     for batch in batches:
-        features = model.encode_image(batch["pixel_values"].to(device))
-        truths = [true_map(sample, task) for sample in batch["samples"]]
-        sizes = [tuple(truth.shape) for truth in truths]
+        if task == "bev":
+            inputs = {name: value for name, value in batch.items() if name not in ("labels", "samples", "ids")}
+            features = model.encode_sensors(**send_to_device(inputs, device))
+            truths, sizes = [], []
+        else:
+            features = model.encode_image(batch["pixel_values"].to(device))
+            truths = [true_map(sample, task) for sample in batch["samples"]]
+            sizes = [tuple(truth.shape) for truth in truths]
         for count, score in scores.items():
             generators = [image_generator(seed, image_id) for image_id in batch["ids"]]
             outputs = model.decode_map(features, num_inference_steps=count, generator=generators)
+            if task == "bev":  # the map has a grid of its own
+                score.update(outputs.probabilities.float().cpu(), batch["labels"].cpu())
+                continue
             for predicted, truth in zip(predict_maps(outputs, processor, task, sizes), truths):
                 score.update(predicted[None], truth[None])
     results: dict[str, float] = {}

@@ -61,7 +61,7 @@ class MapTrainer(Trainer):
     :mod:`noise2map.training.run_directory`.
 
     Args:
-        model: ``Noise2MapForSemanticSegmentation`` or ``Noise2MapForDepthEstimation``.
+        model: ``Noise2MapForSemanticSegmentation``, ``Noise2MapForDepthEstimation`` or ``Noise2MapForBevSegmentation``.
         args: transformers' training arguments; ``seed`` drives everything.
         train_dataset: raw samples (``image``, ``labels`` or ``depth_m``, ``id``).
         eval_dataset: raw samples.
@@ -72,7 +72,7 @@ class MapTrainer(Trainer):
         no_decay: parameters without weight decay, see :func:`noise2map.training.parameter_groups.decayed_parameters`.
         eval_steps: numbers of decoder calls to evaluate; a model without diffusion is evaluated at one call.
         eval_images: evaluate on this many images spread evenly over the set; ``None`` for all.
-        sample_images: rows of the sample picture; 0 for none.
+        sample_images: rows of the sample picture; 0 for none, and none for bird's-eye-view maps.
         ema_half_life_images: half-life of the averaged weights in images; ``None`` for no average.
         ema_warmup_ratio: see :class:`~noise2map.training.callbacks.EmaCallback`.
         callbacks: further callbacks.
@@ -130,7 +130,7 @@ class MapTrainer(Trainer):
         if not hasattr(type(model.config), "use_cache"):
             vars(model.config).pop("use_cache", None)  # Trainer sets it on every model; a map model has no such field
         self.model_accepts_loss_kwargs = False  # the loss is a mean over the batch: divide by accumulation steps
-        if sample_images and eval_dataset is not None and len(eval_dataset):
+        if sample_images and self.task != "bev" and eval_dataset is not None and len(eval_dataset):
             chosen = [eval_dataset[i] for i in _spread(len(eval_dataset), sample_images)]
             palette = getattr(eval_dataset, "palette", None)
             self.add_callback(SampleGridCallback(chosen, processing_class, self.eval_steps, args.seed, palette))

@@ -90,6 +90,28 @@ class Noise2MapForBevSegmentation(MapModel):
             pixel_values = pixel_values.to(self.dtype)
         return self.encoder(pixel_values, rig, points)
 
+    def encode_sensors(
+        self,
+        pixel_values: Tensor | None = None,
+        intrinsics: Tensor | None = None,
+        camera_to_lidar: Tensor | None = None,
+        image_augmentation: Tensor | None = None,
+        lidar_augmentation: Tensor | None = None,
+        points: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        """`encode_image` for the tensors of a batch as the processor makes it; see `forward` for them.
+
+        Returns:
+            Features ``(B, C, X, Y)``.
+
+        Raises:
+            ValueError: if a sensor is missing or its data cannot be used.
+        """
+        rig = None
+        if camera_to_lidar is not None and intrinsics is not None:
+            rig = CameraRig.create(intrinsics, camera_to_lidar, image_augmentation, lidar_augmentation)
+        return self.encode_image(pixel_values, rig, points)
+
     def decode_map(self, features: Tensor, *args: Any, **kwargs: Any) -> BevSegmenterOutput:
         """Denoises a map, given features; the arguments are those of `MapModel.decode_map`.
 
@@ -148,14 +170,11 @@ class Noise2MapForBevSegmentation(MapModel):
         Raises:
             ValueError: for inputs, labels, noise or dials that cannot work.
         """
-        rig = None
-        if camera_to_lidar is not None and intrinsics is not None:
-            rig = CameraRig.create(intrinsics, camera_to_lidar, image_augmentation, lidar_augmentation)
         if labels is not None:
             self._check_labels(labels, points if pixel_values is None else pixel_values)
-            features = self.encode_image(pixel_values, rig, points)
+        features = self.encode_sensors(pixel_values, intrinsics, camera_to_lidar, image_augmentation, lidar_augmentation, points)
+        if labels is not None:
             return self._train_on(features, labels, noise, timesteps, generator)
-        features = self.encode_image(pixel_values, rig, points)
         out = self.decode_map(features, num_inference_steps, ensemble_size, average, sampler, noise, generator, output_steps)
         if output_uncertainty:
             self._require_uncertainty(out)

@@ -1,0 +1,81 @@
+"""Intersection over union of overlapping map layers, at the thresholds of the published protocol."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+BEV_THRESHOLDS = (0.35, 0.40, 0.45, 0.50, 0.55, 0.60, 0.65)
+
+
+class BevScores(Metric):
+    """IoU of each layer over a data set, at several thresholds.
+
+    A cell counts as predicted where its probability is at least the threshold. True positives, false positives and false negatives
+    are summed over all samples before the ratio is taken, so the result does not depend on the batch size nor on the number of
+    processes. The published score takes for each layer the *best* threshold on the very samples that it is scored on
+    (``IoU_max``); ``IoU_50`` is the honest one.
+
+    Args:
+        num_layers: Number of layers K.
+        thresholds: Probabilities to cut at.
+        ignore_index: Label of cells that do not count.
+
+    Raises:
+        ValueError: If there is no layer or no threshold, or 0.5 is not one of them.
+    """
+
+    full_state_update = False
+    true_positives: Tensor
+    false_positives: Tensor
+    false_negatives: Tensor
+
+    def __init__(
+        self, num_layers: int, thresholds: Sequence[float] = BEV_THRESHOLDS, ignore_index: int = 255, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if num_layers < 1:
+            raise ValueError(f"num_layers is {num_layers}; expected at least 1")
+        if 0.5 not in thresholds:
+            raise ValueError(f"thresholds are {tuple(thresholds)}; expected probabilities, 0.5 among them")
+        self.num_layers, self.thresholds, self.ignore_index = num_layers, tuple(thresholds), ignore_index
+        for name in ("true_positives", "false_positives", "false_negatives"):
+            self.add_state(name, torch.zeros(len(self.thresholds), num_layers, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, probabilities: Tensor, labels: Tensor) -> None:
+        """Adds samples.
+
+        Args:
+            probabilities: `(B, K, X, Y)` in [0, 1].
+            labels: `(B, K, X, Y)` of 0, 1 or `ignore_index`.
+
+        Raises:
+            ValueError: If shapes differ or a label is something else.
+        """
+        if probabilities.shape != labels.shape or labels.ndim != 4 or labels.shape[1] != self.num_layers:
+            raise ValueError(
+                f"probabilities {tuple(probabilities.shape)} and labels {tuple(labels.shape)} "
+                f"must both be (B, {self.num_layers}, X, Y)"
+            )
+        known = labels != self.ignore_index
+        truth = labels == 1
+        if bool((known & ~truth & (labels != 0)).any()):
+            raise ValueError(f"labels hold values other than 0, 1 and {self.ignore_index}")
+        for i, threshold in enumerate(self.thresholds):
+            guess = probabilities >= threshold
+            self.true_positives[i] += (guess & truth & known).sum((0, 2, 3))
+            self.false_positives[i] += (guess & ~truth & known).sum((0, 2, 3))
+            self.false_negatives[i] += (~guess & truth & known).sum((0, 2, 3))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Scores in float64.
+
+        Returns:
+            `mIoU_max` and `mIoU_50` (scalars), `IoU_max` and `IoU_50` `(K,)`, `IoU` `(thresholds, K)`.
+        """
+        true_positives = self.true_positives.double()
+        iou = true_positives / (true_positives + self.false_positives + self.false_negatives + 1e-7)
+        best, half = iou.max(0).values, iou[self.thresholds.index(0.5)]
+        return {"mIoU_max": best.mean(), "mIoU_50": half.mean(), "IoU_max": best, "IoU_50": half, "IoU": iou}
