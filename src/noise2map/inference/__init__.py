@@ -15,6 +15,7 @@ _PUBLIC = {
     "evaluate_model": "noise2map.inference.evaluator",
     "load_model": "noise2map.inference.loading",
     "open_dataset": "noise2map.inference.datasets",
+    "predict_folder": "noise2map.inference.folder",
     "protocol_grid": "noise2map.inference.protocols",
 }
 
@@ -27,12 +28,14 @@ __all__ = [
     "evaluate_model",
     "load_model",
     "open_dataset",
+    "predict_folder",
     "protocol_grid",
 ]
 
 if TYPE_CHECKING:
     from noise2map.inference.datasets import open_dataset
     from noise2map.inference.evaluator import Evaluation, evaluate_model
+    from noise2map.inference.folder import predict_folder
     from noise2map.inference.loading import load_model
     from noise2map.inference.predictor import Dials, Prediction, Predictor
     from noise2map.inference.protocols import Protocol, protocol_grid
