@@ -59,7 +59,7 @@ class MapCollator:
 
     Args:
         processor: ``processor(images=..., segmentation_maps= or depth_maps=..., return_tensors="pt")``.
-        task: ``"segmentation"`` (needs ``labels``), ``"depth"`` (needs ``depth_m``) or ``"bev"`` (whole samples go to its processor).
+        task: ``"segmentation"`` (needs ``labels``), ``"depth"`` (needs ``depth_m``) or ``"bev"`` (the processor takes samples).
         resize: let the processor resize; ``False`` where the augmentation has cut all pictures to one size.
         keep_raw: also return the raw samples as ``"samples"`` and their ``"ids"``: evaluation needs maps at their own size.
     """
