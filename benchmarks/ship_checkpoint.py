@@ -1,0 +1,56 @@
+"""A finished training run -> a small checkpoint of the zoo.
+
+The auxiliary head (training only) is left out and the weights are rounded to half precision in the file; ``config.json`` asks for
+float32, so models load and run in float32. Scores in the cards are those of the shipped files.
+
+    python benchmarks/ship_checkpoint.py runs/freedoom-segmentation-tiny/final freedoom-segmentation-tiny
+"""
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+ZOO = Path(__file__).parent.parent / "src" / "noise2map" / "zoo"
+
+
+def ship(source: Path, target: Path) -> int:
+    """Writes the folder ``target`` whole or not at all; keeps its card. Returns the number of weights."""
+    weights = load_file(source / "model.safetensors")
+    kept = {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in weights.items()
+        if not name.startswith("auxiliary_head.")
+    }
+    overflow = [name for name, tensor in kept.items() if not torch.isfinite(tensor).all()]
+    if overflow:
+        raise ValueError(f"weights beyond half precision: {overflow[:3]}")
+    config = json.loads((source / "config.json").read_text())
+    config |= {"dtype": "float32", "use_auxiliary_head": False}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+        folder = Path(scratch) / "model"
+        folder.mkdir()
+        save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        shutil.copy(source / "preprocessor_config.json", folder)
+        if (target / "README.md").exists():
+            shutil.copy(target / "README.md", folder)
+        shutil.rmtree(target, ignore_errors=True)
+        folder.rename(target)
+    return sum(tensor.numel() for tensor in kept.values())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("name")
+    options = parser.parse_args()
+    destination = ZOO / options.name
+    count = ship(options.source, destination)
+    size = (destination / "model.safetensors").stat().st_size / 1e6
+    print(f"{destination}: {count:,} weights, {size:.1f} MB")
