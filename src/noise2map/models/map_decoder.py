@@ -4,14 +4,15 @@ What depends only on the image, the grid or the time is computed once for a run 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from noise2map.models.configuration import Noise2MapConfig
-from noise2map.models.deformable_attention import deformable_sample
+from noise2map.models.deformable_attention import deformable_sample, pixel_grid
+from noise2map.models.fast_linear import apply_linear, feed_forward, linear
 
 
 def sine_position_encoding(height: int, width: int, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -55,20 +56,33 @@ class DeformableAttention(nn.Module):
     def __init__(self, hidden_size: int, num_heads: int, num_points: int) -> None:
         super().__init__()
         self.num_heads, self.num_points = num_heads, num_points
+        self.formulation = "auto"  # of the sampling, see `deformable_sample`
         self.offsets = nn.Linear(hidden_size, num_heads * num_points * 2)
         self.weights = nn.Linear(hidden_size, num_heads * num_points)
         self.value = nn.Linear(hidden_size, hidden_size)
         self.output = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, tokens: Tensor, position: Tensor, size: tuple[int, int]) -> Tensor:
-        """Tokens ``(N, h*w, C)`` and positional encoding ``(h*w, C)`` -> ``(N, h*w, C)``, without the residual."""
+    def _query_weight(self) -> Tensor:
+        return torch.cat([self.offsets.weight, self.weights.weight])
+
+    def position_term(self, position: Tensor) -> Tensor:
+        """What the positional encoding ``(h*w, C)`` adds to offsets and weights, ``(h*w, 3 heads points)``, biases included.
+
+        Both are linear in tokens plus encoding, and the encoding is the same at every step.
+        """
+        return functional.linear(position, self._query_weight(), torch.cat([self.offsets.bias, self.weights.bias]))
+
+    def forward(self, tokens: Tensor, position_term: Tensor, size: tuple[int, int], base_grid: Tensor) -> Tensor:
+        """Tokens ``(N, h*w, C)`` -> ``(N, h*w, C)``, with the residual; ``position_term`` from the method of that name."""
         n, length, channels = tokens.shape
         heads, points = self.num_heads, self.num_points
-        query = tokens + position
-        offsets = self.offsets(query).view(n, length, heads, points, 2)
-        weights = self.weights(query).view(n, length, heads, points).softmax(-1)
-        value = self.value(tokens).view(n, *size, heads, channels // heads)
-        return self.output(deformable_sample(value, offsets, weights))
+        query = linear(tokens, self._query_weight()) + position_term
+        offsets, weights = query.split([heads * points * 2, heads * points], dim=-1)
+        offsets = offsets.view(n, length, heads, points, 2)
+        weights = weights.view(n, length, heads, points).softmax(-1)
+        value = apply_linear(self.value, tokens).view(n, *size, heads, channels // heads)
+        sampled = deformable_sample(value, offsets, weights, self.formulation, base_grid)
+        return apply_linear(self.output, sampled, residual=tokens)
 
 
 class MapDecoderLayer(nn.Module):
@@ -90,12 +104,14 @@ class MapDecoderLayer(nn.Module):
             return embedding.new_zeros(embedding.shape[0], 2 * self.linear_out.out_features)
         return self.time(functional.silu(embedding))
 
-    def forward(self, tokens: Tensor, position: Tensor, modulation: Tensor, size: tuple[int, int]) -> Tensor:
-        """Tokens ``(N, h*w, C)``, modulation ``(N, 2 C)`` -> ``(N, h*w, C)``."""
-        tokens = self.attention_norm(tokens + self.attention(tokens, position, size))
-        tokens = self.ffn_norm(tokens + self.linear_out(functional.gelu(self.linear_in(tokens))))
+    def forward(
+        self, tokens: Tensor, position_term: Tensor, modulation: Tensor, size: tuple[int, int], base_grid: Tensor
+    ) -> Tensor:
+        """Tokens ``(N, h*w, C)``, modulation ``(N, 2 C)`` or ``(1, 2 C)`` -> ``(N, h*w, C)``."""
+        tokens = self.attention_norm(self.attention(tokens, position_term, size, base_grid))
+        tokens = self.ffn_norm(feed_forward(tokens, self.linear_in, self.linear_out))
         scale, shift = modulation[:, None].chunk(2, dim=-1)
-        return tokens * (scale + 1) + shift
+        return torch.addcmul(shift, tokens, scale + 1)
 
 
 @dataclass
@@ -104,17 +120,19 @@ class DecoderContext:
 
     Attributes:
         image: image half of the projection, with its bias, ``(B, h*w, C)``.
-        position: positional encoding ``(h*w, C)``.
+        position_terms: each layer's share of the positional encoding, ``(h*w, 3 heads points)``.
+        base_grid: columns and rows ``(h*w, 2)``.
         size: ``(h, w)``.
     """
 
     image: Tensor
-    position: Tensor
+    position_terms: list[Tensor]
+    base_grid: Tensor
     size: tuple[int, int]
 
     def select(self, rows: Tensor) -> "DecoderContext":
         """The context of some of the images."""
-        return DecoderContext(self.image[rows], self.position, self.size)
+        return replace(self, image=self.image[rows])
 
 
 class MapDecoder(nn.Module):
@@ -148,10 +166,11 @@ class MapDecoder(nn.Module):
     def prepare(self, features: Tensor) -> DecoderContext:
         """Computes what a run needs once, from features ``(B, C, h, w)``."""
         weight = self.projection.weight[:, : self.feature_channels, 0, 0]
-        image = functional.linear(features.flatten(2).transpose(1, 2), weight, self.projection.bias)
+        image = linear(features.flatten(2).transpose(1, 2), weight, self.projection.bias)
         image, (height, width) = self._to_queries(image, features.shape[-2:])
         position = sine_position_encoding(height, width, self.hidden_size, features.device, image.dtype)
-        return DecoderContext(image, position, (height, width))
+        terms = [layer.attention.position_term(position) for layer in self.layers]
+        return DecoderContext(image, terms, pixel_grid(height, width, features.device), (height, width))
 
     def _to_queries(self, tokens: Tensor, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
         """Projected tokens ``(N, h*w, C)`` on the grid of the diffusion -> on the grid of the layers, and its size."""
@@ -168,7 +187,7 @@ class MapDecoder(nn.Module):
     def fuse(self, context: DecoderContext, x_t: Tensor) -> Tensor:
         """Projects noisy maps ``(N, C_map, h, w)`` and adds the image half; N = B*R. Tokens ``(N, h*w, C)``."""
         weight = self.projection.weight[:, self.feature_channels :, 0, 0]
-        noisy = functional.linear(x_t.to(weight.dtype).flatten(2).transpose(1, 2), weight)
+        noisy = linear(x_t.to(weight.dtype).flatten(2).transpose(1, 2), weight)
         # Resampling is linear in what is resampled, so the two halves may be resampled apart.
         noisy, _ = self._to_queries(noisy, x_t.shape[-2:])
         # The R samples of an image share its half of the projection.
@@ -186,6 +205,6 @@ class MapDecoder(nn.Module):
             Tokens ``(N, h*w, C)``.
         """
         tokens = self.fuse(context, x_t)
-        for layer, modulation in zip(self.layers, modulations.unbind(1)):
-            tokens = layer(tokens, context.position, modulation, context.size)
+        for layer, position_term, modulation in zip(self.layers, context.position_terms, modulations.unbind(1)):
+            tokens = layer(tokens, position_term, modulation, context.size, context.base_grid)
         return tokens

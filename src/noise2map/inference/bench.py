@@ -1,0 +1,271 @@
+"""Time and memory of a map model, stage by stage, against two yardsticks measured in the same run.
+
+The yardsticks: the same decoder with ``grid_sample`` attention, and the floor, which is the step's matrix products alone
+(same shapes, same type, the faster of PyTorch's own linear and oneDNN). Everything that is compared takes turns, one call of
+each in every round, so that a slow minute of the machine hits all of them; figures are medians over the rounds.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from noise2map.diffusion.process import add_noise, eps_from_x0
+from noise2map.diffusion.sampling import time_pairs
+from noise2map.inference.bench_memory import peak_memory
+from noise2map.inference.loading import load_model
+from noise2map.inference.provenance import provenance
+from noise2map.models import (
+    MapModel,
+    Noise2MapConfig,
+    Noise2MapForDepthEstimation,
+    Noise2MapForSemanticSegmentation,
+)
+from noise2map.models.fast_linear import available, onednn_linear
+from noise2map.models.map_decoder import DeformableAttention
+
+MODES = ("eager", "compiled")
+CLOCKS = ("wall", "cpu")
+_SWIN_T = {
+    "model_type": "swin",
+    "embed_dim": 96,
+    "depths": [2, 2, 6, 2],
+    "num_heads": [3, 6, 12, 24],
+    "window_size": 7,
+    "out_features": ["stage1", "stage2", "stage3", "stage4"],
+}
+# Published architectures, with weights drawn from the seed: speed does not depend on what they say.
+PRESETS: dict[str, tuple[type[MapModel], dict[str, Any]]] = {
+    "swin-t-ade20k": (Noise2MapForSemanticSegmentation, {"backbone_config": _SWIN_T, "num_labels": 150}),
+    "swin-t-kitti": (Noise2MapForDepthEstimation, {"backbone_config": _SWIN_T, "time_input": "time", "map_scale": 0.1}),
+}
+
+
+@dataclass(frozen=True)
+class BenchPlan:
+    """What to measure.
+
+    Attributes:
+        model: A preset, a shipped name, a folder or a hub id.
+        width: Columns of the image.
+        height: Rows of the image.
+        steps: Step counts of the whole decoding.
+        dtypes: Types to run in.
+        modes: `"eager"`, `"compiled"`.
+        rounds: Timed calls of everything.
+        batch_size: Images at a time.
+        clock: `"wall"`, or `"cpu"`: the time this process was given, all threads together, which other jobs do not enter.
+        seed: Of image, noise and a preset's weights.
+        memory: Whether to measure peak memory, each stage in its own process.
+    """
+
+    model: str
+    width: int
+    height: int
+    steps: tuple[int, ...]
+    dtypes: tuple[torch.dtype, ...]
+    modes: tuple[str, ...]
+    device: torch.device
+    rounds: int = 7
+    batch_size: int = 1
+    clock: str = "wall"
+    seed: int = 0
+    memory: bool = True
+
+
+def build_model(name: str, device: torch.device, dtype: torch.dtype, seed: int) -> MapModel:
+    """A preset with random weights, or a checkpoint, in evaluation mode."""
+    if name not in PRESETS:
+        return load_model(name, device, dtype)[0]
+    model_class, fields = PRESETS[name]
+    torch.manual_seed(seed)
+    return model_class(Noise2MapConfig(**fields)).to(device, dtype).eval()
+
+
+def with_grid_sample(model: MapModel) -> MapModel:
+    """A copy of the model whose attention reads the map with `grid_sample`; the weights are shared."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    twin = copy.deepcopy(model, memo=shared)
+    for module in twin.modules():
+        if isinstance(module, DeformableAttention):
+            module.formulation = "grid_sample"
+    return twin
+
+
+def step_products(model: MapModel, tokens: int) -> list[tuple[int, int, int]]:
+    """The matrix products of one decoder call as ``(rows, inner, columns)``: projection of the map, layers, head."""
+    products = [(tokens, model.codec.channels, model.decoder.hidden_size)]
+    # The scale and shift of a layer depend on time alone and are not part of a step.
+    once = {id(layer.time) for layer in model.decoder.layers}
+    for module in (*model.decoder.layers.modules(), *model.head.modules()):
+        if isinstance(module, nn.Linear) and id(module) not in once:
+            products.append((tokens, module.in_features, module.out_features))
+        elif isinstance(module, nn.Conv2d):
+            rows, columns = module.kernel_size
+            products.append((tokens, module.in_channels * rows * columns, module.out_channels))
+    return products
+
+
+def floor_calls(model: MapModel, tokens: int, device: torch.device, dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
+    """The products of a step and nothing else: by PyTorch's linear, and by oneDNN where it can."""
+    operands = []
+    for rows, inner, columns in step_products(model, tokens):
+        x, weight = torch.randn(rows, inner, device=device, dtype=dtype), torch.randn(columns, inner, device=device, dtype=dtype)
+        operands.append((x, weight, torch.randn(columns, device=device, dtype=dtype)))
+
+    def torch_products() -> None:
+        for x, weight, bias in operands:
+            F.linear(x, weight, bias)
+
+    def onednn_products() -> None:
+        for x, weight, bias in operands:
+            onednn_linear(x, weight, bias, None)
+
+    calls: dict[str, Callable[[], Any]] = {"torch": torch_products}
+    if available(*operands[0]):
+        calls["onednn"] = onednn_products
+    return calls
+
+
+def stage_calls(model: MapModel, plan: BenchPlan, stages: Iterable[str]) -> dict[str, Callable[[], Any]]:
+    """One call for each stage: `"encode"`, `"step"` (one call of decoder and head and its update), `"decode N"`, `"all N"`."""
+    dtype = model.dtype
+    generator = torch.Generator().manual_seed(plan.seed)
+    pixels = torch.randn(plan.batch_size, 3, plan.height, plan.width, generator=generator).to(plan.device, dtype)
+    features = torch.randn(plan.batch_size, model.config.hidden_size, *_grid(plan), generator=generator).to(plan.device, dtype)
+    noise = torch.randn(plan.batch_size, 1, model.codec.channels, *_grid(plan), generator=generator).to(plan.device)
+    calls: dict[str, Callable[[], Any]] = {}
+    for stage in stages:
+        kind, _, count = stage.partition(" ")
+        if kind == "encode":
+            calls[stage] = lambda: model.encode_image(pixels)
+        elif kind == "step":
+            calls[stage] = _step_call(model, features, noise.flatten(0, 1))
+        elif kind == "decode":
+            calls[stage] = lambda n=int(count): model.decode_map(features, num_inference_steps=n, noise=noise)
+        else:
+            calls[stage] = lambda n=int(count): model(pixels, num_inference_steps=n, noise=noise)
+    return calls
+
+
+def _grid(plan: BenchPlan) -> tuple[int, int]:
+    return plan.height // 4, plan.width // 4
+
+
+def _step_call(model: MapModel, features: Tensor, x_t: Tensor) -> Callable[[], Any]:
+    """The first of two steps, with its update, without what is done once for a run."""
+    (t, t_next), _ = time_pairs(2)
+    context = model.decoder.prepare(features)
+    modulations = model.decoder.modulations(model._time_input(torch.tensor([t])).to(features.device))
+    levels = [[level.to(x_t.device) for level in model.schedule.alpha_sigma(torch.tensor(time))] for time in (t, t_next)]
+    encode = model._readout_encoder()
+
+    def call() -> Tensor:
+        x0 = encode(model.head(model.decoder(context, x_t, modulations), context.size))
+        return add_noise(x0, eps_from_x0(x_t, x0, *levels[0]), *levels[1])
+
+    return call
+
+
+def compiled(model: MapModel) -> MapModel:
+    """The model with encoder, decoder and head compiled in place; names and weights stay as they are."""
+    for part in (model.encoder, model.decoder, model.head):
+        part.compile(dynamic=False)
+    return model
+
+
+def time_calls(calls: dict[str, Callable[[], Any]], plan: BenchPlan, tick: Callable[[], Any]) -> dict[str, list[float]]:
+    """Milliseconds of every call in every round, the calls taking turns; a first round warms up and does not count."""
+    clock = time.perf_counter if plan.clock == "wall" else time.process_time
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for round_index in range(plan.rounds + 1):
+        for name, call in calls.items():
+            _finish(plan.device)
+            start = clock()
+            call()
+            _finish(plan.device)
+            if round_index:
+                found[name].append((clock() - start) * 1000)
+            tick()
+    return found
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+@torch.no_grad()
+def run_bench(plan: BenchPlan, tick: Callable[[], Any] = lambda: None) -> list[dict[str, Any]]:
+    """Measure a plan.
+
+    Args:
+        plan: What to measure.
+        tick: Called after every call, `expected_ticks` times in all, for a progress bar.
+
+    Returns:
+        One row for each type, mode and stage.
+    """
+    rows = []
+    tokens = plan.batch_size * (plan.height // 4) * (plan.width // 4)
+    for dtype in plan.dtypes:
+        model = build_model(plan.model, plan.device, dtype, plan.seed)
+        calls: dict[str, Callable[[], Any]] = {}
+        for mode in plan.modes:
+            fresh = copy.deepcopy(model), with_grid_sample(model)
+            ours, theirs = (compiled(one) if mode == "compiled" else one for one in fresh)
+            stages = stage_calls(ours, plan, _stages(plan))
+            calls |= {f"{mode}|{stage}": call for stage, call in stages.items()}
+            calls[f"{mode}|grid_sample"] = stage_calls(theirs, plan, ["step"])["step"]
+        calls |= {f"floor|{name}": call for name, call in floor_calls(model, tokens, plan.device, dtype).items()}
+        times = time_calls(calls, plan, tick)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        for mode in plan.modes:
+            for stage in _stages(plan):
+                memory = peak_memory(plan, dtype, mode, stage) if plan.memory and stage in _memory_stages(plan) else {}
+                row = {"model": plan.model, "parameters": parameters, "size": f"{plan.width}x{plan.height}"}
+                row |= {"batch_size": plan.batch_size, "mode": mode, "stage": stage}
+                row |= {"ms": median(times[f"{mode}|{stage}"])} | _against(times, mode, stage) | memory
+                rows.append(row | {"rounds": plan.rounds, "clock": plan.clock} | provenance(plan.device, dtype, plan.seed))
+                if memory:
+                    tick()
+    return rows
+
+
+def _against(times: dict[str, list[float]], mode: str, stage: str) -> dict[str, float]:
+    """A step's ratios to the yardsticks, each the median over rounds of ratios within a round."""
+    if stage != "step":
+        return {}
+    own = times[f"{mode}|step"]
+    floors = {name.removeprefix("floor|"): value for name, value in times.items() if name.startswith("floor|")}
+    best = min(floors.values(), key=median)
+    result = {f"floor_{name}_ms": median(value) for name, value in floors.items()}
+    result["step_over_floor"] = median(a / b for a, b in zip(own, best))
+    result["step_over_torch_floor"] = median(a / b for a, b in zip(own, floors["torch"]))
+    theirs = times[f"{mode}|grid_sample"]
+    result["grid_sample_ms"] = median(theirs)
+    result["grid_sample_over_step"] = median(b / a for a, b in zip(own, theirs))
+    return result
+
+
+def _stages(plan: BenchPlan) -> list[str]:
+    return ["encode", "step", *(f"decode {count}" for count in plan.steps), f"all {max(plan.steps)}"]
+
+
+def _memory_stages(plan: BenchPlan) -> list[str]:
+    return ["encode", "step", f"all {max(plan.steps)}"]
+
+
+def expected_ticks(plan: BenchPlan) -> int:
+    """How often `run_bench` calls its `tick`."""
+    floors = 2 if plan.device.type == "cpu" else 1
+    timed = (plan.rounds + 1) * (len(plan.modes) * (len(_stages(plan)) + 1) + floors)
+    return len(plan.dtypes) * (timed + plan.memory * len(plan.modes) * len(_memory_stages(plan)))
