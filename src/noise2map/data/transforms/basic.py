@@ -1,44 +1,13 @@
-"""Joint transforms of raw samples: the image, its maps and its camera move together, and every draw has an explicit generator.
+"""Flip, small scale change and colours: the default augmentation. Sizes stay the same."""
 
-A transform is a callable ``transform(sample, rng) -> sample`` on the dictionaries that the data sets return (``image`` a
-Pillow RGB picture, ``labels`` / ``depth_m`` / ``valid`` arrays ``(H, W)``, ``intrinsics`` fx, fy, cx, cy in pixels). The
-input sample is not changed, sizes stay the same.
-
-Depth is metric: scaling a picture by ``s`` looks like a camera with another focal length at the *same* distances. A model that
-is not told the focal length cannot know that, so :func:`default_transform` crops and scales for segmentation only; for depth
-it flips and changes colours.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
-Sample = dict[str, Any]
-Transform = Callable[[Mapping[str, Any], np.random.Generator], Sample]
-
-_MAPS = ("labels", "depth_m", "valid")
-
-
-def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The generator of one sample in one epoch: the same in any worker, batch, process or resumed run."""
-    return np.random.default_rng([int(seed), int(epoch), int(index)])
-
-
-@dataclass(frozen=True)
-class Compose:
-    """Transforms one after another, all drawing from the same generator in turn."""
-
-    transforms: Sequence[Transform]
-
-    def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator) -> Sample:
-        """The sample after all transforms."""
-        result = dict(sample)
-        for transform in self.transforms:
-            result = transform(result, rng)
-        return result
+from noise2map.data.transforms.sample import MAPS, Compose, Sample, Transform, check_probability, map_picture, map_values
 
 
 @dataclass(frozen=True)
@@ -48,8 +17,7 @@ class HorizontalFlip:
     p: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.p <= 1:
-            raise ValueError(f"flip probability is {self.p}; expected a number in [0, 1]")
+        check_probability(self.p, "flip")
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator) -> Sample:
         """The sample, mirrored or as it was."""
@@ -58,7 +26,7 @@ class HorizontalFlip:
             return result
         width = result["image"].width
         result["image"] = result["image"].transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        for key in _MAPS:
+        for key in MAPS:
             if key in result:
                 result[key] = np.ascontiguousarray(result[key][:, ::-1])
         if "intrinsics" in result:
@@ -72,7 +40,7 @@ class RandomResizedCrop:
     """Cuts a window with the picture's aspect ratio and scales it back to the picture's size.
 
     The image is resampled bilinearly, maps take the nearest pixel. Depth values stay as they are and the intrinsics change:
-    see the module's note before using it for depth.
+    see the note of the package before using it for depth.
 
     Attributes:
         scale: range of the window's side as a fraction of the picture's, within (0, 1].
@@ -93,7 +61,7 @@ class RandomResizedCrop:
         left, top = rng.uniform(0, 1 - side) * width, rng.uniform(0, 1 - side) * height
         box = (left, top, left + side * width, top + side * height)
         result["image"] = result["image"].resize((width, height), Image.Resampling.BILINEAR, box=box)
-        for key in _MAPS:
+        for key in MAPS:
             if key in result:
                 result[key] = _crop_map(result[key], (width, height), box)
         if "intrinsics" in result:
@@ -104,9 +72,7 @@ class RandomResizedCrop:
 
 def _crop_map(values: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]) -> np.ndarray:
     """Nearest-pixel crop and scale of an ``(H, W)`` map of integers, floats or booleans."""
-    stored = values.astype(np.uint8) if values.dtype == np.bool_ else values
-    picture = Image.fromarray(stored).resize(size, Image.Resampling.NEAREST, box=box)
-    return np.asarray(picture).astype(values.dtype)
+    return map_values(map_picture(values).resize(size, Image.Resampling.NEAREST, box=box), values.dtype)
 
 
 @dataclass(frozen=True)

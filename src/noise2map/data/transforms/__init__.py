@@ -1,0 +1,38 @@
+"""Joint transforms of raw samples: the image, its maps and its camera move together, and every draw has an explicit generator.
+
+A transform is a callable ``transform(sample, rng) -> sample`` on the dictionaries that the data sets return (``image`` a
+Pillow RGB picture, ``labels`` / ``depth_m`` / ``valid`` arrays ``(H, W)``, ``intrinsics`` fx, fy, cx, cy in pixels). The
+input sample is not changed.
+
+Depth is metric: scaling a picture by ``s`` looks like a camera with another focal length at the *same* distances. A model that
+is not told the focal length cannot know that, so :func:`default_transform` crops and scales for segmentation only; for depth
+it flips and changes colours. The published depth recipes (:mod:`~noise2map.data.transforms.published`) do not scale either.
+"""
+
+from noise2map.data.transforms.basic import HorizontalFlip, Photometric, RandomResizedCrop, default_transform
+from noise2map.data.transforms.colour import ColourAugmentation, PhotometricDistortion
+from noise2map.data.transforms.cropping import BottomCrop, BoxCrop, PadTo, RandomCrop
+from noise2map.data.transforms.published import PUBLISHED, published_transform
+from noise2map.data.transforms.resizing import RandomRotation, RatioResize
+from noise2map.data.transforms.sample import Compose, Sample, Transform, sample_generator
+
+__all__ = [
+    "PUBLISHED",
+    "BottomCrop",
+    "BoxCrop",
+    "ColourAugmentation",
+    "Compose",
+    "HorizontalFlip",
+    "PadTo",
+    "Photometric",
+    "PhotometricDistortion",
+    "RandomCrop",
+    "RandomResizedCrop",
+    "RandomRotation",
+    "RatioResize",
+    "Sample",
+    "Transform",
+    "default_transform",
+    "published_transform",
+    "sample_generator",
+]
