@@ -207,5 +207,3 @@ def _check_classes(num_labels: Any, id2label: Any) -> None:
     names = id2label.keys() if isinstance(id2label, dict) else ()
     if not names or {str(name) for name in names} != {str(index) for index in range(len(names))}:
         raise ValueError(f"id2label is {id2label!r}; expected a name for each class id from 0 on")
-    if num_labels is not None and num_labels != len(names):
-        raise ValueError(f"num_labels is {num_labels}, but id2label names {len(names)} classes")
