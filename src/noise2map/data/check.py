@@ -26,6 +26,7 @@ class CheckReport:
         images: Samples that could be read.
         listed: Samples that there should be.
         released: How many the released split has, if that is known.
+        without_depth: Lines of the list that say that there is no depth; they are no samples.
         missing: Files that are not there.
         broken: What is wrong with the samples that could not be read.
         sizes: Number of samples by width and height.
@@ -44,6 +45,7 @@ class CheckReport:
     listed: int
     released: int | None = None
     images: int = 0
+    without_depth: int = 0
     missing: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
@@ -84,7 +86,7 @@ def check_dataset(
     """Read samples and report.
 
     Args:
-        dataset: A data set of raw samples; if it has ``missing``, those files are reported.
+        dataset: A data set of raw samples; its ``missing`` files and ``without_depth`` are reported if it has them.
         name: What to call it.
         limit: Read this many samples, spread evenly; 0 for all.
         skip_broken: Collect what is broken and go on; else the first broken sample is an error.
@@ -99,7 +101,8 @@ def check_dataset(
     """
     if limit < 0:
         raise ValueError(f"limit is {limit}; expected a number of samples, 0 for all")
-    report = CheckReport(name, len(dataset), released, missing=[str(path) for path in getattr(dataset, "missing", [])])
+    report = CheckReport(name, len(dataset), released, without_depth=getattr(dataset, "without_depth", 0))
+    report.missing = [str(path) for path in getattr(dataset, "missing", [])]
     report.class_pixels = np.zeros(len(dataset.id2label) + bool(dataset.id2label), np.int64)
     report.class_images = np.zeros(len(dataset.id2label), np.int64)
     tally = _Tally(report)

@@ -14,6 +14,8 @@ _BAR_WIDTH = 30
 def check_lines(report: CheckReport, id2label: Mapping[int, str]) -> list[str]:
     """What was found, line by line: counts, files at fault, sizes, cameras, classes or depth, warnings."""
     lines = [f"{report.name}: {report.images:,} of {report.listed:,} samples read"]
+    if report.without_depth:
+        lines.append(f"{report.without_depth} more are listed without depth")
     lines += _listed("missing files", report.missing)
     lines += _listed("broken samples", report.broken)
     if not report.images:
