@@ -3,13 +3,10 @@
 import functools
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from golden_reference import published_models
 from noise2map.convert.ddp import convert_ddp_state_dict

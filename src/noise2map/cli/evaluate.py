@@ -10,14 +10,28 @@ import typer
 
 def evaluate(
     model: Annotated[str, typer.Option(help="Shipped name, folder of a checkpoint, or hub id.")],
-    dataset: Annotated[str, typer.Option(help="freedoom, samples (shipped frames) or folder (images/ and maps/).")] = "samples",
+    dataset: Annotated[
+        str,
+        typer.Option(
+            help="samples (shipped frames), freedoom, folder (images/ and maps/), or in its released layout: ade20k, cityscapes, "
+            "kitti, nyu, nyu-labelled, sun-rgbd."
+        ),
+    ] = "samples",
     root: Annotated[Path | None, typer.Option(help="Folder of the data; ROOT/SPLIT is taken where it exists.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the data.")] = "test",
+    split: Annotated[str | None, typer.Option(help="Split of the data. [default: the one that scores are published for]")] = None,
+    protocol: Annotated[
+        str, typer.Option(help="plain (the model's image processor), official (of the data set) or multi-scale (6 scales, flip).")
+    ] = "plain",
+    window: Annotated[str | None, typer.Option(help="Sliding windows WIDTHxHEIGHT in pixels, multiples of 32.")] = None,
+    stride: Annotated[str | None, typer.Option(help="Their distance WIDTHxHEIGHT. [default: two thirds of the window]")] = None,
     steps: Annotated[
         list[str] | None, typer.Option(help="Decoder calls: numbers or auto, e.g. 1,3,10,auto. [default: 1,3,10]")
     ] = None,
     ensemble: Annotated[list[str] | None, typer.Option(help="Noise samples, e.g. 1,4. [default: 1]")] = None,
-    average: Annotated[list[str] | None, typer.Option(help="last and/or steps. [default: last]")] = None,
+    average: Annotated[
+        list[str] | None,
+        typer.Option(help="last and/or steps. [default: last; the model's with --protocol official]"),
+    ] = None,
     sampler: Annotated[str, typer.Option(help="ddim or ddpm.")] = "ddim",
     limit: Annotated[int, typer.Option(help="Score this many images, spread evenly over the data; 0 for all.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Images at a time; scores do not depend on it.")] = 8,
@@ -73,12 +87,26 @@ def evaluate(
         depth_range=(min_depth, max_depth),
         depth_scale=depth_scale,
         fit_temperature=fit_temperature,
+        test_protocol=protocol,
+        window=_sides("window", window),
+        stride=_sides("stride", stride),
+        average_of_model=average is None and protocol != "plain",
     )
     report = run_evaluation(job, say=lambda text: print(text, file=sys.stderr))
     print("\n\n".join(report.text()))
     if out is not None:
         for path in report.write(out, save_per_image):
             print(f"wrote {path}", file=sys.stderr)
+
+
+def _sides(name: str, text: str | None) -> tuple[int, int] | None:
+    """Height and width from ``WIDTHxHEIGHT``."""
+    if text is None:
+        return None
+    width, times, height = text.lower().partition("x")
+    if not (times and width.isdecimal() and height.isdecimal()):
+        raise ValueError(f"--{name} must be WIDTHxHEIGHT in pixels, such as 512x512, got {text!r}")
+    return int(height), int(width)
 
 
 def _check_directory(out: Path) -> None:

@@ -9,30 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from noise2map.data.transforms import BottomCrop
+
 Sample = dict[str, Any]
 View = Callable[[Mapping[str, Any]], Sample]
 
-KB_SIZE = (1216, 352)
-"""Width and height that every KITTI picture is cut to; all of the released ones are larger."""
 SUN_RGBD_FARTHEST_M = 8.0
-
-
-def kb_crop(sample: Mapping[str, Any]) -> Sample:
-    """The window of the KITTI benchmark: the 352 bottom rows and the 1216 middle columns, of picture, maps and camera.
-
-    A smaller picture keeps what it has.
-    """
-    result = dict(sample)
-    width, height = result["image"].size
-    left, top = max(0, (width - KB_SIZE[0]) // 2), max(0, height - KB_SIZE[1])
-    right, bottom = min(width, left + KB_SIZE[0]), height
-    result["image"] = result["image"].crop((left, top, right, bottom))
-    for key in ("labels", "depth_m", "valid"):
-        if key in result:
-            result[key] = np.ascontiguousarray(result[key][top:bottom, left:right])
-    if "intrinsics" in result:
-        result["intrinsics"] = result["intrinsics"] - np.array([0, 0, left, top], np.float32)
-    return result
 
 
 def garg_window(height: int, width: int) -> tuple[slice, slice]:
@@ -61,8 +43,12 @@ def cut_off(sample: Mapping[str, Any], farthest_m: float) -> Sample:
 
 
 def kitti_view(sample: Mapping[str, Any]) -> Sample:
-    """The KITTI window, scored in the Garg crop."""
-    return count_only(kb_crop(sample), garg_window)
+    """The window of the KITTI benchmark (lowest 352 rows, middle 1216 columns), scored in the Garg crop.
+
+    Raises:
+        ValueError: If the picture is smaller than that window.
+    """
+    return count_only(BottomCrop()(sample), garg_window)
 
 
 def nyu_view(sample: Mapping[str, Any]) -> Sample:

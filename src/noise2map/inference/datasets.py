@@ -65,6 +65,11 @@ def open_dataset(
     return dataset
 
 
+def evaluation_split(name: str) -> str:
+    """The split that scores are reported for: that of the published scores for a public data set, else ``"test"``."""
+    return PUBLIC_DATASETS[name].evaluation_split if name in PUBLIC_DATASETS else "test"
+
+
 def check_classes(dataset: Any, id2label: Mapping[int, str], model_name: str) -> str | None:
     """Compare the classes of a data set with a model's.
 

@@ -1,7 +1,7 @@
 """One run of ``noise2map evaluate``: open models and data, score, compare, write."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,14 @@ import torch
 from tqdm import tqdm
 
 from noise2map.inference import evaluation_report as tables
-from noise2map.inference.datasets import EvenSubset, check_classes, open_dataset
-from noise2map.inference.evaluator import Evaluation, evaluate_model
+from noise2map.inference.datasets import EvenSubset, check_classes, evaluation_split, open_dataset
+from noise2map.inference.evaluation_plans import EvaluationPlan, evaluation_plan, look_at
+from noise2map.inference.evaluator import Evaluation
 from noise2map.inference.loading import load_model, pick_device, pick_dtype
+from noise2map.inference.planned_evaluation import evaluate_with_plan
 from noise2map.inference.protocols import Protocol
 from noise2map.inference.provenance import provenance
+from noise2map.inference.published import published_for, published_table
 from noise2map.report.files import write_json
 from noise2map.report.tables import write_csv
 from noise2map.training.evaluation import task_of
@@ -27,7 +30,7 @@ class EvaluationJob:
         models: One model, or two to compare.
         dataset: Name of the data set.
         root: Its folder.
-        split: Its split.
+        split: Its split; None for the one that scores are reported for.
         protocols: Settings of the dials.
         steps_chosen: Whether the user chose them: then a model without diffusion refuses several steps or samples.
         limit: Images to score, 0 for all.
@@ -39,12 +42,16 @@ class EvaluationJob:
         depth_range: Bounds of the scored depth, metres; None for the first model's.
         depth_scale: Metres per unit of a folder's depth maps.
         fit_temperature: Also fit the temperature of the logits.
+        test_protocol: `"plain"`, `"official"` or `"multi-scale"`: how pictures are looked at, see `evaluation_plan`.
+        window: Height and width of sliding windows, pixels.
+        stride: Their distance, pixels.
+        average_of_model: Average over steps as the model's configuration says, whatever `protocols` say.
     """
 
     models: Sequence[str]
     dataset: str
     root: Path | None
-    split: str
+    split: str | None
     protocols: Sequence[Protocol]
     steps_chosen: bool = True
     limit: int = 0
@@ -56,6 +63,10 @@ class EvaluationJob:
     depth_range: tuple[float | None, float | None] = (None, None)
     depth_scale: float = 0.001
     fit_temperature: bool = False
+    test_protocol: str = "plain"
+    window: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    average_of_model: bool = False
 
 
 @dataclass
@@ -78,11 +89,15 @@ class EvaluationReport:
         """Tables for the screen."""
         first = self.rows[0]
         models = ", ".join(dict.fromkeys(row["model"] for row in self.rows))
+        data = f"{first['images']} images of {first['dataset']} {first['split']}"
         parts = [
-            f"{models} on {first['images']} images of {first['dataset']} {first['split']}, seed {first['seed']}, {first['device']}",
+            f"{models} on {data}, seed {first['seed']}, {first['device']}, protocol {first['test_protocol']}",
             tables.score_table(self.rows),
             tables.uncertainty_table(self.rows),
         ]
+        published = published_table(self.rows)
+        if published:
+            parts.insert(2, published)
         if self.differences:
             parts.append(tables.difference_table(self.differences))
         return parts
@@ -109,7 +124,10 @@ class EvaluationReport:
 def _protocols(job: EvaluationJob, model: Any, name: str, first: bool) -> list[Protocol]:
     """The job's protocols, or the only one there is for a model without diffusion."""
     if model.config.diffusion:
-        return list(job.protocols)
+        if not job.average_of_model:
+            return list(job.protocols)
+        average = model.config.average
+        return [replace(one, average="last" if one.steps == 1 else average) for one in job.protocols]
     only = Protocol(1)
     if first and job.steps_chosen and set(job.protocols) != {only}:
         raise ValueError(
@@ -118,9 +136,10 @@ def _protocols(job: EvaluationJob, model: Any, name: str, first: bool) -> list[P
     return [only]
 
 
-def _depth_range(job: EvaluationJob, model: Any) -> tuple[float, float]:
+def _depth_range(job: EvaluationJob, model: Any, plan: EvaluationPlan) -> tuple[float, float]:
     low, high = job.depth_range
-    bounds = (model.config.min_depth if low is None else low, model.config.max_depth if high is None else high)
+    default = plan.depth_range_m or (model.config.min_depth, model.config.max_depth)
+    bounds = (default[0] if low is None else low, default[1] if high is None else high)
     if not 0 < bounds[0] < bounds[1]:
         raise ValueError(f"need 0 < min_depth < max_depth (metres), got {bounds[0]} and {bounds[1]}")
     return float(bounds[0]), float(bounds[1])
@@ -149,25 +168,29 @@ def run_evaluation(job: EvaluationJob, say: Callable[[str], object] = lambda tex
         if task_of(model) != task:
             raise ValueError(f"cannot compare {job.models[0]!r}, a model for {task}, with {name!r}, one for {task_of(model)}")
     names = first.config.id2label if task == "segmentation" else None
-    data = open_dataset(job.dataset, job.root, job.split, task, names, job.depth_scale)
+    plan = evaluation_plan(job.dataset, task, job.test_protocol, job.window, job.stride)
+    split = evaluation_split(job.dataset) if job.split is None else job.split
+    data = look_at(open_dataset(job.dataset, job.root, split, task, names, job.depth_scale), job.dataset, job.test_protocol)
     for name, model, _ in loaded:
         warning = check_classes(data, model.config.id2label, name) if task == "segmentation" else None
         if warning:
             say(f"warning: {name}: {warning}")
     grids = [_protocols(job, model, name, index == 0) for index, (name, model, _) in enumerate(loaded)]
-    depth_range = _depth_range(job, first) if task == "depth" else None
+    depth_range = _depth_range(job, first, plan) if task == "depth" else None
     subset = EvenSubset(data, job.limit or len(data))
-    facts = {"dataset": job.dataset, "split": job.split, **provenance(device, dtype, job.seed), "batch_size": job.batch_size}
+    facts = {"dataset": job.dataset, "split": split, "test_protocol": plan.name}
+    facts |= {**provenance(device, dtype, job.seed), "batch_size": job.batch_size}
     if depth_range is not None:
         facts |= {"min_depth": depth_range[0], "max_depth": depth_range[1]}
     report, evaluations = EvaluationReport(), []
     for (name, model, processor), grid in zip(loaded, grids):
         with tqdm(total=len(subset), desc=Path(name).name, unit="image", disable=None if progress else True) as bar:
-            evaluation = evaluate_model(
-                model, processor, subset, grid, job.batch_size, job.seed, depth_range, job.fit_temperature, bar.update
-            )
+            options = (job.batch_size, job.seed, depth_range, job.fit_temperature, bar.update)
+            evaluation = evaluate_with_plan(model, processor, subset, grid, plan, *options)
         evaluations.append(evaluation)
         _add(report, evaluation, name, facts, job.resamples)
+        if len(subset) == len(data) and job.window is None:  # a published score is of all images
+            _add_published(report, evaluation, model, job)
         model.to("cpu")
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -178,6 +201,14 @@ def run_evaluation(job: EvaluationJob, say: Callable[[str], object] = lambda tex
             pair = (job.models[0], job.models[1])
             report.differences += tables.model_differences(*evaluations, pair, job.resamples)
     return report
+
+
+def _add_published(report: EvaluationReport, evaluation: Evaluation, model: Any, job: EvaluationJob) -> None:
+    for result, row in zip(evaluation.results, report.rows[-len(evaluation.results) :]):
+        dials = result.protocol
+        if dials.sampler == "ddim":
+            found = published_for(model.config, job.dataset, job.test_protocol, dials.steps, dials.samples, dials.average)
+            row |= {f"published_{score}": value for score, value in found.items()}
 
 
 def _add(report: EvaluationReport, evaluation: Evaluation, name: str, facts: dict[str, Any], resamples: int) -> None:

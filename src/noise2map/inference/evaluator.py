@@ -62,7 +62,7 @@ class _Batch:
     truths: list[Tensor] = field(default_factory=list)
 
 
-class _Clock:
+class Stopwatch:
     """Adds up seconds on a device, leaving out the first batch where there are others: it pays for warming up."""
 
     def __init__(self, device: torch.device) -> None:
@@ -70,6 +70,7 @@ class _Clock:
         self.batches: list[tuple[float, int]] = []
 
     def run(self, call: Callable[[], Any], images: int) -> Any:
+        """The call's result; its time counts for this many images."""
         self._wait()
         start = time.perf_counter()
         result = call()
@@ -85,6 +86,7 @@ class _Clock:
 
     @property
     def seconds_per_image(self) -> float:
+        """Mean time of an image."""
         counted = self.batches[1:] or self.batches
         return sum(seconds for seconds, _ in counted) / max(1, sum(images for _, images in counted))
 
@@ -172,7 +174,7 @@ def evaluate_model(
     # A mean over steps is taken of probabilities: no temperature of its logarithm is the one of the logits.
     images = len(dataset) if fit_temperature and task == "segmentation" else 0
     results = [ProtocolResult(p, make_scorer(model, depth_range, images * (p.average == "last"))) for p in protocols]
-    encode_clock, clocks = _Clock(model.device), [_Clock(model.device) for _ in results]
+    encode_clock, clocks = Stopwatch(model.device), [Stopwatch(model.device) for _ in results]
     ids: dict[int, str] = {}
     for batch in _batches(dataset, processor, task, batch_size):
         repeated = set(batch.ids).intersection(ids.values()) or len(set(batch.ids)) < len(batch.ids)

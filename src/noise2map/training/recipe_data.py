@@ -1,17 +1,19 @@
 """The data of a recipe: its data sets, its classes (without touching a file), its augmentation."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from noise2map.data.ade20k_classes import CLASSES as ADE20K_CLASSES
+from noise2map.data.broken import SkipBroken
 from noise2map.data.cityscapes import CLASSES as CITYSCAPES_CLASSES
 from noise2map.data.evaluation_views import EVALUATION_VIEWS, Viewed
 from noise2map.data.folder import FolderDataset
 from noise2map.data.freedoom import FreedoomDataset
 from noise2map.data.freedoom.catalog import class_names as freedoom_classes
 from noise2map.data.opening import open_public_dataset
-from noise2map.data.transforms import Transform, default_transform
+from noise2map.data.transforms import Compose, RatioResize, Transform, default_transform, published_transform
 from noise2map.training.recipes import PUBLIC_DATA_SETS, Recipe
 
 _PUBLIC_CLASSES = {"ade20k": ADE20K_CLASSES, "cityscapes": CITYSCAPES_CLASSES}
@@ -25,6 +27,8 @@ def make_data(recipe: Recipe) -> tuple[Any, Any]:
         ValueError: if a directory holds no usable samples, or maps for the other task.
     """
     train, val = _data_set(recipe, recipe.data.train), _data_set(recipe, recipe.data.val)
+    if recipe.data.skip_broken:
+        train = SkipBroken(train, recipe.data.skip_broken)
     view = EVALUATION_VIEWS.get(recipe.data.name)
     return train, val if view is None else Viewed(val, view)
 
@@ -63,6 +67,12 @@ def class_names(recipe: Recipe) -> dict[int, str]:
 
 def make_transform(recipe: Recipe) -> Transform:
     """The augmentation of the training samples."""
-    data = recipe.data
+    data, crop, size = recipe.data, recipe.crop_size(), recipe.picture_size()
+    if crop is not None:
+        width, height = crop
+        published = published_transform(data.transform, (height, width))
+        if size is None:
+            return published
+        return Compose([replace(one, box=size) if isinstance(one, RatioResize) else one for one in published.transforms])
     scale = None if data.crop_scale is None else (data.crop_scale[0], data.crop_scale[1])
     return default_transform(recipe.model.task, data.flip, scale, data.photometric)

@@ -41,6 +41,7 @@ class DataSection:
         flip: probability of mirroring.
         crop_scale: range of the random window's side (segmentation only); ``none`` for no crops.
         photometric: half-width of the colour factors; 0 for none.
+        skip_broken: how many unreadable training samples to skip, each named in a warning; 0 stops at the first.
         workers: processes that load data; 0 loads in the training process.
     """
 
@@ -58,6 +59,7 @@ class DataSection:
     flip: float = 0.5
     crop_scale: list[float] | None = field(default_factory=lambda: [0.7, 1.0])
     photometric: float = 0.2
+    skip_broken: int = 0
     workers: int = 0
 
 
