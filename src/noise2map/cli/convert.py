@@ -22,12 +22,12 @@ def ddp(
     max_depth: Optional[float] = typer.Option(None, help="Farthest depth in metres: 80 for KITTI (default), 10 for NYU."),  # noqa: UP045
     steps: int = typer.Option(3, help="Default number of steps; 10 for self-aligned weights."),
 ) -> None:
-    """Converts an official DDP segmentation or depth checkpoint; code in the file is never run.
+    """Converts an official DDP segmentation, depth or bird's-eye-view checkpoint; code in the file is never run.
 
     Writes config.json, model.safetensors, preprocessor_config.json and conversion.json, which says what became of every key.
     """
     from noise2map.convert import load_official_ddp
-    from noise2map.models import Noise2MapImageProcessor
+    from noise2map.models import Noise2MapBevProcessor, Noise2MapImageProcessor
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out} exists and is not an empty folder; expected a new one")
@@ -35,9 +35,12 @@ def ddp(
     if max_depth is not None:
         overrides["max_depth"] = max_depth
     model = load_official_ddp(checkpoint, **overrides)
+    processor: Noise2MapBevProcessor | Noise2MapImageProcessor
     is_depth = type(model).__name__.endswith("DepthEstimation")
     # The published test protocols: ADE20K keeps the ratio up to 2048 x 512, Cityscapes up to 2048 x 1024, depth is not resized.
-    if is_depth:
+    if "BevSegmentation" in type(model).__name__:
+        processor = Noise2MapBevProcessor(model.config.image_size)
+    elif is_depth:
         processor = Noise2MapImageProcessor(do_resize=False)
     else:
         shortest = 512 if model.config.num_labels == 150 else 1024

@@ -115,6 +115,20 @@ def test_variants_train_and_sample(fields):
     assert torch.isfinite(out.logits).all()
 
 
+@pytest.mark.parametrize("sensors", [("camera", "lidar")])
+def test_mixed_and_half_precision(sensors):
+    model = tiny_bev(sensors)
+    batch = inputs(sensors, 2)
+    exact = model(**batch, num_inference_steps=1, generator=generators(2)).probabilities
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model(**batch, num_inference_steps=1, generator=generators(2)).probabilities
+        model.train()(**batch, labels=labels(2), generator=generators(2)).loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    half = model.eval().bfloat16()(**batch, num_inference_steps=1, generator=generators(2)).probabilities
+    for rough in (mixed, half):
+        torch.testing.assert_close(rough.float(), exact, atol=0.15, rtol=0)
+
+
 def test_training_noise_comes_from_the_generator():
     model = tiny_bev().train()
     first, again, other = (model(**inputs(), labels=labels(), generator=generators(1, s)).loss for s in (0, 0, 1))

@@ -96,6 +96,14 @@ def test_grid_transform_reads_cell_centres():
     torch.testing.assert_close(out[0, 1, 5], target[1].centers(), atol=1e-4, rtol=0)
 
 
+def test_grid_transform_places_cells_exactly_in_half_precision():
+    source, target = (Bounds(-51.2, 51.2, 0.8),) * 2, (Bounds(-50, 50, 0.5),) * 2
+    features = torch.randn(1, 2, 128, 128, generator=torch.Generator().manual_seed(0)).bfloat16()
+    out, exact = (GridTransform(source, target)(x) for x in (features, features.float()))
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), exact, atol=0, rtol=2**-8)
+
+
 def test_grid_transform_is_zero_outside():
     out = GridTransform((Bounds(0, 4, 1),) * 2, (Bounds(4, 8, 1),) * 2)(torch.ones(1, 1, 4, 4))
     assert out[0, 0, 1:, 1:].abs().max() == 0

@@ -47,6 +47,7 @@ class GridTransform(nn.Module):
             for frame, cells in zip(self.source, self.target)
         )
         rows, columns = torch.meshgrid(x, y, indexing="ij")
-        grid = torch.stack([columns, rows], dim=-1).to(features.dtype)
-        grid = grid.expand(features.shape[0], -1, -1, -1)
-        return functional.grid_sample(features, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        dtype = torch.promote_types(features.dtype, torch.float32)  # half precision could not even name a cell
+        grid = torch.stack([columns, rows], dim=-1).to(dtype).expand(features.shape[0], -1, -1, -1)
+        out = functional.grid_sample(features.to(dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        return out.to(features.dtype)

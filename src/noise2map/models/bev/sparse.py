@@ -106,7 +106,7 @@ class _PairConvolution(torch.autograd.Function):
         for k, (source, target) in enumerate(ctx.pairs):
             if len(source):
                 part = grad[target]
-                grad_features.index_add_(0, source, part @ weight[k].T)
+                grad_features.index_add_(0, source, (part @ weight[k].T).to(features.dtype))
                 grad_weight[k] = features[source].T @ part
         return grad_features, grad_weight, None, None
 
