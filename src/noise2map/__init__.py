@@ -38,13 +38,13 @@ __all__ = [*_PUBLIC, "__version__"]
 
 if TYPE_CHECKING:
     from noise2map.models import (
-        Noise2MapConfig as Noise2MapConfig,
-    )
-    from noise2map.models import (
         Noise2MapBevConfig as Noise2MapBevConfig,
     )
     from noise2map.models import (
         Noise2MapBevProcessor as Noise2MapBevProcessor,
+    )
+    from noise2map.models import (
+        Noise2MapConfig as Noise2MapConfig,
     )
     from noise2map.models import (
         Noise2MapForBevSegmentation as Noise2MapForBevSegmentation,
