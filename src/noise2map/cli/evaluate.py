@@ -59,6 +59,8 @@ def evaluate(
     for name, value, least in (("limit", limit, 0), ("batch-size", batch_size, 1), ("resamples", resamples, 0)):
         if value < least:
             raise ValueError(f"--{name} must be at least {least}, got {value}")
+    if protocol not in ("plain", "official", "multi-scale"):
+        raise ValueError(f"--protocol must be plain, official or multi-scale, got {protocol!r}")
     if save_per_image and out is None:
         raise ValueError("--save-per-image needs --out, the folder to write to")
     if out is not None:

@@ -13,7 +13,12 @@ import yaml
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="Recipe file, or the name of a shipped recipe (see --list).")] = "",
+    recipe: Annotated[
+        str, typer.Argument(help="Recipe file, name of a shipped recipe (see --list), or folder: your own images/ and maps/.")
+    ] = "",
+    root: Annotated[Path | None, typer.Option(help="With folder: what holds images/ and maps/, or train/ and val/.")] = None,
+    task: Annotated[str, typer.Option(help="With folder: segmentation or depth.")] = "segmentation",
+    depth_scale: Annotated[float, typer.Option(help="With folder: metres per unit of the depth maps.")] = 0.001,
     out: Annotated[Path | None, typer.Option(help="Run directory; default runs/<recipe name>.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change a field, e.g. --set optim.lr=1e-4.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint of the run.")] = False,
@@ -28,7 +33,15 @@ def train(
         return
     if not recipe:
         raise ValueError(f"name a recipe file or a shipped recipe: {', '.join(recipe_names())}")
-    loaded = load_recipe(recipe, set_)
+    own = recipe == "folder" and not Path(recipe).is_file()
+    if own != (root is not None):
+        raise ValueError("your own data: noise2map train folder --root DIR --task segmentation|depth")
+    if own:
+        from noise2map.training.folder_recipe import folder_recipe
+
+        loaded = folder_recipe(root or "", task, depth_scale, set_, lambda text: print(text, file=sys.stderr))
+    else:
+        loaded = load_recipe(recipe, set_)
     directory = out if out is not None else Path("runs") / Path(recipe).stem
     if not dry_run:
         _check_directory(directory, resume)
@@ -52,6 +65,10 @@ def train(
     trainer.eval_images = None
     scores = trainer.evaluate(metric_key_prefix="final")
     final = trainer.export_final()
+    if own and trainer.is_world_process_zero():
+        from noise2map.training.card import write_card
+
+        write_card(trainer, final, loaded, scores)
     if trainer.is_world_process_zero():
         print(json.dumps({name: round(value, 4) for name, value in scores.items() if "_" in name}))
         print(f"model written to {final}")

@@ -27,10 +27,28 @@ def make_data(recipe: Recipe) -> tuple[Any, Any]:
         ValueError: if a directory holds no usable samples, or maps for the other task.
     """
     train, val = _data_set(recipe, recipe.data.train), _data_set(recipe, recipe.data.val)
+    every = recipe.data.hold_out_every
+    if every:
+        train = _Part(train, [index for index in range(len(train)) if index % every])
+        val = _Part(val, list(range(0, len(val), every)))
     if recipe.data.skip_broken:
         train = SkipBroken(train, recipe.data.skip_broken)
     view = EVALUATION_VIEWS.get(recipe.data.name)
     return train, val if view is None else Viewed(val, view)
+
+
+class _Part:
+    """Some samples of a data set, with all that it knows."""
+
+    def __init__(self, dataset: Any, indices: list[int]) -> None:
+        self.dataset, self.indices = dataset, indices
+        self.id2label, self.palette = dataset.id2label, dataset.palette
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.dataset[self.indices[index]]
 
 
 def _data_set(recipe: Recipe, part: str) -> Any:

@@ -31,6 +31,7 @@ class DataSection:
         train: directory of the training samples; of a public data set the split (a name or a list file).
         val: directory or split of the validation samples.
         classes: number of Freedoom classes, 10 or 8.
+        hold_out_every: where ``train`` and ``val`` are one folder, every so many-th pair is for validation alone.
         class_names: names of a folder's classes in the order of their ids; by default those of its ``classes.json``.
         depth_scale: metres in a unit of a folder's depth maps (0.001 for millimetres, 0.00390625 for KITTI).
         size: picture size ``WxH`` that the network sees; ``none`` for the pictures' own (all of one size).
@@ -49,6 +50,7 @@ class DataSection:
     root: str | None = None
     train: str = "data/freedoom/train"
     val: str = "data/freedoom/val"
+    hold_out_every: int = 0
     classes: int = 10
     class_names: list[str] | None = None
     depth_scale: float = 0.001
@@ -216,6 +218,9 @@ class Recipe:
             raise ValueError(f"data.crop is {crop}; the default transform cuts no window of fixed size (see data.crop_scale)")
         if data.transform in ("ade20k", "cityscapes") and size is None:
             raise ValueError(f"data.transform {data.transform} scales pictures about data.size; expected a size, got none")
+        one_folder = data.name == "folder" and data.train == data.val
+        good = data.hold_out_every == 0 or (data.hold_out_every >= 2 and one_folder)
+        _expect(good, "data.hold_out_every", data.hold_out_every, "0, or at least 2 where a folder is both train and val")
         if data.name in PUBLIC_DATA_SETS and data.root is None:
             raise ValueError(f"data.root is not set; expected the folder of {data.name}")
 
@@ -279,7 +284,16 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) ->
         FileNotFoundError: if there is no such file nor shipped recipe.
         ValueError: for broken YAML, an unknown key (with the closest known one) or a value of the wrong type.
     """
-    tree = _read_with_bases(name_or_path, [])
+    return make_recipe(recipe_tree(name_or_path), overrides)
+
+
+def recipe_tree(name_or_path: str | Path) -> dict[str, Any]:
+    """What a recipe and its bases say, as nested mappings; errors as in :func:`load_recipe`."""
+    return _read_with_bases(name_or_path, [])
+
+
+def make_recipe(tree: dict[str, Any], overrides: list[str] | None = None) -> Recipe:
+    """A recipe from nested mappings and ``section.field=value`` overrides; errors as in :func:`load_recipe`."""
     for assignment in overrides or []:
         _assign(tree, assignment)
     return build(Recipe, tree, "")
