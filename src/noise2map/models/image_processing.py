@@ -1,5 +1,6 @@
 """Image processor of the map models, on Pillow and numpy alone (no torchvision)."""
 
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,7 +52,18 @@ class Noise2MapImageProcessor(PilBackend):
     do_reduce_labels = False
 
     def __init__(self, **kwargs: Any) -> None:
+        """Stores the fields.
+
+        Raises:
+            ValueError: for a field that does not exist or cannot work.
+        """
+        for name in kwargs:
+            if name not in _KNOWN and not name.startswith("_"):
+                close = difflib.get_close_matches(name, _OPTIONS, 1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise ValueError(f"Noise2MapImageProcessor has no field {name!r}{hint}")
         super().__init__(**kwargs)
+        _check_options({name: getattr(self, name) for name in _OPTIONS})
 
     def preprocess(
         self,
@@ -64,7 +76,8 @@ class Noise2MapImageProcessor(PilBackend):
         """Prepares images, and maps for training.
 
         Args:
-            images: one image or a list: Pillow images of any mode, or arrays ``(H, W, 3)``, ``(3, H, W)``, ``(H, W)``.
+            images: one image or a list: Pillow images of any mode, or arrays ``(H, W, 3)``, ``(3, H, W)``, ``(H, W)`` of bytes or
+                16 bits. Transparent parts are laid on white; greys of 16 bits are scaled to 8.
             segmentation_maps: class ids ``(H, W)`` for each image, Pillow or array.
             depth_maps: metres ``(H, W)`` for each image, 0 where there is no depth.
             return_tensors: ``"pt"`` stacks into tensors; all images must then have one size after resizing.
@@ -74,16 +87,20 @@ class Noise2MapImageProcessor(PilBackend):
             ``pixel_values`` ``(B, 3, H, W)`` and, if maps were given, ``labels`` ``(B, H, W)``.
 
         Raises:
-            ValueError: if images and maps do not pair up, or sizes differ where one tensor is asked for.
+            ValueError: if an image cannot be used, images and maps do not pair up, an argument cannot work, or sizes differ
+                where one tensor is asked for.
         """
-        unknown = set(kwargs) - set(self.valid_kwargs.__annotations__) - set(ImagesKwargs.__annotations__)
+        unknown = set(kwargs) - _KNOWN
         if unknown:
             raise ValueError(f"Noise2MapImageProcessor has no argument {sorted(unknown)[0]!r}")
         options = {name: kwargs.get(name, getattr(self, name)) for name in _OPTIONS if kwargs.get(name) is not None}
         options = {**{name: getattr(self, name) for name in _OPTIONS}, **options}
+        _check_options(options)
         if segmentation_maps is not None and depth_maps is not None:
             raise ValueError("got segmentation_maps and depth_maps; expected the maps of one task")
         pictures = [_to_rgb(image) for image in _as_list(images)]
+        if not pictures:
+            raise ValueError("got no images; expected at least one")
         pixels = [self._prepare_image(picture, options) for picture in pictures]
         data: dict[str, Any] = {"pixel_values": pixels}
         maps = segmentation_maps if segmentation_maps is not None else depth_maps
@@ -106,8 +123,6 @@ class Noise2MapImageProcessor(PilBackend):
         size = _size_dict(self.size if size is None else size)
         if size.height and size.width:
             return max(MIN_SIDE, size.height), max(MIN_SIDE, size.width)
-        if not size.shortest_edge:
-            raise ValueError(f"size is {dict(size)}; expected 'height' and 'width', or 'shortest_edge'")
         ratio = size.shortest_edge / min(height, width)
         if size.longest_edge:
             ratio = min(ratio, size.longest_edge / max(height, width))
@@ -173,6 +188,27 @@ _OPTIONS = (
 )  # fmt: skip
 
 
+# Further fields that transformers reads from and writes to a processor's file, or passes in a call.
+_KNOWN = {
+    *_OPTIONS, *ImagesKwargs.__annotations__, "image_processor_type", "feature_extractor_type", "processor_class", "auto_map",
+    "name_or_path", "backend",
+}  # fmt: skip
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Refuses what no image can be processed with."""
+    if options["do_resize"]:
+        size = _size_dict(options["size"])
+        given = {name: value for name, value in dict(size).items() if value is not None}
+        pair = {"height", "width"} <= set(given)
+        if not (pair or "shortest_edge" in given) or not all(isinstance(v, int) and v > 0 for v in given.values()):
+            raise ValueError(f"size is {given or options['size']}; expected positive 'height' and 'width', or 'shortest_edge'")
+    if options["do_normalize"]:
+        mean, std = options["image_mean"], options["image_std"]
+        if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
+            raise ValueError(f"image_mean is {mean} and image_std {std}; expected three numbers each, the latter positive")
+
+
 def _as_list(items: Any) -> list[Any]:
     if isinstance(items, (list, tuple)):
         return list(items)
@@ -182,7 +218,12 @@ def _as_list(items: Any) -> list[Any]:
 
 
 def _size_dict(size: Any) -> SizeDict:
-    return size if isinstance(size, SizeDict) else SizeDict(**dict(size))
+    if isinstance(size, int):
+        return SizeDict(shortest_edge=size)
+    try:
+        return size if isinstance(size, SizeDict) else SizeDict(**dict(size))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"size is {size!r}; expected 'height' and 'width', or 'shortest_edge'") from error
 
 
 def _to_rgb(image: Any) -> Image.Image:
@@ -193,7 +234,7 @@ def _to_rgb(image: Any) -> Image.Image:
         if image.ndim == 3 and image.shape[0] in (1, 3, 4) and image.shape[-1] not in (1, 3, 4):
             image = image.transpose(1, 2, 0)
         if image.dtype == np.uint16:
-            image = (image // 257).astype(np.uint8)
+            image = _to_8_bits(image)
         if image.dtype != np.uint8:
             raise ValueError(f"image array has type {image.dtype}; expected uint8 values 0..255 or a Pillow image")
         if image.ndim == 3 and image.shape[-1] == 1:
@@ -203,9 +244,26 @@ def _to_rgb(image: Any) -> Image.Image:
         image = Image.fromarray(image)
     if not isinstance(image, Image.Image):
         raise ValueError(f"image is a {type(image).__name__}; expected a Pillow image or an array")
-    if image.mode.startswith("I"):  # 16-bit greyscale; a plain conversion would clip it
-        image = Image.fromarray((np.asarray(image).astype(np.int64) // 257).clip(0, 255).astype(np.uint8))
+    if 0 in image.size:
+        raise ValueError(f"image has {image.width}x{image.height} pixels; expected at least one")
+    if image.mode == "F" or image.mode.startswith("I"):  # a plain conversion would clip them
+        image = Image.fromarray(_to_8_bits(np.asarray(image)))
+    elif image.mode in _TRANSPARENT or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+_TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
+
+
+def _to_8_bits(values: np.ndarray) -> np.ndarray:
+    """16-bit greys 0..65535, or fractions 0..1, to bytes, any shape."""
+    values = values.astype(np.float64)
+    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 65535):
+        raise ValueError(f"image holds values from {values.min():g} to {values.max():g}; expected 0..65535, or 0..1")
+    fractions = values.max() <= 1 and not (values == np.rint(values)).all()
+    return np.rint(values * (255 if fractions else 255 / 65535)).astype(np.uint8)
 
 
 def _resize_each(values: Tensor, target_sizes: Sequence[Any] | None) -> list[Tensor]:
