@@ -25,7 +25,7 @@ def test_a_classifiers_weights_reach_the_backbone(tmp_path, kind):
     backbone = tiny_segmenter(kind).encoder.backbone
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     assert load_backbone(backbone, source) == []
-    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    image = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     inner = donor.swin if kind == "swin" else donor.convnext
     with torch.no_grad():
         expected = inner(image, output_hidden_states=True)

@@ -136,7 +136,6 @@ def _depth_fields(sets: list[FolderDataset], say: Callable[[str], object]) -> di
         raise ValueError(f"the depth maps of {sets[0].root} hold no depth: all values are 0")
     median = float(np.median(medians))
     if not _PLAUSIBLE_MEDIAN_M[0] <= median <= _PLAUSIBLE_MEDIAN_M[1]:
-        say(
-            f"warning: half of all depths are below {median:.3g} m; is --depth-scale {sets[0].depth_scale:g} (metres per unit) right?"
-        )
+        scale = f"--depth-scale {sets[0].depth_scale:g} (metres per unit)"
+        say(f"warning: the middle depth is {median:.3g} m; is {scale} right?")
     return {"min_depth": round(max(low * 0.9, 1e-3), 4), "max_depth": round(high * 1.1, 3)}

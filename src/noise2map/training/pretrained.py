@@ -1,6 +1,8 @@
 """Backbones pretrained on ImageNet into a fresh model, from a hub id or a local folder of transformers."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.utils import logging
 
 _BIAS_TABLE = re.compile(r"relative_position_bias_table$")
 # Norms of the four outputs, which a classifier has not.
@@ -65,6 +68,16 @@ def resize_bias_table(table: Tensor, length: int) -> Tensor:
     return maps.reshape(-1, length).T.contiguous().to(table)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 @torch.no_grad()
 def _read(kind: Any, source: str) -> dict[str, Tensor]:
     local = source.startswith((".", "/", "~")) or Path(source).is_dir()
@@ -78,7 +91,8 @@ def _read(kind: Any, source: str) -> dict[str, Tensor]:
                 f"model.backbone_from {source!r} is a {config.get('model_type')!r}; the recipe's backbone is a "
                 f"{kind.config_class.model_type!r}"
             )
-        donor, info = kind.from_pretrained(folder, output_loading_info=True)
+        with _quiet():  # the report of what a backbone lacks is made here, for the keys that matter
+            donor, info = kind.from_pretrained(folder, output_loading_info=True)
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"model.backbone_from {source!r}: the weights cannot be read: {error}") from error
     except OSError as error:
