@@ -1,6 +1,8 @@
 import hashlib
 import io
+import multiprocessing
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -60,6 +62,19 @@ def test_key_file_keeps_the_list(root, tmp_path):
         LsunDataset(root, split="val", key_file=keys)
 
 
+def test_forked_workers_read_for_themselves(root):
+    data = LsunDataset(root, split="val")
+    expected = [data[index]["id"] for index in range(2)]
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map(partial(identity_of, data), [0, 1, 0, 1], chunksize=1) == expected * 2
+    assert [data[index]["id"] for index in range(2)] == expected
+    assert LsunDataset(root, split="val")[0]["id"] == expected[0]  # a second data set on the same database
+
+
+def identity_of(data, index):
+    return data[index]["id"]
+
+
 def test_broken_pictures_are_named(root):
     with lmdb.open(str(root / "church_outdoor_val_lmdb"), map_size=2**24) as environment, environment.begin(write=True) as t:
         t.put(b"0000", b"RIFF no picture")
@@ -70,7 +85,7 @@ def test_broken_pictures_are_named(root):
 def test_no_database(tmp_path):
     (tmp_path / "a_val_lmdb").mkdir()
     (tmp_path / "a_val_lmdb" / "data.mdb").write_bytes(b"nothing" * 100)
-    with pytest.raises(ValueError, match="is not an LMDB database"):
+    with pytest.raises(ValueError, match="cannot be opened as an LMDB database"):
         LsunDataset(tmp_path, split="val")
     write_database(tmp_path / "b_test_lmdb", 0)
     with pytest.raises(ValueError, match="holds no picture"):

@@ -2,7 +2,6 @@
 
 import io
 import os
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +76,7 @@ class LsunDataset:
             raise OSError(f"cannot read picture {name} of {self.path}: {error}") from error
 
     def _open(self) -> Any:
-        return open_database(self.path.resolve(), os.getpid())
+        return open_database(self.path.resolve())
 
     def _read_keys(self, key_file: Path | None, limit: int | None) -> np.ndarray:
         if key_file is not None and key_file.is_file():
@@ -112,8 +111,10 @@ def import_lmdb() -> Any:
     return lmdb
 
 
-@cache
-def open_database(path: Path, process: int) -> Any:
+_OPEN: dict[Path, tuple[int, Any]] = {}
+
+
+def open_database(path: Path) -> Any:
     """The open database, once for each process: LMDB refuses a second one, and a forked worker must not use its parent's.
 
     Raises:
@@ -121,10 +122,17 @@ def open_database(path: Path, process: int) -> Any:
         ValueError: If the folder is no database.
     """
     lmdb = import_lmdb()
-    try:
-        return lmdb.open(str(path), readonly=True, lock=False, readahead=False, meminit=False)
-    except lmdb.Error as error:
-        raise ValueError(f"{path} is not an LMDB database: {error}") from error
+    owner, environment = _OPEN.get(path, (os.getpid(), None))
+    if owner != os.getpid():
+        environment.close()  # the copy that came with the fork; without a lock file this does not touch the parent's
+        environment = None
+    if environment is None:
+        try:
+            environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, meminit=False)
+        except lmdb.Error as error:
+            raise ValueError(f"{path} cannot be opened as an LMDB database: {error}") from error
+        _OPEN[path] = (os.getpid(), environment)
+    return environment
 
 
 def find_database(root: Path, category: str | None, split: str) -> Path:
