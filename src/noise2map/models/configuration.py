@@ -167,9 +167,16 @@ class Noise2MapConfig(PreTrainedConfig):
             name = self.backbone_config.get("model_type")
             raise ValueError(f"backbone_config has model_type {name!r}; expected a backbone of transformers such as 'swin'")
         super().__post_init__(**kwargs)
-        self._check()
+        if self.label2id is None and self.id2label is not None:
+            self.label2id = {name: index for index, name in self.id2label.items()}
+        self.check()
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Refuses values that cannot work, also those that were set after construction.
+
+        Raises:
+            ValueError: naming the field, its value and what was expected.
+        """
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             if value not in choices:

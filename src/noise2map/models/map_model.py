@@ -42,6 +42,7 @@ class MapModel(Noise2MapPreTrainedModel):
         encoder: nn.Module | None = None,
         decoder: MapDecoder | None = None,
     ) -> None:
+        config.check()  # fields may have been set after the configuration was made, as from_pretrained does
         super().__init__(config)
         self.schedule = make_schedule(config.noise_schedule, config.min_inverse_snr)
         self.encoder = ImageEncoder(config) if encoder is None else encoder

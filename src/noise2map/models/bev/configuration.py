@@ -134,8 +134,13 @@ class Noise2MapBevConfig(Noise2MapConfig):
         bounds = (self.x_bounds[:2], self.y_bounds[:2], self.point_z_bounds)
         return tuple(round((upper - lower) / size) for (lower, upper), size in zip(bounds, self.voxel_size))
 
-    def _check(self) -> None:
-        super()._check()
+    def check(self) -> None:
+        """Refuses values that cannot work.
+
+        Raises:
+            ValueError: naming the field, its value and what was expected.
+        """
+        super().check()
         if not self.sensors or set(self.sensors) - set(SENSORS) or len(set(self.sensors)) != len(self.sensors):
             raise ValueError(f"sensors is {list(self.sensors)!r}; expected 'camera', 'lidar' or both")
         if self.bev_decoder not in ("resnet", "second"):
