@@ -1,0 +1,97 @@
+"""Evaluations -> ``results/*.csv`` -> the tables of the README and of the cards.
+
+noise2map evaluate --model freedoom-depth-tiny ... --out out/depth
+python benchmarks/update_tables.py --collect depth out/depth        # into results/evaluate_depth.csv, differences_depth.csv
+python benchmarks/update_tables.py                                  # rewrites the tables from results/*.csv
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from noise2map.report.tables import markdown_table, read_csv, replace_block, write_csv
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "results"
+ZOO = ROOT / "src" / "noise2map" / "zoo"
+
+SCORES = {
+    "segmentation": {"mIoU": ("mIoU %", 100, 1), "aAcc": ("pixel accuracy %", 100, 1)},
+    "depth": {"delta1": ("δ1 %", 100, 1), "abs_rel": ("AbsRel", 1, 3), "rmse": ("RMSE m", 1, 2)},
+}
+UNCERTAINTY = {
+    "segmentation": ("entropy", "step_flip", "sample_variance", "mutual_information"),
+    "depth": ("sample_variance", "step_flip"),
+}
+
+
+def collect(name: str, folders: list[Path]) -> None:
+    """Merges the rows of evaluations of one task."""
+    documents = [json.loads((folder / "evaluation.json").read_text()) for folder in folders]
+    rows, seen = [], set()
+    for row in (row for document in documents for row in document["rows"]):
+        key = (row["model"], row["protocol"], row["images"])
+        if key not in seen:
+            seen.add(key)
+            rows.append(row)
+    write_csv(RESULTS / f"evaluate_{name}.csv", rows)
+    write_csv(RESULTS / f"differences_{name}.csv", [row for document in documents for row in document["differences"]])
+
+
+def score_table(task: str) -> str:
+    """Scores by model and protocol, with 95 % intervals."""
+    return markdown_table([_score_row(row, task) for row in read_csv(RESULTS / f"evaluate_{task}.csv")])
+
+
+def _score_row(row: dict[str, Any], task: str) -> dict[str, Any]:
+    line: dict[str, Any] = {
+        "model": "no diffusion" if "nodiffusion" in row["model"] else "DDP",
+        "steps": row["steps"] if row["steps"] != "auto" else f"auto ({row['mean_steps']:.1f})",
+        "samples": row["ensemble"],
+        "average": row["average"],
+        "images": row["images"],
+    }
+    for score, (title, factor, digits) in SCORES[task].items():
+        value, low, high = (row[key] * factor for key in (score, f"{score}_low", f"{score}_high"))
+        line[title] = f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    if task == "segmentation":
+        line["ECE %"] = f"{100 * row['ece']:.1f}"
+    return line
+
+
+def uncertainty_table(task: str) -> str:
+    """How well each kind of uncertainty finds the errors: error-AUROC and AUSE, by protocol."""
+    lines = []
+    for row in read_csv(RESULTS / f"evaluate_{task}.csv"):
+        if "nodiffusion" in row["model"] and task == "depth":
+            continue  # one call says nothing about its own uncertainty in depth
+        line: dict[str, Any] = {"model": "no diffusion" if "nodiffusion" in row["model"] else "DDP"}
+        line |= {"steps": row["steps"], "samples": row["ensemble"], "average": row["average"]}
+        for kind in UNCERTAINTY[task]:
+            auroc, ause = row.get(f"{kind}_auroc"), row.get(f"{kind}_ause")
+            line[kind.replace("_", " ")] = "–" if auroc in (None, "") else f"{auroc:.3f} / {ause:.3f}"
+        lines.append(line)
+    return markdown_table([line for line in lines if any("/" in str(value) for value in line.values())])
+
+
+def main() -> None:
+    """Collects evaluations, or rewrites every table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--collect", nargs="+", metavar=("TASK", "FOLDER"))
+    options = parser.parse_args()
+    if options.collect:
+        collect(options.collect[0], [Path(folder) for folder in options.collect[1:]])
+        return
+    for task in SCORES:
+        if not (RESULTS / f"evaluate_{task}.csv").exists():
+            continue
+        card = ZOO / f"freedoom-{task}-tiny" / "README.md"
+        note = "\n\nError-AUROC (higher is better) / AUSE (lower is better) of each kind of uncertainty:\n\n"
+        replace_block(card, "scores", score_table(task) + note + uncertainty_table(task))
+        replace_block(ROOT / "README.md", f"{task} scores", score_table(task))
+        replace_block(ROOT / "README.md", f"{task} uncertainty", uncertainty_table(task))
+
+
+if __name__ == "__main__":
+    main()
