@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -30,7 +32,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """Reads the weights of a checkpoint; code inside a pickle is never run.
 
     Args:
-        path: a ``.safetensors`` file, or a ``.pth`` / ``.pt`` / ``.bin`` pickle with tensors alone.
+        path: a ``.safetensors`` file, or a ``.pth`` / ``.pt`` / ``.bin`` pickle with tensors, numbers and text alone.
 
     Returns:
         Key -> tensor, with the wrappers (``state_dict``, ``module.``) of training frameworks removed.
@@ -43,9 +45,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     if path.suffix == ".safetensors":
-        return strip_wrappers(load_file(path))
+        try:
+            return strip_wrappers(load_file(path))
+        except SafetensorError as error:
+            raise ValueError(f"checkpoint {path} cannot be read, it is damaged or of another format: {error}") from error
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_numpy_scalars()):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise ValueError(
@@ -53,6 +59,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
             f"never executed ({reason}); expected a file saved from a plain state dict"
         ) from error
     return strip_wrappers(content)
+
+
+def _numpy_scalars() -> list[Any]:
+    """What a pickled numpy number is made of: training frameworks write their best score as one, under numpy 1 or 2's name."""
+    scalar = np.float64(0).__reduce__()[0]
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    types = {type(np.dtype(kind)) for kind in (np.bool_, np.int32, np.int64, np.float16, np.float32, np.float64)}
+    return [*((scalar, name) for name in names), np.dtype, *types]
 
 
 def strip_wrappers(content: Any) -> dict[str, Tensor]:
