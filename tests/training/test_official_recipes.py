@@ -140,7 +140,8 @@ def test_a_dry_run_measures_without_data():
     assert any("data/ade20k" in remark for remark in found.remarks)
     twice = dry_run(load_recipe("official/ade20k-swin-t", ["train.batch_size=4"]))
     assert twice.activation_bytes == pytest.approx(2 * found.activation_bytes, rel=0.05)
-    assert twice.step_flops == pytest.approx(found.step_flops) and twice.state_bytes == 16 * found.parameters
+    # What depends on the grid alone (positional terms) is computed once for a micro-batch, so larger ones cost a little less.
+    assert 0.99 < twice.step_flops / found.step_flops < 1 and twice.state_bytes == 16 * found.parameters
 
 
 def test_activation_bytes_are_what_autograd_keeps():
