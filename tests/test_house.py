@@ -1,0 +1,290 @@
+"""The plan of the house: who may import whom, sizes, names, documentation, and what never happens here."""
+
+import ast
+import functools
+import importlib
+import inspect
+import pkgutil
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import noise2map
+
+PACKAGE = Path(noise2map.__file__).parent
+ROOT = PACKAGE.parents[1]
+SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
+
+# Room -> (rooms it may import, packages it may import beside the standard library).
+MATHEMATICS = {"torch"}
+ENGINES = {"torch", "transformers", "accelerate", "diffusers", "safetensors", "numpy", "PIL"}
+ROOMS = {
+    "diffusion": (set(), MATHEMATICS),
+    "geometry": (set(), MATHEMATICS),
+    "codecs": (set(), MATHEMATICS),
+    "metrics": ({"geometry"}, {"torch", "torchmetrics", "scipy"}),
+    "data": ({"geometry"}, {"torch", "numpy", "PIL", "tqdm", "vizdoom", "shapely", "h5py", "lmdb", "scipy"}),
+    "models": ({"diffusion", "codecs", "geometry"}, {"torch", "transformers", "huggingface_hub", "numpy", "PIL", "spconv"}),
+    "guidance": ({"diffusion", "codecs"}, {"torch", "diffusers", "safetensors", "numpy", "PIL"}),
+    "training": (
+        {"diffusion", "geometry", "codecs", "metrics", "data", "models", "guidance", "report", "zoo"},
+        ENGINES | {"torchmetrics", "yaml", "tqdm", "matplotlib"},
+    ),
+    "convert": ({"models", "guidance"}, {"torch", "transformers", "diffusers", "safetensors", "numpy"}),
+    "report": ({"metrics", "geometry"}, {"matplotlib", "numpy", "PIL"}),
+    "inference": (
+        {"diffusion", "geometry", "codecs", "metrics", "data", "models", "guidance", "report", "zoo", "training", "convert"},
+        ENGINES | {"torchmetrics", "yaml", "tqdm", "psutil"},
+    ),
+    "zoo": (set(), set()),  # package data and a loader of names
+}
+ANYTHING = ("cli", "app", "__init__")
+# Extras, imported where they are used; psutil comes with accelerate.
+OPTIONAL = {"vizdoom", "shapely", "h5py", "lmdb", "scipy", "spconv", "gradio", "psutil"}
+NEVER = {"torchvision", "timm", "mmcv", "mmseg", "mmengine", "kornia", "pickle", "dill", "joblib"}
+CORE = {
+    "torch", "transformers", "diffusers", "accelerate", "safetensors", "torchmetrics", "numpy", "pillow", "typer", "tqdm", "pyyaml",
+    "matplotlib",
+}  # fmt: skip
+
+PUBLIC = {
+    "noise2map": [
+        "Noise2MapConfig",
+        "Noise2MapForSemanticSegmentation",
+        "Noise2MapForDepthEstimation",
+        "Noise2MapImageProcessor",
+        "MapTrainer",
+    ],
+    "noise2map.diffusion": ["CosineSchedule", "LinearSchedule", "time_pairs", "ddim_steps", "ddpm_steps", "image_generator"],
+    "noise2map.codecs": ["OneHotCodec", "AnalogBitsCodec", "ClassEmbeddingCodec", "DepthCodec", "MultiLabelCodec"],
+    "noise2map.convert": ["load_official_ddp"],
+    "noise2map.metrics": [],
+    "noise2map.geometry": [],
+}
+
+MAX_FILE, MAX_FUNCTION, MAX_MEDIAN = 400, 80, 150
+MEBI = 1024**2
+
+
+@functools.cache
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 10))
+
+
+def relative(path):
+    return str(path.relative_to(PACKAGE))
+
+
+def room_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def inside(path, kinds, condition=lambda node: True):
+    """Ids of all nodes within nodes of some kinds."""
+    outer = [node for node in ast.walk(tree_of(path)) if isinstance(node, kinds) and condition(node)]
+    return {id(node) for start in outer for node in ast.walk(start)}
+
+
+@functools.cache
+def imports_of(path):
+    """``(module, line, whether it is inside a function)`` of every import that happens when the code runs."""
+    late = inside(path, (ast.FunctionDef, ast.AsyncFunctionDef))
+    typing_only = inside(path, ast.If, lambda node: "TYPE_CHECKING" in ast.dump(node.test))
+    found = []
+    for node in ast.walk(tree_of(path)):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found += [(alias.name, node.lineno, id(node) in late) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = ["." * node.level + (node.module or "")]
+            if node.module == "noise2map":  # "from noise2map import data" imports the room
+                names = [f"noise2map.{alias.name}" for alias in node.names]
+            found += [(name, node.lineno, id(node) in late) for name in names]
+    return found
+
+
+def complaints(check):
+    """What a check yields over all source files, as one text."""
+    return "\n".join(f"{relative(path)}:{line}: {message}" for path in SOURCES for line, message in check(path))
+
+
+# ---- imports ---------------------------------------------------------------------------------------------------------------
+
+
+def test_every_source_is_in_a_room_of_the_plan():
+    assert {room_of(path) for path in SOURCES} <= {*ROOMS, *ANYTHING}
+
+
+def test_imports_go_one_way():
+    def check(path):
+        room = room_of(path)
+        rooms, packages = (None, None) if room in ANYTHING else ROOMS[room]
+        for module, line, _ in imports_of(path):
+            top, *rest = module.split(".")
+            if module.startswith("."):
+                yield line, f"relative import {module}"
+            elif rooms is None:
+                continue
+            elif top == "noise2map":
+                other = rest[0] if rest else "__version__"  # what a bare "import noise2map" is good for
+                if other not in (room, "__version__") and other not in rooms:
+                    yield line, f"{room} imports {other}"
+            elif top not in sys.stdlib_module_names and top not in packages:
+                yield line, f"{room} imports {top}"
+
+    assert complaints(check) == ""
+
+
+def test_optional_packages_are_imported_where_they_are_used():
+    def check(path):
+        for module, line, late in imports_of(path):
+            top = module.split(".")[0]
+            if top in NEVER:
+                yield line, f"{module} is never imported"
+            if top in OPTIONAL and not late:
+                yield line, f"{module} is optional and imported at the top"
+
+    assert complaints(check) == ""
+
+
+def test_the_rooms_do_not_import_each_other_in_a_circle():
+    edges = {room: set(rooms) - {room} for room, (rooms, _) in ROOMS.items()}
+    while edges:
+        free = {room for room, needs in edges.items() if not needs & set(edges)}
+        assert free, f"circle among {sorted(edges)}"
+        edges = {room: needs for room, needs in edges.items() if room not in free}
+
+
+def test_importing_the_package_is_quick():
+    code = "import sys, noise2map; print(sorted({'torch', 'transformers', 'numpy', 'diffusers', 'matplotlib'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_mathematics_needs_torch_alone():
+    code = (
+        "import sys, noise2map.diffusion, noise2map.codecs, noise2map.geometry\n"
+        "print(sorted({'transformers', 'diffusers', 'torchmetrics', 'PIL', 'matplotlib', 'accelerate'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+# ---- names -----------------------------------------------------------------------------------------------------------------
+
+
+def test_no_room_for_odds_and_ends():
+    bad = {"utils", "util", "misc", "common", "helpers", "helper"}
+    names = {part.removesuffix(".py") for path in SOURCES for part in path.relative_to(PACKAGE).parts}
+    assert not names & bad
+
+
+def test_every_module_can_be_imported():
+    for module in pkgutil.walk_packages([str(PACKAGE)], "noise2map."):
+        importlib.import_module(module.name)
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_names(module):
+    room = importlib.import_module(module)
+    for name in [*PUBLIC[module], *getattr(room, "__all__", [])]:
+        value = getattr(room, name)
+        if inspect.isclass(value) or inspect.isfunction(value):
+            assert inspect.getdoc(value), f"{module}.{name} has no docstring"
+
+
+def test_package_lists_its_names():
+    assert set(noise2map.__all__) <= set(dir(noise2map))
+    for name in dir(noise2map):
+        getattr(noise2map, name)
+    with pytest.raises(AttributeError, match="no attribute 'Noise2Map'"):
+        _ = noise2map.Noise2Map
+
+
+def test_what_is_public_is_documented():
+    def check(path):
+        if not ast.get_docstring(tree_of(path)):
+            yield 1, "module without a docstring"
+        owners = [tree_of(path), *(node for node in tree_of(path).body if isinstance(node, ast.ClassDef) and node.name[0] != "_")]
+        for owner in owners:
+            for node in owner.body:
+                public = isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
+                overload = public and any("setter" in ast.dump(d) or "overload" in ast.dump(d) for d in node.decorator_list)
+                if public and not overload and not ast.get_docstring(node):
+                    yield node.lineno, f"{node.name} without a docstring"
+
+    assert complaints(check) == ""
+
+
+# ---- sizes -----------------------------------------------------------------------------------------------------------------
+
+
+def test_files_are_short():
+    lengths = {relative(path): len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
+    assert {name: length for name, length in lengths.items() if length > MAX_FILE} == {}
+    assert statistics.median(lengths.values()) <= MAX_MEDIAN
+
+
+def test_functions_are_short():
+    """Signature and docstring aside."""
+
+    def check(path):
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                first = node.body[1:2] if ast.get_docstring(node) else node.body[:1]
+                length = node.end_lineno - first[0].lineno + 1 if first else 0
+                if length > MAX_FUNCTION:
+                    yield node.lineno, f"{node.name} has {length} lines"
+
+    assert complaints(check) == ""
+
+
+def test_budgets():
+    package = sum(path.stat().st_size for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    assert package < 45 * MEBI, f"the wheel would hold {package / MEBI:.1f} MiB"
+    golden = sum(path.stat().st_size for path in (ROOT / "tests" / "golden").rglob("*") if path.is_file())
+    assert golden < 6 * MEBI, f"tests/golden holds {golden / MEBI:.1f} MiB"
+
+
+def test_installing_pulls_only_the_core():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    block = re.search(r"^dependencies = \[(.*?)^\]", text, re.S | re.M).group(1)
+    assert set(re.findall(r'"([a-zA-Z0-9_-]+)', block)) == CORE
+
+
+# ---- what never happens ----------------------------------------------------------------------------------------------------
+
+
+def test_weights_are_never_unpickled():
+    def check(path):
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "torch.hub.load", "np.load", "numpy.load"):
+                arguments = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                if ast.unparse(node.func) == "torch.load" and arguments.get("weights_only") != "True":
+                    yield node.lineno, "torch.load without weights_only=True"
+                if arguments.get("allow_pickle", "False") != "False":
+                    yield node.lineno, "numpy.load with allow_pickle"
+                if "hub" in ast.unparse(node.func):
+                    yield node.lineno, "torch.hub.load runs foreign code"
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("eval", "exec", "os.system"):
+                yield node.lineno, ast.unparse(node.func)
+            if isinstance(node, ast.keyword) and node.arg in ("trust_remote_code", "shell") and ast.unparse(node.value) != "False":
+                yield node.value.lineno, f"{node.arg}={ast.unparse(node.value)}"
+
+    assert complaints(check) == ""
+
+
+def test_nothing_is_left_undone():
+    marks = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b|NotImplementedError\(\)")
+
+    def check(path):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if marks.search(line):
+                yield number, line.strip()
+
+    assert complaints(check) == ""
