@@ -44,9 +44,13 @@ def score_table(task: str) -> str:
     return markdown_table([_score_row(row, task) for row in read_csv(RESULTS / f"evaluate_{task}.csv")])
 
 
+def _label(row: dict[str, Any], task: str) -> str:
+    return "DDP" if row["model"] == f"freedoom-{task}-tiny" else "no diffusion"  # the model of --compare is named by its folder
+
+
 def _score_row(row: dict[str, Any], task: str) -> dict[str, Any]:
     line: dict[str, Any] = {
-        "model": "no diffusion" if "nodiffusion" in row["model"] else "DDP",
+        "model": _label(row, task),
         "steps": row["steps"] if row["steps"] != "auto" else f"auto ({row['mean_steps']:.1f})",
         "samples": row["ensemble"],
         "average": row["average"],
@@ -64,9 +68,7 @@ def uncertainty_table(task: str) -> str:
     """How well each kind of uncertainty finds the errors: error-AUROC and AUSE, by protocol."""
     lines = []
     for row in read_csv(RESULTS / f"evaluate_{task}.csv"):
-        if "nodiffusion" in row["model"] and task == "depth":
-            continue  # one call says nothing about its own uncertainty in depth
-        line: dict[str, Any] = {"model": "no diffusion" if "nodiffusion" in row["model"] else "DDP"}
+        line: dict[str, Any] = {"model": _label(row, task)}
         line |= {"steps": row["steps"], "samples": row["ensemble"], "average": row["average"]}
         for kind in UNCERTAINTY[task]:
             auroc, ause = row.get(f"{kind}_auroc"), row.get(f"{kind}_ause")
