@@ -128,14 +128,16 @@ def test_a_step_tells_which_fraction_changed():
     assert readout.update(after, active).tolist() == [0, 0.25]
 
 
-def test_images_that_stopped_keep_what_they_had():
-    stream = scripted(4, 2, 1)
-    readout = SegmentationReadout(2, 1, "steps")
+@pytest.mark.parametrize("average", ["last", "steps"])
+@pytest.mark.parametrize("samples", [1, 2])
+def test_images_that_stopped_keep_what_they_had(average, samples):
+    stream = scripted(4, 2, samples)
+    readout = SegmentationReadout(2, samples, average)
     for i, value in enumerate(stream):
         readout.update(value, torch.tensor([True, i < 2]))
     logits, kinds = readout.result()
     assert readout.num_steps.tolist() == [4, 2]
-    alone, kinds_alone = consume(SegmentationReadout(1, 1, "steps"), stream[:2, 1:], 1)
+    alone, kinds_alone = consume(SegmentationReadout(1, samples, average), stream[:2, samples:], 1)
     assert torch.allclose(logits[1:], alone)
     for name, value in kinds_alone.items():
         assert torch.allclose(kinds[name][1:], value, atol=1e-6), name
