@@ -11,6 +11,7 @@ from PIL import Image
 from noise2map import cli
 from noise2map.data.freedoom import load_samples
 from noise2map.data.freedoom.catalog import class_names
+from noise2map.inference.demo_run import FIRST_FRAMES
 from noise2map.inference.showcase import build_room, varied_frames
 from noise2map.models import Noise2MapImageProcessor
 from tiny_models import tiny_depth_model, tiny_segmenter
@@ -96,6 +97,13 @@ def test_frames_come_from_different_maps():
     chosen = varied_frames(samples, 6)
     places = {samples.records[index]["map"] for index in chosen}
     assert len(chosen) == 6 and len(places) == 6
+    last = samples.records[-1]["id"]
+    assert varied_frames(samples, 3, [last, "no such frame"])[0] == len(samples) - 1
+    assert len(set(varied_frames(samples, 20, [last]))) == 20
+
+
+def test_the_first_frames_are_shipped():
+    assert set(FIRST_FRAMES) <= {record["id"] for record in load_samples("test").records}
 
 
 def test_a_flat_wall_has_normals_towards_the_camera():

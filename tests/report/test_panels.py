@@ -94,8 +94,8 @@ def test_a_panel_without_uncertainty_has_no_cell_for_it(frame):
 
 def test_uncertainty_scale_is_a_round_number_above_nearly_all_values():
     values = np.linspace(0, 0.21, 1000)
-    assert panels.uncertainty_limit(values) == 0.3
-    assert panels.uncertainty_limit(np.zeros(10)) == 0.02
+    assert panels.uncertainty_limit(values) == 0.5
+    assert panels.uncertainty_limit(np.zeros(10)) == 1e-6
     assert panels.uncertainty_limit(np.ones(10)) == 1.0
 
 

@@ -22,7 +22,7 @@ def test_the_nearer_point_hides_the_farther_whatever_the_order():
 def test_right_stays_right_and_down_stays_down():
     points = np.array([[1.0, 0, 5], [-1.0, 0, 5], [0.0, 1, 5], [0.0, -1, 5]])
     colors = np.array([RED, BLUE, (0, 255, 0), (255, 255, 0)], np.uint8)
-    picture = view_points(points, colors, yaw_deg=0, pitch_deg=0)
+    picture = view_points(points, colors, yaw_deg=0, pitch_deg=0, zoom=0.6)
 
     def place(color):
         return np.argwhere((picture == color).all(-1)).mean(axis=0)  # row, column

@@ -1,6 +1,9 @@
+import numpy as np
 import pytest
 
 from noise2map import zoo
+from noise2map.data.freedoom import load_samples
+from noise2map.inference import Predictor
 
 
 @pytest.fixture
@@ -48,3 +51,31 @@ def test_hub_ids_are_left_to_the_hub_and_the_rest_is_refused(room):
         zoo.resolve_model("model.pth")
     with pytest.raises(ValueError, match="shipped: broken-tiny, freedoom-depth-tiny"):
         zoo.resolve_model("resnet")
+
+
+@pytest.mark.parametrize("name", ["freedoom-segmentation-tiny", "freedoom-depth-tiny"])
+def test_shipped_checkpoints_are_small_and_documented(name):
+    files = {path.name: path.stat().st_size for path in zoo.zoo_path(name).iterdir()}
+    assert set(zoo._NEEDED) | {"README.md"} <= set(files)
+    assert sum(files.values()) < 10e6
+
+
+def test_the_shipped_segmentation_model_sees_rooms():
+    samples = load_samples("test")
+    chosen = [samples[index] for index in range(0, len(samples), 12)]
+    predictor = Predictor.from_pretrained("freedoom-segmentation-tiny", "cpu")
+    assert predictor.id2label == samples.id2label and (predictor.palette == samples.palette).all()
+    found = predictor([one["image"] for one in chosen], [one["id"] for one in chosen], num_inference_steps=3)
+    right = [(p.labels == one["labels"])[one["labels"] != 255] for p, one in zip(found, chosen)]
+    assert np.concatenate(right).mean() > 0.7  # 0.51 is "everything is a wall"
+
+
+def test_the_shipped_depth_model_measures_rooms():
+    samples = load_samples("test", "depth")
+    chosen = [samples[index] for index in range(0, len(samples), 12)]
+    predictor = Predictor.from_pretrained("freedoom-depth-tiny", "cpu")
+    found = predictor([one["image"] for one in chosen], [one["id"] for one in chosen], num_inference_steps=3)
+    pairs = [(p.depth_m[one["valid"]], one["depth_m"][one["valid"]]) for p, one in zip(found, chosen)]
+    predicted, truth = (np.concatenate(part) for part in zip(*pairs))
+    assert np.median(np.abs(predicted / truth - 1)) < 0.25  # the best constant is off by 0.5
+    assert np.corrcoef(np.log(predicted), np.log(truth))[0, 1] > 0.8

@@ -4,7 +4,6 @@ import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -40,12 +39,15 @@ from noise2map.inference.showcase_page import (
 )
 from noise2map.report.animation import Moment, denoising_frames, save_animation
 from noise2map.report.files import write_image
-from noise2map.report.html import GalleryItem, Page
+from noise2map.report.html import Cloud, GalleryItem, Page
 from noise2map.report.palettes import depth_range
-from noise2map.report.panels import Panel, render
+from noise2map.report.panels import Cell, Panel, render
 from noise2map.report.tables import text_table, write_csv
 
 Say = Callable[[str], None]
+
+# Shown first, for segmentation and for depth: scenes with much in view, picked by eye. The others are picked by rule.
+FIRST_FRAMES = ("freedoom-test-000522", "freedoom-test-000936")
 
 
 @dataclass(frozen=True)
@@ -117,12 +119,14 @@ def run_demo(job: DemoJob, say: Say) -> Iterator[str]:
     )
     for task, act in acts.items():
         _show_task(page, job, task, act)
-    room = _show_room(page, job, acts["segmentation"], acts["depth"])
+    cloud, normals = _show_room(page, job, acts["segmentation"], acts["depth"])
     tables = _show_scores(page, job, acts)
     page.write(job.out / "index.html")
     if job.hero is not None:
         seg, depth = acts["segmentation"], acts["depth"]
-        panel = hero_panel(seg.shown[0], seg.predictor, seg.moments, depth.shown[0], depth.predictor, depth.moments, room)
+        panel = hero_panel(
+            (seg.shown[0], seg.predictor, seg.moments), (depth.shown[0], depth.predictor, depth.moments), normals, cloud
+        )
         write_image(job.hero, render(panel, width=2040, theme="dark"), optimize=True)
     yield from tables
 
@@ -133,7 +137,8 @@ def _perform(job: DemoJob, predictor: Predictor, say: Say) -> _Act:
     steps = job.step_counts if config.diffusion else (1,)
     samples = job.depth_samples if task == "depth" and config.diffusion else 1
     dials = Dials(ensemble_size=samples, average="last", seed=job.seed)
-    indices = varied_frames(dataset, max(job.frames, job.scored))
+    first = FIRST_FRAMES if task == "segmentation" else FIRST_FRAMES[::-1]
+    indices = varied_frames(dataset, max(job.frames, job.scored), first)
     say(f"{task}: {counted(len(indices), 'frame')} at {_and(steps)} steps")
     frames, seconds = predict_frames(predictor, dataset, indices, steps, dials)
     shown = [frames[index] for index in np.linspace(0, len(frames) - 1, min(job.frames, len(frames))).round().astype(int)]
@@ -172,7 +177,7 @@ def _and(numbers: tuple[int, ...]) -> str:
     return ", ".join(map(str, numbers[:-1])) + f" and {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
 
 
-def _show_room(page: Page, job: DemoJob, seg: _Act, depth: _Act) -> Any:
+def _show_room(page: Page, job: DemoJob, seg: _Act, depth: _Act) -> tuple[Cloud, Cell]:
     frame, predictor = depth.shown[0], seg.predictor
     steps = max(frame.by_steps)
     labels = next((f.by_steps[max(f.by_steps)].labels for f in seg.frames if f.id == frame.id), None)
@@ -198,7 +203,7 @@ def _show_room(page: Page, job: DemoJob, seg: _Act, depth: _Act) -> Any:
         torch.from_numpy(frame.image[keep]),
         torch.from_numpy(room.normals[keep]),
     )
-    return cloud
+    return cloud, cells[2]
 
 
 def _show_scores(page: Page, job: DemoJob, acts: dict[str, _Act]) -> list[str]:

@@ -43,24 +43,28 @@ class Frame:
     by_steps: dict[int, Prediction]
 
 
-def varied_frames(dataset: Any, count: int) -> list[int]:
+def varied_frames(dataset: Any, count: int, first: Sequence[str] = ()) -> list[int]:
     """Frames to show: those with most classes in view, from different maps before a second one of the same map.
 
     Args:
         dataset: A Freedoom data set; its ``records`` tell map and classes.
         count: How many.
+        first: Ids to begin with, where the data set has them.
 
     Returns:
-        Indices in the order of the data set.
+        Indices: of ``first``, then of the others in the order of the data set.
     """
+    places = {record["id"]: index for index, record in enumerate(dataset.records)}
+    chosen = [places[one] for one in first if one in places][:count]
     best = sorted(range(len(dataset)), key=lambda index: (-len(dataset.records[index]["classes"]), index))
     rank: dict[int, int] = {}
     seen: dict[str, int] = {}
-    for index in best:
+    for index in [*chosen, *(index for index in best if index not in chosen)]:
         place = dataset.records[index]["map"]
         rank[index] = seen.get(place, 0)
         seen[place] = rank[index] + 1
-    return sorted(sorted(best, key=lambda index: rank[index])[:count])
+    others = sorted((index for index in best if index not in chosen), key=lambda index: rank[index])
+    return chosen + sorted(others[: count - len(chosen)])
 
 
 def predict_frames(

@@ -46,7 +46,8 @@ def frame_rows(frame: Frame, predictor: Predictor) -> list[list[Cell]]:
     steps = sorted(frame.by_steps)
     predictions = [frame.by_steps[count] for count in steps]
     known = [p.uncertainty for p in predictions if p.uncertainty is not None]
-    limit = uncertainty_limit(*known) if known else 1.0
+    # Samples of a depth map come together step by step: each number of steps has its own scale, said by its bar.
+    limit = uncertainty_limit(*known) if known and predictor.task == "segmentation" else None
     titles = [counted(count, "step") for count in steps]
     unsure = [
         uncertainty_cell(p.uncertainty, f"uncertainty, {title}", limit)
@@ -198,30 +199,39 @@ def risk_figure(task: str, result: StepScores, theme: str) -> Any:
     return risk_coverage_plot(curves, title=f"{task.capitalize()}, {counted(result.steps, 'step')}", theme=theme)
 
 
-def hero_panel(
-    segmented: Frame, segmenter: Predictor, seg_moments: Sequence[Moment],
-    measured: Frame, depther: Predictor, depth_moments: Sequence[Moment], cloud: Cloud,
-) -> Panel:  # fmt: skip
-    """The picture at the top of the README: two rows, from noise to map to what it is good for."""
-    few, many = min(segmented.by_steps), max(segmented.by_steps)
-    top, bottom = frame_rows(segmented, segmenter), frame_rows(measured, depther)
-    height, width = segmented.image.shape[:2]
+Act = tuple[Frame, Predictor, Sequence[Moment]]
 
-    def noise(sequence: Sequence[Moment]) -> Cell:
-        picture = Image.fromarray(noisy_pictures(sequence)[0]).resize((width, height), Image.Resampling.NEAREST)
-        return Cell("noise", np.asarray(picture))
 
-    def row(rows: list[list[Cell]], sequence: Sequence[Moment], last: Cell) -> list[Cell]:
-        maps, unsure = rows[0], rows[2][-1]
-        first, final = maps[1], maps[-1]
-        cells = [maps[0], noise(sequence), first, final, Cell("uncertainty", unsure.image), last]
-        return [Cell(cell.title, cell.image, note=cell.note) for cell in cells]
+def hero_panel(segmentation: Act, depth: Act, normals: Cell, cloud: Cloud) -> Panel:
+    """The picture at the top of the README: two rows, from the image and noise to the map and what it is good for.
 
+    Args:
+        segmentation: A frame, its predictor and the course of its denoising.
+        depth: Likewise.
+        normals: The normals of the depth.
+        cloud: Its point cloud.
+    """
+    frame, predictor, _ = segmentation
+    height, width = frame.image.shape[:2]
     view = view_points(
-        cloud.points_m, cloud.colors["image"], size=(width * 2, height * 2), focal_px=cloud.focal_px, yaw_deg=22, pitch_deg=14
+        cloud.points_m, cloud.colors["image"], size=(width * 2, height * 2), focal_px=cloud.focal_px, yaw_deg=14, pitch_deg=10
     )
-    shrunk = np.asarray(Image.fromarray(view).resize((width, height), Image.Resampling.LANCZOS))
-    errors = Cell("errors", top[1][-1].image, note=top[1][-1].note)
-    cells = [*row(top, seg_moments, errors), *row(bottom, depth_moments, Cell("point cloud", shrunk))]
-    assert few <= many
-    return Panel(cells, 6, legend=frame_legend(segmented, segmenter))
+    points = Cell("point cloud", np.asarray(Image.fromarray(view).resize((width, height), Image.Resampling.BOX)))
+    rows = frame_rows(frame, predictor)
+    cells = _hero_row(segmentation, [Cell("uncertainty", rows[2][-1].image), Cell("errors", rows[1][-1].image)])
+    cells += _hero_row(depth, [Cell("normals", normals.image), points])
+    return Panel(cells, columns=6, legend=frame_legend(frame, predictor))
+
+
+def _hero_row(act: Act, last: list[Cell]) -> list[Cell]:
+    frame, predictor, course = act
+    height, width = frame.image.shape[:2]
+    few, many = min(frame.by_steps), max(frame.by_steps)
+    maps = frame_rows(frame, predictor)[0]
+    cells = [Cell("image", frame.image)]
+    if course:
+        noise = Image.fromarray(noisy_pictures(course)[0]).resize((width, height), Image.Resampling.NEAREST)
+        cells.append(Cell("noise", np.asarray(noise)))
+    what = "classes" if predictor.task == "segmentation" else "depth"
+    cells += [Cell(f"{what}, {counted(few, 'step')}", maps[1].image), Cell(f"{what}, {counted(many, 'step')}", maps[-1].image)]
+    return cells + last

@@ -156,7 +156,7 @@ class Page:
         points = np.asarray(cloud.points_m, dtype=np.float64)[finite]
         if len(points) == 0:
             raise ValueError("a point cloud needs at least one finite point")
-        center = np.median(points, axis=0)
+        center = np.percentile(points, [5, 95], axis=0).mean(axis=0)
         points = points - center
         radius = max(float(np.percentile(np.linalg.norm(points, axis=1), 90)), 1e-6)
         # Whole numbers of 1/2000 of the radius, little-endian: +-16 radii fit in 16 bits; farther points stop there.
@@ -271,7 +271,7 @@ def _grid(rows: Sequence[Sequence[Cell | None]]) -> str:
 
 
 def _columns(count: int) -> str:
-    return f"grid-template-columns:repeat({count},minmax(120px,1fr))"
+    return f"grid-template-columns:repeat({count},minmax(150px,1fr))"
 
 
 def _figure(cell: Cell) -> str:

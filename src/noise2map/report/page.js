@@ -56,7 +56,7 @@
       pixels.fill(0xff0e0b0a);
       const nearest = new Float32Array(width * height).fill(Infinity);
       const cy = Math.cos(yaw), sy = Math.sin(yaw), cp = Math.cos(pitch), sp = Math.sin(pitch);
-      const focal = 1.15 * height * zoom, rgb = colors[shown], reach = 2.2;
+      const focal = 1.6 * height * zoom, rgb = colors[shown], reach = 2.2;
       for (let i = 0, j = 0; i < count; i++, j += 3) {
         const x = raw[j] * unit, y = raw[j + 1] * unit, z = raw[j + 2] * unit;
         const side = cy * x + sy * z, ahead = cy * z - sy * x;

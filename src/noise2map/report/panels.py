@@ -27,7 +27,7 @@ _LONGEST_CELL = 1200
 _SHORTEST_CELL = 24
 _GAP = 12
 _MARGIN = 16
-_NICE = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+_NICE = [digit * 10.0**power for power in range(-6, 0) for digit in (1, 2, 5)] + [1.0]
 
 
 @dataclass

@@ -41,12 +41,12 @@ def view_points(
     if not finite.any():
         raise ValueError("there is no finite point to draw")
     points_m, colors = points_m[finite], colors[finite]
-    center = np.median(points_m, axis=0)
+    center = np.percentile(points_m, [5, 95], axis=0).mean(axis=0)
     radius = max(float(np.percentile(np.linalg.norm(points_m - center, axis=1), 90)), 1e-6)
     rotated = (points_m - center) @ _rotation(yaw_deg, pitch_deg).T
     depth = rotated[:, 2] + 2.2 * radius
     width, height = size
-    focal = 1.1 * min(width, height) * zoom
+    focal = 1.5 * min(width, height) * zoom
     ahead = depth > 0.05 * radius
     x = np.round(width / 2 + focal * rotated[ahead, 0] / depth[ahead]).astype(np.int64)
     y = np.round(height / 2 + focal * rotated[ahead, 1] / depth[ahead]).astype(np.int64)
