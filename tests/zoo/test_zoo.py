@@ -67,7 +67,7 @@ def test_the_shipped_segmentation_model_sees_rooms():
     assert predictor.id2label == samples.id2label and (predictor.palette == samples.palette).all()
     found = predictor([one["image"] for one in chosen], [one["id"] for one in chosen], num_inference_steps=3)
     right = [(p.labels == one["labels"])[one["labels"] != 255] for p, one in zip(found, chosen)]
-    assert np.concatenate(right).mean() > 0.7  # 0.51 is "everything is a wall"
+    assert np.concatenate(right).mean() > 0.7  # 0.44 is "everything is a wall"
 
 
 def test_the_shipped_depth_model_measures_rooms():
@@ -77,5 +77,5 @@ def test_the_shipped_depth_model_measures_rooms():
     found = predictor([one["image"] for one in chosen], [one["id"] for one in chosen], num_inference_steps=3)
     pairs = [(p.depth_m[one["valid"]], one["depth_m"][one["valid"]]) for p, one in zip(found, chosen)]
     predicted, truth = (np.concatenate(part) for part in zip(*pairs))
-    assert np.median(np.abs(predicted / truth - 1)) < 0.25  # the best constant is off by 0.5
+    assert np.median(np.abs(predicted / truth - 1)) < 0.25  # the best constant is off by 0.56
     assert np.corrcoef(np.log(predicted), np.log(truth))[0, 1] > 0.8
