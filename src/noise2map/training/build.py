@@ -20,6 +20,7 @@ from noise2map.training.recipe_data import make_data, make_transform
 from noise2map.training.recipes import Recipe
 from noise2map.training.schedules import LearningRateCurve
 from noise2map.training.trainer import MapTrainer
+from noise2map.zoo import resolve_model
 
 MODELS = {"segmentation": Noise2MapForSemanticSegmentation, "depth": Noise2MapForDepthEstimation}
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
@@ -104,6 +105,7 @@ def make_model(recipe: Recipe, dataset: Any) -> nn.Module:
 
 
 def _copy_encoder(source: str, model: nn.Module) -> None:
+    source = resolve_model(source)
     donor_config = Noise2MapConfig.from_pretrained(source)
     donor_kind = next((kind for kind in MODELS.values() if [kind.__name__] == donor_config.architectures), None)
     if donor_kind is None:

@@ -73,7 +73,8 @@ class ModelSection:
         task: ``segmentation`` or ``depth``.
         config: fields of ``Noise2MapConfig`` that differ from its defaults; ``backbone_config`` is a mapping with ``model_type``.
         init_from: a checkpoint to start from (path or hub id); its configuration is the base that ``config`` changes.
-        encoder_from: a checkpoint of any task whose image encoder (backbone and pyramid) a fresh model starts with.
+        encoder_from: a checkpoint of any task (shipped name, path or hub id) whose image encoder (backbone and pyramid) a fresh
+            model starts with.
         backbone_from: a backbone pretrained on ImageNet (hub id or local folder of transformers) that a fresh model starts with.
         self_aligned: train on the model's own predictions; needs ``init_from``.
     """
