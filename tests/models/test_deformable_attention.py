@@ -1,11 +1,14 @@
 """Every formulation equals transformers' reference and a loop over pixels; gradients equal finite differences."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch._dynamo.testing
 from transformers.models.deformable_detr.modeling_deformable_detr import MultiScaleDeformableAttention
 
-from noise2map.models.deformable_attention import deformable_sample, pixel_grid
+from noise2map.models import deformable_bags
+from noise2map.models.deformable_attention import _choose, deformable_sample, pixel_grid
 
 FORMULATIONS = ("gather", "embedding_bag", "grid_sample")
 SHAPES = [(2, 5, 7, 4, 3, 2), (1, 1, 1, 2, 4, 4), (1, 1, 9, 1, 5, 1), (3, 8, 6, 2, 16, 4)]
@@ -167,15 +170,15 @@ def test_precomputed_grid_changes_nothing():
         assert torch.equal(deformable_sample(*tensors, formulation), deformable_sample(*tensors, formulation, base_grid=grid))
 
 
-@pytest.mark.parametrize("needs_grad", [False, True])
-def test_compiles_whole_with_dynamic_shapes(needs_grad):
+@pytest.mark.parametrize(("formulation", "needs_grad"), [("auto", False), ("auto", True), ("gather", False)])
+def test_compiles_whole_with_dynamic_shapes(formulation, needs_grad):
     """One graph, no recompilation from the second size on, same numbers."""
     torch._dynamo.reset()
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(deformable_sample, backend=counter, fullgraph=True, dynamic=True)
     for shape in [(3, 5, 7, 2, 8, 4), (6, 8, 9, 2, 8, 4)]:
         tensors = inputs(shape, grad=needs_grad)
-        out = compiled(*tensors)
+        out = compiled(*tensors, formulation)
         torch.testing.assert_close(out, reference(*tensors), atol=1e-5, rtol=0)
         if needs_grad:
             ours = torch.autograd.grad(out.square().sum(), tensors)
@@ -185,18 +188,28 @@ def test_compiles_whole_with_dynamic_shapes(needs_grad):
     assert counter.frame_count == 1
 
 
-def test_auto_chooses_by_gradient_and_compilation(monkeypatch):
-    from noise2map.models.deformable_attention import _choose
+def test_operators_describe_themselves_rightly():
+    value, offsets, weights = inputs((2, 3, 4, 2, 3, 2))
+    saved = deformable_bags.bag_forward(value, offsets, weights, pixel_grid(3, 4))
+    torch.library.opcheck(deformable_bags.bag_forward, (value, offsets, weights, pixel_grid(3, 4)))
+    torch.library.opcheck(deformable_bags.bag_backward, (saved[0], weights, *saved[1:]))
 
-    tensors = inputs(SHAPES[0], grad=True)
-    assert _choose(*tensors) == "embedding_bag"
-    with torch.no_grad():
-        assert _choose(*tensors) == "embedding_bag"
-        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-        assert _choose(*tensors) == "gather"
-    assert _choose(*tensors) == "embedding_bag"
-    meta = [tensor.to("meta") for tensor in tensors]
-    assert _choose(*meta) == "grid_sample"
+
+@pytest.mark.parametrize(
+    ("device", "needs_grad", "compiling", "expected"),
+    [
+        ("cpu", False, False, "embedding_bag"),
+        ("cpu", True, True, "embedding_bag"),
+        ("cuda", False, False, "embedding_bag"),
+        ("cuda", False, True, "gather"),
+        ("cuda", True, False, "grid_sample"),
+        ("mps", False, False, "grid_sample"),
+    ],
+)
+def test_auto_chooses_by_device_gradient_and_compilation(device, needs_grad, compiling, expected, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    tensor = SimpleNamespace(device=torch.device(device), requires_grad=needs_grad)
+    assert _choose(tensor, tensor, tensor) == expected
 
 
 @pytest.mark.parametrize(

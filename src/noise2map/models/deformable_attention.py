@@ -31,9 +31,9 @@ def deformable_sample(
         offsets: ``(B, h * w, heads, points, 2)`` in pixels of the value map, order ``(x, y)``, relative to each query's own
             pixel centre; queries are the pixels, row-major. Any magnitude: what falls outside the map reads zero.
         weights: ``(B, h * w, heads, points)``, already normalised (softmax over points).
-        formulation: ``"gather"`` (indexing that ``torch.compile`` fuses; inference), ``"embedding_bag"`` (fast without
-            compilation, and the fastest with gradients on CPU), ``"grid_sample"`` (the usual one) or ``"auto"``: by
-            gradients, compilation and device.
+        formulation: ``"gather"`` (indexing that ``torch.compile`` fuses; inference), ``"embedding_bag"`` (the fastest on
+            CPU, with and without gradients or compilation), ``"grid_sample"`` (the usual one) or ``"auto"``: by device,
+            gradients and compilation.
         base_grid: :func:`pixel_grid` of the map, if the caller keeps one.
 
     Returns:
@@ -72,9 +72,9 @@ def _check(value: Tensor, offsets: Tensor, weights: Tensor, formulation: str) ->
 
 def _choose(value: Tensor, offsets: Tensor, weights: Tensor) -> str:
     """The fastest formulation measured for the situation (docs/speed.md)."""
-    needs_grad = torch.is_grad_enabled() and (value.requires_grad or offsets.requires_grad or weights.requires_grad)
     if value.device.type == "cpu":
-        return "gather" if torch.compiler.is_compiling() and not needs_grad else "embedding_bag"
+        return "embedding_bag"
+    needs_grad = torch.is_grad_enabled() and (value.requires_grad or offsets.requires_grad or weights.requires_grad)
     if needs_grad or value.device.type != "cuda":
         return "grid_sample"
     return "gather" if torch.compiler.is_compiling() else "embedding_bag"
