@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from noise2map.cli import main
 from noise2map.inference import bench
 from noise2map.inference.bench import BenchPlan, build_model, expected_ticks, run_bench, step_products, with_grid_sample
-from noise2map.inference.bench_table import format_table, merge_rows
+from noise2map.inference.bench_table import MODEL_COLUMNS, MODEL_IDENTITY, format_table, merge_rows
 from noise2map.models import Noise2MapForDepthEstimation, Noise2MapForSemanticSegmentation
 
 TINY = {
@@ -91,8 +91,8 @@ def test_table_file_keeps_other_rows_and_replaces_the_same(tmp_path):
     path = tmp_path / "deep" / "bench.csv"
     base = {"model": "m", "size": "64x32", "batch_size": 1, "device": "cpu", "threads": 2, "dtype": "float32", "mode": "eager"}
     old = [base | {"stage": stage, "clock": "wall", "ms": 1.0} for stage in ("encode", "step")]
-    merge_rows(path, old)
-    merge_rows(path, [base | {"stage": "step", "clock": "wall", "ms": 2.5, "step_over_floor": 1.25}])
+    merge_rows(path, old, MODEL_IDENTITY)
+    merge_rows(path, [base | {"stage": "step", "clock": "wall", "ms": 2.5, "step_over_floor": 1.25}], MODEL_IDENTITY)
     with path.open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["stage"], row["ms"], row["step_over_floor"]) for row in rows] == [
@@ -108,13 +108,13 @@ def test_a_foreign_file_is_refused_before_the_work(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["bench", "model", "--model", "tiny", "--out", str(path)])
     assert stop.value.code == 2
-    assert "not a table of benchmark rows" in capsys.readouterr().err
+    assert "not a table of such rows" in capsys.readouterr().err
     assert path.read_text() == "a,b\n1,2\n"
 
 
 def test_printed_table_is_aligned():
     rows = [{"dtype": "float32", "mode": "eager", "stage": "step", "ms": 12.345, "step_over_floor": 1.5}]
-    lines = format_table(rows).splitlines()
+    lines = format_table(rows, MODEL_COLUMNS).splitlines()
     assert lines[1].split() == ["float32", "eager", "step", "12.3", "1.50"]
     assert lines[0].index("stage") == lines[1].index("step")
 
@@ -127,6 +127,23 @@ def test_command_writes_its_table(tmp_path, capsys):
     assert stop.value.code == 0
     assert "x floor" in capsys.readouterr().out
     assert out.read_text().count("\n") == 5  # titles, encode, step, decode 1, all 1
+
+
+def test_attention_command_compares_formulations(tmp_path, capsys):
+    out = tmp_path / "attention.csv"
+    words = f"bench attention --size 6x5 --heads 2 --channels 4 --points 2 --dtype float32 --no-compile --rounds 2 --out {out}"
+    with pytest.raises(SystemExit) as stop:
+        main(words.split())
+    assert stop.value.code == 0
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["formulation"], row["stage"]) for row in rows} == {
+        (formulation, stage) for formulation in ("embedding_bag", "grid_sample") for stage in ("inference", "forward and backward")
+    }
+    assert all(float(row["grid_sample_over_this"]) == 1 for row in rows if row["formulation"] == "grid_sample")
+    captured = capsys.readouterr()
+    assert "faster than grid_sample by" in captured.out
+    assert "12/12" in captured.err  # the progress bar's total was right
 
 
 @pytest.mark.parametrize(

@@ -13,47 +13,55 @@ def _root() -> None:
     """Time and memory, stage by stage."""
 
 
-@app.command()
-def model(
+Types = Annotated[list[str] | None, typer.Option(help="float32, bfloat16, float16. [default: float32,bfloat16]")]
+Compile = Annotated[bool, typer.Option("--compile/--no-compile", help="Measure with torch.compile (on CPU: a C++ compiler).")]
+Rounds = Annotated[int, typer.Option(help="Timed calls of everything; figures are medians.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0 for PyTorch's choice.")]
+Clock = Annotated[str, typer.Option(help="wall, or cpu: time given to this process, for a machine with other jobs.")]
+Seed = Annotated[int, typer.Option(help="Of everything that is drawn.")]
+Out = Annotated[Path, typer.Option(help="CSV file; rows of other measurements in it are kept.")]
+
+
+@app.command("model")
+def bench_model(
     model: Annotated[
         str, typer.Option(help="Preset (swin-t-ade20k, swin-t-kitti), shipped name, folder of a checkpoint, or hub id.")
     ] = "swin-t-ade20k",
     size: Annotated[str, typer.Option(help="Image size, WIDTHxHEIGHT, multiples of 4.")] = "512x512",
     steps: Annotated[list[str] | None, typer.Option(help="Decoder calls, e.g. 1,3. [default: 1,3]")] = None,
-    dtype: Annotated[list[str] | None, typer.Option(help="float32, bfloat16, float16. [default: float32,bfloat16]")] = None,
+    dtype: Types = None,
     eager: Annotated[bool, typer.Option(help="Measure without compilation.")] = True,
-    compile: Annotated[bool, typer.Option(help="Measure with torch.compile (needs a C++ compiler on CPU).")] = True,
-    rounds: Annotated[int, typer.Option(help="Timed calls of everything; figures are medians.")] = 7,
+    compile_: Compile = True,
+    rounds: Rounds = 7,
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 for PyTorch's choice.")] = 0,
-    clock: Annotated[str, typer.Option(help="wall, or cpu: time given to this process, for a machine with other jobs.")] = "wall",
-    seed: Annotated[int, typer.Option(help="Of image, noise and a preset's weights.")] = 0,
+    device: Device = "auto",
+    threads: Threads = 0,
+    clock: Clock = "wall",
+    seed: Seed = 0,
     memory: Annotated[bool, typer.Option(help="Measure peak memory, each stage in its own process.")] = True,
-    out: Annotated[Path, typer.Option(help="CSV file; rows of other runs in it are kept.")] = Path("results/bench_model.csv"),
+    out: Out = Path("results/bench_model.csv"),
 ) -> None:
-    """Time encoder, one step and whole runs, against grid_sample attention and the matrix products alone."""
-    from noise2map.inference.protocols import parse_choices, parse_counts
+    """Encoder, one step and whole runs, against grid_sample attention and the matrix products alone."""
+    from noise2map.inference.protocols import parse_counts
 
     counts = parse_counts(steps or ["1,3"], "steps")
-    dtypes = parse_choices(dtype or ["float32,bfloat16"], "dtype", ("float32", "bfloat16", "float16"))
-    modes = [name for name, wanted in (("eager", eager), ("compiled", compile)) if wanted]
+    modes = [name for name, wanted in (("eager", eager), ("compiled", compile_)) if wanted]
     if not modes:
         raise ValueError("--no-eager and --no-compile together leave nothing to measure")
-    parse_choices([clock], "clock", ("wall", "cpu"))
-    for name, value, least in (("rounds", rounds, 1), ("batch-size", batch_size, 1), ("threads", threads, 0)):
-        if value < least:
-            raise ValueError(f"--{name} must be at least {least}, got {value}")
-    width, height = _parse_size(size)
+    _check_numbers({"rounds": (rounds, 1), "batch-size": (batch_size, 1), "threads": (threads, 0)})
+    width, height = _parse_size(size, multiple=4, least=32)
+    names = _type_names(dtype)
+    _check_clock(clock)
 
     import torch
     from tqdm import tqdm
 
     from noise2map.inference.bench import BenchPlan, expected_ticks, run_bench
-    from noise2map.inference.bench_table import format_table, merge_rows, read_rows
+    from noise2map.inference.bench_table import MODEL_COLUMNS, MODEL_IDENTITY, format_table, merge_rows, read_rows
     from noise2map.inference.loading import pick_device, pick_dtype
 
-    read_rows(out)  # a file that cannot take the rows is found before the work
+    read_rows(out, MODEL_IDENTITY)  # a file that cannot take the rows is found before the work
     if threads:
         torch.set_num_threads(threads)
     plan = BenchPlan(
@@ -61,7 +69,7 @@ def model(
         width=width,
         height=height,
         steps=tuple(counts),
-        dtypes=tuple(pick_dtype(name) for name in dtypes),
+        dtypes=tuple(pick_dtype(name) for name in names),
         modes=tuple(modes),
         device=pick_device(device),
         rounds=rounds,
@@ -72,13 +80,85 @@ def model(
     )
     with tqdm(total=expected_ticks(plan), desc="bench", unit="call") as bar:
         rows = run_bench(plan, bar.update)
-    merge_rows(out, rows)
-    print(format_table(rows))
+    merge_rows(out, rows, MODEL_IDENTITY)
+    print(format_table(rows, MODEL_COLUMNS))
     print(f"wrote {out}")
 
 
-def _parse_size(text: str) -> tuple[int, int]:
-    width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal()) or any(int(side) < 32 or int(side) % 4 for side in (width, height)):
-        raise ValueError(f"--size must be WIDTHxHEIGHT in multiples of 4, at least 32, e.g. 512x512, got {text!r}")
-    return int(width), int(height)
+@app.command("attention")
+def bench_attention(
+    size: Annotated[str, typer.Option(help="Size of the map, WIDTHxHEIGHT tokens.")] = "128x128",
+    heads: Annotated[int, typer.Option(help="Attention heads.")] = 8,
+    channels: Annotated[int, typer.Option(help="Channels of a head.")] = 32,
+    points: Annotated[int, typer.Option(help="Points of a head.")] = 4,
+    batch_size: Annotated[int, typer.Option(help="Maps at a time.")] = 1,
+    dtype: Types = None,
+    compile_: Compile = True,
+    rounds: Rounds = 7,
+    device: Device = "auto",
+    threads: Threads = 0,
+    clock: Clock = "wall",
+    seed: Seed = 0,
+    out: Out = Path("results/bench_attention.csv"),
+) -> None:
+    """The formulations of deformable sampling: inference, compiled inference, forward and backward."""
+    numbers = {"rounds": rounds, "batch-size": batch_size, "heads": heads, "channels": channels, "points": points}
+    _check_numbers({name: (value, 1) for name, value in numbers.items()} | {"threads": (threads, 0)})
+    width, height = _parse_size(size, multiple=1, least=1)
+    names = _type_names(dtype)
+    _check_clock(clock)
+
+    import torch
+    from tqdm import tqdm
+
+    from noise2map.inference.bench_attention import AttentionPlan, expected_attention_ticks, run_attention_bench
+    from noise2map.inference.bench_table import ATTENTION_COLUMNS, ATTENTION_IDENTITY, format_table, merge_rows, read_rows
+    from noise2map.inference.loading import pick_device, pick_dtype
+
+    read_rows(out, ATTENTION_IDENTITY)
+    if threads:
+        torch.set_num_threads(threads)
+    plan = AttentionPlan(
+        width=width,
+        height=height,
+        batch_size=batch_size,
+        heads=heads,
+        channels=channels,
+        points=points,
+        dtypes=tuple(pick_dtype(name) for name in names),
+        device=pick_device(device),
+        compile=compile_,
+        rounds=rounds,
+        clock=clock,
+        seed=seed,
+    )
+    with tqdm(total=expected_attention_ticks(plan), desc="bench", unit="call") as bar:
+        rows = run_attention_bench(plan, bar.update)
+    merge_rows(out, rows, ATTENTION_IDENTITY)
+    print(format_table(rows, ATTENTION_COLUMNS))
+    print(f"wrote {out}")
+
+
+def _type_names(words: list[str] | None) -> list[str]:
+    from noise2map.inference.protocols import parse_choices
+
+    return parse_choices(words or ["float32,bfloat16"], "dtype", ("float32", "bfloat16", "float16"))
+
+
+def _check_clock(clock: str) -> None:
+    if clock not in ("wall", "cpu"):
+        raise ValueError(f"--clock must be wall or cpu, got {clock!r}")
+
+
+def _check_numbers(numbers: dict[str, tuple[int, int]]) -> None:
+    for name, (value, least) in numbers.items():
+        if value < least:
+            raise ValueError(f"--{name} must be at least {least}, got {value}")
+
+
+def _parse_size(text: str, multiple: int, least: int) -> tuple[int, int]:
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and int(side) >= least and int(side) % multiple == 0 for side in sides):
+        what = f"multiples of {multiple}, at least {least}" if multiple > 1 else "whole numbers"
+        raise ValueError(f"--size must be WIDTHxHEIGHT in {what}, e.g. 512x512, got {text!r}")
+    return int(sides[0]), int(sides[1])

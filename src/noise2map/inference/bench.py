@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -180,7 +180,23 @@ def compiled(model: MapModel) -> MapModel:
     return model
 
 
-def time_calls(calls: dict[str, Callable[[], Any]], plan: BenchPlan, tick: Callable[[], Any]) -> dict[str, list[float]]:
+class Timing(Protocol):
+    """What `time_calls` needs of a plan."""
+
+    @property
+    def rounds(self) -> int:
+        """Timed calls of everything."""
+
+    @property
+    def clock(self) -> str:
+        """`"wall"` or `"cpu"`."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the work happens."""
+
+
+def time_calls(calls: dict[str, Callable[[], Any]], plan: Timing, tick: Callable[[], Any]) -> dict[str, list[float]]:
     """Milliseconds of every call in every round, the calls taking turns; a first round warms up and does not count."""
     clock = time.perf_counter if plan.clock == "wall" else time.process_time
     found: dict[str, list[float]] = {name: [] for name in calls}
