@@ -25,7 +25,7 @@ def sample(value: Tensor, offsets: Tensor, weights: Tensor, base_grid: Tensor) -
     if torch.is_grad_enabled() and (value.requires_grad or offsets.requires_grad or weights.requires_grad):
         bags = _BagSample.apply(value, offsets, weights, base_grid)
     else:
-        cell, x_part, y_part, *_ = _locate(value, offsets, base_grid)
+        cell, x_part, y_part = _locate(value, *_positions(value, offsets, base_grid))
         corner_weights = _corner_weights(weights, x_part, y_part).to(value.dtype)
         bags = _sum_bags(_pad(value, value.dtype), _corner_rows(cell, width), corner_weights)
     return bags.view(batch, height * width, heads * channels)
@@ -63,7 +63,9 @@ def bag_forward(
         corner, its position in the cell in x and y, and whether x and y are inside the map; rows and weights of the
         corners ``(B, h * w, heads, 4, points)``.
     """
-    cell, x_part, y_part, x_inside, y_inside = _locate(value, offsets, base_grid)
+    x, y = _positions(value, offsets, base_grid)
+    x_inside, y_inside = (x > -1) & (x < value.shape[2]), (y > -1) & (y < value.shape[1])
+    cell, x_part, y_part = _locate(value, x, y)
     corner_weights = _corner_weights(weights, x_part, y_part)
     rows, padded = _corner_rows(cell, value.shape[2]), _pad(value, x_part.dtype)
     bags = _sum_bags(padded, rows, corner_weights)
@@ -139,14 +141,17 @@ def _pad(value: Tensor, dtype: torch.dtype) -> Tensor:
     return padded
 
 
-def _locate(value: Tensor, offsets: Tensor, base_grid: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Upper left corner of each sampling position as a row of the padded map (int32), position in the cell, inside or not."""
-    batch, height, width, heads, _ = value.shape
+def _positions(value: Tensor, offsets: Tensor, base_grid: Tensor) -> list[Tensor]:
+    """Columns and rows where the samples are, ``(B, h * w, heads, points)`` each."""
     grid = base_grid.to(_position_type(value, offsets))[:, None, None, :]
-    corner, part, inside = [], [], []
-    for axis, size in ((0, width), (1, height)):
-        position = offsets[..., axis] + grid[..., axis]
-        inside.append((position > -1) & (position < size))
+    return [offsets[..., axis] + grid[..., axis] for axis in (0, 1)]
+
+
+def _locate(value: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Upper left corner of each sampling position as a row of the padded map (int32), and where in its cell it is."""
+    batch, height, width, heads, _ = value.shape
+    corner, part = [], []
+    for position, size in ((x, width), (y, height)):
         position = position.clamp(-1, size)
         # The second clamp also gives not-a-number an index that exists; the weights then carry it on.
         corner.append(position.floor().int().clamp(-1, size - 1))
@@ -154,8 +159,7 @@ def _locate(value: Tensor, offsets: Tensor, base_grid: Tensor) -> tuple[Tensor, 
     image = torch.arange(batch, dtype=torch.int32, device=value.device).view(-1, 1, 1, 1) * ((height + 2) * (width + 2))
     head = torch.arange(heads, dtype=torch.int32, device=value.device).view(1, 1, -1, 1)
     left, top = corner
-    cell = (top * (width + 2) + left + (image + width + 3)) * heads + head
-    return cell, part[0], part[1], inside[0], inside[1]
+    return (top * (width + 2) + left + (image + width + 3)) * heads + head, part[0], part[1]
 
 
 def _corner_weights(weights: Tensor, x_part: Tensor, y_part: Tensor) -> Tensor:
@@ -173,8 +177,7 @@ def _steps(heads: int, width: int) -> list[int]:
 
 def _corner_rows(cell: Tensor, width: int) -> Tensor:
     """``(B, h * w, heads, 4, points)``: rows of the padded map, from the upper left corners ``(B, h * w, heads, points)``."""
-    steps = torch.tensor(_steps(cell.shape[2], width), dtype=cell.dtype, device=cell.device)
-    return cell.unsqueeze(-2) + steps[:, None]
+    return torch.stack([cell + step for step in _steps(cell.shape[2], width)], dim=-2)
 
 
 def _sum_bags(padded: Tensor, rows: Tensor, corner_weights: Tensor) -> Tensor:

@@ -50,6 +50,11 @@ class TimeEmbedding(nn.Module):
         return self.linear_out(functional.gelu(self.linear_in(features)))
 
 
+def _softmax_of_few(logits: Tensor) -> Tensor:
+    """Softmax over a last dimension of a few entries; with them in front, the kernel vectorises over all the others."""
+    return logits.movedim(-1, 0).contiguous().softmax(0).movedim(0, -1).contiguous()
+
+
 class DeformableAttention(nn.Module):
     """Single-level deformable self-attention over all pixels of a map (Zhu et al. 2021)."""
 
@@ -79,7 +84,7 @@ class DeformableAttention(nn.Module):
         query = linear(tokens, self._query_weight()) + position_term
         offsets, weights = query.split([heads * points * 2, heads * points], dim=-1)
         offsets = offsets.view(n, length, heads, points, 2)
-        weights = weights.view(n, length, heads, points).softmax(-1)
+        weights = _softmax_of_few(weights.view(n, length, heads, points))
         value = apply_linear(self.value, tokens).view(n, *size, heads, channels // heads)
         sampled = deformable_sample(value, offsets, weights, self.formulation, base_grid)
         return apply_linear(self.output, sampled, residual=tokens)
