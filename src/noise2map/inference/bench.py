@@ -29,6 +29,7 @@ from noise2map.models import (
 )
 from noise2map.models.fast_linear import available, onednn_linear
 from noise2map.models.map_decoder import DeformableAttention
+from noise2map.models.map_model import tokens_in_memory
 
 MODES = ("eager", "compiled")
 CLOCKS = ("wall", "cpu")
@@ -146,7 +147,7 @@ def stage_calls(model: MapModel, plan: BenchPlan, stages: Iterable[str]) -> dict
         if kind == "encode":
             calls[stage] = lambda: model.encode_image(pixels)
         elif kind == "step":
-            calls[stage] = _step_call(model, features, noise.flatten(0, 1))
+            calls[stage] = _step_call(model, features, tokens_in_memory(noise))
         elif kind == "decode":
             calls[stage] = lambda n=int(count): model.decode_map(features, num_inference_steps=n, noise=noise)
         else:

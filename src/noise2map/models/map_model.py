@@ -147,7 +147,7 @@ class MapModel(Noise2MapPreTrainedModel):
             noise = features.new_zeros(shape, dtype=torch.float32)
         elif noise is None:
             noise = draw_noise(shape[1:], generators, features.device)
-        x_T = fold(check_noise(noise, shape).to(features.device, torch.promote_types(features.dtype, torch.float32)))
+        x_T = tokens_in_memory(check_noise(noise, shape).to(features.device, torch.promote_types(features.dtype, torch.float32)))
 
         readout = self.readout_class(batch_size, ensemble_size, average)
         active = torch.ones(batch_size, dtype=torch.bool)
@@ -156,7 +156,7 @@ class MapModel(Noise2MapPreTrainedModel):
             run = ddim_steps(denoise, x_T, self.schedule, pairs)
         else:
             if step_noise is None:
-                step_noise = lambda index, x: fold(draw_noise(shape[1:], generators, x.device)).to(x.dtype)  # noqa: E731
+                step_noise = lambda index, x: tokens_in_memory(draw_noise(shape[1:], generators, x.device)).to(x.dtype)  # noqa: E731
             run = ddpm_steps(denoise, x_T, self.schedule, pairs, step_noise)
         steps: list[Step] = []
         for step in run:
@@ -339,6 +339,15 @@ class MapModel(Noise2MapPreTrainedModel):
         return self._output(
             prediction, size, average, uncertainty=uncertainty, uncertainties=kinds, num_steps=out.num_steps, steps=out.steps
         )
+
+
+def tokens_in_memory(noise: Tensor) -> Tensor:
+    """Noise ``(B, R, C, h, w)`` -> ``(B*R, C, h, w)``, the channels of a pixel next to each other in memory.
+
+    So are the encoded predictions and the decoder's tokens: the update of a step reads all of them in one order, and the
+    decoder need not transpose the map.
+    """
+    return fold(noise).contiguous(memory_format=torch.channels_last)
 
 
 def _check_times(timesteps: Tensor, batch_size: int) -> Tensor:
