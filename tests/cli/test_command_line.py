@@ -110,3 +110,26 @@ def test_on_a_busy_machine_threads_sleep(monkeypatch):
     monkeypatch.setattr(os, "getloadavg", lambda: (3.0, 0, 0))
     cli._share_processor()
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
+@pytest.mark.parametrize(
+    ("argv", "already", "restarts"),
+    [
+        (["/usr/bin/noise2map", "predict", "photo.png"], False, True),
+        (["/usr/bin/noise2map", "predict", "photo.png"], True, False),
+        (["/usr/bin/noise2map", "convert", "ddp"], False, False),  # runs no model
+        (["/usr/bin/pytest", "predict"], False, False),  # somebody else's process is not replaced
+    ],
+)
+def test_a_command_that_runs_a_model_starts_again_with_an_allocator_that_keeps_memory(monkeypatch, argv, already, restarts):
+    calls = []
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(os, "execve", lambda path, words, environment: calls.append((words, environment)))
+    monkeypatch.setattr(cli, "app", lambda **_: None)
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    if already:
+        monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
+    cli.main()
+    assert [words[1:] for words, _ in calls] == ([argv] if restarts else [])
+    assert all("MALLOC_TRIM_THRESHOLD_" in environment and environment.keys() >= os.environ.keys() for _, environment in calls)

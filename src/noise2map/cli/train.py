@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from noise2map.cli import keep_freed_memory
+
 
 def train(
     recipe: Annotated[
@@ -51,7 +53,7 @@ def train(
         print(look(loaded).text() + f"\nruns into {directory}")
         print(yaml.safe_dump(loaded.to_dict(), sort_keys=False), end="")
         return
-    _reduce_page_faults(loaded.train.threads)
+    keep_freed_memory(loaded.train.threads)
 
     # Imported after the recipe has been checked: a spelling mistake is reported at once, not after seconds of imports.
     from noise2map.training.build import make_trainer
@@ -94,19 +96,6 @@ def _check_directory(directory: Path, resume: bool) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     if not os.access(directory, os.W_OK):
         raise PermissionError(f"{directory} cannot be written")
-
-
-def _reduce_page_faults(threads: int) -> None:
-    """On Linux with glibc, start again with an allocator that keeps freed memory: a fifth of a CPU step is page faults else."""
-    settings = {"MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_MMAP_MAX_": "0", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-    started_by_console = Path(sys.argv[0]).name == "noise2map"
-    if not sys.platform.startswith("linux") or not started_by_console or "MALLOC_TRIM_THRESHOLD_" in os.environ:
-        return
-    environment = {**os.environ, **settings}
-    if threads:
-        environment.setdefault("OMP_NUM_THREADS", str(threads))
-    sys.stdout.flush()
-    os.execve(sys.executable, [sys.executable, *sys.argv], environment)
 
 
 def _run_config(recipe: dict, model: dict, name: str) -> dict:
