@@ -1,8 +1,8 @@
-"""What the noisy map tells a DDP model at each noise level: one decoder call on the corrupted truth, level by level.
+"""What the noisy map tells a model at each noise level: one decoder call, told a level and shown one of three maps.
 
-Training draws levels evenly and corrupts the truth. Where the corrupted truth gives the answer away, a training step teaches the
-network to read it off rather than to see it in the image; at level 1 the map is pure noise, which is all that the first step of
-a run ever gets. A second loss separates what the network is told from what it is shown: pure noise, told each level.
+Pure noise: what being told the level alone changes. Its own guess (from pure noise), corrupted to the level: what refinement
+gains, as in sampling. The truth, corrupted likewise: how far the map is read at all, as in training. At level 1 all three are
+the same, the first step of every run.
 
     python benchmarks/noise_levels.py --model freedoom-segmentation-tiny --root data/freedoom/test --limit 360 \
         --compare runs/freedoom-segmentation-tiny-nodiffusion/final
@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from noise2map.diffusion import image_generator
 from noise2map.diffusion.ensemble import draw_noise, fold
+from noise2map.diffusion.process import add_noise
 from noise2map.inference.datasets import open_dataset
 from noise2map.inference.loading import load_model
 from noise2map.inference.provenance import provenance
@@ -26,45 +27,43 @@ from noise2map.report.tables import write_csv
 from noise2map.training.evaluation import make_scores, predict_maps, task_of, true_map
 
 ROOT = Path(__file__).parent.parent
-LEVELS = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0.0)
+LEVELS = (1.0, 0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.0)
+SHOWN = ("noise", "own guess", "truth")
 
 
 @torch.no_grad()
-def measure(model: Any, processor: Any, dataset: Any, count: int, seed: int, batch_size: int = 12) -> list[dict[str, Any]]:
-    """Loss and scores of one decoder call at every level: on the truth corrupted to it, and on pure noise told that level."""
-    task = task_of(model)
-    levels = LEVELS if model.config.diffusion else LEVELS[:1]
-    losses: dict[float, list[float]] = {t: [] for t in levels}
-    blind = dict.fromkeys(levels, 0.0)
-    scores = {t: make_scores(model, task) for t in levels}
+def measure(model: Any, processor: Any, samples: list[Any], seed: int, batch_size: int = 12) -> list[dict[str, Any]]:
+    """Loss and scores of one decoder call told each level and shown each kind of map, corrupted by the same noise."""
+    task, count = task_of(model), len(samples)
+    levels, shown = (LEVELS, SHOWN) if model.config.diffusion else (LEVELS[:1], SHOWN[:1])
+    losses = {(t, kind): 0.0 for t in levels for kind in shown}
+    scores = {key: make_scores(model, task) for key in losses}
     for start in tqdm(range(0, count, batch_size), unit="batch"):
-        samples = [dataset[index] for index in range(start, min(start + batch_size, count))]
-        pixels = processor(images=[sample["image"] for sample in samples], return_tensors="pt")["pixel_values"]
-        truths = [true_map(sample, task) for sample in samples]
-        labels = torch.stack(truths)
+        batch = samples[start : start + batch_size]
+        pixels = processor(images=[sample["image"] for sample in batch], return_tensors="pt")["pixel_values"]
+        truths = [true_map(sample, task) for sample in batch]
+        labels, sizes = torch.stack(truths), [tuple(truth.shape) for truth in truths]
         features = model.encode_image(pixels)
-        sizes = [tuple(truth.shape) for truth in truths]
         context = model.decoder.prepare(features)
-        for t in levels:
-            generators = [image_generator(seed, str(sample["id"])) for sample in samples]  # the same noise at every level
-            times = torch.full((len(samples),), t)
-            loss, readout = model._training_loss(features, labels, None, times, generators)
-            losses[t].append(float(loss) * len(samples))
-            if model.config.diffusion:
-                generators = [image_generator(seed, str(sample["id"])) for sample in samples]
-                noise = fold(draw_noise((1, model.codec.channels, *features.shape[-2:]), generators, features.device))
-                blind[t] += float(model._task_loss(model._predict_at(context, noise, times), labels)) * len(samples)
-            outputs = model._output(readout, None, "last")
-            for prediction, truth in zip(predict_maps(outputs, processor, task, sizes), truths):
-                scores[t].update(prediction[None], truth[None])
+        generators = [image_generator(seed, str(sample["id"])) for sample in batch]
+        noise = fold(draw_noise((1, model.codec.channels, *features.shape[-2:]), generators, features.device))
+        if not model.config.diffusion:
+            noise = torch.zeros_like(noise)
+        guess = model._readout_encoder()(model._predict_at(context, noise, torch.ones(len(batch))))
+        truth = model._encode_labels(labels, tuple(features.shape[-2:]))
+        for t, kind in losses:
+            times = torch.full((len(batch),), t)
+            x0 = {"noise": None, "own guess": guess, "truth": truth}[kind]
+            x_t = noise if x0 is None else add_noise(x0, noise, *model.schedule.alpha_sigma(times))
+            readout = model._predict_at(context, x_t, times)
+            losses[t, kind] += float(model._task_loss(readout, labels)) * len(batch)
+            for prediction, target in zip(predict_maps(model._output(readout, None, "last"), processor, task, sizes), truths):
+                scores[t, kind].update(prediction[None], target[None])
     rows = []
-    for t in levels:
+    for (t, kind), loss in losses.items():
         alpha, sigma = (float(level) for level in model.schedule.alpha_sigma(torch.tensor(t)))
-        found = {name: float(value) for name, value in scores[t].compute().items() if value.ndim == 0}
-        rows.append(
-            {"t": t, "alpha_over_sigma": alpha / sigma, "loss": sum(losses[t]) / count, "loss_told_t_on_noise": blind[t] / count}
-            | found
-        )
+        found = {name: float(value) for name, value in scores[t, kind].compute().items() if value.ndim == 0}
+        rows.append({"t": t, "alpha_over_sigma": alpha / sigma, "shown": kind, "loss": loss / count} | found)
     return rows
 
 
@@ -87,9 +86,9 @@ def main() -> None:
         chosen = [dataset[index] for index in torch.linspace(0, len(dataset) - 1, count).long().tolist()]
         source = provenance(device, torch.float32, options.seed)
         source["command"] = shlex.join(["python", "benchmarks/noise_levels.py", *sys.argv[1:]])
-        for row in measure(model, processor, chosen, count, options.seed):
+        for row in measure(model, processor, chosen, options.seed):
             rows.append({"model": Path(name).parent.name if "/" in name else name, "images": count} | row | source)
-            print("  ".join(f"{key} {value:.4g}" for key, value in row.items()))
+            print("  ".join(f"{key} {value if isinstance(value, str) else format(value, '.4g')}" for key, value in row.items()))
     write_csv(ROOT / "results" / f"noise_levels_{task}.csv", rows)
 
 
