@@ -23,7 +23,7 @@ from noise2map.diffusion.process import add_noise
 from noise2map.inference.datasets import open_dataset
 from noise2map.inference.loading import load_model
 from noise2map.inference.provenance import provenance
-from noise2map.report.tables import write_csv
+from noise2map.report.tables import read_csv, write_csv
 from noise2map.training.evaluation import make_scores, predict_maps, task_of, true_map
 
 ROOT = Path(__file__).parent.parent
@@ -67,11 +67,17 @@ def measure(model: Any, processor: Any, samples: list[Any], seed: int, batch_siz
     return rows
 
 
+def run_name(model: str) -> str:
+    """What a model is called in the table: the run it comes from, where it is the ``final`` of one."""
+    path = Path(model)
+    return path.parent.name if path.name == "final" else path.name
+
+
 def main() -> None:
     """Measures one model, and another one beside it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--compare", help="the same network without diffusion")
+    parser.add_argument("--compare", help="another model beside it, e.g. the same network without diffusion")
     parser.add_argument("--root", required=True, help="rendered frames of Freedoom")
     parser.add_argument("--split", default="test")
     parser.add_argument("--limit", type=int, default=360, help="frames, evenly over the data set")
@@ -87,9 +93,12 @@ def main() -> None:
         source = provenance(device, torch.float32, options.seed)
         source["command"] = shlex.join(["python", "benchmarks/noise_levels.py", *sys.argv[1:]])
         for row in measure(model, processor, chosen, options.seed):
-            rows.append({"model": Path(name).parent.name if "/" in name else name, "images": count} | row | source)
+            rows.append({"model": run_name(name), "images": count} | row | source)
             print("  ".join(f"{key} {value if isinstance(value, str) else format(value, '.4g')}" for key, value in row.items()))
-    write_csv(ROOT / "results" / f"noise_levels_{task}.csv", rows)
+    path = ROOT / "results" / f"noise_levels_{task}.csv"
+    fresh = {row["model"] for row in rows}
+    kept = [row for row in read_csv(path) if row["model"] not in fresh] if path.exists() else []
+    write_csv(path, kept + rows)
 
 
 if __name__ == "__main__":
