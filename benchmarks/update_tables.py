@@ -24,6 +24,7 @@ UNCERTAINTY = {
     "segmentation": ("entropy", "step_flip", "sample_variance", "mutual_information"),
     "depth": ("sample_variance", "step_flip"),
 }
+NOISE_LEVELS = (1, 0.95, 0.7, 0.5, 0.3, 0.1, 0)
 
 
 def collect(name: str, folders: list[Path]) -> None:
@@ -77,6 +78,18 @@ def uncertainty_table(task: str) -> str:
     return markdown_table([line for line in lines if any("/" in str(value) for value in line.values())])
 
 
+def noise_table() -> str:
+    """Loss of one decoder call by level and by the map that it is shown."""
+    lines: dict[tuple[str, str], dict[str, Any]] = {}
+    for task in SCORES:
+        path = RESULTS / f"noise_levels_{task}.csv"
+        for row in read_csv(path) if path.exists() else []:
+            if row["t"] in NOISE_LEVELS and not row["model"].endswith("nodiffusion"):
+                line = lines.setdefault((row["model"], row["shown"]), {"model": row["model"], "shown": row["shown"]})
+                line[f"level {row['t']:g}"] = f"{row['loss']:.4f}"
+    return markdown_table(list(lines.values()))
+
+
 def main() -> None:
     """Collects evaluations, or rewrites every table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -93,6 +106,7 @@ def main() -> None:
         replace_block(card, "scores", score_table(task) + note + uncertainty_table(task))
         replace_block(ROOT / "README.md", f"{task} scores", score_table(task))
         replace_block(ROOT / "README.md", f"{task} uncertainty", uncertainty_table(task))
+    replace_block(ROOT / "docs" / "training.md", "noise levels", noise_table())
 
 
 if __name__ == "__main__":
