@@ -84,3 +84,15 @@ def test_weights_missing_from_a_checkpoint_are_initialised_and_the_others_kept(t
         assert bool((parameter == 7).all()) == (name not in fresh_names), name
     assert float(new.codec.embedding.weight.detach().std()) == pytest.approx(1, abs=0.2)
     assert new(pixel_values=torch.zeros(1, 3, 64, 64)).logits.shape[1] == 9
+
+
+def test_gain_of_the_map_scales_its_half_of_the_projection_alone(tmp_path):
+    usual, quiet = tiny_segmenter(seed=3), tiny_segmenter(seed=3, map_projection_gain=0.25)
+    width = usual.decoder.feature_channels
+    ours, theirs = quiet.decoder.projection.weight, usual.decoder.projection.weight
+    assert torch.equal(ours[:, :width], theirs[:, :width])
+    assert torch.equal(ours[:, width:], theirs[:, width:] * 0.25)
+    # It is a matter of fresh weights: what was saved is loaded as it is.
+    quiet.save_pretrained(tmp_path)
+    loaded = Noise2MapForSemanticSegmentation.from_pretrained(tmp_path)
+    assert torch.equal(loaded.decoder.projection.weight, ours) and loaded.config.map_projection_gain == 0.25

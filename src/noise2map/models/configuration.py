@@ -75,6 +75,8 @@ class Noise2MapConfig(PreTrainedConfig):
             without diffusion.
         map_encoding (`str`, defaults to `"class_embedding"`): Label encoding of class maps; also `"one_hot"`, `"analog_bits"`.
         map_scale (`float`, defaults to 0.01): Scale of the encoded map, which sets the signal-to-noise ratio.
+        map_projection_gain (`float`, defaults to 1): Factor of the initial weights through which the noisy map enters the decoder.
+            With 1, as published, the noise of a wide code is as loud as the image features when training begins.
         noise_schedule (`str`, defaults to `"cosine"`): Or `"linear"`.
         min_inverse_snr (`float`, defaults to 1e-5): Clamp of the cosine schedule near t = 0 (0 in the published depth model).
         num_inference_steps (`int`, defaults to 3): Decoder calls of a run.
@@ -126,6 +128,7 @@ class Noise2MapConfig(PreTrainedConfig):
     diffusion: bool = True
     map_encoding: str = "class_embedding"
     map_scale: float | int = 0.01
+    map_projection_gain: float | int = 1.0
     noise_schedule: str = "cosine"
     min_inverse_snr: float | int = 1e-5
     num_inference_steps: int = 3
@@ -183,8 +186,8 @@ class Noise2MapConfig(PreTrainedConfig):
                 raise ValueError(f"{name} is {value!r}; expected one of {', '.join(repr(c) for c in choices)}")
         positive = (
             "hidden_size", "group_norm_groups", "decoder_layers", "decoder_attention_heads", "decoder_n_points", "decoder_ffn_dim",
-            "time_embed_dim", "time_embed_frequencies", "map_scale", "num_inference_steps", "ensemble_size", "auto_max_steps",
-            "temperature", "auxiliary_channels", "min_depth", "layer_norm_eps",
+            "time_embed_dim", "time_embed_frequencies", "map_scale", "map_projection_gain", "num_inference_steps",
+            "ensemble_size", "auto_max_steps", "temperature", "auxiliary_channels", "min_depth", "layer_norm_eps",
         )  # fmt: skip
         for name in positive:
             if not 0 < getattr(self, name) < math.inf:

@@ -53,14 +53,22 @@ class Noise2MapPreTrainedModel(PreTrainedModel):
             for linear in (module.linear_in, module.linear_out):
                 init.kaiming_uniform_(linear.weight, a=math.sqrt(5))
         elif isinstance(module, MapDecoder):
-            init.kaiming_normal_(module.projection.weight, mode="fan_out", nonlinearity="relu")
-            init.zeros_(module.projection.bias)
+            _init_projection(module, self.config.map_projection_gain)
         elif isinstance(module, ImageEncoder):
             init.kaiming_normal_(module.merge.conv.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, AuxiliaryHead):
             init.kaiming_normal_(module.conv.weight, mode="fan_out", nonlinearity="relu")
             init.normal_(module.classifier.weight, std=0.01)
             init.zeros_(module.classifier.bias)
+
+
+def _init_projection(module: MapDecoder, map_gain: float) -> None:
+    """Published, but for the gain of the half through which the noisy map comes in."""
+    weight = torch.empty_like(module.projection.weight)
+    torch.nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
+    weight[:, module.feature_channels :] *= map_gain
+    init.copy_(module.projection.weight, weight)
+    init.zeros_(module.projection.bias)
 
 
 def _init_attention(module: DeformableAttention) -> None:
