@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from noise2map import __version__, cli
+from noise2map.cli.words import spread_values
 
 
 def run(words, capsys):
@@ -110,3 +111,23 @@ def test_on_a_busy_machine_threads_sleep(monkeypatch):
     monkeypatch.setattr(os, "getloadavg", lambda: (3.0, 0, 0))
     cli._share_processor()
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--steps 1 3 10 --seed 4", "--steps 1 --steps 3 --steps 10 --seed 4"),
+        ("--steps=1 3,auto --model m", "--steps=1 --steps 3,auto --model m"),
+        ("--steps 1 --ensemble 2 4 --steps 3", "--steps 1 --ensemble 2 --ensemble 4 --steps 3"),
+        ("--model m stray", "--model m stray"),
+        ("--steps --ensemble 2", "--steps --ensemble 2"),
+        ("--steps -1", "--steps -1"),
+    ],
+)
+def test_values_after_an_option_that_takes_several(words, expected):
+    assert spread_values(words.split(), ["--steps", "--ensemble"]) == expected.split()
+
+
+def test_stray_words_are_still_refused(capsys):
+    code, _, err = run(["evaluate", "--model", "m", "stray", "--steps", "1", "3"], capsys)
+    assert code == 2 and "stray" in err

@@ -165,10 +165,10 @@ def test_published_scores_name_recipes_that_exist():
 
 
 def test_the_published_score_stands_beside_the_measured_one():
-    table = published_table(
-        [{"protocol": "3 steps, steps, ddim", "mIoU": 0.4712, "published_mIoU": 0.47}, {"protocol": "1", "mIoU": 0.1}]
-    )
-    assert [word for word in ("47.12", "47", "+0.12") if word not in table] == [] and len(table.splitlines()) <= 3
+    scored = {"protocol": "3 steps, steps, ddim", "images": 2000, "released_images": 2000, "mIoU": 0.4712, "published_mIoU": 0.47}
+    table = published_table([scored, {"protocol": "1", "mIoU": 0.1}])
+    assert [word for word in ("47.12", "47", "+0.12", "all 2000") if word not in table] == [] and len(table.splitlines()) <= 3
+    assert "8, published: 2000" in published_table([scored | {"images": 8}])
     assert published_table([{"protocol": "1", "mIoU": 0.1}]) == ""
 
 
@@ -182,11 +182,12 @@ def test_official_protocol_from_the_command_line(rooms, tmp_path, capsys, monkey
     PROCESSOR.save_pretrained(model)
     words = ["--model", model, "--dataset", "nyu", "--root", rooms / "nyu", "--protocol", "official", "--resamples", 0]
     with pytest.raises(SystemExit) as stop:
-        main(["evaluate", *map(str, words), "--steps", "1,2", "--device", "cpu", "--out", str(tmp_path / "out")])
+        main(["evaluate", *map(str, words), "--steps", "1", "2", "--device", "cpu", "--out", str(tmp_path / "out")])
     assert not stop.value.code
     rows = json.loads((tmp_path / "out" / "evaluation.json").read_text())["rows"]
     assert [row["average"] for row in rows] == ["last", "steps"]  # as the model says
     assert rows[0]["published_abs_rel"] == 0.094 and "published_abs_rel" not in rows[1]
+    assert (rows[0]["images"], rows[0]["released_images"]) == (2, 654)
     assert rows[0]["test_protocol"] == "official, Eigen crop: own size, flip, whole" and rows[0]["split"] == "test"
     assert (rows[0]["min_depth"], rows[0]["max_depth"]) == (1e-3, 10.0)
     assert "published" in capsys.readouterr().out
