@@ -91,7 +91,7 @@ def test_objects_of_the_labelled_file_have_numbers_and_names(tmp_path):
     assert "object_labels" not in NyuLabelledDataset(tmp_path, "all")[1]
     with h5py.File(tmp_path / "nyu_depth_v2_labeled.mat", "a") as file:
         file["labels"][1, 0, 0] = 9
-    with pytest.raises(ValueError, match="picture 2 of .* has the label 9; the file names 3 objects"):
+    with pytest.raises(ValueError, match=r"picture 2 of .* has label 9; the file names 3 objects"):
         NyuLabelledDataset(tmp_path, "all", objects=True)[1]
     with h5py.File(tmp_path / "nyu_depth_v2_labeled.mat", "a") as file:
         del file["names"]

@@ -35,7 +35,7 @@ def ddp(
 ) -> None:
     """Converts an official DDP segmentation, depth or bird's-eye-view checkpoint; code in the file is never run.
 
-    Sizes are read off the shapes; steps, averaging, depth range, names and colours of classes off the file's meta data, if there are.
+    Sizes are read off the shapes; steps, averaging, depth range, names and colours of classes off the file's meta data, if any.
     Writes config.json, model.safetensors, preprocessor_config.json and conversion.json, which says what became of every key.
     """
     from noise2map.convert import load_official_ddp

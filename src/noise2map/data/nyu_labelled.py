@@ -81,7 +81,7 @@ class NyuLabelledDataset:
         if objects is not None:
             if objects.size and objects.max() > len(self.object_names):
                 raise ValueError(
-                    f"picture {number} of {self.path} has the label {objects.max()}; the file names {len(self.object_names)} objects"
+                    f"picture {number} of {self.path} has label {objects.max()}; the file names {len(self.object_names)} objects"
                 )
             sample["object_labels"] = np.ascontiguousarray(objects)
         if sample["image"].size == SIZE:
