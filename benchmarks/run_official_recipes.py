@@ -37,7 +37,7 @@ class Family:
         recipe: Its smallest recipe.
         layout: Data set whose layout it reads.
         frame: Size of the rendered frames, ``WIDTHxHEIGHT``: like the data set's, or as large as its crops need.
-        crop: Size of the training crops, ``WIDTHxHEIGHT``; the published ones are four to twelve times as large.
+        crop: Size of the training crops, ``WIDTHxHEIGHT``; the published ones are nine to twenty times as large.
         warmup: Iterations of warm-up as a share of all. The published shares are 1/107 and 1/3.
     """
 
@@ -50,10 +50,10 @@ class Family:
 
 
 FAMILIES = (
-    Family("ADE20K, Swin-T", "ade20k-swin-t", "ade20k", "640x480", "192x192", 0.1),
-    Family("Cityscapes, ConvNeXt-T", "cityscapes-convnext-t", "cityscapes", "640x480", "256x128", 0.1),
-    Family("KITTI, Swin-T", "kitti-swin-t", "kitti", "1280x720", "256x128", 1 / 3),
-    Family("NYU-Depth V2, Swin-T", "nyu-swin-t", "nyu", "640x480", "192x160", 1 / 3),
+    Family("ADE20K, Swin-T", "ade20k-swin-t", "ade20k", "640x480", "160x160", 0.1),
+    Family("Cityscapes, ConvNeXt-T", "cityscapes-convnext-t", "cityscapes", "640x480", "224x112", 0.1),
+    Family("KITTI, Swin-T", "kitti-swin-t", "kitti", "1280x720", "224x112", 1 / 3),
+    Family("NYU-Depth V2, Swin-T", "nyu-swin-t", "nyu", "640x480", "176x144", 1 / 3),
 )
 
 

@@ -120,7 +120,6 @@ def test_on_a_busy_machine_threads_sleep(monkeypatch):
         ("--steps=1 3,auto --model m", "--steps=1 --steps 3,auto --model m"),
         ("--steps 1 --ensemble 2 4 --steps 3", "--steps 1 --ensemble 2 --ensemble 4 --steps 3"),
         ("--model m stray", "--model m stray"),
-        ("--steps --ensemble 2", "--steps --ensemble 2"),
         ("--steps -1", "--steps -1"),
     ],
 )

@@ -89,15 +89,20 @@ def test_objects_of_the_labelled_file_have_numbers_and_names(tmp_path):
     assert objects.shape == (height, width) and objects.dtype == np.int32
     assert (objects == np.arange(width) % 4).all()
     assert "object_labels" not in NyuLabelledDataset(tmp_path, "all")[1]
-    with h5py.File(tmp_path / "nyu_depth_v2_labeled.mat", "a") as file:
+
+
+def test_objects_that_make_no_sense_are_named(tmp_path):
+    for name in ("unknown", "untold"):
+        write_labelled(tmp_path / f"{name}.mat")
+    with h5py.File(tmp_path / "unknown.mat", "a") as file:
         file["labels"][1, 0, 0] = 9
     with pytest.raises(ValueError, match=r"picture 2 of .* has label 9; the file names 3 objects"):
-        NyuLabelledDataset(tmp_path, "all", objects=True)[1]
-    with h5py.File(tmp_path / "nyu_depth_v2_labeled.mat", "a") as file:
+        NyuLabelledDataset(tmp_path / "unknown.mat", "all", objects=True)[1]
+    with h5py.File(tmp_path / "untold.mat", "a") as file:
         del file["names"]
         file["names"] = np.zeros((1, 3))
     with pytest.raises(ValueError, match="'names' is not a cell array of texts"):
-        NyuLabelledDataset(tmp_path, "all", objects=True)
+        NyuLabelledDataset(tmp_path / "untold.mat", "all", objects=True)
 
 
 def test_labelled_file_survives_pickling(tmp_path):
