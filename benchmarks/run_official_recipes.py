@@ -2,7 +2,7 @@
 
 Frames are rendered at a fitting size, exported, trained on for some hundred iterations (smaller crops, short warm-up, no pretrained
 backbone; every change is printed and recorded) and a few frames are scored under the official protocol. What is there already is
-not made again, an interrupted run is gone on with: run the same command again.
+not made again, an interrupted run is gone on with: run the same command again. To be called in the root of the repository.
 
 python benchmarks/run_official_recipes.py                                # 300 iterations each, about 40 minutes of one core
 python benchmarks/run_official_recipes.py --iterations 5 --work /tmp/try --results /tmp/try      # does it work at all
@@ -22,7 +22,6 @@ from noise2map.report.plots import save_figure, training_plot
 from noise2map.report.tables import read_csv, write_csv
 from noise2map.training.run_directory import METRICS_FILE, read_metrics
 
-ROOT = Path(__file__).parent.parent
 NOISE2MAP = str(Path(sys.executable).with_name("noise2map"))
 EVALUATION_STEPS = 3
 SCORES = ("mIoU", "aAcc", "delta1", "abs_rel", "rmse")
@@ -179,8 +178,8 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=240, help="training frames of each size")
     parser.add_argument("--held-out", type=int, default=4, help="frames that are scored")
     parser.add_argument("--only", nargs="+", choices=[family.recipe for family in FAMILIES], help="some of the families")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "official", help="folder of frames, exports and runs")
-    parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of the table and the picture")
+    parser.add_argument("--work", type=Path, default=Path("runs/official"), help="folder of frames, exports and runs")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the table and the picture")
     options = parser.parse_args()
     table = options.results / "official_recipes.csv"
     options.results.mkdir(parents=True, exist_ok=True)
