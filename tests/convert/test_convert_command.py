@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
+from PIL import Image
 from test_ddp_checkpoint import CONVNEXT, DEPTH, SEGMENTATION, small_weights
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
+from transformers import AutoImageProcessor, AutoModelForDepthEstimation, AutoModelForSemanticSegmentation, pipeline
 
 from noise2map.cli import main
 from noise2map.convert.ddp_meta import settings_from_meta
@@ -61,8 +62,6 @@ def test_converted_segmentation_has_names_colours_size_and_normalisation(tmp_pat
     assert np.array_equal(Predictor(model, processor).palette, [colour for _, _, colour in CITYSCAPES])
     processor.size = {"height": 64, "width": 96}
     picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    from PIL import Image
-
     found = pipeline("image-segmentation", model=model, image_processor=processor)(Image.fromarray(picture))
     assert {one["label"] for one in found} <= set(model.config.label2id)
     assert sum((np.asarray(one["mask"]) > 0).astype(int) for one in found).tolist() == np.ones((40, 60), int).tolist()
@@ -114,7 +113,11 @@ def test_meta_data_of_other_forms_tell_nothing(meta):
 def test_nyu_depth_ends_at_ten_metres(tmp_path, capsys):
     code, text, _ = run(capsys, official_file(tmp_path / "model.pth", DEPTH), "--out", tmp_path / "out", "--max-depth", 10)
     assert code == 0 and "depth from 0.001 to 10 m" in text
-    assert AutoImageProcessor.from_pretrained(tmp_path / "out").do_resize is False
+    processor, model = (kind.from_pretrained(tmp_path / "out") for kind in (AutoImageProcessor, AutoModelForDepthEstimation))
+    assert processor.do_resize is False
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8))
+    depth = pipeline("depth-estimation", model=model, image_processor=processor)(picture)["predicted_depth"]
+    assert depth.shape[-2:] == (64, 96) and float(depth.min()) >= 0.001 and float(depth.max()) <= 10
 
 
 # ---- the hub ---------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from noise2map.cli import main
 from noise2map.data import open_public_dataset
@@ -89,6 +90,35 @@ def test_official_depth_scores_by_hand(rooms):
     assert set(scores) == set(DEPTH_SCORES)
     for name in rows[0]:
         assert scores[name] == pytest.approx(np.mean([row[name] for row in rows]), rel=1e-4)
+
+
+def test_official_segmentation_scores_by_hand(rooms):
+    """Fitted into 2048x512 whole, mean over steps, logits brought to the picture's size, intersection over union by counting."""
+    model, seed = tiny_segmenter(num_labels=150), 3
+    data = open_public_dataset("ade20k", rooms / "ade20k")
+    plan = evaluation_plan("ade20k", "segmentation", "official")
+    evaluation = evaluate_with_plan(model, PROCESSOR, data, [Protocol(2, 1, "steps")], plan, seed=seed)
+    both, either = np.zeros(150), np.zeros(150)
+    for index in range(len(data)):
+        sample = data[index]
+        pixels = torch.from_numpy(np.array(sample["image"])).permute(2, 0, 1)[None].float()
+        pixels = functional.interpolate(pixels, size=(512, 683), mode="bilinear").round() / 255  # 120 x 160 pixels, times 4.27
+        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        generator = [image_generator(seed, sample["id"])]
+        with torch.no_grad():
+            features = model.encode_image((pixels - mean[:, None, None]) / std[:, None, None])
+            output = model.decode_map(features, num_inference_steps=2, generator=generator, output_steps=True)
+        chances = torch.stack([step.readout.softmax(1) for step in output.steps]).mean(0)
+        chances = functional.interpolate(chances, size=(512, 683), mode="bilinear")
+        found = functional.interpolate(chances, size=(120, 160), mode="bilinear")[0].argmax(0).numpy()
+        known = sample["labels"] != 255
+        for label in range(150):
+            guessed, true = (found == label) & known, sample["labels"] == label
+            both[label] += (guessed & true).sum()
+            either[label] += (guessed | true).sum()
+    expected = np.mean(both[either > 0] / either[either > 0])
+    assert evaluation.results[0].scorer.scores()["mIoU"] == pytest.approx(expected, rel=0.02, abs=1e-4)
+    assert expected > 0
 
 
 def test_sun_rgbd_predictions_end_at_eight_metres():
