@@ -2,11 +2,13 @@
 
 import csv
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional
 
 from noise2map.cli import main
@@ -200,6 +202,24 @@ def test_the_published_score_stands_beside_the_measured_one():
     assert [word for word in ("47.12", "47", "+0.12", "all 2000") if word not in table] == [] and len(table.splitlines()) <= 3
     assert "8, published: 2000" in published_table([scored | {"images": 8}])
     assert published_table([{"protocol": "1", "mIoU": 0.1}]) == ""
+
+
+def test_a_wrong_scale_of_depth_is_said_before_scores(rooms, tmp_path, capsys):
+    """Depth files in fifths of a millimetre, read as millimetres."""
+    shutil.copytree(rooms / "nyu", tmp_path / "nyu")
+    for path in (tmp_path / "nyu").rglob("sync_depth_*.png"):
+        depth = np.asarray(Image.open(path)).astype(np.int64) * 5
+        Image.fromarray(np.minimum(depth, 65535).astype(np.uint16)).save(path)
+    tiny_depth_model().save_pretrained(tmp_path / "model")
+    PROCESSOR.save_pretrained(tmp_path / "model")
+    said = []
+    for root in (rooms / "nyu", tmp_path / "nyu"):
+        words = ["--model", tmp_path / "model", "--dataset", "nyu", "--root", root, "--steps", "1", "--resamples", 0, "--limit", 1]
+        with pytest.raises(SystemExit) as stop:
+            main(["evaluate", *map(str, words)])
+        assert not stop.value.code
+        said.append([line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: NYU-Depth V2: the median")])
+    assert said[0] == [] and len(said[1]) == 1 and "the files may hold 1/5000 m" in said[1][0]
 
 
 def test_official_protocol_from_the_command_line(rooms, tmp_path, capsys, monkeypatch):

@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from noise2map.data.opening import PUBLIC_DATASETS
+from noise2map.data.scale import warn_of_scale
 from noise2map.inference import evaluation_report as tables
 from noise2map.inference.datasets import EvenSubset, check_classes, evaluation_split, open_dataset
 from noise2map.inference.evaluation_plans import EvaluationPlan, evaluation_plan, look_at
@@ -176,6 +177,9 @@ def run_evaluation(job: EvaluationJob, say: Callable[[str], object] = lambda tex
         warning = check_classes(data, model.config.id2label, name) if task == "segmentation" else None
         if warning:
             say(f"warning: {name}: {warning}")
+    scale = warn_of_scale(data, job.dataset)
+    if scale:
+        say(f"warning: {scale}")
     grids = [_protocols(job, model, name, index == 0) for index, (name, model, _) in enumerate(loaded)]
     depth_range = _depth_range(job, first, plan) if task == "depth" else None
     subset = EvenSubset(data, job.limit or len(data))
