@@ -1,4 +1,4 @@
-"""A whole Cityscapes picture in single precision fits into six gibibytes, weights and libraries included."""
+"""A whole Cityscapes picture in single precision fits into six gibibytes, weights, libraries and scores included."""
 
 import json
 import subprocess
@@ -11,6 +11,7 @@ import json, resource, sys
 import numpy as np, torch
 from PIL import Image
 from noise2map.inference.evaluation_plans import evaluation_plan
+from noise2map.inference.evaluator import make_scorer
 from noise2map.inference.protocols import Protocol
 from noise2map.inference.views import PlannedImage
 from noise2map.models import Noise2MapForSemanticSegmentation, Noise2MapImageProcessor
@@ -28,11 +29,15 @@ with torch.no_grad():
     seen = PlannedImage(model, Noise2MapImageProcessor(do_resize=False), picture, plan.views)
     encoded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     output = seen.decode(Protocol(3), 0, "a", (1024, 2048))
+decoded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+truth = torch.randint(0, 19, (1024, 2048), generator=torch.Generator().manual_seed(0))
+scorer = make_scorer(model)
+scorer.update(output, "last", (1024, 2048), [0], [truth])
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(json.dumps({
     "parameters": sum(p.numel() for p in model.parameters()), "shape": list(output.logits.shape),
     "steps": int(output.num_steps), "finite": bool(torch.isfinite(output.logits).all()),
-    "encoded": encoded * 1024, "peak": peak * 1024,
+    "encoded": encoded * 1024, "decoded": decoded * 1024, "peak": peak * 1024, "scores": scorer.scores(),
 }))
 """
 
@@ -43,5 +48,6 @@ def test_cityscapes_at_full_size_stays_within_six_gibibytes():
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["shape"] == [1, 19, 1024, 2048] and found["steps"] == 3 and found["finite"]
     assert round(found["parameters"] / 1e6, 2) == 39.57
-    print(f"after encoding {found['encoded'] / 2**30:.2f} GiB, at most {found['peak'] / 2**30:.2f} GiB")
+    assert 0 < found["scores"]["mIoU"] < 1
+    print({name: f"{found[name] / 2**30:.2f} GiB" for name in ("encoded", "decoded", "peak")})
     assert found["peak"] < 6 * 2**30
