@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from noise2map.inference.published import published_scores
 from noise2map.report.tables import markdown_table, read_csv, replace_block, write_csv
 
 ROOT = Path(__file__).parent.parent
@@ -20,6 +21,15 @@ SCORES = {
     "segmentation": {"mIoU": ("mIoU %", 100, 1), "aAcc": ("pixel accuracy %", 100, 1)},
     "depth": {"delta1": ("δ1 %", 100, 1), "abs_rel": ("AbsRel", 1, 3), "rmse": ("RMSE m", 1, 2)},
 }
+TITLES = {
+    "ade20k": "ADE20K",
+    "cityscapes": "Cityscapes",
+    "kitti": "KITTI",
+    "nyu": "NYU-Depth V2",
+    "swin": "Swin",
+    "convnext": "ConvNeXt",
+}
+UNITS = {"mIoU": ("mIoU", " %"), "abs_rel": ("REL", ""), "rmse": ("RMSE", " m")}
 UNCERTAINTY = {
     "segmentation": ("entropy", "step_flip", "sample_variance", "mutual_information"),
     "depth": ("sample_variance", "step_flip"),
@@ -90,6 +100,64 @@ def noise_table() -> str:
     return markdown_table(list(lines.values()))
 
 
+def command_table(largest_only: bool = False) -> str:
+    """The commands that train and score each published model, with the published scores.
+
+    Args:
+        largest_only: One model for each data set, self-aligned or not.
+    """
+    models: dict[tuple[str, str, str], list[dict[str, str]]] = {}
+    for row in published_scores():
+        models.setdefault((row["dataset"], row["backbone"], row["self_aligned"]), []).append(row)
+    if largest_only:
+        last = {(dataset, aligned): (dataset, backbone, aligned) for dataset, backbone, aligned in models}
+        models = {key: models[key] for key in last.values()}
+    lines = []
+    for (dataset, backbone, aligned), rows in models.items():
+        name = f"{dataset}-{backbone}" + "-aligned" * (aligned == "yes")
+        kind, letter = backbone.split("-")
+        steps = sorted({int(row["steps"]) for row in rows if row["protocol"] == "official"})
+        run = f"noise2map evaluate --model runs/{name}/final --dataset {dataset} --root DIR --protocol official --steps"
+        lines.append(
+            {
+                "model": f"{TITLES[dataset]}, {TITLES[kind]}-{letter.upper()}" + ", self-aligned" * (aligned == "yes"),
+                "train": f"`noise2map train official/{name} --set data.root=DIR`",
+                "evaluate": f"`{run} {' '.join(map(str, steps))}`",
+                "published": _published(rows, "official"),
+                "multi-scale": _published(rows, "multi-scale") or "–",
+            }
+        )
+    return markdown_table(lines)
+
+
+def _published(rows: list[dict[str, str]], protocol: str) -> str:
+    """``"mIoU 82.3, 82.6, 82.6 %"``: a score at increasing steps, then the next score."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if row["protocol"] == protocol:
+            found.setdefault(row["score"], []).append(row["value"])
+    return "; ".join(f"{UNITS[score][0]} {', '.join(values)}{UNITS[score][1]}" for score, values in found.items())
+
+
+def recipes_table() -> str:
+    """What the shortened runs of the official recipes came to."""
+    lines = []
+    for row in read_csv(RESULTS / "official_recipes.csv"):
+        percent = [f"{name} {100 * row[name]:.1f} %" for name in ("mIoU", "aAcc", "delta1") if row.get(name) not in (None, "")]
+        plain = [f"{name} {row[name]:.3f}" for name in ("abs_rel", "rmse") if row.get(name) not in (None, "")]
+        first, last = row["window"], row["iterations"] - row["window"] + 1
+        lines.append(
+            {
+                "recipe": f"`{row['recipe']}`",
+                "crop": row["crop"],
+                f"loss of iterations 1 to {first}": f"{row['loss_first']:.3f}",
+                f"of {last} to {row['iterations']}": f"{row['loss_last']:.3f}",
+                f"official protocol, {row['images']} held-out frames": ", ".join(percent + plain),
+            }
+        )
+    return markdown_table(lines)
+
+
 def main() -> None:
     """Collects evaluations, or rewrites every table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -98,6 +166,11 @@ def main() -> None:
     if options.collect:
         collect(options.collect[0], [Path(folder) for folder in options.collect[1:]])
         return
+    replace_block(ROOT / "docs" / "recipes.md", "official commands", command_table())
+    if "<!-- official commands -->" in (ROOT / "README.md").read_text(encoding="utf-8"):
+        replace_block(ROOT / "README.md", "official commands", command_table(largest_only=True))
+    if (RESULTS / "official_recipes.csv").exists():
+        replace_block(ROOT / "docs" / "recipes.md", "official recipes", recipes_table())
     for task in SCORES:
         if not (RESULTS / f"evaluate_{task}.csv").exists():
             continue

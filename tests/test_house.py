@@ -34,7 +34,7 @@ ROOMS = {
         {"diffusion", "geometry", "codecs", "metrics", "data", "models", "guidance", "report", "zoo"},
         ENGINES | {"torchmetrics", "yaml", "tqdm", "matplotlib"},
     ),
-    "convert": ({"models", "guidance"}, {"torch", "transformers", "diffusers", "safetensors", "numpy"}),
+    "convert": ({"models", "guidance"}, {"torch", "transformers", "diffusers", "safetensors", "huggingface_hub", "numpy"}),
     "report": ({"metrics", "geometry"}, {"matplotlib", "numpy", "PIL"}),
     "inference": (
         {"diffusion", "geometry", "codecs", "metrics", "data", "models", "guidance", "report", "zoo", "training", "convert"},

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from noise2map import __version__, cli
+from noise2map.cli.words import spread_values
 
 
 def run(words, capsys):
@@ -133,3 +134,22 @@ def test_a_command_that_runs_a_model_starts_again_with_an_allocator_that_keeps_m
     cli.main()
     assert [words[1:] for words, _ in calls] == ([argv] if restarts else [])
     assert all("MALLOC_TRIM_THRESHOLD_" in environment and environment.keys() >= os.environ.keys() for _, environment in calls)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--steps 1 3 10 --seed 4", "--steps 1 --steps 3 --steps 10 --seed 4"),
+        ("--steps=1 3,auto --model m", "--steps=1 --steps 3,auto --model m"),
+        ("--steps 1 --ensemble 2 4 --steps 3", "--steps 1 --ensemble 2 --ensemble 4 --steps 3"),
+        ("--model m stray", "--model m stray"),
+        ("--steps -1", "--steps -1"),
+    ],
+)
+def test_values_after_an_option_that_takes_several(words, expected):
+    assert spread_values(words.split(), ["--steps", "--ensemble"]) == expected.split()
+
+
+def test_stray_words_are_still_refused(capsys):
+    code, _, err = run(["evaluate", "--model", "m", "stray", "--steps", "1", "3"], capsys)
+    assert code == 2 and "stray" in err

@@ -60,6 +60,11 @@ def write_labelled(path, pictures=5, width=8, height=6):
         file["images"] = images.transpose(0, 3, 2, 1)
         file["depths"] = depths.transpose(0, 2, 1)
         file["rawDepths"] = raw.transpose(0, 2, 1)
+        file["labels"] = np.broadcast_to(np.arange(width, dtype=np.uint16)[:, None] % 4, (pictures, width, height))
+        names = file.create_dataset("names", (1, 3), dtype=h5py.ref_dtype)  # MATLAB's cell array
+        for place, name in enumerate(("book", "bottle", "cabinet door")):
+            file[f"#refs#/{place}"] = np.array([[ord(letter)] for letter in name], np.uint16)
+            names[0, place] = file[f"#refs#/{place}"].ref
     return images, depths, raw
 
 
@@ -73,6 +78,31 @@ def test_labelled_file_is_turned_upright(tmp_path):
     assert (sample["depth_m"] == depths[3]).all() and sample["valid"].all()
     holes = NyuLabelledDataset(tmp_path / "nyu_depth_v2_labeled.mat", "all", depth="raw")[3]
     assert (holes["depth_m"] == raw[3]).all() and (holes["valid"] == (raw[3] > 0)).all()
+
+
+def test_objects_of_the_labelled_file_have_numbers_and_names(tmp_path):
+    write_labelled(tmp_path / "nyu_depth_v2_labeled.mat")
+    data = NyuLabelledDataset(tmp_path, "all", objects=True)
+    assert data.object_names == {1: "book", 2: "bottle", 3: "cabinet door"}
+    objects = pickle.loads(pickle.dumps(data))[1]["object_labels"]
+    height, width = data[1]["depth_m"].shape
+    assert objects.shape == (height, width) and objects.dtype == np.int32
+    assert (objects == np.arange(width) % 4).all()
+    assert "object_labels" not in NyuLabelledDataset(tmp_path, "all")[1]
+
+
+def test_objects_that_make_no_sense_are_named(tmp_path):
+    for name in ("unknown", "untold"):
+        write_labelled(tmp_path / f"{name}.mat")
+    with h5py.File(tmp_path / "unknown.mat", "a") as file:
+        file["labels"][1, 0, 0] = 9
+    with pytest.raises(ValueError, match=r"picture 2 of .* has label 9; the file names 3 objects"):
+        NyuLabelledDataset(tmp_path / "unknown.mat", "all", objects=True)[1]
+    with h5py.File(tmp_path / "untold.mat", "a") as file:
+        del file["names"]
+        file["names"] = np.zeros((1, 3))
+    with pytest.raises(ValueError, match="'names' is not a cell array of texts"):
+        NyuLabelledDataset(tmp_path / "untold.mat", "all", objects=True)
 
 
 def test_labelled_file_survives_pickling(tmp_path):

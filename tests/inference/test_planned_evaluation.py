@@ -2,11 +2,14 @@
 
 import csv
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch.nn import functional
 
 from noise2map.cli import main
 from noise2map.data import open_public_dataset
@@ -91,6 +94,35 @@ def test_official_depth_scores_by_hand(rooms):
         assert scores[name] == pytest.approx(np.mean([row[name] for row in rows]), rel=1e-4)
 
 
+def test_official_segmentation_scores_by_hand(rooms):
+    """Fitted into 2048x512 whole, mean over steps, logits brought to the picture's size, intersection over union by counting."""
+    model, seed = tiny_segmenter(num_labels=150), 3
+    data = open_public_dataset("ade20k", rooms / "ade20k")
+    plan = evaluation_plan("ade20k", "segmentation", "official")
+    evaluation = evaluate_with_plan(model, PROCESSOR, data, [Protocol(2, 1, "steps")], plan, seed=seed)
+    both, either = np.zeros(150), np.zeros(150)
+    for index in range(len(data)):
+        sample = data[index]
+        pixels = torch.from_numpy(np.array(sample["image"])).permute(2, 0, 1)[None].float()
+        pixels = functional.interpolate(pixels, size=(512, 683), mode="bilinear").round() / 255  # 120 x 160 pixels, times 4.27
+        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        generator = [image_generator(seed, sample["id"])]
+        with torch.no_grad():
+            features = model.encode_image((pixels - mean[:, None, None]) / std[:, None, None])
+            output = model.decode_map(features, num_inference_steps=2, generator=generator, output_steps=True)
+        chances = torch.stack([step.readout.softmax(1) for step in output.steps]).mean(0)
+        chances = functional.interpolate(chances, size=(512, 683), mode="bilinear")
+        found = functional.interpolate(chances, size=(120, 160), mode="bilinear")[0].argmax(0).numpy()
+        known = sample["labels"] != 255
+        for label in range(150):
+            guessed, true = (found == label) & known, sample["labels"] == label
+            both[label] += (guessed & true).sum()
+            either[label] += (guessed | true).sum()
+    expected = np.mean(both[either > 0] / either[either > 0])
+    assert evaluation.results[0].scorer.scores()["mIoU"] == pytest.approx(expected, rel=0.02, abs=1e-4)
+    assert expected > 0
+
+
 def test_sun_rgbd_predictions_end_at_eight_metres():
     model = tiny_depth_model(max_depth=10.0)
     model.head.regressor.bias.data.fill_(50)  # every prediction is at the far end
@@ -165,11 +197,29 @@ def test_published_scores_name_recipes_that_exist():
 
 
 def test_the_published_score_stands_beside_the_measured_one():
-    table = published_table(
-        [{"protocol": "3 steps, steps, ddim", "mIoU": 0.4712, "published_mIoU": 0.47}, {"protocol": "1", "mIoU": 0.1}]
-    )
-    assert [word for word in ("47.12", "47", "+0.12") if word not in table] == [] and len(table.splitlines()) <= 3
+    scored = {"protocol": "3 steps, steps, ddim", "images": 2000, "released_images": 2000, "mIoU": 0.4712, "published_mIoU": 0.47}
+    table = published_table([scored, {"protocol": "1", "mIoU": 0.1}])
+    assert [word for word in ("47.12", "47", "+0.12", "all 2000") if word not in table] == [] and len(table.splitlines()) <= 3
+    assert "8, published: 2000" in published_table([scored | {"images": 8}])
     assert published_table([{"protocol": "1", "mIoU": 0.1}]) == ""
+
+
+def test_a_wrong_scale_of_depth_is_said_before_scores(rooms, tmp_path, capsys):
+    """Depth files in fifths of a millimetre, read as millimetres."""
+    shutil.copytree(rooms / "nyu", tmp_path / "nyu")
+    for path in (tmp_path / "nyu").rglob("sync_depth_*.png"):
+        depth = np.asarray(Image.open(path)).astype(np.int64) * 5
+        Image.fromarray(np.minimum(depth, 65535).astype(np.uint16)).save(path)
+    tiny_depth_model().save_pretrained(tmp_path / "model")
+    PROCESSOR.save_pretrained(tmp_path / "model")
+    said = []
+    for root in (rooms / "nyu", tmp_path / "nyu"):
+        words = ["--model", tmp_path / "model", "--dataset", "nyu", "--root", root, "--steps", "1", "--resamples", 0, "--limit", 1]
+        with pytest.raises(SystemExit) as stop:
+            main(["evaluate", *map(str, words)])
+        assert not stop.value.code
+        said.append([line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: NYU-Depth V2: the median")])
+    assert said[0] == [] and len(said[1]) == 1 and "the files may hold 1/5000 m" in said[1][0]
 
 
 def test_official_protocol_from_the_command_line(rooms, tmp_path, capsys, monkeypatch):
@@ -182,11 +232,12 @@ def test_official_protocol_from_the_command_line(rooms, tmp_path, capsys, monkey
     PROCESSOR.save_pretrained(model)
     words = ["--model", model, "--dataset", "nyu", "--root", rooms / "nyu", "--protocol", "official", "--resamples", 0]
     with pytest.raises(SystemExit) as stop:
-        main(["evaluate", *map(str, words), "--steps", "1,2", "--device", "cpu", "--out", str(tmp_path / "out")])
+        main(["evaluate", *map(str, words), "--steps", "1", "2", "--device", "cpu", "--out", str(tmp_path / "out")])
     assert not stop.value.code
     rows = json.loads((tmp_path / "out" / "evaluation.json").read_text())["rows"]
     assert [row["average"] for row in rows] == ["last", "steps"]  # as the model says
     assert rows[0]["published_abs_rel"] == 0.094 and "published_abs_rel" not in rows[1]
+    assert (rows[0]["images"], rows[0]["released_images"]) == (2, 654)
     assert rows[0]["test_protocol"] == "official, Eigen crop: own size, flip, whole" and rows[0]["split"] == "test"
     assert (rows[0]["min_depth"], rows[0]["max_depth"]) == (1e-3, 10.0)
     assert "published" in capsys.readouterr().out

@@ -41,6 +41,13 @@ def test_freedoom_classes_have_the_colours_of_the_data_set_and_are_told_apart(cl
     assert smallest_distance(palette) > 20  # 2.3 is just noticeable
 
 
+def test_colours_of_a_checkpoint_come_first():
+    found = class_palette({0: "floor", 1: "wall"}, ["#ff8000", "#000102"])
+    assert found.dtype == np.uint8 and found.tolist() == [[255, 128, 0], [0, 1, 2]]
+    with pytest.raises(ValueError, match="fromhex"):
+        class_palette({0: "floor"}, ["#gg0000"])
+
+
 def test_generic_palette_is_distinct_and_grows_by_appending():
     assert len(np.unique(generic_palette(150), axis=0)) == 150
     assert (generic_palette(150)[:19] == generic_palette(19)).all()

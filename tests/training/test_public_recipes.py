@@ -44,6 +44,7 @@ def test_segmentation_recipes_train_on_their_layout(tmp_path, name):
     batch = next(iter(trainer.get_train_dataloader()))
     assert batch["pixel_values"].shape == (2, 3, 64, 96) and batch["labels"].shape == (2, 64, 96)
     assert trainer.model.config.num_labels == {"ade20k": 150, "cityscapes": 19}[name]
+    assert trainer.model.config.palette[0] == {"ade20k": "#787878", "cityscapes": "#804080"}[name]  # wall and road
     trainer.train()
     losses = [record["loss"] for record in read_metrics(tmp_path / "run") if "loss" in record]
     assert len(losses) == 6 and np.isfinite(losses).all()

@@ -12,6 +12,7 @@ from noise2map import MapTrainer, Noise2MapForSemanticSegmentation
 from noise2map.data.transforms import default_transform
 from noise2map.diffusion import image_generator
 from noise2map.training import LearningRateCurve, last_checkpoint, read_metrics
+from tiny_models import BACKBONES, tiny_segmenter
 
 
 def make_trainer(directory, task="segmentation", model=None, callbacks=(), options=None, **fields):
@@ -47,6 +48,20 @@ def make_trainer(directory, task="segmentation", model=None, callbacks=(), optio
         callbacks=callbacks,
         **options,
     )
+
+
+@pytest.mark.parametrize("backbone", [name for name in BACKBONES if name != "hiera"])  # which takes pictures of one size
+def test_every_backbone_is_resumed_whole(tmp_path, backbone):
+    """Swin's weights are stored under other names than the model's own; a resumed run must find them all the same."""
+    fields = {"max_steps": 2, "save_steps": 1, "eval_strategy": "no", "options": {"sample_images": 0, "ema_half_life_images": None}}
+    whole = make_trainer(tmp_path, model=tiny_segmenter(backbone, num_labels=3), **fields)
+    whole.train()
+    curve = losses(tmp_path)
+    (tmp_path / "checkpoint-2" / "complete").unlink()
+    resumed = make_trainer(tmp_path, model=tiny_segmenter(backbone, seed=9, num_labels=3), **fields)
+    resumed.train(resume_from_checkpoint=True)
+    assert losses(tmp_path) == curve and len(curve) == 2
+    assert_same_weights(weights(resumed.model), weights(whole.model))
 
 
 def losses(directory):

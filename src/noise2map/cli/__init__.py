@@ -43,8 +43,10 @@ class _LazyGroup(typer.core.TyperGroup):
         if isinstance(target, typer.Typer):
             command = typer.main.get_group(target)
         else:
+            from noise2map.cli.words import SpreadCommand
+
             single = typer.Typer(add_completion=False, rich_markup_mode=None)
-            single.command(name=cmd_name)(target)
+            single.command(name=cmd_name, cls=SpreadCommand)(target)
             command = typer.main.get_command(single)
         command.name = cmd_name
         command.short_help = help_text

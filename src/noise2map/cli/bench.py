@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from noise2map.cli.words import SpreadCommand
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Time and memory, stage by stage.", rich_markup_mode=None)
 
 
@@ -23,7 +25,7 @@ Seed = Annotated[int, typer.Option(help="Of everything that is drawn.")]
 Out = Annotated[Path, typer.Option(help="CSV file; rows of other measurements in it are kept.")]
 
 
-@app.command("model")
+@app.command("model", cls=SpreadCommand)
 def bench_model(
     model: Annotated[
         str, typer.Option(help="Preset (swin-t-ade20k, swin-t-kitti), shipped name, folder of a checkpoint, or hub id.")
@@ -85,7 +87,7 @@ def bench_model(
     print(f"wrote {out}")
 
 
-@app.command("attention")
+@app.command("attention", cls=SpreadCommand)
 def bench_attention(
     size: Annotated[str, typer.Option(help="Size of the map, WIDTHxHEIGHT tokens.")] = "128x128",
     heads: Annotated[int, typer.Option(help="Attention heads.")] = 8,

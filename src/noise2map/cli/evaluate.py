@@ -25,7 +25,7 @@ def evaluate(
     window: Annotated[str | None, typer.Option(help="Sliding windows WIDTHxHEIGHT in pixels, multiples of 32.")] = None,
     stride: Annotated[str | None, typer.Option(help="Their distance WIDTHxHEIGHT. [default: two thirds of the window]")] = None,
     steps: Annotated[
-        list[str] | None, typer.Option(help="Decoder calls: numbers or auto, e.g. 1,3,10,auto. [default: 1,3,10]")
+        list[str] | None, typer.Option(help="Decoder calls: numbers or auto, e.g. 1 3 10 or 1,3,auto. [default: 1,3,10]")
     ] = None,
     ensemble: Annotated[list[str] | None, typer.Option(help="Noise samples, e.g. 1,4. [default: 1]")] = None,
     average: Annotated[

@@ -10,7 +10,9 @@ from transformers import ConvNextConfig, SwinConfig
 
 from noise2map.convert.bev import bev_dropped_because, bev_sizes, is_bev, rename_bev, segmentation_key
 from noise2map.convert.ddp_keys import dropped_because, rename, split_parts
-from noise2map.convert.state_dict import ConversionReport, read_checkpoint, strip_wrappers
+from noise2map.convert.ddp_meta import settings_from_meta
+from noise2map.convert.hub import find_checkpoint
+from noise2map.convert.state_dict import ConversionReport, read_content, strip_wrappers
 from noise2map.models import (
     MapModel,
     Noise2MapConfig,
@@ -32,11 +34,12 @@ _ADE20K_CLASSES = 150
 def load_official_ddp(checkpoint: str | Path | dict[str, Any], task: str | None = None, **config: Any) -> MapModel:
     """Loads an official DDP checkpoint.
 
-    Everything that can be read off the shapes is: backbone, widths, depths, window, classes, decoder. The rest takes the published
-    values of the task; keywords override them (``max_depth=10`` for NYU, ``num_inference_steps=10`` for self-aligned weights).
+    Everything that can be read off the shapes is: backbone, widths, depths, window, classes, decoder. The rest is what the
+    checkpoint's ``meta`` says, else the published values of the task; keywords override both (``max_depth=10`` for NYU,
+    ``self_aligned=True, num_inference_steps=10`` for self-aligned weights).
 
     Args:
-        checkpoint: a file, or a state dict with the official key names.
+        checkpoint: a file, a file on the hub (``OWNER/NAME:FILE``), or a state dict with the official key names.
         task: ``"segmentation"``, ``"depth"`` or ``"bev"``; by default read off the keys.
         **config: fields of `Noise2MapConfig`, or of `Noise2MapBevConfig`.
 
@@ -44,20 +47,24 @@ def load_official_ddp(checkpoint: str | Path | dict[str, Any], task: str | None 
         The model in evaluation mode; ``model.conversion_report`` tells what became of every key.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if there is no such file, or it cannot be had from the hub.
         ValueError: if a key is unknown or missing, a shape does not fit, or the file carries code.
     """
-    tensors = strip_wrappers(checkpoint) if isinstance(checkpoint, dict) else read_checkpoint(checkpoint)
+    content = checkpoint if isinstance(checkpoint, dict) else read_content(find_checkpoint(checkpoint))
+    tensors = strip_wrappers(content)
     found = _task_of(tensors)
     task = found if task is None else task
     if task not in TASKS:
         raise ValueError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
     if task != found:
         raise ValueError(f"task is {task!r}, but the checkpoint's keys are those of a {found} model")
-    model_config = config_from_shapes(tensors, task, **config)
+    classes = len(tensors["decode_head.conv_seg.weight"]) if task == "segmentation" else None
+    told = settings_from_meta(content, task, classes)
+    model_config = config_from_shapes(tensors, task, **{**told, **config})
     model = _MODELS[task](model_config)
     converted, report = convert_ddp_state_dict(tensors, model_config.time_conditioning)
     _load(model, converted)
+    report.settings = {name: value for name, value in told.items() if name not in config}
     model.conversion_report = report
     return model.eval()
 

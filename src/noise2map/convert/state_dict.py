@@ -18,10 +18,12 @@ class ConversionReport:
     Attributes:
         used: official key -> our keys that it fills.
         dropped: official key -> why it is not needed.
+        settings: fields of the configuration that were read off the checkpoint's ``meta``.
     """
 
     used: dict[str, list[str]] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def summary(self) -> str:
         """One line: how many keys were used and dropped."""
@@ -29,13 +31,22 @@ class ConversionReport:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Reads the weights of a checkpoint; code inside a pickle is never run.
+    """Reads the weights of a checkpoint; see `read_content`.
+
+    Returns:
+        Key -> tensor, with the wrappers (``state_dict``, ``module.``) of training frameworks removed.
+    """
+    return strip_wrappers(read_content(path))
+
+
+def read_content(path: str | Path) -> Any:
+    """Reads all that a checkpoint holds; code inside a pickle is never run.
 
     Args:
         path: a ``.safetensors`` file, or a ``.pth`` / ``.pt`` / ``.bin`` pickle with tensors, numbers and text alone.
 
     Returns:
-        Key -> tensor, with the wrappers (``state_dict``, ``module.``) of training frameworks removed.
+        What was saved: usually a dict, with the weights in it or under ``state_dict``.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -46,19 +57,18 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     if path.suffix == ".safetensors":
         try:
-            return strip_wrappers(load_file(path))
+            return load_file(path)
         except SafetensorError as error:
             raise ValueError(f"checkpoint {path} cannot be read, it is damaged or of another format: {error}") from error
     try:
         with torch.serialization.safe_globals(_numpy_scalars()):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise ValueError(
             f"checkpoint {path} cannot be read as weights alone: it is damaged or carries objects other than tensors, which are "
             f"never executed ({reason}); expected a file saved from a plain state dict"
         ) from error
-    return strip_wrappers(content)
 
 
 def _numpy_scalars() -> list[Any]:

@@ -196,17 +196,25 @@ def _warn(
             shown = ", ".join(unseen[:5]) + (", ..." if len(unseen) > 5 else "")
             report.warnings.append(f"{len(unseen)} of {len(id2label)} classes are nowhere: {shown}")
     elif report.depth_pixels.any():
-        _warn_of_scale(report, depth_median_m, units_per_metre)
+        scale = scale_warning(report, depth_median_m, units_per_metre)
+        report.warnings += [] if scale is None else [scale]
         if report.sparse_images > _FEW_KNOWN_IMAGES * report.images:
             report.warnings.append(f"{report.sparse_images} of {report.images} samples have depth for under 2 % of their pixels")
     elif report.sparse_images:
         report.warnings.append("no pixel has a depth: every value is 0")
 
 
-def _warn_of_scale(report: CheckReport, bounds_m: tuple[float, float] | None, units_per_metre: float | None) -> None:
+def scale_warning(report: CheckReport, bounds_m: tuple[float, float] | None, units_per_metre: float | None) -> str | None:
+    """What is wrong with the scale of depth, None if nothing seems to be.
+
+    Args:
+        report: What was read.
+        bounds_m: Where the median depth should lie, metres.
+        units_per_metre: What the files are taken to hold.
+    """
     median = report.depth_quantiles(0.5)[0]
-    if bounds_m is None or bounds_m[0] <= median <= bounds_m[1]:
-        return
+    if bounds_m is None or not report.depth_pixels.any() or bounds_m[0] <= median <= bounds_m[1]:
+        return None
     text = f"the median depth is {median:.3g} m, expected {bounds_m[0]:g} to {bounds_m[1]:g} m: the scale is likely wrong"
     if units_per_metre is not None:
         assumed = _UNITS_PER_METRE.get(round(units_per_metre), f"1/{units_per_metre:g} m")
@@ -217,4 +225,4 @@ def _warn_of_scale(report: CheckReport, bounds_m: tuple[float, float] | None, un
         ]
         if others:
             text += f"; the files may hold {' or '.join(others)} instead of {assumed}"
-    report.warnings.append(text)
+    return text

@@ -17,7 +17,7 @@ _INSTALL = 'pip install "noise2map[nyu]"'
 
 
 class NyuLabelledDataset:
-    """Pictures and depth of ``nyu_depth_v2_labeled.mat`` (HDF5 inside); the official split is in ``splits.mat`` beside it.
+    """Pictures, depth and objects of ``nyu_depth_v2_labeled.mat`` (HDF5 inside); the official split is in ``splits.mat`` beside it.
 
     MATLAB stores columns first: what it calls 480x640x3x1449 comes out of HDF5 as 1449x3x640x480 and is turned back here.
     Nothing is held in memory; every process opens the file for itself.
@@ -26,9 +26,12 @@ class NyuLabelledDataset:
         path: The file, or the folder that holds it.
         split: ``train`` (795 pictures) or ``test`` (654), which need ``splits.mat``, or ``all``.
         depth: ``"filled"`` (the makers filled the holes, every pixel is valid) or ``"raw"`` (holes are not valid).
+        objects: Also give ``object_labels``, ``(H, W)`` int32: 0 is unlabelled, k the k-th of ``object_names``. These are the
+            file's own 894 kinds; the tables that merge them into 40 or 13 classes are not in the file.
 
     Attributes:
         numbers: The official number, from 1, of each picture of the split.
+        object_names: Number from 1 to name, of all kinds of objects; empty unless asked for.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -39,7 +42,7 @@ class NyuLabelledDataset:
     id2label: dict[int, str] = {}
     palette = np.zeros((0, 3), np.uint8)
 
-    def __init__(self, path: str | Path, split: str = "test", depth: str = "filled") -> None:
+    def __init__(self, path: str | Path, split: str = "test", depth: str = "filled", objects: bool = False) -> None:
         path = Path(path)
         self.path = path / FILE_NAME if path.is_dir() else path
         if depth not in _DEPTHS:
@@ -48,22 +51,24 @@ class NyuLabelledDataset:
             raise ValueError(f"NYU-Depth V2 has no split {split!r}; expected one of {', '.join((*_SPLIT_KEYS, ALL))}")
         if not self.path.is_file():
             raise FileNotFoundError(f"there is no {self.path}; expected {FILE_NAME} of NYU-Depth V2, with {SPLITS_NAME} beside it")
-        self._depths = _DEPTHS[depth]
+        self._depths, self._objects = _DEPTHS[depth], objects
         self._file: Any = None
         self._owner = -1
         total = self._check()
+        self.object_names = self._read_names() if objects else {}
         self.numbers = np.arange(1, total + 1) if split == ALL else read_splits(self.path.with_name(SPLITS_NAME), split, total)
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The raw sample: ``image``, ``depth_m`` ``(H, W)`` float32, ``valid``, ``intrinsics``, ``id``."""
+        """The raw sample: ``image``, ``depth_m`` ``(H, W)`` float32, ``valid``, ``intrinsics``, ``id``, ``object_labels``."""
         number = int(self.numbers[index])
         file = self._open()
         try:
             image = np.ascontiguousarray(file["images"][number - 1].transpose(2, 1, 0))  # (3, W, H) -> (H, W, 3)
             depth_m = np.ascontiguousarray(file[self._depths][number - 1].T.astype(np.float32))  # (W, H) -> (H, W)
+            objects = file["labels"][number - 1].T.astype(np.int32) if self._objects else None
         except OSError as error:
             raise OSError(f"cannot read picture {number} of {self.path}: {error}") from error
         known = np.isfinite(depth_m) & (depth_m > 0)
@@ -73,6 +78,12 @@ class NyuLabelledDataset:
             "valid": known,
             "id": f"nyu-{number:04d}",
         }
+        if objects is not None:
+            if objects.size and objects.max() > len(self.object_names):
+                raise ValueError(
+                    f"picture {number} of {self.path} has label {objects.max()}; the file names {len(self.object_names)} objects"
+                )
+            sample["object_labels"] = np.ascontiguousarray(objects)
         if sample["image"].size == SIZE:
             sample["intrinsics"] = np.array(INTRINSICS, np.float32)
         return sample
@@ -96,7 +107,8 @@ class NyuLabelledDataset:
 
     def _check(self) -> int:
         file = self._open()
-        for name, dimensions in (("images", 4), (self._depths, 3)):
+        wanted = [("images", 4), (self._depths, 3)] + [("labels", 3), ("names", 2)] * self._objects
+        for name, dimensions in wanted:
             if name not in file or file[name].ndim != dimensions:
                 found = file[name].shape if name in file else f"only {', '.join(sorted(file))}"
                 raise ValueError(f"{self.path} must hold {name!r} with {dimensions} dimensions, found {found}")
@@ -105,7 +117,22 @@ class NyuLabelledDataset:
             raise ValueError(
                 f"{self.path}: images {images} and {self._depths} {depths} do not fit; expected (N, 3, W, H), (N, W, H)"
             )
+        if self._objects and file["labels"].shape != depths:
+            raise ValueError(
+                f"{self.path}: labels {file['labels'].shape} and {self._depths} {depths} do not fit; expected (N, W, H)"
+            )
         return int(images[0])
+
+    def _read_names(self) -> dict[int, str]:
+        """MATLAB's cell array of texts: references to arrays of character codes."""
+        file = self._open()
+        try:
+            texts = [
+                "".join(map(chr, np.asarray(file[reference]).reshape(-1).tolist())) for reference in file["names"][:].reshape(-1)
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.path}: 'names' is not a cell array of texts: {error}") from error
+        return dict(enumerate(texts, 1))
 
 
 def read_splits(path: Path, split: str, total: int) -> np.ndarray:

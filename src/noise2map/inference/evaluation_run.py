@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from noise2map.data.opening import PUBLIC_DATASETS
+from noise2map.data.scale import warn_of_scale
 from noise2map.inference import evaluation_report as tables
 from noise2map.inference.datasets import EvenSubset, check_classes, evaluation_split, open_dataset
 from noise2map.inference.evaluation_plans import EvaluationPlan, evaluation_plan, look_at
@@ -175,6 +177,9 @@ def run_evaluation(job: EvaluationJob, say: Callable[[str], object] = lambda tex
         warning = check_classes(data, model.config.id2label, name) if task == "segmentation" else None
         if warning:
             say(f"warning: {name}: {warning}")
+    scale = warn_of_scale(data, job.dataset)
+    if scale:
+        say(f"warning: {scale}")
     grids = [_protocols(job, model, name, index == 0) for index, (name, model, _) in enumerate(loaded)]
     depth_range = _depth_range(job, first, plan) if task == "depth" else None
     subset = EvenSubset(data, job.limit or len(data))
@@ -189,7 +194,7 @@ def run_evaluation(job: EvaluationJob, say: Callable[[str], object] = lambda tex
             evaluation = evaluate_with_plan(model, processor, subset, grid, plan, *options)
         evaluations.append(evaluation)
         _add(report, evaluation, name, facts, job.resamples)
-        if len(subset) == len(data) and job.window is None:  # a published score is of all images
+        if split == evaluation_split(job.dataset) and job.window is None:
             _add_published(report, evaluation, model, job)
         model.to("cpu")
         if device.type == "cuda":
@@ -209,6 +214,8 @@ def _add_published(report: EvaluationReport, evaluation: Evaluation, model: Any,
         if dials.sampler == "ddim":
             found = published_for(model.config, job.dataset, job.test_protocol, dials.steps, dials.samples, dials.average)
             row |= {f"published_{score}": value for score, value in found.items()}
+            if found:  # a published score is of the whole split, the measured one perhaps not
+                row["released_images"] = PUBLIC_DATASETS[job.dataset].released.get(row["split"])
 
 
 def _add(report: EvaluationReport, evaluation: Evaluation, name: str, facts: dict[str, Any], resamples: int) -> None:

@@ -126,7 +126,8 @@ class Predictor:
         self.model, self.processor = model.eval(), processor
         self.task = "segmentation" if isinstance(model, Noise2MapForSemanticSegmentation) else "depth"
         self.id2label = {int(index): str(name) for index, name in model.config.id2label.items()}
-        self.palette = class_palette(self.id2label) if self.task == "segmentation" else np.zeros((0, 3), np.uint8)
+        segmentation = self.task == "segmentation"
+        self.palette = class_palette(self.id2label, model.config.palette) if segmentation else np.zeros((0, 3), np.uint8)
 
     @classmethod
     def from_pretrained(

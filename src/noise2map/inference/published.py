@@ -68,6 +68,7 @@ def published_table(rows: Sequence[Mapping[str, Any]]) -> str:
             shown.append(
                 {
                     "dials": row["protocol"],
+                    "images": _images(row),
                     "score": f"{score} %" if factor == 100 else score,
                     "measured": measured,
                     "published": published,
@@ -75,3 +76,11 @@ def published_table(rows: Sequence[Mapping[str, Any]]) -> str:
                 }
             )
     return text_table(shown) if shown else ""
+
+
+def _images(row: Mapping[str, Any]) -> str:
+    """How many images the measured score is of, and how many the published one is."""
+    measured, released = row.get("images"), row.get("released_images")
+    if measured is None or released is None or measured == released:
+        return "all" if measured is None else f"all {measured}"
+    return f"{measured}, published: {released}"

@@ -54,20 +54,23 @@ def generic_palette(num_classes: int) -> np.ndarray:
     return np.round(hsv_to_rgb(np.stack([hue, saturation, value], axis=-1)) * 255).astype(np.uint8)
 
 
-def class_palette(id2label: Mapping[int, str]) -> np.ndarray:
-    """One colour per class: the conventional one where the name is known, else one from :func:`generic_palette`.
+def class_palette(id2label: Mapping[int, str], colours: Sequence[str] | None = None) -> np.ndarray:
+    """One colour per class: the one given, or conventional where the name is known, else from :func:`generic_palette`.
 
     Args:
         id2label: Class id to name, ids 0 .. K - 1.
+        colours: ``"#rrggbb"`` of each class, as a checkpoint's configuration has them.
 
     Returns:
         ``(K, 3)`` uint8.
 
     Raises:
-        ValueError: If the ids are not 0 .. K - 1.
+        ValueError: If the ids are not 0 .. K - 1, or a colour is none.
     """
     if sorted(id2label) != list(range(len(id2label))):
         raise ValueError(f"class ids must be 0 .. {len(id2label) - 1} without gaps, got {sorted(id2label)[:8]}")
+    if colours is not None:
+        return np.array([list(bytes.fromhex(colour.removeprefix("#"))) for colour in colours], np.uint8)
     palette = generic_palette(len(id2label))
     known = [CLASS_COLORS.get(id2label[index].lower()) for index in range(len(id2label))]
     if sum(color is not None for color in known) >= len(known) / 2:  # else a conventional colour could clash

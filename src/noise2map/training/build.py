@@ -63,7 +63,7 @@ def make_config(recipe: Recipe, id2label: Mapping[int, str], from_checkpoint: bo
         return Noise2MapConfig(**fields)
     _check_checkpoint(recipe.model.init_from)
     base = Noise2MapConfig.from_pretrained(recipe.model.init_from)
-    return Noise2MapConfig(**{**base.to_dict(), **fields})
+    return Noise2MapConfig(**{**base.to_dict(), "palette": None, **fields})  # colours are those of the new data
 
 
 def _check_checkpoint(name: str) -> None:
@@ -92,7 +92,10 @@ def make_model(recipe: Recipe, dataset: Any) -> nn.Module:
         OSError: if pretrained weights cannot be found.
         ValueError: if the encoder of ``encoder_from`` or ``backbone_from`` has other sizes than the recipe's.
     """
-    kind, config = MODELS[recipe.model.task], make_config(recipe, dataset.id2label if recipe.model.task == "segmentation" else {})
+    segmentation = recipe.model.task == "segmentation"
+    kind, config = MODELS[recipe.model.task], make_config(recipe, dataset.id2label if segmentation else {})
+    if segmentation and len(dataset.palette) == config.num_labels:
+        config.palette = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in dataset.palette.tolist()]
     set_seed(recipe.train.seed)
     if recipe.model.init_from is not None:
         return kind.from_pretrained(recipe.model.init_from, config=config)

@@ -1,6 +1,7 @@
 """The data of a recipe: its data sets, its classes (without touching a file), its augmentation."""
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from noise2map.data.folder import FolderDataset
 from noise2map.data.freedoom import FreedoomDataset
 from noise2map.data.freedoom.catalog import class_names as freedoom_classes
 from noise2map.data.opening import open_public_dataset
+from noise2map.data.scale import warn_of_scale
 from noise2map.data.transforms import Compose, RatioResize, Transform, default_transform, published_transform
 from noise2map.training.recipes import PUBLIC_DATA_SETS, Recipe
 
@@ -27,6 +29,9 @@ def make_data(recipe: Recipe) -> tuple[Any, Any]:
         ValueError: if a directory holds no usable samples, or maps for the other task.
     """
     train, val = _data_set(recipe, recipe.data.train), _data_set(recipe, recipe.data.val)
+    scale = warn_of_scale(train, recipe.data.name)
+    if scale:
+        warnings.warn(scale, stacklevel=2)
     every = recipe.data.hold_out_every
     if every:
         train = _Part(train, [index for index in range(len(train)) if index % every])

@@ -1,0 +1,53 @@
+"""A whole Cityscapes picture in single precision fits into six gibibytes, weights, libraries and scores included."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import json, resource, sys
+import numpy as np, torch
+from PIL import Image
+from noise2map.inference.evaluation_plans import evaluation_plan
+from noise2map.inference.evaluator import make_scorer
+from noise2map.inference.protocols import Protocol
+from noise2map.inference.views import PlannedImage
+from noise2map.models import Noise2MapForSemanticSegmentation, Noise2MapImageProcessor
+from noise2map.training.build import make_config
+from noise2map.training.recipe_data import class_names
+from noise2map.training.recipes import load_recipe
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+recipe = load_recipe("official/cityscapes-swin-t")
+model = Noise2MapForSemanticSegmentation(make_config(recipe, class_names(recipe))).eval()
+picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (1024, 2048, 3), dtype=np.uint8))
+plan = evaluation_plan("cityscapes", "segmentation", "official")
+with torch.no_grad():
+    seen = PlannedImage(model, Noise2MapImageProcessor(do_resize=False), picture, plan.views)
+    encoded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    output = seen.decode(Protocol(3), 0, "a", (1024, 2048))
+decoded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+truth = torch.randint(0, 19, (1024, 2048), generator=torch.Generator().manual_seed(0))
+scorer = make_scorer(model)
+scorer.update(output, "last", (1024, 2048), [0], [truth])
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({
+    "parameters": sum(p.numel() for p in model.parameters()), "shape": list(output.logits.shape),
+    "steps": int(output.num_steps), "finite": bool(torch.isfinite(output.logits).all()),
+    "encoded": encoded * 1024, "decoded": decoded * 1024, "peak": peak * 1024, "scores": scorer.scores(),
+}))
+"""
+
+
+@pytest.mark.slow
+def test_cityscapes_at_full_size_stays_within_six_gibibytes():
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["shape"] == [1, 19, 1024, 2048] and found["steps"] == 3 and found["finite"]
+    assert round(found["parameters"] / 1e6, 2) == 39.57
+    assert 0 < found["scores"]["mIoU"] < 1
+    print({name: f"{found[name] / 2**30:.2f} GiB" for name in ("encoded", "decoded", "peak")})
+    assert found["peak"] < 6 * 2**30
