@@ -32,6 +32,7 @@ from noise2map.metrics.plausibility import (
     plane_residual,
 )
 from noise2map.metrics.probabilities import ExpectedCalibrationError, ProbabilityScores
+from noise2map.metrics.seed_intervals import seed_interval
 from noise2map.metrics.segmentation import (
     SegmentationScores,
     confusion_matrix,
@@ -87,5 +88,6 @@ __all__ = [
     "plane_residual",
     "render_depth",
     "resampled_distances",
+    "seed_interval",
     "segmentation_scores",
 ]
