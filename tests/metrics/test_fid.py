@@ -108,6 +108,17 @@ def test_impossible_covariances_are_refused():
         frechet_distance(m, a, torch.zeros(3), torch.eye(3))
 
 
+def test_distance_of_features_equals_that_of_their_covariances():
+    x, y = torch.randn(2, 30, 7, generator=torch.Generator().manual_seed(0)).unbind(0)
+    few = x[:5] * 2 + 1  # fewer than features
+    for a, b in ((x, y), (few, y), (few, x[5:9])):
+        statistics = [FeatureStatistics.of(one) for one in (a, b)]
+        moments = [part for one in statistics for part in (one.mean, one.covariance())]
+        assert feature_distance("frechet", a, b).item() == pytest.approx(frechet_distance(*moments).item(), rel=1e-9)
+    with pytest.raises(ValueError, match="at least 2 samples"):
+        feature_distance("frechet", x[:1], y)
+
+
 # ---- statistics ------------------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from noise2map.metrics.bootstrap import Interval
-from noise2map.metrics.gaussians import FeatureStatistics, covariance_root, distance_of_roots
+from noise2map.metrics.gaussians import distance_of_roots
 from noise2map.metrics.kernel import kernel_distance
 
 KINDS = ("frechet", "kernel")
@@ -30,8 +30,13 @@ def _check_kind(kind: str) -> None:
 
 
 def _gaussian(features: Tensor) -> tuple[Tensor, Tensor]:
-    statistics = FeatureStatistics.of(features)
-    return statistics.mean, covariance_root(statistics.covariance())
+    """Mean `(D,)` and a root `(D, r)` of the covariance: by QR, which is quicker than eigenvalues and squares nothing."""
+    if len(features) < 2:
+        raise ValueError(f"a covariance needs at least 2 samples, got {len(features)}")
+    values = features.double()
+    mean = values.mean(0)
+    upper = torch.linalg.qr(values - mean, mode="r").R
+    return mean, upper.T / (len(features) - 1) ** 0.5
 
 
 def resampled_distances(
