@@ -94,14 +94,18 @@ def test_only_what_is_missing_is_drawn_again(pipe, tmp_path, monkeypatch):
 
 
 def test_images_of_another_plan_or_predictor_are_not_taken_for_these(paths, pipe, tmp_path):
-    draw_images(pipe, BOTH, [0], tmp_path, PLAN)
-    with pytest.raises(ValueError, match="num_inference_steps 2 -> 3"):
-        draw_images(pipe, BOTH, [0], tmp_path, SamplingPlan(num_inference_steps=3))
+    none = GuidanceSetting("none")
+    first, unguided = (draw_images(pipe, setting, [0], tmp_path, PLAN).root for setting in (BOTH, none))
+    longer = SamplingPlan(num_inference_steps=3)
+    assert len({first, *(draw_images(pipe, BOTH, [0], tmp_path, plan).root for plan in (PLAN, longer))}) == 2
+    plain = SamplingPlan(num_inference_steps=2, convention="plain")
+    assert draw_images(pipe, BOTH, [0], tmp_path, plain).root != first
+    assert draw_images(pipe, none, [0], tmp_path, plain).root == unguided  # which knows no convention
     other = load_generator(paths["generator"], paths["predictor"], paths["prior"], device="cpu")
     with torch.no_grad():
         next(other.depth_predictor.parameters()).mul_(1.5)
-    with pytest.raises(ValueError, match="predictor"):
-        draw_images(other, BOTH, [0], tmp_path, PLAN)
+    assert draw_images(other, BOTH, [0], tmp_path, PLAN).root != first
+    assert draw_images(other, none, [0], tmp_path, PLAN).root == unguided
 
 
 def test_depth_of_a_finished_image_is_that_of_its_noised_features(pipe):

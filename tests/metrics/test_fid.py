@@ -179,6 +179,9 @@ def test_kernel_distance_by_brute_force_with_weights(monkeypatch):
 
     expected = mean(x, x, u[0], u[0], True) + mean(y, y, v[0], v[0], True) - 2 * mean(x, y, u[0], v[0], False)
     assert kernel_distance(x, y, u, v).item() == pytest.approx(expected.item(), rel=1e-10)
+    known = kernel.mean_kernel(y, v)
+    assert known.item() == pytest.approx(mean(y, y, v[0], v[0], True).item(), rel=1e-10)
+    assert kernel_distance(x, y, u, v, within_b=known).item() == pytest.approx(expected.item(), rel=1e-10)
 
 
 def test_kernel_distance_is_unbiased_where_frechet_is_not():

@@ -9,7 +9,9 @@ import typer
 
 def depth_from_generated(
     model: Annotated[str, typer.Option(help="Generator: folder or hub id of a diffusers pipeline with a UNet2DModel.")],
-    real: Annotated[str, typer.Option(help="Real images with depth to train on: a rendered Freedoom split, or samples (shipped).")],
+    real: Annotated[
+        str, typer.Option(help="Real images with depth to train on: a rendered Freedoom split, samples, or e.g. nyu/train:ROOT.")
+    ],
     test: Annotated[str, typer.Option(help="Real images with depth to score on, of other places.")],
     out: Annotated[Path, typer.Option(help="Folder of samples, runs and results; an interrupted run is gone on with.")],
     predictor: Annotated[str | None, typer.Option(help="Depth predictor. [default: the one in the generator's folder]")] = None,

@@ -75,8 +75,10 @@ def short_row(row: Row) -> Row:
 
 
 def _with_interval(row: Row, name: str, factor: float) -> str:
-    value, low, high = (factor * row[key] for key in (name, f"{name}_low", f"{name}_high"))
-    return f"{value:.4g}" if math.isnan(low) else f"{value:.4g} [{low:.4g}, {high:.4g}]"
+    value = f"{factor * row[name]:.4g}"
+    if f"{name}_low" not in row:
+        return value
+    return f"{value} [{factor * row[f'{name}_low']:.4g}, {factor * row[f'{name}_high']:.4g}]"
 
 
 def _short_difference(row: Row) -> Row:

@@ -139,7 +139,9 @@ def score_settings(
 
 
 def _cells(name: str, interval: Interval) -> Row:
-    return {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    """An estimate with its interval, if there is one."""
+    known = {f"{name}_low": interval.low, f"{name}_high": interval.high} if interval.low == interval.low else {}
+    return {name: interval.estimate, **known}
 
 
 def _plausibility(rows: Tensor) -> Row:

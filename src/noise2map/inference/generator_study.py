@@ -23,6 +23,7 @@ from noise2map.inference.generators import (
     load_generator,
     load_part,
     probe_name,
+    resolve_generator,
 )
 from noise2map.inference.loading import pick_device
 from noise2map.inference.measured_images import Instruments, Measured, content_hash, measure, stack_pictures
@@ -215,7 +216,7 @@ def _load_priors(job: GeneratorJob, pipe: DepthGuidedPipeline) -> dict[str, Dept
     """Priors by name: resolution and weights. Each is tried in the pipeline, which refuses what does not fit."""
     loaded = [load_part("depth_prior", path) for path in job.priors]
     if not loaded:
-        own = load_part("depth_prior", None, str(job.model))
+        own = load_part("depth_prior", None, resolve_generator(job.model))
         loaded = [] if own is None else [own]
     if loaded and pipe.depth_predictor is None:
         raise ValueError("a depth prior is given, but no depth predictor; expected --predictor")

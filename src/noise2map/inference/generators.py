@@ -1,5 +1,6 @@
 """Opens an image generator with what guides it, draws images by seed, and reads the depth of any image from its features."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -172,10 +173,10 @@ def draw_images(
         pipe: The generator, with the prior of the setting.
         setting: Scales.
         seeds: Of the images.
-        out: Folder of all settings; `out/KEY` gets the images, `SEED.png`.
+        out: Folder of all settings. `out/KEY_DIGITS` gets the images, `SEED.png`; the digits stand for all that decides an image.
         plan: What all settings share.
         batch_size: Images at a time.
-        generator_name: Recorded, so that images of another generator are not taken for these.
+        generator_name: Recorded.
         on_images: Called with the number of images done.
 
     Returns:
@@ -183,15 +184,11 @@ def draw_images(
 
     Raises:
         OSError: If something cannot be written.
-        ValueError: If the folder holds images of another generator or plan, or a gradient is not finite.
+        ValueError: If a gradient is not finite.
     """
-    settings = {"generator": generator_name, "signature": _signature_of(pipe), "scheduler": type(pipe.scheduler).__name__}
-    settings |= {"setting": setting.key, **asdict(plan)}
-    if setting.consistency_scale or setting.prior_scale:
-        settings["predictor"] = _digits(pipe.depth_predictor)
-    if setting.prior_scale:
-        settings["prior"] = _digits(pipe.depth_prior)
-    folder = OutputFolder(out / setting.key, settings)
+    settings = {"generator": generator_name, **_what_decides(pipe, setting, plan)}
+    digits = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
+    folder = OutputFolder(out / f"{setting.key}_{digits}", settings)
     missing = [seed for seed in seeds if not folder.is_done(str(seed), {})]
     on_images(len(seeds) - len(missing))
     for start in range(0, len(missing), batch_size):
@@ -214,6 +211,21 @@ def draw_images(
             folder.write(line, {name: encode_image(Image.fromarray(picture))})
         on_images(len(part))
     return folder
+
+
+def _what_decides(pipe: DepthGuidedPipeline, setting: GuidanceSetting, plan: SamplingPlan) -> dict[str, Any]:
+    """All that an image depends on beside its seed; of guidance only where there is any."""
+    found: dict[str, Any] = {
+        "signature": _signature_of(pipe),
+        "scheduler": type(pipe.scheduler).__name__,
+        "num_inference_steps": plan.num_inference_steps,
+        "eta": plan.eta,
+    }
+    if setting.consistency_scale or setting.prior_scale:
+        found |= {"setting": setting.key, "predictor": _digits(pipe.depth_predictor), **asdict(plan)}
+    if setting.prior_scale:
+        found["prior"] = _digits(pipe.depth_prior)
+    return found
 
 
 def _digits(module: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from noise2map.data import FreedoomDataset, LsunDataset, load_samples
+from noise2map.data import PUBLIC_DATASETS, FreedoomDataset, LsunDataset, load_samples, open_public_dataset
 from noise2map.data.squares import PictureFolder, SquareCrops
 from noise2map.inference.datasets import EvenSubset
 
@@ -19,20 +19,28 @@ def open_references(name: str, task: str = "image") -> Any:
     """A data set of raw samples by the name that the command line uses.
 
     Args:
-        name: Folder of images, of a rendered Freedoom split, or of an LSUN database (`..._lmdb`); or `samples`.
+        name: Folder of images, of a rendered Freedoom split, or of an LSUN database (`..._lmdb`); `samples`; or a public data set
+            in its released layout as `NAME:ROOT` or `NAME/SPLIT:ROOT`, such as `nyu/train:data/nyu`.
         task: `"image"`, or `"depth"` where depth is needed too.
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If it holds no image, or depth is needed and a folder of images has none.
+        ValueError: If it holds no image, or depth is needed and it has none.
     """
     if name == SHIPPED:
         return load_samples("test", "depth")
+    public, colon, folder = name.partition(":")
+    public, _, split = public.partition("/")
+    if colon and public in PUBLIC_DATASETS:
+        return open_public_dataset(public, folder, split or None, task if task == "depth" else None)
     root = Path(name).expanduser()
     if (root / _DESCRIPTION).is_file():
         return FreedoomDataset(root, "depth")
     if task == "depth":
-        raise ValueError(f"{root} is no rendered Freedoom split, and other folders have no depth; expected {_DESCRIPTION} in it")
+        raise ValueError(
+            f"{name!r} has no depth that could be read; expected a rendered Freedoom split (a folder with {_DESCRIPTION}), samples, or "
+            "a public data set such as nyu:ROOT"
+        )
     if root.name.endswith("_lmdb"):
         return LsunDataset(root, split=root.name.removesuffix("_lmdb").rpartition("_")[2])
     return PictureFolder(root)

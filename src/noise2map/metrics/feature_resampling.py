@@ -7,7 +7,7 @@ from torch import Tensor
 
 from noise2map.metrics.bootstrap import Interval
 from noise2map.metrics.gaussians import distance_of_roots
-from noise2map.metrics.kernel import kernel_distance
+from noise2map.metrics.kernel import kernel_distance, mean_kernel
 
 KINDS = ("frechet", "kernel")
 
@@ -95,9 +95,11 @@ def _resampled_kernel(
     generated: Sequence[Tensor], reference: Tensor, n: int, seed: int, on_resample: Callable[[], object]
 ) -> Tensor:
     base = _weights(len(reference), seed, n, "reference").to(reference.device)
+    within = mean_kernel(reference, base)
     columns = []
     for features in generated:
-        columns.append(kernel_distance(features, reference, _weights(len(features), seed, n).to(features.device), base))
+        weights = _weights(len(features), seed, n).to(features.device)
+        columns.append(kernel_distance(features, reference, weights, base, within_b=within))
     for _ in range(n):
         on_resample()
     return torch.stack(columns, dim=1)

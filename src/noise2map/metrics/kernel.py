@@ -12,6 +12,7 @@ def kernel_distance(
     weights_a: Tensor | None = None,
     weights_b: Tensor | None = None,
     *,
+    within_b: Tensor | None = None,
     degree: int = 3,
     gamma: float | None = None,
     coef: float = 1.0,
@@ -27,6 +28,7 @@ def kernel_distance(
         features_b: `(M, D)`.
         weights_a: How often each sample counts, `(R, N)`: R values are computed from one pass. Once by default.
         weights_b: Likewise `(R, M)`.
+        within_b: What :func:`mean_kernel` gave for the second set, to save time where several sets meet the same one.
         degree: Of the kernel.
         gamma: Of the kernel; `1 / D` by default.
         coef: Of the kernel.
@@ -47,8 +49,15 @@ def kernel_distance(
     u = a.new_ones(rows, len(a)) if weights_a is None else weights_a.to(a)
     v = b.new_ones(rows, len(b)) if weights_b is None else weights_b.to(b)
     kernel = (degree, 1 / a.shape[1] if gamma is None else gamma, coef)
-    value = _mean_kernel(a, a, u, u, kernel) + _mean_kernel(b, b, v, v, kernel) - 2 * _mean_kernel(a, b, u, v, kernel)
+    within = _mean_kernel(b, b, v, v, kernel) if within_b is None else within_b
+    value = _mean_kernel(a, a, u, u, kernel) + within - 2 * _mean_kernel(a, b, u, v, kernel)
     return value[0] if plain else value
+
+
+def mean_kernel(features: Tensor, weights: Tensor) -> Tensor:
+    """Mean of the default kernel over all pairs of different samples of `(N, D)`, for each row of weights `(R, N)`: `(R,)`."""
+    values = features.double()
+    return _mean_kernel(values, values, weights.to(values), weights.to(values), (3, 1 / values.shape[1], 1.0))
 
 
 def _mean_kernel(x: Tensor, y: Tensor, u: Tensor, v: Tensor, kernel: tuple[int, float, float]) -> Tensor:
