@@ -11,9 +11,7 @@ def evaluate_generator(
     model: Annotated[str, typer.Option(help="Generator: folder or hub id of a diffusers pipeline with a UNet2DModel.")],
     references: Annotated[
         str,
-        typer.Option(
-            help="Real pictures: a folder, a rendered Freedoom split, an LSUN ..._lmdb folder, samples, or e.g. nyu:ROOT."
-        ),
+        typer.Option(help="Real pictures: a folder, a rendered Freedoom split, an LSUN ..._lmdb, samples, or e.g. nyu:ROOT."),
     ],
     out: Annotated[Path, typer.Option(help="Folder of samples, measurements and results; an interrupted run is gone on with.")],
     predictor: Annotated[str | None, typer.Option(help="Depth predictor. [default: the one in the generator's folder]")] = None,

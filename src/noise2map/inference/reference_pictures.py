@@ -38,8 +38,8 @@ def open_references(name: str, task: str = "image") -> Any:
         return FreedoomDataset(root, "depth")
     if task == "depth":
         raise ValueError(
-            f"{name!r} has no depth that could be read; expected a rendered Freedoom split (a folder with {_DESCRIPTION}), samples, or "
-            "a public data set such as nyu:ROOT"
+            f"{name!r} has no depth that could be read; expected a rendered Freedoom split (a folder with {_DESCRIPTION}), "
+            "samples, or a public data set such as nyu:ROOT"
         )
     if root.name.endswith("_lmdb"):
         return LsunDataset(root, split=root.name.removesuffix("_lmdb").rpartition("_")[2])
