@@ -15,7 +15,8 @@ def test_a_folder_of_images_gives_middle_squares(tmp_path):
     Image.fromarray(picture).save(tmp_path / "wide.png")
     pictures = ReferencePictures(str(tmp_path), 4)
     assert len(pictures) == 1 and pictures.intrinsics is None
-    assert pictures[0].shape == (4, 4, 3) and (pictures[0] == (10, 200, 30)).all()
+    assert pictures[0].shape == (4, 4, 3)
+    assert np.abs(pictures[0].astype(int) - (10, 200, 30)).max() < 25  # resampling looks a little beyond the square
     assert (PictureFiles([tmp_path / "wide.png"])[0] == picture).all()
 
 
