@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from noise2map.inference.evaluation_report import without_nan
 from noise2map.inference.generator_scores import DISTANCES
 from noise2map.inference.generator_study import GeneratorStudy
@@ -92,7 +90,7 @@ def _short_difference(row: Row) -> Row:
     }
 
 
-def sweep_figures(study: GeneratorStudy, theme: str = "light") -> dict[str, Figure]:
+def sweep_figures(study: GeneratorStudy, theme: str = "light") -> dict[str, Any]:
     """Plots of the sweeps: file name without suffix to figure; empty without sweeps."""
     figures = {}
     for table, label in (("scales", "guidance scale"), ("priors", "resolution of the prior, px")):
