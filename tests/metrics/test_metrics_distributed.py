@@ -6,7 +6,37 @@ import socket
 import pytest
 import torch
 
-from noise2map.metrics import DepthScores, ExpectedCalibrationError, SegmentationScores, UncertaintyScores
+from noise2map.metrics import (
+    DepthScores,
+    ExpectedCalibrationError,
+    FeatureExtractor,
+    FrechetDistance,
+    KernelDistance,
+    SegmentationScores,
+    UncertaintyScores,
+)
+
+
+class _Colours(FeatureExtractor):
+    name, size = "colours", 3
+
+    def forward(self, images):
+        return images.double().mean((2, 3)).float()
+
+
+def _distances(part: slice) -> dict[str, float]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (2, 6, 3, 4, 4), generator=generator).to(torch.uint8)
+    found = {}
+    for metric in (FrechetDistance(_Colours()), KernelDistance(_Colours()), FrechetDistance(_Colours(), keep_features=False)):
+        for real in (False, True):
+            if len(images[0, part]):
+                metric.update(images[int(real), part], real=real)
+        found[f"{metric.metric} {metric.keep_features}"] = metric.compute().item()
+        if metric.keep_features:
+            result = metric.result(5)
+            found |= {f"{metric.metric} count": result.samples, f"{metric.metric} width": result.high - result.low}
+    return found
 
 
 def _scores(part: slice) -> dict[str, float]:
@@ -24,7 +54,7 @@ def _scores(part: slice) -> dict[str, float]:
     found = {}
     for metric in (maps, uncertainty, depths, ece):
         found |= {name: float(value) for name, value in metric.compute().items() if value.ndim == 0}
-    return found
+    return found | _distances(part)
 
 
 def _worker(rank: int, port: int, parts: list[slice], out: str) -> None:

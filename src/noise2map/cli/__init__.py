@@ -7,13 +7,19 @@ from pathlib import Path
 
 import typer
 
-# command -> (module, attribute, one-line help). A Typer app becomes a group, a function becomes a command.
+# command -> (module, attribute, one-line help). A Typer app becomes a group, a function a command, which may have two words.
 _COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo": ("noise2map.cli.demo", "demo", "Maps, uncertainty and scores on shipped frames: one HTML page."),
     "predict": ("noise2map.cli.predict", "predict", "Maps for an image or a folder of images."),
     "evaluate": ("noise2map.cli.evaluate", "evaluate", "Scores of a model by steps and ensemble, uncertainty scored."),
+    "evaluate generator": (
+        "noise2map.cli.evaluate_generator",
+        "evaluate_generator",
+        "FID, dFID and geometry with and without depth guidance.",
+    ),
     "train": ("noise2map.cli.train", "train", "Train a model from a recipe."),
     "data": ("noise2map.cli.data", "app", "Render and inspect data."),
+    "experiment": ("noise2map.cli.experiment", "app", "Experiments of several steps in one command."),
     "bench": ("noise2map.cli.bench", "app", "Time and memory, stage by stage."),
     "convert": ("noise2map.cli.convert", "app", "Official checkpoints to this library's format."),
 }
@@ -34,6 +40,12 @@ class _LazyGroup(typer.core.TyperGroup):
 
     def list_commands(self, ctx):
         return list(_COMMANDS)
+
+    def resolve_command(self, ctx, args):
+        pair = " ".join(args[:2])
+        if pair in _COMMANDS:
+            return pair, self.get_command(ctx, pair), args[2:]
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx, cmd_name):
         if cmd_name not in _COMMANDS:

@@ -11,7 +11,28 @@ from noise2map.metrics.bootstrap import (
 )
 from noise2map.metrics.calibration import UNCERTAINTY_SCORES, UncertaintyScores
 from noise2map.metrics.depth import DEPTH_SCORES, DepthScores, absolute_relative_error, depth_is_wrong, depth_valid
+from noise2map.metrics.feature_resampling import centred_interval, feature_distance, resampled_distances
+from noise2map.metrics.fid import (
+    DepthFeatures,
+    DepthFrechetDistance,
+    Distance,
+    FeatureExtractor,
+    FrechetDistance,
+    KernelDistance,
+    render_depth,
+)
+from noise2map.metrics.gaussians import FeatureStatistics, frechet_distance
+from noise2map.metrics.kernel import kernel_distance
+from noise2map.metrics.plausibility import (
+    PLAUSIBILITY_SCORES,
+    PlausibilityScores,
+    depth_correlation,
+    depth_disagreement,
+    edge_alignment,
+    plane_residual,
+)
 from noise2map.metrics.probabilities import ExpectedCalibrationError, ProbabilityScores
+from noise2map.metrics.seed_intervals import seed_interval
 from noise2map.metrics.segmentation import (
     SegmentationScores,
     confusion_matrix,
@@ -26,27 +47,47 @@ from noise2map.metrics.temperature import fit_temperature
 __all__ = [
     "BEV_THRESHOLDS",
     "DEPTH_SCORES",
+    "PLAUSIBILITY_SCORES",
     "UNCERTAINTY_SCORES",
     "BevScores",
+    "DepthFeatures",
+    "DepthFrechetDistance",
     "DepthScores",
+    "Distance",
     "ExpectedCalibrationError",
+    "FeatureExtractor",
+    "FeatureStatistics",
+    "FrechetDistance",
     "Interval",
+    "KernelDistance",
+    "PlausibilityScores",
     "ProbabilityScores",
     "SegmentationScores",
     "UncertaintyScores",
     "absolute_relative_error",
     "bootstrap_interval",
     "bootstrap_intervals",
+    "centred_interval",
     "confusion_matrix",
     "counts_from_confusion",
+    "depth_correlation",
+    "depth_disagreement",
     "depth_is_wrong",
     "depth_valid",
+    "edge_alignment",
+    "feature_distance",
     "fit_temperature",
+    "frechet_distance",
+    "kernel_distance",
     "mean_accuracy",
     "mean_iou",
     "nan_mean",
     "paired_bootstrap_interval",
     "paired_bootstrap_intervals",
     "pixel_accuracy",
+    "plane_residual",
+    "render_depth",
+    "resampled_distances",
+    "seed_interval",
     "segmentation_scores",
 ]

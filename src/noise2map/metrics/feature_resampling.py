@@ -1,0 +1,122 @@
+"""Intervals of distances between sets of features, and of the difference of two of them, by resampling."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from noise2map.metrics.bootstrap import Interval
+from noise2map.metrics.gaussians import distance_of_roots
+from noise2map.metrics.kernel import kernel_distance, mean_kernel
+
+KINDS = ("frechet", "kernel")
+
+
+def feature_distance(kind: str, generated: Tensor, reference: Tensor) -> Tensor:
+    """Fréchet or kernel distance of features `(N, D)` from `(M, D)`: a scalar in float64.
+
+    Raises:
+        ValueError: If the kind is unknown or there are fewer than two samples on a side.
+    """
+    _check_kind(kind)
+    if kind == "kernel":
+        return kernel_distance(generated, reference)
+    return distance_of_roots(*_gaussian(generated), *_gaussian(reference))
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+
+
+def _gaussian(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean `(D,)` and a root `(D, r)` of the covariance: by QR, which is quicker than eigenvalues and squares nothing."""
+    if len(features) < 2:
+        raise ValueError(f"a covariance needs at least 2 samples, got {len(features)}")
+    values = features.double()
+    mean = values.mean(0)
+    upper = torch.linalg.qr(values - mean, mode="r").R
+    return mean, upper.T / (len(features) - 1) ** 0.5
+
+
+def resampled_distances(
+    kind: str,
+    generated: Sequence[Tensor],
+    reference: Tensor,
+    n: int = 200,
+    seed: int = 0,
+    on_resample: Callable[[], object] = lambda: None,
+) -> Tensor:
+    """Distances of several sets from one reference, for samples drawn with replacement.
+
+    Sets of equal length are drawn alike: row i of one belongs to row i of the other (the same seed, or the same frame), so
+    their differences can be taken. All meet the same draw of the reference.
+
+    Args:
+        kind: `"frechet"` or `"kernel"`.
+        generated: Features `(N_s, D)` of S sets.
+        reference: Features `(M, D)`.
+        n: Number of resamples.
+        seed: Of the resampling.
+        on_resample: Called after each.
+
+    Returns:
+        `(n, S)` float64.
+
+    Raises:
+        ValueError: As of :func:`feature_distance`, or if `n < 1`.
+    """
+    _check_kind(kind)
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    if kind == "kernel":
+        return _resampled_kernel(generated, reference, n, seed, on_resample)
+    values = reference.new_zeros((n, len(generated)), dtype=torch.float64)
+    for number in range(n):
+        base = _gaussian(reference[_draw(len(reference), seed, number, "reference")])
+        for column, features in enumerate(generated):
+            drawn = features[_draw(len(features), seed, number)]
+            values[number, column] = distance_of_roots(*_gaussian(drawn), *base)
+        on_resample()
+    return values
+
+
+def _draw(count: int, seed: int, number: int, what: str = "") -> Tensor:
+    """Indices of one resample: they depend on the seed, its number and the count alone."""
+    mixed = (seed * 1_000_003 + number) * 2 + bool(what)
+    return torch.randint(count, (count,), generator=torch.Generator().manual_seed(mixed))
+
+
+def _weights(count: int, seed: int, n: int, what: str = "") -> Tensor:
+    return torch.stack([torch.bincount(_draw(count, seed, number, what), minlength=count) for number in range(n)]).double()
+
+
+def _resampled_kernel(
+    generated: Sequence[Tensor], reference: Tensor, n: int, seed: int, on_resample: Callable[[], object]
+) -> Tensor:
+    base = _weights(len(reference), seed, n, "reference").to(reference.device)
+    within = mean_kernel(reference, base)
+    columns = []
+    for features in generated:
+        weights = _weights(len(features), seed, n).to(features.device)
+        columns.append(kernel_distance(features, reference, weights, base, within_b=within))
+    for _ in range(n):
+        on_resample()
+    return torch.stack(columns, dim=1)
+
+
+def centred_interval(estimate: float, values: Tensor, samples: int, confidence: float = 0.95) -> Interval:
+    """Interval of an estimate from resampled values `(n,)`, moved so that their mean lies on the estimate.
+
+    The Fréchet distance of N samples is too large by about c / N, and resampling adds the same once more: percentiles as they
+    are would lie above what they are to enclose. What is left is the spread of the distance *at this number of samples*.
+
+    Raises:
+        ValueError: If `confidence` is not inside (0, 1).
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be inside (0, 1), got {confidence}")
+    tail = (1 - confidence) / 2
+    spread = torch.quantile(values.double() - values.double().mean(), torch.tensor([tail, 1 - tail]).double().to(values.device))
+    low, high = (estimate + spread).tolist()
+    return Interval(estimate, low, high, confidence, samples)
