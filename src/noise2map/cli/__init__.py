@@ -11,7 +11,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo": ("noise2map.cli.demo", "demo", "Maps, uncertainty and scores on shipped frames: one HTML page."),
     "predict": ("noise2map.cli.predict", "predict", "Maps for an image or a folder of images."),
     "evaluate": ("noise2map.cli.evaluate", "evaluate", "Scores of a model by steps and ensemble, uncertainty scored."),
-    "train": ("noise2map.cli.train", "train", "Train a model from a recipe."),
+    "train": ("noise2map.cli.train", "app", "Train a model from a recipe, a generator, or parts of its guidance."),
     "data": ("noise2map.cli.data", "app", "Render and inspect data."),
     "bench": ("noise2map.cli.bench", "app", "Time and memory, stage by stage."),
     "convert": ("noise2map.cli.convert", "app", "Official checkpoints to this library's format."),
