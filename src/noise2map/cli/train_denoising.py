@@ -111,7 +111,6 @@ def _train(recipe: str, target: str, changes: list[str], out: Path | None, resum
     if trainer.is_world_process_zero() and not going_on:
         write_config(directory, run_config(loaded.to_dict(), trainer.model.config.to_dict(), recipe))
     trainer.train(resume_from_checkpoint=going_on)
-    trainer.eval_images = None
     scores = trainer.evaluate(metric_key_prefix="final")
     final = trainer.export_final()
     if trainer.is_world_process_zero():
