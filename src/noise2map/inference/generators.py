@@ -1,0 +1,110 @@
+"""Loads an image generator with the parts of its guidance: shipped name, folder or hub id."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+from safetensors import SafetensorError
+
+from noise2map import zoo
+from noise2map.geometry import intrinsics_from_fov
+from noise2map.guidance import DepthGuidedPipeline, DepthPredictor, DepthPrior
+
+CAMERA_FILE = "camera.json"
+SAMPLERS = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}
+_INDEX = "model_index.json"
+
+
+def available_generators() -> list[str]:
+    """The names of the shipped generators."""
+    return sorted(path.parent.name for path in Path(zoo.__file__).parent.glob(f"*/{_INDEX}"))
+
+
+def resolve_generator(name: str) -> str:
+    """A folder of a diffusers pipeline, a shipped name or a hub id -> what ``from_pretrained`` takes.
+
+    Raises:
+        FileNotFoundError: if the folder is missing or holds no pipeline.
+        ValueError: if it is none of the three.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / _INDEX).is_file():
+            raise FileNotFoundError(f"generator folder {name!r} has no {_INDEX}; expected the folder of a diffusers pipeline")
+        return str(path)
+    shipped = Path(zoo.__file__).parent / name
+    if name in available_generators():
+        return str(shipped)
+    owner, slash, model = name.partition("/")
+    if slash and owner and model and "/" not in model and not name.startswith((".", "~", "/")):
+        return name
+    names = ", ".join(available_generators()) or "none in this installation"
+    raise FileNotFoundError(f"generator {name!r} is neither a folder nor a hub id owner/name; shipped: {names}")
+
+
+def load_generator(
+    name: str,
+    depth_predictor: str | None = None,
+    depth_prior: str | None = None,
+    *,
+    sampler: str = "ddim",
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> DepthGuidedPipeline:
+    """A generator as a pipeline that can be guided, with whatever parts of guidance are given or lie in its folder.
+
+    Args:
+        name: shipped name, folder of a `DDPMPipeline`, `DDIMPipeline` or `DepthGuidedPipeline`, or hub id.
+        depth_predictor: folder or hub id; by default ``depth_predictor/`` in the folder, if it is there.
+        depth_prior: folder or hub id; by default ``depth_prior/`` in the folder, if it is there.
+        sampler: ``"ddim"`` or ``"ddpm"``.
+        device: where to.
+        dtype: of the weights.
+
+    Raises:
+        OSError: if something is missing.
+        ValueError: if the parts do not belong together, or cannot be read.
+    """
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler is {sampler!r}; expected 'ddim' or 'ddpm'")
+    source = resolve_generator(name)
+    try:
+        pipe = DepthGuidedPipeline.from_pretrained(source)
+        parts: dict[str, Any] = {"depth_predictor": pipe.depth_predictor, "depth_prior": pipe.depth_prior}
+        for part, kind, given in (("depth_predictor", DepthPredictor, depth_predictor), ("depth_prior", DepthPrior, depth_prior)):
+            inside = Path(source) / part
+            if given is not None and given.startswith((".", "/", "~")) and not Path(given).expanduser().is_dir():
+                raise FileNotFoundError(f"there is no {part.replace('_', ' ')} folder {given!r}")
+            place = given or (str(inside) if parts[part] is None and (inside / "config.json").is_file() else None)
+            if place is not None:
+                parts[part] = kind.from_pretrained(place)
+    except (SafetensorError, RuntimeError, TypeError) as error:
+        raise ValueError(f"generator {name!r} cannot be loaded: {error}") from error
+    scheduler = SAMPLERS[sampler].from_config(pipe.scheduler.config)
+    pipe = DepthGuidedPipeline(pipe.unet, scheduler, **parts).to(device or torch.device("cpu"), dtype)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def camera_of(name: str, size: int | Sequence[int], fov_deg: float | None = None) -> tuple[list[float], str]:
+    """Intrinsics of a generator's pictures, and where they come from.
+
+    Args:
+        name: as of `load_generator`.
+        size: side of the pictures in px, or height and width.
+        fov_deg: horizontal field of view to assume instead, degrees.
+
+    Returns:
+        ``fx, fy, cx, cy`` in px, and ``"camera.json"``, ``"given"`` or ``"assumed"``.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    path = Path(resolve_generator(name)) / CAMERA_FILE
+    if fov_deg is None and path.is_file():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        scales = [width / record["size_px"][0], height / record["size_px"][1]] * 2
+        return [value * scale for value, scale in zip(record["intrinsics_px"], scales)], CAMERA_FILE
+    values = intrinsics_from_fov(60.0 if fov_deg is None else fov_deg, height, width)
+    return [round(float(value), 4) for value in values], "assumed" if fov_deg is None else "given"
