@@ -12,6 +12,7 @@ import typer
 import yaml
 
 from noise2map.cli.train_denoising import command_of, train_depth_prior, train_generator
+from noise2map.cli.train_predictor import train_depth_predictor
 
 _RECIPE = "recipe"
 
@@ -27,7 +28,7 @@ class _RecipeGroup(typer.core.TyperGroup):
 app = typer.Typer(cls=_RecipeGroup, add_completion=False, rich_markup_mode=None)
 
 
-@app.command(_RECIPE, hidden=True, epilog="Other networks: noise2map train generator, depth-prior; each has its own --help.")
+@app.command(_RECIPE, hidden=True, epilog="Other networks, with their own --help: generator, depth-prior, depth-predictor.")
 def train(
     recipe: Annotated[
         str, typer.Argument(help="Recipe file, name of a shipped recipe (see --list), or folder: your own images/ and maps/.")
@@ -96,6 +97,7 @@ def train(
 
 app.command("generator")(train_generator)
 app.command("depth-prior")(train_depth_prior)
+app.command("depth-predictor")(train_depth_predictor)
 
 
 def _describe(trainer: Any, directory: Path) -> str:

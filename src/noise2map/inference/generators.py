@@ -84,7 +84,9 @@ def load_generator(
     except (SafetensorError, RuntimeError, TypeError) as error:
         raise ValueError(f"generator {name!r} cannot be loaded: {error}") from error
     scheduler = SAMPLERS[sampler].from_config(pipe.scheduler.config)
-    pipe = DepthGuidedPipeline(pipe.unet, scheduler, **parts).to(device or torch.device("cpu"), dtype)
+    pipe = DepthGuidedPipeline(pipe.unet, scheduler, **parts).to(device or torch.device("cpu"))
+    if dtype != torch.float32:
+        pipe.to(dtype)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
