@@ -46,6 +46,8 @@ def test_prior_of_another_resolution(tmp_path, capsys):
     recipe = write_recipe(tmp_path / "tiny.yaml", depths, "depth", iterations=1, save_every=1)
     assert run("train", "depth-prior", recipe, "--resolution", 8, "--depth-scale", 0.002, "--out", tmp_path / "run") == 0
     assert DepthPrior.from_pretrained(tmp_path / "run" / "final").image_size == (8, 8)
+    assert run("train", "depth-prior", recipe, "--relative", "--out", tmp_path / "relative") == 0
+    assert not DepthPrior.from_pretrained(tmp_path / "relative" / "final").depth_range.metric
 
 
 def test_look_without_data_and_names(capsys, tmp_path, monkeypatch):

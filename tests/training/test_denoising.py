@@ -150,6 +150,13 @@ def test_pixels_without_depth():
     assert far["mask"].all() and ignored["mask"].tolist() == [[[[True, True], [True, False]]]]
 
 
+def test_relative_depth_of_files():
+    depth = np.array([[1 / 65535, 0.5], [65535 * 1.52590219e-5, 0.0]], np.float32)
+    sample = {"depth_m": depth, "valid": depth > 0}
+    batch = DepthCollator(DepthRange(None, None, "log"), "far")([sample])
+    torch.testing.assert_close(batch["signal"][0, 0], torch.tensor([[-1.0, 0.0], [1.0, 1.0]]), atol=1e-4, rtol=0)
+
+
 def test_pictures_become_signals():
     picture = Image.fromarray(np.array([[[0, 255, 51]]], np.uint8))
     signal = PictureCollator()([{"image": picture}])["signal"]
@@ -188,11 +195,13 @@ def test_shipped_recipes_hold_what_they_promise():
     [
         ("data", {"name": "imagenet"}, "data.name is 'imagenet'"),
         ("data", {"size": 4}, "at least 8 pixels"),
+        ("data", {"size": 17}, "multiple of 2: the U-Net halves it 1 times"),
         ("data", {"train": "nowhere"}, "nowhere"),
         ("data", {"missing": "near"}, "far or ignore"),
         ("model", {"target": "video"}, "model.target is 'video'"),
         ("model", {"unet": {"widths": [1]}}, "widths"),
         ("model", {"min_depth": 20.0}, "below max_depth 10.0"),
+        ("model", {"min_depth": None}, "or none for both"),
         ("model", {"scheduler": {"prediction_type": "noise"}}, "noise"),
         ("model", {"init_from": "./nowhere"}, "./nowhere"),
         ("train", {"save_every": 3, "log_every": 2}, "multiple of log_every"),

@@ -48,6 +48,7 @@ def train_depth_prior(
     data: Data = None,
     root: Root = None,
     depth_scale: Annotated[float | None, typer.Option(help="With --data folder: metres per unit of the 16-bit maps.")] = None,
+    relative: Annotated[bool, typer.Option("--relative", help="The maps hold relative depth, 65535 being 1 (far).")] = False,
     out: Out = None,
     set_: Set = None,
     resume: Resume = False,
@@ -59,6 +60,10 @@ def train_depth_prior(
         return _print_names("depth")
     changes = _data_changes(data, root)
     changes += [] if resolution is None else [f"data.size={resolution}"]
+    if relative:
+        if depth_scale is not None:
+            raise ValueError("--relative depth has no unit; expected it or --depth-scale, not both")
+        changes += ["model.min_depth=none", "model.max_depth=none", f"data.depth_scale={1 / 65535!r}"]
     changes += [] if depth_scale is None else [f"data.depth_scale={depth_scale}"]
     name = Path("runs") / f"{Path(recipe).stem}{'' if resolution is None else f'-{resolution}'}"
     _train(recipe, "depth", [*changes, *(set_ or [])], out or name, resume, dry_run)

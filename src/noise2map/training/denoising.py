@@ -140,22 +140,23 @@ class DepthCollator:
             mean and left out of the loss.
 
     Raises:
-        ValueError: if ``missing`` is unknown, or the range has no metres.
+        ValueError: if ``missing`` is unknown.
     """
 
     def __init__(self, depth_range: DepthRange, missing: str = "far") -> None:
         if missing not in ("far", "ignore"):
             raise ValueError(f"missing is {missing!r}; expected 'far' or 'ignore'")
-        if depth_range.codec is None:
-            raise ValueError("the depth range has no bounds; expected min_depth and max_depth in metres")
         self.depth_range, self.missing = depth_range, missing
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """The batch."""
-        depth_m = torch.from_numpy(np.stack([np.where(sample["valid"], sample["depth_m"], 0) for sample in samples])).float()
-        signal, mask = self.depth_range.encode(depth_m)
+        depth, valid = (torch.from_numpy(np.stack([sample[name] for sample in samples])) for name in ("depth_m", "valid"))
+        if not self.depth_range.metric:  # what has no unit is in the files' units, up to rounding
+            depth = depth.clamp(max=1)
+        signal, mask = self.depth_range.encode(depth.float(), valid)
         if self.missing == "far":
-            far = self.depth_range.encode(torch.full((1, 1, 1), self.depth_range.codec.max_depth))[0]
+            codec = self.depth_range.codec
+            far = self.depth_range.encode(torch.full((1, 1, 1), codec.max_depth if codec else 1.0))[0]
             return {"signal": torch.where(mask, signal, far), "mask": torch.ones_like(mask)}
         mean = (signal * mask).sum((1, 2, 3), keepdim=True) / mask.sum((1, 2, 3), keepdim=True).clamp(min=1)
         return {"signal": torch.where(mask, signal, mean), "mask": mask}

@@ -53,17 +53,18 @@ class UNetSection:
         unet: arguments of diffusers' ``UNet2DModel``; channels and ``sample_size`` follow from ``target`` and ``data.size``.
         scheduler: arguments of diffusers' ``DDPMScheduler``.
         init_from: a trained one of the same kind whose weights and process are the start (path or hub id).
-        min_depth: nearest depth in metres, of a prior; the predictor that it judges must have the same range.
+        min_depth: nearest depth in metres, of a prior; the predictor that it judges must have the same range. ``none`` with
+            ``max_depth: none`` for relative depth in [0, 1].
         max_depth: farthest depth in metres.
-        depth_representation: ``log`` or ``linear``.
+        depth_representation: ``log`` or ``linear``, of metric depth.
     """
 
     target: str = "image"
     unet: dict[str, Any] = field(default_factory=dict)
     scheduler: dict[str, Any] = field(default_factory=dict)
     init_from: str | None = None
-    min_depth: float = 0.5
-    max_depth: float = 40.0
+    min_depth: float | None = 0.5
+    max_depth: float | None = 40.0
     depth_representation: str = "log"
 
 
@@ -135,8 +136,13 @@ class DenoisingRecipe:
         expect(data.depth_scale > 0, "data.depth_scale", data.depth_scale, "metres per unit, a positive number")
         expect(data.limit is None or data.limit >= 2, "data.limit", data.limit, "at least 2, or none")
         expect(data.hold_out_every >= 2, "data.hold_out_every", data.hold_out_every, "at least 2")
-        good_range = 0 < model.min_depth < model.max_depth
-        expect(good_range, "model.min_depth", model.min_depth, f"a positive number below max_depth {model.max_depth}")
+        both = model.min_depth is not None and model.max_depth is not None
+        good_range = 0 < model.min_depth < model.max_depth if both else model.min_depth is model.max_depth
+        wanted = f"a positive number below max_depth {model.max_depth}, or none for both"
+        expect(good_range, "model.min_depth", model.min_depth, wanted)
+        halvings = max(len(model.unet.get("block_out_channels", ())) - 1, 0)
+        fits = data.size % 2**halvings == 0
+        expect(fits, "data.size", data.size, f"a multiple of {2**halvings}: the U-Net halves it {halvings} times")
         expect(self.optim.lr > 0, "optim.lr", self.optim.lr, "a positive number")
         for name in ("iterations", "batch_size", "accumulation", "log_every", "save_every", "keep", "sample_steps"):
             expect(getattr(self.train, name) >= 1, f"train.{name}", getattr(self.train, name), "at least 1")
