@@ -148,9 +148,8 @@ def run_sampling(
         if settings.guided and settings.pair:
             drawn["unguided/"] = _draw(pipe, settings, part, False, tick)
         for index, seed in enumerate(part):
-            _write(
-                folder, settings, seed, {prefix: (out_.images[index], _one(out_, index)) for prefix, out_ in drawn.items()}, pipe
-            )
+            maps = {prefix: (found.images[index], _one(found, index)) for prefix, found in drawn.items()}
+            _write(folder, settings, seed, maps, pipe, int(drawn[""].skipped[index]))
     if with_depth:
         write_image(out / SHEET_FILE, pair_sheet(out, list(seeds)[:_SHEET_ROWS], settings, metric))
     return SamplingReport(todo, kept, metric, with_depth)
@@ -191,9 +190,11 @@ def _write(
     seed: int,
     drawn: dict[str, tuple[Image.Image, np.ndarray | None]],
     pipe: DepthGuidedPipeline,
+    skipped: int,
 ) -> None:
     """All files of one seed, then its line in the record."""
-    name, files, paths, numbers = _name(seed), {}, {}, {}
+    name, files, paths = _name(seed), {}, {}
+    numbers: dict[str, float] = {"skipped_steps": skipped} if skipped else {}
     for prefix, (image, depth) in drawn.items():
         kind = prefix.rstrip("/") or "guided" if settings.guided else "unguided"
         paths[f"{kind}_image"] = f"{prefix}images/{name}.png"
