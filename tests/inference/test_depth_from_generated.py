@@ -12,8 +12,9 @@ from tiny_generator import save_generator
 from noise2map.cli import main
 from noise2map.inference import depth_from_generated as experiment
 from noise2map.inference.depth_from_generated import paired, summarise
+from noise2map.inference.generated_images import SamplingPlan, depth_probe
 from noise2map.inference.generated_sets import ARMS, ExperimentJob, training_set
-from noise2map.inference.generators import SamplingPlan, depth_probe, load_generator
+from noise2map.inference.generators import load_generator
 from noise2map.inference.reference_pictures import open_references
 from noise2map.metrics import depth_disagreement
 
@@ -64,7 +65,7 @@ def test_all_arms_from_command_to_files_and_again(paths, tmp_path, monkeypatch, 
 
 
 def test_training_sets_hold_what_they_say(paths, tmp_path):
-    pipe = load_generator(paths["generator"], paths["predictor"], paths["prior"], device="cpu")
+    pipe = load_generator(paths["generator"], paths["predictor"], paths["prior"])
     job = ExperimentJob("g", "samples", "samples", tmp_path, images=4, keep=0.5, plan=SamplingPlan(num_inference_steps=1))
     real = open_references("samples", "depth")
     sets = {arm: training_set(job, arm, pipe, real, 16, progress=False) for arm in ARMS}

@@ -9,16 +9,8 @@ from tiny_generator import save_generator
 
 from noise2map.diffusion import add_noise, image_generator, tables_from_betas
 from noise2map.guidance import DepthGuidedPipeline, DepthPredictor, DepthPrior, UNetFeatureTap
-from noise2map.inference.generators import (
-    GuidanceSetting,
-    SamplingPlan,
-    camera_of,
-    depth_probe,
-    draw_images,
-    load_generator,
-    load_part,
-    probe_name,
-)
+from noise2map.inference.generated_images import GuidanceSetting, SamplingPlan, depth_probe, draw_images, probe_name
+from noise2map.inference.generators import load_generator, load_part
 
 PLAN = SamplingPlan(num_inference_steps=2)
 BOTH = GuidanceSetting("both", 5.0, 3.0, "p")
@@ -31,7 +23,7 @@ def paths(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pipe(paths):
-    return load_generator(paths["generator"], paths["predictor"], paths["prior"], device="cpu")
+    return load_generator(paths["generator"], paths["predictor"], paths["prior"])
 
 
 def read(folder, seed):
@@ -41,24 +33,24 @@ def read(folder, seed):
 def test_a_generator_is_opened_with_its_parts(paths, pipe, tmp_path):
     assert isinstance(pipe.scheduler, DDIMScheduler) and isinstance(pipe.depth_predictor, DepthPredictor)
     pipe.save_pretrained(tmp_path / "all")  # a DepthGuidedPipeline brings its parts
-    again = load_generator(tmp_path / "all", device="cpu")
+    again = load_generator(tmp_path / "all")
     assert isinstance(again.depth_prior, DepthPrior) and again.depth_prior.image_size == (8, 8)
-    alone = load_generator(paths["generator"], scheduler="ddpm", device="cpu")
+    alone = load_generator(paths["generator"], sampler="ddpm")
     assert alone.depth_predictor is None and type(alone.scheduler).__name__ == "DDPMScheduler"
 
 
 def test_what_cannot_be_opened_is_named(paths, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no generator"):
-        load_generator(tmp_path / "nowhere", device="cpu")
+    with pytest.raises(FileNotFoundError, match="neither a folder nor a hub id"):
+        load_generator(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="could not be loaded"):
-        load_generator(tmp_path / "empty", device="cpu")
+    with pytest.raises(FileNotFoundError, match="no model_index"):
+        load_generator(tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match="no depth predictor"):
         load_part("depth_predictor", tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"depth predictor .* could not be loaded"):
         load_part("depth_predictor", paths["prior"])
-    with pytest.raises(ValueError, match="scheduler must be"):
-        load_generator(paths["generator"], scheduler="euler")
+    with pytest.raises(ValueError, match="sampler is"):
+        load_generator(paths["generator"], sampler="euler")
 
 
 def test_unguided_images_are_those_of_diffusers(paths, pipe, tmp_path):
@@ -101,7 +93,7 @@ def test_images_of_another_plan_or_predictor_are_not_taken_for_these(paths, pipe
     plain = SamplingPlan(num_inference_steps=2, convention="plain")
     assert draw_images(pipe, BOTH, [0], tmp_path, plain).root != first
     assert draw_images(pipe, none, [0], tmp_path, plain).root == unguided  # which knows no convention
-    other = load_generator(paths["generator"], paths["predictor"], paths["prior"], device="cpu")
+    other = load_generator(paths["generator"], paths["predictor"], paths["prior"])
     with torch.no_grad():
         next(other.depth_predictor.parameters()).mul_(1.5)
     assert draw_images(other, BOTH, [0], tmp_path, PLAN).root != first
@@ -122,10 +114,3 @@ def test_depth_of_a_finished_image_is_that_of_its_noised_features(pipe):
     assert probe_name(pipe, 50) != probe_name(pipe, 51)
     with pytest.raises(ValueError, match="timestep is 1000"):
         depth_probe(pipe, 1000)
-
-
-def test_camera_beside_the_weights(paths):
-    assert camera_of(paths["generator"]) is None
-    (paths["generator"] / "camera.json").write_text('{"intrinsics": [40, 40, 8, 8]}')
-    assert camera_of(paths["generator"]) == (40, 40, 8, 8)
-    (paths["generator"] / "camera.json").unlink()

@@ -18,7 +18,7 @@ from noise2map.training.run_directory import (
     rewind_metrics,
 )
 from noise2map.training.samples import colour_depth, colour_labels, sample_grid
-from noise2map.training.trainer import step_seed
+from noise2map.training.seeded_trainer import step_seed
 
 
 def test_half_life_is_counted_in_images():

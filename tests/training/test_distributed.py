@@ -58,3 +58,42 @@ def test_two_processes_end_with_the_same_weights_and_scores(tmp_path):
     resumed = torch.load(two / "rank-0.pt", weights_only=True)
     for name, tensor in first["weights"].items():
         assert torch.equal(tensor, resumed["weights"][name]), name
+
+
+GENERATOR = """
+import sys
+from pathlib import Path
+import torch
+sys.path.insert(0, {tests!r})
+from tiny_denoising import recipe_dict
+from noise2map.training.denoising_build import make_denoising_trainer
+from noise2map.training.denoising_recipe import DenoisingRecipe
+from noise2map.training.recipe_values import build
+
+out = Path(sys.argv[1])
+recipe = recipe_dict(out.parent / "pictures", iterations=int(sys.argv[2]), save_every=1)
+trainer = make_denoising_trainer(build(DenoisingRecipe, recipe, ""), out)
+assert trainer.args.world_size == 2
+trainer.train(resume_from_checkpoint="--resume" in sys.argv)
+scores = trainer.evaluate()
+torch.save({{"weights": trainer.model.state_dict(), "scores": scores}}, out / f"rank-{{trainer.args.process_index}}.pt")
+trainer.export_final()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_generator(tmp_path):
+    sys.path.insert(0, str(Path(__file__).parent))
+    from tiny_denoising import write_pictures
+
+    write_pictures(tmp_path / "pictures", 12)
+    script = tmp_path / "script.py"
+    script.write_text(GENERATOR.format(tests=str(Path(__file__).parent)))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "29519", str(script)]
+    subprocess.run([*launch, str(tmp_path / "run"), "2"], check=True, env=environment, timeout=600)
+    first, second = (torch.load(tmp_path / "run" / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(tensor, second["weights"][name]) for name, tensor in first["weights"].items())
+    assert first["scores"] == second["scores"] and first["scores"]["eval_loss"] > 0
+    assert (tmp_path / "run" / "final" / "unet" / "diffusion_pytorch_model.safetensors").is_file()

@@ -11,13 +11,14 @@ import typer
 _COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo": ("noise2map.cli.demo", "demo", "Maps, uncertainty and scores on shipped frames: one HTML page."),
     "predict": ("noise2map.cli.predict", "predict", "Maps for an image or a folder of images."),
+    "sample": ("noise2map.cli.sample", "sample", "Images from a generator, guided by depth; depth, normals, point clouds."),
     "evaluate": ("noise2map.cli.evaluate", "evaluate", "Scores of a model by steps and ensemble, uncertainty scored."),
     "evaluate generator": (
         "noise2map.cli.evaluate_generator",
         "evaluate_generator",
         "FID, dFID and geometry with and without depth guidance.",
     ),
-    "train": ("noise2map.cli.train", "train", "Train a model from a recipe."),
+    "train": ("noise2map.cli.train", "app", "Train a model from a recipe, a generator, or parts of its guidance."),
     "data": ("noise2map.cli.data", "app", "Render and inspect data."),
     "experiment": ("noise2map.cli.experiment", "app", "Experiments of several steps in one command."),
     "bench": ("noise2map.cli.bench", "app", "Time and memory, stage by stage."),

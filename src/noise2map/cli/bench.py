@@ -141,6 +141,67 @@ def bench_attention(
     print(f"wrote {out}")
 
 
+@app.command("guidance")
+def bench_guidance(
+    channels: Annotated[int, typer.Option(help="Width of the finest level; the published LSUN-256 U-Net has 256.")] = 64,
+    size: Annotated[int, typer.Option(help="Side of the pictures in pixels, a multiple of 32; 256 there.")] = 128,
+    prior_size: Annotated[int, typer.Option(help="Side of the prior's depth maps in pixels.")] = 64,
+    prior_channels: Annotated[int, typer.Option(help="Width of its finest level; 0 for an eighth of --channels.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 1,
+    dtype: Annotated[list[str] | None, typer.Option(help="float32, bfloat16, float16. [default: float32]")] = None,
+    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Recompute the U-Net's activations.")] = False,
+    rounds: Rounds = 7,
+    device: Device = "auto",
+    threads: Threads = 0,
+    clock: Clock = "wall",
+    seed: Seed = 0,
+    out: Out = Path("results/bench_guidance.csv"),
+) -> None:
+    """A guided sampling step against an unguided one and against gradients taken without care."""
+    numbers = {"rounds": rounds, "batch-size": batch_size, "channels": channels, "size": size, "prior-size": prior_size}
+    _check_numbers(
+        {name: (value, 1) for name, value in numbers.items()} | {"threads": (threads, 0), "prior-channels": (prior_channels, 0)}
+    )
+    names = _type_names(dtype or ["float32"])
+    _check_clock(clock)
+
+    import torch
+    from tqdm import tqdm
+
+    from noise2map.inference.bench_guidance import (
+        GUIDANCE_COLUMNS,
+        GUIDANCE_IDENTITY,
+        GuidancePlan,
+        expected_guidance_ticks,
+        run_guidance_bench,
+    )
+    from noise2map.inference.bench_table import format_table, merge_rows, read_rows
+    from noise2map.inference.loading import pick_device, pick_dtype
+
+    read_rows(out, GUIDANCE_IDENTITY)
+    if threads:
+        torch.set_num_threads(threads)
+    plan = GuidancePlan(
+        channels=channels,
+        size=size,
+        prior_size=prior_size,
+        prior_channels=prior_channels,
+        batch_size=batch_size,
+        dtypes=tuple(pick_dtype(name) for name in names),
+        device=pick_device(device),
+        checkpointing=checkpointing,
+        rounds=rounds,
+        clock=clock,
+        seed=seed,
+    )
+    with tqdm(total=expected_guidance_ticks(plan), desc="bench", unit="call") as bar:
+        rows = run_guidance_bench(plan, bar.update)
+    merge_rows(out, rows, GUIDANCE_IDENTITY)
+    shown = {title: name for title, name in GUIDANCE_COLUMNS.items() if any(row[name] is not None for row in rows)}
+    print(format_table(rows, shown))
+    print(f"wrote {out}")
+
+
 def _type_names(words: list[str] | None) -> list[str]:
     from noise2map.inference.protocols import parse_choices
 

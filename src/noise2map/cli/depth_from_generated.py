@@ -44,8 +44,8 @@ def depth_from_generated(
     from transformers.utils import logging
 
     from noise2map.inference.depth_from_generated import run_experiment
+    from noise2map.inference.generated_images import SamplingPlan
     from noise2map.inference.generated_sets import ARMS, ExperimentJob
-    from noise2map.inference.generators import SamplingPlan
 
     logging.disable_progress_bar()
     job = ExperimentJob(

@@ -70,10 +70,10 @@ def evaluate_generator(
     # Imported after the options have been checked: a mistake is reported at once, not after seconds of imports.
     from transformers.utils import logging
 
+    from noise2map.inference.generated_images import SamplingPlan
     from noise2map.inference.generator_page import write_page
     from noise2map.inference.generator_report import study_text, write_study
     from noise2map.inference.generator_study import GeneratorJob, run_study
-    from noise2map.inference.generators import SamplingPlan
 
     logging.disable_progress_bar()
     job = GeneratorJob(

@@ -1,4 +1,4 @@
-"""``noise2map train``: a run from a recipe."""
+"""``noise2map train``: a run from a recipe of maps; generators, priors and depth predictors have commands of their own."""
 
 import datetime
 import json
@@ -12,8 +12,24 @@ import typer
 import yaml
 
 from noise2map.cli import keep_freed_memory
+from noise2map.cli.train_denoising import command_of, train_depth_prior, train_generator
+from noise2map.cli.train_predictor import train_depth_predictor
+
+_RECIPE = "recipe"
 
 
+class _RecipeGroup(typer.core.TyperGroup):
+    """What is not the name of a command is a recipe: ``noise2map train freedoom-depth-tiny``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        known = args and args[0] in self.commands
+        return super().parse_args(ctx, args if known else [_RECIPE, *args])
+
+
+app = typer.Typer(cls=_RecipeGroup, add_completion=False, rich_markup_mode=None)
+
+
+@app.command(_RECIPE, hidden=True, epilog="Other networks, with their own --help: generator, depth-prior, depth-predictor.")
 def train(
     recipe: Annotated[
         str, typer.Argument(help="Recipe file, name of a shipped recipe (see --list), or folder: your own images/ and maps/.")
@@ -28,13 +44,17 @@ def train(
     list_: Annotated[bool, typer.Option("--list", help="Name the shipped recipes and stop.")] = False,
 ) -> None:
     """Train a model from a recipe; the run directory gets metrics.jsonl, checkpoints, samples and final/."""
+    from noise2map.training.denoising_recipe import denoising_recipe_names
     from noise2map.training.recipes import load_recipe, recipe_names
 
     if list_:
-        print("\n".join(recipe_names()))
+        others = [f"{command_of(name)} {name}" for name in denoising_recipe_names()]
+        print("\n".join([*recipe_names(), *others]))
         return
     if not recipe:
         raise ValueError(f"name a recipe file or a shipped recipe: {', '.join(recipe_names())}")
+    if recipe in denoising_recipe_names():
+        raise ValueError(f"{recipe} is not a recipe of maps; use 'noise2map train {command_of(recipe)} {recipe}'")
     own = recipe == "folder" and not Path(recipe).is_file()
     if own != (root is not None):
         raise ValueError("your own data: noise2map train folder --root DIR --task segmentation|depth")
@@ -46,7 +66,7 @@ def train(
         loaded = load_recipe(recipe, set_)
     directory = out if out is not None else Path("runs") / Path(recipe).stem
     if not dry_run:
-        _check_directory(directory, resume)
+        check_directory(directory, resume)
     else:
         from noise2map.training.dry_run import dry_run as look
 
@@ -62,7 +82,7 @@ def train(
     trainer = make_trainer(loaded, directory)
     print(_describe(trainer, directory))
     if trainer.is_world_process_zero() and not (resume and last_checkpoint(directory)):
-        write_config(directory, _run_config(loaded.to_dict(), trainer.model.config.to_dict(), recipe))
+        write_config(directory, run_config(loaded.to_dict(), trainer.model.config.to_dict(), recipe))
     trainer.train(resume_from_checkpoint=resume and last_checkpoint(directory) is not None)
     trainer.eval_images = None
     scores = trainer.evaluate(metric_key_prefix="final")
@@ -76,6 +96,11 @@ def train(
         print(f"model written to {final}")
 
 
+app.command("generator")(train_generator)
+app.command("depth-prior")(train_depth_prior)
+app.command("depth-predictor")(train_depth_predictor)
+
+
 def _describe(trainer: Any, directory: Path) -> str:
     """One line that says what is trained on what."""
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
@@ -87,7 +112,7 @@ def _describe(trainer: Any, directory: Path) -> str:
     )
 
 
-def _check_directory(directory: Path, resume: bool) -> None:
+def check_directory(directory: Path, resume: bool) -> None:
     """Refuse to train into a used directory, and find out now whether it can be written."""
     from noise2map.training.run_directory import METRICS_FILE
 
@@ -98,7 +123,7 @@ def _check_directory(directory: Path, resume: bool) -> None:
         raise PermissionError(f"{directory} cannot be written")
 
 
-def _run_config(recipe: dict, model: dict, name: str) -> dict:
+def run_config(recipe: dict, model: dict, name: str) -> dict:
     """What ``config.json`` records about a run."""
     import torch
     import transformers

@@ -20,9 +20,9 @@ _SIGNATURE_TOLERANCE = 0.05
 class PixelDepthHead(nn.Module):
     """A shallow network on the concatenated features of some blocks, applied to each pixel: ``d = MLP(g_t, t)``.
 
-    The first layer is linear, and so is bilinear upsampling, whose weights sum to one: the layer is applied to each block at
-    its own resolution, blocks of one size are added there, and the sums are upsampled. The result is that of upsampling and
-    concatenating thousands of channels first, without ever holding them.
+    The first layer is linear, and so is bilinear upsampling, whose weights sum to one: the layer, and what the time does to its
+    output, are applied to each block at its own resolution, blocks of one size are added there, and the sums are upsampled. The
+    result is that of upsampling and concatenating thousands of channels first, without ever holding them.
 
     Args:
         channels: block index -> channels.
@@ -47,14 +47,39 @@ class PixelDepthHead(nn.Module):
 
     def forward(self, features: Mapping[int, Tensor], time: Tensor, size: tuple[int, int]) -> Tensor:
         """Standardised features ``(B, C(k), H(k), W(k))`` and time ``(B, time_dim)`` -> depth signal ``(B, 1, *size)``."""
-        by_size: dict[torch.Size, Tensor] = {}
+        scale, shift = self.time(time)[:, :, None].chunk(2, dim=1)
+        scale = 1 + scale
+        by_size: dict[tuple[int, int], Tensor] = {}
         for key, layer in self.first.items():
-            projected = layer(features[int(key)])
-            shape = projected.shape[-2:]
+            feature = features[int(key)]
+            shape = (feature.shape[-2], feature.shape[-1])
+            projected = _pixelwise(layer, feature.flatten(2)) * scale
             by_size[shape] = by_size[shape] + projected if shape in by_size else projected
-        hidden = sum(functional.interpolate(part, size, mode="bilinear", align_corners=False) for part in by_size.values())
-        scale, shift = self.time(time)[:, :, None, None].chunk(2, dim=1)
-        return self.rest((hidden + self.bias[:, None, None]) * (1 + scale) + shift)
+        coarsest = min(by_size)
+        by_size[coarsest] = by_size[coarsest] + (self.bias[:, None] * scale + shift)  # a constant stays one when upsampled
+        hidden = sum(upsample(part.unflatten(2, shape), size) for shape, part in by_size.items())
+        hidden = hidden.flatten(2)
+        for layer in self.rest:
+            hidden = _pixelwise(layer, hidden) if isinstance(layer, nn.Conv2d) else layer(hidden)
+        return hidden.unflatten(2, size)
+
+
+def _pixelwise(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """A 1x1 convolution of ``(B, C, P)`` as a matrix product: PyTorch's own is slow backward on one CPU thread."""
+    product = layer.weight.flatten(1) @ x
+    return product if layer.bias is None else product + layer.bias[:, None]
+
+
+def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resizing (``align_corners=False``) of ``(B, C, h, w)`` as two matrix products, which are fast backward, too."""
+    rows, columns = (_weights(before, after, x) for before, after in zip(x.shape[-2:], size))
+    return rows @ (x @ columns.T)
+
+
+def _weights(before: int, after: int, like: Tensor) -> Tensor:
+    """What each old pixel gives to each new one along an axis, ``(after, before)``."""
+    unit = torch.eye(before, dtype=torch.float32, device=like.device)[None]
+    return functional.interpolate(unit, after, mode="linear", align_corners=False)[0].T.to(like.dtype)
 
 
 class FeatureStandardizer(nn.Module):

@@ -182,7 +182,7 @@ class DepthGuidedPipeline(DiffusionPipeline):
             eta,
             use_clipped_model_output,
         )
-        self._check_call(run, losses, generator, latents, class_labels, output_depth, output_type)
+        self.check_call(run, losses, generator, latents, class_labels, output_depth, output_type)
         unknown = [name for name in callback_on_step_end_tensor_inputs if name not in self._callback_tensor_inputs]
         if unknown:
             raise ValueError(
@@ -248,17 +248,21 @@ class DepthGuidedPipeline(DiffusionPipeline):
             yield index, prediction, step
             sample = step.prev_sample
 
-    def _check_call(
+    def check_call(
         self,
         run: SamplingRun,
         losses: GuidanceLosses,
-        generator: Generator,
-        latents: Tensor | None,
-        class_labels: Tensor | None,
-        output_depth: bool,
-        output_type: str,
+        generator: Generator = None,
+        latents: Tensor | None = None,
+        class_labels: Tensor | None = None,
+        output_depth: bool = False,
+        output_type: str = "pil",
     ) -> None:
-        """Refuses impossible arguments before any work."""
+        """Refuses impossible arguments before any work; the arguments are those of a call.
+
+        Raises:
+            ValueError: naming the argument, its value and what was expected.
+        """
         self.check_components()
         run.check(self.scheduler, generator)
         if output_type not in _OUTPUT_TYPES:

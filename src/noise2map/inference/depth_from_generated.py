@@ -12,8 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from noise2map.inference.feature_extractors import fingerprint
+from noise2map.inference.generated_images import probe_name
 from noise2map.inference.generated_sets import ARMS, ExperimentJob, prior_scale_of, real_images, training_set
-from noise2map.inference.generators import load_generator, probe_name
+from noise2map.inference.generators import load_generator
 from noise2map.inference.loading import pick_device
 from noise2map.inference.provenance import provenance
 from noise2map.inference.records import check_writable
@@ -91,7 +92,7 @@ def run_experiment(job: ExperimentJob, say: Callable[[str], object] = lambda tex
     _check(job)
     device = pick_device(job.device)
     check_writable(job.out)
-    pipe = load_generator(job.model, job.predictor, job.prior, job.scheduler, device)
+    pipe = load_generator(job.model, job.predictor, job.prior, sampler=job.scheduler, device=device)
     predictor = pipe.depth_predictor
     if predictor is None:
         raise ValueError("labelling generated images needs a depth predictor; expected one in its folder, or --predictor")

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from noise2map.data.squares import SquareCrops
 from noise2map.guidance import DepthGuidedPipeline
 from noise2map.inference.datasets import EvenSubset
-from noise2map.inference.generators import GuidanceSetting, SamplingPlan, depth_probe, draw_images, probe_name
+from noise2map.inference.generated_images import GuidanceSetting, SamplingPlan, depth_probe, draw_images, probe_name
 from noise2map.inference.measured_images import stack_pictures
 from noise2map.inference.reference_pictures import PictureFiles
 from noise2map.metrics import depth_disagreement

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from noise2map.inference.evaluation_report import without_nan
+from noise2map.inference.generated_images import GuidanceSetting
 from noise2map.inference.generator_scores import DISTANCES
 from noise2map.inference.generator_study import GeneratorStudy
-from noise2map.inference.generators import GuidanceSetting
 from noise2map.report.files import write_json
 from noise2map.report.plots import Series, quality_plot, save_figure
 from noise2map.report.tables import text_table, write_csv

@@ -13,18 +13,9 @@ from tqdm import tqdm
 from noise2map.guidance import DepthGuidedPipeline, DepthPrior
 from noise2map.inference.depth_estimators import DEFAULT_ESTIMATOR, make_estimator
 from noise2map.inference.feature_extractors import DEFAULT_EXTRACTOR, fingerprint, label_of, make_extractor
+from noise2map.inference.generated_images import GuidanceSetting, SamplingPlan, depth_probe, draw_images, probe_name
 from noise2map.inference.generator_scores import SettingScores, score_settings
-from noise2map.inference.generators import (
-    GuidanceSetting,
-    SamplingPlan,
-    camera_of,
-    depth_probe,
-    draw_images,
-    load_generator,
-    load_part,
-    probe_name,
-    resolve_generator,
-)
+from noise2map.inference.generators import camera_of, load_generator, load_part, resolve_generator
 from noise2map.inference.loading import pick_device
 from noise2map.inference.measured_images import Instruments, Measured, content_hash, measure, stack_pictures
 from noise2map.inference.provenance import provenance
@@ -161,7 +152,7 @@ def run_study(job: GeneratorJob, say: Say = lambda text: None, progress: bool = 
     """
     device = pick_device(job.device)
     check_writable(job.out)
-    pipe = load_generator(job.model, job.predictor, None, job.scheduler, device)
+    pipe = load_generator(job.model, job.predictor, sampler=job.scheduler, device=device)
     priors = _load_priors(job, pipe)
     tables = plan_settings(job, pipe.depth_predictor is not None, list(priors))
     _remark(job, pipe, priors, say)
@@ -200,7 +191,10 @@ def run_study(job: GeneratorJob, say: Say = lambda text: None, progress: bool = 
         **provenance(device, pipe.unet.dtype, job.first_seed),
     }
     roots = {key: folder.root for key, folder in folders.items()}
-    camera = camera_of(job.model) if references.intrinsics is None else references.intrinsics
+    camera = references.intrinsics
+    if camera is None:
+        values, source = camera_of(job.model, _side(pipe))
+        camera = None if source == "assumed" else tuple(values)
     return GeneratorStudy(job, scores, tables, facts, roots, instruments, camera)
 
 

@@ -1,126 +1,89 @@
-"""Opens an image generator with what guides it, draws images by seed, and reads the depth of any image from its features."""
+"""Loads an image generator with the parts of its guidance: shipped name, folder or hub id."""
 
-import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
-from PIL import Image
+from diffusers import DDIMScheduler, DDPMScheduler
 from safetensors import SafetensorError
-from torch import Tensor
 
-import noise2map.zoo
-from noise2map.diffusion import add_noise, image_generator, tables_from_betas
-from noise2map.guidance import DepthGuidedPipeline, DepthPredictor, DepthPrior, UNetFeatureTap, unet_signature
-from noise2map.inference.loading import pick_device
-from noise2map.inference.records import OutputFolder
-from noise2map.report.files import encode_image
+from noise2map import zoo
+from noise2map.geometry import intrinsics_from_fov
+from noise2map.guidance import DepthGuidedPipeline, DepthPredictor, DepthPrior
 
-_SCHEDULERS = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}
+CAMERA_FILE = "camera.json"
+SAMPLERS = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}
+_INDEX = "model_index.json"
 _PARTS = {"depth_predictor": DepthPredictor, "depth_prior": DepthPrior}
 
 
-@dataclass(frozen=True)
-class GuidanceSetting:
-    """A way to draw images.
-
-    Attributes:
-        name: In tables.
-        consistency_scale: Weight of depth consistency guidance.
-        prior_scale: Weight of depth prior guidance.
-        prior: Which of the priors, by name; "" for the pipeline's own.
-    """
-
-    name: str
-    consistency_scale: float = 0.0
-    prior_scale: float = 0.0
-    prior: str = ""
-
-    @property
-    def key(self) -> str:
-        """Name of its folder: equal scales and prior, equal images."""
-        prior = f"_{self.prior}" if self.prior and self.prior_scale else ""
-        return f"c{self.consistency_scale:g}_p{self.prior_scale:g}{prior}"
-
-
-@dataclass(frozen=True)
-class SamplingPlan:
-    """What all settings share, beside the seeds.
-
-    Attributes:
-        num_inference_steps: Steps.
-        convention: Meaning of the scales, `"variance"` or `"plain"`.
-        reduction: Of the losses over pixels, `"sum"` or `"mean"`.
-        guidance_every: Guide every so many steps.
-        eta: Noise of DDIM steps.
-        on_nonfinite: `"error"` or `"skip"`.
-    """
-
-    num_inference_steps: int = 50
-    convention: str = "variance"
-    reduction: str = "sum"
-    guidance_every: int = 1
-    eta: float = 0.0
-    on_nonfinite: str = "error"
+def available_generators() -> list[str]:
+    """The names of the shipped generators."""
+    return sorted(path.parent.name for path in Path(zoo.__file__).parent.glob(f"*/{_INDEX}"))
 
 
 def resolve_generator(name: str | Path) -> str:
-    """Folder or hub id of a generator: a folder comes first, then what is shipped, then `owner/name`.
+    """A folder of a diffusers pipeline, a shipped name or a hub id -> what ``from_pretrained`` takes.
 
     Raises:
-        FileNotFoundError: If it is none of them.
+        FileNotFoundError: if the folder is missing or holds no pipeline.
+        ValueError: if it is none of the three.
     """
-    path = Path(name).expanduser()
+    path, name = Path(name).expanduser(), str(name)
     if path.is_dir():
+        if not (path / _INDEX).is_file():
+            raise FileNotFoundError(f"generator folder {name!r} has no {_INDEX}; expected the folder of a diffusers pipeline")
         return str(path)
-    shipped = Path(noise2map.zoo.__file__).parent / str(name)
-    if (shipped / "model_index.json").is_file():
+    shipped = Path(zoo.__file__).parent / name
+    if name in available_generators():
         return str(shipped)
-    if str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")):
-        return str(name)
-    raise FileNotFoundError(f"there is no generator {str(name)!r}; expected the folder of a diffusers pipeline, or a hub id")
+    owner, slash, model = name.partition("/")
+    if slash and owner and model and "/" not in model and not name.startswith((".", "~", "/")):
+        return name
+    names = ", ".join(available_generators()) or "none in this installation"
+    raise FileNotFoundError(f"generator {name!r} is neither a folder nor a hub id owner/name; shipped: {names}")
 
 
 def load_generator(
     name: str | Path,
-    predictor: str | Path | None = None,
-    prior: str | Path | None = None,
-    scheduler: str = "ddim",
-    device: str | torch.device = "auto",
+    depth_predictor: str | Path | None = None,
+    depth_prior: str | Path | None = None,
+    *,
+    sampler: str = "ddim",
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> DepthGuidedPipeline:
-    """Open a generator and what guides it.
+    """A generator as a pipeline that can be guided, with whatever parts of guidance are given or lie in its folder.
 
     Args:
-        name: Folder or hub id of a diffusers pipeline with a `UNet2DModel`; that of a `DepthGuidedPipeline` brings its predictor
-            and prior.
-        predictor: Folder or hub id of a `DepthPredictor`.
-        prior: Folder or hub id of a `DepthPrior`.
-        scheduler: `"ddim"` or `"ddpm"`, made from the generator's own.
-        device: Where to.
+        name: shipped name, folder of a `DDPMPipeline`, `DDIMPipeline` or `DepthGuidedPipeline`, or hub id.
+        depth_predictor: folder or hub id; by default ``depth_predictor/`` in the folder, if it is there.
+        depth_prior: folder or hub id; by default ``depth_prior/`` in the folder, if it is there.
+        sampler: ``"ddim"`` or ``"ddpm"``.
+        device: where to.
+        dtype: of the weights.
 
     Raises:
-        OSError: If something is missing or cannot be read.
-        ValueError: If the parts do not belong together.
+        OSError: if something is missing.
+        ValueError: if the parts do not belong together, or cannot be read.
     """
-    if scheduler not in _SCHEDULERS:
-        raise ValueError(f"scheduler must be {' or '.join(_SCHEDULERS)}, got {scheduler!r}")
-    device = pick_device(device) if isinstance(device, str) else device
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler is {sampler!r}; expected 'ddim' or 'ddpm'")
     source = resolve_generator(name)
     try:
-        unet = UNet2DModel.from_pretrained(source, subfolder="unet")
-        settings = DDPMScheduler.load_config(source, subfolder="scheduler")
-    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+        pipe = DepthGuidedPipeline.from_pretrained(source)
+    except (SafetensorError, RuntimeError, TypeError) as error:
         raise ValueError(f"generator {str(name)!r} could not be loaded: {error}") from error
-    parts = {"depth_predictor": predictor, "depth_prior": prior}
-    loaded = {part: load_part(part, path, source) for part, path in parts.items()}
-    pipe = DepthGuidedPipeline(unet, _SCHEDULERS[scheduler].from_config(settings), **loaded)
+    given = {"depth_predictor": depth_predictor, "depth_prior": depth_prior}
+    parts = {part: load_part(part, path, source) or getattr(pipe, part) for part, path in given.items()}
+    scheduler = SAMPLERS[sampler].from_config(pipe.scheduler.config)
+    pipe = DepthGuidedPipeline(pipe.unet, scheduler, **parts).to(device)
+    if dtype != torch.float32:
+        pipe.to(dtype)
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device)
+    return pipe
 
 
 def load_part(part: str, path: str | Path | None, generator: str | None = None) -> Any:
@@ -146,136 +109,22 @@ def load_part(part: str, path: str | Path | None, generator: str | None = None) 
         raise ValueError(f"{part.replace('_', ' ')} {source!r} could not be loaded: {error}") from error
 
 
-def camera_of(name: str | Path) -> tuple[float, ...] | None:
-    """`fx, fy, cx, cy` in pixels from `camera.json` beside a generator's weights, if it is there."""
-    path = Path(resolve_generator(name)) / "camera.json"
-    if not path.is_file():
-        return None
-    values = json.loads(path.read_text(encoding="utf-8"))
-    values = values.get("intrinsics") if isinstance(values, dict) else values
-    return tuple(float(value) for value in values) if values else None
-
-
-def draw_images(
-    pipe: DepthGuidedPipeline,
-    setting: GuidanceSetting,
-    seeds: Sequence[int],
-    out: Path,
-    plan: SamplingPlan,
-    *,
-    batch_size: int = 8,
-    generator_name: str = "",
-    on_images: Callable[[int], object] = lambda count: None,
-) -> OutputFolder:
-    """Draw the images of some seeds that are not there yet; an image follows from its seed and the setting alone.
+def camera_of(name: str | Path, size: int | Sequence[int], fov_deg: float | None = None) -> tuple[list[float], str]:
+    """Intrinsics of a generator's pictures, and where they come from.
 
     Args:
-        pipe: The generator, with the prior of the setting.
-        setting: Scales.
-        seeds: Of the images.
-        out: Folder of all settings. `out/KEY_DIGITS` gets the images, `SEED.png`; the digits stand for all that decides an image.
-        plan: What all settings share.
-        batch_size: Images at a time.
-        generator_name: Recorded.
-        on_images: Called with the number of images done.
+        name: as of `load_generator`.
+        size: side of the pictures in px, or height and width.
+        fov_deg: horizontal field of view to assume instead, degrees.
 
     Returns:
-        The folder; its `done` tells seconds for each image.
-
-    Raises:
-        OSError: If something cannot be written.
-        ValueError: If a gradient is not finite.
+        ``fx, fy, cx, cy`` in px, and ``"camera.json"``, ``"given"`` or ``"assumed"``.
     """
-    settings = {"generator": generator_name, **_what_decides(pipe, setting, plan)}
-    digits = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
-    folder = OutputFolder(out / f"{setting.key}_{digits}", settings)
-    missing = [seed for seed in seeds if not folder.is_done(str(seed), {})]
-    on_images(len(seeds) - len(missing))
-    for start in range(0, len(missing), batch_size):
-        part = missing[start : start + batch_size]
-        began = perf_counter()
-        result = pipe(
-            batch_size=len(part),
-            generator=[torch.Generator(pipe.device).manual_seed(seed) for seed in part],
-            consistency_scale=setting.consistency_scale,
-            prior_scale=setting.prior_scale,
-            output_type="pt",
-            **asdict(plan),
-        )
-        pixels = (result.images.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        seconds = (perf_counter() - began) / len(part)
-        skipped = result.skipped.tolist() if result.skipped is not None else [0] * len(part)
-        for seed, picture, count in zip(part, pixels, skipped):
-            name = f"{seed:06d}.png"
-            line = {"id": str(seed), "source": {}, "files": {"image": name}, "seconds": seconds, "skipped_steps": count}
-            folder.write(line, {name: encode_image(Image.fromarray(picture))})
-        on_images(len(part))
-    return folder
-
-
-def _what_decides(pipe: DepthGuidedPipeline, setting: GuidanceSetting, plan: SamplingPlan) -> dict[str, Any]:
-    """All that an image depends on beside its seed; of guidance only where there is any."""
-    found: dict[str, Any] = {
-        "signature": _signature_of(pipe),
-        "scheduler": type(pipe.scheduler).__name__,
-        "num_inference_steps": plan.num_inference_steps,
-        "eta": plan.eta,
-    }
-    if setting.consistency_scale or setting.prior_scale:
-        found |= {"setting": setting.key, "predictor": _digits(pipe.depth_predictor), **asdict(plan)}
-    if setting.prior_scale:
-        found["prior"] = _digits(pipe.depth_prior)
-    return found
-
-
-def _digits(module: Any) -> str:
-    from noise2map.inference.feature_extractors import fingerprint
-
-    return fingerprint(module)
-
-
-def _signature_of(pipe: DepthGuidedPipeline) -> str:
-    return " ".join(f"{value:.4g}" for value in unet_signature(pipe.unet)[::8])
-
-
-def depth_probe(
-    pipe: DepthGuidedPipeline, timestep: int = 50, seed: int = 0
-) -> Callable[[Tensor, Sequence[str]], tuple[Tensor, Tensor]]:
-    """What reads the depth of finished or real images from the generator's features: strong and weak signal.
-
-    An image is noised to one time step, with noise that follows from its id, and goes through the U-Net once.
-
-    Args:
-        pipe: The generator with its predictor.
-        timestep: How noisy.
-        seed: Of the noise.
-
-    Returns:
-        A function of images `(B, 3, H, W)` uint8 and ids that gives two signals `(B, 1, h, w)`, nominally in [-1, 1].
-
-    Raises:
-        ValueError: If there is no predictor, or the time step is not one of its useful ones.
-    """
-    predictor = pipe.depth_predictor
-    if predictor is None:
-        raise ValueError("reading depth from features needs a depth predictor")
-    low, high = predictor.config.useful_timesteps
-    if not low <= timestep < high:
-        raise ValueError(f"timestep is {timestep}; expected one in which the features carry depth, {low} to {high - 1}")
-    alpha, sigma = tables_from_betas(pipe.scheduler.betas).alpha_sigma(torch.tensor(timestep))
-
-    @torch.no_grad()
-    def probe(images: Tensor, ids: Sequence[str]) -> tuple[Tensor, Tensor]:
-        signal = images.to(pipe.device).float() / 127.5 - 1
-        noise = torch.stack([torch.randn(signal.shape[1:], generator=image_generator(seed, one)) for one in ids])
-        noisy = add_noise(signal, noise.to(signal), alpha.to(signal), sigma.to(signal)).to(pipe.unet.dtype)
-        with UNetFeatureTap(pipe.unet, predictor.blocks) as tap:
-            pipe.unet(noisy, timestep)
-        return predictor(tap.features, timestep), predictor(tap.features, timestep, predictor.weak_blocks)
-
-    return probe
-
-
-def probe_name(pipe: DepthGuidedPipeline, timestep: int) -> str:
-    """Tells probes apart: signature of the U-Net, weights of the predictor, time step."""
-    return f"{_signature_of(pipe)} {_digits(pipe.depth_predictor)} {timestep}"
+    height, width = (size, size) if isinstance(size, int) else size
+    path = Path(resolve_generator(name)) / CAMERA_FILE
+    if fov_deg is None and path.is_file():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        scales = [width / record["size_px"][0], height / record["size_px"][1]] * 2
+        return [value * scale for value, scale in zip(record["intrinsics_px"], scales)], CAMERA_FILE
+    values = intrinsics_from_fov(60.0 if fov_deg is None else fov_deg, height, width)
+    return [round(float(value), 4) for value in values], "assumed" if fov_deg is None else "given"

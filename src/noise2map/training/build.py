@@ -119,11 +119,11 @@ def _copy_encoder(source: str, model: nn.Module) -> None:
         raise ValueError(f"model.encoder_from {source} has an encoder of other sizes than the recipe's: {error}") from error
 
 
-def make_arguments(recipe: Recipe, run_directory: str | Path) -> TrainingArguments:
-    """transformers' training arguments of a recipe."""
+def make_arguments(recipe: Any, run_directory: str | Path) -> TrainingArguments:
+    """transformers' training arguments of a recipe of maps or of generators."""
     train, optim = recipe.train, recipe.optim
     # The window of the augmentation has one size, the pictures of the validation set may have many.
-    single = recipe.data.crop is not None
+    single = getattr(recipe.data, "crop", None) is not None
     return TrainingArguments(
         output_dir=str(run_directory),
         max_steps=train.iterations,
@@ -154,6 +154,19 @@ def make_arguments(recipe: Recipe, run_directory: str | Path) -> TrainingArgumen
     )
 
 
+def make_curve(recipe: Any) -> LearningRateCurve:
+    """The learning rate over a recipe's run."""
+    schedule = recipe.schedule
+    return LearningRateCurve(
+        policy=schedule.policy,
+        iterations=recipe.train.iterations,
+        warmup_iterations=schedule.warmup_iterations,
+        warmup_ratio=schedule.warmup_ratio,
+        power=schedule.power,
+        min_ratio=schedule.min_ratio,
+    )
+
+
 def make_trainer(recipe: Recipe, run_directory: str | Path) -> MapTrainer:
     """Everything a recipe describes, ready to train.
 
@@ -161,7 +174,7 @@ def make_trainer(recipe: Recipe, run_directory: str | Path) -> MapTrainer:
         OSError: if data or a checkpoint is missing.
         ValueError: if a value of the recipe cannot work.
     """
-    train, schedule = recipe.train, recipe.schedule
+    train = recipe.train
     if train.threads:
         torch.set_num_threads(train.threads)
     train_set, val_set = make_data(recipe)
@@ -176,14 +189,7 @@ def make_trainer(recipe: Recipe, run_directory: str | Path) -> MapTrainer:
         processing_class=make_processor(recipe),
         transform=make_transform(recipe),
         resize_training=recipe.data.crop is None,
-        curve=LearningRateCurve(
-            policy=schedule.policy,
-            iterations=train.iterations,
-            warmup_iterations=schedule.warmup_iterations,
-            warmup_ratio=schedule.warmup_ratio,
-            power=schedule.power,
-            min_ratio=schedule.min_ratio,
-        ),
+        curve=make_curve(recipe),
         no_decay=recipe.optim.no_decay,
         eval_steps=train.eval_steps,
         eval_images=train.eval_images or None,

@@ -141,7 +141,7 @@ def measure_step(model: Any, batch_size: int, size: tuple[int, int]) -> tuple[in
     own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     counter = FlopCounterMode(display=False)
     model.train()
-    with _kept_bytes(own) as kept, counter:
+    with kept_bytes(own) as kept, counter:
         _forward(model, pixels, labels)
     return sum(kept.values()), counter.get_total_flops()
 
@@ -161,7 +161,7 @@ def _forward(model: Any, pixels: Tensor, labels: Tensor) -> Tensor:
 
 
 @contextmanager
-def _kept_bytes(own: set[int]) -> Iterator[dict[int, int]]:
+def kept_bytes(own: set[int]) -> Iterator[dict[int, int]]:
     """Storages saved for the backward pass while inside, and their bytes; the model's own parameters are left out."""
     kept: dict[int, int] = {}
     alive: list[Tensor] = []  # a storage that is freed could pass its address on

@@ -34,20 +34,20 @@ def make_data(recipe: Recipe) -> tuple[Any, Any]:
         warnings.warn(scale, stacklevel=2)
     every = recipe.data.hold_out_every
     if every:
-        train = _Part(train, [index for index in range(len(train)) if index % every])
-        val = _Part(val, list(range(0, len(val), every)))
+        train = Part(train, [index for index in range(len(train)) if index % every])
+        val = Part(val, list(range(0, len(val), every)))
     if recipe.data.skip_broken:
         train = SkipBroken(train, recipe.data.skip_broken)
     view = EVALUATION_VIEWS.get(recipe.data.name)
     return train, val if view is None else Viewed(val, view)
 
 
-class _Part:
+class Part:
     """Some samples of a data set, with all that it knows."""
 
     def __init__(self, dataset: Any, indices: list[int]) -> None:
         self.dataset, self.indices = dataset, indices
-        self.id2label, self.palette = dataset.id2label, dataset.palette
+        self.id2label, self.palette = getattr(dataset, "id2label", {}), getattr(dataset, "palette", None)
 
     def __len__(self) -> int:
         return len(self.indices)

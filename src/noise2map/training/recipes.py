@@ -180,25 +180,25 @@ class Recipe:
     train: TrainSection = field(default_factory=TrainSection)
 
     def __post_init__(self) -> None:
-        _expect(self.model.task in TASKS, "model.task", self.model.task, f"one of {', '.join(TASKS)}")
-        _expect(self.data.name in DATA_SETS, "data.name", self.data.name, f"one of {', '.join(DATA_SETS)}")
-        _expect(self.data.classes in (8, 10), "data.classes", self.data.classes, "10 or 8")
-        _expect(self.optim.lr > 0, "optim.lr", self.optim.lr, "a positive number")
-        _expect(self.optim.weight_decay >= 0, "optim.weight_decay", self.optim.weight_decay, "0 or more")
-        _expect(self.optim.max_grad_norm >= 0, "optim.max_grad_norm", self.optim.max_grad_norm, "0 or more")
+        expect(self.model.task in TASKS, "model.task", self.model.task, f"one of {', '.join(TASKS)}")
+        expect(self.data.name in DATA_SETS, "data.name", self.data.name, f"one of {', '.join(DATA_SETS)}")
+        expect(self.data.classes in (8, 10), "data.classes", self.data.classes, "10 or 8")
+        expect(self.optim.lr > 0, "optim.lr", self.optim.lr, "a positive number")
+        expect(self.optim.weight_decay >= 0, "optim.weight_decay", self.optim.weight_decay, "0 or more")
+        expect(self.optim.max_grad_norm >= 0, "optim.max_grad_norm", self.optim.max_grad_norm, "0 or more")
         for name in ("iterations", "batch_size", "accumulation", "log_every", "save_every", "keep"):
             value = getattr(self.train, name)
-            _expect(value >= 1, f"train.{name}", value, "at least 1")
+            expect(value >= 1, f"train.{name}", value, "at least 1")
         for name in ("eval_every", "eval_images", "sample_images", "threads"):
             value = getattr(self.train, name)
-            _expect(value >= 0, f"train.{name}", value, "0 or more")
-        _expect(bool(self.train.eval_steps), "train.eval_steps", self.train.eval_steps, "a list of numbers")
-        _expect(min(self.train.eval_steps) >= 1, "train.eval_steps", self.train.eval_steps, "numbers of at least 1")
+            expect(value >= 0, f"train.{name}", value, "0 or more")
+        expect(bool(self.train.eval_steps), "train.eval_steps", self.train.eval_steps, "a list of numbers")
+        expect(min(self.train.eval_steps) >= 1, "train.eval_steps", self.train.eval_steps, "numbers of at least 1")
         multiple = self.train.save_every % self.train.log_every == 0
-        _expect(multiple, "train.save_every", self.train.save_every, f"a multiple of log_every {self.train.log_every}")
+        expect(multiple, "train.save_every", self.train.save_every, f"a multiple of log_every {self.train.log_every}")
         total, micro = self.train.total_batch, self.train.batch_size
         whole = total is None or (total >= micro and total % micro == 0)
-        _expect(whole, "train.total_batch", total, f"a multiple of batch_size {micro}")
+        expect(whole, "train.total_batch", total, f"a multiple of batch_size {micro}")
         if self.model.self_aligned and self.model.init_from is None:
             raise ValueError("model.self_aligned fine-tunes a trained model: set model.init_from to its checkpoint")
         if self.model.encoder_from is not None and self.model.init_from is not None:
@@ -207,9 +207,9 @@ class Recipe:
 
     def _check_data(self) -> None:
         data = self.data
-        _expect(data.transform in TRANSFORMS, "data.transform", data.transform, f"one of {', '.join(TRANSFORMS)}")
+        expect(data.transform in TRANSFORMS, "data.transform", data.transform, f"one of {', '.join(TRANSFORMS)}")
         scale = data.crop_scale
-        _expect(scale is None or len(scale) == 2, "data.crop_scale", scale, "[low, high] or none")
+        expect(scale is None or len(scale) == 2, "data.crop_scale", scale, "[low, high] or none")
         size, crop = self.picture_size(), self.crop_size()
         if data.keep_ratio and size is None:
             raise ValueError("data.keep_ratio fits pictures into data.size; expected a size, got none")
@@ -221,7 +221,7 @@ class Recipe:
             raise ValueError(f"data.transform {data.transform} scales pictures about data.size; expected a size, got none")
         one_folder = data.name == "folder" and data.train == data.val
         good = data.hold_out_every == 0 or (data.hold_out_every >= 2 and one_folder)
-        _expect(good, "data.hold_out_every", data.hold_out_every, "0, or at least 2 where a folder is both train and val")
+        expect(good, "data.hold_out_every", data.hold_out_every, "0, or at least 2 where a folder is both train and val")
         if data.name in PUBLIC_DATA_SETS and data.root is None:
             raise ValueError(f"data.root is not set; expected the folder of {data.name}")
 
@@ -244,7 +244,7 @@ class Recipe:
         share, rest = divmod(self.train.total_batch, self.train.batch_size * processes)
         good = share > 0 and rest == 0
         shape = f"a multiple of {processes} processes x batch_size {self.train.batch_size}"
-        _expect(good, "train.total_batch", self.train.total_batch, shape)
+        expect(good, "train.total_batch", self.train.total_batch, shape)
         return share
 
     def to_dict(self) -> dict[str, Any]:
@@ -252,7 +252,8 @@ class Recipe:
         return dataclasses.asdict(self)
 
 
-def _expect(condition: bool, name: str, value: Any, expected: str) -> None:
+def expect(condition: bool, name: str, value: Any, expected: str) -> None:
+    """Raise the ``ValueError`` of a bad field unless the condition holds."""
     if not condition:
         raise ValueError(f"recipe field {name} is {value!r}; expected {expected}")
 
@@ -262,15 +263,20 @@ def _pixels(name: str, text: str | None) -> tuple[int, int] | None:
         return None
     width, _, height = text.partition("x")
     good = width.isdigit() and height.isdigit() and int(width) > 0 and int(height) > 0
-    _expect(good, name, text, "WIDTHxHEIGHT, e.g. 160x120")
+    expect(good, name, text, "WIDTHxHEIGHT, e.g. 160x120")
     return int(width), int(height)
 
 
-def recipe_names() -> list[str]:
-    """Names of the recipes shipped with the package; those of the published runs start with ``official/``."""
-    folder = resources.files("noise2map.training").joinpath("recipes")
-    names = [file.name for file in folder.iterdir()]
-    names += [f"official/{file.name}" for file in folder.joinpath("official").iterdir() if not file.name.startswith("_")]
+def recipe_names(folder: str = "") -> list[str]:
+    """Names of the recipes shipped with the package; those of the published runs start with ``official/``.
+
+    Args:
+        folder: another kind of recipe than that of maps: ``"generator"``.
+    """
+    root = resources.files("noise2map.training").joinpath("recipes", folder)
+    names = [file.name for file in root.iterdir()]
+    if not folder:
+        names += [f"official/{file.name}" for file in root.joinpath("official").iterdir() if not file.name.startswith("_")]
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
@@ -288,21 +294,21 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) ->
     return make_recipe(recipe_tree(name_or_path), overrides)
 
 
-def recipe_tree(name_or_path: str | Path) -> dict[str, Any]:
-    """What a recipe and its bases say, as nested mappings; errors as in :func:`load_recipe`."""
-    return _read_with_bases(name_or_path, [])
+def recipe_tree(name_or_path: str | Path, folder: str = "") -> dict[str, Any]:
+    """What a recipe and its bases say, as nested mappings; ``folder`` as of :func:`recipe_names`, errors of :func:`load_recipe`."""
+    return _read_with_bases(name_or_path, [], folder)
 
 
 def make_recipe(tree: dict[str, Any], overrides: list[str] | None = None) -> Recipe:
     """A recipe from nested mappings and ``section.field=value`` overrides; errors as in :func:`load_recipe`."""
     for assignment in overrides or []:
-        _assign(tree, assignment)
+        assign(tree, assignment)
     return build(Recipe, tree, "")
 
 
-def _read_with_bases(name_or_path: str | Path, heirs: list[str]) -> dict[str, Any]:
+def _read_with_bases(name_or_path: str | Path, heirs: list[str], folder: str) -> dict[str, Any]:
     """The mapping of a recipe laid over that of its base, and so on down to a recipe without one."""
-    text, source = _read(name_or_path, heirs)
+    text, source = _read(name_or_path, heirs, folder)
     if source in heirs:
         raise ValueError(f"recipes name each other as base: {' -> '.join([*heirs, source])}")
     try:
@@ -318,7 +324,7 @@ def _read_with_bases(name_or_path: str | Path, heirs: list[str]) -> dict[str, An
         raise ValueError(f"{source}: base is {base!r}; expected the name or the path of one recipe")
     beside = Path(name_or_path).parent / base
     is_file = Path(name_or_path).is_file() and beside.is_file()
-    return _lay_over(_read_with_bases(beside if is_file else base, [*heirs, source]), tree)
+    return _lay_over(_read_with_bases(beside if is_file else base, [*heirs, source], folder), tree)
 
 
 def _lay_over(base: Any, change: Any) -> Any:
@@ -330,13 +336,13 @@ def _lay_over(base: Any, change: Any) -> Any:
     return base | {key: _lay_over(base[key], value) if key in base else value for key, value in change.items()}
 
 
-def _read(name_or_path: str | Path, heirs: list[str]) -> tuple[str, str]:
+def _read(name_or_path: str | Path, heirs: list[str], folder: str) -> tuple[str, str]:
     path = Path(name_or_path)
     if path.is_file():
         return path.read_text(encoding="utf-8"), str(path)
-    names = recipe_names()
+    names = recipe_names(folder)
     # Only a recipe may name an unlisted one (_ade20k) as its base.
-    file = resources.files("noise2map.training").joinpath("recipes", f"{name_or_path}.yaml")
+    file = resources.files("noise2map.training").joinpath("recipes", folder, f"{name_or_path}.yaml")
     if str(name_or_path) in names or (heirs and not path.is_absolute() and file.is_file()):
         return file.read_text(encoding="utf-8"), f"recipe {name_or_path}"
     asked = f" (base of {heirs[-1]})" if heirs else ""
@@ -347,7 +353,7 @@ def _section_names() -> list[str]:
     return [section.name for section in dataclasses.fields(Recipe)]
 
 
-def _assign(tree: dict[str, Any], assignment: str) -> None:
+def assign(tree: dict[str, Any], assignment: str) -> None:
     """Apply one ``a.b.c=value`` to the nested mapping."""
     key, separator, value = assignment.partition("=")
     parts = key.strip().split(".")

@@ -10,7 +10,7 @@ from noise2map.data.freedoom import store
 from noise2map.data.freedoom.catalog import DEFAULT_GAIN, brighten, check_classes, class_names, class_palette, merge_classes
 from noise2map.data.images import open_class_map, open_depth_map, open_image
 
-_TASKS = ("segmentation", "depth", "both")
+_TASKS = ("segmentation", "depth", "both", "image")
 
 
 class FreedoomDataset:
@@ -18,7 +18,7 @@ class FreedoomDataset:
 
     Args:
         root: Folder of the split.
-        task: What a sample holds: ``"segmentation"``, ``"depth"`` or ``"both"``.
+        task: What a sample holds beside the image: ``"segmentation"``, ``"depth"``, ``"both"``, or ``"image"`` for nothing.
         classes: 10, or 8 with step merged into wall and item into decor.
         gain: How much to brighten the images, see :func:`noise2map.data.freedoom.brighten`; 1 leaves them as drawn.
         limit: Use the first ``limit`` frames only. The frames of a map stand together in runs of 20.

@@ -24,11 +24,14 @@ class HorizontalFlip:
         result = dict(sample)
         if rng.random() >= self.p:
             return result
-        width = result["image"].width
-        result["image"] = result["image"].transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        width = 0
         for key in MAPS:
             if key in result:
+                width = result[key].shape[1]
                 result[key] = np.ascontiguousarray(result[key][:, ::-1])
+        if "image" in result:  # a prior of depth maps is trained on maps alone
+            width = result["image"].width
+            result["image"] = result["image"].transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if "intrinsics" in result:
             fx, fy, cx, cy = result["intrinsics"]
             result["intrinsics"] = np.array([fx, fy, width - cx, cy], dtype=np.float32)

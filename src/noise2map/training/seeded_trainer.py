@@ -1,0 +1,222 @@
+"""``SeededTrainer``: transformers' Trainer whose noise, order and loss curve are functions of the seed and the step."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import TrainOutput
+
+from noise2map.data.transforms import Transform
+from noise2map.training.callbacks import EmaCallback, MetricsCallback
+from noise2map.training.collate import AugmentedSamples, EpochSampler
+from noise2map.training.parameter_groups import decayed_parameters
+from noise2map.training.run_directory import (
+    CONFIG_FILE,
+    FINAL_DIRECTORY,
+    last_checkpoint,
+    mark_complete,
+    replace_directory,
+    write_config,
+)
+from noise2map.training.schedules import LearningRateCurve
+
+
+def step_seed(seed: int, step: int, micro_batch: int, rank: int) -> int:
+    """The seed of all randomness of one micro-batch; a resumed run reaches the same numbers, no two steps share them."""
+    return int(np.random.SeedSequence([seed, step, micro_batch, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def spread(length: int, count: int) -> list[int]:
+    """``count`` indices spread evenly over ``length`` samples (all of them if there are fewer)."""
+    if count >= length:
+        return list(range(length))
+    return [int(i) for i in np.linspace(0, length - 1, count).round()]
+
+
+class _RunCallback(TrainerCallback):
+    """Tells the trainer's sampler the epoch, and marks checkpoints complete. Runs after all other callbacks of the library."""
+
+    def __init__(self, trainer: "SeededTrainer") -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.trainer.sampler.set_epoch(int((state.epoch or 0) + 1e-6))
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if args.world_size > 1:
+            torch.distributed.barrier()  # every process has written its random state
+        if args.should_save:
+            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+class SeededTrainer(Trainer):
+    """What training maps and training generators have in common.
+
+    Beyond :class:`transformers.Trainer`: the noise of a step comes from ``(seed, step, micro-batch, rank)``, augmentation from
+    ``(seed, epoch, sample)``; each checkpoint holds averaged weights under ``ema/``; ``export_final`` writes ``final/``. The
+    output directory follows :mod:`noise2map.training.run_directory`.
+
+    Args:
+        model: called with a batch and ``generator=``, gives ``loss``; has ``save_pretrained`` and ``config.to_dict()``.
+        args: transformers' training arguments; ``seed`` drives everything.
+        train_dataset: raw samples.
+        transform: joint transform of the training samples, see :mod:`noise2map.data.transforms`.
+        curve: learning-rate curve; ``None`` leaves it to ``args.lr_scheduler_type``.
+        no_decay: parameters without weight decay, see :func:`noise2map.training.parameter_groups.decayed_parameters`.
+        ema_half_life_images: half-life of the averaged weights in images; ``None`` for no average.
+        ema_warmup_ratio: see :class:`~noise2map.training.callbacks.EmaCallback`.
+        callbacks: further callbacks.
+        **kwargs: passed on to :class:`transformers.Trainer`.
+
+    Raises:
+        ValueError: for data parallelism in one process, or a bad option.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        *,
+        train_dataset: Any = None,
+        transform: Transform | None = None,
+        curve: LearningRateCurve | None = None,
+        no_decay: str | Sequence[str] = "norms",
+        ema_half_life_images: float | None = 10_000,
+        ema_warmup_ratio: float | None = 0.1,
+        callbacks: Sequence[TrainerCallback] = (),
+        **kwargs: Any,
+    ) -> None:
+        decayed_parameters(model, no_decay)  # refuses a bad rule now, not after the data has been loaded
+        self.transform, self.curve, self.no_decay = transform, curve, no_decay
+        self.ema = EmaCallback(ema_half_life_images, ema_warmup_ratio) if ema_half_life_images is not None else None
+        self.sampler = EpochSampler(len(train_dataset) if train_dataset is not None else 0, args.seed)
+        self._micro_batch = (-1, -1)
+        args.remove_unused_columns = False  # raw samples are not model inputs yet
+        own = [callback for callback in (self.ema, MetricsCallback()) if callback is not None]
+        super().__init__(
+            model=model, args=args, train_dataset=train_dataset, callbacks=[*own, *callbacks, _RunCallback(self)], **kwargs
+        )
+        if args.n_gpu > 1:
+            raise ValueError(f"{args.n_gpu} GPUs in one process; start one process for each with 'accelerate launch'")
+        if not hasattr(type(model.config), "use_cache"):
+            vars(model.config).pop("use_cache", None)  # Trainer sets it on every model; ours have no such field
+        self.model_accepts_loss_kwargs = False  # the loss is a mean over the batch: divide by accumulation steps
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of augmented samples, in an order that depends on the seed and the epoch alone."""
+        if self.train_dataset is None or len(self.train_dataset) < self._train_batch_size:
+            count = 0 if self.train_dataset is None else len(self.train_dataset)
+            raise ValueError(f"the training set has {count} samples; expected at least one batch of {self._train_batch_size}")
+        loader = DataLoader(
+            AugmentedSamples(self.train_dataset, self.transform, self.args.seed),
+            batch_size=self._train_batch_size,
+            sampler=self.sampler,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            drop_last=True,
+        )
+        return self.accelerator.prepare(loader)
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """One micro-batch with its own random state (dropout included); the caller's state is untouched."""
+        step, previous = self.state.global_step, self._micro_batch
+        self._micro_batch = (step, previous[1] + 1 if previous[0] == step else 0)
+        seed = step_seed(self.args.seed, step, self._micro_batch[1], self.args.process_index)
+        with torch.random.fork_rng(devices=[self.args.device] if self.args.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            return super().training_step(model, inputs, num_items_in_batch)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The model's training loss, with the noise of this step."""
+        seed = step_seed(self.args.seed, self.state.global_step, max(self._micro_batch[1], 0), self.args.process_index)
+        outputs = model(**inputs, generator=torch.Generator().manual_seed(seed ^ 1))
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Names of the parameters with weight decay, by the ``no_decay`` rule."""
+        return decayed_parameters(model, self.no_decay)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The learning-rate curve given at construction, else transformers' own."""
+        if self.curve is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        self.lr_scheduler = self.curve.scheduler(optimizer or self.optimizer)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+        """Train; ``resume_from_checkpoint=True`` goes on from the newest complete checkpoint of the output directory."""
+        if resume_from_checkpoint is True:
+            found = last_checkpoint(self.args.output_dir)
+            if found is None:
+                raise ValueError(f"{self.args.output_dir} holds no complete checkpoint to resume from")
+            resume_from_checkpoint = str(found)
+        if resume_from_checkpoint and self.ema is not None:
+            self.ema.resume_from = Path(resume_from_checkpoint)
+        if self.is_world_process_zero() and not (Path(self.args.output_dir) / CONFIG_FILE).exists():
+            write_config(self.args.output_dir, {"training": self.args.to_dict(), "model": self.model.config.to_dict()})
+        self._micro_batch = (-1, -1)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Inside, the model holds the weights that will be shipped."""
+        model = self.accelerator.unwrap_model(self.model)
+        if self.ema is None or not self.ema.running:
+            yield
+            return
+        with self.ema.averaged(model):
+            yield
+
+    def score_averaged(self, score: Callable[[nn.Module], dict[str, float]], prefix: str) -> dict[str, float]:
+        """Scores the averaged weights, logs the scores and tells the callbacks.
+
+        Args:
+            score: model in evaluation mode -> scores by name.
+            prefix: of the names in the log.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        training = model.training
+        model.eval()
+        try:
+            with self.averaged_weights(), self.accelerator.autocast():
+                metrics = {f"{prefix}_{name}": value for name, value in score(model).items()}
+                self.log(metrics)
+                self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        finally:
+            model.train(training)
+        return metrics
+
+    def export_final(self, directory: str | Path | None = None) -> Path:
+        """Write the averaged weights, the configuration and the processor; the directory appears whole or not at all.
+
+        Args:
+            directory: where to; default ``final/`` in the output directory.
+        """
+        target = Path(directory) if directory is not None else Path(self.args.output_dir) / FINAL_DIRECTORY
+        if self.is_world_process_zero():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+            try:
+                with self.averaged_weights():
+                    self.accelerator.unwrap_model(self.model).save_pretrained(temporary)
+                if self.processing_class is not None:
+                    self.processing_class.save_pretrained(temporary)
+                replace_directory(temporary, target)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        return target
