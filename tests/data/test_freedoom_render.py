@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tqdm import tqdm
 
-from noise2map.data.freedoom import FreedoomDataset, catalog, store
+from noise2map.data.freedoom import FreedoomDataset, catalog, pool, store
 from noise2map.data.freedoom.render import RenderJob, render
 
 pytest.importorskip("vizdoom")
@@ -199,21 +198,21 @@ def test_a_disk_that_fills_up_leaves_whole_frames_only(tmp_path, monkeypatch):
         render_module._render_map(job, task, messages, lambda: False, tmp_path)
     assert raised.value.errno == errno.ENOSPC
     assert raised.value.filename == str(tmp_path / "val" / "labels" / "000004.png")
-    assert str(raised.value) == str(pickle.loads(pickle.dumps(render_module._portable(raised.value))))
+    assert str(raised.value) == str(pickle.loads(pickle.dumps(pool.portable(raised.value))))
     assert [message["index"] for message in messages.queue] == [0, 1, 2, 3]
     assert len(list((tmp_path / "val" / "labels").iterdir())) == 4
     assert_nothing_left(tmp_path / "val", tmp_path)
 
 
-def test_an_error_of_a_worker_reaches_the_caller(tmp_path):
+def test_an_error_of_a_worker_reaches_the_caller():
     messages = queue.Queue()
     messages.put({"index": 3})
     messages.put(OSError(errno.ENOSPC, "No space left on device", "/x/image/000004.png"))
     records = {}
     with pytest.raises(OSError, match="No space left on device"):
-        render_module._collect(RenderJob(tmp_path, "val"), [None], messages, records, tqdm(disable=True))
+        pool.collect([None], messages, lambda record: records.update({record["index"]: record}))
     assert list(records) == [3]
-    assert isinstance(render_module._portable(type("Foreign", (Exception,), {"__module__": "vizdoom"})("x")), OSError)
+    assert isinstance(pool.portable(type("Foreign", (Exception,), {"__module__": "vizdoom"})("x")), OSError)
 
 
 def test_too_small_a_disk_is_told_before_anything_starts(tmp_path, monkeypatch):

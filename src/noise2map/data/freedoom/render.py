@@ -8,17 +8,10 @@ frames, or of interruptions.
 import errno
 import json
 import math
-import multiprocessing
-import os
-import queue
 import shutil
-import signal
 import tempfile
 import time
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
-from multiprocessing.queues import Queue
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +24,13 @@ from noise2map.data.freedoom.catalog import SPLITS
 from noise2map.data.freedoom.engine import Engine, end_stray_engines, import_vizdoom, supported_sizes, wad_path
 from noise2map.data.freedoom.frames import draw_frame
 from noise2map.data.freedoom.level import Level
+from noise2map.data.freedoom.pool import run_tasks
 from noise2map.data.freedoom.raycast import Camera
 from noise2map.data.freedoom.wad import Wad
 
 CHUNK = 20
 _BYTES_PER_PIXEL = 0.75  # measured: 0.55 on average
 _RECORD_EVERY_S = 5.0
-_STOP_WITHIN_S = 15.0
 _FREEDOOM_VERSION = "0.13.0"
 
 
@@ -176,105 +169,23 @@ def _check_space(job: RenderJob, missing: int) -> None:
 
 
 def _run(job: RenderJob, tasks: list[_Task], records: dict[int, dict[str, Any]], scratch: Path, bar: tqdm) -> None:
-    context = multiprocessing.get_context("spawn")
-    todo: Queue = context.Queue()
-    results: Queue = context.Queue()
-    stop = context.Event()
-    for task in tasks:
-        todo.put(task)
-    count = min(job.workers, len(tasks))
-    for _ in range(count):
-        todo.put(None)
-    processes = [
-        context.Process(target=_work, args=(job, todo, results, stop, scratch, os.getpid()), daemon=True) for _ in range(count)
-    ]
-    try:
-        for process in processes:
-            process.start()
-        _collect(job, processes, results, records, bar)
-    finally:
-        stop.set()
-        _wind_up(processes, results, records)
-        todo.cancel_join_thread()
-        store.write_records(job.out, records)
+    recorded_at = time.monotonic()
 
-
-def _collect(job: RenderJob, processes: list[BaseProcess], results: Queue, records: dict[int, dict[str, Any]], bar: tqdm) -> None:
-    """Receive records until every worker has said that it is done; raise the first error that one reports."""
-    working, recorded_at = len(processes), time.monotonic()
-    while working:
-        try:
-            message = results.get(timeout=0.5)
-        except queue.Empty:
-            dead = [process.exitcode for process in processes if process.exitcode not in (None, 0)]
-            if dead:
-                raise ChildProcessError(f"a render worker ended with exit code {dead[0]}; run again to go on") from None
-            continue
-        if isinstance(message, BaseException):
-            raise message
-        if message is None:
-            working -= 1
-            continue
-        records[message["index"]] = message
+    def receive(record: dict[str, Any]) -> None:
+        nonlocal recorded_at
+        records[record["index"]] = record
         bar.update()
         if time.monotonic() - recorded_at > _RECORD_EVERY_S:  # so that a killed run, or an early reader, has most of it
             store.write_records(job.out, records)
             recorded_at = time.monotonic()
 
-
-def _wind_up(processes: list[BaseProcess], results: Queue, records: dict[int, dict[str, Any]]) -> None:
-    """Let the workers close their engines, keep the frames that they still report, and terminate who does not end."""
-    deadline = time.monotonic() + _STOP_WITHIN_S
-    started = [process for process in processes if process.pid is not None]
-    while any(process.is_alive() for process in started) and time.monotonic() < deadline:
-        try:
-            message = results.get(timeout=0.05)
-        except queue.Empty:
-            continue
-        if isinstance(message, dict):
-            records[message["index"]] = message
-    for process in started:
-        if process.is_alive():
-            process.terminate()
-        process.join(5)
-
-
-def _work(job: RenderJob, todo: Queue, results: Queue, stop: Event, scratch: Path, parent: int) -> None:
-    """A worker process: renders task after task until there are no more, it is told to stop, or its parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent tells us
-    signal.signal(signal.SIGTERM, _leave)
-
-    def stopped() -> bool:
-        return stop.is_set() or os.getppid() != parent
-
     try:
-        while not stopped():
-            task = todo.get()
-            if task is None:
-                break
-            _render_map(job, task, results, stopped, scratch)
-        results.put(None)
-    except Exception as error:
-        if not stopped():
-            results.put(_portable(error))
+        run_tasks(_render_map, job, tasks, job.workers, scratch, receive)
     finally:
-        if os.getppid() != parent:
-            results.cancel_join_thread()
-            shutil.rmtree(scratch, ignore_errors=True)
+        store.write_records(job.out, records)
 
 
-def _leave(signal_number: int, frame: object) -> None:
-    raise SystemExit(128 + signal_number)
-
-
-def _portable(error: Exception) -> Exception:
-    """An error that survives the way to the parent process; the engine's own types become OSError."""
-    if type(error).__module__ == "builtins":
-        return error
-    return OSError(f"the engine failed: {type(error).__name__}: {error}")
-
-
-def _render_map(job: RenderJob, task: _Task, results: Queue, stopped: Any, scratch: Path) -> None:
+def _render_map(job: RenderJob, task: _Task, results: Any, stopped: Any, scratch: Path) -> None:
     level = Level(Wad(wad_path(task.map_name)).read_map(task.map_name))
     split_number = list(SPLITS).index(job.split)
     with Engine(task.map_name, job.camera, scratch) as engine:
