@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from noise2map.data.freedoom import FreedoomDataset, catalog, pool, store
+from noise2map.data.freedoom import FreedoomDataset, catalog, chunks, pool, store
 from noise2map.data.freedoom.render import RenderJob, render
 
 pytest.importorskip("vizdoom")
@@ -96,7 +96,7 @@ def test_a_frame_does_not_depend_on_the_workers(reference, tmp_path):
 
 def test_another_seed_gives_other_frames(reference, tmp_path):
     job = RenderJob(tmp_path / "other", "val", 2, seed=1)
-    (task,) = render_module._plan(job, render_module._open_folder(job))
+    (task,) = chunks.plan(job.split, job.frames, render_module._open_folder(job))
     render_module._render_map(job, task, queue.Queue(), lambda: False, tmp_path)
     other = contents(tmp_path / "other")
     assert len([name for name in other if name.endswith(".png")]) == 6
@@ -183,7 +183,7 @@ def name(pid: int) -> str:
 
 def test_a_disk_that_fills_up_leaves_whole_frames_only(tmp_path, monkeypatch):
     job, messages, written = RenderJob(tmp_path / "val", "val", 20), queue.Queue(), []
-    (task,) = render_module._plan(job, render_module._open_folder(job))
+    (task,) = chunks.plan(job.split, job.frames, render_module._open_folder(job))
     save = Image.Image.save
 
     def save_until_full(picture, file, *options):

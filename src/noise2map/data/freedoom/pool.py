@@ -22,9 +22,7 @@ Record = dict[str, Any]
 Worker = Callable[[Any, Any, Any, Callable[[], bool], Path], None]
 
 
-def run_tasks(
-    work: Worker, job: Any, tasks: Sequence[Any], workers: int, scratch: Path, receive: Callable[[Record], None]
-) -> None:
+def run_tasks(work: Worker, job: Any, tasks: Sequence[Any], workers: int, scratch: Path, receive: Callable[[Record], None]) -> None:
     """Work on all tasks with several processes.
 
     Args:

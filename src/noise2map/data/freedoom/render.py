@@ -1,13 +1,9 @@
 """Renders a split of Freedoom frames with several engines at once; deterministic, interruptible, resumable.
 
-Frames come in chunks of 20 of one map. A chunk has its own random numbers, drawn from (seed, split, chunk), and begins
-with a restart of the map, so a frame depends on the seed, the split and its index only: not on the number of workers, of
-frames, or of interruptions.
+A frame depends on the seed, the split and its index only: not on the number of workers, of frames, or of interruptions.
 """
 
-import errno
 import json
-import math
 import shutil
 import tempfile
 import time
@@ -15,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from noise2map.data.atomic import write_atomically, write_text_atomically
 from noise2map.data.freedoom import store
 from noise2map.data.freedoom.catalog import SPLITS
+from noise2map.data.freedoom.chunks import CHUNK, Task, check_space, chunk_generator, missing, plan
 from noise2map.data.freedoom.engine import Engine, end_stray_engines, import_vizdoom, supported_sizes, wad_path
 from noise2map.data.freedoom.frames import draw_frame
 from noise2map.data.freedoom.level import Level
@@ -28,7 +24,6 @@ from noise2map.data.freedoom.pool import run_tasks
 from noise2map.data.freedoom.raycast import Camera
 from noise2map.data.freedoom.wad import Wad
 
-CHUNK = 20
 _BYTES_PER_PIXEL = 0.75  # measured: 0.55 on average
 _RECORD_EVERY_S = 5.0
 _FREEDOOM_VERSION = "0.13.0"
@@ -73,14 +68,6 @@ class RenderJob:
         return Camera(self.width, self.height)
 
 
-@dataclass(frozen=True)
-class _Task:
-    """Chunks of one map; of each, the frames below ``frames`` that are ``missing``."""
-
-    map_name: str
-    chunks: tuple[tuple[int, frozenset[int]], ...]
-
-
 def render(job: RenderJob, progress: bool = True) -> int:
     """Render what is missing of a split.
 
@@ -98,13 +85,13 @@ def render(job: RenderJob, progress: bool = True) -> int:
         sizes = ", ".join(f"{width}x{height}" for width, height in supported_sizes())
         raise ValueError(f"the engine cannot render {job.width}x{job.height}; it has {sizes}")
     records = _open_folder(job)
-    tasks = _plan(job, records)
-    missing = sum(len(wanted) for task in tasks for _, wanted in task.chunks)
-    if missing == 0:
+    tasks = plan(job.split, job.frames, records)
+    left = missing(tasks)
+    if left == 0:
         return 0
-    _check_space(job, missing)
+    check_space(job.out, int(left * job.width * job.height * _BYTES_PER_PIXEL), f"{left} frames")
     scratch = Path(tempfile.mkdtemp(prefix="noise2map-render-"))
-    bar = tqdm(total=job.frames, initial=job.frames - missing, unit="frame", desc=f"freedoom {job.split}", disable=not progress)
+    bar = tqdm(total=job.frames, initial=job.frames - left, unit="frame", desc=f"freedoom {job.split}", disable=not progress)
     try:
         _run(job, tasks, records, scratch, bar)
     finally:
@@ -112,7 +99,7 @@ def render(job: RenderJob, progress: bool = True) -> int:
         end_stray_engines(scratch)
         store.remove_partial_files(job.out)
         shutil.rmtree(scratch, ignore_errors=True)
-    return missing
+    return left
 
 
 def _open_folder(job: RenderJob) -> dict[int, dict[str, Any]]:
@@ -148,27 +135,7 @@ def _open_folder(job: RenderJob) -> dict[int, dict[str, Any]]:
     return store.finished_records(job.out)
 
 
-def _plan(job: RenderJob, records: dict[int, dict[str, Any]]) -> list[_Task]:
-    """The missing frames, by map; the maps take turns from chunk to chunk."""
-    maps = SPLITS[job.split]
-    by_map: dict[str, list[tuple[int, frozenset[int]]]] = {}
-    for chunk in range(math.ceil(job.frames / CHUNK)):
-        indices = range(chunk * CHUNK, min((chunk + 1) * CHUNK, job.frames))
-        wanted = frozenset(index for index in indices if index not in records)
-        if wanted:
-            by_map.setdefault(maps[chunk % len(maps)], []).append((chunk, wanted))
-    return [_Task(name, tuple(chunks)) for name, chunks in by_map.items()]
-
-
-def _check_space(job: RenderJob, missing: int) -> None:
-    needed = int(missing * job.width * job.height * _BYTES_PER_PIXEL)
-    free = shutil.disk_usage(job.out).free
-    if free < needed:
-        text = f"not enough disk space: {missing} frames need about {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
-        raise OSError(errno.ENOSPC, text, str(job.out))
-
-
-def _run(job: RenderJob, tasks: list[_Task], records: dict[int, dict[str, Any]], scratch: Path, bar: tqdm) -> None:
+def _run(job: RenderJob, tasks: list[Task], records: dict[int, dict[str, Any]], scratch: Path, bar: tqdm) -> None:
     recorded_at = time.monotonic()
 
     def receive(record: dict[str, Any]) -> None:
@@ -185,12 +152,11 @@ def _run(job: RenderJob, tasks: list[_Task], records: dict[int, dict[str, Any]],
         store.write_records(job.out, records)
 
 
-def _render_map(job: RenderJob, task: _Task, results: Any, stopped: Any, scratch: Path) -> None:
+def _render_map(job: RenderJob, task: Task, results: Any, stopped: Any, scratch: Path) -> None:
     level = Level(Wad(wad_path(task.map_name)).read_map(task.map_name))
-    split_number = list(SPLITS).index(job.split)
     with Engine(task.map_name, job.camera, scratch) as engine:
         for chunk, wanted in task.chunks:
-            rng = np.random.default_rng([job.seed, split_number, chunk])
+            rng = chunk_generator(job.seed, job.split, chunk)
             engine.restart(int(rng.integers(1, 2**31)))
             for index in range(chunk * CHUNK, max(wanted) + 1):
                 if stopped():
