@@ -1,6 +1,6 @@
 """Makes a split of surround samples with several engines at once, straight into a folder in nuScenes' format.
 
-A sample depends on the seed, the split and its index only. The folder may hold several splits; what is finished is in their ledgers,
+A sample depends on the seed, the split and its index only. The folder may hold several splits; their ledgers say what is finished,
 and the tables are written from them when a run ends, also when it is interrupted.
 """
 

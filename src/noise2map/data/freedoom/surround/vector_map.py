@@ -65,9 +65,8 @@ def map_expansion(level: Level) -> dict[str, Any]:
     layers["road_divider"] = writer.line_records("wall", np.nonzero(one_sided)[0], road_segment_token="")
     layers["lane_divider"] = writer.line_records("barrier", np.nonzero(~one_sided & ~passage)[0], lane_divider_segments=[])
     left, bottom = south_west(level)
-    edge = [
-        (max(a.max(), b.max()) - low) / UNITS_PER_METRE for a, b, low in ((level.x1, level.x2, left), (level.y1, level.y2, bottom))
-    ]
+    spans = ((level.x1, level.x2, left), (level.y1, level.y2, bottom))
+    edge = [(max(a.max(), b.max()) - low) / UNITS_PER_METRE for a, b, low in spans]
     return {
         "version": "1.3",
         "canvas_edge": edge,
@@ -183,10 +182,8 @@ class _Writer:
         """A layer's records, one for each line of the level."""
         found = []
         for i, line in enumerate(lines):
-            ends = [
-                self.node(float(x[line]), float(y[line]))
-                for x, y in ((self.level.x1, self.level.y1), (self.level.x2, self.level.y2))
-            ]
+            level = self.level
+            ends = [self.node(float(x[line]), float(y[line])) for x, y in ((level.x1, level.y1), (level.x2, level.y2))]
             self.lines.append({"token": f"line-{name}-{i}", "node_tokens": ends})
             found.append({"token": f"{name}-{i}", "line_token": f"line-{name}-{i}", **fields})
         return found
