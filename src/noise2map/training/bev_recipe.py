@@ -41,17 +41,17 @@ def bev_config(fields: Mapping[str, Any], size: tuple[int, int] | None) -> Noise
 def bev_processor(section: BevSection, size: tuple[int, int] | None) -> Noise2MapBevProcessor:
     """The processor for images of ``size`` (width, height)."""
     image = {} if size is None else {"image_size": (size[1], size[0])}
-    return Noise2MapBevProcessor(image_scale=section.image_scale, **image)
+    return Noise2MapBevProcessor(image_scale=section.image_scale, sweeps=section.sweeps, **image)
 
 
-def bev_data_set(name: str, root: str, split: str, section: BevSection, config: Noise2MapBevConfig) -> NuScenesDataset:
+def bev_data_set(name: str, root: str, split: str, sweeps: int, config: Noise2MapBevConfig) -> NuScenesDataset:
     """A split of a data set, its map on the grid of the model.
 
     Raises:
         OSError: if files are missing.
         ValueError: if the split has no sample, or the map's grid is not centred on the car.
     """
-    options = {"sensors": tuple(config.sensors), "sweeps": section.sweeps, **map_extent(config)}
+    options = {"sensors": tuple(config.sensors), "sweeps": sweeps, **map_extent(config)}
     if name == "freedoom-surround":
         return FreedoomSurroundDataset(root, split, **options)
     return NuScenesDataset(root, split, **options)

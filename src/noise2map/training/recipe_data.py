@@ -62,7 +62,7 @@ class _Part:
 def _data_set(recipe: Recipe, part: str, config: Any) -> Any:
     data, task = recipe.data, recipe.model.task
     if task == "bev":
-        return bev_data_set(data.name, data.root or "", part, recipe.bev, config)
+        return bev_data_set(data.name, data.root or "", part, recipe.bev.sweeps, config)
     if data.name in PUBLIC_DATA_SETS:
         return open_public_dataset(data.name, data.root or "", part, task)
     if data.name == "freedoom":
