@@ -1,18 +1,13 @@
 """Evaluation of bird's-eye-view models against IoU counted by hand on predictions made one by one."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
-
-sys.path[:0] = [str(Path(__file__).parents[1] / "data"), str(Path(__file__).parents[1] / "models" / "bev")]
-
 import toy_nuscenes as toy
 from tiny_bev import tiny_bev
+from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 
 from noise2map.cli import main
 from noise2map.data.nuscenes import NuScenesDataset

@@ -10,6 +10,7 @@ import typer
 _COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo": ("noise2map.cli.demo", "demo", "Maps, uncertainty and scores on shipped frames: one HTML page."),
     "predict": ("noise2map.cli.predict", "predict", "Maps for an image or a folder of images."),
+    "predict-bev": ("noise2map.cli.predict_bev", "predict_bev", "Bird's-eye-view maps from cameras and LiDAR."),
     "evaluate": ("noise2map.cli.evaluate", "evaluate", "Scores of a model by steps and ensemble, uncertainty scored."),
     "train": ("noise2map.cli.train", "train", "Train a model from a recipe."),
     "data": ("noise2map.cli.data", "app", "Render and inspect data."),

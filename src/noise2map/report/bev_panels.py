@@ -1,10 +1,12 @@
 """Pictures of bird's-eye-view samples: the views around, map layers, uncertainty, LiDAR points; forward is up."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from noise2map.report.animation import moments, noisy_pictures
 from noise2map.report.canvas import THEMES, Color
 from noise2map.report.palettes import INVALID_COLOR, UNCERTAINTY_MAP, colorize, generic_palette
 from noise2map.report.panels import WRONG_COLOR, Cell, Panel, render, uncertainty_cell
@@ -30,6 +32,7 @@ _EMPTY = (236, 236, 232)
 _UNKNOWN = (40, 42, 50)
 _CAR = (230, 30, 40)
 _ENLARGED = 320  # pixels of the longer side of a map before a panel scales it
+_VIEW_WIDTH = 440
 UNKNOWN = 255
 
 # How the views are shown: those to the front above those to the back, left to right.
@@ -132,6 +135,39 @@ def points_picture(points: np.ndarray, size_m: tuple[float, float], side: int = 
     return picture
 
 
+def denoising_pictures(
+    steps: Sequence[Any],
+    known: np.ndarray,
+    palette: np.ndarray,
+    id2label: Mapping[int, str],
+    theme: str = "light",
+    width: int = 1000,
+) -> list[Image.Image]:
+    """One picture for each denoising step, from above: the noisy map, what the model reads in it, what changed so far.
+
+    Args:
+        steps: ``noise2map.diffusion.Step`` of one sample of one noise.
+        known: Cells to paint ``(X, Y)``.
+        palette: Colours of the layers.
+        id2label: Their names.
+        theme: ``"light"`` or ``"dark"``.
+        width: Width to aim at, in pixels.
+    """
+    sequence = moments(steps)
+    layers = [moment.prediction > 0 for moment in sequence]  # logits
+    changes, frames = np.zeros(layers[0].shape[1:]), []
+    for index, (moment, noisy) in enumerate(zip(sequence, noisy_pictures(sequence))):
+        if index:
+            changes = changes + (layers[index] != layers[index - 1]).any(0) / max(len(sequence) - 1, 1)
+        cells = [
+            map_cell("noisy map", from_above(noisy), f"t = {moment.t:.2f}", car=False),
+            map_cell("prediction", paint_layers(layers[index], palette, known), f"step {index + 1} of {len(sequence)}"),
+            uncertainty_map_cell(changes, known, 1.0, "changes so far"),
+        ]
+        frames.append(bev_panel([], cells, id2label, palette, theme=theme, width=width))
+    return frames
+
+
 def view_cells(images: Sequence[np.ndarray], names: Sequence[str]) -> list[Cell]:
     """The views around, in the order of the rig, as cells: front row, back row.
 
@@ -140,8 +176,14 @@ def view_cells(images: Sequence[np.ndarray], names: Sequence[str]) -> list[Cell]
         names: Channels such as ``CAM_FRONT_LEFT``.
     """
     plain = [name.removeprefix("CAM_") for name in names]
+    images = [_enlarged(image) for image in images]
     order = sorted(range(len(plain)), key=lambda i: (_SHOWN.index(plain[i]) if plain[i] in _SHOWN else len(_SHOWN), i))
     return [Cell(plain[i].replace("_", " ").lower(), images[i]) for i in order]
+
+
+def _enlarged(image: np.ndarray) -> np.ndarray:
+    factor = -(-_VIEW_WIDTH // image.shape[1])  # whole pixels; the panel shrinks what is too large
+    return np.repeat(np.repeat(image, factor, 0), factor, 1)
 
 
 def bev_panel(
