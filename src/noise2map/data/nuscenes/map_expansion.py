@@ -35,7 +35,7 @@ class MapExpansion:
 
     Raises:
         FileNotFoundError: If there is no such file, with where to get it.
-        ValueError: If the file is no map expansion of version 1.3 or later, or lacks a layer.
+        ValueError: If the file is no map expansion of version 1.3 or later, lacks a layer, or has a node at NaN.
         ImportError: If shapely is not installed.
     """
 
@@ -60,6 +60,9 @@ class MapExpansion:
         if missing:
             raise ValueError(f"{self.path} has no {', '.join(missing)}; expected all layers of a nuScenes map expansion")
         self._nodes = {node["token"]: (node["x"], node["y"]) for node in tables["node"]}
+        broken = [token for token, position in self._nodes.items() if not np.isfinite(position).all()]
+        if broken:
+            raise ValueError(f"{self.path}: node {broken[0]!r} lies at {self._nodes[broken[0]]}; expected metres")
         self._polygons = {record["token"]: record for record in tables["polygon"]}
         self._lines = {record["token"]: record for record in tables["line"]}
         self._layers: dict[str, tuple[list[Any], Any]] = {}

@@ -59,7 +59,8 @@ def draw_surround(
         frames = [label_view(level, view, engine.camera) for view in views]
         if (keep_gore or not any(frame.gore for frame in frames)) and worth_keeping(frames, engine.palette):
             clouds = [scan(level, sweep_pose(eye, sweep), spec) for sweep in range(sweeps + 1)]
-            return Surround(frames, clouds, sight_m)
+            if all(len(cloud) for cloud in clouds):  # under the open sky a LiDAR may meet nothing
+                return Surround(frames, clouds, sight_m)
 
 
 def visible_area_m2(sight_m: np.ndarray) -> float:
