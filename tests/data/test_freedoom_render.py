@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tqdm import tqdm
 
-from noise2map.data.freedoom import FreedoomDataset, catalog, store
+from noise2map.data.freedoom import FreedoomDataset, catalog, chunks, pool, store
 from noise2map.data.freedoom.render import RenderJob, render
 
 pytest.importorskip("vizdoom")
@@ -97,7 +96,7 @@ def test_a_frame_does_not_depend_on_the_workers(reference, tmp_path):
 
 def test_another_seed_gives_other_frames(reference, tmp_path):
     job = RenderJob(tmp_path / "other", "val", 2, seed=1)
-    (task,) = render_module._plan(job, render_module._open_folder(job))
+    (task,) = chunks.plan(job.split, job.frames, render_module._open_folder(job))
     render_module._render_map(job, task, queue.Queue(), lambda: False, tmp_path)
     other = contents(tmp_path / "other")
     assert len([name for name in other if name.endswith(".png")]) == 6
@@ -184,7 +183,7 @@ def name(pid: int) -> str:
 
 def test_a_disk_that_fills_up_leaves_whole_frames_only(tmp_path, monkeypatch):
     job, messages, written = RenderJob(tmp_path / "val", "val", 20), queue.Queue(), []
-    (task,) = render_module._plan(job, render_module._open_folder(job))
+    (task,) = chunks.plan(job.split, job.frames, render_module._open_folder(job))
     save = Image.Image.save
 
     def save_until_full(picture, file, *options):
@@ -199,21 +198,21 @@ def test_a_disk_that_fills_up_leaves_whole_frames_only(tmp_path, monkeypatch):
         render_module._render_map(job, task, messages, lambda: False, tmp_path)
     assert raised.value.errno == errno.ENOSPC
     assert raised.value.filename == str(tmp_path / "val" / "labels" / "000004.png")
-    assert str(raised.value) == str(pickle.loads(pickle.dumps(render_module._portable(raised.value))))
+    assert str(raised.value) == str(pickle.loads(pickle.dumps(pool.portable(raised.value))))
     assert [message["index"] for message in messages.queue] == [0, 1, 2, 3]
     assert len(list((tmp_path / "val" / "labels").iterdir())) == 4
     assert_nothing_left(tmp_path / "val", tmp_path)
 
 
-def test_an_error_of_a_worker_reaches_the_caller(tmp_path):
+def test_an_error_of_a_worker_reaches_the_caller():
     messages = queue.Queue()
     messages.put({"index": 3})
     messages.put(OSError(errno.ENOSPC, "No space left on device", "/x/image/000004.png"))
     records = {}
     with pytest.raises(OSError, match="No space left on device"):
-        render_module._collect(RenderJob(tmp_path, "val"), [None], messages, records, tqdm(disable=True))
+        pool.collect([None], messages, lambda record: records.update({record["index"]: record}))
     assert list(records) == [3]
-    assert isinstance(render_module._portable(type("Foreign", (Exception,), {"__module__": "vizdoom"})("x")), OSError)
+    assert isinstance(pool.portable(type("Foreign", (Exception,), {"__module__": "vizdoom"})("x")), OSError)
 
 
 def test_too_small_a_disk_is_told_before_anything_starts(tmp_path, monkeypatch):

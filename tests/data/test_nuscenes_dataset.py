@@ -115,6 +115,24 @@ def test_broken_tables_are_named(tmp_path):
         NuScenesTables(broken, "v1.0-toy")
 
 
+def test_records_without_a_field_are_named(tmp_path):
+    broken = toy.make(tmp_path / "set")
+    path = broken / "v1.0-toy" / "sample_data.json"
+    records = json.loads(path.read_text())
+    del records[3]["is_key_frame"]
+    path.write_text(json.dumps(records))
+    with pytest.raises(ValueError, match=rf"sample_data\.json: record '{records[3]['token']}' has no is_key_frame"):
+        NuScenesTables(broken, "v1.0-toy")
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "splits.json is not a JSON file"), ('{"val": "a"}', "is no list of splits")])
+def test_broken_split_lists_are_named(text, message, tmp_path):
+    broken = toy.make(tmp_path / "set")
+    (broken / "v1.0-toy" / "splits.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        NuScenesDataset(broken, "toy_train", "v1.0-toy")
+
+
 def test_missing_camera_is_named(tmp_path):
     broken = toy.make(tmp_path / "set")
     path = broken / "v1.0-toy" / "sample_data.json"
@@ -133,6 +151,11 @@ def test_broken_point_clouds_are_named(tmp_path):
         read_points(tmp_path / "b.bin")
     with pytest.raises(FileNotFoundError, match=r"no point cloud .*c\.bin"):
         read_points(tmp_path / "c.bin")
+    cloud = np.zeros((4, 5), np.float32)
+    cloud[2, 1] = np.nan
+    cloud.tofile(tmp_path / "d.bin")
+    with pytest.raises(ValueError, match=r"d\.bin: point 2 holds NaN"):
+        read_points(tmp_path / "d.bin")
 
 
 def test_published_splits():
@@ -146,6 +169,9 @@ def test_published_splits():
 def test_rigid_refuses_what_is_no_rotation():
     with pytest.raises(ValueError, match="quaternion"):
         rigid([0, 0, 0, 0], [0, 0, 0])
+    for shift in ([0, math.nan, 0], [0, 0]):
+        with pytest.raises(ValueError, match=r"translation is .* expected three finite numbers"):
+            rigid([1, 0, 0, 0], shift)
     turned = rigid([math.cos(0.3), 0, 0, math.sin(0.3)], [1, 2, 3]) @ [1, 0, 0, 1]
     np.testing.assert_allclose(turned, [1 + math.cos(0.6), 2 + math.sin(0.6), 3, 1])
 

@@ -117,6 +117,13 @@ def test_missing_layer_or_node_is_named(tmp_path):
         broken.layer("sidewalk")
 
 
+def test_a_node_that_lies_nowhere_is_named(tmp_path):
+    nodes = json.loads((GOLDEN / "bev_toy_map.json").read_text())["node"]
+    nodes[4]["y"] = float("nan")
+    with pytest.raises(ValueError, match=f"node '{nodes[4]['token']}' lies at .*nan"):
+        MapExpansion(changed(tmp_path, node=nodes))
+
+
 def test_layers_of_the_task():
     assert list(MAP_LAYERS) == ["drivable_area", "ped_crossing", "walkway", "stop_line", "carpark_area", "divider"]
     assert MAP_LAYERS["divider"] == ("road_divider", "lane_divider")

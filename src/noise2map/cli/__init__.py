@@ -11,6 +11,7 @@ import typer
 _COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo": ("noise2map.cli.demo", "demo", "Maps, uncertainty and scores on shipped frames: one HTML page."),
     "predict": ("noise2map.cli.predict", "predict", "Maps for an image or a folder of images."),
+    "predict-bev": ("noise2map.cli.predict_bev", "predict_bev", "Bird's-eye-view maps from cameras and LiDAR."),
     "sample": ("noise2map.cli.sample", "sample", "Images from a generator, guided by depth; depth, normals, point clouds."),
     "evaluate": ("noise2map.cli.evaluate", "evaluate", "Scores of a model by steps and ensemble, uncertainty scored."),
     "evaluate generator": (
@@ -26,7 +27,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
 }
 
 # Commands that run a model from their first second on; `train` looks at its recipe first.
-_MODEL_COMMANDS = ("demo", "predict", "evaluate", "bench")
+_MODEL_COMMANDS = ("demo", "predict", "predict-bev", "sample", "evaluate", "experiment", "bench")
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130

@@ -202,6 +202,47 @@ def bench_guidance(
     print(f"wrote {out}")
 
 
+@app.command("bev", cls=SpreadCommand)
+def bench_bev(
+    cameras: Annotated[int, typer.Option(help="Cameras of the ring.")] = 6,
+    size: Annotated[str, typer.Option(help="Image size, WIDTHxHEIGHT, multiples of 32.")] = "704x256",
+    channels: Annotated[int, typer.Option(help="Channels that a pixel spreads over depth.")] = 80,
+    cells: Annotated[int, typer.Option(help="Cells of the bird's-eye view along x and y, a multiple of 4.")] = 256,
+    dtype: Types = None,
+    rounds: Rounds = 7,
+    device: Device = "auto",
+    threads: Threads = 0,
+    clock: Clock = "wall",
+    seed: Seed = 0,
+    memory: Annotated[bool, typer.Option(help="Measure peak memory, each method in its own process.")] = True,
+    out: Out = Path("results/bench_bev.csv"),
+) -> None:
+    """Lift-splat pooling as a segment sum, against a scatter of the whole frustum: time and memory."""
+    numbers = {"cameras": (cameras, 1), "channels": (channels, 1), "cells": (cells, 4), "rounds": (rounds, 1)}
+    _check_numbers(numbers | {"threads": (threads, 0)})
+    width, height = _parse_size(size, multiple=32, least=32)
+    names = _type_names(dtype or ["float32"])
+    _check_clock(clock)
+
+    import torch
+    from tqdm import tqdm
+
+    from noise2map.inference import bench_bev as bench
+    from noise2map.inference.bench_table import format_table, merge_rows, read_rows
+    from noise2map.inference.loading import pick_device, pick_dtype
+
+    read_rows(out, bench.BEV_IDENTITY)
+    if threads:
+        torch.set_num_threads(threads)
+    types = tuple(pick_dtype(name) for name in names)
+    plan = bench.BevPlan(cameras, width, height, channels, cells, types, pick_device(device), rounds, clock, seed, memory)
+    with tqdm(total=bench.expected_bev_ticks(plan), desc="bench", unit="call") as bar:
+        rows = bench.run_bev_bench(plan, bar.update)
+    merge_rows(out, rows, bench.BEV_IDENTITY)
+    print(format_table(rows, bench.BEV_COLUMNS))
+    print(f"wrote {out}")
+
+
 def _type_names(words: list[str] | None) -> list[str]:
     from noise2map.inference.protocols import parse_choices
 

@@ -32,6 +32,35 @@ def freedoom(
     print(f"{out}: {frames} {split} frames of {width}x{height} ({rendered} rendered now, {frames - rendered} were there)")
 
 
+@app.command(name="freedoom-surround")
+def freedoom_surround(
+    out: Path = typer.Option(..., help="Folder of the data set, for all its splits; an unfinished split is gone on with."),
+    split: str = typer.Option("train", help="train, val or test: different maps."),
+    samples: int = typer.Option(2000, help="Number of places."),
+    size: str = typer.Option("160x120", help="Picture size, WIDTHxHEIGHT."),
+    workers: int = typer.Option(2, help="Engines at a time."),
+    seed: int = typer.Option(0, help="Samples depend on the seed, the split and their index, on nothing else."),
+    gore: str = typer.Option("drop", help="drop or keep places with corpses and gibs in view."),
+    beams: int = typer.Option(16, help="Beams of the LiDAR."),
+    azimuths: int = typer.Option(360, help="Shots of the LiDAR in a full turn, a multiple of 4."),
+    lidar_range: float = typer.Option(40.0, help="Farthest return of the LiDAR, metres."),
+    sweeps: int = typer.Option(2, help="Readings of the LiDAR before each sample, 0 to 9."),
+) -> None:
+    """Make places of Freedoom seen all around, in nuScenes' format: six views, LiDAR, vector maps. Needs the ``render`` and
+    ``bev`` extras."""
+    from noise2map.data.freedoom.lidar import LidarSpec
+    from noise2map.data.freedoom.surround import SurroundJob, make_surround
+
+    if gore not in ("drop", "keep"):
+        raise ValueError(f"--gore must be drop or keep, got {gore!r}")
+    width, height = _parse_size(size)
+    lidar = LidarSpec(beams, azimuths, range_m=lidar_range)
+    command = shlex.join(["noise2map", *sys.argv[1:]])
+    job = SurroundJob(out.resolve(), split, samples, width, height, seed, workers, gore == "keep", lidar, sweeps, command)
+    made = make_surround(job)
+    print(f"{out}: {samples} {split} samples of six {width}x{height} views ({made} made now, {samples - made} were there)")
+
+
 def _parse_size(text: str) -> tuple[int, int]:
     width, times, height = text.lower().partition("x")
     if not (times and width.isdecimal() and height.isdecimal()):

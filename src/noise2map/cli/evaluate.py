@@ -14,7 +14,7 @@ def evaluate(
         str,
         typer.Option(
             help="samples (shipped frames), freedoom, folder (images/ and maps/), or in its released layout: ade20k, cityscapes, "
-            "kitti, nyu, nyu-labelled, sun-rgbd."
+            "kitti, nyu, nyu-labelled, sun-rgbd; for bird's-eye-view models nuscenes or freedoom-surround."
         ),
     ] = "samples",
     root: Annotated[Path | None, typer.Option(help="Folder of the data; ROOT/SPLIT is taken where it exists.")] = None,

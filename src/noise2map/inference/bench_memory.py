@@ -13,7 +13,7 @@ import torch
 if TYPE_CHECKING:
     from noise2map.inference.bench import BenchPlan
 
-_MIB = 2**20
+MIB = 2**20
 
 
 def peak_memory(plan: BenchPlan, dtype: torch.dtype, mode: str, stage: str) -> dict[str, float]:
@@ -51,13 +51,13 @@ def _measure(sender: Connection, plan: BenchPlan, dtype: torch.dtype, mode: str,
         call = stage_calls(model, plan, [stage])[stage]
         if mode == "compiled":
             call()
-        before = _reset(plan.device)
+        before = reset_peak(plan.device)
         call()
-        peak = _peak(plan.device)
-    sender.send({"peak_mb": round(peak / _MIB, 1), "working_mb": round((peak - before) / _MIB, 1)})
+        peak = read_peak(plan.device)
+    sender.send({"peak_mb": round(peak / MIB, 1), "working_mb": round((peak - before) / MIB, 1)})
 
 
-def _reset(device: torch.device) -> float:
+def reset_peak(device: torch.device) -> float:
     """Bytes in use now, from which the high-water mark starts again where the system allows it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -70,7 +70,8 @@ def _reset(device: torch.device) -> float:
     return _highest_resident()
 
 
-def _peak(device: torch.device) -> float:
+def read_peak(device: torch.device) -> float:
+    """The high-water mark, in bytes, since `reset_peak` where the system allows it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device)

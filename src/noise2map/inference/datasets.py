@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from noise2map.data import PUBLIC_DATASETS, FolderDataset, FreedoomDataset, load_samples, open_public_dataset
+from noise2map.training.bev_section import BEV_DATA_SETS
 
 DATASETS = ("freedoom", "samples", "folder", *(name for name, kind in PUBLIC_DATASETS.items() if kind.task is not None))
 _FREEDOOM_CLASSES = (8, 10)
+_EVALUATED = {"nuscenes": "val"}  # the others: "test"
 
 
 def open_dataset(
@@ -41,6 +43,8 @@ def open_dataset(
         ValueError: If the name is unknown, the root is missing or superfluous, or the data is of another split or
             holds nothing.
     """
+    if name in BEV_DATA_SETS:
+        raise ValueError(f"dataset {name!r} holds bird's-eye-view maps; the model is one for {task}")
     if name not in DATASETS:
         raise ValueError(f"dataset must be one of {', '.join(DATASETS)}, got {name!r}")
     if (root is None) != (name == "samples"):
@@ -67,7 +71,7 @@ def open_dataset(
 
 def evaluation_split(name: str) -> str:
     """The split that scores are reported for: that of the published scores for a public data set, else ``"test"``."""
-    return PUBLIC_DATASETS[name].evaluation_split if name in PUBLIC_DATASETS else "test"
+    return PUBLIC_DATASETS[name].evaluation_split if name in PUBLIC_DATASETS else _EVALUATED.get(name, "test")
 
 
 def check_classes(dataset: Any, id2label: Mapping[int, str], model_name: str) -> str | None:

@@ -21,6 +21,7 @@ _KINDS = ("step_flip", "sample_variance", "mutual_information", "entropy", "leas
 _SCREEN_SCORES = {
     "segmentation": ("mIoU", "aAcc", "mAcc", "ece", "brier", "nll"),
     "depth": ("abs_rel", "rmse", "delta1", "silog", "log10", "sq_rel", "rmse_log", "delta2", "delta3"),
+    "bev": ("mIoU_max", "mIoU_50", "ece", "brier", "nll"),
 }
 # What a row says of each kind of uncertainty, besides its share of the per-image file.
 _ROW_UNCERTAINTY = (
@@ -29,9 +30,13 @@ _ROW_UNCERTAINTY = (
 )
 _IMAGE_UNCERTAINTY = ("auroc", "aupr", "aurc", "ause", "prr", "pearson", "spearman", "mean_uncertainty")
 _SCREEN_UNCERTAINTY = ("auroc", "auroc_image", "aupr", "ause", "prr", "aurc", "pearson", "spearman", "uce")
-_DIFFERENCES = {"segmentation": ("mIoU", "aAcc", "mAcc"), "depth": ("abs_rel", "rmse", "delta1", "silog")}
-_MAIN = ("mIoU", "abs_rel")
-_PERCENT = ("mIoU", "aAcc", "mAcc")
+_DIFFERENCES = {
+    "segmentation": ("mIoU", "aAcc", "mAcc"),
+    "depth": ("abs_rel", "rmse", "delta1", "silog"),
+    "bev": ("mIoU_50", "mIoU_max"),
+}
+_MAIN = ("mIoU", "abs_rel", "mIoU_50")
+_PERCENT = ("mIoU", "aAcc", "mAcc", "mIoU_max", "mIoU_50")
 
 
 def _kinds(result: ProtocolResult) -> list[str]:
@@ -170,6 +175,8 @@ def score_table(rows: Sequence[Row]) -> str:
     shown = []
     for row in rows:
         line = _dials(row, _short(rows))
+        if any(one.get("named") for one in rows):
+            line["protocol"] = row.get("named", "")
         for name in _SCREEN_SCORES[row["task"]]:
             label = f"{name} %" if name in _PERCENT else name
             line[label] = _shown(name, row[name])

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from noise2map.data.opening import PUBLIC_DATASETS
 from noise2map.data.scale import warn_of_scale
 from noise2map.inference import evaluation_report as tables
+from noise2map.inference.bev_evaluation import evaluate_bev, layer_table, named_protocols, open_bev_dataset, protocol_label
 from noise2map.inference.datasets import EvenSubset, check_classes, evaluation_split, open_dataset
 from noise2map.inference.evaluation_plans import EvaluationPlan, evaluation_plan, look_at
 from noise2map.inference.evaluator import Evaluation
@@ -19,8 +20,10 @@ from noise2map.inference.planned_evaluation import evaluate_with_plan
 from noise2map.inference.protocols import Protocol
 from noise2map.inference.provenance import provenance
 from noise2map.inference.published import published_for, published_table
+from noise2map.inference.views import ViewPlan
 from noise2map.report.files import write_json
 from noise2map.report.tables import write_csv
+from noise2map.training.bev_recipe import map_extent
 from noise2map.training.evaluation import task_of
 
 
@@ -91,7 +94,8 @@ class EvaluationReport:
         """Tables for the screen."""
         first = self.rows[0]
         models = ", ".join(dict.fromkeys(row["model"] for row in self.rows))
-        data = f"{first['images']} images of {first['dataset']} {first['split']}"
+        things = "samples" if first["task"] == "bev" else "images"
+        data = f"{first['images']} {things} of {first['dataset']} {first['split']}"
         parts = [
             f"{models} on {data}, seed {first['seed']}, {first['device']}, protocol {first['test_protocol']}",
             tables.score_table(self.rows),
@@ -100,6 +104,8 @@ class EvaluationReport:
         published = published_table(self.rows)
         if published:
             parts.insert(2, published)
+        if first["task"] == "bev":
+            parts.insert(2, layer_table(self.extras))
         if self.differences:
             parts.append(tables.difference_table(self.differences))
         return parts
@@ -126,6 +132,8 @@ class EvaluationReport:
 def _protocols(job: EvaluationJob, model: Any, name: str, first: bool) -> list[Protocol]:
     """The job's protocols, or the only one there is for a model without diffusion."""
     if model.config.diffusion:
+        if task_of(model) == "bev" and job.test_protocol == "official" and not job.steps_chosen:
+            return named_protocols(model.config)
         if not job.average_of_model:
             return list(job.protocols)
         average = model.config.average
@@ -163,39 +171,45 @@ def run_evaluation(job: EvaluationJob, say: Callable[[str], object] = lambda tex
         ValueError: If a value cannot work, models and data do not fit, or an output is not finite.
     """
     device, dtype = pick_device(job.device), pick_dtype(job.dtype)
-    loaded = [(name, *load_model(name, device, dtype)) for name in job.models]
+    loaded = [(name, *load_model(name, device, dtype, ("noise2map", "noise2map-bev"))) for name in job.models]
     first = loaded[0][1]
     task = task_of(first)
     for name, model, _ in loaded[1:]:
         if task_of(model) != task:
             raise ValueError(f"cannot compare {job.models[0]!r}, a model for {task}, with {name!r}, one for {task_of(model)}")
-    names = first.config.id2label if task == "segmentation" else None
-    plan = evaluation_plan(job.dataset, task, job.test_protocol, job.window, job.stride)
+    plan = _plan(job, task)
     split = evaluation_split(job.dataset) if job.split is None else job.split
-    data = look_at(open_dataset(job.dataset, job.root, split, task, names, job.depth_scale), job.dataset, job.test_protocol)
-    for name, model, _ in loaded:
-        warning = check_classes(data, model.config.id2label, name) if task == "segmentation" else None
+    data = _open(job, task, split, loaded)
+    for (name, model, _), one in zip(loaded, data):
+        warning = check_classes(one, model.config.id2label, name) if task != "depth" else None
         if warning:
             say(f"warning: {name}: {warning}")
-    scale = warn_of_scale(data, job.dataset)
+    scale = warn_of_scale(data[0], job.dataset)
     if scale:
         say(f"warning: {scale}")
     grids = [_protocols(job, model, name, index == 0) for index, (name, model, _) in enumerate(loaded)]
     depth_range = _depth_range(job, first, plan) if task == "depth" else None
-    subset = EvenSubset(data, job.limit or len(data))
     facts = {"dataset": job.dataset, "split": split, "test_protocol": plan.name}
     facts |= {**provenance(device, dtype, job.seed), "batch_size": job.batch_size}
     if depth_range is not None:
         facts |= {"min_depth": depth_range[0], "max_depth": depth_range[1]}
     report, evaluations = EvaluationReport(), []
-    for (name, model, processor), grid in zip(loaded, grids):
+    for (name, model, processor), grid, one in zip(loaded, grids, data):
+        subset = EvenSubset(one, job.limit or len(one))
         with tqdm(total=len(subset), desc=Path(name).name, unit="image", disable=None if progress else True) as bar:
-            options = (job.batch_size, job.seed, depth_range, job.fit_temperature, bar.update)
-            evaluation = evaluate_with_plan(model, processor, subset, grid, plan, *options)
+            if task == "bev":
+                evaluation = evaluate_bev(model, processor, subset, grid, job.batch_size, job.seed, bar.update)
+            else:
+                options = (job.batch_size, job.seed, depth_range, job.fit_temperature, bar.update)
+                evaluation = evaluate_with_plan(model, processor, subset, grid, plan, *options)
         evaluations.append(evaluation)
         _add(report, evaluation, name, facts, job.resamples)
         if split == evaluation_split(job.dataset) and job.window is None:
             _add_published(report, evaluation, model, job)
+        if task == "bev":
+            count = len(evaluation.results)
+            for result, row, extra in zip(evaluation.results, report.rows[-count:], report.extras[-count:]):
+                row["named"] = extra["named"] = protocol_label(result.protocol, model.config)
         model.to("cpu")
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -206,6 +220,31 @@ def run_evaluation(job: EvaluationJob, say: Callable[[str], object] = lambda tex
             pair = (job.models[0], job.models[1])
             report.differences += tables.model_differences(*evaluations, pair, job.resamples)
     return report
+
+
+def _plan(job: EvaluationJob, task: str) -> EvaluationPlan:
+    """How samples are looked at; there is one way for bird's-eye-view maps.
+
+    Raises:
+        ValueError: If an option is not for this task.
+    """
+    if task != "bev":
+        return evaluation_plan(job.dataset, task, job.test_protocol, job.window, job.stride)
+    if job.test_protocol == "multi-scale" or job.window is not None or job.stride is not None or job.fit_temperature:
+        raise ValueError("bird's-eye-view maps are evaluated plain or official: no scales, no windows, no temperature")
+    return EvaluationPlan(job.test_protocol, ViewPlan())
+
+
+def _open(job: EvaluationJob, task: str, split: str, loaded: Sequence[tuple[str, Any, Any]]) -> list[Any]:
+    """The data set for each model; models for bird's-eye-view maps may need other sensors, but the same map."""
+    if task == "bev":
+        extents = [map_extent(model.config) for _, model, _ in loaded]
+        if any(extent != extents[0] for extent in extents):
+            raise ValueError(f"the models map areas of {extents}; expected the same area and cells to compare them")
+        return [open_bev_dataset(job.dataset, job.root, split, model, processor) for _, model, processor in loaded]
+    names = loaded[0][1].config.id2label if task == "segmentation" else None
+    data = open_dataset(job.dataset, job.root, split, task, names, job.depth_scale)
+    return [look_at(data, job.dataset, job.test_protocol)] * len(loaded)
 
 
 def _add_published(report: EvaluationReport, evaluation: Evaluation, model: Any, job: EvaluationJob) -> None:

@@ -1,5 +1,6 @@
 """Loads a model with its image processor, and refuses what would only look like a model."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,20 @@ from transformers import PreTrainedConfig
 
 from noise2map.models import (
     MapModel,
+    Noise2MapBevProcessor,
+    Noise2MapForBevSegmentation,
     Noise2MapForDepthEstimation,
     Noise2MapForSemanticSegmentation,
     Noise2MapImageProcessor,
 )
 from noise2map.zoo import resolve_model
 
-_CLASSES: dict[str, type[MapModel]] = {one.__name__: one for one in (Noise2MapForSemanticSegmentation, Noise2MapForDepthEstimation)}
+_IMAGE_CLASSES: tuple[type[MapModel], ...] = (Noise2MapForSemanticSegmentation, Noise2MapForDepthEstimation)
+# Model type -> architectures and their processor.
+_KINDS: dict[str, tuple[dict[str, type[MapModel]], Any]] = {
+    "noise2map": ({one.__name__: one for one in _IMAGE_CLASSES}, Noise2MapImageProcessor),
+    "noise2map-bev": ({Noise2MapForBevSegmentation.__name__: Noise2MapForBevSegmentation}, Noise2MapBevProcessor),
+}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -54,17 +62,21 @@ def pick_dtype(name: str = "float32") -> torch.dtype:
 
 
 def load_model(
-    name: str | Path, device: str | torch.device = "auto", dtype: str | torch.dtype = "float32"
-) -> tuple[MapModel, Noise2MapImageProcessor]:
+    name: str | Path,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "float32",
+    kinds: Sequence[str] = ("noise2map",),
+) -> tuple[MapModel, Any]:
     """Load a shipped, local or hub checkpoint, ready for prediction.
 
     Args:
         name: What :func:`noise2map.zoo.resolve_model` takes.
         device: Where to; a name as in :func:`pick_device`.
         dtype: Type of the weights and of most arithmetic; diffusion itself stays in float32.
+        kinds: Model types that are wanted: ``"noise2map"`` (maps of images), ``"noise2map-bev"`` (bird's-eye-view maps).
 
     Returns:
-        The model in evaluation mode, and its image processor.
+        The model in evaluation mode, and its processor.
 
     Raises:
         FileNotFoundError: If a folder or a file of it is missing.
@@ -76,8 +88,8 @@ def load_model(
     source = resolve_model(name)
     try:
         raw, _ = PreTrainedConfig.get_config_dict(source)
-        model_class = _model_class(raw, source)
-        processor = Noise2MapImageProcessor.from_pretrained(source)
+        model_class, processor_class = _classes(raw, source, kinds)
+        processor = processor_class.from_pretrained(source)
         model, info = model_class.from_pretrained(source, dtype=dtype, output_loading_info=True)
     except SafetensorError as error:
         raise ValueError(f"model {str(name)!r}: the weights cannot be read: {error}") from error
@@ -89,14 +101,18 @@ def load_model(
     return model.to(device).eval(), processor
 
 
-def _model_class(raw: dict[str, Any], source: str) -> type[MapModel]:
+def _classes(raw: dict[str, Any], source: str, kinds: Sequence[str]) -> tuple[type[MapModel], Any]:
     kind = raw.get("model_type")
-    if kind != "noise2map":
-        raise ValueError(f"{source} holds a model of type {kind!r}; expected 'noise2map'")
+    if kind not in kinds:
+        hint = ""
+        if kind in _KINDS:
+            hint = "; for bird's-eye-view maps there is noise2map predict-bev" if kind != "noise2map" else "; it maps single images"
+        raise ValueError(f"{source} holds a model of type {kind!r}; expected {' or '.join(map(repr, kinds))}{hint}")
+    classes, processor_class = _KINDS[kind]
     architecture = next(iter(raw.get("architectures") or []), None)
-    if architecture not in _CLASSES:
-        raise ValueError(f"its config.json names the architecture {architecture!r}; expected one of {', '.join(_CLASSES)}")
-    return _CLASSES[architecture]
+    if architecture not in classes:
+        raise ValueError(f"its config.json names the architecture {architecture!r}; expected one of {', '.join(classes)}")
+    return classes[architecture], processor_class
 
 
 def _check_weights(model: MapModel, info: dict[str, Any], source: str) -> None:

@@ -10,7 +10,8 @@ from noise2map.report.tables import text_table
 
 _WIDTHS = {"swin": {96: "t", 128: "b", 192: "l"}, "convnext": {96: "t", 128: "b", 192: "l"}}
 _DEEP = 18  # blocks of the third stage from which the narrow backbone is the small one, not the tiny one
-_PERCENT = ("mIoU",)
+_PERCENT = ("mIoU", "mIoU_max")
+BEV_SAMPLES = {"camera": 5, "camera+lidar": 4}  # noise samples of the published bird's-eye-view scores
 
 
 @lru_cache(maxsize=1)
@@ -31,6 +32,11 @@ def backbone_name(config: Any) -> str | None:
     return None if letter is None else f"{kind}-{letter}"
 
 
+def sensors_name(config: Any) -> str:
+    """``"camera"``, ``"lidar"`` or ``"camera+lidar"``."""
+    return "+".join(sorted(config.sensors))
+
+
 def published_for(config: Any, dataset: str, protocol: str, steps: int | str, samples: int, average: str) -> dict[str, float]:
     """The published scores of a model of this configuration under the same conditions; mIoU as a fraction.
 
@@ -39,20 +45,21 @@ def published_for(config: Any, dataset: str, protocol: str, steps: int | str, sa
         dataset: Name of the data set.
         protocol: ``"official"`` or ``"multi-scale"``.
         steps: Decoder calls.
-        samples: Noise samples; all published scores are of one.
+        samples: Noise samples; the published scores are of one, on nuScenes of five (cameras) or four (with LiDAR).
         average: ``"last"`` or ``"steps"``; at one step both are the same.
     """
     wanted = {
         "dataset": "nyu" if dataset == "nyu-labelled" else dataset,
-        "backbone": backbone_name(config),
+        "backbone": sensors_name(config) if dataset == "nuscenes" else backbone_name(config),
         "self_aligned": "yes" if config.self_aligned else "no",
         "protocol": protocol,
         "steps": str(steps),
     }
     found = {}
+    usual = BEV_SAMPLES.get(sensors_name(config)) if dataset == "nuscenes" else 1
     for row in published_scores():
         same = all(row[name] == value for name, value in wanted.items())
-        if same and samples == 1 and (steps == 1 or row["average"] == average):
+        if same and samples == usual and (steps == 1 or row["average"] == average):
             found[row["score"]] = float(row["value"]) / (100 if row["score"] in _PERCENT else 1)
     return found
 

@@ -52,6 +52,60 @@ class Scorer(ABC):
         self.uncertainties: dict[str, UncertaintyScores] = {}
         self.uncertainty_order: dict[str, list[int]] = {}
 
+    @abstractmethod
+    def update(
+        self, output: Any, average: str, processed: tuple[int, int], indices: Sequence[int], truths: Sequence[Tensor]
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            output: What `decode_map` gave for B images.
+            average: `"last"` or `"steps"`: whether the logits are logarithms of averaged probabilities.
+            processed: Height and width that went into the model.
+            indices: Place of each image in the data set.
+            truths: True map of each image.
+        """
+
+    def _score_uncertainties(
+        self, kinds: dict[str, Tensor], error: Tensor, wrong: Tensor, valid: Tensor, indices: Sequence[int]
+    ) -> None:
+        for name, value in kinds.items():
+            if name not in self.uncertainties:
+                self.uncertainties[name] = UncertaintyScores(self.error_kind).to(self.device)
+                self.uncertainty_order[name] = []
+            self.uncertainties[name].update(value, error, wrong, valid)
+            self.uncertainty_order[name] += indices
+
+    error_kind: Any
+
+    @abstractmethod
+    def scores(self) -> dict[str, float]:
+        """Scores of the maps by name."""
+
+    @abstractmethod
+    def image_rows(self) -> Tensor:
+        """What the bootstrap resamples, `(N, ...)`, in the order of the data set."""
+
+    @abstractmethod
+    def image_scores(self) -> dict[str, Tensor]:
+        """Scores of every image by name, `(N,)` each, in the order of the data set."""
+
+    def statistic(self) -> Callable[[Tensor], Tensor]:
+        """Maps `image_rows` to the values of `statistics`."""
+        return nan_mean
+
+    def extras(self) -> dict[str, Any]:
+        """What does not fit into a row of a table."""
+        return {}
+
+    def uncertainty_rows(self, name: str) -> Tensor:
+        """Scores `(N, 12)` of one kind of uncertainty for every image, in the order of the data set."""
+        return sort_rows(self.uncertainties[name].per_image().cpu(), self.uncertainty_order[name])
+
+
+class ImageScorer(Scorer):
+    """Scores maps of images, which may be of any size: predictions are resized to that of the truth."""
+
     def update(
         self, output: Any, average: str, processed: tuple[int, int], indices: Sequence[int], truths: Sequence[Tensor]
     ) -> None:
@@ -83,18 +137,6 @@ class Scorer(ABC):
             for start in range(0, len(members), room):
                 yield members[start : start + room], size
 
-    def _score_uncertainties(
-        self, kinds: dict[str, Tensor], error: Tensor, wrong: Tensor, valid: Tensor, indices: Sequence[int]
-    ) -> None:
-        for name, value in kinds.items():
-            if name not in self.uncertainties:
-                self.uncertainties[name] = UncertaintyScores(self.error_kind).to(self.device)
-                self.uncertainty_order[name] = []
-            self.uncertainties[name].update(value, error, wrong, valid)
-            self.uncertainty_order[name] += indices
-
-    error_kind: Any
-
     @abstractmethod
     def _channels(self, output: Any) -> int: ...
 
@@ -106,32 +148,9 @@ class Scorer(ABC):
     @abstractmethod
     def _update(self, prediction: Tensor, truth: Tensor, kinds: dict[str, Tensor], indices: list[int]) -> None: ...
 
-    @abstractmethod
-    def scores(self) -> dict[str, float]:
-        """Scores of the maps by name."""
 
-    @abstractmethod
-    def image_rows(self) -> Tensor:
-        """What the bootstrap resamples, `(N, ...)`, in the order of the data set."""
-
-    @abstractmethod
-    def image_scores(self) -> dict[str, Tensor]:
-        """Scores of every image by name, `(N,)` each, in the order of the data set."""
-
-    def statistic(self) -> Callable[[Tensor], Tensor]:
-        """Maps `image_rows` to the values of `statistics`."""
-        return nan_mean
-
-    def extras(self) -> dict[str, Any]:
-        """What does not fit into a row of a table."""
-        return {}
-
-    def uncertainty_rows(self, name: str) -> Tensor:
-        """Scores `(N, 12)` of one kind of uncertainty for every image, in the order of the data set."""
-        return _sorted(self.uncertainties[name].per_image().cpu(), self.uncertainty_order[name])
-
-
-def _sorted(rows: Tensor, order: list[int]) -> Tensor:
+def sort_rows(rows: Tensor, order: list[int]) -> Tensor:
+    """Rows `(N, ...)` that came in some order of images, in the order of the data set."""
     return rows[torch.tensor(order).argsort()]
 
 
@@ -139,7 +158,7 @@ def _floats(scores: dict[str, Tensor]) -> dict[str, float]:
     return {name: float(value) for name, value in scores.items() if value.ndim == 0}
 
 
-class SegmentationScorer(Scorer):
+class SegmentationScorer(ImageScorer):
     """mIoU, accuracies, calibration, and every kind of uncertainty against the wrong pixels.
 
     Args:
@@ -219,7 +238,7 @@ class SegmentationScorer(Scorer):
 
     def image_rows(self) -> Tensor:
         """Counts `(N, 3, K)`."""
-        return _sorted(self.maps.per_image().cpu(), self.order)
+        return sort_rows(self.maps.per_image().cpu(), self.order)
 
     def statistic(self) -> Callable[[Tensor], Tensor]:
         """mIoU, aAcc and mAcc of the images together."""
@@ -242,7 +261,7 @@ class SegmentationScorer(Scorer):
         return {"classes": classes, "reliability": {name: value.tolist() for name, value in diagram.items()}}
 
 
-class DepthScorer(Scorer):
+class DepthScorer(ImageScorer):
     """The nine depth scores, and every kind of uncertainty against the absolute relative error.
 
     Args:
@@ -282,7 +301,7 @@ class DepthScorer(Scorer):
 
     def image_rows(self) -> Tensor:
         """Scores `(N, 9)`."""
-        return _sorted(self.maps.per_image().cpu(), self.order)
+        return sort_rows(self.maps.per_image().cpu(), self.order)
 
     def image_scores(self) -> dict[str, Tensor]:
         """The nine scores of every image."""

@@ -1,6 +1,6 @@
 """Scores of maps and of their uncertainty, as torchmetrics classes: streaming, distributed, memory bounded."""
 
-from noise2map.metrics.bev import BEV_THRESHOLDS, BevScores
+from noise2map.metrics.bev import BEV_THRESHOLDS, BevScores, bev_counts, bev_scores
 from noise2map.metrics.bootstrap import (
     Interval,
     bootstrap_interval,
@@ -65,6 +65,8 @@ __all__ = [
     "SegmentationScores",
     "UncertaintyScores",
     "absolute_relative_error",
+    "bev_counts",
+    "bev_scores",
     "bootstrap_interval",
     "bootstrap_intervals",
     "centred_interval",

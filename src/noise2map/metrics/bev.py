@@ -10,6 +10,53 @@ from torchmetrics import Metric
 BEV_THRESHOLDS = (0.35, 0.40, 0.45, 0.50, 0.55, 0.60, 0.65)
 
 
+def bev_counts(
+    probabilities: Tensor, labels: Tensor, thresholds: Sequence[float] = BEV_THRESHOLDS, ignore_index: int = 255
+) -> Tensor:
+    """True positives, false positives and false negatives of each sample.
+
+    Args:
+        probabilities: `(B, K, X, Y)` in [0, 1].
+        labels: `(B, K, X, Y)` of 0, 1 or `ignore_index`.
+        thresholds: Probabilities to cut at.
+        ignore_index: Label of cells that do not count.
+
+    Returns:
+        `(B, 3, thresholds, K)` int64.
+
+    Raises:
+        ValueError: If shapes differ or a label is something else.
+    """
+    if probabilities.shape != labels.shape or labels.ndim != 4:
+        raise ValueError(f"probabilities {tuple(probabilities.shape)} and labels {tuple(labels.shape)} must both be (B, K, X, Y)")
+    known = labels != ignore_index
+    truth = labels == 1
+    if bool((known & ~truth & (labels != 0)).any()):
+        raise ValueError(f"labels hold values other than 0, 1 and {ignore_index}")
+    counts = []
+    for threshold in thresholds:
+        guess = probabilities >= threshold
+        masks = (guess & truth & known, guess & ~truth & known, ~guess & truth & known)
+        counts.append(torch.stack([mask.sum((2, 3)) for mask in masks], dim=1))
+    return torch.stack(counts, dim=2)
+
+
+def bev_scores(counts: Tensor, thresholds: Sequence[float] = BEV_THRESHOLDS) -> dict[str, Tensor]:
+    """Scores of counts that have been summed over samples.
+
+    Args:
+        counts: `(..., 3, thresholds, K)`, see `bev_counts`.
+        thresholds: What was cut at, 0.5 among them.
+
+    Returns:
+        `mIoU_max` and `mIoU_50` `(...)`, `IoU_max` and `IoU_50` `(..., K)`, `IoU` `(..., thresholds, K)`, in float64.
+    """
+    true_positives, false_positives, false_negatives = counts.double().unbind(-3)
+    iou = true_positives / (true_positives + false_positives + false_negatives + 1e-7)
+    best, half = iou.amax(-2), iou[..., list(thresholds).index(0.5), :]
+    return {"mIoU_max": best.mean(-1), "mIoU_50": half.mean(-1), "IoU_max": best, "IoU_50": half, "IoU": iou}
+
+
 class BevScores(Metric):
     """IoU of each layer over a data set, at several thresholds.
 
@@ -59,15 +106,10 @@ class BevScores(Metric):
                 f"probabilities {tuple(probabilities.shape)} and labels {tuple(labels.shape)} "
                 f"must both be (B, {self.num_layers}, X, Y)"
             )
-        known = labels != self.ignore_index
-        truth = labels == 1
-        if bool((known & ~truth & (labels != 0)).any()):
-            raise ValueError(f"labels hold values other than 0, 1 and {self.ignore_index}")
-        for i, threshold in enumerate(self.thresholds):
-            guess = probabilities >= threshold
-            self.true_positives[i] += (guess & truth & known).sum((0, 2, 3))
-            self.false_positives[i] += (guess & ~truth & known).sum((0, 2, 3))
-            self.false_negatives[i] += (~guess & truth & known).sum((0, 2, 3))
+        counts = bev_counts(probabilities, labels, self.thresholds, self.ignore_index).sum(0)
+        self.true_positives += counts[0]
+        self.false_positives += counts[1]
+        self.false_negatives += counts[2]
 
     def compute(self) -> dict[str, Tensor]:
         """Scores in float64.
@@ -75,7 +117,4 @@ class BevScores(Metric):
         Returns:
             `mIoU_max` and `mIoU_50` (scalars), `IoU_max` and `IoU_50` `(K,)`, `IoU` `(thresholds, K)`.
         """
-        true_positives = self.true_positives.double()
-        iou = true_positives / (true_positives + self.false_positives + self.false_negatives + 1e-7)
-        best, half = iou.max(0).values, iou[self.thresholds.index(0.5)]
-        return {"mIoU_max": best.mean(), "mIoU_50": half.mean(), "IoU_max": best, "IoU_50": half, "IoU": iou}
+        return bev_scores(torch.stack([self.true_positives, self.false_positives, self.false_negatives]), self.thresholds)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from noise2map.training.bev_section import BEV_DATA_SETS
 from noise2map.training.build import MODELS, make_config
 from noise2map.training.evaluation import task_of
 from noise2map.training.parameter_groups import decayed_parameters
@@ -25,7 +26,7 @@ class DryRun:
     """What a recipe would train.
 
     Attributes:
-        task: ``"segmentation"`` or ``"depth"``.
+        task: ``"segmentation"``, ``"depth"`` or ``"bev"``.
         parameters: of the model, with the auxiliary head, which only trains.
         encoder_parameters: of the image encoder.
         decayed: of those that weight decay shrinks.
@@ -64,12 +65,15 @@ class DryRun:
         everything, encoder, decayed = (count / 1e6 for count in (self.parameters, self.encoder_parameters, self.decayed))
         processes = f"{self.processes} process{'es' * (self.processes != 1)}"
         share = f"micro-batch {self.micro_batch} x accumulation {self.accumulation} x {processes}"
+        things = "samples" if self.task == "bev" else "pictures"
         lines = [
             f"{self.task}: {everything:.2f}M parameters, {encoder:.2f}M in the image encoder; weight decay on {decayed:.2f}M",
-            f"{self.steps} steps of {self.batch} pictures ({share}), {self.steps * self.batch} in all",
+            f"{self.steps} steps of {self.batch} {things} ({share}), {self.steps * self.batch} in all",
         ]
         memory = f"memory: {self.state_bytes / _GIB:.2f} GiB of weights, gradients and optimiser"
-        if self.size is None:
+        if self.task == "bev":
+            lines.append(f"{memory}; activations depend on the rig and are not estimated")
+        elif self.size is None:
             lines.append(f"{memory}; activations depend on the size of the pictures (data.size none)")
         else:
             total = (self.state_bytes + self.activation_bytes) / _GIB
@@ -121,6 +125,8 @@ def empty_model(recipe: Recipe) -> Any:
 
 
 def _training_size(recipe: Recipe) -> tuple[int, int] | None:
+    if recipe.model.task == "bev":
+        return None
     if recipe.crop_size() is not None:
         return recipe.crop_size()
     return None if recipe.data.keep_ratio else recipe.picture_size()
@@ -179,7 +185,7 @@ def kept_bytes(own: set[int]) -> Iterator[dict[int, int]]:
 
 def _remarks(recipe: Recipe) -> list[str]:
     data, model, remarks = recipe.data, recipe.model, []
-    folders = [data.root or ""] if data.name in PUBLIC_DATA_SETS else [data.train, data.val]
+    folders = [data.root or ""] if data.name in (*PUBLIC_DATA_SETS, *BEV_DATA_SETS) else [data.train, data.val]
     remarks += [f"no folder {folder} yet" for folder in dict.fromkeys(folders) if not Path(folder).is_dir()]
     if model.init_from is not None:
         there = (Path(model.init_from) / "config.json").is_file()

@@ -13,22 +13,30 @@ from noise2map.data.evaluation_views import EVALUATION_VIEWS, Viewed
 from noise2map.data.folder import FolderDataset
 from noise2map.data.freedoom import FreedoomDataset
 from noise2map.data.freedoom.catalog import class_names as freedoom_classes
+from noise2map.data.freedoom.surround.vector_map import SURROUND_LAYERS
+from noise2map.data.nuscenes import MAP_LAYERS
 from noise2map.data.opening import open_public_dataset
 from noise2map.data.scale import warn_of_scale
 from noise2map.data.transforms import Compose, RatioResize, Transform, default_transform, published_transform
+from noise2map.training.bev_recipe import bev_data_set, bev_transform
 from noise2map.training.recipes import PUBLIC_DATA_SETS, Recipe
 
+BEV_LAYERS = {"nuscenes": tuple(MAP_LAYERS), "freedoom-surround": SURROUND_LAYERS}
 _PUBLIC_CLASSES = {"ade20k": ADE20K_CLASSES, "cityscapes": CITYSCAPES_CLASSES}
 
 
-def make_data(recipe: Recipe) -> tuple[Any, Any]:
+def make_data(recipe: Recipe, config: Any = None) -> tuple[Any, Any]:
     """The training and validation sets of a recipe; public depth sets are validated on the pixels that their evaluation counts.
+
+    Args:
+        recipe: the recipe.
+        config: the model's configuration, whose grids and sensors decide what bird's-eye-view samples hold.
 
     Raises:
         OSError: if a directory is missing.
         ValueError: if a directory holds no usable samples, or maps for the other task.
     """
-    train, val = _data_set(recipe, recipe.data.train), _data_set(recipe, recipe.data.val)
+    train, val = (_data_set(recipe, part, config) for part in (recipe.data.train, recipe.data.val))
     scale = warn_of_scale(train, recipe.data.name)
     if scale:
         warnings.warn(scale, stacklevel=2)
@@ -56,8 +64,10 @@ class Part:
         return self.dataset[self.indices[index]]
 
 
-def _data_set(recipe: Recipe, part: str) -> Any:
+def _data_set(recipe: Recipe, part: str, config: Any) -> Any:
     data, task = recipe.data, recipe.model.task
+    if task == "bev":
+        return bev_data_set(data.name, data.root or "", part, recipe.bev.sweeps, config)
     if data.name in PUBLIC_DATA_SETS:
         return open_public_dataset(data.name, data.root or "", part, task)
     if data.name == "freedoom":
@@ -73,6 +83,8 @@ def class_names(recipe: Recipe) -> dict[int, str]:
         ValueError: if the classes of a folder are neither in the recipe nor in its ``classes.json``.
     """
     data = recipe.data
+    if data.name in BEV_LAYERS:
+        return dict(enumerate(BEV_LAYERS[data.name]))
     if recipe.model.task == "depth":
         return {}
     if data.class_names:
@@ -88,9 +100,11 @@ def class_names(recipe: Recipe) -> dict[int, str]:
     return dict(enumerate(names)) if isinstance(names, list) else {int(index): str(name) for index, name in names.items()}
 
 
-def make_transform(recipe: Recipe) -> Transform:
-    """The augmentation of the training samples."""
+def make_transform(recipe: Recipe, train_set: Any = None) -> Transform:
+    """The augmentation of the training samples; that of bird's-eye-view maps draws the map of ``train_set`` anew."""
     data, crop, size = recipe.data, recipe.crop_size(), recipe.picture_size()
+    if recipe.model.task == "bev":
+        return bev_transform(recipe.bev, train_set, size, data.photometric)
     if crop is not None:
         width, height = crop
         published = published_transform(data.transform, (height, width))

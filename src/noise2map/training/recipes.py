@@ -1,7 +1,7 @@
 """Typed recipes: a YAML file into a dataclass, unknown keys refused by name, and a run built from the result.
 
-A recipe has the sections ``data``, ``model``, ``optim``, ``schedule`` and ``train`` and states only what differs from the defaults,
-or from the recipe that it names as its ``base``.
+A recipe has the sections ``data``, ``model``, ``optim``, ``schedule``, ``train`` and ``bev`` and states only what differs from the
+defaults, or from the recipe that it names as its ``base``.
 """
 
 import dataclasses
@@ -12,11 +12,12 @@ from typing import Any
 
 import yaml
 
+from noise2map.training.bev_section import BEV_DATA_SETS, BevSection
 from noise2map.training.recipe_values import build
 
-TASKS = ("segmentation", "depth")
+TASKS = ("segmentation", "depth", "bev")
 PUBLIC_DATA_SETS = ("ade20k", "cityscapes", "kitti", "nyu", "nyu-labelled", "sun-rgbd")
-DATA_SETS = ("freedoom", "folder", *PUBLIC_DATA_SETS)
+DATA_SETS = ("freedoom", "folder", *PUBLIC_DATA_SETS, *BEV_DATA_SETS)
 TRANSFORMS = ("default", "ade20k", "cityscapes", "kitti", "nyu")
 
 
@@ -26,7 +27,8 @@ class DataSection:
 
     Attributes:
         name: kind of data set: ``freedoom`` (rendered frames), ``folder`` (``images/`` and ``maps/``), or a public one in its
-            released layout: ``ade20k``, ``cityscapes``, ``kitti``, ``nyu``, ``nyu-labelled``, ``sun-rgbd``.
+            released layout: ``ade20k``, ``cityscapes``, ``kitti``, ``nyu``, ``nyu-labelled``, ``sun-rgbd``; for bird's-eye-view
+            maps ``nuscenes`` or ``freedoom-surround``.
         root: directory of a public data set.
         train: directory of the training samples; of a public data set the split (a name or a list file).
         val: directory or split of the validation samples.
@@ -70,11 +72,12 @@ class ModelSection:
     """What is trained.
 
     Attributes:
-        task: ``segmentation`` or ``depth``.
-        config: fields of ``Noise2MapConfig`` that differ from its defaults; ``backbone_config`` is a mapping with ``model_type``.
+        task: ``segmentation``, ``depth`` or ``bev``.
+        config: fields of ``Noise2MapConfig`` (``Noise2MapBevConfig``) that differ from its defaults; ``backbone_config`` is a
+            mapping with ``model_type``.
         init_from: a checkpoint to start from (path or hub id); its configuration is the base that ``config`` changes.
-        encoder_from: a checkpoint of any task (shipped name, path or hub id) whose image encoder (backbone and pyramid) a fresh
-            model starts with.
+        encoder_from: a checkpoint of segmentation or depth (shipped name, path or hub id) whose image encoder (backbone and
+            pyramid; for bird's-eye-view maps the backbone) a fresh model starts with.
         backbone_from: a backbone pretrained on ImageNet (hub id or local folder of transformers) that a fresh model starts with.
         self_aligned: train on the model's own predictions; needs ``init_from``.
     """
@@ -178,6 +181,7 @@ class Recipe:
     optim: OptimSection = field(default_factory=OptimSection)
     schedule: ScheduleSection = field(default_factory=ScheduleSection)
     train: TrainSection = field(default_factory=TrainSection)
+    bev: BevSection = field(default_factory=BevSection)
 
     def __post_init__(self) -> None:
         expect(self.model.task in TASKS, "model.task", self.model.task, f"one of {', '.join(TASKS)}")
@@ -204,6 +208,7 @@ class Recipe:
         if self.model.encoder_from is not None and self.model.init_from is not None:
             raise ValueError("model.init_from already brings an encoder; expected it or model.encoder_from, not both")
         self._check_data()
+        self.bev.check()
 
     def _check_data(self) -> None:
         data = self.data
@@ -222,7 +227,9 @@ class Recipe:
         one_folder = data.name == "folder" and data.train == data.val
         good = data.hold_out_every == 0 or (data.hold_out_every >= 2 and one_folder)
         expect(good, "data.hold_out_every", data.hold_out_every, "0, or at least 2 where a folder is both train and val")
-        if data.name in PUBLIC_DATA_SETS and data.root is None:
+        names = BEV_DATA_SETS if self.model.task == "bev" else tuple(name for name in DATA_SETS if name not in BEV_DATA_SETS)
+        expect(data.name in names, "data.name", data.name, f"one of {', '.join(names)} for task {self.model.task}")
+        if data.name in (*PUBLIC_DATA_SETS, *BEV_DATA_SETS) and data.root is None:
             raise ValueError(f"data.root is not set; expected the folder of {data.name}")
 
     def picture_size(self) -> tuple[int, int] | None:
@@ -249,7 +256,10 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, as in the YAML file."""
-        return dataclasses.asdict(self)
+        tree = dataclasses.asdict(self)
+        if self.model.task != "bev":
+            del tree["bev"]
+        return tree
 
 
 def expect(condition: bool, name: str, value: Any, expected: str) -> None:

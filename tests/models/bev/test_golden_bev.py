@@ -131,6 +131,7 @@ def test_camera_encoder(camera_model):
 
 
 @pytest.mark.slow
+@torch.no_grad()
 def test_head_and_sampler_on_given_features(camera_model):
     file, features = recorded("camera"), drawn(1357, 1, 256, 128, 128)
     with torch.no_grad():
@@ -147,6 +148,7 @@ def decoder_call(model, features):
 
 
 @pytest.mark.slow
+@torch.no_grad()  # a graph of three steps would take 16 GB
 def test_camera_model_from_images_to_maps(camera_model):
     file = recorded("camera")
     features = camera_model.encode_image(images(), CameraRig.create(**matrices())).detach()
@@ -163,6 +165,7 @@ def test_camera_model_from_images_to_maps(camera_model):
 
 
 @pytest.mark.slow
+@torch.no_grad()  # a graph of three steps would take 16 GB
 def test_layers_that_are_not_told_the_time():
     model = load_official_ddp(weights("bev_camera_stock_layers"), "bev")
     features = drawn(1357, 1, 256, 128, 128)
@@ -208,6 +211,7 @@ def test_fusion_encoder_parts(fusion_model):
 
 
 @pytest.mark.slow
+@torch.no_grad()  # a graph of three steps would take 16 GB
 def test_fusion_model_from_sensors_to_maps(fusion_model):
     file = recorded("fusion")
     features = fusion_model.encode_image(images(), CameraRig.create(**matrices()), [file["points"]]).detach()

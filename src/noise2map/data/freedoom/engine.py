@@ -183,14 +183,37 @@ class Engine:
         game.send_game_command(f"warp {x} {y}")
         game.make_action([float(turn_deg)], 1)
         game.make_action([0.0], _SETTLE_TICS)
+        view = self._observe()
+        if view is None or abs(view.pose.x - x) > 1 or abs(view.pose.y - y) > 1:
+            return None
+        return view
+
+    def look_around(self, x: int, y: int, turn_deg: float, views: int) -> list[Observation] | None:
+        """Warp and look like :meth:`look_from`, then turn clockwise on the spot, one tic for each further view.
+
+        Args:
+            x: Whole map units.
+            y: Whole map units.
+            turn_deg: Clockwise turn before the first view.
+            views: Views of a full turn; the engine's angles are multiples of 360 / 65536 degrees, so read their poses.
+
+        Returns:
+            The views, clockwise, or None if the engine did not go there.
+        """
+        seen = [self.look_from(x, y, turn_deg)]
+        while seen[-1] is not None and len(seen) < views:
+            self._game.make_action([360 / views], 1)
+            seen.append(self._observe())
+        return None if None in seen else seen
+
+    def _observe(self) -> Observation | None:
+        game = self._game
         if game.is_episode_finished():
             game.new_episode()
             self._wake()
             return None
         state = game.get_state()
         pose = Pose(*(float(value) for value in state.game_variables[:4]), (float(state.game_variables[4]) + 180) % 360 - 180)
-        if abs(pose.x - x) > 1 or abs(pose.y - y) > 1:
-            return None
         objects = tuple(
             SeenObject(label.value, label.object_category, label.object_position_x, label.object_position_y)
             for label in state.labels

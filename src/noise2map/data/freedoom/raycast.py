@@ -75,8 +75,11 @@ class Surfaces:
 
 
 @dataclass(frozen=True)
-class _Crossings:
-    """Rays crossing lines, sorted by column and then by distance; ``begin``/``end`` delimit a column's crossings."""
+class Crossings:
+    """Rays crossing lines, sorted by column and then by distance; ``begin``/``end`` delimit a column's crossings.
+
+    ``depth`` is along the optical axis, map units.
+    """
 
     line: np.ndarray
     depth: np.ndarray
@@ -94,7 +97,8 @@ def cast(level: Level, pose: Pose, camera: Camera) -> Surfaces:
         pose: Camera pose in the map.
         camera: Picture size.
     """
-    spans = _walk(level, pose, camera, _cross(level, pose, camera))
+    column_tan = (np.arange(camera.width) + _COLUMN_OFFSET - camera.width / 2) / camera.focal_x_px
+    spans = _walk(level, pose, camera, cross(level, pose, column_tan))
     return _paint(level, pose, camera, spans)
 
 
@@ -103,12 +107,19 @@ def horizon_row(pose: Pose, camera: Camera) -> float:
     return camera.height / 2 - np.tan(np.deg2rad(pose.pitch_deg)) * camera.focal_y_px
 
 
-def _cross(level: Level, pose: Pose, camera: Camera) -> _Crossings:
+def cross(level: Level, pose: Pose, column_tan: np.ndarray) -> Crossings:
+    """Where rays in the plane meet lines of the level.
+
+    Args:
+        level: The map.
+        pose: Where the rays start; its height does not matter.
+        column_tan: Tangent of the angle of each ray to the right of the view's direction, increasing, ``(columns,)``.
+    """
     cos, sin = np.cos(np.deg2rad(pose.yaw_deg)), np.sin(np.deg2rad(pose.yaw_deg))
     # camera coordinates of the ends: z forward, r to the right
     dx1, dy1, dx2, dy2 = level.x1 - pose.x, level.y1 - pose.y, level.x2 - pose.x, level.y2 - pose.y
     z1, r1, z2, r2 = dx1 * cos + dy1 * sin, dx1 * sin - dy1 * cos, dx2 * cos + dy2 * sin, dx2 * sin - dy2 * cos
-    edge = camera.width / 2 / camera.focal_x_px * 1.001
+    edge = np.abs(column_tan).max() * 1.001 + 1e-6
     from_front = dx1 * dy2 - dx2 * dy1 < 0  # the camera is on the line's right
     visible = ((z1 > 0) | (z2 > 0)) & (from_front | (level.back >= 0))
     visible &= ~((r1 > edge * z1) & (r2 > edge * z2)) & ~((r1 < -edge * z1) & (r2 < -edge * z2))
@@ -120,7 +131,6 @@ def _cross(level: Level, pose: Pose, camera: Camera) -> _Crossings:
     at_near = r1 + (r2 - r1) * (_NEAR - z1) / dz
     tan1 = np.where(z1 < _NEAR, at_near, r1) / np.maximum(z1, _NEAR)
     tan2 = np.where(z2 < _NEAR, at_near, r2) / np.maximum(z2, _NEAR)
-    column_tan = (np.arange(camera.width) + _COLUMN_OFFSET - camera.width / 2) / camera.focal_x_px
     first, last = np.searchsorted(column_tan, np.minimum(tan1, tan2)), np.searchsorted(column_tan, np.maximum(tan1, tan2))
     count = last - first
     line = np.repeat(np.arange(len(index)), count)
@@ -132,10 +142,10 @@ def _cross(level: Level, pose: Pose, camera: Camera) -> _Crossings:
     line, column, depth = line[ahead], column[ahead], depth[ahead]
     order = np.lexsort((depth, column))
     line, column, depth = line[order], column[order], depth[order]
-    begin, end = (np.searchsorted(column, np.arange(camera.width), side) for side in ("left", "right"))
+    begin, end = (np.searchsorted(column, np.arange(len(column_tan)), side) for side in ("left", "right"))
     near = np.where(from_front, level.front[index], level.back[index])[line]
     far = np.where(from_front, level.back[index], level.front[index])[line]
-    return _Crossings(index[line], depth, begin, end, near, far)
+    return Crossings(index[line], depth, begin, end, near, far)
 
 
 def _row_at(y: np.ndarray) -> np.ndarray:
@@ -143,7 +153,7 @@ def _row_at(y: np.ndarray) -> np.ndarray:
     return np.ceil(np.clip(y, -1e6, 1e6) - 1.0 + 1e-6)
 
 
-def _walk(level: Level, pose: Pose, camera: Camera, crossings: _Crossings) -> tuple[np.ndarray, ...]:
+def _walk(level: Level, pose: Pose, camera: Camera, crossings: Crossings) -> tuple[np.ndarray, ...]:
     """Column spans ``(column, first row, past row, kind, sector, line, depth)``, each an array over spans."""
     horizon, focal = horizon_row(pose, camera), camera.focal_y_px
     top, bottom = np.zeros(camera.width), np.full(camera.width, float(camera.height))

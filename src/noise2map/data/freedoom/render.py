@@ -1,43 +1,31 @@
 """Renders a split of Freedoom frames with several engines at once; deterministic, interruptible, resumable.
 
-Frames come in chunks of 20 of one map. A chunk has its own random numbers, drawn from (seed, split, chunk), and begins
-with a restart of the map, so a frame depends on the seed, the split and its index only: not on the number of workers, of
-frames, or of interruptions.
+A frame depends on the seed, the split and its index only: not on the number of workers, of frames, or of interruptions.
 """
 
-import errno
 import json
-import math
-import multiprocessing
-import os
-import queue
 import shutil
-import signal
 import tempfile
 import time
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
-from multiprocessing.queues import Queue
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from noise2map.data.atomic import write_atomically, write_text_atomically
 from noise2map.data.freedoom import store
 from noise2map.data.freedoom.catalog import SPLITS
+from noise2map.data.freedoom.chunks import CHUNK, Task, check_space, chunk_generator, missing, plan
 from noise2map.data.freedoom.engine import Engine, end_stray_engines, import_vizdoom, supported_sizes, wad_path
 from noise2map.data.freedoom.frames import draw_frame
 from noise2map.data.freedoom.level import Level
+from noise2map.data.freedoom.pool import run_tasks
 from noise2map.data.freedoom.raycast import Camera
 from noise2map.data.freedoom.wad import Wad
 
-CHUNK = 20
 _BYTES_PER_PIXEL = 0.75  # measured: 0.55 on average
 _RECORD_EVERY_S = 5.0
-_STOP_WITHIN_S = 15.0
 _FREEDOOM_VERSION = "0.13.0"
 
 
@@ -80,14 +68,6 @@ class RenderJob:
         return Camera(self.width, self.height)
 
 
-@dataclass(frozen=True)
-class _Task:
-    """Chunks of one map; of each, the frames below ``frames`` that are ``missing``."""
-
-    map_name: str
-    chunks: tuple[tuple[int, frozenset[int]], ...]
-
-
 def render(job: RenderJob, progress: bool = True) -> int:
     """Render what is missing of a split.
 
@@ -105,13 +85,13 @@ def render(job: RenderJob, progress: bool = True) -> int:
         sizes = ", ".join(f"{width}x{height}" for width, height in supported_sizes())
         raise ValueError(f"the engine cannot render {job.width}x{job.height}; it has {sizes}")
     records = _open_folder(job)
-    tasks = _plan(job, records)
-    missing = sum(len(wanted) for task in tasks for _, wanted in task.chunks)
-    if missing == 0:
+    tasks = plan(job.split, job.frames, records)
+    left = missing(tasks)
+    if left == 0:
         return 0
-    _check_space(job, missing)
+    check_space(job.out, int(left * job.width * job.height * _BYTES_PER_PIXEL), f"{left} frames")
     scratch = Path(tempfile.mkdtemp(prefix="noise2map-render-"))
-    bar = tqdm(total=job.frames, initial=job.frames - missing, unit="frame", desc=f"freedoom {job.split}", disable=not progress)
+    bar = tqdm(total=job.frames, initial=job.frames - left, unit="frame", desc=f"freedoom {job.split}", disable=not progress)
     try:
         _run(job, tasks, records, scratch, bar)
     finally:
@@ -119,7 +99,7 @@ def render(job: RenderJob, progress: bool = True) -> int:
         end_stray_engines(scratch)
         store.remove_partial_files(job.out)
         shutil.rmtree(scratch, ignore_errors=True)
-    return missing
+    return left
 
 
 def _open_folder(job: RenderJob) -> dict[int, dict[str, Any]]:
@@ -155,131 +135,28 @@ def _open_folder(job: RenderJob) -> dict[int, dict[str, Any]]:
     return store.finished_records(job.out)
 
 
-def _plan(job: RenderJob, records: dict[int, dict[str, Any]]) -> list[_Task]:
-    """The missing frames, by map; the maps take turns from chunk to chunk."""
-    maps = SPLITS[job.split]
-    by_map: dict[str, list[tuple[int, frozenset[int]]]] = {}
-    for chunk in range(math.ceil(job.frames / CHUNK)):
-        indices = range(chunk * CHUNK, min((chunk + 1) * CHUNK, job.frames))
-        wanted = frozenset(index for index in indices if index not in records)
-        if wanted:
-            by_map.setdefault(maps[chunk % len(maps)], []).append((chunk, wanted))
-    return [_Task(name, tuple(chunks)) for name, chunks in by_map.items()]
+def _run(job: RenderJob, tasks: list[Task], records: dict[int, dict[str, Any]], scratch: Path, bar: tqdm) -> None:
+    recorded_at = time.monotonic()
 
-
-def _check_space(job: RenderJob, missing: int) -> None:
-    needed = int(missing * job.width * job.height * _BYTES_PER_PIXEL)
-    free = shutil.disk_usage(job.out).free
-    if free < needed:
-        text = f"not enough disk space: {missing} frames need about {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
-        raise OSError(errno.ENOSPC, text, str(job.out))
-
-
-def _run(job: RenderJob, tasks: list[_Task], records: dict[int, dict[str, Any]], scratch: Path, bar: tqdm) -> None:
-    context = multiprocessing.get_context("spawn")
-    todo: Queue = context.Queue()
-    results: Queue = context.Queue()
-    stop = context.Event()
-    for task in tasks:
-        todo.put(task)
-    count = min(job.workers, len(tasks))
-    for _ in range(count):
-        todo.put(None)
-    processes = [
-        context.Process(target=_work, args=(job, todo, results, stop, scratch, os.getpid()), daemon=True) for _ in range(count)
-    ]
-    try:
-        for process in processes:
-            process.start()
-        _collect(job, processes, results, records, bar)
-    finally:
-        stop.set()
-        _wind_up(processes, results, records)
-        todo.cancel_join_thread()
-        store.write_records(job.out, records)
-
-
-def _collect(job: RenderJob, processes: list[BaseProcess], results: Queue, records: dict[int, dict[str, Any]], bar: tqdm) -> None:
-    """Receive records until every worker has said that it is done; raise the first error that one reports."""
-    working, recorded_at = len(processes), time.monotonic()
-    while working:
-        try:
-            message = results.get(timeout=0.5)
-        except queue.Empty:
-            dead = [process.exitcode for process in processes if process.exitcode not in (None, 0)]
-            if dead:
-                raise ChildProcessError(f"a render worker ended with exit code {dead[0]}; run again to go on") from None
-            continue
-        if isinstance(message, BaseException):
-            raise message
-        if message is None:
-            working -= 1
-            continue
-        records[message["index"]] = message
+    def receive(record: dict[str, Any]) -> None:
+        nonlocal recorded_at
+        records[record["index"]] = record
         bar.update()
         if time.monotonic() - recorded_at > _RECORD_EVERY_S:  # so that a killed run, or an early reader, has most of it
             store.write_records(job.out, records)
             recorded_at = time.monotonic()
 
-
-def _wind_up(processes: list[BaseProcess], results: Queue, records: dict[int, dict[str, Any]]) -> None:
-    """Let the workers close their engines, keep the frames that they still report, and terminate who does not end."""
-    deadline = time.monotonic() + _STOP_WITHIN_S
-    started = [process for process in processes if process.pid is not None]
-    while any(process.is_alive() for process in started) and time.monotonic() < deadline:
-        try:
-            message = results.get(timeout=0.05)
-        except queue.Empty:
-            continue
-        if isinstance(message, dict):
-            records[message["index"]] = message
-    for process in started:
-        if process.is_alive():
-            process.terminate()
-        process.join(5)
-
-
-def _work(job: RenderJob, todo: Queue, results: Queue, stop: Event, scratch: Path, parent: int) -> None:
-    """A worker process: renders task after task until there are no more, it is told to stop, or its parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent tells us
-    signal.signal(signal.SIGTERM, _leave)
-
-    def stopped() -> bool:
-        return stop.is_set() or os.getppid() != parent
-
     try:
-        while not stopped():
-            task = todo.get()
-            if task is None:
-                break
-            _render_map(job, task, results, stopped, scratch)
-        results.put(None)
-    except Exception as error:
-        if not stopped():
-            results.put(_portable(error))
+        run_tasks(_render_map, job, tasks, job.workers, scratch, receive)
     finally:
-        if os.getppid() != parent:
-            results.cancel_join_thread()
-            shutil.rmtree(scratch, ignore_errors=True)
+        store.write_records(job.out, records)
 
 
-def _leave(signal_number: int, frame: object) -> None:
-    raise SystemExit(128 + signal_number)
-
-
-def _portable(error: Exception) -> Exception:
-    """An error that survives the way to the parent process; the engine's own types become OSError."""
-    if type(error).__module__ == "builtins":
-        return error
-    return OSError(f"the engine failed: {type(error).__name__}: {error}")
-
-
-def _render_map(job: RenderJob, task: _Task, results: Queue, stopped: Any, scratch: Path) -> None:
+def _render_map(job: RenderJob, task: Task, results: Any, stopped: Any, scratch: Path) -> None:
     level = Level(Wad(wad_path(task.map_name)).read_map(task.map_name))
-    split_number = list(SPLITS).index(job.split)
     with Engine(task.map_name, job.camera, scratch) as engine:
         for chunk, wanted in task.chunks:
-            rng = np.random.default_rng([job.seed, split_number, chunk])
+            rng = chunk_generator(job.seed, job.split, chunk)
             engine.restart(int(rng.integers(1, 2**31)))
             for index in range(chunk * CHUNK, max(wanted) + 1):
                 if stopped():

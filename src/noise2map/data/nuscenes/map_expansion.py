@@ -35,12 +35,12 @@ class MapExpansion:
 
     Raises:
         FileNotFoundError: If there is no such file, with where to get it.
-        ValueError: If the file is no map expansion of version 1.3 or later, or lacks a layer.
+        ValueError: If the file is no map expansion of version 1.3 or later, lacks a layer, or has a node at NaN.
         ImportError: If shapely is not installed.
     """
 
     def __init__(self, path: str | Path) -> None:
-        _require_shapely()
+        require_shapely()
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(
@@ -60,6 +60,9 @@ class MapExpansion:
         if missing:
             raise ValueError(f"{self.path} has no {', '.join(missing)}; expected all layers of a nuScenes map expansion")
         self._nodes = {node["token"]: (node["x"], node["y"]) for node in tables["node"]}
+        broken = [token for token, position in self._nodes.items() if not np.isfinite(position).all()]
+        if broken:
+            raise ValueError(f"{self.path}: node {broken[0]!r} lies at {self._nodes[broken[0]]}; expected metres")
         self._polygons = {record["token"]: record for record in tables["polygon"]}
         self._lines = {record["token"]: record for record in tables["line"]}
         self._layers: dict[str, tuple[list[Any], Any]] = {}
@@ -115,8 +118,8 @@ class MapExpansion:
         Returns:
             ``(H, W)`` uint8 of 0 and 1; rows run along the rectangle's y, columns along its x, both increasing.
         """
-        from shapely import affinity
-        from shapely.geometry import box
+        from shapely import affinity, intersection, is_empty
+        from shapely.geometry import GeometryCollection, box
 
         x, y, height, width = patch
         window = affinity.rotate(
@@ -125,14 +128,15 @@ class MapExpansion:
         local = box(-width / 2, -height / 2, width / 2, height / 2)
         mask = np.zeros(canvas, np.uint8)
         geometries, tree = self.layer(layer)
-        for index in sorted(tree.query(window)):
-            shape = geometries[index].intersection(window)
-            if shape.is_empty:
-                continue
-            shape = affinity.rotate(shape, -angle_deg, origin=(x, y), use_radians=False)
-            shape = affinity.affine_transform(shape, [1.0, 0.0, 0.0, 1.0, -x, -y]).intersection(local)
-            shape = affinity.affine_transform(shape, [1.0, 0.0, 0.0, 1.0, width / 2, height / 2])
-            shape = affinity.scale(shape, xfact=canvas[1] / width, yfact=canvas[0] / height, origin=(0, 0))
+        shapes = intersection([geometries[index] for index in sorted(tree.query(window))], window)
+        # All shapes at once: the arithmetic of each coordinate is the same as one by one.
+        whole = GeometryCollection(list(shapes[~is_empty(shapes)]))
+        whole = affinity.rotate(whole, -angle_deg, origin=(x, y), use_radians=False)
+        whole = affinity.affine_transform(whole, [1.0, 0.0, 0.0, 1.0, -x, -y])
+        shapes = intersection(list(whole.geoms), local)
+        whole = affinity.affine_transform(GeometryCollection(list(shapes)), [1.0, 0.0, 0.0, 1.0, width / 2, height / 2])
+        whole = affinity.scale(whole, xfact=canvas[1] / width, yfact=canvas[0] / height, origin=(0, 0))
+        for shape in whole.geoms:
             if layer in _LINE_LAYERS:
                 for line in _parts(shape, "LineString"):
                     draw_polyline(mask, np.asarray(line.coords)[:, :2].astype(np.int64))  # truncated
@@ -179,7 +183,12 @@ def open_map(root: str | Path, location: str) -> MapExpansion:
     return MapExpansion(Path(root) / "maps" / "expansion" / f"{location}.json")
 
 
-def _require_shapely() -> None:
+def require_shapely() -> None:
+    """Refuses to go on without shapely.
+
+    Raises:
+        ImportError: With how to install it.
+    """
     try:
         import shapely  # noqa: F401
     except ImportError as error:

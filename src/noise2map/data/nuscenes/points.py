@@ -16,7 +16,7 @@ def read_points(path: str | Path) -> Points:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If its length is not that of whole points, or it holds none.
+        ValueError: If its length is not that of whole points, it holds none, or a number is NaN or infinite.
     """
     path = Path(path)
     if not path.is_file():
@@ -24,6 +24,9 @@ def read_points(path: str | Path) -> Points:
     values = np.fromfile(path, np.float32)
     if not values.size or values.size % _COLUMNS:
         raise ValueError(f"{path} holds {values.size} numbers; expected {_COLUMNS} float32 for each of at least one point")
+    if not np.isfinite(values).all():
+        place = int(np.flatnonzero(~np.isfinite(values))[0]) // _COLUMNS
+        raise ValueError(f"{path}: point {place} holds NaN or infinite values; expected metres")
     return values.reshape(-1, _COLUMNS)
 
 

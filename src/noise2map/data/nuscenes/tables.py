@@ -11,7 +11,18 @@ from numpy.typing import NDArray
 
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
 LIDAR = "LIDAR_TOP"
-_NEEDED = ("scene", "log", "sample", "sample_data", "calibrated_sensor", "ego_pose", "sensor")
+# The tables that are read, and what is read of their records.
+_NEEDED = {
+    "scene": ("name", "log_token"),
+    "log": ("location",),
+    "sample": ("timestamp", "scene_token"),
+    "sample_data": (
+        *("sample_token", "ego_pose_token", "calibrated_sensor_token", "filename", "timestamp", "is_key_frame", "prev"),
+    ),
+    "calibrated_sensor": ("sensor_token", "translation", "rotation", "camera_intrinsic"),
+    "ego_pose": ("translation", "rotation"),
+    "sensor": ("channel",),
+}
 _VERSIONS = {
     "train": "v1.0-trainval",
     "val": "v1.0-trainval",
@@ -81,6 +92,10 @@ class NuScenesTables:
             raise ValueError(f"{path} is not a JSON file: {error}") from error
         if not isinstance(records, list) or not all(isinstance(record, dict) and "token" in record for record in records):
             raise ValueError(f"{path} is no nuScenes table; expected a list of records with tokens")
+        for record in records:
+            missing = [field for field in _NEEDED[name] if field not in record]
+            if missing:
+                raise ValueError(f"{path}: record {record['token']!r} has no {', '.join(missing)}")
         return records
 
     def get(self, table: str, token: str) -> Record:
@@ -117,8 +132,13 @@ class NuScenesTables:
             ValueError: If neither knows the split.
         """
         path = self.folder / "splits.json"
-        splits = json.loads(path.read_text()) if path.is_file() else {}
-        splits = {**published_splits(), **splits}
+        try:
+            own = json.loads(path.read_text()) if path.is_file() else {}
+        except ValueError as error:
+            raise ValueError(f"{path} is not a JSON file: {error}") from error
+        if not isinstance(own, dict) or not all(isinstance(names, list) for names in own.values()):
+            raise ValueError(f"{path} is no list of splits; expected {{split: [scene names]}}")
+        splits = {**published_splits(), **own}
         if split not in splits:
             raise ValueError(f"split is {split!r}; expected one of {', '.join(splits)}")
         return splits[split]
@@ -174,12 +194,15 @@ def rigid(rotation: list[float], translation: list[float]) -> Matrix:
     """``(4, 4)`` from a quaternion w, x, y, z and a shift in metres.
 
     Raises:
-        ValueError: If the quaternion is no rotation.
+        ValueError: If the quaternion is no rotation, or the shift is not three finite numbers.
     """
     quaternion = np.asarray(rotation, np.float64)
     norm = np.linalg.norm(quaternion)
     if quaternion.shape != (4,) or not np.isfinite(norm) or norm < 1e-9:
         raise ValueError(f"rotation is {rotation!r}; expected a quaternion w, x, y, z")
+    shift = np.asarray(translation, np.float64)
+    if shift.shape != (3,) or not np.isfinite(shift).all():
+        raise ValueError(f"translation is {translation!r}; expected three finite numbers, metres")
     w, x, y, z = quaternion / norm
     matrix = np.eye(4)
     matrix[:3, :3] = [
@@ -187,5 +210,5 @@ def rigid(rotation: list[float], translation: list[float]) -> Matrix:
         [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
         [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
     ]
-    matrix[:3, 3] = translation
+    matrix[:3, 3] = shift
     return matrix

@@ -22,6 +22,7 @@ class Noise2MapBevProcessor(ImageProcessingMixin):
         image_scale: new size of an image over its old one; what is then too large is cut, centred across and at the bottom.
         image_mean: subtracted from colours in [0, 1].
         image_std: they are divided by it.
+        sweeps: how many LiDAR readings before each key frame the model was trained with; data sets are opened with it.
     """
 
     model_input_names = ["pixel_values"]
@@ -32,13 +33,17 @@ class Noise2MapBevProcessor(ImageProcessingMixin):
         image_scale: float = 0.48,
         image_mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
         image_std: Sequence[float] = IMAGENET_DEFAULT_STD,
+        sweeps: int = 9,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if not image_scale > 0:
             raise ValueError(f"image_scale is {image_scale!r}; expected a positive number")
+        if sweeps < 0:
+            raise ValueError(f"sweeps is {sweeps!r}; expected 0 or more")
         self.image_size, self.image_scale = list(image_size), float(image_scale)
         self.image_mean, self.image_std = list(image_mean), list(image_std)
+        self.sweeps = sweeps
 
     def __call__(self, samples: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> BatchFeature:
         """One raw sample or several -> a batch.

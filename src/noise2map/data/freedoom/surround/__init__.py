@@ -1,0 +1,18 @@
+"""Places in Freedoom seen all around: six cameras, LiDAR and bird's-eye-view layers, in nuScenes' format.
+
+Making them (:func:`make_surround`) needs the ``render`` and ``bev`` extras, reading them (:class:`FreedoomSurroundDataset`) the
+``bev`` extra.
+"""
+
+from noise2map.data.freedoom.surround.dataset import SURROUND_PALETTE, FreedoomSurroundDataset
+from noise2map.data.freedoom.surround.job import SurroundJob, make_surround
+from noise2map.data.freedoom.surround.vector_map import SURROUND_LAYERS, map_expansion
+
+__all__ = [
+    "SURROUND_LAYERS",
+    "SURROUND_PALETTE",
+    "FreedoomSurroundDataset",
+    "SurroundJob",
+    "make_surround",
+    "map_expansion",
+]

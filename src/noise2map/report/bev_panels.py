@@ -1,0 +1,218 @@
+"""Pictures of bird's-eye-view samples: the views around, map layers, uncertainty, LiDAR points; forward is up."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from noise2map.report.animation import moments, noisy_pictures
+from noise2map.report.canvas import THEMES, Color
+from noise2map.report.palettes import INVALID_COLOR, UNCERTAINTY_MAP, colorize, generic_palette
+from noise2map.report.panels import WRONG_COLOR, Cell, Panel, render, uncertainty_cell
+
+# Layers by name. Those of the rooms are compared with the data set's in a test.
+LAYER_COLORS: dict[str, Color] = {
+    "walkable": (150, 122, 92),
+    "door": (238, 150, 30),
+    "step": (214, 206, 120),
+    "ledge": (232, 88, 186),
+    "liquid": (44, 160, 120),
+    "wall": (62, 66, 84),
+    "drivable_area": (166, 190, 214),
+    "ped_crossing": (240, 120, 120),
+    "walkway": (236, 178, 96),
+    "stop_line": (200, 40, 60),
+    "carpark_area": (120, 176, 110),
+    "divider": (104, 70, 160),
+}
+# Areas first, then bands, then lines: what is painted later lies on top.
+_PAINT_ORDER = (0, 4, 2, 3, 1, 5)
+_EMPTY = (236, 236, 232)
+_UNKNOWN = (40, 42, 50)
+_CAR = (230, 30, 40)
+_ENLARGED = 320  # pixels of the longer side of a map before a panel scales it
+_VIEW_WIDTH = 440
+UNKNOWN = 255
+
+# How the views are shown: those to the front above those to the back, left to right.
+_SHOWN = ("FRONT_LEFT", "FRONT", "FRONT_RIGHT", "BACK_LEFT", "BACK", "BACK_RIGHT")
+
+
+def layer_palette(id2label: Mapping[int, str]) -> np.ndarray:
+    """A colour for each layer, ``(K, 3)`` uint8: the conventional one where the name is known."""
+    generic = generic_palette(len(id2label))
+    return np.array([LAYER_COLORS.get(id2label[index], generic[index]) for index in range(len(id2label))], np.uint8)
+
+
+def paint_layers(layers: np.ndarray, palette: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
+    """Layers on top of each other, seen from above.
+
+    Args:
+        layers: ``(K, X, Y)`` of 0, 1 and 255 (not known), or probabilities, painted from 0.5 on.
+        palette: ``(K, 3)`` uint8.
+        known: ``(X, Y)``, cells to paint; by default those without a 255.
+
+    Returns:
+        ``(Y, X, 3)`` uint8: columns to the right, rows backward.
+    """
+    layers = np.asarray(layers)
+    known = ~(layers == UNKNOWN).any(0) if known is None else known
+    picture = np.empty((*layers.shape[1:], 3), np.uint8)
+    picture[:] = _EMPTY
+    order = _PAINT_ORDER if len(layers) == len(_PAINT_ORDER) else range(len(layers))
+    for layer in order:
+        picture[(layers[layer] >= 0.5) & (layers[layer] != UNKNOWN)] = palette[layer]
+    picture[~known] = _UNKNOWN
+    return from_above(picture)
+
+
+def from_above(cells: np.ndarray) -> np.ndarray:
+    """``(X, Y, ...)`` with x to the right and y forward -> ``(Y, X, ...)`` as a picture, forward up."""
+    return np.ascontiguousarray(np.swapaxes(cells, 0, 1)[::-1])
+
+
+def map_cell(title: str, picture: np.ndarray, note: str = "", car: bool = True) -> Cell:
+    """A painted map ``(h, w, 3)`` as a cell, enlarged without smoothing, with a mark where the car is."""
+    factor = max(_ENLARGED // max(picture.shape[:2]), 1)
+    large = np.repeat(np.repeat(picture, factor, 0), factor, 1)
+    image = Image.fromarray(large)
+    if car:
+        x, y, r = image.width / 2, image.height / 2, max(image.width // 60, 4)
+        triangle = [(x, y - 1.5 * r), (x + r, y + r), (x - r, y + r)]
+        ImageDraw.Draw(image).polygon(triangle, fill=_CAR, outline=(255, 255, 255))
+    return Cell(title, np.asarray(image), note=note)
+
+
+def uncertainty_map_cell(uncertainty: np.ndarray, known: np.ndarray, limit: float, title: str = "uncertainty") -> Cell:
+    """Uncertainty ``(X, Y)`` in [0, 1] as a cell with a colour bar; cells that nobody knows are dark grey."""
+    bar = uncertainty_cell(uncertainty, title, limit).bar
+    picture = colorize(np.where(known, uncertainty, np.nan), 0.0, limit, UNCERTAINTY_MAP)
+    cell = map_cell(title, from_above(picture))
+    return Cell(title, cell.image, bar)
+
+
+def error_cell(layers: np.ndarray, truth: np.ndarray, title: str = "errors") -> Cell:
+    """Cells where any layer is wrong in orange; those that nobody knows dark grey.
+
+    Args:
+        layers: Predicted, ``(K, X, Y)`` bool.
+        truth: ``(K, X, Y)`` of 0, 1 and 255.
+        title: Written above the picture.
+    """
+    known = ~(truth == UNKNOWN).any(0)
+    wrong = ((layers != (truth == 1)) & (truth != UNKNOWN)).any(0)
+    picture = np.empty((*known.shape, 3), np.uint8)
+    picture[:] = _EMPTY
+    picture[(truth == 1).any(0)] = (196, 196, 192)
+    picture[wrong] = WRONG_COLOR
+    picture[~known] = INVALID_COLOR
+    share = wrong.sum() / max(int(known.sum()), 1)
+    return map_cell(title, from_above(picture), f"{share:.1%} of cells")
+
+
+def points_picture(points: np.ndarray, size_m: tuple[float, float], side: int = _ENLARGED) -> np.ndarray:
+    """LiDAR points from above, coloured by height.
+
+    Args:
+        points: ``(P, 3+)`` metres, x to the right, y forward, z up.
+        size_m: Extent along x and y, centred on the sensor.
+        side: Height of the picture in pixels.
+
+    Returns:
+        ``(h, w, 3)`` uint8.
+    """
+    height, width = side, round(side * size_m[0] / size_m[1])
+    column = np.floor((points[:, 0] / size_m[0] + 0.5) * width).astype(int)
+    row = np.floor((0.5 - points[:, 1] / size_m[1]) * height).astype(int)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    order = np.argsort(points[inside, 2], kind="stable")  # the highest on top
+    picture = np.full((height, width, 3), THEMES["dark"].background, np.uint8)
+    colours = colorize(points[inside, 2][order][None], -2.0, 1.5, "viridis")[0]
+    for dy in (0, 1):
+        for dx in (0, 1):
+            picture[(row[inside][order] + dy).clip(max=height - 1), (column[inside][order] + dx).clip(max=width - 1)] = colours
+    return picture
+
+
+def denoising_pictures(
+    steps: Sequence[Any],
+    known: np.ndarray,
+    palette: np.ndarray,
+    id2label: Mapping[int, str],
+    theme: str = "light",
+    width: int = 1000,
+) -> list[Image.Image]:
+    """One picture for each denoising step, from above: the noisy map, what the model reads in it, what changed so far.
+
+    Args:
+        steps: ``noise2map.diffusion.Step`` of one sample of one noise.
+        known: Cells to paint ``(X, Y)``.
+        palette: Colours of the layers.
+        id2label: Their names.
+        theme: ``"light"`` or ``"dark"``.
+        width: Width to aim at, in pixels.
+    """
+    sequence = moments(steps)
+    layers = [moment.prediction > 0 for moment in sequence]  # logits
+    changes, frames = np.zeros(layers[0].shape[1:]), []
+    for index, (moment, noisy) in enumerate(zip(sequence, noisy_pictures(sequence))):
+        if index:
+            changes = changes + (layers[index] != layers[index - 1]).any(0) / max(len(sequence) - 1, 1)
+        cells = [
+            map_cell("noisy map", from_above(noisy), f"t = {moment.t:.2f}", car=False),
+            map_cell("prediction", paint_layers(layers[index], palette, known), f"step {index + 1} of {len(sequence)}"),
+            uncertainty_map_cell(changes, known, 1.0, "changes so far"),
+        ]
+        frames.append(bev_panel([], cells, id2label, palette, theme=theme, width=width))
+    return frames
+
+
+def view_cells(images: Sequence[np.ndarray], names: Sequence[str]) -> list[Cell]:
+    """The views around, in the order of the rig, as cells: front row, back row.
+
+    Args:
+        images: ``(H, W, 3)`` uint8 each.
+        names: Channels such as ``CAM_FRONT_LEFT``.
+    """
+    plain = [name.removeprefix("CAM_") for name in names]
+    images = [_enlarged(image) for image in images]
+    order = sorted(range(len(plain)), key=lambda i: (_SHOWN.index(plain[i]) if plain[i] in _SHOWN else len(_SHOWN), i))
+    return [Cell(plain[i].replace("_", " ").lower(), images[i]) for i in order]
+
+
+def _enlarged(image: np.ndarray) -> np.ndarray:
+    factor = -(-_VIEW_WIDTH // image.shape[1])  # whole pixels; the panel shrinks what is too large
+    return np.repeat(np.repeat(image, factor, 0), factor, 1)
+
+
+def bev_panel(
+    views: Sequence[Cell],
+    maps: Sequence[Cell],
+    id2label: Mapping[int, str],
+    palette: np.ndarray,
+    heading: str = "",
+    theme: str = "light",
+    width: int = 1400,
+) -> Image.Image:
+    """The views above the maps, with the layers' colours in a legend.
+
+    Args:
+        views: Camera pictures, see `view_cells`; may be empty.
+        maps: Maps.
+        id2label: Names of the layers.
+        palette: Their colours.
+        heading: A line above all.
+        theme: ``"light"`` or ``"dark"``.
+        width: Width to aim at, in pixels.
+    """
+    legend = [(tuple(int(v) for v in palette[i]), id2label[i].replace("_", " ")) for i in range(len(palette))]
+    legend.append((_UNKNOWN, "cannot be seen"))
+    below = render(Panel(list(maps), len(maps), "" if views else heading, legend), width, theme)
+    if not views:
+        return below
+    above = render(Panel(list(views), 3, heading), width, theme)
+    picture = Image.new("RGB", (max(above.width, below.width), above.height + below.height), THEMES[theme].background)
+    picture.paste(above, (0, 0))
+    picture.paste(below, (0, above.height))
+    return picture

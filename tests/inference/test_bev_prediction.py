@@ -1,0 +1,122 @@
+"""``noise2map predict-bev``: what it writes is what the model says; bad input is one line."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import toy_nuscenes as toy
+from PIL import Image
+from tiny_bev import tiny_bev
+
+from noise2map.cli import main
+from noise2map.data.nuscenes import NuScenesDataset
+from noise2map.diffusion import image_generator
+from noise2map.models import Noise2MapBevProcessor
+from noise2map.report import bev_panels
+
+pytest.importorskip("shapely")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = toy.make(tmp_path_factory.mktemp("bev") / "set")
+    (root / "v1.0-toy").rename(root / "v1.0-trainval")
+    (root / "v1.0-trainval" / "splits.json").write_text('{"train": ["toy-0001"], "val": ["toy-0002"]}')
+    return root
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bev-model")
+    tiny_bev(("camera", "lidar"), num_cameras=6, seed=3).save_pretrained(folder)
+    Noise2MapBevProcessor([32, 64], 0.8, sweeps=1).save_pretrained(folder)
+    return folder
+
+
+def run(*words):
+    with pytest.raises(SystemExit) as stop:
+        main(["predict-bev", *map(str, words)])
+    return stop.value.code
+
+
+def test_writes_the_models_map_panel_and_film(root, checkpoint, tmp_path, capsys):
+    data = ("--dataset", "nuscenes", "--root", root, "--model", checkpoint)
+    assert run("sample-1-1", "0", *data, "--steps", 2, "--ensemble", 2, "--seed", 5, "--animation-steps", 3, "--out", tmp_path) == 0
+    assert "sample-1-1: mIoU" in capsys.readouterr().out
+    folders = sorted(path.name for path in tmp_path.iterdir())
+    assert folders == ["sample-1-0", "sample-1-1"]
+    dataset = NuScenesDataset(root, "val", sweeps=1, size_m=(12.0, 12.0), canvas=(12, 16))
+    sample = dataset[dataset.index_of("sample-1-1")]
+    model = tiny_bev(("camera", "lidar"), num_cameras=6, seed=3)
+    inputs = Noise2MapBevProcessor([32, 64], 0.8)([sample])
+    inputs.pop("labels")
+    with torch.no_grad():
+        out = model(**inputs, num_inference_steps=2, ensemble_size=2, generator=image_generator(5, "sample-1-1"))
+    arrays = np.load(tmp_path / "sample-1-1" / "map.npz")
+    np.testing.assert_allclose(arrays["probabilities"], out.probabilities[0].numpy(), atol=2e-3)
+    np.testing.assert_array_equal(arrays["truth"], sample["labels"])
+    assert arrays["layers"].dtype == bool and arrays["uncertainty"].shape == (6, 12, 16)
+    facts = json.loads((tmp_path / "sample-1-1" / "prediction.json").read_text())
+    assert (facts["steps"], facts["ensemble"], facts["average"], facts["layers"]["1"]) == (2, 2, "steps", "ped_crossing")
+    with Image.open(tmp_path / "sample-1-1" / "panel.png") as panel:
+        assert panel.width > 900 and panel.height > 600
+    with Image.open(tmp_path / "sample-1-1" / "denoising.gif") as film:
+        assert film.n_frames == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("nope",), "sample 'nope' is not in split 'val'"),
+        (("7",), "sample 7 is not in the split: it has 2, numbered from 0"),
+        (("0", "--split", "night"), "split is 'night'"),
+        (("0", "--threshold", "1.5"), "threshold must be between 0 and 1, got 1.5"),
+        (("0", "--animation", "mp4"), "animation must be one of gif, webp, none, got 'mp4'"),
+        (("0", "--steps", "0"), "--steps must be a whole number"),
+        (("0", "--dataset", "kitti"), "dataset must be one of nuscenes, freedoom-surround"),
+        (("0", "--model", "freedoom-depth-tiny"), "holds a model of type 'noise2map'; expected 'noise2map-bev'"),
+    ],
+)
+def test_bad_input_is_one_line(root, checkpoint, words, message, tmp_path, capsys):
+    options = {"--dataset": "nuscenes", "--root": root, "--model": checkpoint, "--out": tmp_path / "out"}
+    rest = [word for name, value in options.items() if name not in words for word in (name, value)]
+    assert run(*words, *rest) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error and error.strip().count("\n") == 0
+
+
+def test_a_bev_model_is_not_for_single_images(checkpoint, tmp_path, capsys):
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", str(tmp_path / "a.png"), "--model", str(checkpoint), "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2
+    assert "noise2map predict-bev" in capsys.readouterr().err
+
+
+def test_layers_are_painted_with_forward_up():
+    palette = bev_panels.layer_palette(dict(enumerate(["walkable", "door", "step", "ledge", "liquid", "wall"])))
+    layers = np.zeros((6, 4, 3), np.uint8)
+    layers[0] = 1
+    layers[5, 3, 2] = 1  # right-most, farthest forward
+    layers[:, 0, 0] = 255
+    picture = bev_panels.paint_layers(layers, palette)
+    assert picture.shape == (3, 4, 3)  # rows are y, columns x
+    assert tuple(picture[0, 3]) == bev_panels.LAYER_COLORS["wall"]  # top right
+    assert tuple(picture[0, 0]) == bev_panels.LAYER_COLORS["walkable"]
+    assert (picture[2, 0] != picture[0, 0]).any() and (picture[2, 0] != picture[2, 1]).any()  # bottom left is not known
+
+
+def test_points_are_drawn_where_they_are():
+    points = np.array([[5.05, 8.95, 1.0], [50.0, 0.0, 0.0]])
+    picture = bev_panels.points_picture(points, (20.0, 20.0), 100)
+    rows, columns = np.nonzero((picture != picture[50, 50]).any(-1))
+    assert set(rows) == {5, 6} and set(columns) == {75, 76}  # to the right, near the top; the other is outside
+
+
+def test_views_are_shown_as_one_turns_the_head():
+    names = ["CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT"]
+    images = [np.full((2, 2, 3), index, np.uint8) for index in range(6)]
+    cells = bev_panels.view_cells(images, names)
+    assert [cell.title for cell in cells] == ["front left", "front", "front right", "back left", "back", "back right"]
+    assert [int(cell.image[0, 0, 0]) for cell in cells] == [2, 0, 1, 4, 3, 5]

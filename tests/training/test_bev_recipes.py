@@ -1,0 +1,151 @@
+"""Recipes for bird's-eye-view maps: through nuScenes' format, from files to a trained, saved and loaded model."""
+
+import numpy as np
+import pytest
+import torch
+import toy_nuscenes as toy
+
+from noise2map.models import Noise2MapBevProcessor, Noise2MapForBevSegmentation, Noise2MapForSemanticSegmentation
+from noise2map.training.bev_recipe import SurroundColours, map_extent
+from noise2map.training.build import make_config, make_model, make_processor, make_trainer
+from noise2map.training.dry_run import dry_run
+from noise2map.training.recipe_data import class_names
+from noise2map.training.recipes import load_recipe, recipe_names
+from noise2map.training.run_directory import read_metrics
+
+pytest.importorskip("shapely")
+
+TINY = [
+    "model.encoder_from=none",
+    "model.config.backbone_config.hidden_sizes=[4, 4, 8, 8]",
+    "model.config.backbone_config.depths=[1, 1, 1, 1]",
+    "model.config.camera_neck_channels=8",
+    "model.config.context_channels=4",
+    "model.config.depth_bounds=[1, 9, 1]",
+    "model.config.x_bounds=[-8, 8, 1]",
+    "model.config.y_bounds=[-8, 8, 1]",
+    "model.config.map_x_bounds=[-6, 6, 1]",
+    "model.config.map_y_bounds=[-6, 6, 0.75]",
+    "model.config.bev_neck_channels=8",
+    "model.config.hidden_size=16",
+    "model.config.group_norm_groups=4",
+    "model.config.decoder_layers=1",
+    "model.config.decoder_attention_heads=2",
+    "model.config.decoder_ffn_dim=16",
+    "model.config.time_embed_dim=16",
+    "data.size=64x32",
+    "bev.image_scale=0.8",
+    "bev.augment_image_scale=[0.8, 1.0]",
+    "train.batch_size=2",
+    "train.iterations=3",
+    "train.log_every=1",
+    "train.save_every=3",
+    "train.eval_every=0",
+    "train.threads=0",
+    "train.bf16=false",
+]
+CAMERA = ["model.config.bev_decoder_channels=[8, 8, 8]"]
+FUSION = [
+    "model.config.bev_decoder_channels=[8, 8]",
+    "model.config.voxel_size=[0.25, 0.25, 0.2]",
+    "model.config.lidar_channels=[4, 4, 4, 4]",
+    "model.config.fuser_channels=8",
+]
+
+
+@pytest.fixture
+def toy_root(tmp_path, monkeypatch):
+    root = toy.make(tmp_path / "set")
+    (root / "v1.0-toy").rename(root / "v1.0-trainval")  # the version that train and val live in
+    (root / "v1.0-trainval" / "splits.json").write_text('{"train": ["toy-0001"], "val": ["toy-0002"]}')
+    return root
+
+
+@pytest.mark.parametrize(("kind", "sizes"), [("camera", CAMERA), ("fusion", FUSION), ("camera-tiny-nodiffusion", CAMERA)])
+def test_a_recipe_trains_through_nuscenes_files(kind, sizes, toy_root, tmp_path):
+    name = f"freedoom-bev-{kind.removesuffix('-tiny-nodiffusion')}-tiny" + ("-nodiffusion" if "nodiff" in kind else "")
+    recipe = load_recipe(name, [*TINY, *sizes, "data.name=nuscenes", f"data.root={toy_root}"])
+    trainer = make_trainer(recipe, tmp_path / "run")
+    trainer.train()
+    losses = [record["loss"] for record in read_metrics(tmp_path / "run") if "loss" in record]
+    assert len(losses) == 3 and np.isfinite(losses).all()
+    scores = trainer.evaluate()
+    assert 0 <= scores["eval_mIoU_50_1"] <= scores["eval_mIoU_max_1"] <= 1
+    assert ("eval_mIoU_50_3" in scores) == ("nodiff" not in kind)
+    final = trainer.export_final()
+    loaded = Noise2MapForBevSegmentation.from_pretrained(final)
+    assert loaded.config.id2label[0] == "drivable_area" and list(loaded.config.sensors) == list(recipe.model.config["sensors"])
+    processor = Noise2MapBevProcessor.from_pretrained(final)
+    assert (processor.image_size, processor.image_scale) == ([32, 64], 0.8)
+
+
+def test_pairs_of_recipes_differ_in_nothing_else():
+    for sensors in ("camera", "fusion"):
+        with_diffusion, without = (load_recipe(f"freedoom-bev-{sensors}-tiny{end}").to_dict() for end in ("", "-nodiffusion"))
+        assert without["model"]["config"].pop("diffusion") is False
+        assert with_diffusion == without
+    camera, fusion = (load_recipe(f"freedoom-bev-{sensors}-tiny") for sensors in ("camera", "fusion"))
+    assert (camera.train, camera.optim, camera.schedule, camera.bev, camera.data) == (
+        fusion.train, fusion.optim, fusion.schedule, fusion.bev, fusion.data,
+    )  # fmt: skip
+
+
+def test_the_backbone_starts_from_a_segmentation_model():
+    recipe = load_recipe("freedoom-bev-camera-tiny", ["model.config.bev_decoder_channels=[8, 8, 8]"])
+    data = type("Data", (), {"id2label": class_names(recipe)})
+    model = make_model(recipe, data)
+    assert recipe.model.encoder_from is not None
+    from noise2map.zoo import resolve_model
+
+    donor = Noise2MapForSemanticSegmentation.from_pretrained(resolve_model(recipe.model.encoder_from))
+    own, given = model.encoder.camera.backbone.state_dict(), donor.encoder.backbone.state_dict()
+    assert set(own) <= set(given)
+    assert all(torch.equal(own[name], given[name]) for name in own)
+    with pytest.raises(ValueError, match="has an encoder of other sizes"):
+        make_model(load_recipe("freedoom-bev-camera-tiny", ["model.config.backbone_config.hidden_sizes=[4, 4, 8, 8]"]), data)
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if "bev" in name])
+def test_the_shipped_recipes_say_what_they_would_train(name):
+    recipe = load_recipe(name)
+    found = dry_run(recipe)
+    assert found.task == "bev" and 1e6 < found.parameters < 6e6
+    assert "bird" not in found.text() and "activations depend on the rig" in found.text()
+    config = make_config(recipe, class_names(recipe))
+    assert config.id2label[5] == "wall" and make_processor(recipe).image_size == list(config.image_size)
+    assert map_extent(config)["canvas"] == (64, 64) and map_extent(config)["size_m"] == pytest.approx((25.6, 25.6))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.name=freedoom"], "data.name is 'freedoom'; expected one of nuscenes, freedoom-surround for task bev"),
+        (["data.root=none"], "data.root is not set; expected the folder of freedoom-surround"),
+        (["model.task=depth"], "data.name is 'freedoom-surround'; expected one of freedoom, folder"),
+        (["bev.sweeps=-1"], "bev.sweeps is -1; expected 0 or more"),
+        (["bev.augment_scene_flip=1.5"], "bev.augment_scene_flip is 1.5; expected a probability"),
+        (["bev.augment_image_scale=[2, 1]"], r"bev.augment_image_scale is \[2.0, 1.0\]; expected \[low, high\]"),
+        (["bev.seeps=1"], "unknown recipe key bev.seeps; did you mean bev.sweeps"),
+    ],
+)
+def test_impossible_recipes_are_refused(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        load_recipe("freedoom-bev-camera-tiny", overrides)
+
+
+def test_a_map_beside_the_car_is_refused():
+    recipe = load_recipe("freedoom-bev-camera-tiny", ["model.config.map_x_bounds=[-12.8, 6.4, 0.4]"])
+    with pytest.raises(ValueError, match=r"map_x_bounds is \[-12.8, 6.4, 0.4\]; expected a range around 0"):
+        map_extent(make_config(recipe, class_names(recipe)))
+
+
+def test_all_views_change_colour_alike():
+    from PIL import Image
+
+    from noise2map.data.transforms import Photometric
+
+    views = [Image.new("RGB", (4, 4), (90, 120, 60))] * 3
+    change = SurroundColours(Photometric(0.3))
+    changed = change({"images": views, "id": "a"}, np.random.default_rng(0))
+    assert changed["images"][0].tobytes() == changed["images"][2].tobytes() != views[0].tobytes()
+    assert change({"points": 1}, np.random.default_rng(0)) == {"points": 1}
