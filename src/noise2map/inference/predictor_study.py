@@ -5,11 +5,10 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import UNet2DModel
-from matplotlib.figure import Figure
 
 from noise2map.guidance import DepthPredictor, decoder_blocks
 from noise2map.inference.depth_labels import LabelledPictures
@@ -18,6 +17,9 @@ from noise2map.report.plots import Series, quality_plot, save_figure
 from noise2map.report.tables import write_csv
 from noise2map.training.depth_predictor import fit_depth_predictor, score_depth_predictor
 from noise2map.training.run_directory import replace_directory
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ACCURACY_FILE = "accuracy.csv"
 SCORES_FILE = "scores.json"
@@ -198,7 +200,7 @@ def _write_folder(target: Path, predictor: DepthPredictor, scores: dict[str, Any
     replace_directory(temporary, target)
 
 
-def study_figures(rows: Sequence[dict[str, Any]], plan: StudyPlan) -> dict[str, Figure]:
+def study_figures(rows: Sequence[dict[str, Any]], plan: StudyPlan) -> "dict[str, Figure]":
     """Plots of a study's rows: by block, by noise level, and by number of images where there are several."""
     metric = plan.max_depth is not None
     score, label = ("delta1", "δ1") if metric else ("l1", "L1 of relative depth, signal in [-1, 1]")
