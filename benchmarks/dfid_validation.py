@@ -166,20 +166,20 @@ def score(sets: dict[str, Measured], reference: Measured, resamples: int) -> tup
 
 
 def selectivity(names, estimates, draws) -> dict:
-    """Rise of dFID per rise of FID, geometric over photometric corruptions (geometric means): above 1 is what is hoped for."""
+    """Rise of dFID per rise of FID, that of all geometric corruptions over that of all photometric ones: above 1 is hoped for."""
 
     def answer(fid, dfid):
-        logs = {"photometric": [], "geometric": []}
-        for column, name in enumerate(names):
-            if CORRUPTIONS[name][0] in logs:
-                rises = [max(float(values[column] - values[0]), 1e-9) for values in (dfid, fid)]
-                logs[CORRUPTIONS[name][0]].append(np.log(rises[0] / rises[1]))
-        return float(np.mean(logs["geometric"]) - np.mean(logs["photometric"]))
+        ratios = {}
+        for kind in ("photometric", "geometric"):
+            chosen = [column for column, name in enumerate(names) if CORRUPTIONS[name][0] == kind]
+            rises = [float(sum(values[column] - values[0] for column in chosen)) for values in (dfid, fid)]
+            ratios[kind] = rises[0] / rises[1]
+        return ratios["geometric"] / ratios["photometric"]
 
     value = answer(estimates["FID"], estimates["dFID"])
     drawn = torch.tensor([answer(fid, dfid) for fid, dfid in zip(draws["FID"], draws["dFID"])], dtype=torch.float64)
     inside = centred_interval(value, drawn, len(drawn))
-    return {name: float(np.exp(x)) for name, x in (("selectivity", value), ("low", inside.low), ("high", inside.high))}
+    return {"selectivity": value, "low": inside.low, "high": inside.high}
 
 
 def main() -> None:
