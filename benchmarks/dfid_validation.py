@@ -25,7 +25,7 @@ from noise2map.inference.depth_estimators import DEFAULT_ESTIMATOR, make_estimat
 from noise2map.inference.feature_extractors import DEFAULT_EXTRACTOR, make_extractor
 from noise2map.inference.measured_images import Instruments, Measured, measure
 from noise2map.inference.provenance import provenance
-from noise2map.metrics import PLAUSIBILITY_SCORES, centred_interval, feature_distance, resampled_distances
+from noise2map.metrics import centred_interval, feature_distance, resampled_distances
 from noise2map.report.tables import text_table, write_csv
 
 Corruption = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
@@ -160,8 +160,7 @@ def score(sets: dict[str, Measured], reference: Measured, resamples: int) -> tup
                 row |= {f"{metric}_rise": value - floor, f"{metric}_rise_low": rise.low, f"{metric}_rise_high": rise.high}
         if column:
             row["dFID_rise_per_FID_rise"] = row["dFID_rise"] / row["FID_rise"]
-        scores = sets[name].plausibility.nanmean(0).tolist()
-        rows.append(row | {key: value for key, value in zip(PLAUSIBILITY_SCORES, scores) if value == value})
+        rows.append(row)
     return rows, selectivity(names, estimates, draws)
 
 
