@@ -10,7 +10,7 @@ import typer
 _COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo": ("noise2map.cli.demo", "demo", "Maps, uncertainty and scores on shipped frames: one HTML page."),
     "predict": ("noise2map.cli.predict", "predict", "Maps for an image or a folder of images."),
-    "evaluate": ("noise2map.cli.evaluate", "evaluate", "Scores of a model by steps and ensemble, uncertainty scored."),
+    "evaluate": ("noise2map.cli.evaluate", "evaluate", "Scores by steps and ensemble, uncertainty scored."),
     "evaluate generator": (
         "noise2map.cli.evaluate_generator",
         "evaluate_generator",
