@@ -25,7 +25,7 @@ from noise2map.inference.depth_estimators import DEFAULT_ESTIMATOR, make_estimat
 from noise2map.inference.feature_extractors import DEFAULT_EXTRACTOR, make_extractor
 from noise2map.inference.measured_images import Instruments, Measured, measure
 from noise2map.inference.provenance import provenance
-from noise2map.metrics import PLAUSIBILITY_SCORES, centred_interval, feature_distance, resampled_distances
+from noise2map.metrics import centred_interval, feature_distance, resampled_distances
 from noise2map.report.tables import text_table, write_csv
 
 Corruption = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
@@ -160,26 +160,25 @@ def score(sets: dict[str, Measured], reference: Measured, resamples: int) -> tup
                 row |= {f"{metric}_rise": value - floor, f"{metric}_rise_low": rise.low, f"{metric}_rise_high": rise.high}
         if column:
             row["dFID_rise_per_FID_rise"] = row["dFID_rise"] / row["FID_rise"]
-        scores = sets[name].plausibility.nanmean(0).tolist()
-        rows.append(row | {key: value for key, value in zip(PLAUSIBILITY_SCORES, scores) if value == value})
+        rows.append(row)
     return rows, selectivity(names, estimates, draws)
 
 
 def selectivity(names, estimates, draws) -> dict:
-    """Rise of dFID per rise of FID, geometric over photometric corruptions (geometric means): above 1 is what is hoped for."""
+    """Rise of dFID per rise of FID, that of all geometric corruptions over that of all photometric ones: above 1 is hoped for."""
 
     def answer(fid, dfid):
-        logs = {"photometric": [], "geometric": []}
-        for column, name in enumerate(names):
-            if CORRUPTIONS[name][0] in logs:
-                rises = [max(float(values[column] - values[0]), 1e-9) for values in (dfid, fid)]
-                logs[CORRUPTIONS[name][0]].append(np.log(rises[0] / rises[1]))
-        return float(np.mean(logs["geometric"]) - np.mean(logs["photometric"]))
+        ratios = {}
+        for kind in ("photometric", "geometric"):
+            chosen = [column for column, name in enumerate(names) if CORRUPTIONS[name][0] == kind]
+            rises = [float(sum(values[column] - values[0] for column in chosen)) for values in (dfid, fid)]
+            ratios[kind] = rises[0] / rises[1]
+        return ratios["geometric"] / ratios["photometric"]
 
     value = answer(estimates["FID"], estimates["dFID"])
     drawn = torch.tensor([answer(fid, dfid) for fid, dfid in zip(draws["FID"], draws["dFID"])], dtype=torch.float64)
     inside = centred_interval(value, drawn, len(drawn))
-    return {name: float(np.exp(x)) for name, x in (("selectivity", value), ("low", inside.low), ("high", inside.high))}
+    return {"selectivity": value, "low": inside.low, "high": inside.high}
 
 
 def main() -> None:

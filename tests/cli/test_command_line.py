@@ -29,7 +29,7 @@ def test_help_lists_every_command_without_importing_one():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "imported []" in done.stdout
     for name, (_, _, text) in cli._COMMANDS.items():
-        assert f"  {name} " in done.stdout and text.split(":")[0] in done.stdout
+        assert f"  {name} " in done.stdout and text.split(":")[0] in " ".join(done.stdout.split())  # long lines are broken
 
 
 @pytest.mark.parametrize("name", ["predict", "demo"])

@@ -85,17 +85,17 @@ def picture_of(depth, noise=0):
 
 def test_edges_that_coincide_score_one_and_moved_ones_less():
     depth = box()
-    score, share = edge_alignment(picture_of(depth, 10), depth)
-    assert score.item() > 0.9 and 0.1 < share.item() < 0.5
-    moved, _ = edge_alignment(picture_of(box(left=20), 10), depth)
+    score = edge_alignment(picture_of(depth, 10), depth)
+    assert score.item() > 0.9
+    moved = edge_alignment(picture_of(box(left=20), 10), depth)
     assert moved.item() < score.item() - 0.2
 
 
 def test_a_picture_of_noise_scores_one_half():
     noise = torch.randint(0, 256, (30, 3, HEIGHT, WIDTH), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    score, _ = edge_alignment(noise, box().expand(30, -1, -1))
+    score = edge_alignment(noise, box().expand(30, -1, -1))
     assert abs(score.mean().item() - 0.5) < 3 * score.std().item() / math.sqrt(30)
-    flat, _ = edge_alignment(torch.full((1, 3, HEIGHT, WIDTH), 90, dtype=torch.uint8), box())
+    flat = edge_alignment(torch.full((1, 3, HEIGHT, WIDTH), 90, dtype=torch.uint8), box())
     assert flat.item() == 0.5  # ties count half
 
 
@@ -103,7 +103,7 @@ def test_edges_by_brute_force():
     images = torch.randint(0, 256, (1, 3, 9, 11), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
     depth = torch.ones(1, 9, 11)
     depth[0, :, 6:] = 3.0
-    score, share = edge_alignment(images, depth, 3)
+    score = edge_alignment(images, depth, 3)
     values = images[0].double()
     strength = torch.zeros(9, 11)
     for i in range(9):
@@ -116,14 +116,13 @@ def test_edges_by_brute_force():
             both = 1 <= 6 - (j - 1) <= 2  # columns 5 and 6: the window holds both depths
             (at_edge if both else inside).append(strength[i - 1 : i + 2, j - 1 : j + 2].max().item())
     wins = sum((a > b) + (a == b) / 2 for a in at_edge for b in inside) / (len(at_edge) * len(inside))
-    assert score.item() == pytest.approx(wins) and share.item() == pytest.approx(len(at_edge) / 63)
+    assert score.item() == pytest.approx(wins) and len(at_edge) == 14
 
 
 def test_floor_to_the_horizon_has_no_edges():
     rays = pixel_rays(intrinsics_from_fov(80, HEIGHT, WIDTH), HEIGHT, WIDTH)
     floor = torch.where(rays[..., 1] > 0.02, 1.5 / rays[..., 1].clamp_min(1e-3), 0)[None]  # far pixels jump by half
-    score, share = edge_alignment(picture_of(floor), floor)
-    assert share.item() == 0 and score.isnan()
+    assert edge_alignment(picture_of(floor), floor).isnan()
 
 
 # ---- two readings ----------------------------------------------------------------------------------------------------------
@@ -151,7 +150,7 @@ def test_scores_are_means_over_images_without_the_undefined():
     scores = metric.compute()
     assert list(scores) == list(PLAUSIBILITY_SCORES)
     assert scores["disagreement"].item() == pytest.approx(0.1, abs=1e-7)
-    assert scores["edge_alignment"].item() == pytest.approx(edge_alignment(images[1:], depth[1:])[0].item())
+    assert scores["edge_alignment"].item() == pytest.approx(edge_alignment(images[1:], depth[1:]).item())
     assert metric.per_image()[0, 3] == 1 and 0.3 < metric.per_image()[1, 3] < 1
     assert scores["planar_share"].item() == pytest.approx(metric.per_image()[:, 3].mean().item())
     with pytest.raises(ValueError, match="together"):

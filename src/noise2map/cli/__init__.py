@@ -12,8 +12,8 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo": ("noise2map.cli.demo", "demo", "Maps, uncertainty and scores on shipped frames: one HTML page."),
     "predict": ("noise2map.cli.predict", "predict", "Maps for an image or a folder of images."),
     "predict-bev": ("noise2map.cli.predict_bev", "predict_bev", "Bird's-eye-view maps from cameras and LiDAR."),
-    "sample": ("noise2map.cli.sample", "sample", "Images from a generator, guided by depth; depth, normals, point clouds."),
-    "evaluate": ("noise2map.cli.evaluate", "evaluate", "Scores of a model by steps and ensemble, uncertainty scored."),
+    "sample": ("noise2map.cli.sample", "sample", "Images from a generator, guided by depth."),
+    "evaluate": ("noise2map.cli.evaluate", "evaluate", "Scores by steps and ensemble, uncertainty scored."),
     "evaluate generator": (
         "noise2map.cli.evaluate_generator",
         "evaluate_generator",

@@ -17,7 +17,7 @@ from noise2map.metrics import DepthFeatures, FeatureExtractor, PlausibilityScore
 from noise2map.report.files import write_bytes
 
 _CHUNK = 256
-_VERSION = "1"  # of the measurements: raise it when their definition changes
+_VERSION = "2"  # of the measurements: raise it when their definition changes
 
 Probe = Callable[[Tensor, Sequence[str]], tuple[Tensor, Tensor]]
 """Images `(B, 3, H, W)` uint8 and their ids -> strong and weak depth signal `(B, 1, h, w)`."""
