@@ -172,12 +172,13 @@ def run_evaluation(job: EvaluationJob, say: Callable[[str], object] = lambda tex
     names = first.config.id2label if task == "segmentation" else None
     plan = evaluation_plan(job.dataset, task, job.test_protocol, job.window, job.stride)
     split = evaluation_split(job.dataset) if job.split is None else job.split
-    data = look_at(open_dataset(job.dataset, job.root, split, task, names, job.depth_scale), job.dataset, job.test_protocol)
+    opened = open_dataset(job.dataset, job.root, split, task, names, job.depth_scale)
+    data = look_at(opened, job.dataset, job.test_protocol)
     for name, model, _ in loaded:
         warning = check_classes(data, model.config.id2label, name) if task == "segmentation" else None
         if warning:
             say(f"warning: {name}: {warning}")
-    scale = warn_of_scale(data, job.dataset)
+    scale = warn_of_scale(opened, job.dataset)  # of whole pictures: what a protocol counts may lie nearer
     if scale:
         say(f"warning: {scale}")
     grids = [_protocols(job, model, name, index == 0) for index, (name, model, _) in enumerate(loaded)]
