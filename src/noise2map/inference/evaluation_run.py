@@ -184,7 +184,9 @@ def run_evaluation(job: EvaluationJob, say: Callable[[str], object] = lambda tex
         warning = check_classes(one, model.config.id2label, name) if task != "depth" else None
         if warning:
             say(f"warning: {name}: {warning}")
-    scale = warn_of_scale(data[0], job.dataset)
+    scale = None
+    if task == "depth":  # of whole pictures: what a protocol counts may lie nearer
+        scale = warn_of_scale(open_dataset(job.dataset, job.root, split, task, None, job.depth_scale), job.dataset)
     if scale:
         say(f"warning: {scale}")
     grids = [_protocols(job, model, name, index == 0) for index, (name, model, _) in enumerate(loaded)]
