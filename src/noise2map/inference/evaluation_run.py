@@ -255,7 +255,7 @@ def _add_published(report: EvaluationReport, evaluation: Evaluation, model: Any,
         if dials.sampler == "ddim":
             found = published_for(model.config, job.dataset, job.test_protocol, dials.steps, dials.samples, dials.average)
             row |= {f"published_{score}": value for score, value in found.items()}
-            if found:  # a published score is of the whole split, the measured one perhaps not
+            if found and job.dataset in PUBLIC_DATASETS:  # a published score is of the whole split, the measured one perhaps not
                 row["released_images"] = PUBLIC_DATASETS[job.dataset].released.get(row["split"])
 
 
