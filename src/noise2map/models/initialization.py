@@ -64,11 +64,13 @@ class Noise2MapPreTrainedModel(PreTrainedModel):
 
 def _init_projection(module: MapDecoder, map_gain: float) -> None:
     """Published, but for the gain of the half through which the noisy map comes in."""
+    init.zeros_(module.projection.bias)
+    if getattr(module.projection.weight, "_is_hf_initialized", False):
+        return  # loaded: loading must not draw from the global generator
     weight = torch.empty_like(module.projection.weight)
     torch.nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
     weight[:, module.feature_channels :] *= map_gain
     init.copy_(module.projection.weight, weight)
-    init.zeros_(module.projection.bias)
 
 
 def _init_attention(module: DeformableAttention) -> None:
