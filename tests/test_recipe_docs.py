@@ -44,6 +44,8 @@ def test_the_table_of_commands_has_every_published_score():
     table = tables.command_table()
     assert table.strip() in PAGES["recipes"], "run benchmarks/update_tables.py"
     for row in published_scores():
+        if row["dataset"] == "nuscenes":
+            continue  # scored by docs/bev.md's command; there is no official recipe for it
         name = f"{row['dataset']}-{row['backbone']}" + "-aligned" * (row["self_aligned"] == "yes")
         line = next(line for line in table.splitlines() if f"official/{name} " in line)
         assert row["value"] in line and f"--dataset {row['dataset']} " in line
