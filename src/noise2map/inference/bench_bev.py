@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import multiprocessing
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from noise2map.inference.bench import time_calls
-from noise2map.inference.bench_memory import MIB, read_peak, reset_peak
+from noise2map.inference.bench_memory import MIB, in_own_process, read_peak, reset_peak
 from noise2map.inference.provenance import provenance
 from noise2map.models.bev import Noise2MapBevConfig
 from noise2map.models.bev.camera_branch import LiftSplat
@@ -183,19 +182,7 @@ def _memory(plan: BevPlan, dtype: torch.dtype, key: str) -> dict[str, float]:
     Raises:
         RuntimeError: If the process ended without an answer.
     """
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    arguments = (sender, plan, dtype, key, torch.get_num_threads())
-    process = context.Process(target=_measure, args=arguments, daemon=True)
-    process.start()
-    sender.close()
-    try:
-        return receiver.recv()
-    except EOFError:
-        process.join()
-        raise RuntimeError(f"the process measuring the memory of {key} ended with code {process.exitcode}") from None
-    finally:
-        process.join()
+    return in_own_process(_measure, (plan, dtype, key, torch.get_num_threads()), key)
 
 
 def _measure(sender: Connection, plan: BevPlan, dtype: torch.dtype, key: str, threads: int) -> None:

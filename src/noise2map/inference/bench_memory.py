@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,16 +27,25 @@ def peak_memory(plan: BenchPlan, dtype: torch.dtype, mode: str, stage: str) -> d
     Raises:
         RuntimeError: If the process ended without an answer, for instance because it was killed for its memory.
     """
+    return in_own_process(_measure, (plan, dtype, mode, stage, torch.get_num_threads()), f"{mode} {stage}")
+
+
+def in_own_process(measure: Callable[..., None], arguments: tuple[Any, ...], name: str) -> Any:
+    """What `measure(sender, *arguments)` sends from a fresh process.
+
+    Raises:
+        RuntimeError: If the process ended without an answer, for instance because it was killed for its memory.
+    """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(sender, plan, dtype, mode, stage, torch.get_num_threads()), daemon=True)
+    process = context.Process(target=measure, args=(sender, *arguments), daemon=True)
     process.start()
     sender.close()
     try:
         return receiver.recv()
     except EOFError:
         process.join()
-        raise RuntimeError(f"the process measuring the memory of {mode} {stage} ended with code {process.exitcode}") from None
+        raise RuntimeError(f"the process measuring the memory of {name} ended with code {process.exitcode}") from None
     finally:
         process.join()
 
