@@ -100,6 +100,15 @@ def test_images_of_another_plan_or_predictor_are_not_taken_for_these(paths, pipe
     assert draw_images(other, none, [0], tmp_path, PLAN).root == unguided
 
 
+def test_bfloat16_draws_nearly_the_same_images_into_another_folder(paths, pipe, tmp_path):
+    bf16 = SamplingPlan(num_inference_steps=2, bf16=True)
+    for setting in (BOTH, GuidanceSetting("none")):
+        full, half = (draw_images(pipe, setting, [4], tmp_path, plan) for plan in (PLAN, bf16))
+        assert half.root != full.root
+        assert 0 < np.abs(read(half, 4).astype(float) - read(full, 4)).mean() < 3
+    assert next(pipe.unet.parameters()).dtype == torch.float32
+
+
 def test_depth_of_a_finished_image_is_that_of_its_noised_features(pipe):
     images = torch.randint(0, 256, (3, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     strong, weak = depth_probe(pipe, 50)(images, ["a", "b", "c"])

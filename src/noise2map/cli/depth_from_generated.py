@@ -33,6 +33,7 @@ def depth_from_generated(
     probe_timestep: Annotated[int, typer.Option(help="Noise at which the depth of an image is read.")] = 50,
     test_limit: Annotated[int, typer.Option(help="At most this many test images, spread evenly; 0 for all.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Images at a time in sampling; images do not depend on it.")] = 8,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Draw under bfloat16 autocast.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """What images teach a small depth network: real ones, unguided and guided samples, and samples filtered by agreement."""
@@ -62,7 +63,7 @@ def depth_from_generated(
         keep,
         consistency_scale,
         prior_scale,
-        SamplingPlan(steps, convention, reduction, 1, 0.0, on_nonfinite),
+        SamplingPlan(steps, convention, reduction, 1, 0.0, on_nonfinite, bf16),
         scheduler,
         probe_timestep,
         test_limit,

@@ -44,6 +44,7 @@ def evaluate_generator(
     pairs: Annotated[int, typer.Option(help="Seeds to show on the page.")] = 8,
     fov: Annotated[float | None, typer.Option(help="Horizontal field of view, degrees. [default: the references', or 74]")] = None,
     batch_size: Annotated[int, typer.Option(help="Images at a time; images do not depend on it.")] = 8,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Draw under bfloat16 autocast; measurements stay in float32.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     cache: Annotated[Path | None, typer.Option(help="Kept measurements of references. [default: ~/.cache/noise2map]")] = None,
 ) -> None:
@@ -88,7 +89,7 @@ def evaluate_generator(
         prior_scale,
         swept,
         sweep_samples,
-        SamplingPlan(steps, convention, reduction, guidance_every, 0.0, on_nonfinite),
+        SamplingPlan(steps, convention, reduction, guidance_every, 0.0, on_nonfinite, bf16),
         scheduler,
         reference_limit,
         extractor,

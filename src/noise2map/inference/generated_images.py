@@ -52,6 +52,7 @@ class SamplingPlan:
         guidance_every: Guide every so many steps.
         eta: Noise of DDIM steps.
         on_nonfinite: `"error"` or `"skip"`.
+        bf16: Draw under bfloat16 autocast, which CPUs with AMX and GPUs are much faster with; what reads the images later is not.
     """
 
     num_inference_steps: int = 50
@@ -60,6 +61,11 @@ class SamplingPlan:
     guidance_every: int = 1
     eta: float = 0.0
     on_nonfinite: str = "error"
+    bf16: bool = False
+
+    def arguments(self) -> dict[str, Any]:
+        """Of a call of the pipeline."""
+        return {name: value for name, value in asdict(self).items() if name != "bf16"}
 
 
 def draw_images(
@@ -100,14 +106,15 @@ def draw_images(
     for start in range(0, len(missing), batch_size):
         part = missing[start : start + batch_size]
         began = perf_counter()
-        result = pipe(
-            batch_size=len(part),
-            generator=[torch.Generator(pipe.device).manual_seed(seed) for seed in part],
-            consistency_scale=setting.consistency_scale,
-            prior_scale=setting.prior_scale,
-            output_type="pt",
-            **asdict(plan),
-        )
+        with torch.autocast(pipe.device.type, torch.bfloat16, enabled=plan.bf16):
+            result = pipe(
+                batch_size=len(part),
+                generator=[torch.Generator(pipe.device).manual_seed(seed) for seed in part],
+                consistency_scale=setting.consistency_scale,
+                prior_scale=setting.prior_scale,
+                output_type="pt",
+                **plan.arguments(),
+            )
         pixels = (result.images.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         seconds = (perf_counter() - began) / len(part)
         skipped = result.skipped.tolist() if result.skipped is not None else [0] * len(part)
@@ -128,9 +135,11 @@ def _what_decides(pipe: DepthGuidedPipeline, setting: GuidanceSetting, plan: Sam
         "eta": plan.eta,
     }
     if setting.consistency_scale or setting.prior_scale:
-        found |= {"setting": setting.key, "predictor": _digits(pipe.depth_predictor), **asdict(plan)}
+        found |= {"setting": setting.key, "predictor": _digits(pipe.depth_predictor), **plan.arguments()}
     if setting.prior_scale:
         found["prior"] = _digits(pipe.depth_prior)
+    if plan.bf16:
+        found["bf16"] = True
     return found
 
 

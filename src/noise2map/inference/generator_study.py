@@ -188,6 +188,7 @@ def run_study(job: GeneratorJob, say: Say = lambda text: None, progress: bool = 
         "steps": job.plan.num_inference_steps,
         "convention": job.plan.convention,
         "reduction": job.plan.reduction,
+        "drawn_in": "bfloat16" if job.plan.bf16 else "float32",
         **provenance(device, pipe.unet.dtype, job.first_seed),
     }
     roots = {key: folder.root for key, folder in folders.items()}
