@@ -139,7 +139,7 @@ def run_experiment(job: ExperimentJob, say: Callable[[str], object] = lambda tex
         "keep": job.keep,
         "consistency_scale": job.consistency_scale,
         "prior_scale": prior_scale_of(job, pipe),
-        **{name: value for name, value in asdict(job.plan).items() if name in ("num_inference_steps", "convention", "reduction", "bf16")},
+        **{name: getattr(job.plan, name) for name in ("num_inference_steps", "convention", "reduction", "bf16")},
         **{name: value for name, value in provenance(device, torch.float32, 0).items() if name != "seed"},  # a column of runs
     }
     return ExperimentReport(runs, summarise(runs), paired(runs), facts)
