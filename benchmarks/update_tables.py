@@ -20,7 +20,9 @@ ZOO = ROOT / "src" / "noise2map" / "zoo"
 SCORES = {
     "segmentation": {"mIoU": ("mIoU %", 100, 1), "aAcc": ("pixel accuracy %", 100, 1)},
     "depth": {"delta1": ("δ1 %", 100, 1), "abs_rel": ("AbsRel", 1, 3), "rmse": ("RMSE m", 1, 2)},
+    "bev": {"mIoU_max": ("mIoU max %", 100, 1), "mIoU_50": ("mIoU at 0.5 %", 100, 1)},
 }
+BEV_SENSORS = {"camera": "camera", "fusion": "camera + LiDAR"}
 TITLES = {
     "ade20k": "ADE20K",
     "cityscapes": "Cityscapes",
@@ -33,6 +35,7 @@ UNITS = {"mIoU": ("mIoU", " %"), "abs_rel": ("REL", ""), "rmse": ("RMSE", " m")}
 UNCERTAINTY = {
     "segmentation": ("entropy", "step_flip", "sample_variance", "mutual_information"),
     "depth": ("sample_variance", "step_flip"),
+    "bev": ("entropy", "step_flip", "sample_variance", "mutual_information"),
 }
 NOISE_LEVELS = (1, 0.95, 0.7, 0.5, 0.3, 0.1, 0)
 
@@ -41,7 +44,7 @@ def collect(name: str, folders: list[Path]) -> None:
     """Merges the rows of evaluations of one task."""
     documents = [json.loads((folder / "evaluation.json").read_text()) for folder in folders]
     rows, seen = [], set()
-    for row in (row for document in documents for row in document["rows"]):
+    for row in (row for document in documents for row in _with_layers(document)):
         key = (row["model"], row["protocol"], row["images"])
         if key not in seen:
             seen.add(key)
@@ -50,12 +53,24 @@ def collect(name: str, folders: list[Path]) -> None:
     write_csv(RESULTS / f"differences_{name}.csv", [row for document in documents for row in document["differences"]])
 
 
+def _with_layers(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of an evaluation, with the best IoU of each layer of a bird's-eye-view map."""
+    layers = {(extra["model"], extra["protocol"]): extra.get("layers", {}) for extra in document["extras"]}
+    return [
+        row | {f"IoU_max_{layer}": one["IoU_max"] for layer, one in layers.get((row["model"], row["protocol"]), {}).items()}
+        for row in document["rows"]
+    ]
+
+
 def score_table(task: str) -> str:
     """Scores by model and protocol, with 95 % intervals."""
     return markdown_table([_score_row(row, task) for row in read_csv(RESULTS / f"evaluate_{task}.csv")])
 
 
 def _label(row: dict[str, Any], task: str) -> str:
+    if task == "bev":
+        sensors = next(words for name, words in BEV_SENSORS.items() if f"-{name}-" in row["model"])
+        return f"{sensors}, {'no diffusion' if 'nodiffusion' in row['model'] else 'DDP'}"
     return "DDP" if row["model"] == f"freedoom-{task}-tiny" else "no diffusion"  # the model of --compare is named by its folder
 
 
@@ -70,6 +85,8 @@ def _score_row(row: dict[str, Any], task: str) -> dict[str, Any]:
     for score, (title, factor, digits) in SCORES[task].items():
         value, low, high = (row[key] * factor for key in (score, f"{score}_low", f"{score}_high"))
         line[title] = f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    if task == "bev":
+        line |= {name.removeprefix("IoU_max_"): f"{100 * row[name]:.0f}" for name in row if name.startswith("IoU_max_")}
     if task == "segmentation":
         line["ECE %"] = f"{100 * row['ece']:.1f}"
     return line
@@ -176,9 +193,10 @@ def main() -> None:
     for task in SCORES:
         if not (RESULTS / f"evaluate_{task}.csv").exists():
             continue
-        card = ZOO / f"freedoom-{task}-tiny" / "README.md"
+        names = [f"freedoom-bev-{sensors}-tiny" for sensors in BEV_SENSORS] if task == "bev" else [f"freedoom-{task}-tiny"]
         note = "\n\nError-AUROC (higher is better) / AUSE (lower is better) of each kind of uncertainty:\n\n"
-        replace_block(card, "scores", score_table(task) + note + uncertainty_table(task))
+        for name in names:
+            replace_block(ZOO / name / "README.md", "scores", score_table(task) + note + uncertainty_table(task))
         replace_block(ROOT / "README.md", f"{task} scores", score_table(task))
         replace_block(ROOT / "README.md", f"{task} uncertainty", uncertainty_table(task))
     replace_block(ROOT / "docs" / "training.md", "noise levels", noise_table())
