@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
@@ -76,8 +75,8 @@ class ExperimentReport:
         save_figure(paths[-1], self.figure())
         return paths
 
-    def figure(self, theme: str = "light") -> Figure:
-        """δ1 and AbsRel of each training set: mean and interval over trainings, and every training."""
+    def figure(self, theme: str = "light") -> Any:
+        """A figure of δ1 and AbsRel of each training set: mean and interval over trainings, and every training."""
         scores = {}
         for score, label in _PLOTTED.items():
             scores[label] = Estimates(
