@@ -1,6 +1,7 @@
 import hashlib
 import io
 import multiprocessing
+import os
 import pickle
 from functools import partial
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from noise2map.data import LsunDataset
+from noise2map.data import LsunDataset, lsun, lsun_keys
 
 lmdb = pytest.importorskip("lmdb")
 
@@ -60,6 +61,86 @@ def test_key_file_keeps_the_list(root, tmp_path):
     np.save(keys, np.zeros(3))
     with pytest.raises(ValueError, match="expected a list of keys"):
         LsunDataset(root, split="val", key_file=keys)
+
+
+@pytest.fixture
+def kept_lists(tmp_path, monkeypatch):
+    """The cache folder of lists; four keys are a long list."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(lsun_keys, "_WORTH_KEEPING", 4)
+    return tmp_path / "cache" / "noise2map" / "lsun"
+
+
+@pytest.fixture
+def walks(monkeypatch):
+    """One entry for each time that keys are listed."""
+    seen, walk = [], lsun_keys._walk
+    monkeypatch.setattr(lsun_keys, "_walk", lambda *arguments: seen.append(arguments) or walk(*arguments))
+    return seen
+
+
+def test_a_long_list_is_kept_outside_the_data(root, kept_lists, walks):
+    keys = sorted(write_database(root / "bedroom_train_lmdb"))
+    before = sorted(path.name for path in (root / "bedroom_train_lmdb").iterdir())
+    assert len(LsunDataset(root, "bedroom", limit=5)) == 5 and not kept_lists.exists()  # a part is not kept
+    first = LsunDataset(root, "bedroom").keys
+    assert len(walks) == 2
+    again, part = LsunDataset(root, "bedroom").keys, LsunDataset(root / "bedroom_train_lmdb", limit=3).keys
+    assert len(walks) == 2
+    assert [key.decode() for key in first.tolist()] == keys and again.tolist() == first.tolist()
+    assert part.tolist() == first[:3].tolist()
+    assert [path.suffix for path in kept_lists.iterdir()] == [".npz"]
+    assert sorted(path.name for path in (root / "bedroom_train_lmdb").iterdir()) == before
+    assert len(LsunDataset(root, split="val")) == 2 and len(list(kept_lists.iterdir())) == 1  # a short list is not kept
+
+
+def close(path):
+    """As at the end of a process."""
+    lsun._OPEN.pop(path.resolve())[1].close()
+
+
+def test_a_changed_database_is_listed_again(root, kept_lists, walks):
+    path = root / "bedroom_train_lmdb"
+    write_database(path)
+    first = LsunDataset(path).keys.tolist()
+    stat = (path / "data.mdb").stat()
+    close(path)
+    with lmdb.open(str(path)) as environment, environment.begin(write=True) as transaction:
+        transaction.put(b"zz", transaction.pop(first[0]))  # as many entries as before
+    os.utime(path / "data.mdb", ns=(stat.st_atime_ns, stat.st_mtime_ns))  # and as old
+    assert LsunDataset(path).keys.tolist() == [*first[1:], b"zz"] and len(walks) == 2
+    assert LsunDataset(path).keys.tolist() == [*first[1:], b"zz"] and len(walks) == 2
+    assert len(list(kept_lists.iterdir())) == 1  # in the place of the old list
+    os.utime(path / "data.mdb", ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))
+    LsunDataset(path)
+    assert len(walks) == 3
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "other", "text"])
+def test_a_damaged_list_is_passed_over(root, kept_lists, walks, damage):
+    write_database(root / "bedroom_train_lmdb")
+    keys = LsunDataset(root, "bedroom").keys.tolist()
+    (file,) = kept_lists.iterdir()
+    content = file.read_bytes()
+    place = content.index(keys[2])
+    file.write_bytes(
+        {
+            "empty": b"",
+            "cut": content[: len(content) // 2],
+            "flipped": content[:place] + b"!" + content[place + 1 :],
+            "other": content.replace(b"keys.npy", b"kexs.npy"),
+            "text": b"not a list",
+        }[damage]
+    )
+    assert LsunDataset(root, "bedroom").keys.tolist() == keys and len(walks) == 2
+    assert file.read_bytes() == content
+
+
+def test_a_list_that_cannot_be_kept_is_no_error(root, kept_lists):
+    write_database(root / "bedroom_train_lmdb")
+    kept_lists.parent.parent.write_text("a file where the folder should be")
+    with pytest.warns(UserWarning, match="could not be kept"):
+        assert len(LsunDataset(root, "bedroom")) == 6
 
 
 def test_forked_workers_read_for_themselves(root):

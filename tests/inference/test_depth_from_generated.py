@@ -54,6 +54,8 @@ def test_all_arms_from_command_to_files_and_again(paths, tmp_path, monkeypatch, 
         assert float(row["abs_rel_high"]) - float(row["abs_rel"]) == pytest.approx(half, rel=1e-3, abs=1e-9)
     assert "guided samples, predicted depth" in capsys.readouterr().out
     assert len(list((tmp_path / "samples").glob("c40_p40_*/*.png"))) == 8  # the filter draws twice as many
+    plot = (tmp_path / "summary.png").read_bytes()
+    (tmp_path / "summary.png").write_bytes(b"of an earlier run")
 
     def fail(*args, **kwargs):
         raise AssertionError("done again")
@@ -62,6 +64,26 @@ def test_all_arms_from_command_to_files_and_again(paths, tmp_path, monkeypatch, 
     monkeypatch.setattr(experiment, "training_set", fail)
     assert run(*words(paths, tmp_path)) == 0
     assert [row["abs_rel"] for row in rows_of(tmp_path, "runs")] == [row["abs_rel"] for row in runs]
+    assert (tmp_path / "summary.png").read_bytes() == plot
+    with Image.open(tmp_path / "summary.png") as image:
+        assert min(image.size) > 200 and image.convert("L").getextrema() != (255, 255)
+
+
+def test_plot_shows_means_intervals_and_every_training():
+    def row(arm, seed, value):
+        return {"arm": arm, "what": arm, "images": 9, "seed": seed, "delta1": value, "abs_rel": 1 - value, "rmse": 2.0}
+
+    runs = [row("real", 0, 0.8), row("real", 1, 0.9), row("guided", 0, 0.5)]
+    figure = experiment.ExperimentReport(runs, summarise(runs), paired(runs), {}).figure()
+    delta1, abs_rel = figure.axes
+    assert [label.get_text() for label in delta1.get_yticklabels()] == ["real", "guided"]
+    half = 12.7062 * 0.05  # Student, one degree of freedom
+    interval, trainings, mean = (line.get_xdata() for line in delta1.lines[:3])
+    assert list(interval) == pytest.approx([0.85 - half, 0.85 + half], abs=1e-4)
+    assert list(trainings) == [0.8, 0.9] and list(mean) == pytest.approx([0.85])
+    assert list(abs_rel.lines[2].get_xdata()) == pytest.approx([0.15])
+    assert np.isnan(delta1.lines[3].get_xdata()).all() and list(delta1.lines[5].get_xdata()) == [0.5]  # one seed: no interval
+    assert "2 trainings" in figure.get_suptitle()
 
 
 def test_training_sets_hold_what_they_say(paths, tmp_path):

@@ -25,6 +25,26 @@ def test_quality_plot_draws_what_is_given():
         plots.quality_plot({}, "x", "y")
 
 
+def test_comparison_has_a_row_for_each_thing_and_a_panel_for_each_score():
+    nan = float("nan")
+    good = plots.Estimates([0.8, 0.6], [0.7, nan], [0.9, nan], [[0.75, 0.85], [0.6]])
+    bad = plots.Estimates([0.1, 0.3], [0.05, 0.2], [0.15, 0.4], [[], []])
+    figure = plots.comparison_plot(["guided", "real"], {"δ1": good, "AbsRel": bad}, title="depth")
+    left, right = figure.axes
+    assert [left.get_xlabel(), right.get_xlabel()] == ["δ1", "AbsRel"]
+    assert [label.get_text() for label in left.get_yticklabels()] == ["guided", "real"]
+    assert left.get_ylim()[0] > left.get_ylim()[1]  # the first row is the upper one
+    interval, repeats, estimate = (line.get_xydata().tolist() for line in left.lines[:3])
+    assert interval == [[0.7, 0], [0.9, 0]] and repeats == [[0.75, 0], [0.85, 0]] and estimate == [[0.8, 0]]
+    assert right.lines[3].get_xydata().tolist() == [[0.2, 1], [0.4, 1]]
+    with pytest.raises(ValueError, match="2 estimates but 1 low"):
+        plots.Estimates([1, 2], [1], [1, 2], [[], []])
+    with pytest.raises(ValueError, match="δ1 has 2 estimates for 1 names"):
+        plots.comparison_plot(["guided"], {"δ1": good})
+    with pytest.raises(ValueError, match="got 0 names"):
+        plots.comparison_plot([], {"δ1": good})
+
+
 def test_reliability_leaves_out_empty_bins():
     figure = plots.reliability_plot([0.1, 0.5, 0.9], [0.2, float("nan"), 0.8], [0.3, 0.0, 0.7], ece=0.1)
     axes = figure.axes[0]

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from noise2map.data.atomic import write_atomically
+from noise2map.data.lsun_keys import list_keys
 
 _ENDING = "_lmdb"
 _EXPECTED = "CATEGORY_SPLIT_lmdb/data.mdb, such as bedroom_train_lmdb, unpacked from the zip of the category"
@@ -18,15 +19,15 @@ _INSTALL = 'pip install "noise2map[lsun]"'
 class LsunDataset:
     """Pictures of one category without maps, for unconditional image models.
 
-    LMDB has no access by index, so the keys are listed once: 3 million keys of 40 bytes take 120 MB and some minutes.
-    ``key_file`` keeps the list for the next time.
+    LMDB has no access by index, so the keys are listed once: 3 million keys of 40 bytes take 120 MB and some minutes. The list is
+    kept in the user's cache directory and made again when the database has changed.
 
     Args:
         root: Folder that holds ``CATEGORY_SPLIT_lmdb`` folders, or one of them.
         category: ``bedroom``, ``church_outdoor``, ...; may be left out if the root holds one category of the split.
         split: ``train``, ``val`` or ``test``.
         limit: List this many keys only.
-        key_file: ``.npy`` file to read the keys from, or to write them to if it is not there.
+        key_file: ``.npy`` file to read the keys from, whatever the database holds, or to write them to if it is not there.
 
     Attributes:
         path: The LMDB folder.
@@ -84,15 +85,9 @@ class LsunDataset:
             if keys.dtype.kind != "S" or keys.ndim != 1:
                 raise ValueError(f"{key_file} holds {keys.dtype} of shape {keys.shape}; expected a list of keys")
             return keys[:limit]
-        found = []
-        with self._open().begin() as transaction:
-            for key in transaction.cursor().iternext(keys=True, values=False):
-                found.append(bytes(key))
-                if len(found) == limit:
-                    break
-        if not found:
+        keys = list_keys(self.path, self._open(), limit)
+        if not len(keys):
             raise ValueError(f"{self.path} holds no picture")
-        keys = np.array(found, "S")
         if key_file is not None:
             write_atomically(key_file, lambda file: np.save(file, keys))
         return keys

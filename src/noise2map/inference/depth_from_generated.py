@@ -21,6 +21,7 @@ from noise2map.inference.records import check_writable
 from noise2map.inference.reference_pictures import open_references
 from noise2map.metrics import seed_interval
 from noise2map.report.files import write_json
+from noise2map.report.plots import Estimates, comparison_plot, save_figure
 from noise2map.report.tables import text_table, write_csv
 from noise2map.training.small_depth import fit_small_depth, score_small_depth
 
@@ -28,6 +29,7 @@ Row = dict[str, Any]
 
 _COMPARED = (("guided", "unguided"), ("filtered", "guided"), ("unguided", "real-predicted"), ("guided", "real"))
 _SCORES = ("delta1", "abs_rel", "rmse")
+_PLOTTED = {"delta1": "δ1 (higher is better)", "abs_rel": "AbsRel (lower is better)"}
 
 
 @dataclass
@@ -59,7 +61,7 @@ class ExperimentReport:
         return [text_table(lines), *([text_table(shown)] if shown else [])]
 
     def write(self, out: Path) -> list[Path]:
-        """Write `runs.csv`, `summary.csv` and `differences.csv`.
+        """Write `runs.csv`, `summary.csv`, `differences.csv` and the plot `summary.png`.
 
         Raises:
             OSError: If a file cannot be written.
@@ -69,7 +71,22 @@ class ExperimentReport:
             if rows:
                 paths.append(out / f"{name}.csv")
                 write_csv(paths[-1], [row | self.facts for row in rows])
+        paths.append(out / "summary.png")
+        save_figure(paths[-1], self.figure())
         return paths
+
+    def figure(self, theme: str = "light") -> Any:
+        """A figure of δ1 and AbsRel of each training set: mean and interval over trainings, and every training."""
+        scores = {}
+        for score, label in _PLOTTED.items():
+            scores[label] = Estimates(
+                *([row[name] for row in self.summary] for name in (score, f"{score}_low", f"{score}_high")),
+                repeats=[[run[score] for run in self.runs if run["arm"] == row["arm"]] for row in self.summary],
+            )
+        seeds = max(row["seeds"] for row in self.summary)
+        means = f"mean, 95 % interval and each of {seeds} trainings" if seeds > 1 else "one training"
+        title = f"Depth learnt from {self.summary[0]['images']} images: {means}"
+        return comparison_plot([row["arm"] for row in self.summary], scores, title=title, theme=theme)
 
 
 def _interval_text(row: Row, name: str) -> str:

@@ -1,6 +1,5 @@
 """One run of ``noise2map evaluate generator``: draw with every setting at equal seeds, measure, compare with real pictures."""
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from noise2map.data.user_cache import user_cache
 from noise2map.guidance import DepthGuidedPipeline, DepthPrior
 from noise2map.inference.depth_estimators import DEFAULT_ESTIMATOR, make_estimator
 from noise2map.inference.feature_extractors import DEFAULT_EXTRACTOR, fingerprint, label_of, make_extractor
@@ -104,11 +104,6 @@ class GeneratorStudy:
     intrinsics: Any
 
 
-def default_cache() -> Path:
-    """Where measurements of references are kept for all runs: `$XDG_CACHE_HOME/noise2map/measured`, usually below `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "noise2map" / "measured"
-
-
 def plan_settings(job: GeneratorJob, has_predictor: bool, priors: Sequence[str]) -> dict[str, list[GuidanceSetting]]:
     """The settings of each table.
 
@@ -166,7 +161,7 @@ def run_study(job: GeneratorJob, say: Say = lambda text: None, progress: bool = 
             references.ids,
             instruments,
             batch_size=job.batch_size,
-            cache=job.cache or default_cache(),
+            cache=job.cache or user_cache("measured"),
             on_pictures=bar.update,
         )
     measured = _measure_all(job, tables, folders, instruments, progress)

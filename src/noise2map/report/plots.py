@@ -44,21 +44,30 @@ class Series:
 
 def new_axes(x_label: str, y_label: str, title: str = "", theme: str = "light", size=(5.2, 3.6)) -> tuple[Figure, Axes]:
     """An empty plot in the style of the reports: no box, a faint grid, the title to the left."""
-    ink, grid, paper = _INK[theme]
-    figure = Figure(figsize=size, layout="constrained", facecolor=paper)
-    FigureCanvasAgg(figure)
+    figure = _new_figure(theme, size)
     axes = figure.add_subplot()
+    _dress(axes, x_label, y_label, theme)
+    if title:
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK[theme][0])
+    return figure, axes
+
+
+def _new_figure(theme: str, size: tuple[float, float]) -> Figure:
+    figure = Figure(figsize=size, layout="constrained", facecolor=_INK[theme][2])
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _dress(axes: Axes, x_label: str, y_label: str, theme: str) -> None:
+    ink, grid, paper = _INK[theme]
     axes.set_facecolor(paper)
     axes.set_xlabel(x_label, color=ink)
     axes.set_ylabel(y_label, color=ink)
-    if title:
-        axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=ink)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(grid)
     axes.tick_params(colors=ink, labelsize=9)
     axes.grid(True, color=grid, linewidth=0.6, alpha=0.7)
     axes.set_axisbelow(True)
-    return figure, axes
 
 
 def _finish_legend(axes: Axes, theme: str, count: int) -> None:
@@ -102,6 +111,66 @@ def quality_plot(
             axes.set_xticks(points, [f"{x:.4g}" for x in points])
             axes.minorticks_off()
     _finish_legend(axes, theme, len(series))
+    return figure
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Scores of several things under comparison, each with its repeats.
+
+    Attributes:
+        values: The estimate of each thing.
+        low: Lower ends of the intervals; NaN where there is none.
+        high: Upper ends.
+        repeats: The single measurements behind each estimate; may be empty.
+    """
+
+    values: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    repeats: Sequence[Sequence[float]]
+
+    def __post_init__(self) -> None:
+        for name in ("low", "high", "repeats"):
+            if len(getattr(self, name)) != len(self.values):
+                raise ValueError(f"there are {len(self.values)} estimates but {len(getattr(self, name))} {name}")
+
+
+def comparison_plot(names: Sequence[str], scores: Mapping[str, Estimates], *, title: str = "", theme: str = "light") -> Figure:
+    """Things under comparison as rows, scores as panels side by side: estimate, interval and the single measurements.
+
+    Args:
+        names: Of the things, from top to bottom.
+        scores: Label of a score to its estimates, as many as names.
+        title: Above the plot.
+        theme: ``"light"`` or ``"dark"``.
+
+    Raises:
+        ValueError: If there is nothing to draw, or numbers of names and estimates differ.
+    """
+    if not names or not scores:
+        raise ValueError(f"a comparison needs names and scores, got {len(names)} names and {len(scores)} scores")
+    for label, one in scores.items():
+        if len(one.values) != len(names):
+            raise ValueError(f"{label} has {len(one.values)} estimates for {len(names)} names")
+    ink = _INK[theme][0]
+    figure = _new_figure(theme, (3.2 * len(scores) + 1.2, 0.42 * len(names) + 1.2))
+    panels = figure.subplots(1, len(scores), sharey=True, squeeze=False)[0]
+    rows = np.arange(len(names))
+    for axes, (label, one) in zip(panels, scores.items()):
+        _dress(axes, label, "", theme)
+        axes.grid(False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.locator_params(axis="x", nbins=5)  # more would run into each other
+        for row, color in zip(rows, _cycle(len(names))):
+            axes.plot([one.low[row], one.high[row]], [row, row], linewidth=2.2, color=color, alpha=0.75, solid_capstyle="round")
+            repeats = one.repeats[row]
+            axes.plot(repeats, [row] * len(repeats), "|", markersize=9, markeredgewidth=1.2, color=ink, alpha=0.55)
+            axes.plot([one.values[row]], [row], "o", markersize=6.5, color=color)
+    panels[0].set_yticks(rows, names)
+    panels[0].set_ylim(len(names) - 0.5, -0.5)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold", color=ink)
     return figure
 
 

@@ -175,32 +175,40 @@ def test_layers_that_are_not_told_the_time():
     assert_close(quarter(out.probabilities), recorded("camera")["stock_head_alone_ddim3"], 1e-4)
 
 
-def train_step(model, **sensors):
+def train_step(model, lidar=False, dtype=torch.float32):
     train_without_dropout(model)
-    out = model(labels=masks(), noise=drawn(999, 1, 256, 128, 128), timesteps=torch.tensor([0.35]), **sensors)
+    sensors = {"pixel_values": images(), **matrices()}
+    sensors = {name: tensor.to(dtype) for name, tensor in sensors.items()}
+    if lidar:
+        sensors["points"] = [recorded("fusion")["points"].to(dtype)]
+    noise, timesteps = drawn(999, 1, 256, 128, 128).to(dtype), torch.tensor([0.35], dtype=dtype)
+    out = model(labels=masks(), noise=noise, timesteps=timesteps, **sensors)
     out.loss.backward()
     return out.loss.item()
 
 
-def check_gradients(model, expected):
-    ours = gradient_norms(model)
-    # Biases that a batch normalisation takes away again: what is recorded is noise.
+def exact_gradients(expected):
+    """The recorded norms that are more than noise."""
+    # Biases that a batch normalisation takes away again: the gradient is 0.
     exact = {key for key in expected if not (key.startswith("encoders.camera.backbone.norm") and key.endswith(".bias"))}
     # Constants of the geometry are parameters without a gradient there and no parameters here.
     constants = {f"encoders.camera.vtransform.{name}" for name in ("dx", "bx", "nx", "frustum")}
     assert {key for key in exact if expected[key] is None} <= constants
-    exact -= constants
-    assert exact <= set(ours)
-    for key in exact:
-        assert abs(ours[key] - expected[key]) <= 5e-3 * expected[key] + 1e-7, f"{key}: {ours[key]} instead of {expected[key]}"
+    return {key: expected[key] for key in exact - constants}
+
+
+def check_gradients(ours, expected, tolerance):
+    assert expected.keys() <= ours.keys()
+    for key, norm in expected.items():
+        assert abs(ours[key] - norm) <= tolerance(key) * norm + 1e-7, f"{key}: {ours[key]} instead of {norm}"
 
 
 @pytest.mark.slow
 def test_camera_training_step():
     model = load_official_ddp(weights("bev_camera"), "bev")
-    loss = train_step(model, pixel_values=images(), **matrices())
+    loss = train_step(model)
     assert loss == pytest.approx(sum(numbers()["camera_losses"]), rel=1e-4)
-    check_gradients(model, numbers()["camera_gradients"])
+    check_gradients(gradient_norms(model), exact_gradients(numbers()["camera_gradients"]), lambda key: 5e-3)
 
 
 @pytest.mark.slow
@@ -227,16 +235,25 @@ def test_fusion_model_from_sensors_to_maps(fusion_model):
 
 @pytest.mark.slow
 def test_fusion_training_step():
-    file = recorded("fusion")
+    """Against the recorded float32 run as far as that is exact, and against float64 more closely (tests/golden/bev_README.md)."""
+    file, float64 = recorded("fusion"), recorded("float64")
     model = load_official_ddp(weights("bev_fusion"), "bev")
-    loss = train_step(model, pixel_values=images(), points=[file["points"]], **matrices())
+    loss = train_step(model, lidar=True)
     assert loss == pytest.approx(1.2832949, rel=1e-4)
-    check_gradients(model, numbers()["fusion_gradients"])
+    assert loss == pytest.approx(float(float64["loss"]), rel=1e-5)
+    official, ours = exact_gradients(numbers()["fusion_gradients"]), gradient_norms(model)
+    exact = dict(zip(sorted(official), float64["norms"].tolist(), strict=True))
+    # No rounding of the features' gradients reaches the map decoder. Before it, float32 differs from float64 by up to 0.21 %.
+    check_gradients(ours, exact, lambda key: 5e-3 if key.startswith(("encoders.", "fuser.", "decoder.")) else 1e-3)
+    # The recorded norms are up to 2.5 % from float64, by the batch statistics of that run: each is allowed its own error.
+    check_gradients(ours, official, lambda key: 5e-3 + abs(exact[key] / official[key] - 1))
+    deviations = np.array([abs(ours[key] / official[key] - 1) for key in official])
+    assert np.median(deviations) < 1e-3 and np.quantile(deviations, 0.9) < 4e-3 and deviations.max() < 0.03
     lidar = model.encoder.lidar
     for name, norm in (("conv_input.1", lidar.conv_input[1]), ("conv_out.1", lidar.conv_out[1])):
         for part in ("mean", "var"):
             expected = file[f"train.encoders.lidar.backbone.{name}.running_{part}_after"]
             assert_close(getattr(norm, f"running_{part}"), expected, 1e-3 * float(expected.abs().max()))
-    assert_close(
-        lidar.conv_input[0].weight.grad, file["lidar_conv_input_grad"], 5e-3 * float(file["lidar_conv_input_grad"].abs().max())
-    )
+    gradient, exact_gradient = lidar.conv_input[0].weight.grad, float64["lidar_conv_input_grad"]
+    assert_close(gradient, exact_gradient, 5e-3 * float(exact_gradient.abs().max()))
+    assert_close(gradient, file["lidar_conv_input_grad"], 0.025 * float(exact_gradient.abs().max()))

@@ -6,7 +6,7 @@ from tiny_bev import tiny_config
 from torch.nn import functional
 
 from noise2map.models.bev.lidar_branch import LidarBranch, voxelise
-from noise2map.models.bev.sparse import Sites, SparseConv3d, to_dense
+from noise2map.models.bev.sparse import SiteNorm, Sites, SparseConv3d, to_dense
 
 SHAPE = (6, 7, 5)
 
@@ -138,3 +138,34 @@ def test_points_outside_the_range_do_not_matter():
     cloud = torch.rand(50, 5) * torch.tensor([6.0, 6, 2, 50, 0.2])
     outside = torch.tensor([[50.0, 0, 0, 1, 0], [0, 0, 30, 1, 0]])
     assert torch.equal(lidar([cloud]), lidar([torch.cat([cloud, outside])]))
+
+
+def normalised(norm, values, upstream):
+    norm, values = norm.to(values.dtype).train(), values.clone().requires_grad_()
+    out = norm(values)
+    out.backward(upstream.to(values.dtype))
+    return [out.detach(), values.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var]
+
+
+def test_normalisation_of_many_sites_is_as_exact_as_float32_can_be():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(80_000, 8, generator=generator) * 8 + 5
+    upstream = torch.randn(80_000, 8, generator=generator) + 0.1
+    expected = normalised(torch.nn.BatchNorm1d(8), values.double(), upstream)
+
+    def worst(norm):
+        found = normalised(norm, values, upstream)
+        return max(float((one.double() - truth).norm() / truth.norm()) for one, truth in zip(found, expected, strict=True))
+
+    assert worst(SiteNorm(8)) < 1e-5 < worst(torch.nn.BatchNorm1d(8))
+
+
+def test_normalisation_is_that_of_torch():
+    values, ours, theirs = features(4, count=30).detach().float(), SiteNorm(4, eps=1e-3), torch.nn.BatchNorm1d(4, eps=1e-3)
+    for training in (True, False):
+        torch.testing.assert_close(ours.train(training)(values), theirs.train(training)(values))
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+    out = ours.train()(values)
+    assert out.is_contiguous() and ours(values.bfloat16()).dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="more than 1 value"):
+        ours(values[:1])

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from noise2map.models.bev.configuration import Noise2MapBevConfig
-from noise2map.models.bev.sparse import Sites, SparseConv3d, Triple, rank_of, to_dense
+from noise2map.models.bev.sparse import SiteNorm, Sites, SparseConv3d, Triple, rank_of, to_dense
 
 _NORM = {"eps": 1e-3, "momentum": 0.01}  # published; not torch's default
 _PADDINGS: tuple[Triple, ...] = ((1, 1, 1), (1, 1, 1), (1, 1, 0))
@@ -59,7 +59,7 @@ class SparseConvNorm(nn.Sequential):
     """Sparse convolution, batch normalisation over the active sites, ReLU."""
 
     def __init__(self, conv: SparseConv3d) -> None:
-        super().__init__(conv, nn.BatchNorm1d(conv.weight.shape[-1], **_NORM))
+        super().__init__(conv, SiteNorm(conv.weight.shape[-1], **_NORM))
 
     def forward(self, features: Tensor, sites: Sites) -> tuple[Tensor, Sites]:
         """``(V, C_in)`` at sites -> ``(V', C_out)`` and its sites."""
@@ -72,8 +72,8 @@ class SparseResidualBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1, self.bn1 = SparseConv3d(channels, channels), nn.BatchNorm1d(channels, **_NORM)
-        self.conv2, self.bn2 = SparseConv3d(channels, channels), nn.BatchNorm1d(channels, **_NORM)
+        self.conv1, self.bn1 = SparseConv3d(channels, channels), SiteNorm(channels, **_NORM)
+        self.conv2, self.bn2 = SparseConv3d(channels, channels), SiteNorm(channels, **_NORM)
 
     def forward(self, features: Tensor, sites: Sites) -> tuple[Tensor, Sites]:
         """``(V, C)`` at sites -> the same."""
