@@ -2,6 +2,7 @@
 
 noise2map evaluate --model freedoom-depth-tiny ... --out out/depth
 python benchmarks/update_tables.py --collect depth out/depth        # into results/evaluate_depth.csv, differences_depth.csv
+python benchmarks/update_tables.py --collect-guidance out/guidance  # likewise evaluate_generator.csv, differences_generator.csv
 python benchmarks/update_tables.py                                  # rewrites the tables from results/*.csv
 """
 
@@ -10,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from noise2map.inference.generator_report import short_row
 from noise2map.inference.published import published_scores
 from noise2map.report.tables import markdown_table, read_csv, replace_block, write_csv
 
@@ -51,6 +53,27 @@ def collect(name: str, folders: list[Path]) -> None:
             rows.append(row)
     write_csv(RESULTS / f"evaluate_{name}.csv", rows)
     write_csv(RESULTS / f"differences_{name}.csv", [row for document in documents for row in document["differences"]])
+
+
+def collect_guidance(folder: Path) -> None:
+    """Takes over the tables of ``noise2map evaluate generator``."""
+    for source, name in (("generator", "evaluate_generator"), ("differences", "differences_generator")):
+        write_csv(RESULTS / f"{name}.csv", read_csv(folder / f"{source}.csv"))
+
+
+def guidance_table(table: str) -> str:
+    """Scores of the generator by setting of its guidance.
+
+    Args:
+        table: ``"guidance"`` or ``"scales"``.
+    """
+    rows = [row for row in read_csv(RESULTS / "evaluate_generator.csv") if row["table"] == table]
+    lines = [short_row({name: value for name, value in row.items() if value not in (None, "")}) for row in rows]
+    return markdown_table([{name: _three_digits(value) for name, value in line.items()} for line in lines])
+
+
+def _three_digits(value: Any) -> Any:
+    return f"{value:.3g}" if isinstance(value, float) else "–" if value is None else value
 
 
 def _with_layers(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -181,9 +204,13 @@ def main() -> None:
     """Collects evaluations, or rewrites every table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--collect", nargs="+", metavar=("TASK", "FOLDER"))
+    parser.add_argument("--collect-guidance", type=Path, metavar="FOLDER")
     options = parser.parse_args()
     if options.collect:
         collect(options.collect[0], [Path(folder) for folder in options.collect[1:]])
+        return
+    if options.collect_guidance:
+        collect_guidance(options.collect_guidance)
         return
     replace_block(ROOT / "docs" / "recipes.md", "official commands", command_table())
     if "<!-- official commands -->" in (ROOT / "README.md").read_text(encoding="utf-8"):
@@ -200,6 +227,10 @@ def main() -> None:
         replace_block(ROOT / "README.md", f"{task} scores", score_table(task))
         replace_block(ROOT / "README.md", f"{task} uncertainty", uncertainty_table(task))
     replace_block(ROOT / "docs" / "training.md", "noise levels", noise_table())
+    if (RESULTS / "evaluate_generator.csv").exists():
+        for page in (ROOT / "docs" / "guidance.md", ZOO / "freedoom-generator-64" / "README.md"):
+            replace_block(page, "guidance scores", guidance_table("guidance"))
+            replace_block(page, "guidance scales", guidance_table("scales"))
 
 
 if __name__ == "__main__":
