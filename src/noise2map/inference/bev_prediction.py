@@ -100,11 +100,17 @@ class BevPrediction:
         """Cells whose truth is known, ``(X, Y)``."""
         return ~(self.truth == bev_panels.UNKNOWN).any(0)
 
+    def mean_iou(self, threshold: float) -> float:
+        """Mean IoU of the layers that are there, of this sample alone, cut at a probability."""
+        cuts = (threshold, 0.5)
+        counts = bev_counts(torch.from_numpy(self.probabilities)[None], torch.from_numpy(self.truth)[None], cuts)[0]
+        iou = bev_scores(counts, cuts)["IoU"][0]
+        here = torch.from_numpy((self.truth == 1).any((1, 2)))
+        return float(iou[here].mean()) if bool(here.any()) else float("nan")
+
     def scores(self) -> dict[str, float]:
-        """IoU at 0.5 of the layers that are there, of this sample alone."""
-        counts = bev_counts(torch.from_numpy(self.probabilities)[None], torch.from_numpy(self.truth)[None])[0]
-        iou, here = bev_scores(counts)["IoU_50"], torch.from_numpy((self.truth == 1).any((1, 2)))
-        return {"mIoU_50": float(iou[here].mean()) if bool(here.any()) else float("nan")}
+        """Mean IoU at 0.5."""
+        return {"mIoU_50": self.mean_iou(0.5)}
 
 
 def predict_bev(job: BevPredictionJob, say: Callable[[str], object] = lambda text: None) -> list[Path]:
@@ -208,7 +214,7 @@ def _write(
     )
     write_bytes(folder / "map.npz", arrays.getvalue())
     if steps:
-        frames = bev_panels.denoising_pictures(steps, prediction.known, palette, id2label)
+        frames = bev_panels.denoising_pictures(steps, prediction.known, palette, id2label, job.threshold)
         write_bytes(folder / f"denoising.{job.animation}", animation_bytes(frames, f".{job.animation}", 450, _HOLD_MS))
     write_bytes(folder / "panel.png", _png(picture))
     facts = {
@@ -240,7 +246,7 @@ def draw_prediction(
     layers, known = prediction.probabilities >= threshold, prediction.known
     unsure = prediction.uncertainty.max(0)
     limit = uncertainty_limit(unsure[known]) if known.any() else 1.0
-    score = prediction.scores()["mIoU_50"]
+    score = prediction.mean_iou(threshold)
     maps = [
         bev_panels.map_cell("map", bev_panels.paint_layers(layers, palette, known), f"mIoU {score:.1%}"),
         bev_panels.map_cell("truth", bev_panels.paint_layers(prediction.truth, palette)),

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from noise2map.report.animation import moments, noisy_pictures
 from noise2map.report.canvas import THEMES, Color
-from noise2map.report.palettes import INVALID_COLOR, UNCERTAINTY_MAP, colorize, generic_palette
+from noise2map.report.palettes import UNCERTAINTY_MAP, colorize, generic_palette
 from noise2map.report.panels import WRONG_COLOR, Cell, Panel, render, uncertainty_cell
 
 # Layers by name. Those of the rooms are compared with the data set's in a test.
@@ -85,15 +85,16 @@ def map_cell(title: str, picture: np.ndarray, note: str = "", car: bool = True) 
 
 
 def uncertainty_map_cell(uncertainty: np.ndarray, known: np.ndarray, limit: float, title: str = "uncertainty") -> Cell:
-    """Uncertainty ``(X, Y)`` in [0, 1] as a cell with a colour bar; cells that nobody knows are dark grey."""
+    """Uncertainty ``(X, Y)`` in [0, 1] as a cell with a colour bar; cells that nobody knows are grey."""
     bar = uncertainty_cell(uncertainty, title, limit).bar
-    picture = colorize(np.where(known, uncertainty, np.nan), 0.0, limit, UNCERTAINTY_MAP)
+    picture = colorize(uncertainty, 0.0, limit, UNCERTAINTY_MAP)
+    picture[~known] = _UNKNOWN
     cell = map_cell(title, from_above(picture))
     return Cell(title, cell.image, bar)
 
 
 def error_cell(layers: np.ndarray, truth: np.ndarray, title: str = "errors") -> Cell:
-    """Cells where any layer is wrong in orange; those that nobody knows dark grey.
+    """Cells where any layer is wrong in orange; those that nobody knows grey.
 
     Args:
         layers: Predicted, ``(K, X, Y)`` bool.
@@ -103,10 +104,10 @@ def error_cell(layers: np.ndarray, truth: np.ndarray, title: str = "errors") -> 
     known = ~(truth == UNKNOWN).any(0)
     wrong = ((layers != (truth == 1)) & (truth != UNKNOWN)).any(0)
     picture = np.empty((*known.shape, 3), np.uint8)
-    picture[:] = _EMPTY
-    picture[(truth == 1).any(0)] = (196, 196, 192)
+    picture[:] = (248, 248, 245)
+    picture[(truth == 1).any(0)] = (222, 220, 212)
     picture[wrong] = WRONG_COLOR
-    picture[~known] = INVALID_COLOR
+    picture[~known] = _UNKNOWN
     share = wrong.sum() / max(int(known.sum()), 1)
     return map_cell(title, from_above(picture), f"{share:.1%} of cells")
 
@@ -136,7 +137,11 @@ def points_picture(points: np.ndarray, size_m: tuple[float, float], side: int = 
 
 
 def denoising_cells(
-    steps: Sequence[Any], known: np.ndarray, palette: np.ndarray, truth: np.ndarray | None = None
+    steps: Sequence[Any],
+    known: np.ndarray,
+    palette: np.ndarray,
+    threshold: float = 0.5,
+    truth: np.ndarray | None = None,
 ) -> list[list[Cell]]:
     """A row of maps for each denoising step: the noisy map, what the model reads in it, what changed so far.
 
@@ -144,10 +149,12 @@ def denoising_cells(
         steps: ``noise2map.diffusion.Step`` of one sample of one noise.
         known: Cells to paint ``(X, Y)``.
         palette: Colours of the layers.
+        threshold: Probability from which a layer counts as present.
         truth: True layers ``(K, X, Y)``, shown at the end of each row.
     """
     sequence = moments(steps)
-    layers = [moment.prediction > 0 for moment in sequence]  # logits
+    cut = np.log(threshold / (1 - threshold))  # what is read out are logits
+    layers = [moment.prediction >= cut for moment in sequence]
     changes, rows = np.zeros(layers[0].shape[1:]), []
     for index, (moment, noisy) in enumerate(zip(sequence, noisy_pictures(sequence))):
         if index:
@@ -166,6 +173,7 @@ def denoising_pictures(
     known: np.ndarray,
     palette: np.ndarray,
     id2label: Mapping[int, str],
+    threshold: float = 0.5,
     theme: str = "light",
     width: int = 1000,
 ) -> list[Image.Image]:
@@ -176,10 +184,11 @@ def denoising_pictures(
         known: As there.
         palette: As there.
         id2label: Names of the layers.
+        threshold: As there.
         theme: ``"light"`` or ``"dark"``.
         width: Width to aim at, in pixels.
     """
-    rows = denoising_cells(steps, known, palette)
+    rows = denoising_cells(steps, known, palette, threshold)
     return [bev_panel([], cells, id2label, palette, theme=theme, width=width) for cells in rows]
 
 
