@@ -128,8 +128,8 @@ def show_bev(page: Page, acts: Sequence[BevAct], out: Path, seed: int, say: Say)
     page.table(rows, best={name: "high" for name in rows[0] if name.endswith("%")}, heading=heading)
     page.text(
         f"{len(samples)} places are few, chosen by eye for what is in view: the scores in the models' cards are on 270. "
-        "`mIoU max` takes for each layer the best of seven thresholds, as published. After so short a training the models are seldom "
-        "half sure of doors, steps and ledges, so that few of these are painted. "
+        "`mIoU max` takes for each layer the best of seven thresholds, as published. After so short a training the models are "
+        "seldom half sure of doors, steps and ledges, so that few of these are painted. "
         "`noise2map predict-bev 0 1 2 3 --model freedoom-bev-fusion-tiny --out bev` draws them all."
     )
     write_csv(out / "scores-birds-eye-view.csv", rows)
@@ -207,7 +207,7 @@ def _show_film(page: Page, act: BevAct, sample: dict[str, Any], out: Path) -> No
 
 
 def bev_score_rows(acts: Sequence[BevAct]) -> list[dict[str, Any]]:
-    """One row per model and number of steps: IoU of each layer at 0.5 over all places, in percent, the mean, and the published score.
+    """One row per model and number of steps: IoU of each layer at 0.5 over all places, in percent, mean, and published score.
 
     A layer that no place has has no IoU: None.
     """
