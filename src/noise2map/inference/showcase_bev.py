@@ -125,11 +125,13 @@ def show_bev(page: Page, acts: Sequence[BevAct], out: Path, seed: int, say: Say)
     _show_film(page, last, samples[shown[0]], out)
     rows = bev_score_rows(acts)
     heading = f"IoU of each layer at 0.5, in percent ({len(samples)} places)"
-    page.table(rows, best={name: "high" for name in rows[0] if name.endswith("%")}, heading=heading)
+    page.table(
+        rows, best={name: "high" for name in rows[0] if name.endswith("%") and any(row[name] for row in rows)}, heading=heading
+    )
     page.text(
         f"{len(samples)} places are few, chosen by eye for what is in view: the scores in the models' cards are on 270. "
-        "`mIoU max` takes for each layer the best of seven thresholds, as published. After so short a training the models are "
-        "seldom half sure of doors, steps and ledges, so that few of these are painted. "
+        "`mIoU max` takes for each layer the best of seven thresholds, as published; what a model is seldom half sure of is "
+        "hardly painted here. "
         "`noise2map predict-bev 0 1 2 3 --model freedoom-bev-fusion-tiny --out bev` draws them all."
     )
     write_csv(out / "scores-birds-eye-view.csv", rows)
