@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_bev import save_room_bev
 
 from noise2map import cli
 from noise2map.data.freedoom import load_samples
@@ -15,6 +16,10 @@ from noise2map.inference.demo_run import FIRST_FRAMES
 from noise2map.inference.showcase import build_room, varied_frames
 from noise2map.models import Noise2MapImageProcessor
 from tiny_models import tiny_depth_model, tiny_segmenter
+
+pytest.importorskip("shapely")
+
+TASKS = ("segmentation", "depth", "birds-eye-view")
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +34,7 @@ def models(tmp_path_factory):
     ):
         model.save_pretrained(root / name)
         Noise2MapImageProcessor(size={"height": 48, "width": 64}).save_pretrained(root / name)
+    save_room_bev(root / "around", ("camera", "lidar"))
     return root
 
 
@@ -42,17 +48,19 @@ def run(*words):
 def made(models, tmp_path_factory):
     out = tmp_path_factory.mktemp("demo") / "demo"
     words = ["--segmentation-model", models / "rooms", "--depth-model", models / "depth", "--frames", 2, "--scored", 3]
+    words += ["--bev-model", models / "around"]
     assert run("--out", out, "--hero", out / "hero.png", *words) == 0
     return out
 
 
 def test_every_file_is_there_and_whole(made):
     names = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
-    wanted = {"index.html", "hero.png", "normals.png", "room.ply", "scores-segmentation.csv", "scores-depth.csv"}
-    wanted |= {f"denoising-{task}{suffix}" for task in ("segmentation", "depth") for suffix in (".gif", ".webp")}
+    wanted = {"index.html", "hero.png", "normals.png", "room.ply", *(f"scores-{task}.csv" for task in TASKS)}
+    wanted |= {f"denoising-{task}{suffix}" for task in TASKS for suffix in (".gif", ".webp")}
     assert wanted <= names
     panels = names - wanted
-    assert len(panels) == 4 and all(re.fullmatch(r"(segmentation|depth)/freedoom-test-\d+\.png", name) for name in panels)
+    assert len(panels) == 6
+    assert all(re.fullmatch(rf"({'|'.join(TASKS)})/(freedoom|surround)-test-\d+\.png", name) for name in panels)
     for name in names:
         if name.endswith((".png", ".gif", ".webp")):
             Image.open(made / name).load()
@@ -62,7 +70,17 @@ def test_every_file_is_there_and_whole(made):
 
 def test_the_page_shows_all_and_fetches_nothing(made):
     page = (made / "index.html").read_text()
-    for word in ("Segmentation", "Depth", "In three dimensions", "Scores", "1 step", "3 steps", "10 steps", "true normals"):
+    for word in (
+        "Segmentation",
+        "Depth",
+        "Bird&#x27;s-eye view",
+        "In three dimensions",
+        "Scores",
+        "1 step",
+        "3 steps",
+        "10 steps",
+        "true normals",
+    ):
         assert word in page
     assert page.count("data-gallery") >= 2 and "data-points" in page and page.count("data-player") >= 2
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)

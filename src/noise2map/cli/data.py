@@ -61,6 +61,22 @@ def freedoom_surround(
     print(f"{out}: {samples} {split} samples of six {width}x{height} views ({made} made now, {samples - made} were there)")
 
 
+@app.command(name="cut-surround")
+def cut_surround_samples(
+    samples: list[str] = typer.Argument(metavar="SAMPLE...", help="Tokens of samples."),
+    source: Path = typer.Option(..., "--from", help="Folder of a Freedoom surround set."),
+    out: Path = typer.Option(..., help="Folder to make; it must not be there, or be empty."),
+    split: str = typer.Option("test", help="Split of the samples."),
+    sweeps: int = typer.Option(0, help="Readings of the LiDAR to keep before each sample."),
+) -> None:
+    """Cut a few samples out of a Freedoom surround set, maps and tables included: how the shipped ones were made."""
+    from noise2map.data.freedoom.surround import cut_surround
+
+    cut_surround(source, out, samples, split, sweeps)
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    print(f"{out}: {len(set(samples))} {split} samples, {size / 1e6:.2f} MB")
+
+
 def _parse_size(text: str) -> tuple[int, int]:
     width, times, height = text.lower().partition("x")
     if not (times and width.isdecimal() and height.isdecimal()):

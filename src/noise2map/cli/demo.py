@@ -17,10 +17,14 @@ def demo(
     seed: int = typer.Option(0, help="Seed of the noise."),
     segmentation_model: str = typer.Option("freedoom-segmentation-tiny", help="Shipped name, folder or hub id."),
     depth_model: str = typer.Option("freedoom-depth-tiny", help="Shipped name, folder or hub id."),
+    bev_model: list[str] = typer.Option(
+        ["freedoom-bev-camera-tiny", "freedoom-bev-fusion-tiny"],
+        help="Likewise, for bird's-eye-view maps; may be given more than once, the one with LiDAR last; none: no such section.",
+    ),
     device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:N or mps."),
     hero: Path | None = typer.Option(None, help="Also write the README's picture here."),
 ) -> None:
-    """Show what the two shipped models do on rooms they have never seen, at 1, 3 and 10 steps: one HTML page."""
+    """Show what the shipped models do on rooms they have never seen, at 1, 3 and 10 steps: one HTML page."""
     for name, value in (("--frames", frames), ("--scored", scored)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
@@ -28,7 +32,8 @@ def demo(
     _say("loading PyTorch and the models")
     from noise2map.inference.demo_run import DemoJob, run_demo
 
-    job = DemoJob(out, segmentation_model, depth_model, STEP_COUNTS, DEPTH_SAMPLES, frames, scored, seed, device, hero)
+    models = (segmentation_model, depth_model)
+    job = DemoJob(out, *models, STEP_COUNTS, DEPTH_SAMPLES, frames, scored, seed, device, hero, tuple(bev_model))
     for line in run_demo(job, _say):
         print(line)
     print(f"\nOpen {out / 'index.html'} in a browser. ({time.perf_counter() - began:.0f} s)")

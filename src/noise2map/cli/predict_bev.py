@@ -8,9 +8,9 @@ import typer
 
 def predict_bev(
     samples: Annotated[list[str], typer.Argument(metavar="SAMPLE...", help="Tokens of samples, or their numbers in the split.")],
-    model: Annotated[str, typer.Option(help="Folder of a checkpoint, or hub id.")],
+    model: Annotated[str, typer.Option(help="Shipped name, folder of a checkpoint, or hub id.")],
     out: Annotated[Path, typer.Option(help="Folder to write to; each sample gets a folder of its own.")],
-    root: Annotated[Path, typer.Option(help="Folder of the data.")],
+    root: Annotated[Path | None, typer.Option(help="Folder of the data. [default: the four shipped samples]")] = None,
     dataset: Annotated[str, typer.Option(help="freedoom-surround or nuscenes.")] = "freedoom-surround",
     split: Annotated[str | None, typer.Option(help="Split of the data. [default: the one that scores are reported for]")] = None,
     steps: Annotated[str | None, typer.Option(help="Denoising steps, or auto: until the map stops changing.")] = None,

@@ -1,7 +1,7 @@
 """Predicts bird's-eye-view maps of samples of a data set, and shows them: views, layers, uncertainty, truth, the denoising."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from accelerate.utils import send_to_device
 from PIL import Image
 
+from noise2map.data.freedoom import SURROUND_SAMPLES_ROOT
 from noise2map.data.nuscenes import CAMERAS
 from noise2map.inference.bev_evaluation import decode, open_bev_dataset
 from noise2map.inference.datasets import evaluation_split
@@ -25,6 +26,7 @@ from noise2map.report.files import write_bytes, write_json
 from noise2map.report.panels import Cell, uncertainty_limit
 from noise2map.training.bev_recipe import map_extent
 
+SURROUND = "freedoom-surround"
 ANIMATIONS = ("gif", "webp", "none")
 _HOLD_MS = 2500
 
@@ -38,7 +40,7 @@ class BevPredictionJob:
         model: Folder of a checkpoint, or hub id.
         out: Folder to write to.
         dataset: ``"nuscenes"`` or ``"freedoom-surround"``.
-        root: Folder of the data.
+        root: Folder of the data; None for the shipped samples of Freedoom surround.
         split: Its split; None for the one that scores are reported for.
         dials: Steps, noise samples, averaging, sampler, seed.
         threshold: Probability from which a layer counts as present.
@@ -55,7 +57,7 @@ class BevPredictionJob:
     model: str
     out: Path
     dataset: str
-    root: Path
+    root: Path | None = None
     split: str | None = None
     dials: Dials = field(default_factory=Dials)
     threshold: float = 0.5
@@ -98,11 +100,17 @@ class BevPrediction:
         """Cells whose truth is known, ``(X, Y)``."""
         return ~(self.truth == bev_panels.UNKNOWN).any(0)
 
+    def mean_iou(self, threshold: float) -> float:
+        """Mean IoU of the layers that are there, of this sample alone, cut at a probability."""
+        cuts = (threshold, 0.5)
+        counts = bev_counts(torch.from_numpy(self.probabilities)[None], torch.from_numpy(self.truth)[None], cuts)[0]
+        iou = bev_scores(counts, cuts)["IoU"][0]
+        here = torch.from_numpy((self.truth == 1).any((1, 2)))
+        return float(iou[here].mean()) if bool(here.any()) else float("nan")
+
     def scores(self) -> dict[str, float]:
-        """IoU at 0.5 of the layers that are there, of this sample alone."""
-        counts = bev_counts(torch.from_numpy(self.probabilities)[None], torch.from_numpy(self.truth)[None])[0]
-        iou, here = bev_scores(counts)["IoU_50"], torch.from_numpy((self.truth == 1).any((1, 2)))
-        return {"mIoU_50": float(iou[here].mean()) if bool(here.any()) else float("nan")}
+        """Mean IoU at 0.5."""
+        return {"mIoU_50": self.mean_iou(0.5)}
 
 
 def predict_bev(job: BevPredictionJob, say: Callable[[str], object] = lambda text: None) -> list[Path]:
@@ -124,7 +132,8 @@ def predict_bev(job: BevPredictionJob, say: Callable[[str], object] = lambda tex
     model, processor = load_model(job.model, device, pick_dtype(job.dtype), ("noise2map-bev",))
     dials = job.dials.resolved(model.config)
     split = evaluation_split(job.dataset) if job.split is None else job.split
-    dataset = open_bev_dataset(job.dataset, job.root, split, model, processor)
+    shipped = job.root is None and job.dataset == SURROUND
+    dataset = open_bev_dataset(job.dataset, SURROUND_SAMPLES_ROOT if shipped else job.root, split, model, processor)
     places = [find_sample(dataset, name) for name in job.samples]
     folders = []
     for place in dict.fromkeys(places):
@@ -151,28 +160,42 @@ def find_sample(dataset: Any, name: str) -> int:
     return int(name)
 
 
-@torch.no_grad()
 def _predict(model: Any, processor: Any, sample: dict[str, Any], dials: Dials, job: BevPredictionJob) -> tuple[BevPrediction, list]:
+    features = encode_sample(model, processor, sample)
+    protocol = Protocol(dials.num_inference_steps, dials.ensemble_size, dials.average, dials.sampler)
+    prediction = predict_map(model, features, sample, protocol, dials.seed)
+    wanted = job.animation != "none" and model.config.diffusion
+    return prediction, denoising_steps(model, features, sample, job.animation_steps, dials) if wanted else []
+
+
+@torch.no_grad()
+def encode_sample(model: Any, processor: Any, sample: dict[str, Any]) -> torch.Tensor:
+    """What a model makes of the sensors of one sample, the input of any number of decodings."""
     inputs = dict(processor([sample]))
     inputs.pop("labels")
-    features = model.encode_sensors(**send_to_device(inputs, model.device))
-    protocol = Protocol(dials.num_inference_steps, dials.ensemble_size, dials.average, dials.sampler)
-    names = [str(sample["id"])]
-    out = decode(model, features, protocol, dials.seed, names)
+    return model.encode_sensors(**send_to_device(inputs, model.device))
+
+
+@torch.no_grad()
+def predict_map(model: Any, features: torch.Tensor, sample: dict[str, Any], protocol: Protocol, seed: int) -> BevPrediction:
+    """The map of an encoded sample, with the truth; seed and token fix the noise."""
+    out = decode(model, features, protocol, seed, [str(sample["id"])])
     kind = model.config.uncertainty or model.default_uncertainty
     uncertainty = (out.uncertainty if out.uncertainty is not None else out.uncertainties["entropy"])[0]
-    prediction = BevPrediction(
-        names[0],
+    return BevPrediction(
+        str(sample["id"]),
         out.probabilities[0].float().cpu().numpy(),
         uncertainty.float().clamp(0, 1).cpu().numpy(),
         kind if out.uncertainty is not None else "entropy",
         np.asarray(sample["labels"], np.uint8),
     )
-    steps: list = []
-    if job.animation != "none" and model.config.diffusion:
-        slow = replace(protocol, steps=job.animation_steps, samples=1, average="last")
-        steps = decode(model, features, slow, dials.seed, names, output_steps=True).steps
-    return prediction, steps
+
+
+@torch.no_grad()
+def denoising_steps(model: Any, features: torch.Tensor, sample: dict[str, Any], num_steps: int, dials: Dials) -> list:
+    """The steps of one denoising of an encoded sample, from one noise."""
+    slow = Protocol(num_steps, 1, "last", dials.sampler)
+    return decode(model, features, slow, dials.seed, [str(sample["id"])], output_steps=True).steps
 
 
 def _write(
@@ -191,7 +214,7 @@ def _write(
     )
     write_bytes(folder / "map.npz", arrays.getvalue())
     if steps:
-        frames = bev_panels.denoising_pictures(steps, prediction.known, palette, id2label)
+        frames = bev_panels.denoising_pictures(steps, prediction.known, palette, id2label, job.threshold)
         write_bytes(folder / f"denoising.{job.animation}", animation_bytes(frames, f".{job.animation}", 450, _HOLD_MS))
     write_bytes(folder / "panel.png", _png(picture))
     facts = {
@@ -223,7 +246,7 @@ def draw_prediction(
     layers, known = prediction.probabilities >= threshold, prediction.known
     unsure = prediction.uncertainty.max(0)
     limit = uncertainty_limit(unsure[known]) if known.any() else 1.0
-    score = prediction.scores()["mIoU_50"]
+    score = prediction.mean_iou(threshold)
     maps = [
         bev_panels.map_cell("map", bev_panels.paint_layers(layers, palette, known), f"mIoU {score:.1%}"),
         bev_panels.map_cell("truth", bev_panels.paint_layers(prediction.truth, palette)),

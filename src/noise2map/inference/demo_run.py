@@ -23,6 +23,7 @@ from noise2map.inference.showcase import (
     score_frames,
     varied_frames,
 )
+from noise2map.inference.showcase_bev import SHIPPED, open_bev_models, show_bev
 from noise2map.inference.showcase_page import (
     BEST,
     counted,
@@ -65,6 +66,7 @@ class DemoJob:
         seed: Seed of the noise.
         device: As in ``pick_device``.
         hero: Where to write the README's picture, or None.
+        bev_models: Models for bird's-eye-view maps, the one with most sensors last; ``("none",)`` for none.
     """
 
     out: Path
@@ -77,6 +79,7 @@ class DemoJob:
     seed: int
     device: str
     hero: Path | None = None
+    bev_models: tuple[str, ...] = SHIPPED
 
 
 @dataclass
@@ -105,6 +108,7 @@ def run_demo(job: DemoJob, say: Say) -> Iterator[str]:
     check_writable(job.out)
     transformers.utils.logging.disable_progress_bar()
     device = pick_device(job.device)
+    bev = open_bev_models(job.bev_models, job.device, say)
     acts = {}
     for task, name in (("segmentation", job.segmentation_model), ("depth", job.depth_model)):
         predictor = Predictor.from_pretrained(name, device)
@@ -120,7 +124,8 @@ def run_demo(job: DemoJob, say: Say) -> Iterator[str]:
     for task, act in acts.items():
         _show_task(page, job, task, act)
     cloud, normals = _show_room(page, job, acts["segmentation"], acts["depth"])
-    tables = _show_scores(page, job, acts)
+    bev_lines = show_bev(page, bev, job.out, job.seed, say)
+    tables = _show_scores(page, job, acts) + bev_lines
     page.write(job.out / "index.html")
     if job.hero is not None:
         seg, depth = acts["segmentation"], acts["depth"]

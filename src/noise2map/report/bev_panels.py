@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from noise2map.report.animation import moments, noisy_pictures
 from noise2map.report.canvas import THEMES, Color
-from noise2map.report.palettes import INVALID_COLOR, UNCERTAINTY_MAP, colorize, generic_palette
+from noise2map.report.palettes import UNCERTAINTY_MAP, colorize, generic_palette
 from noise2map.report.panels import WRONG_COLOR, Cell, Panel, render, uncertainty_cell
 
 # Layers by name. Those of the rooms are compared with the data set's in a test.
@@ -29,7 +29,7 @@ LAYER_COLORS: dict[str, Color] = {
 # Areas first, then bands, then lines: what is painted later lies on top.
 _PAINT_ORDER = (0, 4, 2, 3, 1, 5)
 _EMPTY = (236, 236, 232)
-_UNKNOWN = (40, 42, 50)
+_UNKNOWN = (168, 170, 176)  # grey, neither like the walls nor like empty cells
 _CAR = (230, 30, 40)
 _ENLARGED = 320  # pixels of the longer side of a map before a panel scales it
 _VIEW_WIDTH = 440
@@ -85,15 +85,16 @@ def map_cell(title: str, picture: np.ndarray, note: str = "", car: bool = True) 
 
 
 def uncertainty_map_cell(uncertainty: np.ndarray, known: np.ndarray, limit: float, title: str = "uncertainty") -> Cell:
-    """Uncertainty ``(X, Y)`` in [0, 1] as a cell with a colour bar; cells that nobody knows are dark grey."""
+    """Uncertainty ``(X, Y)`` in [0, 1] as a cell with a colour bar; cells that nobody knows are grey."""
     bar = uncertainty_cell(uncertainty, title, limit).bar
-    picture = colorize(np.where(known, uncertainty, np.nan), 0.0, limit, UNCERTAINTY_MAP)
+    picture = colorize(uncertainty, 0.0, limit, UNCERTAINTY_MAP)
+    picture[~known] = _UNKNOWN
     cell = map_cell(title, from_above(picture))
     return Cell(title, cell.image, bar)
 
 
 def error_cell(layers: np.ndarray, truth: np.ndarray, title: str = "errors") -> Cell:
-    """Cells where any layer is wrong in orange; those that nobody knows dark grey.
+    """Cells where any layer is wrong in orange; those that nobody knows grey.
 
     Args:
         layers: Predicted, ``(K, X, Y)`` bool.
@@ -103,10 +104,10 @@ def error_cell(layers: np.ndarray, truth: np.ndarray, title: str = "errors") -> 
     known = ~(truth == UNKNOWN).any(0)
     wrong = ((layers != (truth == 1)) & (truth != UNKNOWN)).any(0)
     picture = np.empty((*known.shape, 3), np.uint8)
-    picture[:] = _EMPTY
-    picture[(truth == 1).any(0)] = (196, 196, 192)
+    picture[:] = (248, 248, 245)
+    picture[(truth == 1).any(0)] = (222, 220, 212)
     picture[wrong] = WRONG_COLOR
-    picture[~known] = INVALID_COLOR
+    picture[~known] = _UNKNOWN
     share = wrong.sum() / max(int(known.sum()), 1)
     return map_cell(title, from_above(picture), f"{share:.1%} of cells")
 
@@ -135,27 +136,26 @@ def points_picture(points: np.ndarray, size_m: tuple[float, float], side: int = 
     return picture
 
 
-def denoising_pictures(
+def denoising_cells(
     steps: Sequence[Any],
     known: np.ndarray,
     palette: np.ndarray,
-    id2label: Mapping[int, str],
-    theme: str = "light",
-    width: int = 1000,
-) -> list[Image.Image]:
-    """One picture for each denoising step, from above: the noisy map, what the model reads in it, what changed so far.
+    threshold: float = 0.5,
+    truth: np.ndarray | None = None,
+) -> list[list[Cell]]:
+    """A row of maps for each denoising step: the noisy map, what the model reads in it, what changed so far.
 
     Args:
         steps: ``noise2map.diffusion.Step`` of one sample of one noise.
         known: Cells to paint ``(X, Y)``.
         palette: Colours of the layers.
-        id2label: Their names.
-        theme: ``"light"`` or ``"dark"``.
-        width: Width to aim at, in pixels.
+        threshold: Probability from which a layer counts as present.
+        truth: True layers ``(K, X, Y)``, shown at the end of each row.
     """
     sequence = moments(steps)
-    layers = [moment.prediction > 0 for moment in sequence]  # logits
-    changes, frames = np.zeros(layers[0].shape[1:]), []
+    cut = np.log(threshold / (1 - threshold))  # what is read out are logits
+    layers = [moment.prediction >= cut for moment in sequence]
+    changes, rows = np.zeros(layers[0].shape[1:]), []
     for index, (moment, noisy) in enumerate(zip(sequence, noisy_pictures(sequence))):
         if index:
             changes = changes + (layers[index] != layers[index - 1]).any(0) / max(len(sequence) - 1, 1)
@@ -164,8 +164,32 @@ def denoising_pictures(
             map_cell("prediction", paint_layers(layers[index], palette, known), f"step {index + 1} of {len(sequence)}"),
             uncertainty_map_cell(changes, known, 1.0, "changes so far"),
         ]
-        frames.append(bev_panel([], cells, id2label, palette, theme=theme, width=width))
-    return frames
+        rows.append(cells if truth is None else [*cells, map_cell("truth", paint_layers(truth, palette))])
+    return rows
+
+
+def denoising_pictures(
+    steps: Sequence[Any],
+    known: np.ndarray,
+    palette: np.ndarray,
+    id2label: Mapping[int, str],
+    threshold: float = 0.5,
+    theme: str = "light",
+    width: int = 1000,
+) -> list[Image.Image]:
+    """The rows of `denoising_cells`, each as a picture with the legend.
+
+    Args:
+        steps: As there.
+        known: As there.
+        palette: As there.
+        id2label: Names of the layers.
+        threshold: As there.
+        theme: ``"light"`` or ``"dark"``.
+        width: Width to aim at, in pixels.
+    """
+    rows = denoising_cells(steps, known, palette, threshold)
+    return [bev_panel([], cells, id2label, palette, theme=theme, width=width) for cells in rows]
 
 
 def view_cells(images: Sequence[np.ndarray], names: Sequence[str]) -> list[Cell]:
@@ -184,6 +208,12 @@ def view_cells(images: Sequence[np.ndarray], names: Sequence[str]) -> list[Cell]
 def _enlarged(image: np.ndarray) -> np.ndarray:
     factor = -(-_VIEW_WIDTH // image.shape[1])  # whole pixels; the panel shrinks what is too large
     return np.repeat(np.repeat(image, factor, 0), factor, 1)
+
+
+def layer_legend(id2label: Mapping[int, str], palette: np.ndarray) -> list[tuple[Color, str]]:
+    """Colours and names of the layers, and of what cannot be seen."""
+    legend = [((int(r), int(g), int(b)), id2label[i].replace("_", " ")) for i, (r, g, b) in enumerate(palette)]
+    return [*legend, (_UNKNOWN, "cannot be seen")]
 
 
 def bev_panel(
@@ -206,8 +236,7 @@ def bev_panel(
         theme: ``"light"`` or ``"dark"``.
         width: Width to aim at, in pixels.
     """
-    legend = [(tuple(int(v) for v in palette[i]), id2label[i].replace("_", " ")) for i in range(len(palette))]
-    legend.append((_UNKNOWN, "cannot be seen"))
+    legend = layer_legend(id2label, palette)
     below = render(Panel(list(maps), len(maps), "" if views else heading, legend), width, theme)
     if not views:
         return below

@@ -5,10 +5,11 @@ import math
 import torch
 from transformers import SwinConfig
 
-from noise2map.models import Noise2MapBevConfig, Noise2MapForBevSegmentation
+from noise2map.models import Noise2MapBevConfig, Noise2MapBevProcessor, Noise2MapForBevSegmentation
 
 CAMERAS = 2
 IMAGE_SIZE = (32, 64)
+ROOM_LAYERS = ("walkable", "door", "step", "ledge", "liquid", "wall")
 CAMERA_AXES = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])  # camera right, down, forward in the LiDAR's frame
 
 
@@ -55,6 +56,15 @@ def tiny_config(sensors=("camera",), **fields):
 def tiny_bev(sensors=("camera",), seed=0, **fields):
     torch.manual_seed(seed)
     return Noise2MapForBevSegmentation(tiny_config(sensors, **fields)).eval()
+
+
+def save_room_bev(folder, sensors):
+    """A checkpoint, not trained, for places seen all around: their layers, 16 x 16 cells over 25.6 m."""
+    grid = {"x_bounds": [-16.0, 16.0, 2.0], "y_bounds": [-16.0, 16.0, 2.0], "voxel_size": [0.5, 0.5, 0.2]}
+    grid |= {"map_x_bounds": [-12.8, 12.8, 1.6], "map_y_bounds": [-12.8, 12.8, 1.6]}
+    labels = {"id2label": dict(enumerate(ROOM_LAYERS)), "label2id": {name: index for index, name in enumerate(ROOM_LAYERS)}}
+    tiny_bev(sensors, num_cameras=6, seed=3, **grid, **labels).save_pretrained(folder)
+    Noise2MapBevProcessor(list(IMAGE_SIZE), 0.5, sweeps=0).save_pretrained(folder)
 
 
 def camera_to_lidar(yaw_deg, position=(0.0, 0.0, 0.0)):

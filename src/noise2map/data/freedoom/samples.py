@@ -3,7 +3,7 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -13,7 +13,12 @@ from noise2map.data.freedoom.catalog import SPLITS, class_names
 from noise2map.data.freedoom.dataset import FreedoomDataset
 from noise2map.data.freedoom.store import CENTIMETRES
 
+if TYPE_CHECKING:
+    from noise2map.data.freedoom.surround.dataset import FreedoomSurroundDataset
+
 SAMPLES_ROOT = Path(__file__).parent / "samples"
+SURROUND_SAMPLES_ROOT = SAMPLES_ROOT / "surround"
+LICENSE_PATH = SAMPLES_ROOT / "LICENSE.freedoom"
 LARGE = "test-320x240"
 
 
@@ -31,6 +36,23 @@ def load_samples(split: str = "test", task: str = "segmentation", **options: Any
     return FreedoomDataset(SAMPLES_ROOT / split, task, **options)
 
 
+def load_surround_samples(**options: Any) -> "FreedoomSurroundDataset":
+    """Open the shipped places seen all around: test samples of a surround set, chosen by eye for varied maps.
+
+    Their vector maps reach 20 m around each place: enough for the default extent, turned by any angle. There are no LiDAR
+    readings before the key frames, so that ``sweeps`` is 0 unless asked otherwise (key frames then stand in).
+
+    Args:
+        **options: See :class:`noise2map.data.freedoom.surround.FreedoomSurroundDataset`.
+
+    Raises:
+        ImportError: If shapely, which draws the map layers, is not installed.
+    """
+    from noise2map.data.freedoom.surround.dataset import FreedoomSurroundDataset  # it imports this package
+
+    return FreedoomSurroundDataset(SURROUND_SAMPLES_ROOT, "test", **{"sweeps": 0, **options})
+
+
 def export_samples(out: Path, split: str = "test") -> int:
     """Copy shipped frames out for other tools: ``images`` (brightened), ``maps``, ``depth`` (16 bits, centimetres).
 
@@ -42,7 +64,7 @@ def export_samples(out: Path, split: str = "test") -> int:
     frames = load_samples(split, "both")
     for part in ("images", "maps", "depth"):
         (out / part).mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(SAMPLES_ROOT / "LICENSE.freedoom", out / "LICENSE.freedoom")
+    shutil.copyfile(LICENSE_PATH, out / LICENSE_PATH.name)
     write_text_atomically(out / "classes.json", json.dumps(class_names(), indent=1) + "\n")
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(frames.palette)] = frames.palette

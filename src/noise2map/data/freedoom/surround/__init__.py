@@ -6,6 +6,7 @@ Making them (:func:`make_surround`) needs the ``render`` and ``bev`` extras, rea
 
 from noise2map.data.freedoom.surround.dataset import SURROUND_PALETTE, FreedoomSurroundDataset
 from noise2map.data.freedoom.surround.job import SurroundJob, make_surround
+from noise2map.data.freedoom.surround.subset import cut_surround
 from noise2map.data.freedoom.surround.vector_map import SURROUND_LAYERS, map_expansion
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "SURROUND_PALETTE",
     "FreedoomSurroundDataset",
     "SurroundJob",
+    "cut_surround",
     "make_surround",
     "map_expansion",
 ]
