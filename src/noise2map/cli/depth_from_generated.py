@@ -8,7 +8,7 @@ import typer
 
 
 def depth_from_generated(
-    model: Annotated[str, typer.Option(help="Generator: folder or hub id of a diffusers pipeline with a UNet2DModel.")],
+    model: Annotated[str, typer.Option(help="Generator: shipped name, folder of a diffusers pipeline, or hub id.")],
     real: Annotated[
         str, typer.Option(help="Real images with depth to train on: a rendered Freedoom split, samples, or e.g. nyu/train:ROOT.")
     ],

@@ -8,7 +8,7 @@ import typer
 
 
 def evaluate_generator(
-    model: Annotated[str, typer.Option(help="Generator: folder or hub id of a diffusers pipeline with a UNet2DModel.")],
+    model: Annotated[str, typer.Option(help="Generator: shipped name, folder of a diffusers pipeline, or hub id.")],
     references: Annotated[
         str,
         typer.Option(help="Real pictures: a folder, a rendered Freedoom split, an LSUN ..._lmdb, samples, or e.g. nyu:ROOT."),
