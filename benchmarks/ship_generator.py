@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
 from safetensors.torch import load
@@ -94,6 +95,7 @@ if __name__ == "__main__":
     parser.add_argument("--depth-predictor", type=Path, required=True)
     parser.add_argument("--depth-prior", type=Path, required=True)
     options = parser.parse_args()
+    diffusers.utils.logging.disable_progress_bar()
     report = ship(options.source, options.depth_predictor, options.depth_prior, ZOO / options.name)
     loaded = load_generator(options.name)  # by its name, as users will
     kinds = {weight.dtype for part in PARTS for weight in getattr(loaded, part).parameters()}

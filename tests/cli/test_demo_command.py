@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +14,13 @@ from noise2map import cli
 from noise2map.data.freedoom import load_samples
 from noise2map.data.freedoom.catalog import class_names
 from noise2map.inference.demo_run import FIRST_FRAMES
+from noise2map.inference.generators import load_generator
 from noise2map.inference.showcase import build_room, varied_frames
 from noise2map.models import Noise2MapImageProcessor
 from tiny_models import tiny_depth_model, tiny_segmenter
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))
+from tiny_generator import save_generator
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +35,8 @@ def models(tmp_path_factory):
     ):
         model.save_pretrained(root / name)
         Noise2MapImageProcessor(size={"height": 48, "width": 64}).save_pretrained(root / name)
+    paths = save_generator(root)
+    load_generator(paths["generator"], paths["predictor"], paths["prior"]).save_pretrained(root / "whole")
     return root
 
 
@@ -42,12 +50,16 @@ def run(*words):
 def made(models, tmp_path_factory):
     out = tmp_path_factory.mktemp("demo") / "demo"
     words = ["--segmentation-model", models / "rooms", "--depth-model", models / "depth", "--frames", 2, "--scored", 3]
+    words += ["--generator", models / "whole"]
     assert run("--out", out, "--hero", out / "hero.png", *words) == 0
     return out
 
 
 def test_every_file_is_there_and_whole(made):
     names = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
+    guided = {name for name in names if name.startswith("guided/")}
+    assert {"guided/000000.png", "guided/denoising.webp", "guided/clouds/000000-both.ply"} <= guided
+    names -= guided
     wanted = {"index.html", "hero.png", "normals.png", "room.ply", "scores-segmentation.csv", "scores-depth.csv"}
     wanted |= {f"denoising-{task}{suffix}" for task in ("segmentation", "depth") for suffix in (".gif", ".webp")}
     assert wanted <= names
@@ -62,7 +74,17 @@ def test_every_file_is_there_and_whole(made):
 
 def test_the_page_shows_all_and_fetches_nothing(made):
     page = (made / "index.html").read_text()
-    for word in ("Segmentation", "Depth", "In three dimensions", "Scores", "1 step", "3 steps", "10 steps", "true normals"):
+    for word in (
+        "Segmentation",
+        "Depth",
+        "In three dimensions",
+        "Guided generation",
+        "Scores",
+        "1 step",
+        "3 steps",
+        "10 steps",
+        "true normals",
+    ):
         assert word in page
     assert page.count("data-gallery") >= 2 and "data-points" in page and page.count("data-player") >= 2
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)

@@ -17,6 +17,9 @@ def demo(
     seed: int = typer.Option(0, help="Seed of the noise."),
     segmentation_model: str = typer.Option("freedoom-segmentation-tiny", help="Shipped name, folder or hub id."),
     depth_model: str = typer.Option("freedoom-depth-tiny", help="Shipped name, folder or hub id."),
+    generator: str = typer.Option(
+        "auto", help="Shipped name, folder or hub id, with predictor and prior; auto: the shipped one, if any; none: leave it out."
+    ),
     device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:N or mps."),
     hero: Path | None = typer.Option(None, help="Also write the README's picture here."),
 ) -> None:
@@ -28,7 +31,7 @@ def demo(
     _say("loading PyTorch and the models")
     from noise2map.inference.demo_run import DemoJob, run_demo
 
-    job = DemoJob(out, segmentation_model, depth_model, STEP_COUNTS, DEPTH_SAMPLES, frames, scored, seed, device, hero)
+    job = DemoJob(out, segmentation_model, depth_model, STEP_COUNTS, DEPTH_SAMPLES, frames, scored, seed, device, hero, generator)
     for line in run_demo(job, _say):
         print(line)
     print(f"\nOpen {out / 'index.html'} in a browser. ({time.perf_counter() - began:.0f} s)")

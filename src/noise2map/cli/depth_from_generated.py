@@ -42,6 +42,7 @@ def depth_from_generated(
             raise ValueError(f"--{name} must be at least {least}, got {value}")
 
     # Imported after the options have been checked: a mistake is reported at once, not after seconds of imports.
+    import diffusers
     from transformers.utils import logging
 
     from noise2map.inference.depth_from_generated import run_experiment
@@ -49,6 +50,7 @@ def depth_from_generated(
     from noise2map.inference.generated_sets import ARMS, ExperimentJob
 
     logging.disable_progress_bar()
+    diffusers.utils.logging.disable_progress_bar()
     job = ExperimentJob(
         model,
         real,

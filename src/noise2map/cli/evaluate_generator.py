@@ -69,6 +69,7 @@ def evaluate_generator(
     swept = parse_scales(scales or [])
 
     # Imported after the options have been checked: a mistake is reported at once, not after seconds of imports.
+    import diffusers
     from transformers.utils import logging
 
     from noise2map.inference.generated_images import SamplingPlan
@@ -77,6 +78,7 @@ def evaluate_generator(
     from noise2map.inference.generator_study import GeneratorJob, run_study
 
     logging.disable_progress_bar()
+    diffusers.utils.logging.disable_progress_bar()
     job = GeneratorJob(
         model,
         references,

@@ -23,6 +23,7 @@ from noise2map.inference.showcase import (
     score_frames,
     varied_frames,
 )
+from noise2map.inference.showcase_guided import AUTO, open_generator, show_guided
 from noise2map.inference.showcase_page import (
     BEST,
     counted,
@@ -65,6 +66,7 @@ class DemoJob:
         seed: Seed of the noise.
         device: As in ``pick_device``.
         hero: Where to write the README's picture, or None.
+        generator: What draws images, as of `open_generator`.
     """
 
     out: Path
@@ -77,6 +79,7 @@ class DemoJob:
     seed: int
     device: str
     hero: Path | None = None
+    generator: str = AUTO
 
 
 @dataclass
@@ -105,6 +108,7 @@ def run_demo(job: DemoJob, say: Say) -> Iterator[str]:
     check_writable(job.out)
     transformers.utils.logging.disable_progress_bar()
     device = pick_device(job.device)
+    generator = open_generator(job.generator, device, say)
     acts = {}
     for task, name in (("segmentation", job.segmentation_model), ("depth", job.depth_model)):
         predictor = Predictor.from_pretrained(name, device)
@@ -120,6 +124,8 @@ def run_demo(job: DemoJob, say: Say) -> Iterator[str]:
     for task, act in acts.items():
         _show_task(page, job, task, act)
     cloud, normals = _show_room(page, job, acts["segmentation"], acts["depth"])
+    if generator is not None:
+        show_guided(page, generator, job.out, job.generator, job.depth_model, say)
     tables = _show_scores(page, job, acts)
     page.write(job.out / "index.html")
     if job.hero is not None:
