@@ -7,42 +7,55 @@ float32, so models load and run in float32. Scores in the cards are those of the
 """
 
 import argparse
+import contextlib
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
 ZOO = Path(__file__).parent.parent / "src" / "noise2map" / "zoo"
+CARD = "README.md"
+
+
+@contextlib.contextmanager
+def replaced_folder(target: Path) -> Iterator[Path]:
+    """A new folder to fill that takes the place of ``target``, with its card, if nothing goes wrong; else ``target`` stays."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+        folder = Path(scratch) / "model"
+        folder.mkdir()
+        yield folder
+        if (target / CARD).exists():
+            shutil.copy(target / CARD, folder)
+        shutil.rmtree(target, ignore_errors=True)
+        folder.rename(target)
+
+
+def save_half(weights: dict[str, torch.Tensor], path: Path) -> int:
+    """Weights rounded to half precision -> ``path``, as safetensors. Returns their number."""
+    kept = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    overflow = [name for name, tensor in kept.items() if not torch.isfinite(tensor).all()]
+    if overflow:
+        raise ValueError(f"weights beyond half precision: {overflow[:3]}")
+    save_file(kept, path, metadata={"format": "pt"})
+    return sum(tensor.numel() for tensor in kept.values())
 
 
 def ship(source: Path, target: Path) -> int:
     """Writes the folder ``target`` whole or not at all; keeps its card. Returns the number of weights."""
     weights = load_file(source / "model.safetensors")
-    kept = {
-        name: tensor.half() if tensor.is_floating_point() else tensor
-        for name, tensor in weights.items()
-        if not name.startswith("auxiliary_head.")
-    }
-    overflow = [name for name, tensor in kept.items() if not torch.isfinite(tensor).all()]
-    if overflow:
-        raise ValueError(f"weights beyond half precision: {overflow[:3]}")
     config = json.loads((source / "config.json").read_text())
     config |= {"dtype": "float32", "use_auxiliary_head": False}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-        folder = Path(scratch) / "model"
-        folder.mkdir()
-        save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    with replaced_folder(target) as folder:
+        kept = {name: tensor for name, tensor in weights.items() if not name.startswith("auxiliary_head.")}
+        count = save_half(kept, folder / "model.safetensors")
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         shutil.copy(source / "preprocessor_config.json", folder)
-        if (target / "README.md").exists():
-            shutil.copy(target / "README.md", folder)
-        shutil.rmtree(target, ignore_errors=True)
-        folder.rename(target)
-    return sum(tensor.numel() for tensor in kept.values())
+    return count
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from tiny_bev import save_room_bev
+from tiny_generator import save_generator
 
 from noise2map import cli
 from noise2map.data.freedoom import load_samples
 from noise2map.data.freedoom.catalog import class_names
 from noise2map.inference.demo_run import FIRST_FRAMES
+from noise2map.inference.generators import load_generator
 from noise2map.inference.showcase import build_room, varied_frames
 from noise2map.models import Noise2MapImageProcessor
 from tiny_models import tiny_depth_model, tiny_segmenter
@@ -35,6 +37,8 @@ def models(tmp_path_factory):
         model.save_pretrained(root / name)
         Noise2MapImageProcessor(size={"height": 48, "width": 64}).save_pretrained(root / name)
     save_room_bev(root / "around", ("camera", "lidar"))
+    paths = save_generator(root)
+    load_generator(paths["generator"], paths["predictor"], paths["prior"]).save_pretrained(root / "whole")
     return root
 
 
@@ -49,12 +53,16 @@ def made(models, tmp_path_factory):
     out = tmp_path_factory.mktemp("demo") / "demo"
     words = ["--segmentation-model", models / "rooms", "--depth-model", models / "depth", "--frames", 2, "--scored", 3]
     words += ["--bev-model", models / "around"]
+    words += ["--generator", models / "whole"]
     assert run("--out", out, "--hero", out / "hero.png", *words) == 0
     return out
 
 
 def test_every_file_is_there_and_whole(made):
     names = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
+    guided = {name for name in names if name.startswith("guided/")}
+    assert {"guided/000000.png", "guided/denoising.webp", "guided/clouds/000000-both.ply"} <= guided
+    names -= guided
     wanted = {"index.html", "hero.png", "normals.png", "room.ply", *(f"scores-{task}.csv" for task in TASKS)}
     wanted |= {f"denoising-{task}{suffix}" for task in TASKS for suffix in (".gif", ".webp")}
     assert wanted <= names
@@ -75,6 +83,7 @@ def test_the_page_shows_all_and_fetches_nothing(made):
         "Depth",
         "Bird&#x27;s-eye view",
         "In three dimensions",
+        "Guided generation",
         "Scores",
         "1 step",
         "3 steps",

@@ -18,10 +18,13 @@ def room(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_shipped_checkpoints_are_found_by_name(room):
+def test_shipped_checkpoints_are_found_by_name(room, monkeypatch):
+    monkeypatch.chdir(room.parent)  # where no folder is called like this
     assert zoo.available() == ["broken-tiny", "freedoom-depth-tiny"]
     assert zoo.zoo_path("freedoom-depth-tiny") == room / "zoo" / "freedoom-depth-tiny"
     assert zoo.resolve_model("freedoom-depth-tiny") == str(room / "zoo" / "freedoom-depth-tiny")
+    assert zoo.resolve_model("zoo/freedoom-depth-tiny") == zoo.resolve_model("freedoom-depth-tiny")
+    assert zoo.zoo_path("zoo/freedoom-depth-tiny") == zoo.zoo_path("freedoom-depth-tiny")
     with pytest.raises(ValueError, match="did you mean 'freedoom-depth-tiny'"):
         zoo.zoo_path("freedom-depth-tiny")
 

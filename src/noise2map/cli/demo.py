@@ -21,6 +21,9 @@ def demo(
         ["freedoom-bev-camera-tiny", "freedoom-bev-fusion-tiny"],
         help="Likewise, for bird's-eye-view maps; may be given more than once, the one with LiDAR last; none: no such section.",
     ),
+    generator: str = typer.Option(
+        "auto", help="Shipped name, folder or hub id, with predictor and prior; auto: the shipped one, if any; none: leave it out."
+    ),
     device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:N or mps."),
     hero: Path | None = typer.Option(None, help="Also write the README's picture here."),
 ) -> None:
@@ -33,7 +36,7 @@ def demo(
     from noise2map.inference.demo_run import DemoJob, run_demo
 
     models = (segmentation_model, depth_model)
-    job = DemoJob(out, *models, STEP_COUNTS, DEPTH_SAMPLES, frames, scored, seed, device, hero, tuple(bev_model))
+    job = DemoJob(out, *models, STEP_COUNTS, DEPTH_SAMPLES, frames, scored, seed, device, hero, tuple(bev_model), generator)
     for line in run_demo(job, _say):
         print(line)
     print(f"\nOpen {out / 'index.html'} in a browser. ({time.perf_counter() - began:.0f} s)")

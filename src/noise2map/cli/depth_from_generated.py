@@ -8,7 +8,7 @@ import typer
 
 
 def depth_from_generated(
-    model: Annotated[str, typer.Option(help="Generator: folder or hub id of a diffusers pipeline with a UNet2DModel.")],
+    model: Annotated[str, typer.Option(help="Generator: shipped name, folder of a diffusers pipeline, or hub id.")],
     real: Annotated[
         str, typer.Option(help="Real images with depth to train on: a rendered Freedoom split, samples, or e.g. nyu/train:ROOT.")
     ],
@@ -42,6 +42,7 @@ def depth_from_generated(
             raise ValueError(f"--{name} must be at least {least}, got {value}")
 
     # Imported after the options have been checked: a mistake is reported at once, not after seconds of imports.
+    import diffusers
     from transformers.utils import logging
 
     from noise2map.inference.depth_from_generated import run_experiment
@@ -49,6 +50,7 @@ def depth_from_generated(
     from noise2map.inference.generated_sets import ARMS, ExperimentJob
 
     logging.disable_progress_bar()
+    diffusers.utils.logging.disable_progress_bar()
     job = ExperimentJob(
         model,
         real,

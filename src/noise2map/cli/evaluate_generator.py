@@ -8,7 +8,7 @@ import typer
 
 
 def evaluate_generator(
-    model: Annotated[str, typer.Option(help="Generator: folder or hub id of a diffusers pipeline with a UNet2DModel.")],
+    model: Annotated[str, typer.Option(help="Generator: shipped name, folder of a diffusers pipeline, or hub id.")],
     references: Annotated[
         str,
         typer.Option(help="Real pictures: a folder, a rendered Freedoom split, an LSUN ..._lmdb, samples, or e.g. nyu:ROOT."),
@@ -69,6 +69,7 @@ def evaluate_generator(
     swept = parse_scales(scales or [])
 
     # Imported after the options have been checked: a mistake is reported at once, not after seconds of imports.
+    import diffusers
     from transformers.utils import logging
 
     from noise2map.inference.generated_images import SamplingPlan
@@ -77,6 +78,7 @@ def evaluate_generator(
     from noise2map.inference.generator_study import GeneratorJob, run_study
 
     logging.disable_progress_bar()
+    diffusers.utils.logging.disable_progress_bar()
     job = GeneratorJob(
         model,
         references,

@@ -59,7 +59,7 @@ class DepthGuidedPipeline(DiffusionPipeline):
     """
 
     _optional_components = ["depth_predictor", "depth_prior"]
-    _callback_tensor_inputs = ["latents", "gradient", "pred_original_sample"]
+    _callback_tensor_inputs = ["latents", "gradient", "pred_original_sample", "depth_signal"]
 
     def __init__(
         self,
@@ -161,7 +161,8 @@ class DepthGuidedPipeline(DiffusionPipeline):
             return_dict: False for a tuple (images, depths).
             callback_on_step_end: called after each step as in other pipelines; ``latents`` it returns replace the step's.
             callback_on_step_end_tensor_inputs: what it is given: ``"latents"``, ``"gradient"`` (None when unguided),
-                ``"pred_original_sample"``.
+                ``"pred_original_sample"``, ``"depth_signal"`` (what the strong branch reads at this step, ``(B, 1, H, W)``;
+                `DepthPredictor.decode_depth` makes depth of it).
 
         Raises:
             ValueError: for an impossible argument, before any work, or a gradient that is not finite.
@@ -182,27 +183,27 @@ class DepthGuidedPipeline(DiffusionPipeline):
             eta,
             use_clipped_model_output,
         )
+        every_depth = "depth_signal" in callback_on_step_end_tensor_inputs
         self.check_call(run, losses, generator, latents, class_labels, output_depth, output_type)
-        unknown = [name for name in callback_on_step_end_tensor_inputs if name not in self._callback_tensor_inputs]
+        known = [name for name in self._callback_tensor_inputs if name != "depth_signal" or self.depth_predictor is not None]
+        unknown = [name for name in callback_on_step_end_tensor_inputs if name not in known]
         if unknown:
-            raise ValueError(
-                f"callback_on_step_end_tensor_inputs holds {unknown}; expected names of {self._callback_tensor_inputs}"
-            )
+            raise ValueError(f"callback_on_step_end_tensor_inputs holds {unknown}; expected names of {known}")
         # Before the start noise is drawn, so that giving the same noise as `latents` changes nothing.
         prior_generators = guidance_generators(generator, batch_size, self._execution_device) if losses.active else []
         sample = self._start(batch_size, generator, latents)
         self.scheduler.set_timesteps(num_inference_steps)
         log: list[tuple[dict[str, Tensor], Tensor | None]] = []
         depth_signal = None
+        depth_from = 0 if every_depth else num_inference_steps - 1 if output_depth else None
         with self.progress_bar(total=num_inference_steps) as bar:
-            for index, prediction, step in self._steps(
-                sample, run, losses, generator, prior_generators, class_labels, output_depth
-            ):
+            for index, prediction, step in self._steps(sample, run, losses, generator, prior_generators, class_labels, depth_from):
                 if callback_on_step_end is not None:
                     tensors = {
                         "latents": step.prev_sample,
                         "gradient": prediction.gradient,
                         "pred_original_sample": step.pred_original_sample,
+                        "depth_signal": prediction.depth_signal,
                     }
                     given = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
                     returned = callback_on_step_end(self, index, self.scheduler.timesteps[index], given) or {}
@@ -226,13 +227,16 @@ class DepthGuidedPipeline(DiffusionPipeline):
         generator: Generator,
         prior_generators: Sequence[torch.Generator],
         class_labels: Tensor | None,
-        output_depth: bool,
+        depth_from: int | None,
     ) -> Iterator[tuple[int, GuidedPrediction, GuidedStep]]:
-        """Steps one after the other; the consumer may replace ``step.prev_sample``, from which the next one starts."""
+        """Steps one after the other; the consumer may replace ``step.prev_sample``, from which the next one starts.
+
+        Depth is read in all steps from ``depth_from`` on, and in guided steps.
+        """
         labels = None if class_labels is None else class_labels.to(sample.device)
         for index, t in enumerate(self.scheduler.timesteps):
             guided = losses.active and run.guides(index, int(t), self.depth_predictor)
-            with_depth = output_depth and index == len(self.scheduler.timesteps) - 1
+            with_depth = depth_from is not None and index >= depth_from
             prediction = self._predict(sample, t, losses, guided, prior_generators, labels, with_depth)
             step = guided_step(
                 self.scheduler,

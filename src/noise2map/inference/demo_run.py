@@ -24,6 +24,7 @@ from noise2map.inference.showcase import (
     varied_frames,
 )
 from noise2map.inference.showcase_bev import SHIPPED, open_bev_models, show_bev
+from noise2map.inference.showcase_guided import AUTO, open_generator, show_guided
 from noise2map.inference.showcase_page import (
     BEST,
     counted,
@@ -67,6 +68,7 @@ class DemoJob:
         device: As in ``pick_device``.
         hero: Where to write the README's picture, or None.
         bev_models: Models for bird's-eye-view maps, the one with most sensors last; ``("none",)`` for none.
+        generator: What draws images, as of `open_generator`.
     """
 
     out: Path
@@ -80,6 +82,7 @@ class DemoJob:
     device: str
     hero: Path | None = None
     bev_models: tuple[str, ...] = SHIPPED
+    generator: str = AUTO
 
 
 @dataclass
@@ -109,6 +112,7 @@ def run_demo(job: DemoJob, say: Say) -> Iterator[str]:
     transformers.utils.logging.disable_progress_bar()
     device = pick_device(job.device)
     bev = open_bev_models(job.bev_models, job.device, say)
+    generator = open_generator(job.generator, device, say)
     acts = {}
     for task, name in (("segmentation", job.segmentation_model), ("depth", job.depth_model)):
         predictor = Predictor.from_pretrained(name, device)
@@ -125,6 +129,8 @@ def run_demo(job: DemoJob, say: Say) -> Iterator[str]:
         _show_task(page, job, task, act)
     cloud, normals = _show_room(page, job, acts["segmentation"], acts["depth"])
     bev_lines = show_bev(page, bev, job.out, job.seed, say)
+    if generator is not None:
+        show_guided(page, generator, job.out, job.generator, job.depth_model, say)
     tables = _show_scores(page, job, acts) + bev_lines
     page.write(job.out / "index.html")
     if job.hero is not None:

@@ -18,7 +18,7 @@ from noise2map.data.lsun import LsunDataset
 from noise2map.data.squares import PictureFolder, square_image, square_map
 from noise2map.inference.predictor import Predictor
 from noise2map.training.seeded_trainer import spread
-from noise2map.zoo import available, resolve_model
+from noise2map.zoo import available, bare_name, resolve_model
 
 TRUTH = "truth"
 SOURCES = ("freedoom", "folder", "lsun")
@@ -139,7 +139,7 @@ class DepthLabeller:
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
-        local = Path(name).expanduser().is_dir() or name in available()
+        local = Path(name).expanduser().is_dir() or bare_name(name) in available()
         if not local and (name.startswith((".", "/", "~")) or "/" not in name):
             raise FileNotFoundError(
                 f"labels {name!r} are neither 'truth' nor a depth model: no such folder, hub id or shipped name"

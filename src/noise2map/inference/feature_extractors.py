@@ -15,7 +15,7 @@ from noise2map.inference.loading import load_model, pick_device
 from noise2map.metrics import FeatureExtractor
 from noise2map.models import MapModel
 from noise2map.models.image_processing import MIN_SIDE
-from noise2map.zoo import available, resolve_model
+from noise2map.zoo import available, bare_name, resolve_model
 
 DEFAULT_EXTRACTOR = "freedoom-segmentation-tiny"
 _LAYERS = ("stage1", "stage2", "stage3", "stage4", "merged")
@@ -53,16 +53,16 @@ def make_extractor(spec: str = DEFAULT_EXTRACTOR, device: str | torch.device = "
 
 def is_map_model(name: str) -> bool:
     """Whether a name stands for a checkpoint of this library: shipped, or a folder whose config says so."""
-    if name in available():
+    if bare_name(name) in available():
         return True
     config = Path(name).expanduser() / "config.json"
     return config.is_file() and '"noise2map"' in config.read_text(encoding="utf-8")
 
 
 def label_of(name: str) -> str:
-    """A short name: of a folder its last part, else the name."""
+    """A short name: of a folder its last part, else the name, without the `zoo/` of what is shipped."""
     path = Path(name).expanduser()
-    return path.resolve().name if path.is_dir() else name
+    return path.resolve().name if path.is_dir() else bare_name(name)
 
 
 def fingerprint(module: nn.Module) -> str:

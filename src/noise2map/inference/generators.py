@@ -19,30 +19,24 @@ _INDEX = "model_index.json"
 _PARTS = {"depth_predictor": DepthPredictor, "depth_prior": DepthPrior}
 
 
-def available_generators() -> list[str]:
-    """The names of the shipped generators."""
-    return sorted(path.parent.name for path in Path(zoo.__file__).parent.glob(f"*/{_INDEX}"))
-
-
 def resolve_generator(name: str | Path) -> str:
-    """A folder of a diffusers pipeline, a shipped name or a hub id -> what ``from_pretrained`` takes.
+    """A folder of a diffusers pipeline, a shipped name (``NAME`` or ``zoo/NAME``) or a hub id -> what ``from_pretrained`` takes.
 
     Raises:
-        FileNotFoundError: if the folder is missing or holds no pipeline.
-        ValueError: if it is none of the three.
+        FileNotFoundError: if it is none of the three, or a folder that holds no pipeline.
     """
     path, name = Path(name).expanduser(), str(name)
     if path.is_dir():
         if not (path / _INDEX).is_file():
             raise FileNotFoundError(f"generator folder {name!r} has no {_INDEX}; expected the folder of a diffusers pipeline")
         return str(path)
-    shipped = Path(zoo.__file__).parent / name
-    if name in available_generators():
-        return str(shipped)
+    bare, shipped = zoo.bare_name(name), zoo.available_generators()
+    if bare in shipped:
+        return str(zoo.zoo_path(bare))
     owner, slash, model = name.partition("/")
-    if slash and owner and model and "/" not in model and not name.startswith((".", "~", "/")):
+    if bare == name and slash and owner and model and "/" not in model and not name.startswith((".", "~", "/")):
         return name
-    names = ", ".join(available_generators()) or "none in this installation"
+    names = ", ".join(shipped) or "none in this installation"
     raise FileNotFoundError(f"generator {name!r} is neither a folder nor a hub id owner/name; shipped: {names}")
 
 

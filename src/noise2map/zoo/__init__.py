@@ -1,6 +1,7 @@
 """Small trained checkpoints that come with the package, found by name.
 
-Each is a folder with ``config.json``, ``model.safetensors``, ``preprocessor_config.json`` and a card, ``README.md``.
+A model of maps is a folder with ``config.json``, ``model.safetensors``, ``preprocessor_config.json`` and a card, ``README.md``;
+an image generator is the folder of a diffusers pipeline, with ``model_index.json``. Names may be written ``zoo/NAME``, too.
 """
 
 import difflib
@@ -9,23 +10,35 @@ import re
 from pathlib import Path
 
 _ROOM = Path(__file__).parent
+_PREFIX = "zoo/"
+_PIPELINE = "model_index.json"
 _NEEDED = ("config.json", "model.safetensors", "preprocessor_config.json")
 # What a repository on the hub is called: owner/name.
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
-__all__ = ["available", "resolve_model", "zoo_path"]
+__all__ = ["available", "available_generators", "bare_name", "resolve_model", "zoo_path"]
 
 
 def available() -> list[str]:
-    """The names of the shipped checkpoints, in alphabetical order."""
+    """The names of the shipped models of maps, in alphabetical order."""
     return sorted(path.parent.name for path in _ROOM.glob("*/config.json"))
+
+
+def available_generators() -> list[str]:
+    """The names of the shipped image generators, in alphabetical order."""
+    return sorted(path.parent.name for path in _ROOM.glob(f"*/{_PIPELINE}"))
+
+
+def bare_name(name: str) -> str:
+    """``"zoo/freedoom-depth-tiny"`` -> ``"freedoom-depth-tiny"``; other names as they are."""
+    return name.removeprefix(_PREFIX)
 
 
 def zoo_path(name: str) -> Path:
     """The folder of a shipped checkpoint.
 
     Args:
-        name: E.g. ``"freedoom-depth-tiny"``.
+        name: Of a model of maps or an image generator, e.g. ``"freedoom-depth-tiny"`` or ``"zoo/freedoom-depth-tiny"``.
 
     Returns:
         A folder that ``from_pretrained`` takes.
@@ -33,7 +46,7 @@ def zoo_path(name: str) -> Path:
     Raises:
         ValueError: If no checkpoint of that name is shipped; the error lists those that are.
     """
-    names = available()
+    names, name = sorted({*available(), *available_generators()}), bare_name(name)
     if name not in names:
         raise ValueError(f"no shipped checkpoint is called {name!r}{_guess(name, names)}; there is {_listing(names)}")
     return _ROOM / name
@@ -42,8 +55,8 @@ def zoo_path(name: str) -> Path:
 def resolve_model(name_or_path_or_hub_id: str | os.PathLike[str]) -> str:
     """Turn what a user calls a model into what ``from_pretrained`` takes.
 
-    A folder comes first, then the name of a shipped checkpoint, then a repository of the hub (``owner/name``), which is
-    left for ``from_pretrained`` to find.
+    A folder comes first, then the name of a shipped model of maps, with or without ``zoo/`` before it, then a repository of the
+    hub (``owner/name``), which is left for ``from_pretrained`` to find.
 
     Args:
         name_or_path_or_hub_id: A folder, a shipped name or a hub id.
@@ -60,10 +73,15 @@ def resolve_model(name_or_path_or_hub_id: str | os.PathLike[str]) -> str:
     names = available()
     if path.is_dir():
         return str(_complete_folder(path))
-    if wanted in names:
-        return str(_complete_folder(_ROOM / wanted))
+    bare = bare_name(wanted)
+    if bare in names:
+        return str(_complete_folder(_ROOM / bare))
+    if bare in available_generators():
+        raise ValueError(f"model {wanted!r} is an image generator; expected a model of maps: {_listing(names)}")
     if path.is_file():
         raise ValueError(f"model {wanted!r} is a file; expected the folder of a checkpoint, with {', '.join(_NEEDED)}")
+    if bare != wanted:  # what is called zoo/... is shipped, and nobody's repository
+        raise ValueError(f"model {wanted!r} is not shipped{_guess(bare, names)}; there is {_listing(names)}")
     if _HUB_ID.fullmatch(wanted):
         return wanted
     if os.sep in wanted or wanted.startswith((".", "~")):
