@@ -35,6 +35,9 @@ def test_a_generator_is_opened_with_its_parts(paths, pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "all")  # a DepthGuidedPipeline brings its parts
     again = load_generator(tmp_path / "all")
     assert isinstance(again.depth_prior, DepthPrior) and again.depth_prior.image_size == (8, 8)
+    own = load_generator(paths["generator"], sampler="own")
+    saved = (paths["generator"] / "scheduler" / "scheduler_config.json").read_text()
+    assert f'"_class_name": "{type(own.scheduler).__name__}"' in saved
     alone = load_generator(paths["generator"], sampler="ddpm")
     assert alone.depth_predictor is None and type(alone.scheduler).__name__ == "DDPMScheduler"
 

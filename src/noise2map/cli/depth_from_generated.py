@@ -26,7 +26,7 @@ def depth_from_generated(
     consistency_scale: Annotated[float, typer.Option(help="Scale of DCG.")] = 40.0,
     prior_scale: Annotated[float, typer.Option(help="Scale of DPG; not used without a prior.")] = 40.0,
     steps: Annotated[int, typer.Option(help="Sampling steps.")] = 50,
-    scheduler: Annotated[str, typer.Option(help="ddim or ddpm.")] = "ddim",
+    scheduler: Annotated[str, typer.Option(help="ddim, ddpm, or own: the generator's.")] = "own",
     convention: Annotated[str, typer.Option(help="Meaning of the scales: variance or plain.")] = "variance",
     reduction: Annotated[str, typer.Option(help="Of the losses over pixels: sum or mean.")] = "sum",
     on_nonfinite: Annotated[str, typer.Option(help="error, or skip: leave steps unguided whose gradient is not finite.")] = "error",

@@ -25,7 +25,7 @@ def evaluate_generator(
     scales: Annotated[list[str] | None, typer.Option(help="Sweep the scale of both guidances, e.g. 0,10,20,40,80.")] = None,
     sweep_samples: Annotated[int, typer.Option(help="Images of each setting of a sweep.")] = 512,
     steps: Annotated[int, typer.Option(help="Sampling steps.")] = 50,
-    scheduler: Annotated[str, typer.Option(help="ddim or ddpm.")] = "ddim",
+    scheduler: Annotated[str, typer.Option(help="ddim, ddpm, or own: the generator's.")] = "own",
     convention: Annotated[str, typer.Option(help="Meaning of the scales: variance or plain.")] = "variance",
     reduction: Annotated[str, typer.Option(help="Of the losses over pixels: sum or mean.")] = "sum",
     guidance_every: Annotated[int, typer.Option(help="Guide every so many steps.")] = 1,
@@ -58,7 +58,7 @@ def evaluate_generator(
     for name, scale in (("consistency-scale", consistency_scale), ("prior-scale", prior_scale)):
         if not 0 < scale < float("inf"):
             raise ValueError(f"--{name} must be a positive number, got {scale}")
-    choices = {"scheduler": (scheduler, "ddim", "ddpm"), "convention": (convention, "variance", "plain")}
+    choices = {"scheduler": (scheduler, "own", "ddim", "ddpm"), "convention": (convention, "variance", "plain")}
     choices |= {"reduction": (reduction, "sum", "mean"), "on-nonfinite": (on_nonfinite, "error", "skip")}
     choices |= {"rendering": (rendering, "disparity", "metric")}
     for name, (word, *allowed) in choices.items():

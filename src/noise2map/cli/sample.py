@@ -17,7 +17,7 @@ def sample(
     reduction: str = typer.Option("sum", help="Of the losses over pixels: sum or mean."),
     depth_predictor: str | None = typer.Option(None, help="Folder or hub id; default: depth_predictor/ of the generator."),
     depth_prior: str | None = typer.Option(None, help="Folder or hub id; default: depth_prior/ of the generator."),
-    sampler: str = typer.Option("ddim", help="ddim or ddpm."),
+    sampler: str = typer.Option("own", help="ddim, ddpm, or own: the one that the generator was saved with."),
     eta: float = typer.Option(0.0, help="Noise of ddim steps, 0 to 1."),
     guidance_every: int = typer.Option(1, help="Guide every so many steps."),
     on_nonfinite: str = typer.Option("error", help="A gradient that is not finite: error, or skip the guidance of that step."),
@@ -41,7 +41,7 @@ def sample(
     import diffusers
     from tqdm import tqdm
 
-    from noise2map.inference.generators import camera_of, load_generator
+    from noise2map.inference.generators import camera_of, load_generator, sampler_of
     from noise2map.inference.guided_sampling import SHEET_FILE, SamplingSettings, parse_seeds, run_sampling
     from noise2map.inference.loading import pick_device, pick_dtype
     from noise2map.inference.records import check_writable
@@ -55,7 +55,7 @@ def sample(
         model=model,
         depth_predictor=depth_predictor,
         depth_prior=depth_prior,
-        sampler=sampler,
+        sampler=sampler_of(pipe),
         steps=steps,
         consistency_scale=consistency_scale,
         prior_scale=prior_scale,

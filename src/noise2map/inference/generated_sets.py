@@ -49,7 +49,7 @@ class ExperimentJob:
         consistency_scale: Of the guided samples.
         prior_scale: Of the guided samples; 0 without a prior.
         plan: What sampling shares.
-        scheduler: `"ddim"` or `"ddpm"`.
+        scheduler: `"ddim"`, `"ddpm"` or `"own"`, the generator's.
         probe_timestep: Noise at which depth is read.
         test_limit: At most this many test images, 0 for all.
         batch_size: Images at a time, in sampling.

@@ -15,7 +15,7 @@ from noise2map.inference.depth_estimators import DEFAULT_ESTIMATOR, make_estimat
 from noise2map.inference.feature_extractors import DEFAULT_EXTRACTOR, fingerprint, label_of, make_extractor
 from noise2map.inference.generated_images import GuidanceSetting, SamplingPlan, depth_probe, draw_images, probe_name
 from noise2map.inference.generator_scores import SettingScores, score_settings
-from noise2map.inference.generators import camera_of, load_generator, load_part, resolve_generator
+from noise2map.inference.generators import camera_of, load_generator, load_part, resolve_generator, sampler_of
 from noise2map.inference.loading import pick_device
 from noise2map.inference.measured_images import Instruments, Measured, content_hash, measure, stack_pictures
 from noise2map.inference.provenance import provenance
@@ -43,7 +43,7 @@ class GeneratorJob:
         sweep_scales: Scales of both guidances to sweep.
         sweep_samples: Images of each setting of the sweeps.
         plan: What all settings share.
-        scheduler: `"ddim"` or `"ddpm"`.
+        scheduler: `"ddim"`, `"ddpm"` or `"own"`, the generator's.
         reference_limit: At most this many references, 0 for all.
         extractor: Of features, by name.
         estimator: Of depth, by name.
@@ -179,7 +179,7 @@ def run_study(job: GeneratorJob, say: Say = lambda text: None, progress: bool = 
         "extractor": instruments.extractor.name,
         "estimator": instruments.estimator.name,
         "rendering": job.rendering,
-        "scheduler": job.scheduler,
+        "scheduler": sampler_of(pipe),
         "steps": job.plan.num_inference_steps,
         "convention": job.plan.convention,
         "reduction": job.plan.reduction,

@@ -15,6 +15,7 @@ from noise2map.guidance import DepthGuidedPipeline, DepthPredictor, DepthPrior
 
 CAMERA_FILE = "camera.json"
 SAMPLERS = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}
+OWN = "own"  # the sampler that the generator was saved with
 _INDEX = "model_index.json"
 _PARTS = {"depth_predictor": DepthPredictor, "depth_prior": DepthPrior}
 
@@ -55,7 +56,7 @@ def load_generator(
         name: shipped name, folder of a `DDPMPipeline`, `DDIMPipeline` or `DepthGuidedPipeline`, or hub id.
         depth_predictor: folder or hub id; by default ``depth_predictor/`` in the folder, if it is there.
         depth_prior: folder or hub id; by default ``depth_prior/`` in the folder, if it is there.
-        sampler: ``"ddim"`` or ``"ddpm"``.
+        sampler: ``"ddim"``, ``"ddpm"``, or ``"own"``: the one that the generator was saved with.
         device: where to.
         dtype: of the weights.
 
@@ -63,8 +64,8 @@ def load_generator(
         OSError: if something is missing.
         ValueError: if the parts do not belong together, or cannot be read.
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"sampler is {sampler!r}; expected 'ddim' or 'ddpm'")
+    if sampler not in (OWN, *SAMPLERS):
+        raise ValueError(f"sampler is {sampler!r}; expected 'own', 'ddim' or 'ddpm'")
     source = resolve_generator(name)
     try:
         pipe = DepthGuidedPipeline.from_pretrained(source)
@@ -72,12 +73,24 @@ def load_generator(
         raise ValueError(f"generator {str(name)!r} could not be loaded: {error}") from error
     given = {"depth_predictor": depth_predictor, "depth_prior": depth_prior}
     parts = {part: load_part(part, path, source) or getattr(pipe, part) for part, path in given.items()}
-    scheduler = SAMPLERS[sampler].from_config(pipe.scheduler.config)
+    scheduler = SAMPLERS[sampler_of(pipe) if sampler == OWN else sampler].from_config(pipe.scheduler.config)
     pipe = DepthGuidedPipeline(pipe.unet, scheduler, **parts).to(device)
     if dtype != torch.float32:
         pipe.to(dtype)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def sampler_of(pipe: Any) -> str:
+    """The sampler of a pipeline, ``"ddim"`` or ``"ddpm"``.
+
+    Raises:
+        ValueError: If it is another one.
+    """
+    for name, kind in SAMPLERS.items():
+        if isinstance(pipe.scheduler, kind):
+            return name
+    raise ValueError(f"the generator's own sampler is a {type(pipe.scheduler).__name__}; choose 'ddim' or 'ddpm'")
 
 
 def load_part(part: str, path: str | Path | None, generator: str | None = None) -> Any:

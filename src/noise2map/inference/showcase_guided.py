@@ -15,7 +15,7 @@ from noise2map.inference.depth_estimators import make_estimator
 from noise2map.inference.depth_views import DepthViews, add_clouds, seed_item, seed_rows
 from noise2map.inference.feature_extractors import label_of
 from noise2map.inference.generated_images import GuidanceSetting, depth_probe
-from noise2map.inference.generators import camera_of, load_generator
+from noise2map.inference.generators import OWN, camera_of, load_generator
 from noise2map.inference.measured_images import stack_pictures
 from noise2map.inference.reference_pictures import SHIPPED, ReferencePictures
 from noise2map.metrics import PlausibilityScores
@@ -89,7 +89,7 @@ def open_generator(name: str, device: torch.device, say: Callable[[str], None]) 
         say("no generator is shipped: guided generation is left out")
         return None
     diffusers.utils.logging.disable_progress_bar()
-    pipe = load_generator(shipped[0] if name == AUTO else name, device=device)
+    pipe = load_generator(shipped[0] if name == AUTO else name, sampler=OWN, device=device)
     for part in ("depth_predictor", "depth_prior"):
         if getattr(pipe, part) is None:
             raise ValueError(f"generator {name!r} has no {part}/ in its folder; the demo shows guidance and needs both parts")
