@@ -209,3 +209,17 @@ def test_plan_leaves_out_what_there_are_no_parts_for(tmp_path):
     assert [(one.consistency_scale, one.prior_scale) for one in sweep] == [(0, 0), (10, 0)]
     assert list(plan_settings(job, True, ["a"])) == ["guidance", "scales"]
     assert list(plan_settings(job, True, ["a", "b"])) == ["guidance", "scales", "priors"]
+
+
+def test_settings_can_be_drawn_apart_and_are_found_again(paths, tmp_path, capsys):
+    arguments = words(paths, tmp_path, samples=3, scales="0.5", sweep_samples=2)
+    assert run(*arguments, "--draw", "both,scale 0.5") == 0
+    assert run(*arguments, "--draw", "None") == 0
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "samples").rglob("*.png")}
+    assert sorted({path.parent.name.rpartition("_")[0].partition("_8px")[0] for path in kept}) == ["c0.5_p0.5", "c0_p0", "c40_p40"]
+    assert len(kept) == 3 + 2 + 3 and not (tmp_path / "generator.csv").exists() and not (tmp_path / "measured").exists()
+    assert run(*arguments, "--draw", "dcg,dpg,none,both") == 0
+    assert len(list((tmp_path / "samples").rglob("*.png"))) == 8 + 6
+    assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
+    assert run(*arguments, "--draw", "none,neither") == 2
+    assert "no setting 'neither' to draw; expected some of none, DCG, DPG, both, scale 0.5" in capsys.readouterr().err

@@ -119,6 +119,17 @@ def test_the_cloud_holds_the_known_points(page):
         Page("x").cloud(Cloud(np.full((1, 3), np.nan), {}))
 
 
+def test_clouds_beside_each_other_are_cards_of_their_own():
+    page, cloud = Page("x"), Cloud(np.eye(3), {"image": np.eye(3, dtype=np.uint8)})
+    page.text("before")
+    page.clouds([(cloud, "one room"), (cloud, "other room")])
+    text = page.render()
+    checker = Checker()
+    checker.feed(text)
+    assert checker.open == [] and len(re.findall('class="card" data-points', text)) == 2
+    assert text.index("<p>before") < text.index("repeat(2,1fr)") < text.index("one room") < text.index("other room")
+
+
 def test_the_best_value_is_marked(page):
     assert '<td class="best">62.0</td>' in page and '<td class="best">60.0</td>' not in page
 

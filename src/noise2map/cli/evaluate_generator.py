@@ -46,6 +46,10 @@ def evaluate_generator(
     batch_size: Annotated[int, typer.Option(help="Images at a time; images do not depend on it.")] = 8,
     bf16: Annotated[bool, typer.Option("--bf16", help="Draw under bfloat16 autocast; measurements stay in float32.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    draw: Annotated[
+        str | None,
+        typer.Option(help="Draw only these settings, e.g. none,dcg, and stop: processes can share the work in one --out."),
+    ] = None,
     cache: Annotated[Path | None, typer.Option(help="Kept measurements of references. [default: ~/.cache/noise2map]")] = None,
 ) -> None:
     """None, DCG, DPG and both at equal seeds: FID, dFID, KID, geometry, time; sweeps; a page of pairs."""
@@ -75,7 +79,7 @@ def evaluate_generator(
     from noise2map.inference.generated_images import SamplingPlan
     from noise2map.inference.generator_page import write_page
     from noise2map.inference.generator_report import study_text, write_study
-    from noise2map.inference.generator_study import GeneratorJob, run_study
+    from noise2map.inference.generator_study import GeneratorJob, draw_only, run_study
 
     logging.disable_progress_bar()
     diffusers.utils.logging.disable_progress_bar()
@@ -104,6 +108,10 @@ def evaluate_generator(
         allow_singular,
         cache,
     )
+    if draw is not None:
+        for path in draw_only(job, [word.strip() for word in draw.split(",")], say=lambda text: print(text, file=sys.stderr)):
+            print(f"drawn into {path}", file=sys.stderr)
+        return
     study = run_study(job, say=lambda text: print(text, file=sys.stderr))
     print("\n\n".join(study_text(study)))
     for path in [*write_study(study, out), *write_page(study, out / "page.html", pairs, fov)]:

@@ -73,7 +73,7 @@ def add_clouds(page: Page, views: Mapping[str, DepthViews], seeds: Sequence[int]
     """Point clouds of the first pictures of each way, on the page and as files.
 
     Args:
-        page: Gets a card for each.
+        page: Gets a row of cards for each seed.
         views: By name; with depth in metres.
         seeds: Of the first pictures, one each.
         folder: Gets `SEED-NAME.ply` and `.glb`.
@@ -87,6 +87,7 @@ def add_clouds(page: Page, views: Mapping[str, DepthViews], seeds: Sequence[int]
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for place, seed in enumerate(seeds):
+        shown = []
         for name, one in views.items():
             assert one.points is not None and one.normals is not None
             near = one.near(place)
@@ -102,5 +103,6 @@ def add_clouds(page: Page, views: Mapping[str, DepthViews], seeds: Sequence[int]
             }
             flat = {title: picture.reshape(-1, 3) for title, picture in layers.items()}
             lifted = torch.where(near[..., None], points, torch.nan).reshape(-1, 3).numpy()
-            page.cloud(Cloud(lifted, flat, float(one.camera[0])), f"Seed {seed}, {name}")
+            shown.append((Cloud(lifted, flat, float(one.camera[0])), f"Seed {seed}, {name}"))
+        page.clouds(shown)
     return written

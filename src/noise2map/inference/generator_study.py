@@ -194,6 +194,39 @@ def run_study(job: GeneratorJob, say: Say = lambda text: None, progress: bool = 
     return GeneratorStudy(job, scores, tables, facts, roots, instruments, camera)
 
 
+def draw_only(job: GeneratorJob, names: Sequence[str], say: Say = lambda text: None, progress: bool = True) -> list[Path]:
+    """Draw the images of some settings and stop; `run_study` of the same job finds them.
+
+    Processes that draw different settings of one job may run side by side: each setting has its own folder, and nothing else is
+    written. Two that draw the same setting may not.
+
+    Args:
+        job: As of `run_study`.
+        names: Of settings, such as `"none"`, `"DCG"`, `"scale 0.1"`; in any case.
+        say: Called with remarks for the user.
+        progress: Show progress bars.
+
+    Returns:
+        The folders.
+
+    Raises:
+        OSError: If something is missing or cannot be written.
+        ValueError: If there is no setting of a name, or a value cannot work, before anything is drawn.
+    """
+    check_writable(job.out)
+    pipe = load_generator(job.model, job.predictor, sampler=job.scheduler, device=pick_device(job.device))
+    priors = _load_priors(job, pipe)
+    tables = plan_settings(job, pipe.depth_predictor is not None, list(priors))
+    _remark(job, pipe, priors, say)
+    known = {one.name.lower(): one.name for settings in tables.values() for one in settings}
+    unknown = [name for name in names if name.lower() not in known]
+    if unknown:
+        raise ValueError(f"there is no setting {unknown[0]!r} to draw; expected some of {', '.join(known.values())}")
+    chosen = {known[name.lower()] for name in names}
+    tables = {table: [one for one in settings if one.name in chosen] for table, settings in tables.items()}
+    return [folder.root for folder in _draw_all(job, pipe, priors, tables, progress).values()]
+
+
 def _side(pipe: DepthGuidedPipeline) -> int:
     size = pipe.unet.config.sample_size
     sides = {size} if isinstance(size, int) else set(size or ())

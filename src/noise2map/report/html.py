@@ -183,6 +183,15 @@ class Page:
             "data-points",
         )
 
+    def clouds(self, clouds: Sequence[tuple[Cloud, str]]) -> None:
+        """Add cards with point clouds beside each other, each with its heading; below each other on a narrow screen."""
+        start = len(self._parts)
+        for cloud, heading in clouds:
+            self.cloud(cloud, heading)
+        cards = "".join(self._parts[start:])
+        columns = f"grid-template-columns:repeat({len(clouds)},1fr)"
+        self._parts[start:] = [f'<div class="grid collapses side" style="{columns}">{cards}</div>']
+
     def table(
         self,
         rows: Sequence[Row],
