@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler, UNet2DModel
 from matplotlib import colormaps
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -17,16 +17,19 @@ from noise2map.training.samples import compose_grid
 
 @torch.no_grad()
 def draw_pictures(unet: UNet2DModel, scheduler: DDPMScheduler, count: int, steps: int, seed: int) -> Tensor:
-    """Deterministic DDIM samples ``(count, C, h, w)`` in [-1, 1] on the CPU; a picture depends on the seed and its number."""
-    sampler = DDIMScheduler.from_config(scheduler.config)
+    """DDPM samples ``(count, C, h, w)`` in [-1, 1] on the CPU; a picture depends on the seed and its number.
+
+    Fresh noise at each step takes errors of a half-trained network away that deterministic steps would pile up.
+    """
+    sampler = DDPMScheduler.from_config(scheduler.config)
     sampler.set_timesteps(steps)
     size, reference = unet.config.sample_size, unet.conv_in.weight
     shape = (unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
-    noise = [torch.randn(shape, generator=image_generator(seed, f"sample {index}")) for index in range(count)]
-    sample = torch.stack(noise).to(reference)
+    generators = [image_generator(seed, f"sample {index}") for index in range(count)]
+    sample = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(reference)
     for timestep in sampler.timesteps:
         predicted = unet(sample, timestep).sample
-        sample = sampler.step(predicted.float(), timestep, sample.float()).prev_sample.to(reference)
+        sample = sampler.step(predicted.float(), timestep, sample.float(), generator=generators).prev_sample.to(reference)
     return sample.float().clamp(-1, 1).cpu()
 
 
