@@ -72,6 +72,20 @@ def guidance_table(table: str) -> str:
     return markdown_table([{name: _three_digits(value) for name, value in line.items()} for line in lines])
 
 
+def predictor_table() -> str:
+    """Depth scores of the strong and the weak branch, by number of labelled images and noise level."""
+    lines: dict[tuple[int, str], dict[str, Any]] = {}
+    for row in read_csv(RESULTS / "depth_predictor.csv"):
+        blocks = str(row["blocks"])
+        if blocks not in ("2,4,5,6,7", "6"):
+            continue
+        key = (int(row["images_trained"]), blocks)
+        branch = "weak" if blocks == "6" else "strong"
+        line = lines.setdefault(key, {"labelled images": key[0], "branch": branch})
+        line[f"δ1 % / AbsRel at t = {row['timestep']}"] = f"{100 * row['delta1']:.1f} / {row['abs_rel']:.3f}"
+    return markdown_table(list(lines.values()))
+
+
 def _three_digits(value: Any) -> Any:
     return f"{value:.3g}" if isinstance(value, float) else "–" if value is None else value
 
@@ -231,6 +245,7 @@ def main() -> None:
         for page in (ROOT / "docs" / "guidance.md", ZOO / "freedoom-generator-64" / "README.md"):
             replace_block(page, "guidance scores", guidance_table("guidance"))
             replace_block(page, "guidance scales", guidance_table("scales"))
+        replace_block(ZOO / "freedoom-generator-64" / "README.md", "predictor scores", predictor_table())
 
 
 if __name__ == "__main__":
