@@ -8,8 +8,8 @@ import torch
 
 from noise2map.geometry import intrinsics_from_fov
 from noise2map.inference.depth_views import DepthViews, add_clouds, seed_item
-from noise2map.inference.generator_report import short_row, sweep_figures
-from noise2map.inference.generator_scores import DISTANCES
+from noise2map.inference.generated_images import GuidanceSetting
+from noise2map.inference.generator_report import geometry_columns, short_differences, short_row, sweep_figures
 from noise2map.inference.generator_study import GeneratorStudy
 from noise2map.inference.measured_images import stack_pictures
 from noise2map.inference.reference_pictures import PictureFiles
@@ -45,13 +45,18 @@ def write_page(study: GeneratorStudy, path: Path, pairs: int = 8, fov_deg: float
     scores, facts = study.tables["guidance"], study.facts
     page = Page(
         f"Guidance of {facts['model']}",
-        f"{scores.samples} images of each setting, against {facts['reference_images']} real ones: {facts['references']}.",
+        f"{scores.samples} images of each setting, against {facts['reference_images']} real ones ({facts['references']}).",
     )
     _tables(page, study)
     seeds = range(study.job.first_seed, study.job.first_seed + min(pairs, scores.samples))
     written = []
     if len(seeds):
-        page.section("Equal seeds", "Start noise and the noise of sampling are the same; guidance alone differs.")
+        page.section(
+            "Equal seeds",
+            "Start noise and the noise of sampling are the same; guidance alone differs: "
+            f"{_scales(study.settings['guidance'])}, {facts['steps']} {facts['scheduler']} steps, convention "
+            f"{facts['convention']}, {facts['reduction']} of pixels.",
+        )
         shown = {one.name: _views(study, one.key, seeds, fov_deg) for one in study.settings["guidance"]}
         page.gallery([seed_item(shown, place, seed) for place, seed in enumerate(seeds)])
         if study.instruments.estimator.metric:
@@ -72,18 +77,31 @@ def _tables(page: Page, study: GeneratorStudy) -> None:
         "Scores",
         f"Distances are those of the features of `{facts['extractor']}`; they cannot be compared with those of other features. "
         f"Depth is estimated by `{facts['estimator']}` and painted as {facts['rendering']}. Intervals hold 95 % of the spread at "
-        "this number of images; they say nothing of other training runs.",
+        "this number of images; they say nothing of other training runs. `strong-weak`: how far two readings of the depth differ; "
+        "`off plane`, `planar`: how far patches are from planes; `edges`: whether depth has its edges where the image has them.",
     )
     headings = {"guidance": "With and without", "scales": "Guidance scale", "priors": "Resolution of the prior"}
+    geometry = geometry_columns()
     for table, scores in study.tables.items():
-        page.table([short_row(row) for row in scores.rows()], heading=headings[table])
-        if table == "guidance" and scores.draws:
-            rows = [row for row in scores.differences() if row["score"] in DISTANCES]
-            if rows:
-                page.table(rows, heading="Paired differences, seed by seed")
+        rows = [short_row(row) for row in scores.rows()]
+        distances = [name for name in rows[0] if name not in geometry[2:]]
+        page.table(rows[:-1], distances, heading=f"{headings[table]}: distance to the references")
+        page.table(rows, geometry, heading=f"{headings[table]}: geometry, the references beside it")
+        differences = short_differences(scores) if table == "guidance" and scores.draws else []
+        if differences:
+            page.table(differences, heading="Paired differences, seed by seed")
     light, dark = sweep_figures(study), sweep_figures(study, "dark")
     if light:
         page.figures([(light[name], dark[name]) for name in light], "Sweeps")
+
+
+def _scales(settings: Sequence[GuidanceSetting]) -> str:
+    """``DCG 40, DPG 40, both 40 and 40``."""
+    words = []
+    for one in settings:
+        scales = [f"{scale:g}" for scale in (one.consistency_scale, one.prior_scale) if scale]
+        words += [f"{one.name} {' and '.join(scales)}"] if scales else []
+    return "scales " + ", ".join(words) if words else "there is none here"
 
 
 def _views(study: GeneratorStudy, key: str, seeds: Sequence[int], fov_deg: float | None) -> DepthViews:

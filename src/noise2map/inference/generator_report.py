@@ -7,7 +7,7 @@ from typing import Any
 
 from noise2map.inference.evaluation_report import without_nan
 from noise2map.inference.generated_images import GuidanceSetting
-from noise2map.inference.generator_scores import DISTANCES
+from noise2map.inference.generator_scores import DISTANCES, SettingScores
 from noise2map.inference.generator_study import GeneratorStudy
 from noise2map.report.files import write_json
 from noise2map.report.plots import Series, quality_plot, save_figure
@@ -55,9 +55,9 @@ def study_text(study: GeneratorStudy) -> list[str]:
     for table, scores in study.tables.items():
         parts.append(text_table([short_row(row) for row in scores.rows()], digits=4))
         if table == "guidance":
-            differences = [row for row in scores.differences() if row["score"] in (*_FRECHET, "disagreement")]
+            differences = short_differences(scores)
             if differences:
-                parts.append(text_table([_short_difference(row) for row in differences]))
+                parts.append(text_table(differences))
     return parts
 
 
@@ -77,6 +77,16 @@ def _with_interval(row: Row, name: str, factor: float) -> str:
     if f"{name}_low" not in row:
         return value
     return f"{value} [{factor * row[f'{name}_low']:.4g}, {factor * row[f'{name}_high']:.4g}]"
+
+
+def geometry_columns() -> list[str]:
+    """Of a `short_row`, those that say how plausible the geometry is, and the time; the others are distances."""
+    return ["setting", "images", *_PLAUSIBILITY.values(), "s/image"]
+
+
+def short_differences(scores: SettingScores) -> list[Row]:
+    """Rows for readers: paired differences of both Fréchet distances and of what guidance minimises."""
+    return [_short_difference(row) for row in scores.differences() if row["score"] in (*_FRECHET, "disagreement")]
 
 
 def _short_difference(row: Row) -> Row:

@@ -13,6 +13,7 @@ from PIL import Image
 from noise2map.geometry import known_depth, normals_from_depth, point_cloud, write_ply
 from noise2map.guidance import DepthGuidedPipeline, GuidanceLosses
 from noise2map.guidance.run import SamplingRun
+from noise2map.inference.feature_extractors import label_of
 from noise2map.inference.maps_on_disk import depth_png_scale
 from noise2map.inference.records import OutputFolder
 from noise2map.report.files import encode_image, write_image
@@ -248,5 +249,5 @@ def pair_sheet(out: Path, seeds: Sequence[int], settings: SamplingSettings, metr
             depth = depths[prefix, seed]
             cells.append(depth_cell(depth, "its depth", limits) if metric else Cell("its depth", colorize(depth, 0.0, 1.0)))
     scales = f"consistency {settings.consistency_scale:g}, prior {settings.prior_scale:g} ({settings.convention})"
-    heading = f"{settings.model}: {settings.steps} steps" + (f", {scales}" if settings.guided else ", unguided")
+    heading = f"{label_of(settings.model)}: {settings.steps} steps" + (f", {scales}" if settings.guided else ", unguided")
     return render(Panel(cells, columns=2 * len(kinds), heading=heading))
