@@ -29,7 +29,7 @@ from noise2map.zoo import available_generators
 
 AUTO, NONE = "auto", "none"
 # One picture each; the denoising and the point clouds are those of the first.
-FIRST_SEEDS = (0, 1, 2, 3)
+FIRST_SEEDS = (2, 0, 5, 3)
 STEPS = 25
 # Of losses summed over pixels (convention "variance"); ten times as much tears pictures of 64 px apart.
 SCALE = 0.3
