@@ -242,10 +242,10 @@ def main() -> None:
         replace_block(ROOT / "README.md", f"{task} uncertainty", uncertainty_table(task))
     replace_block(ROOT / "docs" / "training.md", "noise levels", noise_table())
     if (RESULTS / "evaluate_generator.csv").exists():
-        for page in (ROOT / "docs" / "guidance.md", ZOO / "freedoom-generator-64" / "README.md"):
-            replace_block(page, "guidance scores", guidance_table("guidance"))
-            replace_block(page, "guidance scales", guidance_table("scales"))
-        replace_block(ZOO / "freedoom-generator-64" / "README.md", "predictor scores", predictor_table())
+        page = ROOT / "docs" / "guidance.md"
+        replace_block(page, "guidance scores", guidance_table("guidance"))
+        replace_block(page, "guidance scales", guidance_table("scales"))
+        replace_block(page, "predictor scores", predictor_table())
 
 
 if __name__ == "__main__":

@@ -188,7 +188,7 @@ def test_a_generator_alone_is_scored_without_guidance(paths, tmp_path, capsys):
         ({"references": "nowhere"}, "no folder nowhere"),
         ({"consistency-scale": -1}, "--consistency-scale must be a positive number"),
         ({"scales": "0,ten"}, "'ten'"),
-        ({"scheduler": "euler"}, "--scheduler must be ddim or ddpm"),
+        ({"scheduler": "euler"}, "--scheduler must be own or ddim or ddpm"),
         ({"probe-timestep": 5000}, "timestep is 5000"),
         ({"fov": 180}, "--fov"),
         ({"extractor": "inceptionn"}, "inceptionn"),

@@ -79,7 +79,7 @@ def test_a_seed_does_not_depend_on_its_batch(generator, tmp_path):
 def test_unguided_pictures_are_those_of_diffusers(generator, tmp_path):
     from diffusers import DDIMPipeline
 
-    assert run("--model", generator, "--seeds", 4, "--steps", 3, "--out", tmp_path / "out") == 0
+    assert run("--model", generator, "--seeds", 4, "--steps", 3, "--sampler", "ddim", "--out", tmp_path / "out") == 0
     source = DDIMPipeline.from_pretrained(generator)
     source.set_progress_bar_config(disable=True)
     expected = source(generator=torch.Generator().manual_seed(4), num_inference_steps=3).images[0]

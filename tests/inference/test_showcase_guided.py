@@ -13,7 +13,7 @@ from noise2map.guidance import UNetFeatureTap
 from noise2map.inference import showcase_guided
 from noise2map.inference.generated_images import GuidanceSetting
 from noise2map.inference.generators import load_generator
-from noise2map.inference.showcase_guided import course_frames, draw, open_generator, show_guided
+from noise2map.inference.showcase_guided import FIRST_SEEDS, course_frames, draw, open_generator, show_guided
 from noise2map.report.html import Page
 
 CPU = torch.device("cpu")
@@ -78,8 +78,8 @@ def test_the_section_shows_pairs_numbers_clouds_and_the_denoising(root, pipe, tm
     names = {path.relative_to(tmp_path / "guided").as_posix() for path in (tmp_path / "guided").rglob("*") if path.is_file()}
     assert names == {
         "plausibility.csv", "denoising.webp",
-        *(f"{seed:06d}.png" for seed in range(4)),
-        *(f"clouds/000000-{name}.{kind}" for name in ("none", "both") for kind in ("ply", "glb")),
+        *(f"{seed:06d}.png" for seed in FIRST_SEEDS),
+        *(f"clouds/{FIRST_SEEDS[0]:06d}-{name}.{kind}" for name in ("none", "both") for kind in ("ply", "glb")),
     }  # fmt: skip
 
 
