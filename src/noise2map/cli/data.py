@@ -77,6 +77,31 @@ def cut_surround_samples(
     print(f"{out}: {len(set(samples))} {split} samples, {size / 1e6:.2f} MB")
 
 
+@app.command(name="select")
+def select(
+    source: Path = typer.Option(..., "--from", help="A rendered split."),
+    out: Path = typer.Option(..., help="Folder to make; files are linked, so it takes next to no room."),
+    min_brightness: float = typer.Option(0.0, help="Mean luma of the middle square as drawn, 0 to 255."),
+    max_redness: float = typer.Option(255.0, help="Mean of red minus luma; lava and red skies are above 20."),
+    min_median_depth: float = typer.Option(0.0, help="Metres."),
+    min_depth_contrast: float = typer.Option(1.0, help="95th over 5th percentile of depth; a wall seen from the front has 1."),
+) -> None:
+    """Pick the frames that show a place, bright and deep enough: what the shipped generator has learnt from."""
+    from tqdm import tqdm
+
+    from noise2map.data.freedoom.selection import Selection, select_frames
+
+    wanted = Selection(min_brightness, max_redness, min_median_depth, min_depth_contrast)
+    with tqdm(desc="looking at frames", unit="frame") as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        taken, total = select_frames(source, out, wanted, shlex.join(["noise2map", *sys.argv[1:]]), advance)
+    print(f"{out}: {taken} of {total} frames of {source}")
+
+
 def _parse_size(text: str) -> tuple[int, int]:
     width, times, height = text.lower().partition("x")
     if not (times and width.isdecimal() and height.isdecimal()):
