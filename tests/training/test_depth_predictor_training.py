@@ -55,6 +55,17 @@ def test_learns_depth_from_frozen_features(unet):
     assert standard.abs().mean() < 3
 
 
+def test_bfloat16_learns_the_same(unet):
+    images, depths = scenes(32)
+    exact, fast = (
+        fit_depth_predictor(unet, images, depths, num_steps=40, learning_rate=1e-2, bf16=bf16, **SMALL) for bf16 in (False, True)
+    )
+    assert exact.history != fast.history
+    for one, two in zip(exact.history[::10], fast.history[::10]):
+        assert one == pytest.approx(two, rel=0.05)
+    assert {weight.dtype for weight in fast.predictor.parameters()} == {torch.float32}
+
+
 def test_same_seed_same_predictor(unet):
     images, depths = scenes(4)
     one, two = (fit_depth_predictor(unet, images, depths, num_steps=2, batch_size=2, seed=3, **SMALL) for _ in range(2))

@@ -26,6 +26,7 @@ def train_depth_predictor(
     representation: Annotated[str, typer.Option(help="log or linear.")] = "log",
     missing: Annotated[str, typer.Option(help="Pixels without depth: far (sky), or ignore.")] = "far",
     depth_scale: Annotated[float, typer.Option(help="With --data folder: metres per unit of the maps.")] = 0.001,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Train under bfloat16 autocast; scores stay in float32.")] = False,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 for PyTorch's choice.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
@@ -92,10 +93,11 @@ def train_depth_predictor(
         max_depth=max_depth if train.metric else None,
         depth_representation=representation,
         missing=missing,
+        bf16=bf16,
         seed=seed,
         source=f"{generator}; {data} {root}, {val_root}; {sources[0]}, {sources[1]}",
     )
-    record = {"generator": generator, **provenance(place, torch.float32, seed)}
+    record = {"generator": generator, **provenance(place, torch.bfloat16 if bf16 else torch.float32, seed)}
     with tqdm(total=len(numbers) * steps, desc="train", unit="step") as bar:
         rows = run_predictor_study(pipe.unet, pipe.scheduler, train, val, out, plan, record, bar.update)
     print(_summary(rows, plan))

@@ -43,6 +43,7 @@ class StudyPlan:
         max_depth: farthest depth in metres; None for relative depth.
         depth_representation: ``"log"`` or ``"linear"``.
         missing: pixels without depth are ``"far"`` (sky), or ``"ignore"``: they do not count.
+        bf16: train under bfloat16 autocast; scores are always taken in float32.
         seed: of everything that is drawn.
         source: generator, data and labels in words; predictors of others are not taken up again.
     """
@@ -59,6 +60,7 @@ class StudyPlan:
     max_depth: float | None = None
     depth_representation: str = "log"
     missing: str = "far"
+    bf16: bool = False
     seed: int = 0
     source: str = ""
 
@@ -156,6 +158,7 @@ def _train_one(
         num_steps=plan.steps,
         batch_size=plan.batch_size,
         learning_rate=plan.learning_rate,
+        bf16=plan.bf16,
         seed=plan.seed,
         on_step=lambda step, losses: tick(),
         strong_blocks=plan.strong_blocks,

@@ -41,6 +41,7 @@ def fit_depth_predictor(
     batch_size: int = 8,
     learning_rate: float = 1e-3,
     flip: bool = True,
+    bf16: bool = False,
     seed: int = 0,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
     **config: Any,
@@ -62,6 +63,7 @@ def fit_depth_predictor(
         batch_size: images of a step, drawn with replacement.
         learning_rate: of Adam, at the start; it falls to zero along a cosine.
         flip: mirror half of the images.
+        bf16: compute features and depth under bfloat16 autocast; weights, losses and statistics stay in float32.
         seed: of images, time steps, noise and, if the predictor is new, its weights.
         on_step: called with the step's number and losses.
         **config: of a new predictor, see `DepthPredictor` (``min_depth``, ``max_depth``, ``probe_blocks`` ...).
@@ -88,8 +90,10 @@ def fit_depth_predictor(
     curve = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, num_steps)
     fit = DepthPredictorFit(predictor)
     for step in range(num_steps):
-        features, timesteps, target, mask = sampler.draw()
-        losses = {_label(blocks): masked_l1(predictor(features, timesteps, blocks), target, mask) for blocks in predictor.branches}
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            features, timesteps, target, mask = sampler.draw()
+            found = {blocks: predictor(features, timesteps, blocks) for blocks in predictor.branches}
+        losses = {_label(blocks): masked_l1(signal, target, mask) for blocks, signal in found.items()}
         optimiser.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
         optimiser.step()

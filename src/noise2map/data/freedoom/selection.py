@@ -103,7 +103,7 @@ def select_frames(
 
     Args:
         source: a rendered split.
-        out: where to; must not be there, be empty or be the unfinished result of such a call.
+        out: where to; must not hold a finished split.
         selection: what to take.
         command: recorded in ``dataset.json``.
         progress: called with frames looked at and frames in all.
