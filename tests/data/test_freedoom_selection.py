@@ -82,7 +82,7 @@ def test_an_interrupted_selection_is_finished_by_the_next_call(tmp_path):
 
 
 def test_what_cannot_be_selected_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="min_depth_contrast is 0.5; expected a finite number, at least 1"):
+    with pytest.raises(ValueError, match=r"min_depth_contrast is 0\.5; expected a finite number, at least 1"):
         Selection(min_depth_contrast=0.5)
     with pytest.raises(ValueError, match="max_redness is nan"):
         Selection(max_redness=float("nan"))

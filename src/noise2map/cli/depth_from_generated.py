@@ -35,6 +35,10 @@ def depth_from_generated(
     batch_size: Annotated[int, typer.Option(help="Images at a time in sampling; images do not depend on it.")] = 8,
     bf16: Annotated[bool, typer.Option("--bf16", help="Draw under bfloat16 autocast.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    samples: Annotated[
+        Path | None,
+        typer.Option(help="Take images from here, or add them, e.g. samples/ of an `evaluate generator`. [default: OUT/samples]"),
+    ] = None,
 ) -> None:
     """What images teach a small depth network: real ones, unguided and guided samples, and samples filtered by agreement."""
     for name, (value, least) in {"steps": (steps, 1), "batch-size": (batch_size, 1), "test-limit": (test_limit, 0)}.items():
@@ -71,6 +75,7 @@ def depth_from_generated(
         test_limit,
         batch_size,
         device,
+        samples,
     )
     report = run_experiment(job, say=lambda text: print(text, file=sys.stderr))
     print("\n\n".join(report.text()))

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from noise2map.diffusion import add_noise, image_generator, tables_from_betas
-from noise2map.guidance import DepthGuidedPipeline, UNetFeatureTap, unet_signature
+from noise2map.guidance import DepthGuidedPipeline, DepthPrior, UNetFeatureTap, unet_signature
 from noise2map.inference.records import OutputFolder
 from noise2map.report.files import encode_image
 
@@ -141,6 +141,11 @@ def _what_decides(pipe: DepthGuidedPipeline, setting: GuidanceSetting, plan: Sam
     if plan.bf16:
         found["bf16"] = True
     return found
+
+
+def prior_name(prior: DepthPrior | None) -> str:
+    """A depth prior by resolution and weights, empty for none: what a setting calls it."""
+    return "" if prior is None else f"{prior.image_size[0]}px-{_digits(prior)[:4]}"
 
 
 def _digits(module: Any) -> str:

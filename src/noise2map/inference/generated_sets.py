@@ -15,7 +15,8 @@ from tqdm import tqdm
 from noise2map.data.squares import SquareCrops
 from noise2map.guidance import DepthGuidedPipeline
 from noise2map.inference.datasets import EvenSubset
-from noise2map.inference.generated_images import GuidanceSetting, SamplingPlan, depth_probe, draw_images, probe_name
+from noise2map.inference.feature_extractors import label_of
+from noise2map.inference.generated_images import GuidanceSetting, SamplingPlan, depth_probe, draw_images, prior_name, probe_name
 from noise2map.inference.measured_images import stack_pictures
 from noise2map.inference.reference_pictures import PictureFiles
 from noise2map.metrics import depth_disagreement
@@ -54,6 +55,7 @@ class ExperimentJob:
         test_limit: At most this many test images, 0 for all.
         batch_size: Images at a time, in sampling.
         device: By name.
+        samples: Folder of generated images, which are taken from there or added; `out/samples` by default.
     """
 
     model: str
@@ -75,6 +77,7 @@ class ExperimentJob:
     test_limit: int = 0
     batch_size: int = 8
     device: str = "auto"
+    samples: Path | None = None
 
 
 @dataclass
@@ -127,16 +130,16 @@ def training_set(
     guided = arm != "unguided"
     scales = (job.consistency_scale, prior_scale_of(job, pipe)) if guided else (0.0, 0.0)
     count = -(-job.images * 1000 // round(job.keep * 1000)) if arm == "filtered" else job.images
-    setting = GuidanceSetting(arm, *scales)
+    setting = GuidanceSetting(arm, *scales, prior_name(pipe.depth_prior))
     with tqdm(total=count, desc=f"draw {arm}", unit="image", disable=None if progress else True) as bar:
         folder = draw_images(
             pipe,
             setting,
             range(count),
-            job.out / "samples",
+            job.samples or job.out / "samples",
             job.plan,
             batch_size=job.batch_size,
-            generator_name=Path(job.model).name,
+            generator_name=label_of(job.model),
             on_images=bar.update,
         )
     files = PictureFiles([folder.root / f"{seed:06d}.png" for seed in range(count)])

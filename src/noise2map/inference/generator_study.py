@@ -12,8 +12,8 @@ from tqdm import tqdm
 from noise2map.data.user_cache import user_cache
 from noise2map.guidance import DepthGuidedPipeline, DepthPrior
 from noise2map.inference.depth_estimators import DEFAULT_ESTIMATOR, make_estimator
-from noise2map.inference.feature_extractors import DEFAULT_EXTRACTOR, fingerprint, label_of, make_extractor
-from noise2map.inference.generated_images import GuidanceSetting, SamplingPlan, depth_probe, draw_images, probe_name
+from noise2map.inference.feature_extractors import DEFAULT_EXTRACTOR, label_of, make_extractor
+from noise2map.inference.generated_images import GuidanceSetting, SamplingPlan, depth_probe, draw_images, prior_name, probe_name
 from noise2map.inference.generator_scores import SettingScores, score_settings
 from noise2map.inference.generators import camera_of, load_generator, load_part, resolve_generator, sampler_of
 from noise2map.inference.loading import pick_device
@@ -248,7 +248,7 @@ def _load_priors(job: GeneratorJob, pipe: DepthGuidedPipeline) -> dict[str, Dept
         prior = prior.to(pipe.device)
         pipe.register_modules(depth_prior=prior)
         pipe.check_components()
-        found[f"{prior.image_size[0]}px-{fingerprint(prior)[:4]}"] = prior
+        found[prior_name(prior)] = prior
     return found
 
 
