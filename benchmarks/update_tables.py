@@ -2,12 +2,15 @@
 
 noise2map evaluate --model freedoom-depth-tiny ... --out out/depth
 python benchmarks/update_tables.py --collect depth out/depth        # into results/evaluate_depth.csv, differences_depth.csv
-python benchmarks/update_tables.py --collect-guidance out/guidance  # likewise evaluate_generator.csv, differences_generator.csv
+python benchmarks/update_tables.py --collect-guidance out/guidance out/other  # likewise evaluate_generator.csv, differences_generator.csv
+python benchmarks/update_tables.py --collect-predictor runs/predictor         # depth_predictor.csv
+python benchmarks/update_tables.py --collect-application out/application      # depth_from_generated*.csv and .png
 python benchmarks/update_tables.py                                  # rewrites the tables from results/*.csv
 """
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ SCORES = {
     "depth": {"delta1": ("δ1 %", 100, 1), "abs_rel": ("AbsRel", 1, 3), "rmse": ("RMSE m", 1, 2)},
     "bev": {"mIoU_max": ("mIoU max %", 100, 1), "mIoU_50": ("mIoU at 0.5 %", 100, 1)},
 }
+GENERATOR = "freedoom-generator-64"
 BEV_SENSORS = {"camera": "camera", "fusion": "camera + LiDAR"}
 TITLES = {
     "ade20k": "ADE20K",
@@ -55,21 +59,66 @@ def collect(name: str, folders: list[Path]) -> None:
     write_csv(RESULTS / f"differences_{name}.csv", [row for document in documents for row in document["differences"]])
 
 
-def collect_guidance(folder: Path) -> None:
-    """Takes over the tables of ``noise2map evaluate generator``."""
+def collect_guidance(folders: list[Path]) -> None:
+    """Takes over the tables of runs of ``noise2map evaluate generator``; the first is the one that pages show in full."""
     for source, name in (("generator", "evaluate_generator"), ("differences", "differences_generator")):
-        write_csv(RESULTS / f"{name}.csv", read_csv(folder / f"{source}.csv"))
+        found = [{"run": folder.name} | row for folder in folders for row in read_csv(folder / f"{source}.csv")]
+        columns = list(dict.fromkeys(column for row in found for column in row))
+        write_csv(RESULTS / f"{name}.csv", [{column: row.get(column) for column in columns} for row in found])
+
+
+def collect_application(folder: Path) -> None:
+    """Takes over the tables and the plot of ``noise2map experiment depth-from-generated``."""
+    for source, name in (("summary", ""), ("differences", "_differences"), ("runs", "_runs")):
+        write_csv(RESULTS / f"depth_from_generated{name}.csv", read_csv(folder / f"{source}.csv"))
+    shutil.copy(folder / "summary.png", RESULTS / "depth_from_generated.png")
 
 
 def guidance_table(table: str) -> str:
     """Scores of the generator by setting of its guidance.
 
     Args:
-        table: ``"guidance"`` or ``"scales"``.
+        table: ``"guidance"``, ``"scales"`` or ``"priors"``, of the first run that has it.
     """
     rows = [row for row in read_csv(RESULTS / "evaluate_generator.csv") if row["table"] == table]
+    rows = [row for row in rows if row["run"] == rows[0]["run"]]
     lines = [short_row({name: value for name, value in row.items() if value not in (None, "")}) for row in rows]
     return markdown_table([{name: _three_digits(value) for name, value in line.items()} for line in lines])
+
+
+def convention_table() -> str:
+    """What guidance does by what its scale means: both guidances of every run, and without guidance."""
+    lines = []
+    for row in read_csv(RESULTS / "evaluate_generator.csv"):
+        if row["table"] == "guidance" and row["setting"] in ("none", "DCG", "DPG", "both"):
+            line = {"convention": row["convention"], "reduction": row["reduction"]}
+            line |= {"scales": f"{row['consistency_scale']:g}, {row['prior_scale']:g}"}
+            lines.append(line | short_row({name: value for name, value in row.items() if value not in (None, "")}))
+    return markdown_table([{name: _three_digits(value) for name, value in line.items()} for line in lines])
+
+
+def block_table() -> str:
+    """Depth that single decoder blocks tell, from the most labelled images: δ1 by noise level."""
+    rows = read_csv(RESULTS / "depth_predictor.csv")
+    most = max(row["images_trained"] for row in rows)
+    lines: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["images_trained"] == most:
+            line = lines.setdefault(str(row["blocks"]), {"blocks": row["blocks"]})
+            line[f"δ1 % at t = {row['timestep']}"] = f"{100 * row['delta1']:.1f}"
+    return markdown_table([lines[name] for name in sorted(lines, key=lambda name: (len(name), name))])
+
+
+def application_table() -> str:
+    """Depth learnt from generated images, beside real ones: means over trainings with intervals."""
+    lines = []
+    for row in read_csv(RESULTS / "depth_from_generated.csv"):
+        line = {"training set": row["what"], "images": row["images"], "trainings": row["seeds"]}
+        for name, title, factor, digits in (("delta1", "δ1 %", 100, 1), ("abs_rel", "AbsRel", 1, 3), ("rmse", "RMSE m", 1, 2)):
+            value, low, high = (factor * row[key] for key in (name, f"{name}_low", f"{name}_high"))
+            line[title] = f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+        lines.append(line)
+    return markdown_table(lines)
 
 
 def predictor_table() -> str:
@@ -218,13 +267,21 @@ def main() -> None:
     """Collects evaluations, or rewrites every table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--collect", nargs="+", metavar=("TASK", "FOLDER"))
-    parser.add_argument("--collect-guidance", type=Path, metavar="FOLDER")
+    parser.add_argument("--collect-guidance", type=Path, nargs="+", metavar="FOLDER")
+    parser.add_argument("--collect-predictor", type=Path, metavar="FOLDER")
+    parser.add_argument("--collect-application", type=Path, metavar="FOLDER")
     options = parser.parse_args()
     if options.collect:
         collect(options.collect[0], [Path(folder) for folder in options.collect[1:]])
         return
     if options.collect_guidance:
         collect_guidance(options.collect_guidance)
+        return
+    if options.collect_predictor:
+        write_csv(RESULTS / "depth_predictor.csv", read_csv(options.collect_predictor / "accuracy.csv"))
+        return
+    if options.collect_application:
+        collect_application(options.collect_application)
         return
     replace_block(ROOT / "docs" / "recipes.md", "official commands", command_table())
     if "<!-- official commands -->" in (ROOT / "README.md").read_text(encoding="utf-8"):
@@ -242,10 +299,16 @@ def main() -> None:
         replace_block(ROOT / "README.md", f"{task} uncertainty", uncertainty_table(task))
     replace_block(ROOT / "docs" / "training.md", "noise levels", noise_table())
     if (RESULTS / "evaluate_generator.csv").exists():
-        page = ROOT / "docs" / "guidance.md"
-        replace_block(page, "guidance scores", guidance_table("guidance"))
-        replace_block(page, "guidance scales", guidance_table("scales"))
-        replace_block(page, "predictor scores", predictor_table())
+        page, card = ROOT / "docs" / "guidance.md", ZOO / GENERATOR / "README.md"
+        tables = {"guidance scores": guidance_table("guidance"), "guidance scales": guidance_table("scales")}
+        tables |= {"predictor scores": predictor_table()}
+        for name, table in tables.items():
+            replace_block(page, name, table)
+            replace_block(card, name, table)
+        replace_block(page, "guidance priors", guidance_table("priors"))
+        replace_block(page, "guidance conventions", convention_table())
+        replace_block(page, "predictor blocks", block_table())
+        replace_block(page, "application scores", application_table())
 
 
 if __name__ == "__main__":

@@ -56,18 +56,10 @@ def evaluate_generator(
     numbers = {"samples": (samples, 2), "sweep-samples": (sweep_samples, 2), "steps": (steps, 1), "batch-size": (batch_size, 1)}
     numbers |= {"reference-limit": (reference_limit, 0), "resamples": (resamples, 0), "pairs": (pairs, 0), "seed": (seed, 0)}
     numbers |= {"guidance-every": (guidance_every, 1), "probe-timestep": (probe_timestep, 0)}
-    for name, (value, least) in numbers.items():
-        if value < least:
-            raise ValueError(f"--{name} must be at least {least}, got {value}")
-    for name, scale in (("consistency-scale", consistency_scale), ("prior-scale", prior_scale)):
-        if not 0 < scale < float("inf"):
-            raise ValueError(f"--{name} must be a positive number, got {scale}")
     choices = {"scheduler": (scheduler, "own", "ddim", "ddpm"), "convention": (convention, "variance", "plain")}
     choices |= {"reduction": (reduction, "sum", "mean"), "on-nonfinite": (on_nonfinite, "error", "skip")}
     choices |= {"rendering": (rendering, "disparity", "metric")}
-    for name, (word, *allowed) in choices.items():
-        if word not in allowed:
-            raise ValueError(f"--{name} must be {' or '.join(allowed)}, got {word!r}")
+    _check(numbers, {"consistency-scale": consistency_scale, "prior-scale": prior_scale}, choices)
     if fov is not None and not 0 < fov < 180:
         raise ValueError(f"--fov must be between 0 and 180 degrees, got {fov}")
     swept = parse_scales(scales or [])
@@ -116,6 +108,19 @@ def evaluate_generator(
     print("\n\n".join(study_text(study)))
     for path in [*write_study(study, out), *write_page(study, out / "page.html", pairs, fov)]:
         print(f"wrote {path}", file=sys.stderr)
+
+
+def _check(numbers: dict[str, tuple[int, int]], scales: dict[str, float], choices: dict[str, tuple[str, ...]]) -> None:
+    """Numbers with the least that is allowed, scales, and words with what is allowed, all by option."""
+    for name, (value, least) in numbers.items():
+        if value < least:
+            raise ValueError(f"--{name} must be at least {least}, got {value}")
+    for name, scale in scales.items():
+        if not 0 < scale < float("inf"):
+            raise ValueError(f"--{name} must be a positive number, got {scale}")
+    for name, (word, *allowed) in choices.items():
+        if word not in allowed:
+            raise ValueError(f"--{name} must be {' or '.join(allowed)}, got {word!r}")
 
 
 def parse_scales(words: list[str]) -> list[float]:
