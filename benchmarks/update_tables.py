@@ -2,7 +2,7 @@
 
 noise2map evaluate --model freedoom-depth-tiny ... --out out/depth
 python benchmarks/update_tables.py --collect depth out/depth        # into results/evaluate_depth.csv, differences_depth.csv
-python benchmarks/update_tables.py --collect-guidance out/guidance out/other  # likewise evaluate_generator.csv, differences_generator.csv
+python benchmarks/update_tables.py --collect-guidance out/guidance out/other  # evaluate_generator.csv, differences_generator.csv
 python benchmarks/update_tables.py --collect-predictor runs/predictor         # depth_predictor.csv
 python benchmarks/update_tables.py --collect-application out/application      # depth_from_generated*.csv and .png
 python benchmarks/update_tables.py                                  # rewrites the tables from results/*.csv
