@@ -5,7 +5,8 @@ Weights are rounded to half precision in the files; everything loads and runs in
 Scores in the card are those of the shipped files.
 
     python benchmarks/ship_generator.py runs/freedoom-generator-64/final freedoom-generator-64 \
-        --depth-predictor runs/freedoom-depth-predictor/final --depth-prior runs/freedoom-depth-prior/final
+        --depth-predictor runs/freedoom-depth-predictor/final --depth-prior runs/freedoom-depth-prior/final \
+        --convention plain --reduction mean
 """
 
 import argparse
@@ -28,11 +29,25 @@ PARTS = ("unet", "depth_predictor", "depth_prior")
 BUDGETS_MB = {("unet",): 16.0, ("depth_predictor", "depth_prior"): 8.0}
 
 
-def ship(source: Path, predictor: Path, prior: Path, target: Path, seeds: int = 4, steps: int = 10) -> list[str]:
-    """Writes the folder ``target`` whole or not at all; keeps its card. Returns what to tell: sizes, and what rounding changes."""
+def ship(
+    source: Path,
+    predictor: Path,
+    prior: Path,
+    target: Path,
+    convention: str = "variance",
+    reduction: str = "sum",
+    seeds: int = 4,
+    steps: int = 10,
+) -> list[str]:
+    """Writes the folder ``target`` whole or not at all; keeps its card. Returns what to tell: sizes, and what rounding changes.
+
+    ``convention`` and ``reduction`` are what a scale means where a user does not say.
+    """
     if not (source / CAMERA_FILE).is_file():
         raise FileNotFoundError(f"{source} has no {CAMERA_FILE}; expected the camera of the pictures it was trained on")
     exact = load_generator(source, predictor, prior, sampler="ddpm")
+    exact = DepthGuidedPipeline(**exact.components, convention=convention, reduction=reduction)
+    exact.set_progress_bar_config(disable=True)
     with replaced_folder(target) as folder:
         exact.save_pretrained(folder)
         counts = {part: _halve(folder / part) for part in PARTS}
@@ -94,9 +109,12 @@ if __name__ == "__main__":
     parser.add_argument("name")
     parser.add_argument("--depth-predictor", type=Path, required=True)
     parser.add_argument("--depth-prior", type=Path, required=True)
+    parser.add_argument("--convention", default="variance", help="what a scale means by default")
+    parser.add_argument("--reduction", default="sum", help="of the losses over pixels by default")
     options = parser.parse_args()
     diffusers.utils.logging.disable_progress_bar()
-    report = ship(options.source, options.depth_predictor, options.depth_prior, ZOO / options.name)
+    parts = (options.source, options.depth_predictor, options.depth_prior)
+    report = ship(*parts, ZOO / options.name, options.convention, options.reduction)
     loaded = load_generator(options.name)  # by its name, as users will
     kinds = {weight.dtype for part in PARTS for weight in getattr(loaded, part).parameters()}
     if kinds != {torch.float32}:

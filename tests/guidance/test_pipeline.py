@@ -233,6 +233,23 @@ def test_from_pipe_and_back(kind, scheduler):
     assert kind.from_pipe(pipe).unet is source.unet
 
 
+def test_what_a_scale_means_is_saved_with_the_pipeline(tmp_path):
+    usual = pipeline()
+    own = DepthGuidedPipeline(**usual.components, convention="plain", reduction="mean")
+    own.save_pretrained(tmp_path)
+    pipes = [own, DepthGuidedPipeline.from_pretrained(tmp_path), DepthGuidedPipeline.from_pipe(own)]
+    expected = draw(usual, convention="plain", reduction="mean", output_type="pt", **BOTH).images
+    for pipe in pipes:
+        pipe.set_progress_bar_config(disable=True)
+        assert torch.equal(draw(pipe, output_type="pt", **BOTH).images, expected)
+    said = draw(own, convention="variance", reduction="sum", output_type="pt", **BOTH).images
+    assert torch.equal(said, draw(usual, output_type="pt", **BOTH).images)
+    assert not torch.equal(said, expected)
+    for name in ("convention", "reduction"):
+        with pytest.raises(ValueError, match=f"{name} is 'half'"):
+            DepthGuidedPipeline(**usual.components, **{name: "half"})
+
+
 def test_steps_that_are_not_finite_may_be_skipped():
     pipe = pipeline()
     noise = torch.zeros(2, 3, 16, 16)

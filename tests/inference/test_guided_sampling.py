@@ -108,6 +108,21 @@ def test_a_saved_guided_pipeline_keeps_its_parts_and_sampler(generator, tmp_path
     assert isinstance(loaded.scheduler, DDPMScheduler)
 
 
+def test_scales_mean_what_the_generator_was_saved_with(generator, tmp_path):
+    own = load_generator(generator)
+    DepthGuidedPipeline(**own.components, convention="plain", reduction="mean").save_pretrained(tmp_path / "plain")
+    command = ["--seeds", "0", "--steps", 4, "--consistency-scale", 3, "--no-pair", "--sampler", "ddim", "--fov", 60]
+    for name, folder, more in (
+        ("own", tmp_path / "plain", []),
+        ("said", generator, ["--convention", "plain", "--reduction", "mean"]),
+        ("usual", generator, []),
+    ):
+        assert run("--model", folder, *command, *more, "--out", tmp_path / name) == 0
+    own, said, usual = (pixels(tmp_path / name / "images" / "000000.png") for name in ("own", "said", "usual"))
+    assert (own == said).all()
+    assert (own != usual).any()
+
+
 def test_camera(generator):
     assert camera_of(str(generator), 16) == ([10, 12, 8, 8], "camera.json")
     values, source = camera_of(str(generator), 16, fov_deg=90.0)

@@ -33,7 +33,8 @@ def room(tmp_path, monkeypatch):
 
 def ship(trained, room, **changes):
     paths = {**trained, **changes}
-    return ship_generator.ship(paths["generator"], paths["predictor"], paths["prior"], room / "rooms-16", seeds=2, steps=2)
+    parts = (paths["generator"], paths["predictor"], paths["prior"])
+    return ship_generator.ship(*parts, room / "rooms-16", "plain", "mean", seeds=2, steps=2)
 
 
 def test_a_shipped_generator_loads_by_name_in_float32_with_its_parts(trained, room):
@@ -45,6 +46,7 @@ def test_a_shipped_generator_loads_by_name_in_float32_with_its_parts(trained, ro
     assert any("half precision" in line and "guided" in line for line in told)
     for name in ("rooms-16", "zoo/rooms-16"):
         pipe = load_generator(name)
+        assert (pipe.config.convention, pipe.config.reduction) == ("plain", "mean")
         parts = (pipe.unet, pipe.depth_predictor, pipe.depth_prior)
         assert {one.dtype for part in parts for one in part.state_dict().values()} == {torch.float32}
         assert camera_of(name, 16) == (CAMERA["intrinsics_px"], "camera.json")

@@ -26,8 +26,8 @@ def evaluate_generator(
     sweep_samples: Annotated[int, typer.Option(help="Images of each setting of a sweep.")] = 512,
     steps: Annotated[int, typer.Option(help="Sampling steps.")] = 50,
     scheduler: Annotated[str, typer.Option(help="ddim, ddpm, or own: the generator's.")] = "own",
-    convention: Annotated[str, typer.Option(help="Meaning of the scales: variance or plain.")] = "variance",
-    reduction: Annotated[str, typer.Option(help="Of the losses over pixels: sum or mean.")] = "sum",
+    convention: Annotated[str, typer.Option(help="Meaning of the scales: variance, plain, or own: the generator's.")] = "own",
+    reduction: Annotated[str, typer.Option(help="Of the losses over pixels: sum, mean, or own: the generator's.")] = "own",
     guidance_every: Annotated[int, typer.Option(help="Guide every so many steps.")] = 1,
     on_nonfinite: Annotated[str, typer.Option(help="error, or skip: leave steps unguided whose gradient is not finite.")] = "error",
     extractor: Annotated[
@@ -56,8 +56,11 @@ def evaluate_generator(
     numbers = {"samples": (samples, 2), "sweep-samples": (sweep_samples, 2), "steps": (steps, 1), "batch-size": (batch_size, 1)}
     numbers |= {"reference-limit": (reference_limit, 0), "resamples": (resamples, 0), "pairs": (pairs, 0), "seed": (seed, 0)}
     numbers |= {"guidance-every": (guidance_every, 1), "probe-timestep": (probe_timestep, 0)}
-    choices = {"scheduler": (scheduler, "own", "ddim", "ddpm"), "convention": (convention, "variance", "plain")}
-    choices |= {"reduction": (reduction, "sum", "mean"), "on-nonfinite": (on_nonfinite, "error", "skip")}
+    choices: dict[str, tuple[str, ...]] = {
+        "scheduler": (scheduler, "own", "ddim", "ddpm"),
+        "convention": (convention, "own", "variance", "plain"),
+    }
+    choices |= {"reduction": (reduction, "own", "sum", "mean"), "on-nonfinite": (on_nonfinite, "error", "skip")}
     choices |= {"rendering": (rendering, "disparity", "metric")}
     _check(numbers, {"consistency-scale": consistency_scale, "prior-scale": prior_scale}, choices)
     if fov is not None and not 0 < fov < 180:

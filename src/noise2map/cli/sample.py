@@ -13,8 +13,8 @@ def sample(
     steps: int = typer.Option(50, help="Sampling steps."),
     consistency_scale: float = typer.Option(0.0, help="Weight of depth consistency guidance."),
     prior_scale: float = typer.Option(0.0, help="Weight of depth prior guidance."),
-    convention: str = typer.Option("variance", help="What a scale multiplies: variance or plain (see docs/guidance.md)."),
-    reduction: str = typer.Option("sum", help="Of the losses over pixels: sum or mean."),
+    convention: str = typer.Option("own", help="What a scale multiplies: variance, plain, or own: as the generator was saved."),
+    reduction: str = typer.Option("own", help="Of the losses over pixels: sum, mean, or own: as the generator was saved."),
     depth_predictor: str | None = typer.Option(None, help="Folder or hub id; default: depth_predictor/ of the generator."),
     depth_prior: str | None = typer.Option(None, help="Folder or hub id; default: depth_prior/ of the generator."),
     sampler: str = typer.Option("own", help="ddim, ddpm, or own: the one that the generator was saved with."),
@@ -41,7 +41,7 @@ def sample(
     import diffusers
     from tqdm import tqdm
 
-    from noise2map.inference.generators import camera_of, load_generator, sampler_of
+    from noise2map.inference.generators import OWN, camera_of, load_generator, sampler_of
     from noise2map.inference.guided_sampling import SHEET_FILE, SamplingSettings, parse_seeds, run_sampling
     from noise2map.inference.loading import pick_device, pick_dtype
     from noise2map.inference.records import check_writable
@@ -59,8 +59,8 @@ def sample(
         steps=steps,
         consistency_scale=consistency_scale,
         prior_scale=prior_scale,
-        convention=convention,
-        reduction=reduction,
+        convention=pipe.config.convention if convention == OWN else convention,
+        reduction=pipe.config.reduction if reduction == OWN else reduction,
         guidance_every=guidance_every,
         eta=eta,
         on_nonfinite=on_nonfinite,

@@ -16,9 +16,10 @@ from torch import Tensor
 from noise2map.guidance.depth_predictor import DepthPredictor
 from noise2map.guidance.depth_prior import DepthPrior, TauRule
 from noise2map.guidance.gradient import GuidanceLosses, GuidedPrediction, branches, guided_prediction, read_depth
+from noise2map.guidance.losses import REDUCTIONS
 from noise2map.guidance.randomness import Generator, guidance_generators
 from noise2map.guidance.run import SamplingRun
-from noise2map.guidance.steps import GuidedStep, check_scheduler, guided_step
+from noise2map.guidance.steps import CONVENTIONS, GuidedStep, check_scheduler, guided_step
 
 _OUTPUT_TYPES = ("pil", "np", "pt")
 
@@ -56,6 +57,8 @@ class DepthGuidedPipeline(DiffusionPipeline):
         scheduler: `DDPMScheduler` or `DDIMScheduler`.
         depth_predictor: needed for guidance and for depth output; trained on this U-Net.
         depth_prior: needed for prior guidance; trained on depth of the predictor's range.
+        convention: what a scale means where a call does not say, ``"variance"`` or ``"plain"``; saved with the pipeline.
+        reduction: of the losses over pixels where a call does not say, ``"sum"`` or ``"mean"``; saved with the pipeline.
     """
 
     _optional_components = ["depth_predictor", "depth_prior"]
@@ -67,13 +70,19 @@ class DepthGuidedPipeline(DiffusionPipeline):
         scheduler: DDPMScheduler | DDIMScheduler,
         depth_predictor: DepthPredictor | None = None,
         depth_prior: DepthPrior | None = None,
+        convention: str = "variance",
+        reduction: str = "sum",
     ) -> None:
         """Registers the parts.
 
         Raises:
-            ValueError: if they do not belong together.
+            ValueError: if they do not belong together, or convention or reduction is unknown.
         """
         super().__init__()
+        for name, value, known in (("convention", convention, CONVENTIONS), ("reduction", reduction, REDUCTIONS)):
+            if value not in known:
+                raise ValueError(f"{name} is {value!r}; expected {' or '.join(map(repr, known))}")
+        self.register_to_config(convention=convention, reduction=reduction)
         self.register_modules(unet=unet, scheduler=scheduler, depth_predictor=depth_predictor, depth_prior=depth_prior)
         self.check_components()
 
@@ -109,8 +118,8 @@ class DepthGuidedPipeline(DiffusionPipeline):
         num_inference_steps: int = 50,
         consistency_scale: float = 0.0,
         prior_scale: float = 0.0,
-        convention: str = "variance",
-        reduction: str = "sum",
+        convention: str | None = None,
+        reduction: str | None = None,
         strong_blocks: Sequence[int] | None = None,
         weak_blocks: Sequence[int] | None = None,
         guidance_start: int = 0,
@@ -141,8 +150,10 @@ class DepthGuidedPipeline(DiffusionPipeline):
             consistency_scale: weight of depth consistency guidance.
             prior_scale: weight of depth prior guidance.
             convention: ``"variance"`` (classifier guidance: times the step's variance) or ``"plain"`` (added to the mean as it
-                is); the scales of the two differ by orders of magnitude. See `noise2map.guidance.steps`.
-            reduction: of the losses over pixels, ``"sum"`` or ``"mean"``; the scales differ by the number of pixels.
+                is); the scales of the two differ by orders of magnitude. See `noise2map.guidance.steps`. None for the
+                pipeline's own.
+            reduction: of the losses over pixels, ``"sum"`` or ``"mean"``; the scales differ by the number of pixels. None for
+                the pipeline's own.
             strong_blocks: the predictor's branch to take as strong, by its blocks; None for its own.
             weak_blocks: the branch to take as weak; None for its own.
             guidance_start: first guided step.
@@ -169,6 +180,8 @@ class DepthGuidedPipeline(DiffusionPipeline):
         """
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        convention = self.config.convention if convention is None else convention
+        reduction = self.config.reduction if reduction is None else reduction
         losses = GuidanceLosses(
             consistency_scale, prior_scale, reduction, strong_blocks, weak_blocks, prior_timesteps, on_nonfinite
         )

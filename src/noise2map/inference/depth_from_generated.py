@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,7 @@ def run_experiment(job: ExperimentJob, say: Callable[[str], object] = lambda tex
     device = pick_device(job.device)
     check_writable(job.out)
     pipe = load_generator(job.model, job.predictor, job.prior, sampler=job.scheduler, device=device)
+    job = replace(job, plan=job.plan.of(pipe))
     predictor = pipe.depth_predictor
     if predictor is None:
         raise ValueError("labelling generated images needs a depth predictor; expected one in its folder, or --predictor")

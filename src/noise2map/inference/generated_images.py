@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from noise2map.diffusion import add_noise, image_generator, tables_from_betas
 from noise2map.guidance import DepthGuidedPipeline, DepthPrior, UNetFeatureTap, unet_signature
+from noise2map.inference.generators import OWN
 from noise2map.inference.records import OutputFolder
 from noise2map.report.files import encode_image
 
@@ -47,8 +48,8 @@ class SamplingPlan:
 
     Attributes:
         num_inference_steps: Steps.
-        convention: Meaning of the scales, `"variance"` or `"plain"`.
-        reduction: Of the losses over pixels, `"sum"` or `"mean"`.
+        convention: Meaning of the scales, `"variance"` or `"plain"`; `"own"` for the pipeline's, see `of`.
+        reduction: Of the losses over pixels, `"sum"` or `"mean"`, or `"own"`.
         guidance_every: Guide every so many steps.
         eta: Noise of DDIM steps.
         on_nonfinite: `"error"` or `"skip"`.
@@ -56,12 +57,17 @@ class SamplingPlan:
     """
 
     num_inference_steps: int = 50
-    convention: str = "variance"
-    reduction: str = "sum"
+    convention: str = OWN
+    reduction: str = OWN
     guidance_every: int = 1
     eta: float = 0.0
     on_nonfinite: str = "error"
     bf16: bool = False
+
+    def of(self, pipe: DepthGuidedPipeline) -> "SamplingPlan":
+        """The plan with the pipeline's own convention and reduction where it says `"own"`."""
+        own = {name: pipe.config[name] for name in ("convention", "reduction") if getattr(self, name) == OWN}
+        return replace(self, **own)
 
     def arguments(self) -> dict[str, Any]:
         """Of a call of the pipeline."""
@@ -98,6 +104,7 @@ def draw_images(
         OSError: If something cannot be written.
         ValueError: If a gradient is not finite.
     """
+    plan = plan.of(pipe)
     settings = {"generator": generator_name, **_what_decides(pipe, setting, plan)}
     digits = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
     folder = OutputFolder(out / f"{setting.key}_{digits}", settings)

@@ -148,6 +148,7 @@ def run_study(job: GeneratorJob, say: Say = lambda text: None, progress: bool = 
     device = pick_device(job.device)
     check_writable(job.out)
     pipe = load_generator(job.model, job.predictor, sampler=job.scheduler, device=device)
+    job = replace(job, plan=job.plan.of(pipe))
     priors = _load_priors(job, pipe)
     tables = plan_settings(job, pipe.depth_predictor is not None, list(priors))
     _remark(job, pipe, priors, say)

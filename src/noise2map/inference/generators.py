@@ -15,7 +15,7 @@ from noise2map.guidance import DepthGuidedPipeline, DepthPredictor, DepthPrior
 
 CAMERA_FILE = "camera.json"
 SAMPLERS = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}
-OWN = "own"  # the sampler that the generator was saved with
+OWN = "own"  # the sampler, or what a scale means, that the generator was saved with
 _INDEX = "model_index.json"
 _PARTS = {"depth_predictor": DepthPredictor, "depth_prior": DepthPrior}
 
@@ -74,7 +74,8 @@ def load_generator(
     given = {"depth_predictor": depth_predictor, "depth_prior": depth_prior}
     parts = {part: load_part(part, path, source) or getattr(pipe, part) for part, path in given.items()}
     scheduler = SAMPLERS[sampler_of(pipe) if sampler == OWN else sampler].from_config(pipe.scheduler.config)
-    pipe = DepthGuidedPipeline(pipe.unet, scheduler, **parts).to(device)
+    pipe = DepthGuidedPipeline(pipe.unet, scheduler, **parts, convention=pipe.config.convention, reduction=pipe.config.reduction)
+    pipe.to(device)
     if dtype != torch.float32:
         pipe.to(dtype)
     pipe.set_progress_bar_config(disable=True)

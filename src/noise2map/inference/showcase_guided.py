@@ -31,8 +31,8 @@ AUTO, NONE = "auto", "none"
 # One picture each; the denoising and the point clouds are those of the first.
 FIRST_SEEDS = (2, 0, 5, 3)
 STEPS = 25
-# Of losses summed over pixels (convention "variance"); ten times as much tears pictures of 64 px apart.
-SCALE = 0.3
+# The paper's, in the meaning that the generator was saved with.
+SCALE = 40.0
 SETTINGS = (
     GuidanceSetting("none"),
     GuidanceSetting("DCG", SCALE, 0.0),
