@@ -3,7 +3,7 @@
 noise2map evaluate --model freedoom-depth-tiny ... --out out/depth
 python benchmarks/update_tables.py --collect depth out/depth        # into results/evaluate_depth.csv, differences_depth.csv
 python benchmarks/update_tables.py --collect-guidance out/guidance out/other  # evaluate_generator.csv, differences_generator.csv
-python benchmarks/update_tables.py --collect-predictor runs/predictor         # depth_predictor.csv
+python benchmarks/update_tables.py --collect-predictor runs/predictor runs/other  # depth_predictor.csv
 python benchmarks/update_tables.py --collect-application out/application      # depth_from_generated*.csv and .png
 python benchmarks/update_tables.py                                  # rewrites the tables from results/*.csv
 """
@@ -98,8 +98,9 @@ def convention_table() -> str:
 
 
 def block_table() -> str:
-    """Depth that single decoder blocks tell, from the most labelled images: δ1 by noise level."""
+    """Depth that decoder blocks tell, from the most labelled images of the last run: δ1 by noise level."""
     rows = read_csv(RESULTS / "depth_predictor.csv")
+    rows = [row for row in rows if row["run"] == rows[-1]["run"]]
     most = max(row["images_trained"] for row in rows)
     lines: dict[str, dict[str, Any]] = {}
     for row in rows:
@@ -122,14 +123,13 @@ def application_table() -> str:
 
 
 def predictor_table() -> str:
-    """Depth scores of the strong and the weak branch, by number of labelled images and noise level."""
+    """Depth scores of the strong and the weak branch of the first run, by number of labelled images and noise level."""
     lines: dict[tuple[int, str], dict[str, Any]] = {}
-    for row in read_csv(RESULTS / "depth_predictor.csv"):
+    rows = read_csv(RESULTS / "depth_predictor.csv")
+    for row in (row for row in rows if row["run"] == rows[0]["run"]):
         blocks = str(row["blocks"])
-        if blocks not in ("2,4,5,6,7", "6"):
-            continue
         key = (int(row["images_trained"]), blocks)
-        branch = "weak" if blocks == "6" else "strong"
+        branch = f"strong, blocks {blocks}" if "," in blocks else f"weak, block {blocks}"
         line = lines.setdefault(key, {"labelled images": key[0], "branch": branch})
         line[f"δ1 % / AbsRel at t = {row['timestep']}"] = f"{100 * row['delta1']:.1f} / {row['abs_rel']:.3f}"
     return markdown_table(list(lines.values()))
@@ -268,7 +268,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--collect", nargs="+", metavar=("TASK", "FOLDER"))
     parser.add_argument("--collect-guidance", type=Path, nargs="+", metavar="FOLDER")
-    parser.add_argument("--collect-predictor", type=Path, metavar="FOLDER")
+    parser.add_argument("--collect-predictor", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--collect-application", type=Path, metavar="FOLDER")
     options = parser.parse_args()
     if options.collect:
@@ -278,7 +278,8 @@ def main() -> None:
         collect_guidance(options.collect_guidance)
         return
     if options.collect_predictor:
-        write_csv(RESULTS / "depth_predictor.csv", read_csv(options.collect_predictor / "accuracy.csv"))
+        found = [{"run": folder.name} | row for folder in options.collect_predictor for row in read_csv(folder / "accuracy.csv")]
+        write_csv(RESULTS / "depth_predictor.csv", found)
         return
     if options.collect_application:
         collect_application(options.collect_application)

@@ -217,7 +217,7 @@ def study_figures(rows: Sequence[dict[str, Any]], plan: StudyPlan) -> "dict[str,
         for t in plan.timesteps:
             values = {row["blocks"]: row[score] for row in most if row["timestep"] == t}
             series[f"t = {t}"] = Series(single, [values[str(k)] for k in single])
-        title = f"Depth in single decoder blocks, {plan.counts[-1]} labelled images"
+        title = f"Depth in single blocks, {plan.counts[-1]} labelled images"
         figures["accuracy_by_block"] = quality_plot(series, "decoder block", label, title=title)
     by_time = {
         name: Series(plan.timesteps, [row[score] for row in most if row["blocks"] == blocks]) for blocks, name in names.items()
