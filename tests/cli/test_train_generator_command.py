@@ -53,7 +53,7 @@ def test_prior_of_another_resolution(tmp_path, capsys):
 def test_look_without_data_and_names(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run("train", "generator", "--dry-run") == 0
-    assert "6.34M parameters (12.7 MB in fp16), 12 decoder blocks" in capsys.readouterr().out
+    assert "1.89M parameters (3.8 MB in fp16), 8 decoder blocks" in capsys.readouterr().out
     assert run("train", "depth-prior", "--dry-run", "--resolution", 128) == 0
     assert "size: 128" in capsys.readouterr().out and not list(tmp_path.iterdir())
     assert run("train", "generator", "--list") == 0

@@ -13,7 +13,7 @@ from noise2map.guidance import UNetFeatureTap
 from noise2map.inference import showcase_guided
 from noise2map.inference.generated_images import GuidanceSetting
 from noise2map.inference.generators import load_generator
-from noise2map.inference.showcase_guided import FIRST_SEEDS, course_frames, draw, open_generator, show_guided
+from noise2map.inference.showcase_guided import FIRST_SEEDS, STEPS, course_frames, draw, open_generator, show_guided
 from noise2map.report.html import Page
 
 CPU = torch.device("cpu")
@@ -69,7 +69,7 @@ def test_the_section_shows_pairs_numbers_clouds_and_the_denoising(root, pipe, tm
     page, told = Page("demo"), []
     show_guided(page, pipe, tmp_path, str(root / "whole"), str(root / "depth"), told.append)
     text = page.render()
-    for word in ("Guided generation", "seed 0", "seed 3", "DCG", "DPG", "both", "normals", "references", "25/25"):
+    for word in ("Guided generation", "seed 0", "seed 3", "DCG", "DPG", "both", "normals", "references", f"{STEPS}/{STEPS}"):
         assert word in text
     assert text.count('class="card" data-points') == 2 and text.count('class="card" data-player') == 1 and str(root) not in text
     rows = list(csv.DictReader((tmp_path / "guided" / "plausibility.csv").open()))
