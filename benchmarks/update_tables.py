@@ -86,6 +86,17 @@ def guidance_table(table: str) -> str:
     return markdown_table([{name: _three_digits(value) for name, value in line.items()} for line in lines])
 
 
+def convention_table() -> str:
+    """The settings of every run by what its scales mean."""
+    lines = []
+    for row in read_csv(RESULTS / "evaluate_generator.csv"):
+        if row["table"] == "guidance" and row["setting"] != "references":
+            line = {"convention": row["convention"], "reduction": row["reduction"]}
+            line |= {"scales": f"{row['consistency_scale']:g}, {row['prior_scale']:g}"}
+            lines.append(line | short_row({name: value for name, value in row.items() if value not in (None, "")}))
+    return markdown_table([{name: _three_digits(value) for name, value in line.items()} for line in lines])
+
+
 def block_table() -> str:
     """Depth that decoder blocks tell, from the most labelled images of the last run: δ1 by noise level."""
     rows = read_csv(RESULTS / "depth_predictor.csv")
@@ -296,6 +307,7 @@ def main() -> None:
             replace_block(page, name, table)
             replace_block(card, name, table)
         replace_block(page, "guidance priors", guidance_table("priors"))
+        replace_block(page, "guidance conventions", convention_table())
         replace_block(page, "predictor blocks", block_table())
         replace_block(page, "application scores", application_table())
 
