@@ -23,28 +23,64 @@ SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in 
 MATHEMATICS = {"torch"}
 ENGINES = {"torch", "transformers", "accelerate", "diffusers", "safetensors", "numpy", "PIL"}
 ROOMS = {
+    "runs": (set(), {"torch", "transformers", "numpy"}),
     "diffusion": (set(), MATHEMATICS),
-    "geometry": (set(), MATHEMATICS),
     "codecs": (set(), MATHEMATICS),
+    "zoo": (set(), set()),  # package data and a loader of names
+    "geometry": ({"runs"}, MATHEMATICS),
     "metrics": ({"geometry"}, {"torch", "torchmetrics", "scipy"}),
-    "data": ({"geometry"}, {"torch", "numpy", "PIL", "tqdm", "vizdoom", "shapely", "h5py", "lmdb", "scipy"}),
+    "data": ({"geometry", "runs"}, {"torch", "numpy", "PIL", "tqdm", "vizdoom", "shapely", "h5py", "lmdb", "scipy", "cv2"}),
+    "report": ({"metrics", "geometry", "runs"}, {"matplotlib", "numpy", "PIL"}),
     "models": ({"diffusion", "codecs", "geometry"}, {"torch", "transformers", "huggingface_hub", "numpy", "PIL", "spconv"}),
     "guidance": ({"diffusion", "codecs"}, {"torch", "diffusers", "safetensors", "numpy", "PIL"}),
+    "rendering": ({"data", "geometry", "runs"}, {"numpy", "PIL", "tqdm", "vizdoom", "shapely", "torch"}),
+    "convert": (
+        {"models", "guidance", "data", "runs"},
+        {"torch", "transformers", "diffusers", "safetensors", "huggingface_hub", "numpy"},
+    ),
+    "tasks": (
+        {"models", "metrics", "report", "data", "geometry", "runs"},
+        {"torch", "torchmetrics", "numpy", "PIL", "transformers"},
+    ),
     "training": (
-        {"diffusion", "geometry", "codecs", "metrics", "data", "models", "guidance", "report", "zoo"},
+        {"tasks", "models", "guidance", "data", "metrics", "report", "geometry", "diffusion", "codecs", "zoo", "runs"},
         ENGINES | {"torchmetrics", "yaml", "tqdm", "matplotlib"},
     ),
-    "convert": ({"models", "guidance"}, {"torch", "transformers", "diffusers", "safetensors", "huggingface_hub", "numpy"}),
-    "report": ({"metrics", "geometry"}, {"matplotlib", "numpy", "PIL"}),
     "inference": (
-        {"diffusion", "geometry", "codecs", "metrics", "data", "models", "guidance", "report", "zoo", "training", "convert"},
+        {
+            "tasks",
+            "models",
+            "data",
+            "metrics",
+            "report",
+            "geometry",
+            "guidance",
+            "training",
+            "convert",
+            "diffusion",
+            "codecs",
+            "zoo",
+        }
+        | {"runs"},
         ENGINES | {"torchmetrics", "yaml", "tqdm", "psutil"},
     ),
-    "zoo": (set(), set()),  # package data and a loader of names
+    "evaluation": (
+        {"inference", "tasks", "models", "data", "metrics", "report", "diffusion", "geometry", "runs"},
+        ENGINES | {"torchmetrics", "tqdm"},
+    ),
+    "generation": (
+        {"training", "inference", "evaluation", "guidance", "models", "data", "metrics", "report", "geometry", "diffusion", "zoo"}
+        | {"runs", "tasks"},
+        ENGINES | {"torchmetrics", "tqdm"},
+    ),
+    "bench": (
+        {"inference", "training", "models", "guidance", "convert", "diffusion", "report", "runs"},
+        ENGINES | {"tqdm", "psutil"},
+    ),
 }
-ANYTHING = ("cli", "app", "__init__")
+ANYTHING = ("cli", "demo", "app", "__init__", "__main__")
 # Extras, imported where they are used; psutil comes with accelerate.
-OPTIONAL = {"vizdoom", "shapely", "h5py", "lmdb", "scipy", "spconv", "gradio", "psutil"}
+OPTIONAL = {"vizdoom", "shapely", "h5py", "lmdb", "scipy", "spconv", "gradio", "psutil", "cv2"}
 NEVER = {"torchvision", "timm", "mmcv", "mmseg", "mmengine", "kornia", "pickle", "dill", "joblib"}
 CORE = {
     "torch", "transformers", "diffusers", "accelerate", "safetensors", "torchmetrics", "numpy", "pillow", "typer", "tqdm", "pyyaml",
