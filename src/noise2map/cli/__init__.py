@@ -1,6 +1,12 @@
-"""The ``noise2map`` command. One module per command; each is imported only when it is called for."""
+"""The ``noise2map`` command. One module per command; each is imported only when it is called for.
 
+What the library logs is shown here: ``logging.getLogger("noise2map")`` and the loggers below it print their bare messages,
+information to standard output, warnings and errors to standard error. Progress bars are not broken by them.
+"""
+
+import functools
 import importlib
+import logging
 import os
 import sys
 from pathlib import Path
@@ -57,10 +63,10 @@ class _LazyGroup(typer.core.TyperGroup):
         if isinstance(target, typer.Typer):
             command = typer.main.get_group(target)
         else:
-            from noise2map.cli.words import SpreadCommand
+            from noise2map.cli.options import Command
 
             single = typer.Typer(add_completion=False, rich_markup_mode=None)
-            single.command(name=cmd_name, cls=SpreadCommand)(target)
+            single.command(name=cmd_name, cls=Command)(target)
             command = typer.main.get_command(single)
         command.name = cmd_name
         command.short_help = help_text
@@ -112,6 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
         SystemExit: Always, with the exit code: 0, 1 (some inputs failed), 2 (bad input) or 130 (interrupted).
     """
     _share_processor()
+    show_log()
     if arguments is None and sys.argv[1:2] and sys.argv[1] in _MODEL_COMMANDS:
         keep_freed_memory()
     try:
@@ -121,6 +128,27 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         print(f"noise2map: error: {_one_line(error)}", file=sys.stderr)
         raise SystemExit(EXIT_BAD_INPUT) from None
+
+
+class _Printer(logging.Handler):
+    """Prints log messages, above the progress bars if there are any."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            stream = sys.stdout if record.levelno < logging.WARNING else sys.stderr
+            bars = sys.modules.get("tqdm")  # whoever shows a bar has imported it
+            write = functools.partial(bars.tqdm.write, file=stream) if bars else functools.partial(print, file=stream, flush=True)
+            write(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+
+def show_log(level: int = logging.INFO) -> None:
+    """Print what the library logs from a level on. A second call changes the level only."""
+    logger = logging.getLogger("noise2map")
+    logger.setLevel(level)
+    if not any(isinstance(handler, _Printer) for handler in logger.handlers):
+        logger.addHandler(_Printer())
 
 
 def _share_processor() -> None:

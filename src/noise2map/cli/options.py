@@ -1,0 +1,302 @@
+"""Options that several commands share: one name, one type, one range each; and what command lines may look like.
+
+How to use them::
+
+    from noise2map.cli import options
+
+    def predict(
+        device: options.Device = "auto",
+        dtype: options.DType = "float32",           # --bf16 is understood, too, and not shown
+        seed: options.Seed = 0,
+        limit: options.Limit = 0,
+        batch_size: options.BatchSize = 8,
+        steps: options.Steps = None,                # an int, "auto" or None
+        steps_list: options.StepsList = None,       # [1, 3, "auto"] or None
+        size: options.Size = None,                  # ImageSize(width, height), "native" or None
+        window: Annotated[ImageSize | None, options.size("Sliding windows.", multiple=32)] = None,
+        counts: Annotated[list[str] | None, options.numbers("Labelled images.", least=1)] = None,     # list[int] or None
+        average: Annotated[list[str] | None, options.words("Averages.", ("last", "steps"))] = None,   # list[str] or None
+        overwrite: options.Overwrite = False,
+    ) -> None: ...
+
+Where only the help differs, write the option out with typer's own types, which show in ``--help`` and refuse with exit code 2:
+``Annotated[int, typer.Option(min=1, help=...)]``, ``Annotated[Literal["drop", "keep"], typer.Option(help=...)]``.
+A command that is registered with ``cls=options.Command`` (top-level ones are) takes several values after one option
+(``--steps 1 3 10``) and the spellings of earlier releases (``OLD_SPELLINGS``).
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import typer
+
+MAX_STEPS = 1000  # denoising steps: the published schedules have no more noise levels
+DTYPES = ("float32", "bfloat16", "float16")
+# Spelling of earlier releases -> today's words. Used where a command has the new option and not the old one.
+OLD_SPELLINGS: dict[str, tuple[str, ...]] = {
+    "--bf16": ("--dtype", "bfloat16"),
+    "--scheduler": ("--sampler",),
+    "--predictor": ("--depth-predictor",),
+    "--prior": ("--depth-prior",),
+    "--generator": ("--model",),
+}
+# Options whose value "default" was called "own".
+_DEFAULT_WAS_OWN = ("--sampler", "--convention", "--reduction")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+
+
+class ImageSize(NamedTuple):
+    """Width and height in pixels (or cells), in the order in which they are written: ``640x480``."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+# ---------------------------------------------------------------------------------------------------- values of one word
+def parse_step_count(text: Any) -> int | str:
+    """``"3"`` -> 3; ``"auto"`` as it is.
+
+    Raises:
+        typer.BadParameter: If it is neither ``auto`` nor a whole number from 1 to ``MAX_STEPS``.
+    """
+    word = str(text)
+    if word == "auto":
+        return word
+    if not (word.isascii() and word.isdecimal() and 1 <= int(word) <= MAX_STEPS):
+        raise typer.BadParameter(f"expected a whole number from 1 to {MAX_STEPS}, or auto, got {word!r}")
+    return int(word)
+
+
+def parse_image_size(text: Any, multiple: int = 1, least: int = 1) -> ImageSize:
+    """``"640x480"`` -> ``ImageSize(640, 480)``.
+
+    Args:
+        text: The word.
+        multiple: What both sides must be multiples of.
+        least: The least side.
+
+    Raises:
+        typer.BadParameter: If it is something else.
+    """
+    if isinstance(text, ImageSize):
+        return text
+    sides = str(text).lower().split("x")
+    good = len(sides) == 2 and all(side.isascii() and side.isdecimal() for side in sides)
+    if not (good and all(int(side) >= least and int(side) % multiple == 0 for side in sides)):
+        kind = f" in multiples of {multiple}" if multiple > 1 else ""
+        kind += f", at least {least}" if least > 1 else ""
+        raise typer.BadParameter(f"expected WIDTHxHEIGHT{kind}, such as {_example(multiple, least)}, got {str(text)!r}")
+    return ImageSize(int(sides[0]), int(sides[1]))
+
+
+def size(help: str, multiple: int = 1, least: int = 1) -> Any:
+    """A typer option that gives an :class:`ImageSize`; a default is written ``"512x512"``."""
+    return typer.Option(parser=lambda text: parse_image_size(text, multiple, least), metavar="WIDTHxHEIGHT", help=help)
+
+
+def _size_or_native(text: Any) -> ImageSize | str:
+    return text if text == "native" else parse_image_size(text)
+
+
+def _example(multiple: int, least: int) -> str:
+    side = max(512, -(-least // multiple) * multiple)
+    return f"{side}x{side}"
+
+
+def check_device(value: str) -> str:
+    """A device as PyTorch calls it, or ``auto``; whether it is here is found out later, with PyTorch.
+
+    Raises:
+        typer.BadParameter: If no device is called so.
+    """
+    if value is not None and not _DEVICE.fullmatch(value):
+        raise typer.BadParameter(f"expected auto, cpu, cuda, cuda:N or mps, got {value!r}")
+    return value
+
+
+def check_angle(value: float | None) -> float | None:
+    """An angle between 0 and 180 degrees, ends excluded.
+
+    Raises:
+        typer.BadParameter: If it is not.
+    """
+    if value is not None and not 0 < value < 180:
+        raise typer.BadParameter(f"expected an angle between 0 and 180 degrees, got {value:g}")
+    return value
+
+
+def check_finite(value: float | None) -> float | None:
+    """A number that is neither infinite nor NaN.
+
+    Raises:
+        typer.BadParameter: If it is.
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"expected a finite number, got {value}")
+    return value
+
+
+# ---------------------------------------------------------------------------------------------------- several values
+def split_words(texts: Sequence[str] | None) -> list[str]:
+    """``["1", "3,10"]`` -> ``["1", "3", "10"]``."""
+    return [word for text in texts or () for word in text.replace(",", " ").split()]
+
+
+def _list_option(help: str, metavar: str, parse: Callable[[str], Any]) -> Any:
+    def callback(value: list[str] | None) -> list[Any] | None:
+        if not value:
+            return None
+        found = list(dict.fromkeys(parse(word) for word in split_words(value)))
+        if not found:
+            raise typer.BadParameter("expected at least one value")
+        return found
+
+    return typer.Option(callback=callback, metavar=metavar, help=help)
+
+
+def numbers(help: str, least: int = 1) -> Any:
+    """A typer option of whole numbers; annotate it ``list[str] | None``.
+
+    ``1,3 10`` gives ``[1, 3, 10]``, without repetition; None if it is not there.
+    """
+
+    def parse(word: str) -> int:
+        if not (word.isascii() and word.isdecimal() and int(word) >= least):
+            raise typer.BadParameter(f"expected whole numbers of at least {least}, got {word!r}")
+        return int(word)
+
+    return _list_option(help, "N,N,...", parse)
+
+
+def scales(help: str) -> Any:
+    """A typer option of finite numbers of at least 0; annotate it ``list[str] | None``.
+
+    ``0,10 2.5`` gives ``[0.0, 10.0, 2.5]``, without repetition; None if it is not there.
+    """
+
+    def parse(word: str) -> float:
+        try:
+            value = float(word)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value < math.inf:
+            raise typer.BadParameter(f"expected numbers of at least 0, such as 0,10,20, got {word!r}")
+        return value
+
+    return _list_option(help, "X,X,...", parse)
+
+
+def words(help: str, choices: Sequence[str]) -> Any:
+    """A typer option of words out of some; annotate it ``list[str] | None``.
+
+    ``last,steps`` gives ``["last", "steps"]``, without repetition; None if it is not there.
+    """
+
+    def parse(word: str) -> str:
+        if word not in choices:
+            raise typer.BadParameter(f"expected {', '.join(choices)}, got {word!r}")
+        return word
+
+    return _list_option(help, f"<{'|'.join(choices)}>,...", parse)
+
+
+# ---------------------------------------------------------------------------------------------------- the shared options
+Device = Annotated[str, typer.Option(callback=check_device, metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")]
+DType = Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Precision of most arithmetic.")]
+DTypes = Annotated[list[str] | None, words("Precisions of most arithmetic.", DTYPES)]
+Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
+Limit = Annotated[int, typer.Option(min=0, help="At most this many, evenly spaced over the data; 0 for all.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time; results do not depend on it.")]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 for PyTorch's choice.")]
+Steps = Annotated[
+    Any,
+    typer.Option(
+        parser=parse_step_count,
+        metavar="N|auto",
+        help="Denoising steps, or auto: until the map stops changing. [default: the model's]",
+    ),
+]
+StepsList = Annotated[
+    list[str] | None,
+    _list_option("Denoising steps: numbers or auto, e.g. 1 3 10 or 1,3,auto.", "N|auto,...", parse_step_count),
+]
+Ensemble = Annotated[int | None, typer.Option(min=1, help="Noise samples of an image. [default: the model's]")]
+Average = Annotated[Literal["last", "steps"] | None, typer.Option(help="The last step, or the mean of all. [default: the model's]")]
+MapSampler = Annotated[Literal["ddim", "ddpm"] | None, typer.Option("--sampler", help="Sampler of the map. [default: the model's]")]
+ImageSampler = Annotated[
+    Literal["ddim", "ddpm", "default"],
+    typer.Option("--sampler", help="Sampler of the images; default: as the generator was saved."),
+]
+Size = Annotated[
+    Any,
+    typer.Option(
+        parser=_size_or_native, metavar="WIDTHxHEIGHT|native", help="Size to process at. [default: as the checkpoint says]"
+    ),
+]
+Fov = Annotated[float | None, typer.Option(callback=check_angle, metavar="DEGREES", help="Horizontal field of view.")]
+DepthPredictor = Annotated[str | None, typer.Option(help="Folder or hub id. [default: depth_predictor/ of the generator]")]
+DepthPrior = Annotated[str | None, typer.Option(help="Folder or hub id. [default: depth_prior/ of the generator]")]
+Out = Annotated[Path, typer.Option(help="Folder to write to; an unfinished run is gone on with.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what was made with other settings.")]
+
+
+# ---------------------------------------------------------------------------------------------------- command lines
+class Command(typer.core.TyperCommand):
+    """A command that takes several values after one option, unless bare words could be arguments, and old spellings."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the words of the command line."""
+        names = {name for parameter in self.params for name in parameter.opts}
+        args = modern_spelling(args, names)
+        if not any(parameter.param_type_name == "argument" for parameter in self.params):
+            lists = [name for parameter in self.params if getattr(parameter, "multiple", False) for name in parameter.opts]
+            args = repeat_options(args, lists)
+        return super().parse_args(ctx, args)
+
+
+def repeat_options(words: Sequence[str], lists: Iterable[str]) -> list[str]:
+    """``["--steps", "1", "3"]`` -> ``["--steps", "1", "--steps", "3"]`` for the options that take several values.
+
+    Args:
+        words: The words of a command that takes no arguments beside its options.
+        lists: The names of those options.
+    """
+    names, repeated = set(lists), []
+    option, expected = "", False  # the option that further values belong to, and whether its first is still to come
+    for word in words:
+        if expected:
+            repeated.append(word)
+            expected = False
+        elif word.startswith("-"):
+            name, equals, _ = word.partition("=")
+            option, expected = (name, not equals) if name in names else ("", False)
+            repeated.append(word)
+        else:
+            repeated += [option, word] if option else [word]
+    return repeated
+
+
+def modern_spelling(words: Sequence[str], names: set[str]) -> list[str]:
+    """The words of a command line with the options of earlier releases replaced by today's.
+
+    Args:
+        words: The words of a command.
+        names: The options that the command has.
+    """
+    written: list[str] = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        new = OLD_SPELLINGS.get(name)
+        if new and name not in names and new[0] in names:
+            written += [f"{new[0]}={value}"] if equals else new
+        elif word == "own" and written and written[-1] in _DEFAULT_WAS_OWN:
+            written.append("default")
+        else:
+            written.append(f"{name}=default" if value == "own" and name in _DEFAULT_WAS_OWN else word)
+    return written
