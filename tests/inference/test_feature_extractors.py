@@ -1,18 +1,16 @@
-"""Extractors and depth estimators by name: what they compute, what they are called, what is refused."""
+"""Feature extractors by name: what they compute, what they are called, what is refused."""
 
 import importlib.util
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny_generator import save_map_models
-from transformers import GLPNConfig, GLPNForDepthEstimation, ViTConfig, ViTModel
+from transformers import ViTConfig, ViTModel
 
-from noise2map.inference.depth_estimators import depth_of_disparity, gives_inverse_depth, make_estimator
 from noise2map.inference.feature_extractors import make_extractor
 from noise2map.inference.loading import load_model
-from noise2map.metrics import FrechetDistance, render_depth
+from noise2map.metrics import FrechetDistance
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +23,7 @@ def models(tmp_path_factory):
     (root / "vit" / "preprocessor_config.json").write_text(
         json.dumps({"size": {"height": 8, "width": 8}, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.5, 1.0]})
     )
-    blocks = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 2, 2]}
-    GLPNForDepthEstimation(GLPNConfig(**blocks, decoder_hidden_size=8)).save_pretrained(root / "glpn")
-    return {**paths, "vit": root / "vit", "glpn": root / "glpn"}
+    return {**paths, "vit": root / "vit"}
 
 
 def pictures(count=3, height=32, width=48, seed=0):
@@ -100,46 +96,3 @@ def test_unknown_extractors_and_layers_are_refused(models):
         make_extractor(f"{models['vit']}:stage1", "cpu")
     with pytest.raises(ValueError, match="neither a folder, nor shipped"):
         make_extractor("freedom-segmentation", "cpu")
-
-
-# ---- depth -----------------------------------------------------------------------------------------------------------------
-
-
-def test_depth_of_a_map_model_is_that_of_the_model_and_independent_of_the_batch(models):
-    estimator = make_estimator(str(models["depth"]), "cpu")
-    model, processor = load_model(models["depth"], "cpu")
-    images = pictures()
-    pixels = processor(images=list(images), do_resize=False, return_tensors="pt")["pixel_values"]
-    with torch.no_grad():
-        noise = [torch.Generator().manual_seed(0) for _ in images]
-        expected = model(pixel_values=pixels, num_inference_steps=1, ensemble_size=1, generator=noise).predicted_depth
-    found = estimator(images)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(estimator(images[2:]), found[2:], rtol=1e-4, atol=1e-4)
-    assert estimator.metric and estimator.depth_range == (0.5, 40.0)
-    assert estimator(pictures(2, 20, 24)).shape == (2, 20, 24)
-    with pytest.raises(ValueError, match="expected a model for depth"):
-        make_estimator(str(models["segmentation"]), "cpu")
-
-
-def test_any_depth_model_from_a_folder(models):
-    estimator = make_estimator(str(models["glpn"]), "cpu")
-    depth = estimator(pictures(2, 32, 32))
-    assert depth.shape == (2, 32, 32) and depth.min() >= 0.1 and estimator.metric
-    assert estimator.name.startswith("glpn@")
-
-
-def test_pictures_of_relative_depth_are_those_of_the_models_own_disparity():
-    disparity = torch.tensor([[[2.0, 4.0], [10.0, 3.0]]])
-    depth = depth_of_disparity(disparity)
-    assert depth.min() == pytest.approx(1 / 1.05) and depth.max() == pytest.approx(20)
-    expected = ((disparity - 2) / 8 * 255).round()
-    assert (render_depth(depth)[:, 0].float() - expected).abs().max() <= 1
-    assert render_depth(depth_of_disparity(torch.full((1, 2, 2), 3.0))).max() == 0
-
-
-def test_which_models_give_inverse_depth():
-    assert gives_inverse_depth(SimpleNamespace(model_type="dpt"))
-    assert gives_inverse_depth(SimpleNamespace(model_type="depth_anything", depth_estimation_type="relative"))
-    assert not gives_inverse_depth(SimpleNamespace(model_type="depth_anything", depth_estimation_type="metric"))
-    assert not gives_inverse_depth(SimpleNamespace(model_type="glpn"))

@@ -7,20 +7,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import AutoModel
-from transformers.image_processing_base import ImageProcessingMixin
 
 from noise2map.inference.loading import load_model, pick_device
+from noise2map.inference.pixels import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    input_size_of,
+    normalized_pixels,
+    processor_settings,
+    short_side_of,
+)
 from noise2map.metrics import FeatureExtractor
 from noise2map.models import MapModel
-from noise2map.models.image_processing import MIN_SIDE
 from noise2map.zoo import available, bare_name, resolve_model
 
 DEFAULT_EXTRACTOR = "freedoom-segmentation-tiny"
 _LAYERS = ("stage1", "stage2", "stage3", "stage4", "merged")
 _INCEPTION = "inception"
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def make_extractor(spec: str = DEFAULT_EXTRACTOR, device: str | torch.device = "auto") -> FeatureExtractor:
@@ -74,33 +78,6 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()[:8]
 
 
-def normalised(images: Tensor, short_side: int | None, size: tuple[int, int] | None, mean: Any, std: Any) -> Tensor:
-    """Images `(B, 3, H, W)` uint8 resized and normalised, float32.
-
-    Args:
-        images: The images.
-        short_side: Height or width, whichever is smaller, after resizing; the ratio is kept.
-        size: Height and width instead.
-        mean: Of each channel, of values in [0, 1].
-        std: Likewise.
-    """
-    height, width = images.shape[-2:]
-    if size is None:
-        scale = max(short_side or 0, MIN_SIDE) / min(height, width)
-        size = (round(height * scale), round(width * scale))
-    values = images.float() / 255
-    if size != (height, width):
-        values = functional.interpolate(values, size=size, mode="bilinear", align_corners=False, antialias=True)
-    mean, std = (torch.tensor(x, device=images.device)[:, None, None] for x in (mean, std))
-    return (values - mean) / std
-
-
-def short_side_of(processor: Any) -> int:
-    """The shorter side at which a processor of this library shows images to its model."""
-    size = dict(processor.size)
-    return int(size.get("shortest_edge") or min(size["height"], size["width"]))
-
-
 class EncoderFeatures(FeatureExtractor):
     """Mean over the picture of a feature map of a map model's image encoder.
 
@@ -128,7 +105,7 @@ class EncoderFeatures(FeatureExtractor):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Images `(B, 3, H, W)` uint8 -> features `(B, size)`."""
-        pixels = normalised(images, self.short_side, None, self.mean, self.std)
+        pixels = normalized_pixels(images, self.short_side, None, self.mean, self.std)
         if self.layer == "merged":
             return self.encoder(pixels).mean((2, 3))
         return self.encoder.backbone(pixels).feature_maps[_LAYERS.index(self.layer)].mean((2, 3))
@@ -167,10 +144,7 @@ class BackboneFeatures(FeatureExtractor):
         model = AutoModel.from_pretrained(source)
         model = getattr(model, "vision_model", model)  # of models of images and text, the half that looks
         side = getattr(model.config, "image_size", None)
-        try:
-            settings, _ = ImageProcessingMixin.get_image_processor_dict(source)
-        except OSError:
-            settings = {}
+        settings = processor_settings(source)
         size = input_size_of(settings, side)
         mean, std = settings.get("image_mean", IMAGENET_MEAN), settings.get("image_std", IMAGENET_STD)
         if not hasattr(model, "main_input_name") or model.main_input_name != "pixel_values":
@@ -180,27 +154,12 @@ class BackboneFeatures(FeatureExtractor):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Images `(B, 3, H, W)` uint8 -> features `(B, size)`."""
-        out = self.model(pixel_values=normalised(images, None, self.input_size, self.mean, self.std))
+        out = self.model(pixel_values=normalized_pixels(images, None, self.input_size, self.mean, self.std))
         pooled = getattr(out, "pooler_output", None)
         if pooled is None:
             hidden = out.last_hidden_state
             pooled = hidden.mean((2, 3)) if hidden.ndim == 4 else hidden.mean(1)
         return pooled.flatten(1)
-
-
-def input_size_of(settings: dict[str, Any], side: Any) -> tuple[int, int]:
-    """Height and width that a model wants: of its processor (the crop first), else of its configuration, else 224."""
-    for key in ("crop_size", "size"):
-        size = settings.get(key)
-        if isinstance(size, int):
-            return size, size
-        if isinstance(size, dict) and "height" in size:
-            return int(size["height"]), int(size["width"])
-        if isinstance(size, dict) and "shortest_edge" in size:
-            return int(size["shortest_edge"]), int(size["shortest_edge"])
-    if isinstance(side, (list, tuple)):
-        return int(side[0]), int(side[1])
-    return (int(side), int(side)) if side else (224, 224)
 
 
 class InceptionFeatures(FeatureExtractor):
