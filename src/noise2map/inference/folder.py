@@ -15,7 +15,7 @@ from tqdm import tqdm
 from noise2map.data.images import IMAGE_SUFFIXES, is_image_name, open_image
 from noise2map.inference.maps_on_disk import encode_maps, map_summary, prediction_panel
 from noise2map.inference.predictor import Dials, Predictor
-from noise2map.inference.records import OutputFolder, check_writable, output_names
+from noise2map.inference.records import OutputFolder, output_names
 from noise2map.report.files import encode_image
 from noise2map.report.panels import render
 
@@ -119,7 +119,6 @@ def predict_folder(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     images = find_images(source, leave_out=out)
-    check_writable(out)
     dials = (dials or Dials()).resolved(predictor.model.config)
     model_name = model_name or str(predictor.model.config.name_or_path)
     folder = OutputFolder(out, run_settings(predictor, dials, model_name), overwrite=overwrite)
@@ -154,6 +153,7 @@ def predict_folder(
                 report.written.append(one.id)
                 report.lines.append(line)
                 bar.update()
+    folder.close()
     return report
 
 

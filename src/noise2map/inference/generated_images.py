@@ -130,6 +130,7 @@ def draw_images(
             line = {"id": str(seed), "source": {}, "files": {"image": name}, "seconds": seconds, "skipped_steps": count}
             folder.write(line, {name: encode_image(Image.fromarray(picture))})
         on_images(len(part))
+    folder.close()
     return folder
 
 

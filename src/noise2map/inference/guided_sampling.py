@@ -153,6 +153,7 @@ def run_sampling(
             _write(folder, settings, seed, maps, pipe, int(drawn[""].skipped[index]))
     if with_depth:
         write_image(out / SHEET_FILE, pair_sheet(out, list(seeds)[:_SHEET_ROWS], settings, metric))
+    folder.close()
     return SamplingReport(todo, kept, metric, with_depth)
 
 
@@ -194,6 +195,7 @@ def _write(
     skipped: int,
 ) -> None:
     """All files of one seed, then its line in the record."""
+    folder.begin()  # the clouds are written before the other files
     name, files, paths = _name(seed), {}, {}
     numbers: dict[str, float] = {"skipped_steps": skipped} if skipped else {}
     for prefix, (image, depth) in drawn.items():
