@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from tiny_bev import save_room_bev
 from tiny_generator import save_generator
+from tiny_models import tiny_depth_model, tiny_segmenter
 
 from noise2map import cli
 from noise2map.data.freedoom import load_samples
@@ -18,7 +19,6 @@ from noise2map.inference.generators import load_generator
 from noise2map.inference.showcase import build_room, varied_frames
 from noise2map.inference.showcase_guided import FIRST_SEEDS
 from noise2map.models import Noise2MapImageProcessor
-from tiny_models import tiny_depth_model, tiny_segmenter
 
 pytest.importorskip("shapely")
 

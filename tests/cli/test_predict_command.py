@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_models import tiny_depth_model, tiny_segmenter
 
 from noise2map import cli
 from noise2map.cli.predict import parse_size, parse_steps
 from noise2map.models import Noise2MapImageProcessor
-from tiny_models import tiny_depth_model, tiny_segmenter
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,7 @@
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from tiny_denoising import recipe_dict, write_depths, write_pictures
 
 from noise2map.cli import main

@@ -1,16 +1,12 @@
 """Official bird's-eye-view checkpoints: every key of every published model has its place."""
 
-import functools
-import json
-from pathlib import Path
-
 import pytest
 import torch
+from official_checkpoints import bev_tensors
 
 from noise2map.convert import config_from_shapes, convert_ddp_state_dict, load_official_ddp
 from noise2map.models import Noise2MapForBevSegmentation
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 PARAMETERS = {  # of the official model, without its four frozen geometry tensors (996,873 numbers)
     "bev_camera": 56_174_167 - 996_873,
     "bev_camera_stock_layers": 53_550_167 - 996_873,
@@ -21,15 +17,8 @@ PARAMETERS = {  # of the official model, without its four frozen geometry tensor
 TIME_EMBEDDING = 8 + 17 * 1024 + 1024 + 1024 * 1024 + 1024
 
 
-@functools.cache
-def published(name):
-    content = json.loads((GOLDEN / "bev_keys.json").read_text())
-    number = content["models"].index(name)
-    return {key: (shape, getattr(torch, dtype)) for key, shape, dtype, models in content["keys"] if number in models}
-
-
 def empty(name):
-    return {key: torch.empty(shape, dtype=dtype, device="meta") for key, (shape, dtype) in published(name).items()}
+    return {key: torch.empty(shape, dtype=dtype, device="meta") for key, (shape, dtype) in bev_tensors(name).items()}
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

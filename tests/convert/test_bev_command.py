@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_bev_checkpoint import published
+from official_checkpoints import bev_tensors
 
 from noise2map.cli import main
 from noise2map.models import Noise2MapBevProcessor, Noise2MapForBevSegmentation
@@ -10,7 +10,7 @@ from noise2map.models import Noise2MapBevProcessor, Noise2MapForBevSegmentation
 
 @pytest.mark.slow
 def test_command_writes_what_from_pretrained_reads(tmp_path):
-    tensors = {key: torch.zeros(shape, dtype=dtype) for key, (shape, dtype) in published("bev_fusion").items()}
+    tensors = {key: torch.zeros(shape, dtype=dtype) for key, (shape, dtype) in bev_tensors("bev_fusion").items()}
     torch.save({"state_dict": tensors}, tmp_path / "bev.pth")
     with pytest.raises(SystemExit) as stop:
         main(["convert", "ddp", str(tmp_path / "bev.pth"), "--out", str(tmp_path / "out")])

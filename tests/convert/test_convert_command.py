@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
+from official_checkpoints import CONVNEXT, DEPTH, SEGMENTATION, small_weights
 from PIL import Image
-from test_ddp_checkpoint import CONVNEXT, DEPTH, SEGMENTATION, small_weights
 from transformers import AutoImageProcessor, AutoModelForDepthEstimation, AutoModelForSemanticSegmentation, pipeline
 
 from noise2map.cli import main

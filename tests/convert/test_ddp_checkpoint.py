@@ -7,34 +7,13 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from golden_reference import published_models
+from official_checkpoints import CONVNEXT, DEPTH, SEGMENTATION, small_weights, task_of
 from safetensors.torch import save_file
 
-from golden_reference import official_weight, published_models
 from noise2map.convert import config_from_shapes, convert_ddp_state_dict, load_official_ddp, read_checkpoint
 from noise2map.convert.ddp_keys import rename, split_parts
 from noise2map.models import Noise2MapForDepthEstimation, Noise2MapForSemanticSegmentation
-
-SEGMENTATION, DEPTH = "ddp_swin_t_2x8_512x512_160k_ade20k", "ddp_swint_1k_w7_kitti_bs2x8_scale01"
-CONVNEXT = "ddp_convnext_t_4x4_512x1024_160k_cityscapes"
-
-
-def task_of(name):
-    return "depth" if "kitti" in name or "nyu" in name else "segmentation"
-
-
-def shrink(key, shape):
-    """The same tensor in a model an eighth as wide."""
-    if key.startswith("backbone."):
-        fixed = "relative_position" in key
-        return shape if fixed else tuple(d if i > 1 or d < 8 else d // 8 for i, d in enumerate(shape))
-    if "sampling_offsets" in key or "attention_weights" in key:
-        return (shape[0], *(d // 8 for d in shape[1:]))
-    smaller = {256: 32, 257: 33, 512: 64, 1024: 128, 96: 12, 192: 24, 384: 48, 768: 96}
-    return tuple(smaller.get(d, d) for d in shape)
-
-
-def small_weights(name):
-    return {key: official_weight(key, shrink(key, shape)) for key, shape in published_models()[name]["shapes"].items()}
 
 
 @pytest.fixture(scope="module")

@@ -1,18 +1,15 @@
 import struct
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from synthetic_level import make_lumps
 
 from noise2map.data.freedoom import catalog
 from noise2map.data.freedoom.frames import surface_labels
 from noise2map.data.freedoom.level import Level
 from noise2map.data.freedoom.raycast import CEILING, FLOOR, LOWER, SKY, UPPER, WALL, Camera, Pose, cast
 from noise2map.data.freedoom.wad import Wad
-
-sys.path.insert(0, str(Path(__file__).parent))
-from synthetic_level import make_lumps
 
 CAMERA = Camera(160, 120)  # focal lengths 80 and 96 px, horizon at row 60
 EYE = 41.0

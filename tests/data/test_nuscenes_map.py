@@ -1,17 +1,16 @@
 """Map layers against the masks that the nuScenes tools drew, and the rasteriser against recorded OpenCV drawings."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from golden_reference import GOLDEN
 
 from noise2map.data.nuscenes import MAP_LAYERS, MapExpansion, open_map
 from noise2map.data.nuscenes.rasterize import draw_polyline, fill_polygon
 from noise2map.data.nuscenes.tables import rigid
 
 pytest.importorskip("shapely")
-GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = json.loads((GOLDEN / "bev_toy_map_cases.json").read_text())
 
 

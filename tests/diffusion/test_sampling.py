@@ -5,8 +5,8 @@ import types
 
 import pytest
 import torch
-
 from golden_reference import numbers
+
 from noise2map.diffusion import CosineSchedule, LinearSchedule, ddim_steps, ddpm_steps, time_pairs
 from noise2map.diffusion.sampling import ddpm_posterior
 

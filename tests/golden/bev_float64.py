@@ -1,6 +1,6 @@
 """Makes bev_float64.npz: the training step of the camera + LiDAR model by this library in float64 (7 minutes, 5 GB of memory).
 
-    PYTHONPATH=src:tests:tests/models/bev python tests/golden/bev_float64.py
+    PYTHONPATH=src:tests/fixtures:tests/models/bev python tests/golden/bev_float64.py
 
 What autograd keeps goes to a temporary folder, 20 GB. Points are sorted into cells in float32, as recorded: the few that lie on
 a border fall into other cells in float64, and this is not to be measured here.
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from test_golden_bev import GOLDEN, exact_gradients, matrices, numbers, train_step, weights
+from golden_reference import GOLDEN, gradient_norms
+from test_golden_bev import exact_gradients, matrices, numbers, train_step, weights
 
-from golden_reference import gradient_norms
 from noise2map.convert import load_official_ddp
 from noise2map.models.bev import CameraRig
 

@@ -1,14 +1,10 @@
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "guidance"))
 from tiny_guidance import tiny_predictor, tiny_prior, tiny_unet
 
 from noise2map.cli import main

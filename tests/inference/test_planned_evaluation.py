@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_models import tiny_depth_model, tiny_segmenter
 from torch.nn import functional
 
 from noise2map.cli import main
@@ -26,7 +27,6 @@ from noise2map.metrics import DEPTH_SCORES
 from noise2map.models import Noise2MapImageProcessor
 from noise2map.training.dry_run import empty_model
 from noise2map.training.recipes import load_recipe
-from tiny_models import tiny_depth_model, tiny_segmenter
 
 PROCESSOR = Noise2MapImageProcessor(size={"height": 96, "width": 128})
 

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_models import tiny_depth_model, tiny_segmenter
 
 from noise2map.inference import folder as folder_room
 from noise2map.inference import memory
@@ -14,7 +15,6 @@ from noise2map.inference.predictor import Dials, Predictor
 from noise2map.inference.records import output_names
 from noise2map.models import Noise2MapImageProcessor
 from noise2map.report import files
-from tiny_models import tiny_depth_model, tiny_segmenter
 
 DIALS = Dials(num_inference_steps=2, ensemble_size=2)
 NAMES = {0: "floor", 1: "wall", 2: "ceiling", 3: "sky", 4: "door"}

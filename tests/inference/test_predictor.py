@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_models import tiny_depth_model, tiny_segmenter
 from torch.nn import functional
 
 from noise2map.diffusion import image_generator
@@ -12,7 +13,6 @@ from noise2map.inference.memory import Workload, estimate_bytes, fitting_batch
 from noise2map.inference.predictor import Dials, Predictor
 from noise2map.inference.resizing import resized_argmax
 from noise2map.models import Noise2MapImageProcessor
-from tiny_models import tiny_depth_model, tiny_segmenter
 
 PROCESSOR = {"size": {"shortest_edge": 48, "longest_edge": 256}}
 

@@ -1,18 +1,13 @@
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler
 from PIL import Image
-from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "guidance"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from tiny_guidance import tiny_unet
 from tiny_training import tiny_model, tiny_processor
+from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor
 
 from noise2map.cli import main
 from noise2map.guidance import DepthPredictor, UNetFeatureTap

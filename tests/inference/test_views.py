@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_models import tiny_depth_model, tiny_segmenter
 from torch.nn import functional
 
 from noise2map.diffusion import image_generator
@@ -24,7 +25,6 @@ from noise2map.inference.views import (
 )
 from noise2map.models import Noise2MapImageProcessor
 from noise2map.models.outputs import MapSegmenterOutput
-from tiny_models import tiny_depth_model, tiny_segmenter
 
 
 def picture(width, height, seed=0):

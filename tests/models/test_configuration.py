@@ -4,10 +4,10 @@ import json
 import math
 
 import pytest
+from tiny_models import BACKBONES, tiny_config
 from transformers import AutoConfig, ResNetConfig, SwinConfig
 
 from noise2map.models import Noise2MapConfig, Noise2MapForDepthEstimation, Noise2MapForSemanticSegmentation
-from tiny_models import BACKBONES, tiny_config
 
 
 def test_defaults_are_the_published_segmentation_model():

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
+from tiny_models import images, tiny_config, tiny_depth_model, tiny_segmenter
 from torch.nn import functional
 
 from noise2map.models.encoder import FeaturePyramid
 from noise2map.models.heads import DepthHead, SegmentationHead
 from noise2map.models.map_decoder import TimeEmbedding, sine_position_encoding
-from tiny_models import images, tiny_config, tiny_depth_model, tiny_segmenter
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from golden_reference import (
     MAP_SIZE,
     assert_close,
@@ -16,6 +15,7 @@ from golden_reference import (
     recorded,
     train_without_dropout,
 )
+
 from noise2map.convert import load_official_ddp
 
 pytestmark = pytest.mark.golden

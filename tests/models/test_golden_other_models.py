@@ -5,7 +5,6 @@ import functools
 import numpy as np
 import pytest
 import torch
-
 from golden_reference import (
     IMAGE_SIZE,
     MAP_SIZE,
@@ -16,6 +15,7 @@ from golden_reference import (
     official_weights,
     train_without_dropout,
 )
+
 from noise2map.convert import load_official_ddp
 
 pytestmark = pytest.mark.golden

@@ -4,7 +4,6 @@ import functools
 
 import pytest
 import torch
-
 from golden_reference import (
     MAP_SIZE,
     assert_close,
@@ -18,6 +17,7 @@ from golden_reference import (
     recorded,
     train_without_dropout,
 )
+
 from noise2map.convert import load_official_ddp
 from noise2map.models import deformable_attention
 from noise2map.models.map_decoder import sine_position_encoding

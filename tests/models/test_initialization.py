@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from golden_reference import numbers
+from tiny_models import tiny_depth_model, tiny_segmenter
 from transformers import SwinConfig
 
-from golden_reference import numbers
 from noise2map.convert.ddp_keys import rename
 from noise2map.models import Noise2MapConfig, Noise2MapForDepthEstimation, Noise2MapForSemanticSegmentation
-from tiny_models import tiny_depth_model, tiny_segmenter
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from tiny_models import BACKBONES, class_map, depth_map, images, tiny_depth_model, tiny_segmenter
 
 from noise2map.models import Noise2MapForDepthEstimation, Noise2MapForSemanticSegmentation
-from tiny_models import BACKBONES, class_map, depth_map, images, tiny_depth_model, tiny_segmenter
 
 MODELS = {
     "class_embedding": lambda **kw: tiny_segmenter(**kw),

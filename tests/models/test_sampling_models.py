@@ -5,10 +5,10 @@ import math
 
 import pytest
 import torch
+from tiny_models import images, tiny_depth_model, tiny_segmenter
 
 from noise2map.diffusion import image_generator
 from noise2map.models.map_model import resize_map
-from tiny_models import images, tiny_depth_model, tiny_segmenter
 
 
 def loud(model):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_models import tiny_depth_model, tiny_segmenter
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -18,7 +19,6 @@ from noise2map import (
     Noise2MapForSemanticSegmentation,
     Noise2MapImageProcessor,
 )
-from tiny_models import tiny_depth_model, tiny_segmenter
 
 NAMES = {0: "floor", 1: "wall", 2: "sky", 3: "door", 4: "lamp"}
 

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from tiny_models import images, tiny_depth_model, tiny_segmenter
 
 from noise2map.models.readout import DEPTH_FLIP_TOLERANCE, DepthReadout, SegmentationReadout
-from tiny_models import images, tiny_depth_model, tiny_segmenter
 
 
 @pytest.fixture(autouse=True)

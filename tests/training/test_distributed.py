@@ -1,19 +1,17 @@
 """Two CPU processes under ``accelerate launch`` (gloo)."""
 
-import os
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from launching import accelerate_launch, launch_environment
+from tiny_denoising import write_pictures
 
 SCRIPT = """
 import sys
 from pathlib import Path
 import torch
 from transformers import TrainingArguments
-sys.path.insert(0, {tests!r})
 from tiny_training import RawSamples, tiny_model, tiny_processor
 from noise2map import MapTrainer
 
@@ -29,7 +27,7 @@ trainer = MapTrainer(tiny_model(), arguments, train_dataset=RawSamples(16), eval
 assert trainer.args.world_size == int(sys.argv[3]), trainer.args.world_size
 trainer.train(resume_from_checkpoint="--resume" in sys.argv)
 scores = trainer.evaluate()
-torch.save({{"weights": trainer.model.state_dict(), "scores": scores}}, out / f"rank-{{trainer.args.process_index}}.pt")
+torch.save({"weights": trainer.model.state_dict(), "scores": scores}, out / f"rank-{trainer.args.process_index}.pt")
 trainer.export_final()
 """
 
@@ -37,12 +35,10 @@ trainer.export_final()
 @pytest.mark.slow
 def test_two_processes_end_with_the_same_weights_and_scores(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "29517"]
+    script.write_text(SCRIPT)
+    environment = launch_environment()
     two = tmp_path / "two"
-    subprocess.run([*launch, str(script), str(two), "1", "2"], check=True, env=environment, timeout=300)
+    subprocess.run([*accelerate_launch(2), str(script), str(two), "1", "2"], check=True, env=environment, timeout=300)
     first, second = (torch.load(two / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
     for name, tensor in first["weights"].items():
         if "running" not in name and "num_batches" not in name:  # batch statistics are each process's own
@@ -54,7 +50,7 @@ def test_two_processes_end_with_the_same_weights_and_scores(tmp_path):
 
     # Cut the run back to its first checkpoint and go on: the same end.
     (two / "checkpoint-4" / "complete").unlink()
-    subprocess.run([*launch, str(script), str(two), "1", "2", "--resume"], check=True, env=environment, timeout=300)
+    subprocess.run([*accelerate_launch(2), str(script), str(two), "1", "2", "--resume"], check=True, env=environment, timeout=300)
     resumed = torch.load(two / "rank-0.pt", weights_only=True)
     for name, tensor in first["weights"].items():
         assert torch.equal(tensor, resumed["weights"][name]), name
@@ -64,7 +60,6 @@ GENERATOR = """
 import sys
 from pathlib import Path
 import torch
-sys.path.insert(0, {tests!r})
 from tiny_denoising import recipe_dict
 from noise2map.training.denoising_build import make_denoising_trainer
 from noise2map.training.denoising_recipe import DenoisingRecipe
@@ -76,23 +71,18 @@ trainer = make_denoising_trainer(build(DenoisingRecipe, recipe, ""), out)
 assert trainer.args.world_size == 2
 trainer.train(resume_from_checkpoint="--resume" in sys.argv)
 scores = trainer.evaluate()
-torch.save({{"weights": trainer.model.state_dict(), "scores": scores}}, out / f"rank-{{trainer.args.process_index}}.pt")
+torch.save({"weights": trainer.model.state_dict(), "scores": scores}, out / f"rank-{trainer.args.process_index}.pt")
 trainer.export_final()
 """
 
 
 @pytest.mark.slow
 def test_two_processes_train_one_generator(tmp_path):
-    sys.path.insert(0, str(Path(__file__).parent))
-    from tiny_denoising import write_pictures
-
     write_pictures(tmp_path / "pictures", 12)
     script = tmp_path / "script.py"
-    script.write_text(GENERATOR.format(tests=str(Path(__file__).parent)))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "29519", str(script)]
-    subprocess.run([*launch, str(tmp_path / "run"), "2"], check=True, env=environment, timeout=600)
+    script.write_text(GENERATOR)
+    words = [*accelerate_launch(2), str(script), str(tmp_path / "run"), "2"]
+    subprocess.run(words, check=True, env=launch_environment(), timeout=600)
     first, second = (torch.load(tmp_path / "run" / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(tensor, second["weights"][name]) for name, tensor in first["weights"].items())
     assert first["scores"] == second["scores"] and first["scores"]["eval_loss"] > 0

@@ -1,6 +1,5 @@
 """An official recipe under ``accelerate launch``: sixteen pictures a step on any number of processes, resumed after a kill."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -8,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_public_recipes import TINY
+from launching import accelerate_launch, launch_environment
+from tiny_recipes import TINY
 
 from noise2map.data.export import export_frames
 from noise2map.training.run_directory import read_metrics
@@ -16,7 +16,7 @@ from noise2map.training.run_directory import read_metrics
 OWN = {"train.total_batch", "train.batch_size", "train.iterations", "train.save_every", "train.eval_steps"}
 
 
-def commands(data, out, processes, port):
+def commands(data, out, processes):
     changes = [change for change in TINY if change.split("=")[0] not in OWN]
     changes += [f"data.root={data}", "data.size=256x96", "data.crop=96x64", "train.batch_size=2", "train.iterations=3"]
     changes += ["train.save_every=1", "train.eval_steps=[1]", "train.sample_images=0", "train.threads=1"]
@@ -24,19 +24,7 @@ def commands(data, out, processes, port):
     script = [str(Path(sys.executable).with_name("noise2map")), *words]
     if processes == 1:
         return [sys.executable, *script]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
-    return [
-        *launch,
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        "--main_process_port",
-        port,
-        *script,
-    ]
+    return [*accelerate_launch(processes), *script]
 
 
 def run(words, environment):
@@ -48,10 +36,10 @@ def run(words, environment):
 @pytest.mark.slow
 def test_sixteen_pictures_a_step_on_one_process_and_on_two(tmp_path):
     export_frames("ade20k", "samples", tmp_path / "data", limit=20)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = launch_environment()
     for processes in (1, 2):
         out = tmp_path / f"run{processes}"
-        printed = run(commands(tmp_path / "data", out, processes, "29541"), environment)
+        printed = run(commands(tmp_path / "data", out, processes), environment)
         assert set(re.findall(r"(\d+) steps of (\d+)", printed)) == {("3", "16")}
         losses = [record["loss"] for record in read_metrics(out) if "loss" in record]
         assert len(losses) == 3 and (out / "final" / "model.safetensors").is_file()
@@ -60,6 +48,6 @@ def test_sixteen_pictures_a_step_on_one_process_and_on_two(tmp_path):
     weights = (out / "final" / "model.safetensors").read_bytes()
     (out / "checkpoint-3" / "complete").unlink()
     shutil.rmtree(out / "final")
-    run([*commands(tmp_path / "data", out, 2, "29542"), "--resume"], environment)
+    run([*commands(tmp_path / "data", out, 2), "--resume"], environment)
     assert [record["loss"] for record in read_metrics(out) if "loss" in record] == losses
     assert (out / "final" / "model.safetensors").read_bytes() == weights

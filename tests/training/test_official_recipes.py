@@ -3,19 +3,18 @@
 import functools
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
+from golden_reference import GOLDEN, published_models
 
-from golden_reference import published_models
 from noise2map.convert.ddp import convert_ddp_state_dict
 from noise2map.training.dry_run import dry_run, empty_model
 from noise2map.training.parameter_groups import decayed_parameters
 from noise2map.training.recipes import load_recipe, recipe_names
 from noise2map.training.schedules import LearningRateCurve
 
-RECORDED = json.loads((Path(__file__).parents[1] / "golden" / "official_runs.json").read_text())
+RECORDED = json.loads((GOLDEN / "official_runs.json").read_text())
 RUNS = RECORDED["runs"]
 pytestmark = pytest.mark.golden
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from tiny_models import BACKBONES, tiny_segmenter
 from torch.nn import functional
 from transformers import ConvNextForImageClassification, SwinConfig, SwinForImageClassification
 
 from noise2map.training.pretrained import load_backbone, resize_bias_table
-from tiny_models import BACKBONES, tiny_segmenter
 
 
 def classifier(tmp_path, kind, **fields):

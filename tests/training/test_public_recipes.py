@@ -4,36 +4,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_recipes import TINY
 
 from noise2map.data.export import export_frames
 from noise2map.training.build import make_trainer
 from noise2map.training.recipes import load_recipe
 from noise2map.training.run_directory import read_metrics
-
-TINY = [
-    "model.backbone_from=none",
-    "model.config.backbone_config.depths=[1, 1, 1, 1]",
-    "model.config.backbone_config.embed_dim=8",
-    "model.config.backbone_config.num_heads=[1, 1, 2, 2]",
-    "model.config.hidden_size=16",
-    "model.config.group_norm_groups=4",
-    "model.config.decoder_layers=1",
-    "model.config.decoder_attention_heads=2",
-    "model.config.decoder_ffn_dim=16",
-    "model.config.time_embed_dim=16",
-    "model.config.auxiliary_channels=8",
-    "optim.lr=2e-3",
-    "train.total_batch=2",
-    "train.batch_size=2",
-    "train.iterations=6",
-    "train.log_every=1",
-    "train.save_every=6",
-    "train.eval_every=0",
-    "train.eval_steps=[1]",
-    "train.eval_images=2",
-    "train.sample_images=2",
-    "schedule.warmup_iterations=2",
-]
 
 
 @pytest.mark.parametrize("name", ["ade20k", "cityscapes"])

@@ -1,13 +1,13 @@
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
+from golden_reference import GOLDEN
 
 from noise2map.training.schedules import LearningRateCurve
 
-CURVES = json.loads((Path(__file__).parents[1] / "golden" / "lr_curves.json").read_text())
+CURVES = json.loads((GOLDEN / "lr_curves.json").read_text())
 
 
 @pytest.mark.golden

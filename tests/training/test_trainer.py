@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_models import BACKBONES, tiny_segmenter
 from tiny_training import SIZE, RawSamples, tiny_model, tiny_processor
 from transformers import TrainerCallback, TrainingArguments
 
@@ -12,7 +13,6 @@ from noise2map import MapTrainer, Noise2MapForSemanticSegmentation
 from noise2map.data.transforms import default_transform
 from noise2map.diffusion import image_generator
 from noise2map.training import LearningRateCurve, last_checkpoint, read_metrics
-from tiny_models import BACKBONES, tiny_segmenter
 
 
 def make_trainer(directory, task="segmentation", model=None, callbacks=(), options=None, **fields):

@@ -2,13 +2,12 @@
 
 import functools
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from golden_reference import GOLDEN, assert_close, drawn, gradient_norms, official_weight, train_without_dropout
 
-from golden_reference import assert_close, drawn, gradient_norms, official_weight, train_without_dropout
 from noise2map.convert import load_official_ddp
 from noise2map.models import Noise2MapBevConfig
 from noise2map.models.bev import CameraRig
@@ -17,7 +16,6 @@ from noise2map.models.bev.lidar_branch import voxelise
 from noise2map.models.bev.pooling import pool
 
 pytestmark = pytest.mark.golden
-GOLDEN = Path(__file__).parents[2] / "golden"
 GEOMETRY = ("vtransform.dx", "vtransform.bx", "vtransform.nx", "vtransform.frustum")
 
 

@@ -1,5 +1,0 @@
-import sys
-from pathlib import Path
-
-TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS / "data"), str(TESTS / "models" / "bev")]
