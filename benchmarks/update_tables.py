@@ -39,9 +39,9 @@ TITLES = {
 }
 UNITS = {"mIoU": ("mIoU", " %"), "abs_rel": ("REL", ""), "rmse": ("RMSE", " m")}
 UNCERTAINTY = {
-    "segmentation": ("entropy", "step_flip", "sample_variance", "mutual_information"),
+    "segmentation": ("least_confidence", "entropy", "step_flip", "sample_variance", "mutual_information"),
     "depth": ("sample_variance", "step_flip"),
-    "bev": ("entropy", "step_flip", "sample_variance", "mutual_information"),
+    "bev": ("least_confidence", "entropy", "step_flip", "sample_variance", "mutual_information"),
 }
 NOISE_LEVELS = (1, 0.95, 0.7, 0.5, 0.3, 0.1, 0)
 
@@ -82,8 +82,13 @@ def guidance_table(table: str) -> str:
     """
     rows = [row for row in read_csv(RESULTS / "evaluate_generator.csv") if row["table"] == table]
     rows = [row for row in rows if row["run"] == rows[0]["run"]]
-    lines = [short_row({name: value for name, value in row.items() if value not in (None, "")}) for row in rows]
-    return markdown_table([{name: _three_digits(value) for name, value in line.items()} for line in lines])
+    return markdown_table([_guidance_row(row) for row in rows])
+
+
+def _guidance_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Scores of a setting, without the seconds, which were taken beside other work."""
+    line = short_row({name: value for name, value in row.items() if value not in (None, "")})
+    return {name: _three_digits(value) for name, value in line.items() if name != "s/image"}
 
 
 def convention_table() -> str:
@@ -93,8 +98,8 @@ def convention_table() -> str:
         if row["table"] == "guidance" and row["setting"] != "references":
             line = {"convention": row["convention"], "reduction": row["reduction"]}
             line |= {"scales": f"{row['consistency_scale']:g}, {row['prior_scale']:g}"}
-            lines.append(line | short_row({name: value for name, value in row.items() if value not in (None, "")}))
-    return markdown_table([{name: _three_digits(value) for name, value in line.items()} for line in lines])
+            lines.append(line | _guidance_row(row))
+    return markdown_table(lines)
 
 
 def block_table() -> str:
@@ -293,7 +298,10 @@ def main() -> None:
         if not (RESULTS / f"evaluate_{task}.csv").exists():
             continue
         names = [f"freedoom-bev-{sensors}-tiny" for sensors in BEV_SENSORS] if task == "bev" else [f"freedoom-{task}-tiny"]
-        note = "\n\nError-AUROC (higher is better) / AUSE (lower is better) of each kind of uncertainty:\n\n"
+        note = (
+            "\n\nError-AUROC (higher is better, 0.5 is chance) / AUSE (lower is better) of each kind of uncertainty. With "
+            "one sample, sample variance and mutual information are over its steps:\n\n"
+        )
         for name in names:
             replace_block(ZOO / name / "README.md", "scores", score_table(task) + note + uncertainty_table(task))
         replace_block(ROOT / "README.md", f"{task} scores", score_table(task))

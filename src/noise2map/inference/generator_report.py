@@ -73,10 +73,12 @@ def short_row(row: Row) -> Row:
 
 
 def _with_interval(row: Row, name: str, factor: float) -> str:
-    value = f"{factor * row[name]:.4g}"
+    value = factor * row[name]
+    decimals = min(max(2 - math.floor(math.log10(abs(value))), 0), 3) if value else 3  # the ends get the digits of the estimate
     if f"{name}_low" not in row:
-        return value
-    return f"{value} [{factor * row[f'{name}_low']:.4g}, {factor * row[f'{name}_high']:.4g}]"
+        return f"{value:.{decimals}f}"
+    low, high = factor * row[f"{name}_low"], factor * row[f"{name}_high"]
+    return f"{value:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
 
 
 def geometry_columns() -> list[str]:

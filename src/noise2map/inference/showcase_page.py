@@ -89,9 +89,9 @@ def _depth_change(frame: Frame, few: int, many: int) -> Cell:
     truth = np.where(known, frame.truth, 1.0)
     errors = [np.abs(frame.by_steps[count].depth_m - truth) / truth for count in (few, many)]
     gain = np.where(known, errors[0] - errors[1], np.nan)
-    share = float((np.abs(frame.by_steps[many].depth_m - truth) < np.abs(frame.by_steps[few].depth_m - truth))[known].mean())
+    before, after = (float(error[known].mean()) for error in errors)
     picture = colorize(gain, -0.1, 0.1, _CHANGE_MAP)
-    return Cell(f"{few} → {many} steps", picture, ColorBar(-0.1, 0.1, _CHANGE_MAP), note=f"{share:.0%} better")
+    return Cell(f"{few} → {many} steps", picture, ColorBar(-0.1, 0.1, _CHANGE_MAP), note=f"mean error {before:.1%} → {after:.1%}")
 
 
 def frame_legend(frame: Frame, predictor: Predictor) -> list[tuple[tuple[int, int, int], str]]:
