@@ -184,6 +184,17 @@ def test_kernel_distance_by_brute_force_with_weights(monkeypatch):
     assert kernel_distance(x, y, u, v, within_b=known).item() == pytest.approx(expected.item(), rel=1e-10)
 
 
+def test_kernel_distance_of_one_tensor_with_itself_keeps_the_pairs_of_equal_samples_between_the_sets():
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values = [[float(x[i] @ x[j] / 4 + 1) ** 3 for j in range(6)] for i in range(6)]
+    between = sum(map(sum, values)) / 36
+    within = (sum(map(sum, values)) - sum(values[i][i] for i in range(6))) / 30
+    expected = 2 * (within - between)
+    assert expected < -0.1  # equal samples lie nearer than two draws of one distribution
+    assert kernel_distance(x, x).item() == pytest.approx(expected, rel=1e-10)
+    assert kernel_distance(x, x.clone()).item() == pytest.approx(expected, rel=1e-10)
+
+
 def test_kernel_distance_is_unbiased_where_frechet_is_not():
     """Two sets of one distribution, 20 samples of 8 features: KID is zero on average, FID is not."""
     generator = torch.Generator().manual_seed(0)

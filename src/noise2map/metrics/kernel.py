@@ -49,26 +49,29 @@ def kernel_distance(
     u = a.new_ones(rows, len(a)) if weights_a is None else weights_a.to(a)
     v = b.new_ones(rows, len(b)) if weights_b is None else weights_b.to(b)
     kernel = (degree, 1 / a.shape[1] if gamma is None else gamma, coef)
-    within = _mean_kernel(b, b, v, v, kernel) if within_b is None else within_b
-    value = _mean_kernel(a, a, u, u, kernel) + within - 2 * _mean_kernel(a, b, u, v, kernel)
+    within = _mean_kernel(b, b, v, v, kernel, within=True) if within_b is None else within_b
+    value = _mean_kernel(a, a, u, u, kernel, within=True) + within - 2 * _mean_kernel(a, b, u, v, kernel)
     return value[0] if plain else value
 
 
 def mean_kernel(features: Tensor, weights: Tensor) -> Tensor:
     """Mean of the default kernel over all pairs of different samples of `(N, D)`, for each row of weights `(R, N)`: `(R,)`."""
     values = features.double()
-    return _mean_kernel(values, values, weights.to(values), weights.to(values), (3, 1 / values.shape[1], 1.0))
+    return _mean_kernel(values, values, weights.to(values), weights.to(values), (3, 1 / values.shape[1], 1.0), within=True)
 
 
-def _mean_kernel(x: Tensor, y: Tensor, u: Tensor, v: Tensor, kernel: tuple[int, float, float]) -> Tensor:
-    """Weighted means of the kernel over all pairs of different samples, `(R,)`; block by block, never all pairs at once."""
+def _mean_kernel(x: Tensor, y: Tensor, u: Tensor, v: Tensor, kernel: tuple[int, float, float], *, within: bool = False) -> Tensor:
+    """Weighted means of the kernel over all pairs, `(R,)`; within one set, over pairs of different samples.
+
+    Block by block, never all pairs at once.
+    """
     degree, gamma, coef = kernel
-    total, same = u.new_zeros(len(u)), x is y
+    total = u.new_zeros(len(u))
     for start in range(0, len(x), _BLOCK):
         part = slice(start, start + _BLOCK)
         values = (gamma * (x[part] @ y.T) + coef).pow(degree)
-        if same:
+        if within:
             values[torch.arange(len(values)), torch.arange(start, start + len(values))] = 0
         total += ((u[:, part] @ values) * v).sum(1)
     pairs = u.sum(1) * v.sum(1)
-    return total / (pairs - (u * v).sum(1) if same else pairs)
+    return total / (pairs - (u * v).sum(1) if within else pairs)
