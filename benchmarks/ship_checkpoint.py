@@ -10,12 +10,13 @@ import argparse
 import contextlib
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+
+from noise2map.runs.files import writing_directory
 
 ZOO = Path(__file__).parent.parent / "src" / "noise2map" / "zoo"
 CARD = "README.md"
@@ -24,15 +25,10 @@ CARD = "README.md"
 @contextlib.contextmanager
 def replaced_folder(target: Path) -> Iterator[Path]:
     """A new folder to fill that takes the place of ``target``, with its card, if nothing goes wrong; else ``target`` stays."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-        folder = Path(scratch) / "model"
-        folder.mkdir()
+    with writing_directory(target) as folder:
         yield folder
         if (target / CARD).exists():
             shutil.copy(target / CARD, folder)
-        shutil.rmtree(target, ignore_errors=True)
-        folder.rename(target)
 
 
 def save_half(weights: dict[str, torch.Tensor], path: Path) -> int:

@@ -23,7 +23,7 @@ SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in 
 MATHEMATICS = {"torch"}
 ENGINES = {"torch", "transformers", "accelerate", "diffusers", "safetensors", "numpy", "PIL"}
 ROOMS = {
-    "runs": (set(), {"torch", "transformers", "numpy"}),
+    "runs": (set(), {"torch", "transformers", "numpy", "PIL"}),
     "diffusion": (set(), MATHEMATICS),
     "codecs": (set(), MATHEMATICS),
     "zoo": (set(), set()),  # package data and a loader of names

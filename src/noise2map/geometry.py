@@ -9,14 +9,13 @@ along `+z`, `x` points right and `y` down; depth is `z`, in metres, and 0 or any
 import json
 import math
 import os
-import secrets
 import struct
 from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from noise2map.runs.files import write_file
 
 # ----------------------------------------------------------------------------------------------------------- cameras
 
@@ -205,22 +204,6 @@ def normals_from_depth(
 # ----------------------------------------------------------------------------------------------------------- files
 
 
-def _replace_file(path: str | os.PathLike[str], parts: Sequence[bytes]) -> None:
-    """Write a file beside its final place and rename it: it appears whole or not at all."""
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no directory {path.parent} to write {path.name} into")
-    temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}")
-    try:
-        with open(temporary, "xb") as file:
-            file.writelines(parts)
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-
-
 def _vertices(points: Tensor, colors: Tensor | None, normals: Tensor | None) -> list[Tensor | None]:
     """Flatten to `(N, 3)` on the CPU and check: float32 points, uint8 colours, float32 normals."""
     if points.shape[-1:] != (3,) or points.numel() == 0:
@@ -266,7 +249,7 @@ def write_ply(path: str | os.PathLike[str], points: Tensor, colors: Tensor | Non
     lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(xyz)}"]
     lines += [f"property {name}" for name in properties]
     header = "\n".join([*lines, "end_header", ""])
-    _replace_file(path, [header.encode("ascii"), torch.cat(columns, dim=1).numpy().tobytes()])
+    write_file(path, lambda file: file.writelines([header.encode("ascii"), torch.cat(columns, dim=1).numpy().tobytes()]))
 
 
 def _linear_light(colors: Tensor) -> Tensor:
@@ -334,4 +317,5 @@ def write_glb(path: str | os.PathLike[str], points: Tensor, colors: Tensor | Non
     text += b" " * (-len(text) % 4)
     length = 12 + 8 + len(text) + 8 + offset
     head = struct.pack("<4sIIII", b"glTF", 2, length, len(text), 0x4E4F534A)  # "JSON"
-    _replace_file(path, [head, text, struct.pack("<II", offset, 0x004E4942), *parts])  # "BIN\0"
+    chunks = [head, text, struct.pack("<II", offset, 0x004E4942), *parts]  # "BIN\0"
+    write_file(path, lambda file: file.writelines(chunks))

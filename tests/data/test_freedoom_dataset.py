@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from noise2map.data import FolderDataset, FreedoomDataset
-from noise2map.data.atomic import write_atomically
 from noise2map.data.freedoom import SAMPLES_ROOT, SPLITS, brighten, class_names, class_palette, load_samples, merge_classes, store
 from noise2map.data.freedoom.samples import LARGE, export_samples
 
@@ -159,24 +158,6 @@ def test_depth_on_disk_is_centimetres():
     depth = np.array([[0.5, 12.344, np.inf], [1000.0, 3.0, 2.0]], np.float32)
     known = np.array([[True, True, True], [True, False, True]])
     assert store.depth_to_centimetres(depth, known).tolist() == [[50, 1234, 0], [65535, 0, 200]]
-
-
-def test_nothing_half_written_has_the_final_name(tmp_path):
-    path = tmp_path / "a.bin"
-    write_atomically(path, lambda file: file.write(b"old"))
-
-    def fail(file):
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space left on device") as raised:
-        write_atomically(path, fail)
-    assert raised.value.filename == str(path)
-    assert path.read_bytes() == b"old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a.bin"]
-    with pytest.raises(FileNotFoundError) as raised:
-        write_atomically(tmp_path / "none" / "a.bin", fail)
-    assert raised.value.filename == str(tmp_path / "none" / "a.bin")
 
 
 def test_reading_frames_needs_neither_torch_nor_vizdoom():

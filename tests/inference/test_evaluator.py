@@ -23,6 +23,7 @@ from noise2map.models import (
     Noise2MapForSemanticSegmentation,
     Noise2MapImageProcessor,
 )
+from noise2map.runs.files import json_values
 
 NAMES = load_samples("test", classes=8).id2label
 
@@ -282,4 +283,4 @@ def test_a_baseline_with_one_protocol_meets_every_protocol(segmenter, processor)
 
 
 def test_nan_becomes_null():
-    assert tables.without_nan({"a": [1.0, math.nan], "b": (math.inf, "x", 2)}) == {"a": [1.0, None], "b": [None, "x", 2]}
+    assert json_values({"a": [1.0, math.nan], "b": (math.inf, "x", 2)}) == {"a": [1.0, None], "b": [None, "x", 2]}

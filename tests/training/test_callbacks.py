@@ -6,6 +6,7 @@ import torch
 from tiny_training import RawSamples, tiny_model, tiny_processor
 from torch import nn
 
+from noise2map.runs.files import replace_directory
 from noise2map.training.callbacks import EmaCallback
 from noise2map.training.collate import AugmentedSamples, EpochSampler, MapCollator
 from noise2map.training.parameter_groups import decayed_parameters
@@ -14,7 +15,6 @@ from noise2map.training.run_directory import (
     last_checkpoint,
     mark_complete,
     read_metrics,
-    replace_directory,
     rewind_metrics,
 )
 from noise2map.training.samples import colour_depth, colour_labels, sample_grid

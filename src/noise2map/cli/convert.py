@@ -1,7 +1,5 @@
 """``noise2map convert``: official checkpoints -> folders that ``from_pretrained`` reads."""
 
-import json
-import tempfile
 from pathlib import Path
 from typing import Any, Optional
 
@@ -40,8 +38,9 @@ def ddp(
     """
     from noise2map.convert import load_official_ddp
     from noise2map.models import Noise2MapBevProcessor, Noise2MapImageProcessor
+    from noise2map.runs.files import write_json, writing_directory
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):  # before the long work
         raise ValueError(f"--out {out} exists and is not an empty folder; expected a new one")
     given = {"num_inference_steps": steps, "max_depth": max_depth, "self_aligned": self_aligned}
     if steps is None and self_aligned:
@@ -60,17 +59,12 @@ def ddp(
         processor = Noise2MapImageProcessor(
             size={"shortest_edge": shortest, "longest_edge": 2048}, do_reduce_labels=model.config.num_labels == 150
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
     report = model.conversion_report
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
-        folder = Path(scratch) / "model"
+    with writing_directory(out, replace=False) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
         document = {"source": checkpoint, "settings": report.settings, "used": report.used, "dropped": report.dropped}
-        (folder / "conversion.json").write_text(json.dumps(document, indent=1) + "\n")
-        if out.is_dir():
-            out.rmdir()
-        folder.rename(out)
+        write_json(folder / "conversion.json", document)
     typer.echo(f"{out}: {type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters, {report.summary()}")
     typer.echo(_describe(model.config, is_depth))
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from noise2map.data.atomic import write_atomically
 from noise2map.data.lsun_keys import list_keys
+from noise2map.runs.files import write_file
 
 _ENDING = "_lmdb"
 _EXPECTED = "CATEGORY_SPLIT_lmdb/data.mdb, such as bedroom_train_lmdb, unpacked from the zip of the category"
@@ -89,7 +89,7 @@ class LsunDataset:
         if not len(keys):
             raise ValueError(f"{self.path} holds no picture")
         if key_file is not None:
-            write_atomically(key_file, lambda file: np.save(file, keys))
+            write_file(key_file, lambda file: np.save(file, keys))
         return keys
 
 

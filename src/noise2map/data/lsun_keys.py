@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from noise2map.data.atomic import write_atomically
-from noise2map.data.user_cache import user_cache
+from noise2map.runs.files import user_cache, write_file
 
 _WORTH_KEEPING = 100_000  # keys; fewer are listed in a few seconds
 
@@ -85,6 +84,6 @@ def _read(kept: Path, identity: str, entries: int) -> np.ndarray | None:
 def _keep(kept: Path, identity: str, keys: np.ndarray) -> None:
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(kept, lambda file: np.savez(file, keys=keys, identity=np.array(identity)))
+        write_file(kept, lambda file: np.savez(file, keys=keys, identity=np.array(identity)))
     except OSError as error:
         warnings.warn(f"the list of keys could not be kept, it will be made again: {error}", stacklevel=2)

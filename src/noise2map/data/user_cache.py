@@ -1,9 +1,5 @@
-"""Where things that are slow to find out are kept for all runs of a user."""
+"""The cache of a user, see :mod:`noise2map.runs.files`."""
 
-import os
-from pathlib import Path
+from noise2map.runs.files import user_cache
 
-
-def user_cache(kind: str) -> Path:
-    """The folder of one kind of things: `$XDG_CACHE_HOME/noise2map/KIND`, usually below `~/.cache`; it need not exist."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "noise2map" / kind
+__all__ = ["user_cache"]

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from noise2map.inference.feature_extractors import fingerprint
 from noise2map.inference.generated_images import probe_name
 from noise2map.inference.generated_sets import ARMS, ExperimentJob, prior_scale_of, real_images, training_set
 from noise2map.inference.generators import load_generator
@@ -23,6 +22,7 @@ from noise2map.metrics import seed_interval
 from noise2map.report.files import write_json
 from noise2map.report.plots import Estimates, comparison_plot, save_figure
 from noise2map.report.tables import text_table, write_csv
+from noise2map.runs.files import weights_checksum
 from noise2map.training.small_depth import fit_small_depth, score_small_depth
 
 Row = dict[str, Any]
@@ -123,7 +123,7 @@ def run_experiment(job: ExperimentJob, say: Callable[[str], object] = lambda tex
     real = open_references(job.real, "depth") if {"real", "real-predicted"} & set(job.arms) else None
     if real is not None and len(real) < job.images:
         raise ValueError(f"{job.real} holds {len(real)} images; expected at least --images {job.images}")
-    parts = f"{probe_name(pipe, job.probe_timestep)} {fingerprint(pipe.depth_prior) if pipe.depth_prior is not None else ''}"
+    parts = f"{probe_name(pipe, job.probe_timestep)} {weights_checksum(pipe.depth_prior) if pipe.depth_prior is not None else ''}"
     runs = []
     with tqdm(total=len(job.arms) * job.seeds * job.iterations, desc="trainings", disable=None if progress else True) as bar:
         for arm in job.arms:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
-from noise2map.inference.feature_extractors import fingerprint, is_map_model, label_of
+from noise2map.inference.feature_extractors import is_map_model, label_of
+from noise2map.runs.files import weights_checksum
 from noise2map.inference.loading import load_model, pick_device
 from noise2map.inference.pixels import (
     IMAGENET_MEAN,
@@ -108,7 +109,7 @@ class MapModelDepth(DepthModel):
         self.short_side = short_side_of(processor)
         self.mean, self.std = processor.image_mean, processor.image_std
         self.depth_range = (model.config.min_depth, model.config.max_depth)
-        self.name = f"{label}@{fingerprint(model)}" + (f" ({steps} steps)" if steps > 1 else "")
+        self.name = f"{label}@{weights_checksum(model)}" + (f" ({steps} steps)" if steps > 1 else "")
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
@@ -141,7 +142,7 @@ class TransformersDepth(DepthModel):
         self.metric = gives_metres(model.config)
         if processor is None and model.config.model_type == "depth_pro":
             raise ValueError(f"depth model {label!r} has no image processor, which makes depth of what it predicts")
-        self.name = f"{label}@{fingerprint(model)}"
+        self.name = f"{label}@{weights_checksum(model)}"
 
     @classmethod
     def from_pretrained(cls, name: str) -> "TransformersDepth":

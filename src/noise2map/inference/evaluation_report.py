@@ -227,15 +227,6 @@ def difference_table(rows: list[Row]) -> str:
     return text_table(shown)
 
 
-def without_nan(value: Any) -> Any:
-    """The same nested value with NaN and infinity as None, which JSON has."""
-    if isinstance(value, Mapping):
-        return {key: without_nan(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 __all__ = [
     "difference_table",
     "image_rows",
@@ -244,5 +235,4 @@ __all__ = [
     "score_table",
     "step_differences",
     "uncertainty_table",
-    "without_nan",
 ]

@@ -21,8 +21,8 @@ from noise2map.inference.protocols import Protocol
 from noise2map.inference.provenance import provenance
 from noise2map.inference.published import published_for, published_table
 from noise2map.inference.views import ViewPlan
-from noise2map.report.files import write_json
 from noise2map.report.tables import write_csv
+from noise2map.runs.files import json_values, write_json
 from noise2map.training.bev_recipe import map_extent
 from noise2map.training.evaluation import task_of
 
@@ -121,11 +121,11 @@ class EvaluationReport:
         """
         document = {"rows": self.rows, "differences": self.differences, "extras": self.extras}
         paths = [out / "evaluation.json", out / "evaluation.csv"]
-        write_json(paths[0], tables.without_nan(document))
-        write_csv(paths[1], tables.without_nan(self.rows))
+        write_json(paths[0], json_values(document))
+        write_csv(paths[1], json_values(self.rows))
         if per_image:
             paths.append(out / "per_image.csv")
-            write_csv(paths[2], tables.without_nan(self.image_rows))
+            write_csv(paths[2], json_values(self.image_rows))
         return paths
 
 

@@ -1,6 +1,5 @@
 """What FID and KID look through: shipped encoders, vision backbones of transformers, Inception; each with a name that tells."""
 
-import hashlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from noise2map.inference.pixels import (
 )
 from noise2map.metrics import FeatureExtractor
 from noise2map.models import MapModel
+from noise2map.runs.files import weights_checksum
 from noise2map.zoo import available, bare_name, resolve_model
 
 DEFAULT_EXTRACTOR = "freedoom-segmentation-tiny"
@@ -69,13 +69,6 @@ def label_of(name: str) -> str:
     return path.resolve().name if path.is_dir() else bare_name(name)
 
 
-def fingerprint(module: nn.Module) -> str:
-    """Eight hexadecimal digits of all weights of a module: other weights, other digits."""
-    digest = hashlib.sha256()
-    for key, value in sorted(module.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:8]
 
 
 class EncoderFeatures(FeatureExtractor):
@@ -100,7 +93,7 @@ class EncoderFeatures(FeatureExtractor):
         self.mean, self.std = processor.image_mean, processor.image_std
         channels = list(self.encoder.backbone.channels)
         self.size = model.config.hidden_size if layer == "merged" else channels[_LAYERS.index(layer)]
-        self.name = f"{label}:{layer}@{fingerprint(self.encoder)}"
+        self.name = f"{label}:{layer}@{weights_checksum(self.encoder)}"
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -127,7 +120,7 @@ class BackboneFeatures(FeatureExtractor):
         self.model = model.eval()
         self.input_size, self.mean, self.std = size, mean, std
         self.size = self(torch.zeros(1, 3, *size, dtype=torch.uint8)).shape[1]
-        self.name = f"{label}@{fingerprint(model)}"
+        self.name = f"{label}@{weights_checksum(model)}"
 
     @classmethod
     def from_pretrained(cls, name: str) -> "BackboneFeatures":
@@ -186,7 +179,7 @@ class InceptionFeatures(FeatureExtractor):
 
         self.model = NoTrainInceptionV3("inception-v3-compat", ["2048"], weights)
         self.size = 2048
-        self.name = f"inception-v3-compat:2048@{fingerprint(self.model)}"
+        self.name = f"inception-v3-compat:2048@{weights_checksum(self.model)}"
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:

@@ -157,9 +157,9 @@ def prior_name(prior: DepthPrior | None) -> str:
 
 
 def _digits(module: Any) -> str:
-    from noise2map.inference.feature_extractors import fingerprint
+    from noise2map.runs.files import weights_checksum
 
-    return fingerprint(module)
+    return weights_checksum(module)
 
 
 def _signature_of(pipe: DepthGuidedPipeline) -> str:

@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from noise2map.inference.evaluation_report import without_nan
 from noise2map.inference.generated_images import GuidanceSetting
 from noise2map.inference.generator_scores import DISTANCES, SettingScores
 from noise2map.inference.generator_study import GeneratorStudy
-from noise2map.report.files import write_json
 from noise2map.report.plots import Series, quality_plot, save_figure
 from noise2map.report.tables import text_table, write_csv
+from noise2map.runs.files import json_values, write_json
 
 Row = dict[str, Any]
 
@@ -137,7 +136,7 @@ def write_study(study: GeneratorStudy, out: Path) -> list[Path]:
     rows, differences = study_rows(study), difference_rows(study)
     paths = [out / "generator.csv", out / "generator.json"]
     write_csv(paths[0], rows)
-    write_json(paths[1], without_nan({"rows": rows, "differences": differences}))
+    write_json(paths[1], json_values({"rows": rows, "differences": differences}))
     if differences:
         paths.append(out / "differences.csv")
         write_csv(paths[-1], differences)

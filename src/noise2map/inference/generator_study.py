@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from noise2map.data.user_cache import user_cache
 from noise2map.guidance import DepthGuidedPipeline, DepthPrior
 from noise2map.inference.depth_estimators import DEFAULT_ESTIMATOR, make_estimator
 from noise2map.inference.feature_extractors import DEFAULT_EXTRACTOR, label_of, make_extractor
@@ -22,6 +21,7 @@ from noise2map.inference.provenance import provenance
 from noise2map.inference.records import check_writable
 from noise2map.inference.reference_pictures import PictureFiles, ReferencePictures
 from noise2map.metrics.fid import ENOUGH_SAMPLES, check_samples
+from noise2map.runs.files import user_cache
 
 Say = Callable[[str], object]
 

@@ -1,7 +1,6 @@
 """How well a U-Net's features tell depth: by decoder block, by noise level, by number of labelled images (DAG, Sec. 4)."""
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,8 +14,8 @@ from noise2map.inference.depth_labels import LabelledPictures
 from noise2map.report.files import write_json
 from noise2map.report.plots import Series, quality_plot, save_figure
 from noise2map.report.tables import write_csv
+from noise2map.runs.files import writing_directory
 from noise2map.training.depth_predictor import fit_depth_predictor, score_depth_predictor
-from noise2map.training.run_directory import replace_directory
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -195,12 +194,9 @@ def _finished(folder: Path, plan: StudyPlan) -> list[dict[str, Any]] | None:
 
 
 def _write_folder(target: Path, predictor: DepthPredictor, scores: dict[str, Any]) -> None:
-    """The folder appears whole or not at all."""
-    temporary = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    predictor.save_pretrained(temporary)
-    write_json(temporary / SCORES_FILE, scores)
-    replace_directory(temporary, target)
+    with writing_directory(target) as folder:
+        predictor.save_pretrained(folder)
+        write_json(folder / SCORES_FILE, scores)
 
 
 def study_figures(rows: Sequence[dict[str, Any]], plan: StudyPlan) -> "dict[str, Figure]":

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import secrets
 import socket
 import weakref
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from noise2map import __version__
-from noise2map.report.files import write_bytes, write_json, write_text
+from noise2map.runs.files import check_writable, write_bytes, write_json, write_text
 
 SETTINGS = "settings.json"
 LINES = "predictions.jsonl"
@@ -20,21 +19,6 @@ LINES = "predictions.jsonl"
 _MARK, _FINISHED = "noise2map", "finished"
 _LOCK = ".noise2map.lock"
 _SYSTEM_FILES = frozenset({"Thumbs.db", "desktop.ini", "lost+found"})
-
-
-def check_writable(folder: Path) -> None:
-    """Make ``folder`` and a file in it, before any heavy work.
-
-    Raises:
-        OSError: Naming the folder, if that cannot be done.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe.{secrets.token_hex(4)}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise _not_writable(folder, error) from error
 
 
 def output_names(ids: list[str]) -> dict[str, str]:

@@ -12,7 +12,8 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from noise2map.training.run_directory import EMA_DIRECTORY, append_metrics, rewind_metrics, write_text
+from noise2map.runs.files import write_text
+from noise2map.training.run_directory import EMA_DIRECTORY, append_metrics, rewind_metrics
 
 _EMA_STATE = "ema_state.json"
 _EMA_WEIGHTS = "ema.safetensors"

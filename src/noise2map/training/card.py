@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from noise2map.runs.files import write_text
 from noise2map.training.recipes import Recipe
-from noise2map.training.run_directory import write_text
 from noise2map.training.samples import sample_grid
 
 CARD_FILE = "README.md"

@@ -17,7 +17,7 @@ from noise2map.diffusion import add_noise, image_generator, tables_from_betas
 from noise2map.diffusion.process import v_from_x0_eps
 from noise2map.guidance import DepthPrior
 from noise2map.guidance.depth_range import DepthRange
-from noise2map.training.run_directory import write_text
+from noise2map.runs.files import write_text
 from noise2map.training.seeded_trainer import SeededTrainer, spread
 
 CAMERA_FILE = "camera.json"

@@ -5,13 +5,12 @@ export go to a temporary name and are renamed, and a checkpoint counts only once
 """
 
 import json
-import math
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from noise2map.runs.files import json_values, write_json, write_text
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
@@ -23,33 +22,9 @@ COMPLETE_MARKER = "complete"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)$")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def plain(value: Any) -> Any:
-    """``value`` in JSON's types: NaN and infinities become ``None``, unknown objects their string."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    return plain(value.item()) if hasattr(value, "item") else str(value)
-
-
 def write_config(run_directory: str | Path, config: dict[str, Any]) -> None:
     """Write ``config.json``: all that made the run (recipe, model, versions, command)."""
-    write_text(Path(run_directory) / CONFIG_FILE, json.dumps(plain(config), indent=2) + "\n")
+    write_json(Path(run_directory) / CONFIG_FILE, json_values(config))
 
 
 def read_metrics(run_directory: str | Path) -> list[dict[str, Any]]:
@@ -83,7 +58,7 @@ def append_metrics(run_directory: str | Path, record: dict[str, Any]) -> None:
     path = Path(run_directory) / METRICS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(plain(record)) + "\n")
+        file.write(json.dumps(json_values(record)) + "\n")
 
 
 def rewind_metrics(run_directory: str | Path, step: int) -> None:
@@ -107,12 +82,3 @@ def last_checkpoint(run_directory: str | Path) -> Path | None:
     found = [(int(match[1]), path) for path in directory.iterdir() if (match := _CHECKPOINT.search(path.name))]
     complete = [(step, path) for step, path in found if (path / COMPLETE_MARKER).exists()]
     return max(complete)[1] if complete else None
-
-
-def replace_directory(new: Path, target: Path) -> None:
-    """Put the finished directory ``new`` in the place of ``target``; at no time is ``target`` half-written."""
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    if target.exists():
-        os.replace(target, old)
-    os.replace(new, target)
-    shutil.rmtree(old, ignore_errors=True)

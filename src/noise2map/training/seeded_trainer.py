@@ -15,6 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import TrainOutput
 
 from noise2map.data.transforms import Transform
+from noise2map.runs.files import replace_directory
 from noise2map.training.callbacks import EmaCallback, MetricsCallback
 from noise2map.training.collate import AugmentedSamples, EpochSampler
 from noise2map.training.parameter_groups import decayed_parameters
@@ -23,7 +24,6 @@ from noise2map.training.run_directory import (
     FINAL_DIRECTORY,
     last_checkpoint,
     mark_complete,
-    replace_directory,
     write_config,
 )
 from noise2map.training.schedules import LearningRateCurve

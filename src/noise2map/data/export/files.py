@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from noise2map.data.atomic import write_atomically
 from noise2map.data.freedoom.catalog import class_names
 from noise2map.data.pairs import IGNORE
+from noise2map.runs.files import write_file
 
 _JPEG = {"quality": 95, "subsampling": 0}
 _MAX_16_BITS = 65535
@@ -79,7 +79,7 @@ def save_picture(path: Path, picture: Image.Image) -> None:
     """Write an image as its suffix says: ``.jpg`` (quality 95, full colour resolution) or ``.png``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kind, options = ("JPEG", _JPEG) if path.suffix == ".jpg" else ("PNG", {})
-    write_atomically(path, lambda file: picture.save(file, kind, **options))
+    write_file(path, lambda file: picture.save(file, kind, **options))
 
 
 def save_array(path: Path, values: np.ndarray) -> None:

@@ -1,19 +1,18 @@
 """One export: from rendered or shipped frames to a folder that appears whole or not at all."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from noise2map.data.atomic import TEMPORARY_SUFFIX, write_text_atomically
 from noise2map.data.export.files import FrameWriter
 from noise2map.data.export.layouts import LAYOUTS
 from noise2map.data.freedoom import FreedoomDataset, load_samples
 from noise2map.data.freedoom.catalog import DEFAULT_GAIN
 from noise2map.data.freedoom.samples import SAMPLES_ROOT
+from noise2map.runs.files import write_text, writing_directory
 
 SAMPLES = "samples"
 _LICENCE = "LICENSE.freedoom"
@@ -106,9 +105,7 @@ def export_frames(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} is not empty; an export makes a folder of its own")
     frames = open_source(source, evaluation, gain)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
-    temporary.mkdir(parents=True)
-    try:
+    with writing_directory(out, replace=False) as temporary:
         writer = LAYOUTS[layout](temporary)
         try:
             report = _write_all(writer, layout, frames, limit, progress)
@@ -116,13 +113,7 @@ def export_frames(
             writer.close()
         shutil.copyfile(SAMPLES_ROOT / _LICENCE, temporary / _LICENCE)
         description: dict[str, Any] = {**report.__dict__, "source": str(source), "gain": gain}
-        write_text_atomically(temporary / "export.json", json.dumps(description, indent=1) + "\n")
-        if out.exists():
-            out.rmdir()
-        os.replace(temporary, out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        write_text(temporary / "export.json", json.dumps(description, indent=1) + "\n")
     return report
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from noise2map.data import ade20k, cityscapes, kitti, nyu, sun_rgbd
-from noise2map.data.atomic import write_text_atomically
 from noise2map.data.export.files import FrameWriter, classes_of_frames, save_array, save_picture, to_16_bits
 from noise2map.data.export.lsun import LsunLayout
+from noise2map.runs.files import write_text
 
 # Freedoom class -> class of the data set. No two share one, so that nothing is lost.
 ADE20K_CLASSES = {
@@ -80,7 +80,7 @@ class CityscapesLayout(FrameWriter):
         camera = self.root / "camera" / split / city / f"{name}{cityscapes.CAMERA_END}"
         camera.parent.mkdir(parents=True, exist_ok=True)
         intrinsic = {"fx": fx, "fy": fy, "u0": cx - 0.5, "v0": cy - 0.5}
-        write_text_atomically(camera, json.dumps({"intrinsic": intrinsic}) + "\n")
+        write_text(camera, json.dumps({"intrinsic": intrinsic}) + "\n")
         return name
 
 
@@ -98,7 +98,7 @@ class _DepthLayout(FrameWriter):
 
     def write_lists(self, names: dict[str, tuple[str, ...]]) -> None:
         for split, lines in self.lines.items():
-            write_text_atomically(self.root / names[split][0], "\n".join(lines) + "\n")
+            write_text(self.root / names[split][0], "\n".join(lines) + "\n")
 
 
 class KittiLayout(_DepthLayout):
@@ -131,7 +131,7 @@ class KittiLayout(_DepthLayout):
         self.write_lists(kitti.LISTS)
         for date, (fx, fy, cx, cy) in self._cameras.items():
             projection = " ".join(f"{value:.6e}" for value in (fx, 0, cx - 0.5, 0, 0, fy, cy - 0.5, 0, 0, 0, 1, 0))
-            write_text_atomically(self.root / "input" / date / "calib_cam_to_cam.txt", f"P_rect_02: {projection}\n")
+            write_text(self.root / "input" / date / "calib_cam_to_cam.txt", f"P_rect_02: {projection}\n")
 
 
 class NyuLayout(_DepthLayout):
@@ -170,7 +170,7 @@ class SunRgbdLayout(_DepthLayout):
             save_array(self.root / folder / part / f"{name}.png", sun_rgbd.encode(millimetres))
         fx, fy, cx, cy = (float(value) for value in frame["intrinsics"])
         matrix = f"{fx:.6f} 0.000000 {cx + 0.5:.6f}\n0.000000 {fy:.6f} {cy + 0.5:.6f}\n0.000000 0.000000 1.000000\n"
-        write_text_atomically(self.root / folder / "intrinsics.txt", matrix)
+        write_text(self.root / folder / "intrinsics.txt", matrix)
         self.lines[split].append(f"{folder}/image/{name}.jpg {folder}/depth/{name}.png")
         return scene.replace("/", "-")
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from noise2map.data.atomic import write_atomically, write_text_atomically
 from noise2map.data.freedoom import store
 from noise2map.data.freedoom.catalog import SPLITS
 from noise2map.data.freedoom.chunks import CHUNK, Task, check_space, chunk_generator, missing, plan
@@ -23,6 +22,7 @@ from noise2map.data.freedoom.level import Level
 from noise2map.data.freedoom.pool import run_tasks
 from noise2map.data.freedoom.raycast import Camera
 from noise2map.data.freedoom.wad import Wad
+from noise2map.runs.files import write_file, write_text
 
 _BYTES_PER_PIXEL = 0.75  # measured: 0.55 on average
 _RECORD_EVERY_S = 5.0
@@ -128,9 +128,9 @@ def _open_folder(job: RenderJob) -> dict[int, dict[str, Any]]:
         "command": job.command,
     }
     if described < job.frames:
-        write_text_atomically(path, json.dumps(description, indent=1) + "\n")
+        write_text(path, json.dumps(description, indent=1) + "\n")
     else:
-        write_atomically(job.out / ".writable", lambda file: None)
+        write_file(job.out / ".writable", lambda file: None)
         (job.out / ".writable").unlink()
     return store.finished_records(job.out)
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from noise2map.data.atomic import write_atomically, write_text_atomically
 from noise2map.data.freedoom.catalog import SPLITS, class_names
 from noise2map.data.freedoom.dataset import FreedoomDataset
 from noise2map.data.freedoom.store import CENTIMETRES
+from noise2map.runs.files import write_file, write_text
 
 if TYPE_CHECKING:
     from noise2map.data.freedoom.surround.dataset import FreedoomSurroundDataset
@@ -65,7 +65,7 @@ def export_samples(out: Path, split: str = "test") -> int:
     for part in ("images", "maps", "depth"):
         (out / part).mkdir(parents=True, exist_ok=True)
     shutil.copyfile(LICENSE_PATH, out / LICENSE_PATH.name)
-    write_text_atomically(out / "classes.json", json.dumps(class_names(), indent=1) + "\n")
+    write_text(out / "classes.json", json.dumps(class_names(), indent=1) + "\n")
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(frames.palette)] = frames.palette
     for index in range(len(frames)):
@@ -74,5 +74,5 @@ def export_samples(out: Path, split: str = "test") -> int:
         labels.putpalette(palette.tobytes())
         depth = Image.fromarray(np.rint(sample["depth_m"] * CENTIMETRES).astype(np.uint16))
         for part, picture in (("images", sample["image"]), ("maps", labels), ("depth", depth)):
-            write_atomically(out / part / f"{sample['id']}.png", lambda file, picture=picture: picture.save(file, "PNG"))
+            write_file(out / part / f"{sample['id']}.png", lambda file, picture=picture: picture.save(file, "PNG"))
     return len(frames)

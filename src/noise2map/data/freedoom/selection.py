@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from noise2map.data.atomic import write_atomically, write_text_atomically
 from noise2map.data.freedoom import store
 from noise2map.data.images import open_depth_map, open_image
+from noise2map.runs.files import write_file, write_text
 
 _LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -135,7 +135,7 @@ def select_frames(
             _link(store.file_of(source, part, index), store.file_of(out, part, index))
     store.write_records(out, taken)
     fields = {**description, "frames": len(taken), "selection": {**asdict(selection), "of": len(records), "command": command}}
-    write_text_atomically(out / "dataset.json", json.dumps(fields, indent=2) + "\n")
+    write_text(out / "dataset.json", json.dumps(fields, indent=2) + "\n")
     return len(taken), len(records)
 
 
@@ -145,4 +145,4 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         with source.open("rb") as original:
-            write_atomically(target, lambda file: shutil.copyfileobj(original, file))
+            write_file(target, lambda file: shutil.copyfileobj(original, file))

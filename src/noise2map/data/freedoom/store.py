@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from noise2map.data.atomic import TEMPORARY_SUFFIX, write_atomically, write_text_atomically
 from noise2map.data.freedoom import catalog
 from noise2map.data.freedoom.frames import Frame
 from noise2map.data.freedoom.raycast import Camera
+from noise2map.runs.files import TEMPORARY_SUFFIX, write_file, write_text
 
 FORMAT = 1
 PARTS = ("image", "depth", "labels")
@@ -64,12 +64,12 @@ def write_frame(root: Path, index: int, frame: Frame, palette: np.ndarray) -> No
     labels.putpalette(colours.tobytes())
     depth = Image.fromarray(depth_to_centimetres(frame.depth_m, frame.labels != catalog.IGNORE))
     for part, picture in (("image", image), ("depth", depth), ("labels", labels)):
-        write_atomically(file_of(root, part, index), lambda file, picture=picture: picture.save(file, "PNG"))
+        write_file(file_of(root, part, index), lambda file, picture=picture: picture.save(file, "PNG"))
 
 
 def write_records(root: Path, records: dict[int, dict[str, Any]]) -> None:
     """Write ``metadata.jsonl``, in the order of the indices."""
-    write_text_atomically(root / "metadata.jsonl", "".join(json.dumps(records[index]) + "\n" for index in sorted(records)))
+    write_text(root / "metadata.jsonl", "".join(json.dumps(records[index]) + "\n" for index in sorted(records)))
 
 
 def read_records(root: Path) -> dict[int, dict[str, Any]]:

@@ -14,7 +14,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from noise2map.data.atomic import write_atomically, write_text_atomically
 from noise2map.data.freedoom.catalog import SPLITS
 from noise2map.data.freedoom.chunks import CHUNK, Task, check_space, chunk_generator, missing, plan
 from noise2map.data.freedoom.engine import Engine, end_stray_engines, import_vizdoom, supported_sizes, wad_path
@@ -28,6 +27,7 @@ from noise2map.data.freedoom.surround.rig import VIEWS
 from noise2map.data.freedoom.surround.tables import write_tables
 from noise2map.data.freedoom.wad import Wad
 from noise2map.data.nuscenes.map_expansion import require_shapely
+from noise2map.runs.files import write_file, write_text
 
 FORMAT = 1
 _KIND = 6  # sets the random numbers apart from those of single frames
@@ -149,11 +149,11 @@ def _open_folder(job: SurroundJob) -> dict[int, dict[str, Any]]:
     store.remove_partial_files(job.out, job.sweeps)
     description = {**kind, "split": job.split, "maps": list(SPLITS[job.split]), "vizdoom": import_vizdoom().__version__}
     if job.split in there:
-        write_atomically(job.out / ".writable", lambda file: None)
+        write_file(job.out / ".writable", lambda file: None)
         (job.out / ".writable").unlink()
     else:
         text = json.dumps({**description, "command": job.command}, indent=1) + "\n"
-        write_text_atomically(store.description_path(job.out, job.split), text)
+        write_text(store.description_path(job.out, job.split), text)
     return store.finished_records(job.out, job.split, job.sweeps)
 
 

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from noise2map.data.atomic import TEMPORARY_SUFFIX, write_atomically, write_text_atomically
 from noise2map.data.freedoom.catalog import DEFAULT_GAIN, brighten
 from noise2map.data.freedoom.level import Level
 from noise2map.data.freedoom.surround.capture import Surround, sweep_pose
 from noise2map.data.freedoom.surround.rig import CHANNELS_CLOCKWISE, LIDAR_ABOVE_EYE, reading_of
 from noise2map.data.freedoom.surround.vector_map import map_expansion, south_west
 from noise2map.data.nuscenes.tables import CAMERAS, LIDAR
+from noise2map.runs.files import TEMPORARY_SUFFIX, write_file, write_text
 
 Record = dict[str, Any]
 MAP_FOLDER = Path("maps") / "expansion"
@@ -65,10 +65,10 @@ def write_sample(root: Path, identity: str, surround: Surround, palette: np.ndar
     for channel, frame in zip(CHANNELS_CLOCKWISE, surround.frames, strict=True):
         image = Image.fromarray(frame.colour)  # mode L of palette indices
         image.putpalette(table)
-        write_atomically(root / camera_file(identity, channel), lambda file, image=image: image.save(file, "PNG"))
+        write_file(root / camera_file(identity, channel), lambda file, image=image: image.save(file, "PNG"))
     for sweep, cloud in enumerate(surround.clouds):
         data = cloud.astype("<f4").tobytes()
-        write_atomically(root / lidar_file(identity, sweep), lambda file, data=data: file.write(data))
+        write_file(root / lidar_file(identity, sweep), lambda file, data=data: file.write(data))
 
 
 def make_record(surround: Surround, split: str, index: int, map_name: str, level: Level) -> Record:
@@ -101,7 +101,7 @@ def write_map(root: Path, map_name: str, level: Level) -> None:
     """Write the vector map of a level, if it is not there."""
     path = map_path(root, map_name)
     if not path.exists():
-        write_text_atomically(path, json.dumps(map_expansion(level)))
+        write_text(path, json.dumps(map_expansion(level)))
 
 
 def ledger_path(root: Path, split: str) -> Path:
@@ -117,7 +117,7 @@ def description_path(root: Path, split: str) -> Path:
 def write_ledger(root: Path, split: str, records: dict[int, Record]) -> None:
     """Write the ledger of a split, in the order of the indices."""
     text = "".join(json.dumps(records[index]) + "\n" for index in sorted(records))
-    write_text_atomically(ledger_path(root, split), text)
+    write_text(ledger_path(root, split), text)
 
 
 def read_ledger(root: Path, split: str) -> dict[int, Record]:

@@ -8,13 +8,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from noise2map.data.atomic import write_text_atomically
 from noise2map.data.freedoom.catalog import SPLITS
 from noise2map.data.freedoom.raycast import Camera
 from noise2map.data.freedoom.samples import LICENSE_PATH
 from noise2map.data.freedoom.surround import store
 from noise2map.data.freedoom.surround.tables import write_tables
 from noise2map.data.nuscenes.tables import LIDAR
+from noise2map.runs.files import write_text
 
 REACH_M = 20.0  # half the diagonal of the 25.6 m map is 18.1 m
 _LINE_LAYERS = ("road_divider", "lane_divider")
@@ -63,7 +63,7 @@ def cut_surround(source: Path, out: Path, tokens: Sequence[str], split: str = "t
     for name in maps:
         places = [tuple(r["poses"][f"{LIDAR}_0"][:2]) for r in chosen.values() if r["map"] == name]
         tables = json.loads(store.map_path(source, name).read_text())
-        write_text_atomically(store.map_path(out, name), json.dumps(cut_map(tables, places), separators=(",", ":")))
+        write_text(store.map_path(out, name), json.dumps(cut_map(tables, places), separators=(",", ":")))
     kept = [f"{LIDAR}_{sweep}" for sweep in range(sweeps + 1, description["sweeps"] + 1)]
     for index, record in chosen.items():
         poses = {name: pose for name, pose in record["poses"].items() if name not in kept}
@@ -71,7 +71,7 @@ def cut_surround(source: Path, out: Path, tokens: Sequence[str], split: str = "t
     store.write_ledger(out, split, chosen)
     write_tables(out, split, Camera(*description["size"]), sweeps)
     text = json.dumps({**description, "sweeps": sweeps, "maps": maps}, indent=1) + "\n"
-    write_text_atomically(store.description_path(out, split), text)  # last: a folder with it is whole
+    write_text(store.description_path(out, split), text)  # last: a folder with it is whole
     return out
 
 

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from noise2map.data.atomic import write_text_atomically
 from noise2map.data.freedoom.catalog import SPLITS
 from noise2map.data.freedoom.raycast import Camera
 from noise2map.data.freedoom.surround import store
 from noise2map.data.freedoom.surround.rig import CHANNELS_CLOCKWISE, TIC_US, calibration, turn
 from noise2map.data.nuscenes.tables import CAMERAS, LIDAR, version_of
+from noise2map.runs.files import write_text
 
 VISIBLE_TABLE = "visible_region"  # not one of nuScenes': how far one sees from each sample
 _EPOCH_US = 1_500_000_000_000_000
@@ -32,9 +32,9 @@ def write_tables(root: Path, split: str, camera: Camera, sweeps: int) -> Path:
     folder.mkdir(exist_ok=True)
     tables = make_tables(ledgers, camera, sweeps)
     for name, records in tables.items():
-        write_text_atomically(folder / f"{name}.json", json.dumps(records))
+        write_text(folder / f"{name}.json", json.dumps(records))
     scenes = {name: [ledger[index]["id"] for index in sorted(ledger)] for name, ledger in ledgers.items() if ledger}
-    write_text_atomically(folder / "splits.json", json.dumps(scenes))
+    write_text(folder / "splits.json", json.dumps(scenes))
     return folder
 
 
