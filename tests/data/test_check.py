@@ -4,10 +4,10 @@ from PIL import Image
 
 from noise2map.cli import main
 from noise2map.data import FolderDataset, load_samples, open_public_dataset
-from noise2map.data.broken import SkipBroken
-from noise2map.data.check import check_dataset, even_indices
+from noise2map.data.check import check_dataset
 from noise2map.data.check_text import check_lines
 from noise2map.data.export import export_frames
+from noise2map.data.subsets import SkipUnreadable, evenly_spaced
 
 PICTURES = 5
 
@@ -55,7 +55,7 @@ class Arrays:
 def test_counts_of_classes_are_those_of_the_maps():
     data = load_samples("val")
     report = check_dataset(data, "rooms", limit=7)
-    samples = [data[index] for index in even_indices(len(data), 7)]
+    samples = [data[index] for index in evenly_spaced(len(data), 7)]
     stacked = np.stack([sample["labels"] for sample in samples])
     for label in range(10):
         assert report.class_pixels[label] == (stacked == label).sum()
@@ -77,12 +77,6 @@ def test_quantiles_of_depth():
     assert report.depth_quantiles(*shares) == pytest.approx(np.quantile(depths[depths > 0], shares), rel=0.02)
     assert report.known_share == pytest.approx(2 / 3)
     assert report.sparse_images == 0
-
-
-def test_even_indices():
-    assert even_indices(10, 0) == even_indices(10, 10) == list(range(10))
-    assert even_indices(9, 3) == [1, 4, 7]
-    assert len(set(even_indices(1000, 137))) == 137
 
 
 @pytest.mark.parametrize(
@@ -134,13 +128,13 @@ def test_broken_files_are_collected_or_fatal(nyu):
         check_dataset(data, "NYU", skip_broken=False)
 
 
-def test_skip_broken_names_and_replaces(nyu):
+def test_unreadable_samples_are_named_and_replaces(nyu):
     paths = sorted(nyu.glob("*/sync_depth_*.png"))
     data = open_public_dataset("nyu", nyu, "all")
     order = {pair.map: index for index, pair in enumerate(data.pairs)}
     first, last = order[cut_in_half(paths[0])], len(data) - 1
     cut_in_half(data.pairs[last].map)
-    skipping = SkipBroken(data)
+    skipping = SkipUnreadable(data)
     assert len(skipping) == len(data) and skipping.id2label == {}
     with pytest.warns(UserWarning, match=r"skipped: cannot read image .*sync_depth"):
         samples = [skipping[index] for index in range(len(data))]
@@ -152,21 +146,21 @@ def test_skip_broken_names_and_replaces(nyu):
 def test_too_many_broken_samples_are_an_error(nyu):
     for path in sorted(nyu.glob("*/sync_depth_*.png"))[:3]:
         cut_in_half(path)
-    skipping = SkipBroken(open_public_dataset("nyu", nyu, "all"), at_most=2)
+    skipping = SkipUnreadable(open_public_dataset("nyu", nyu, "all"), at_most=2)
     with (
         pytest.warns(UserWarning, match="skipped"),
         pytest.raises(OSError, match="more than 2 broken samples; the last: cannot read"),
     ):
         skipping[0]
     with pytest.raises(ValueError, match="at_most is -1"):
-        SkipBroken([], -1)
+        SkipUnreadable([], -1)
 
     class Nothing(list):
         def __getitem__(self, index):
             raise ValueError(f"sample {index} makes no sense")
 
     with pytest.warns(UserWarning), pytest.raises(ValueError, match="none of the 3 samples can be read; the first: sample 0"):
-        SkipBroken(Nothing([1, 2, 3]))[0]
+        SkipUnreadable(Nothing([1, 2, 3]))[0]
 
 
 def run(*arguments):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from noise2map.data.evaluation_views import EVALUATION_VIEWS, Viewed, eigen_window, garg_window
+from noise2map.data.evaluation_views import EVALUATION_VIEWS, eigen_window, garg_window
 
 
 def sample(width, height, depth_m=5.0):
@@ -53,17 +53,3 @@ def test_windows_stay_inside_small_pictures():
         mask = np.zeros((60, 80), bool)
         mask[window(60, 80)] = True
         assert 0 < mask.sum() < mask.size
-
-
-def test_a_viewed_data_set_keeps_its_names():
-    class Two:
-        id2label, palette = {0: "a"}, np.zeros((1, 3), np.uint8)
-
-        def __len__(self):
-            return 2
-
-        def __getitem__(self, index):
-            return {"id": index}
-
-    seen = Viewed(Two(), lambda one: {**one, "seen": True})
-    assert len(seen) == 2 and seen[1] == {"id": 1, "seen": True} and seen.id2label == {0: "a"} and seen.palette.shape == (1, 3)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from noise2map.inference.datasets import EvenSubset, check_classes, open_dataset
+from noise2map.inference.datasets import check_classes, open_dataset
 
 
 def _folder(root, split="", classes=("a", "b"), task="segmentation"):
@@ -80,19 +80,3 @@ def test_classes_are_compared():
     assert "class 3 is 'heaven' in the model and 'sky' in the data (1 differ)" in check_classes(data, renamed, "m")
     with pytest.raises(ValueError, match=r"'m' knows 2 classes .* data has 8"):
         check_classes(data, {0: "a", 1: "b"}, "m")
-
-
-@pytest.mark.parametrize(("total", "limit"), [(10, 3), (10, 10), (10, 50), (7, 1), (100, 33)])
-def test_a_subset_is_spread_evenly(total, limit):
-    subset = EvenSubset(list(range(total)), limit)
-    indices = [subset[i] for i in range(len(subset))]
-    assert len(set(indices)) == len(indices) == min(total, limit)
-    gaps = np.diff([-1, *indices, total]) if limit < total else [1]
-    assert indices == sorted(indices) and indices[0] >= 0 and indices[-1] < total
-    if 1 < limit < total:
-        assert max(gaps[1:-1]) - min(gaps[1:-1]) <= 1 and abs(gaps[0] - gaps[-1]) <= 2
-
-
-def test_a_subset_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="limit"):
-        EvenSubset([1, 2], 0)

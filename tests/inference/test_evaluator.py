@@ -11,9 +11,9 @@ from torchmetrics.functional.classification import binary_auroc, multiclass_cali
 from transformers import ConvNextConfig
 
 from noise2map.data import load_samples
+from noise2map.data.subsets import Subset
 from noise2map.diffusion import image_generator
 from noise2map.inference import evaluation_report as tables
-from noise2map.inference.datasets import EvenSubset
 from noise2map.inference.evaluator import evaluate_model
 from noise2map.inference.protocols import Protocol, protocol_grid
 from noise2map.metrics import DEPTH_SCORES
@@ -56,9 +56,9 @@ def processor():
     return Noise2MapImageProcessor(size={"height": 120, "width": 160})
 
 
-def _data(task: str, count: int = 5, **options) -> EvenSubset:
+def _data(task: str, count: int = 5, **options) -> Subset:
     options = options or ({"classes": 8} if task == "segmentation" else {})
-    return EvenSubset(load_samples("test", task, **options), count)
+    return Subset.evenly_spaced(load_samples("test", task, **options), count)
 
 
 def _forward(model, processor, sample, protocol, seed=0):

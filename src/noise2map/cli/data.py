@@ -214,16 +214,15 @@ def _open_for_check(name: str, root: Path, split: str, task: str, depth_scale: f
 
 def _write_sheet(path: Path, data, shown: int, heading: str) -> None:
     """Draw samples at even distances; those that cannot be read have been reported and are left out."""
-    from noise2map.data.broken import BROKEN
-    from noise2map.data.check import even_indices
+    from noise2map.data.subsets import UNREADABLE, evenly_spaced
     from noise2map.report.contact_sheet import contact_sheet
     from noise2map.runs.files import write_file
 
     samples = []
-    for index in even_indices(len(data), shown):
+    for index in evenly_spaced(len(data), shown):
         try:
             samples.append(data[index])
-        except BROKEN:
+        except UNREADABLE:
             continue
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = contact_sheet(samples or [data[0]], data.id2label, data.palette, heading)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from noise2map.data.broken import BROKEN
 from noise2map.data.pairs import IGNORE
+from noise2map.data.subsets import UNREADABLE, evenly_spaced
 
 # Depth is counted in bins of equal ratio, so that quantiles of billions of pixels take no memory: to 0.5 percent.
 _EDGES_M = np.geomspace(1e-3, 1e3, 2801)
@@ -106,11 +106,11 @@ def check_dataset(
     report.class_pixels = np.zeros(len(dataset.id2label) + bool(dataset.id2label), np.int64)
     report.class_images = np.zeros(len(dataset.id2label), np.int64)
     tally = _Tally(report)
-    indices = even_indices(len(dataset), limit)
+    indices = evenly_spaced(len(dataset), limit or len(dataset))
     for done, index in enumerate(indices, 1):
         try:
             tally.add(dataset[index])
-        except BROKEN as error:
+        except UNREADABLE as error:
             if not skip_broken:
                 raise
             report.broken.append(str(error))
@@ -118,13 +118,6 @@ def check_dataset(
     tally.finish()
     _warn(report, dataset.id2label, depth_median_m, units_per_metre, len(indices) < len(dataset))
     return report
-
-
-def even_indices(total: int, limit: int) -> list[int]:
-    """At most ``limit`` of ``total`` places at even distances; all of them for 0."""
-    if not 0 < limit < total:
-        return list(range(total))
-    return [(2 * place + 1) * total // (2 * limit) for place in range(limit)]
 
 
 class _Tally:

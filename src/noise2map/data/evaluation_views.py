@@ -67,32 +67,3 @@ EVALUATION_VIEWS: dict[str, View] = {
     "nyu-labelled": nyu_view,
     "sun-rgbd": sun_rgbd_view,
 }
-
-
-class Viewed:
-    """A data set seen through a view.
-
-    Args:
-        dataset: Any data set of raw samples.
-        view: What to make of each sample.
-    """
-
-    def __init__(self, dataset: Any, view: View) -> None:
-        self.dataset, self.view = dataset, view
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Sample:
-        """The raw sample, seen through the view."""
-        return self.view(self.dataset[index])
-
-    @property
-    def id2label(self) -> dict[int, str]:
-        """Names of the classes."""
-        return self.dataset.id2label
-
-    @property
-    def palette(self) -> np.ndarray:
-        """Colours of the classes ``(K, 3)`` uint8."""
-        return self.dataset.palette

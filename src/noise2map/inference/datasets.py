@@ -99,34 +99,3 @@ def check_classes(dataset: Any, id2label: Mapping[int, str], model_name: str) ->
 def _some(names: Mapping[int, str]) -> str:
     listed = [names[index] for index in sorted(names)]
     return ", ".join(listed[:4]) + (", ..." if len(listed) > 4 else "")
-
-
-class EvenSubset:
-    """`limit` samples at even distances: a fair look at a data set whose neighbours look alike.
-
-    Args:
-        dataset: Any data set of raw samples.
-        limit: How many at most.
-
-    Raises:
-        ValueError: If `limit` is not positive.
-    """
-
-    def __init__(self, dataset: Any, limit: int) -> None:
-        if limit < 1:
-            raise ValueError(f"limit must be at least 1, got {limit}")
-        total = len(dataset)
-        self.dataset = dataset
-        self.indices = [(2 * i + 1) * total // (2 * limit) for i in range(limit)] if limit < total else list(range(total))
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """The raw sample at a place of the subset."""
-        return self.dataset[self.indices[index]]
-
-    @property
-    def id2label(self) -> dict[int, str]:
-        """Names of the classes."""
-        return self.dataset.id2label

@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from noise2map.data.freedoom import load_samples
+from noise2map.data.subsets import evenly_spaced
 from noise2map.geometry import write_ply
 from noise2map.inference.loading import pick_device
 from noise2map.inference.predictor import Dials, Predictor
@@ -152,7 +153,7 @@ def _perform(job: DemoJob, predictor: Predictor, say: Say) -> _Act:
     indices = varied_frames(dataset, max(job.frames, job.scored), first)
     say(f"{task}: {counted(len(indices), 'frame')} at {_and(steps)} steps")
     frames, seconds = predict_frames(predictor, dataset, indices, steps, dials)
-    shown = [frames[index] for index in np.linspace(0, len(frames) - 1, min(job.frames, len(frames))).round().astype(int)]
+    shown = [frames[index] for index in evenly_spaced(len(frames), job.frames, ends=True)]
     index = next(i for i in indices if dataset[i]["id"] == shown[0].id)
     course = denoising_moments(predictor, dataset[index]["image"], shown[0].id, max(steps), job.seed)
     return _Act(predictor, dials, frames, course, score_frames(predictor, frames, seconds), shown)

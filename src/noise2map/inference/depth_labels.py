@@ -16,8 +16,8 @@ from noise2map.data.folder import FolderDataset
 from noise2map.data.freedoom import FreedoomDataset
 from noise2map.data.lsun import LsunDataset
 from noise2map.data.squares import PictureFolder, square_image, square_map
+from noise2map.data.subsets import evenly_spaced
 from noise2map.inference.predictor import Predictor
-from noise2map.training.seeded_trainer import spread
 from noise2map.zoo import available, bare_name, resolve_model
 
 TRUTH = "truth"
@@ -91,7 +91,7 @@ def choose(length: int, count: int, seed: int | None) -> list[int]:
     if count > length:
         raise ValueError(f"{count} labelled pictures are asked for, but there are {length}")
     if seed is None:
-        return spread(length, count)
+        return evenly_spaced(length, count, ends=True)
     return np.random.default_rng([seed, 7]).permutation(length)[:count].tolist()
 
 

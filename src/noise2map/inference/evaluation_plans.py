@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from noise2map.data.evaluation_views import EVALUATION_VIEWS, SUN_RGBD_FARTHEST_M, Viewed
+from noise2map.data.evaluation_views import EVALUATION_VIEWS, SUN_RGBD_FARTHEST_M
+from noise2map.data.subsets import Cropped
 from noise2map.inference.views import SCALES, ViewPlan
 
 PROTOCOLS = ("plain", "official", "multi-scale")
@@ -72,4 +73,4 @@ def evaluation_plan(
 def look_at(data: Any, dataset: str, protocol: str) -> Any:
     """The data set cut and masked as its official protocol asks; as it is for the other protocols."""
     view = EVALUATION_VIEWS.get(dataset) if protocol == "official" else None
-    return data if view is None else Viewed(data, view)
+    return data if view is None else Cropped(data, view)

@@ -10,9 +10,10 @@ from tqdm import tqdm
 
 from noise2map.data.opening import PUBLIC_DATASETS
 from noise2map.data.scale import warn_of_scale
+from noise2map.data.subsets import Subset
 from noise2map.inference import evaluation_report as tables
 from noise2map.inference.bev_evaluation import evaluate_bev, layer_table, named_protocols, open_bev_dataset, protocol_label
-from noise2map.inference.datasets import EvenSubset, check_classes, evaluation_split, open_dataset
+from noise2map.inference.datasets import check_classes, evaluation_split, open_dataset
 from noise2map.inference.evaluation_plans import EvaluationPlan, evaluation_plan, look_at
 from noise2map.inference.evaluator import Evaluation
 from noise2map.inference.loading import load_model, pick_device, pick_dtype
@@ -197,7 +198,7 @@ def run_evaluation(job: EvaluationJob, say: Callable[[str], object] = lambda tex
         facts |= {"min_depth": depth_range[0], "max_depth": depth_range[1]}
     report, evaluations = EvaluationReport(), []
     for (name, model, processor), grid, one in zip(loaded, grids, data):
-        subset = EvenSubset(one, job.limit or len(one))
+        subset = Subset.evenly_spaced(one, job.limit or None)
         with tqdm(total=len(subset), desc=Path(name).name, unit="image", disable=None if progress else True) as bar:
             if task == "bev":
                 evaluation = evaluate_bev(model, processor, subset, grid, job.batch_size, job.seed, bar.update)

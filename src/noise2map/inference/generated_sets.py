@@ -13,8 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from noise2map.data.squares import SquareCrops
+from noise2map.data.subsets import Subset
 from noise2map.guidance import DepthGuidedPipeline
-from noise2map.inference.datasets import EvenSubset
 from noise2map.inference.feature_extractors import label_of
 from noise2map.inference.generated_images import GuidanceSetting, SamplingPlan, depth_probe, draw_images, prior_name, probe_name
 from noise2map.inference.measured_images import stack_pictures
@@ -102,7 +102,7 @@ def prior_scale_of(job: ExperimentJob, pipe: DepthGuidedPipeline) -> float:
 
 def real_images(dataset: Any, limit: int, size: int) -> tuple[Tensor, Tensor]:
     """Middle squares of real samples, spread evenly: images uint8 and depth in metres, 0 unknown."""
-    squares = SquareCrops(EvenSubset(dataset, limit or len(dataset)), size, ("image", "depth"))
+    squares = SquareCrops(Subset.evenly_spaced(dataset, limit or None), size, ("image", "depth"))
     samples = [squares[index] for index in range(len(squares))]
     images = torch.from_numpy(np.stack([np.asarray(one["image"]) for one in samples])).permute(0, 3, 1, 2).contiguous()
     return images, torch.from_numpy(np.stack([one["depth_m"] for one in samples]))

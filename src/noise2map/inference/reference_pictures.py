@@ -9,7 +9,7 @@ from PIL import Image
 
 from noise2map.data import PUBLIC_DATASETS, FreedoomDataset, LsunDataset, load_samples, open_public_dataset
 from noise2map.data.squares import PictureFolder, SquareCrops
-from noise2map.inference.datasets import EvenSubset
+from noise2map.data.subsets import Subset
 
 SHIPPED = "samples"
 _DESCRIPTION = "dataset.json"
@@ -62,7 +62,7 @@ class ReferencePictures:
     def __init__(self, name: str, size: int, limit: int = 0) -> None:
         dataset = open_references(name)
         count = len(dataset) if not limit else min(limit, len(dataset))
-        self.squares = SquareCrops(EvenSubset(dataset, count), size)
+        self.squares = SquareCrops(Subset.evenly_spaced(dataset, count), size)
         self.ids = [str(index) for index in range(count)]
         self.intrinsics = self.squares[0].get("intrinsics")
 

@@ -13,12 +13,13 @@ from torch.utils.data import DataLoader, Subset
 from transformers import TrainingArguments
 from transformers.utils import ModelOutput
 
+from noise2map.data.subsets import evenly_spaced
 from noise2map.diffusion import add_noise, image_generator, tables_from_betas
 from noise2map.diffusion.process import v_from_x0_eps
 from noise2map.guidance import DepthPrior
 from noise2map.guidance.depth_range import DepthRange
 from noise2map.runs.files import write_text
-from noise2map.training.seeded_trainer import SeededTrainer, spread
+from noise2map.training.seeded_trainer import SeededTrainer
 
 CAMERA_FILE = "camera.json"
 _BANDS = 4
@@ -171,7 +172,7 @@ class DenoisingTrainer(SeededTrainer):
         train_dataset: raw samples of one size.
         eval_dataset: raw samples of that size.
         data_collator: `PictureCollator` or `DepthCollator`.
-        eval_images: evaluate on this many samples, spread evenly; ``None`` for all.
+        eval_images: evaluate on this many samples, evenly spaced; ``None`` for all.
         **kwargs: of :class:`~noise2map.training.seeded_trainer.SeededTrainer` and :class:`transformers.Trainer`.
     """
 
@@ -206,7 +207,7 @@ class DenoisingTrainer(SeededTrainer):
         dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
         if dataset is None or not len(dataset):
             raise ValueError("evaluation needs an eval_dataset with at least one sample")
-        indices = spread(len(dataset), self.eval_images or len(dataset))
+        indices = evenly_spaced(len(dataset), self.eval_images or len(dataset), ends=True)
         mine = Subset(dataset, indices[self.args.process_index :: self.args.world_size])
         batches = DataLoader(mine, batch_size=self.args.per_device_eval_batch_size, collate_fn=list)
         return self.score_averaged(lambda model: self._losses(model, batches), metric_key_prefix)

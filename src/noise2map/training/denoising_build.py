@@ -10,6 +10,7 @@ from transformers import set_seed
 from noise2map.data.freedoom import FreedoomDataset
 from noise2map.data.lsun import LsunDataset
 from noise2map.data.squares import DepthFolder, PictureFolder, SquareCrops
+from noise2map.data.subsets import Subset
 from noise2map.data.transforms import HorizontalFlip
 from noise2map.guidance import DepthPrior
 from noise2map.guidance.depth_range import DepthRange
@@ -17,7 +18,6 @@ from noise2map.training.build import make_arguments, make_curve
 from noise2map.training.denoising import DenoisingModel, DenoisingTrainer, DepthCollator, PictureCollator
 from noise2map.training.denoising_recipe import DenoisingRecipe
 from noise2map.training.denoising_samples import DrawnSamplesCallback
-from noise2map.training.recipe_data import Part
 
 
 def make_pictures(recipe: DenoisingRecipe) -> tuple[SquareCrops, SquareCrops]:
@@ -36,8 +36,8 @@ def make_pictures(recipe: DenoisingRecipe) -> tuple[SquareCrops, SquareCrops]:
             raise ValueError(f"{data.train} holds {len(train)} picture; expected at least 2, one of which is held out")
         every = min(data.hold_out_every, len(train))
         train, val = (
-            Part(train, [index for index in range(len(train)) if index % every]),
-            Part(train, list(range(0, len(train), every))),
+            Subset(train, [index for index in range(len(train)) if index % every]),
+            Subset(train, list(range(0, len(train), every))),
         )
     return _squares(recipe, train), _squares(recipe, val)
 
@@ -45,7 +45,7 @@ def make_pictures(recipe: DenoisingRecipe) -> tuple[SquareCrops, SquareCrops]:
 def _squares(recipe: DenoisingRecipe, dataset: Any) -> SquareCrops:
     limit = recipe.data.limit
     if limit is not None and limit < len(dataset):
-        dataset = Part(dataset, list(range(limit)))
+        dataset = Subset(dataset, list(range(limit)))
     return SquareCrops(dataset, recipe.data.size, (recipe.model.target,))
 
 

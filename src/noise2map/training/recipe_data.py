@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from noise2map.data.ade20k_classes import CLASSES as ADE20K_CLASSES
-from noise2map.data.broken import SkipBroken
 from noise2map.data.cityscapes import CLASSES as CITYSCAPES_CLASSES
-from noise2map.data.evaluation_views import EVALUATION_VIEWS, Viewed
+from noise2map.data.evaluation_views import EVALUATION_VIEWS
 from noise2map.data.folder import FolderDataset
 from noise2map.data.freedoom import FreedoomDataset
 from noise2map.data.freedoom.catalog import class_names as freedoom_classes
@@ -17,6 +16,7 @@ from noise2map.data.freedoom.surround.vector_map import SURROUND_LAYERS
 from noise2map.data.nuscenes import MAP_LAYERS
 from noise2map.data.opening import open_public_dataset
 from noise2map.data.scale import warn_of_scale
+from noise2map.data.subsets import Cropped, SkipUnreadable, Subset
 from noise2map.data.transforms import Compose, RatioResize, Transform, default_transform, published_transform
 from noise2map.training.bev_recipe import bev_data_set, bev_transform
 from noise2map.training.recipes import PUBLIC_DATA_SETS, Recipe
@@ -42,26 +42,12 @@ def make_data(recipe: Recipe, config: Any = None) -> tuple[Any, Any]:
         warnings.warn(scale, stacklevel=2)
     every = recipe.data.hold_out_every
     if every:
-        train = Part(train, [index for index in range(len(train)) if index % every])
-        val = Part(val, list(range(0, len(val), every)))
+        train = Subset(train, [index for index in range(len(train)) if index % every])
+        val = Subset(val, list(range(0, len(val), every)))
     if recipe.data.skip_broken:
-        train = SkipBroken(train, recipe.data.skip_broken)
+        train = SkipUnreadable(train, recipe.data.skip_broken)
     view = EVALUATION_VIEWS.get(recipe.data.name)
-    return train, val if view is None else Viewed(val, view)
-
-
-class Part:
-    """Some samples of a data set, with all that it knows."""
-
-    def __init__(self, dataset: Any, indices: list[int]) -> None:
-        self.dataset, self.indices = dataset, indices
-        self.id2label, self.palette = getattr(dataset, "id2label", {}), getattr(dataset, "palette", None)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.dataset[self.indices[index]]
+    return train, val if view is None else Cropped(val, view)
 
 
 def _data_set(recipe: Recipe, part: str, config: Any) -> Any:

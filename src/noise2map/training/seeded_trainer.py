@@ -34,13 +34,6 @@ def step_seed(seed: int, step: int, micro_batch: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, micro_batch, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def spread(length: int, count: int) -> list[int]:
-    """``count`` indices spread evenly over ``length`` samples (all of them if there are fewer)."""
-    if count >= length:
-        return list(range(length))
-    return [int(i) for i in np.linspace(0, length - 1, count).round()]
-
-
 class _RunCallback(TrainerCallback):
     """Tells the trainer's sampler the epoch, and marks checkpoints complete. Runs after all other callbacks of the library."""
 

@@ -7,10 +7,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 from transformers import TrainingArguments
 
+from noise2map.data.subsets import evenly_spaced
 from noise2map.training.collate import MapCollator
 from noise2map.training.evaluation import evaluate_steps, task_of
 from noise2map.training.samples import SampleGridCallback
-from noise2map.training.seeded_trainer import SeededTrainer, spread
+from noise2map.training.seeded_trainer import SeededTrainer
 
 
 class MapTrainer(SeededTrainer):
@@ -66,7 +67,7 @@ class MapTrainer(SeededTrainer):
             **kwargs,
         )
         if sample_images and self.task != "bev" and eval_dataset is not None and len(eval_dataset):
-            chosen = [eval_dataset[i] for i in spread(len(eval_dataset), sample_images)]
+            chosen = [eval_dataset[i] for i in evenly_spaced(len(eval_dataset), sample_images, ends=True)]
             palette = getattr(eval_dataset, "palette", None)
             self.add_callback(SampleGridCallback(chosen, processing_class, self.eval_steps, args.seed, palette))
 
@@ -88,7 +89,7 @@ class MapTrainer(SeededTrainer):
         dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
         if dataset is None or not len(dataset):
             raise ValueError("evaluation needs an eval_dataset with at least one sample")
-        indices = spread(len(dataset), self.eval_images or len(dataset))
+        indices = evenly_spaced(len(dataset), self.eval_images or len(dataset), ends=True)
         mine = Subset(dataset, indices[self.args.process_index :: self.args.world_size])
         collator = MapCollator(self.processing_class, self.task, keep_raw=True)
         batches = DataLoader(mine, batch_size=self.args.per_device_eval_batch_size, collate_fn=collator)
