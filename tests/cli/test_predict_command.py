@@ -13,6 +13,7 @@ from tiny_models import tiny_depth_model, tiny_segmenter
 from noise2map import cli
 from noise2map.cli.predict import parse_size, parse_steps
 from noise2map.models import Noise2MapImageProcessor
+from noise2map.runs import files
 
 
 @pytest.fixture(scope="module")
@@ -163,16 +164,16 @@ def test_an_output_folder_that_cannot_be_written(models, images, tmp_path, capsy
 def test_a_full_disk_in_the_middle_loses_nothing(models, images, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     words = [images, "--model", models / "rooms", "--out", out, "--batch-size", "1"]
-    honest, budget = Path.write_bytes, [30_000]
+    budget = [30_000]
 
-    def limited(self, data):
+    def limited(path, data):
         budget[0] -= len(data)
-        if budget[0] < 0:
-            honest(self, data[: len(data) // 2])
-            raise OSError(errno.ENOSPC, "No space left on device", str(self))
-        return honest(self, data)
+        with files.writing(path) as file:
+            file.write(data[: len(data) // (1 if budget[0] >= 0 else 2)])
+            if budget[0] < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", limited)
+    monkeypatch.setattr("noise2map.inference.records.write_bytes", limited)
     code, _, err = run(capsys, *words)
     monkeypatch.undo()
     assert code == 2 and "No space left on device" in error_line(err)
