@@ -1,5 +1,3 @@
 """Atomic writes, see :mod:`noise2map.runs.files`."""
 
-from noise2map.runs.files import encode_image, write_bytes, write_image, write_json, write_text
-
-__all__ = ["encode_image", "write_bytes", "write_image", "write_json", "write_text"]
+from noise2map.runs.files import encode_image, write_bytes, write_image, write_json, write_text  # noqa: F401
