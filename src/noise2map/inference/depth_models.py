@@ -12,7 +12,6 @@ from torch.nn import functional
 from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
 from noise2map.inference.feature_extractors import is_map_model, label_of
-from noise2map.runs.files import weights_checksum
 from noise2map.inference.loading import load_model, pick_device
 from noise2map.inference.pixels import (
     IMAGENET_MEAN,
@@ -23,6 +22,7 @@ from noise2map.inference.pixels import (
     short_side_of,
 )
 from noise2map.models import MapModel, Noise2MapForDepthEstimation
+from noise2map.runs.files import weights_checksum
 from noise2map.zoo import resolve_model
 
 DEFAULT_DEPTH_MODEL = "freedoom-depth-tiny"

@@ -69,8 +69,6 @@ def label_of(name: str) -> str:
     return path.resolve().name if path.is_dir() else bare_name(name)
 
 
-
-
 class EncoderFeatures(FeatureExtractor):
     """Mean over the picture of a feature map of a map model's image encoder.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from noise2map import __version__
-from noise2map.runs.files import check_writable, write_bytes, write_json, write_text
+from noise2map.runs.files import write_bytes, write_json, write_text
 
 SETTINGS = "settings.json"
 LINES = "predictions.jsonl"
