@@ -11,6 +11,7 @@ import math
 import os
 import struct
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -204,6 +205,13 @@ def normals_from_depth(
 # ----------------------------------------------------------------------------------------------------------- files
 
 
+def _write(path: str | os.PathLike[str], parts: Sequence[bytes]) -> None:
+    """Write a file whole or not at all, into a directory that is there: a mistyped path should not make one."""
+    if not Path(path).parent.is_dir():
+        raise FileNotFoundError(f"no directory {Path(path).parent} to write {Path(path).name} into")
+    write_file(path, lambda file: file.writelines(parts))
+
+
 def _vertices(points: Tensor, colors: Tensor | None, normals: Tensor | None) -> list[Tensor | None]:
     """Flatten to `(N, 3)` on the CPU and check: float32 points, uint8 colours, float32 normals."""
     if points.shape[-1:] != (3,) or points.numel() == 0:
@@ -249,7 +257,7 @@ def write_ply(path: str | os.PathLike[str], points: Tensor, colors: Tensor | Non
     lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(xyz)}"]
     lines += [f"property {name}" for name in properties]
     header = "\n".join([*lines, "end_header", ""])
-    write_file(path, lambda file: file.writelines([header.encode("ascii"), torch.cat(columns, dim=1).numpy().tobytes()]))
+    _write(path, [header.encode("ascii"), torch.cat(columns, dim=1).numpy().tobytes()])
 
 
 def _linear_light(colors: Tensor) -> Tensor:
@@ -317,5 +325,4 @@ def write_glb(path: str | os.PathLike[str], points: Tensor, colors: Tensor | Non
     text += b" " * (-len(text) % 4)
     length = 12 + 8 + len(text) + 8 + offset
     head = struct.pack("<4sIIII", b"glTF", 2, length, len(text), 0x4E4F534A)  # "JSON"
-    chunks = [head, text, struct.pack("<II", offset, 0x004E4942), *parts]  # "BIN\0"
-    write_file(path, lambda file: file.writelines(chunks))
+    _write(path, [head, text, struct.pack("<II", offset, 0x004E4942), *parts])  # "BIN\0"
