@@ -36,7 +36,7 @@ def predict(
     from noise2map.inference.folder import find_images, predict_folder
     from noise2map.inference.loading import pick_device, pick_dtype
     from noise2map.inference.predictor import Dials, Predictor
-    from noise2map.inference.records import check_writable
+    from noise2map.runs.files import check_writable
 
     transformers.utils.logging.disable_progress_bar()
     dials = Dials(ensemble_size=ensemble, average=average, sampler=sampler, seed=seed, **choices)

@@ -44,7 +44,7 @@ def sample(
     from noise2map.inference.generators import OWN, camera_of, load_generator, sampler_of
     from noise2map.inference.guided_sampling import SHEET_FILE, SamplingSettings, parse_seeds, run_sampling
     from noise2map.inference.loading import pick_device, pick_dtype
-    from noise2map.inference.records import check_writable
+    from noise2map.runs.files import check_writable
 
     diffusers.utils.logging.disable_progress_bar()
     chosen = parse_seeds(seeds)

@@ -56,7 +56,7 @@ def train_depth_predictor(
     from noise2map.inference.loading import pick_device
     from noise2map.inference.predictor_study import StudyPlan, run_predictor_study
     from noise2map.inference.provenance import provenance
-    from noise2map.inference.records import check_writable
+    from noise2map.runs.files import check_writable
 
     diffusers.utils.logging.disable_progress_bar()
     if threads:

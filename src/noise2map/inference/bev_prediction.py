@@ -18,12 +18,12 @@ from noise2map.inference.datasets import evaluation_split
 from noise2map.inference.loading import load_model, pick_device, pick_dtype
 from noise2map.inference.predictor import Dials
 from noise2map.inference.protocols import Protocol
-from noise2map.inference.records import check_writable
 from noise2map.metrics import bev_counts, bev_scores
 from noise2map.report import bev_panels
 from noise2map.report.animation import animation_bytes
 from noise2map.report.files import write_bytes, write_json
 from noise2map.report.panels import Cell, uncertainty_limit
+from noise2map.runs.files import check_writable
 from noise2map.training.bev_recipe import map_extent
 
 SURROUND = "freedoom-surround"

@@ -14,7 +14,6 @@ from noise2map.data.subsets import evenly_spaced
 from noise2map.geometry import write_ply
 from noise2map.inference.loading import pick_device
 from noise2map.inference.predictor import Dials, Predictor
-from noise2map.inference.records import check_writable
 from noise2map.inference.showcase import (
     Frame,
     StepScores,
@@ -46,6 +45,7 @@ from noise2map.report.html import Cloud, GalleryItem, Page
 from noise2map.report.palettes import depth_range
 from noise2map.report.panels import Cell, Panel, render
 from noise2map.report.tables import text_table, write_csv
+from noise2map.runs.files import check_writable
 
 Say = Callable[[str], None]
 

@@ -16,13 +16,12 @@ from noise2map.inference.generated_sets import ARMS, ExperimentJob, prior_scale_
 from noise2map.inference.generators import load_generator
 from noise2map.inference.loading import pick_device
 from noise2map.inference.provenance import provenance
-from noise2map.inference.records import check_writable
 from noise2map.inference.reference_pictures import open_references
 from noise2map.metrics import seed_interval
 from noise2map.report.files import write_json
 from noise2map.report.plots import Estimates, comparison_plot, save_figure
 from noise2map.report.tables import text_table, write_csv
-from noise2map.runs.files import weights_checksum
+from noise2map.runs.files import check_writable, weights_checksum
 from noise2map.training.small_depth import fit_small_depth, score_small_depth
 
 Row = dict[str, Any]

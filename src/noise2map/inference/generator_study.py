@@ -18,10 +18,9 @@ from noise2map.inference.generators import camera_of, load_generator, load_part,
 from noise2map.inference.loading import pick_device
 from noise2map.inference.measured_images import Instruments, Measured, content_hash, measure, stack_pictures
 from noise2map.inference.provenance import provenance
-from noise2map.inference.records import check_writable
 from noise2map.inference.reference_pictures import PictureFiles, ReferencePictures
 from noise2map.metrics.fid import ENOUGH_SAMPLES, check_samples
-from noise2map.runs.files import user_cache
+from noise2map.runs.files import check_writable, user_cache
 
 Say = Callable[[str], object]
 
