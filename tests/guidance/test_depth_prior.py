@@ -47,6 +47,16 @@ def test_resizes_to_its_resolution():
         prior.resize(torch.zeros(1, 1, 16, 32))
 
 
+def test_shrinking_averages_all_that_falls_on_a_pixel():
+    """At a quarter of the size each new pixel is the mean of the old ones under a triangle four old pixels wide on either side."""
+    prior = tiny_prior()
+    image = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    centers, old = 4 * torch.arange(8, dtype=torch.float64) + 2, torch.arange(32, dtype=torch.float64) + 0.5
+    weights = (1 - (old[None] - centers[:, None]).abs() / 4).clamp(min=0)
+    weights = weights / weights.sum(1, keepdim=True)
+    torch.testing.assert_close(prior.resize(image)[0, 0], weights @ image[0, 0] @ weights.T, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize(("rule", "low", "high"), [("uniform", 2, 97), ((0.5, 0.6), 50, 59), ("matched", 70, 70), (7, 7, 7)])
 def test_rules_for_tau(rule, low, high):
     drawn = torch.cat([draw_tau(rule, 700, 1000, 100, generators(2 * seed, 2 * seed + 1)) for seed in range(400)])

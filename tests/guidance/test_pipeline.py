@@ -118,6 +118,18 @@ def test_an_image_does_not_depend_on_its_batch(scheduler):
     assert np.abs(draw(pipe, (5, 6, 7)).images - together.images).max() > 1e-3
 
 
+@pytest.mark.parametrize("one", [True, False])
+def test_what_guides_an_image_is_its_own_also_with_one_generator_for_all(one):
+    """A single generator, or none, is not drawn from, and no two images share the noise of the prior."""
+    given = torch.Generator().manual_seed(3) if one else None
+    before = given.get_state() if one else torch.get_rng_state()
+    noise = torch.cat([torch.randn(1, 64, generator=each) for each in guidance_generators(given, 4, torch.device("cpu"))])
+    assert torch.equal(before, given.get_state() if one else torch.get_rng_state())
+    assert (torch.corrcoef(noise) - torch.eye(4)).abs().max() < 0.6
+    again = guidance_generators(given, 2, torch.device("cpu"))
+    assert torch.equal(torch.randn(1, 64, generator=again[1])[0], noise[1])
+
+
 def test_sampling_noise_is_that_of_the_unguided_run():
     # With a vanishing scale the guided run sees the same noise, although the prior draws too.
     pipe = pipeline(DDPMScheduler())

@@ -162,7 +162,7 @@ def draw(pipe: DepthGuidedPipeline, setting: GuidanceSetting, seeds: tuple[int, 
 
     out = pipe(
         batch_size=len(seeds),
-        generator=[torch.Generator(pipe.device).manual_seed(seed) for seed in seeds],
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         num_inference_steps=steps,
         consistency_scale=setting.consistency_scale,
         prior_scale=setting.prior_scale,
