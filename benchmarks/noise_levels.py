@@ -49,15 +49,15 @@ def measure(model: Any, processor: Any, samples: list[Any], seed: int, batch_siz
         noise = fold(draw_noise((1, model.codec.channels, *features.shape[-2:]), generators, features.device))
         if not model.config.diffusion:
             noise = torch.zeros_like(noise)
-        guess = model._readout_encoder()(model._predict_at(context, noise, torch.ones(len(batch))))
-        truth = model._encode_labels(labels, tuple(features.shape[-2:]))
+        guess = model.prediction_encoder()(model.predict_at(context, noise, torch.ones(len(batch))))
+        truth = model.encode_labels(labels, tuple(features.shape[-2:]))
         for t, kind in losses:
             times = torch.full((len(batch),), t)
             x0 = {"noise": None, "own guess": guess, "truth": truth}[kind]
             x_t = noise if x0 is None else add_noise(x0, noise, *model.schedule.alpha_sigma(times))
-            readout = model._predict_at(context, x_t, times)
-            losses[t, kind] += float(model._task_loss(readout, labels)) * len(batch)
-            for prediction, target in zip(predict_maps(model._output(readout, None, "last"), processor, task, sizes), truths):
+            readout = model.predict_at(context, x_t, times)
+            losses[t, kind] += float(model.loss(readout, labels)) * len(batch)
+            for prediction, target in zip(predict_maps(model.make_output(readout), processor, task, sizes), truths):
                 scores[t, kind].update(prediction[None], target[None])
     rows = []
     for (t, kind), loss in losses.items():

@@ -115,7 +115,7 @@ def test_bad_input_is_one_line(checkpoints, tmp_path, capsys):
     assert "got '0'" in _error(capsys, *rooms, "--steps", "3,0")
     assert "ensemble must be" in _error(capsys, *rooms, "--ensemble", "-1")
     assert "average must be" in _error(capsys, *rooms, "--average", "median")
-    assert "sampler must be" in _error(capsys, *rooms, "--sampler", "euler")
+    assert "sampler is 'euler'" in _error(capsys, *rooms, "--sampler", "euler")
     assert "limit" in _error(capsys, *rooms, "--limit", "-3")
     assert "--save-per-image needs --out" in _error(capsys, *rooms, "--save-per-image")
     assert "dtype must be" in _error(capsys, *rooms, "--dtype", "float8")

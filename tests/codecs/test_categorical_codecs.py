@@ -114,8 +114,8 @@ def test_readout_is_the_code_of_the_likeliest_class(encoding):
     codec = make(encoding, 8)
     logits = torch.randn(2, 8, 3, 4, generator=torch.Generator().manual_seed(0))
     expected = codec.encode(logits.argmax(1))
-    assert torch.equal(codec.encode_readout(logits), expected)
-    assert torch.equal(codec.encode_readout(logits, codec.codes()), expected)
+    assert torch.equal(codec.encode_prediction(logits), expected)
+    assert torch.equal(codec.encode_prediction(logits, codec.codes()), expected)
     assert torch.equal(codec.encode(logits.argmax(1), codec.codes()), expected)
 
 

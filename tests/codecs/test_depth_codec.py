@@ -98,7 +98,7 @@ def test_unknown_representation():
 def test_readout_is_encoded_and_clamped(representation):
     codec = make(representation)
     depth_m = torch.tensor([[[[0.7, 3.0, 19.0, 500.0]]]])
-    signal = codec.encode_readout(depth_m)
+    signal = codec.encode_prediction(depth_m)
     assert torch.equal(signal, codec.encode(depth_m.squeeze(1)))
     assert float(signal.max()) == pytest.approx(0.1)
 

@@ -52,7 +52,7 @@ def test_gradients_reach_the_table():
 def test_readout_thresholds_probabilities():
     codec = make(2, threshold=0.3)
     logits = torch.logit(torch.tensor([0.29, 0.31])).view(1, 2, 1, 1)
-    assert torch.equal(codec.encode_readout(logits), codec.encode(torch.tensor([0, 1]).view(1, 2, 1, 1)))
+    assert torch.equal(codec.encode_prediction(logits), codec.encode(torch.tensor([0, 1]).view(1, 2, 1, 1)))
 
 
 def test_impossible_input():

@@ -4,13 +4,12 @@ import math
 import os
 import subprocess
 import sys
-from collections import Counter
 
 import pytest
 import torch
 
 from noise2map.diffusion import draw_noise, image_generator
-from noise2map.diffusion.ensemble import changed, check_noise, entropy, fold, generator_list, unfold, vote
+from noise2map.diffusion.ensemble import check_noise, entropy, fold, generator_list, unfold
 
 
 def test_image_generator_is_the_same_in_every_process():
@@ -113,21 +112,3 @@ def test_entropy_of_certainty_and_of_ignorance():
     assert float(entropy(torch.tensor([[1.0, 0.0, 0.0]]))) == 0
     assert float(entropy(torch.full((1, 7), 1 / 7))) == pytest.approx(1)
     assert entropy(torch.full((2, 3, 7), 1 / 7), dim=2).shape == (2, 3)
-
-
-@pytest.mark.parametrize("dim", [0, 1])
-def test_vote_by_brute_force(dim):
-    labels = torch.randint(0, 4, (5, 5, 3, 2), generator=torch.Generator().manual_seed(0))
-    winner = vote(labels, 4, dim)
-    moved = labels.movedim(dim, 0)
-    for index in torch.cartesian_prod(torch.arange(5), torch.arange(3), torch.arange(2)).tolist():
-        counts = Counter(moved[(slice(None), *index)].tolist())
-        most = max(counts.values())
-        assert int(winner[tuple(index)]) == min(label for label, count in counts.items() if count == most)
-
-
-def test_changed():
-    assert changed(torch.tensor([1, 2, 3]), torch.tensor([1, 2, 4])).tolist() == [False, False, True]
-    before, after = torch.tensor([1.0, 1.0, 1.0, 10.0]), torch.tensor([1.04, 1.06, 0.94, 10.4])
-    assert changed(before, after, tolerance=0.05).tolist() == [False, True, True, False]
-    assert torch.equal(changed(before, after, 0.05), changed(after, before, 0.05))  # neither is the reference

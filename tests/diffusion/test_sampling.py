@@ -91,7 +91,7 @@ def test_samplers_are_lazy(sampler):
     first = next(run)
     assert len(calls) == 1
     assert torch.equal(calls[0], torch.ones(2))
-    assert first.readout == "said"
+    assert first.prediction == first.readout == "said"
     assert (first.index, first.t, first.t_next) == (0, 1.0, 0.5)
     next(run)
     assert len(calls) == 2
@@ -105,7 +105,7 @@ def test_steps_carry_what_entered_and_what_came_out():
     assert [step.index for step in run] == [0, 1, 2]
     assert torch.equal(run[0].x_t, start())
     for step in run:
-        assert torch.equal(step.x0, step.readout)
+        assert torch.equal(step.x0, step.prediction)
         assert (step.t, step.t_next) == time_pairs(3)[step.index]
 
 

@@ -13,9 +13,9 @@ from noise2map.cli import main
 from noise2map.data.nuscenes import NuScenesDataset
 from noise2map.diffusion import image_generator
 from noise2map.inference.bev_evaluation import evaluate_bev, named_protocols, protocol_label
-from noise2map.inference.protocols import Protocol
 from noise2map.inference.published import published_for
 from noise2map.models import Noise2MapBevConfig, Noise2MapBevProcessor
+from noise2map.models.decoding import Protocol
 
 pytest.importorskip("shapely")
 

@@ -15,7 +15,7 @@ from noise2map.data.subsets import Subset
 from noise2map.diffusion import image_generator
 from noise2map.inference import evaluation_report as tables
 from noise2map.inference.evaluator import evaluate_model
-from noise2map.inference.protocols import Protocol, protocol_grid
+from noise2map.inference.protocols import protocol_grid
 from noise2map.metrics import DEPTH_SCORES
 from noise2map.models import (
     Noise2MapConfig,
@@ -23,6 +23,7 @@ from noise2map.models import (
     Noise2MapForSemanticSegmentation,
     Noise2MapImageProcessor,
 )
+from noise2map.models.decoding import Protocol
 from noise2map.runs.files import json_values
 
 NAMES = load_samples("test", classes=8).id2label
@@ -66,8 +67,8 @@ def _forward(model, processor, sample, protocol, seed=0):
     with torch.no_grad():
         return model(
             pixel_values=pixels,
-            num_inference_steps=protocol.steps,
-            ensemble_size=protocol.samples,
+            num_inference_steps=protocol.num_inference_steps,
+            ensemble_size=protocol.ensemble_size,
             average=protocol.average,
             sampler=protocol.sampler,
             generator=[image_generator(seed, sample["id"])],

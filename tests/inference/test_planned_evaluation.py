@@ -20,11 +20,11 @@ from noise2map.diffusion import image_generator
 from noise2map.inference.evaluation_plans import EvaluationPlan, evaluation_plan, look_at
 from noise2map.inference.evaluator import evaluate_model
 from noise2map.inference.planned_evaluation import evaluate_with_plan
-from noise2map.inference.protocols import Protocol
 from noise2map.inference.published import backbone_name, published_for, published_scores, published_table
 from noise2map.inference.views import SCALES, ViewPlan
 from noise2map.metrics import DEPTH_SCORES
 from noise2map.models import Noise2MapImageProcessor
+from noise2map.models.decoding import Protocol
 from noise2map.training.dry_run import empty_model
 from noise2map.training.recipes import load_recipe
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from noise2map.inference.protocols import Protocol, parse_choices, parse_counts, parse_steps, protocol_grid
+from noise2map.inference.protocols import parse_choices, parse_counts, parse_steps, protocol_grid
+from noise2map.models.decoding import Protocol
 
 
 def test_steps_are_read_in_any_spelling():
@@ -22,7 +23,7 @@ def test_other_impossible_dials_are_refused():
         parse_counts(["auto"], "ensemble")
     with pytest.raises(ValueError, match="average must be 'last' or 'steps', got 'mean'"):
         parse_choices(["mean"], "average", ("last", "steps"))
-    with pytest.raises(ValueError, match="sampler must be 'ddim' or 'ddpm'"):
+    with pytest.raises(ValueError, match="sampler is 'euler'; expected one of 'ddim', 'ddpm'"):
         protocol_grid([1], [1], ["last"], "euler")
     with pytest.raises(ValueError, match="steps needs at least one value"):
         protocol_grid([], [1], ["last"])
@@ -32,7 +33,7 @@ def test_the_grid_names_no_protocol_twice():
     """The mean over one step is the last step; over several samples it still is."""
     grid = protocol_grid([1, 3, "auto"], [1, 4], ["last", "steps"])
     assert len(grid) == 2 + 4 + 4 == len(set(grid))
-    assert [p for p in grid if p.steps == 1] == [Protocol(1, 1, "last"), Protocol(1, 4, "last")]
+    assert [p for p in grid if p.num_inference_steps == 1] == [Protocol(1, 1, "last"), Protocol(1, 4, "last")]
 
 
 def test_a_name_says_everything():

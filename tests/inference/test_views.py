@@ -1,6 +1,7 @@
 """Views of a picture: sizes, windows, shared noise, averages over scales and mirror images."""
 
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,6 @@ from tiny_models import tiny_depth_model, tiny_segmenter
 from torch.nn import functional
 
 from noise2map.diffusion import image_generator
-from noise2map.inference.protocols import Protocol
 from noise2map.inference.views import (
     SCALES,
     PlannedImage,
@@ -24,6 +24,7 @@ from noise2map.inference.views import (
     window_spans,
 )
 from noise2map.models import Noise2MapImageProcessor
+from noise2map.models.decoding import Protocol
 from noise2map.models.outputs import MapSegmenterOutput
 
 
@@ -133,13 +134,13 @@ def test_one_window_around_everything_is_the_plain_run(kind, dials):
     with torch.no_grad():
         output = model(
             pixel_values=processor(images=image, return_tensors="pt")["pixel_values"],
-            num_inference_steps=dials.steps,
-            ensemble_size=dials.samples,
+            num_inference_steps=dials.num_inference_steps,
+            ensemble_size=dials.ensemble_size,
             average=dials.average,
             sampler=dials.sampler,
             generator=[image_generator(5, "a")],
         )
-        planned = PlannedImage(model, processor, image, ViewPlan(window=(96, 96))).decode(dials, 5, "a", (64, 80))
+        planned = PlannedImage(model, processor, image, ViewPlan(window=(96, 96))).decode(replace(dials, seed=5), "a", (64, 80))
     if kind is tiny_segmenter:
         assert torch.allclose(planned.logits.softmax(1), output.logits.softmax(1), atol=1e-5)
     else:
@@ -156,7 +157,7 @@ def test_mirror_images_and_scales_are_averaged_as_probabilities():
     model.decode_map = lambda features, **dials: MapSegmenterOutput(
         logits=features[:, :2], uncertainties={"entropy": features[:, 0].sigmoid()}, num_steps=torch.tensor([2])
     )
-    found = planned.decode(Protocol(2), 0, "a", (64, 96)).logits.exp()
+    found = planned.decode(Protocol(2), "a", (64, 96)).logits.exp()
     total = torch.zeros(1, 2, 64, 96)
     for scale in SCALES:
         size = (round(64 * scale), round(96 * scale))
@@ -175,12 +176,29 @@ def test_depth_of_the_mirror_image_is_mirrored_back():
     processor, image = Noise2MapImageProcessor(do_resize=False), picture(96, 64)
     plan, dials = ViewPlan(own_size=True, flip=True), Protocol(1)
     with torch.no_grad():
-        both = PlannedImage(model, processor, image, plan).decode(dials, 0, "a", (64, 96)).predicted_depth
+        both = PlannedImage(model, processor, image, plan).decode(dials, "a", (64, 96)).predicted_depth
         turned = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        other = PlannedImage(model, processor, turned, plan).decode(dials, 0, "a", (64, 96)).predicted_depth
-        alone = PlannedImage(model, processor, image, ViewPlan(own_size=True)).decode(dials, 0, "a", (64, 96)).predicted_depth
+        other = PlannedImage(model, processor, turned, plan).decode(dials, "a", (64, 96)).predicted_depth
+        alone = PlannedImage(model, processor, image, ViewPlan(own_size=True)).decode(dials, "a", (64, 96)).predicted_depth
     assert torch.allclose(both, other.flip(-1), rtol=1e-4)  # averaging over mirror images makes a model indifferent to mirroring
     assert not torch.allclose(both, alone, rtol=1e-3)
+
+
+def test_uncertainty_of_the_mirror_image_is_mirrored_back():
+    """A model that is unsure in one corner of what it sees: both upper corners of the picture, and no lower one."""
+    model = PointwiseModel()
+
+    def decode_map(features, **options):
+        unsure = torch.zeros(1, *features.shape[-2:])
+        unsure[:, : unsure.shape[1] // 2, : unsure.shape[2] // 2] = 1
+        return MapSegmenterOutput(logits=features[:, :2], uncertainties={"entropy": unsure}, num_steps=torch.tensor([1]))
+
+    model.decode_map = decode_map
+    plan = ViewPlan(own_size=True, flip=True)
+    planned = PlannedImage(model, Noise2MapImageProcessor(do_resize=False), picture(96, 64), plan)
+    found = planned.decode(Protocol(1), "a", (64, 96)).uncertainties["entropy"][0]
+    assert found[8, 8] == found[8, -8] == 0.5
+    assert found[-8, 8] == found[-8, -8] == 0
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy as np, torch
 from PIL import Image
 from noise2map.inference.evaluation_plans import evaluation_plan
 from noise2map.inference.evaluator import make_scorer
-from noise2map.inference.protocols import Protocol
+from noise2map.models.decoding import Protocol
 from noise2map.inference.views import PlannedImage
 from noise2map.models import Noise2MapForSemanticSegmentation, Noise2MapImageProcessor
 from noise2map.training.build import make_config
@@ -28,7 +28,7 @@ plan = evaluation_plan("cityscapes", "segmentation", "official")
 with torch.no_grad():
     seen = PlannedImage(model, Noise2MapImageProcessor(do_resize=False), picture, plan.views)
     encoded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    output = seen.decode(Protocol(3), 0, "a", (1024, 2048))
+    output = seen.decode(Protocol(3), "a", (1024, 2048))
 decoded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 truth = torch.randint(0, 19, (1024, 2048), generator=torch.Generator().manual_seed(0))
 scorer = make_scorer(model)

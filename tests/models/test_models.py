@@ -193,13 +193,13 @@ def test_masked_noising_leaves_holes_out_and_bilinear_noising_mixes_them_in():
     depth_m[:, :8, :8] = 0  # four cells without any valid pixel
     depth_m[:, 32:34, 32:] = 0  # half of each cell in a row
     expected = (10 - 0.5) / 19.5 * 2 - 1
-    masked = tiny_depth_model(map_scale=1.0)._encode_labels(depth_m, (16, 16))
+    masked = tiny_depth_model(map_scale=1.0).encode_labels(depth_m, (16, 16))
     known = torch.ones(16, 16, dtype=torch.bool)
     known[:2, :2] = False
     assert masked.shape == (1, 1, 16, 16)
     assert torch.allclose(masked[0, 0][known], torch.tensor(expected))
     assert bool((masked[0, 0][~known] == 0).all())
-    bilinear = tiny_depth_model(map_scale=1.0, depth_noising="bilinear")._encode_labels(depth_m, (16, 16))
+    bilinear = tiny_depth_model(map_scale=1.0, depth_noising="bilinear").encode_labels(depth_m, (16, 16))
     assert float(bilinear[0, 0, 0, 0]) == pytest.approx((0 - 0.5) / 19.5 * 2 - 1)  # as published: 0 m, and no clamp
     assert float(bilinear[0, 0, 8, 12]) < expected - 0.3
     assert torch.allclose(bilinear[0, 0, 12:], torch.tensor(expected))
@@ -287,3 +287,18 @@ def test_models_do_not_mistake_each_others_checkpoints(tmp_path):
     assert Noise2MapForSemanticSegmentation.from_pretrained(tmp_path).config.architectures == ["Noise2MapForSemanticSegmentation"]
     _, info = Noise2MapForDepthEstimation.from_pretrained(tmp_path, output_loading_info=True, ignore_mismatched_sizes=True)
     assert info["missing_keys"]
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.5, 2.0])
+def test_l2_objective_is_the_mean_squared_error_of_the_signal_in_units_of_its_scale(scale):
+    """With one-hot codes the signal of a pixel is ``scale (2 p - 1)``, so in units of the scale the error is ``2 (p - truth)``."""
+    model = tiny_segmenter(objective="l2", map_encoding="one_hot", map_scale=scale, use_auxiliary_head=False)
+    labels = class_map().clamp(max=4)  # no unknown pixels
+    noise = torch.randn(1, 5, 16, 16, generator=torch.Generator().manual_seed(0))
+    out = model(pixel_values=images(), labels=labels, noise=noise, timesteps=torch.tensor([0.4]))
+    chances = out.logits.double().softmax(1)
+    truth = torch.zeros_like(chances)
+    for y in range(16):
+        for x in range(16):
+            truth[0, int(labels[0, 4 * y, 4 * x]), y, x] = 1
+    assert float(out.loss.detach()) == pytest.approx(float((4 * (chances.detach() - truth).square()).mean()), rel=1e-4)

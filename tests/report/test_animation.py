@@ -17,8 +17,8 @@ def sequence(steps=4, classes=5, channels=8):
 
 
 def test_moments_take_one_map_of_the_batch():
-    readout = torch.arange(3.0)[:, None, None].expand(3, 4, 5)
-    steps = [SimpleNamespace(t=1 - i / 2, x_t=torch.full((3, 2, 4, 5), float(i)), readout=readout) for i in range(2)]
+    prediction = torch.arange(3.0)[:, None, None].expand(3, 4, 5)
+    steps = [SimpleNamespace(t=1 - i / 2, x_t=torch.full((3, 2, 4, 5), float(i)), prediction=prediction) for i in range(2)]
     found = animation.moments(steps, index=2)
     assert [moment.t for moment in found] == [1.0, 0.5]
     assert found[1].noisy.shape == (2, 4, 5) and (found[1].noisy == 1).all()

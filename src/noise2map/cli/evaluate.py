@@ -48,12 +48,12 @@ def evaluate(
     save_per_image: Annotated[bool, typer.Option("--save-per-image", help="Also write per_image.csv to --out.")] = False,
 ) -> None:
     """Score a model: maps, calibration and every kind of uncertainty, by steps, samples and averaging."""
-    from noise2map.inference.protocols import AVERAGES, parse_choices, parse_counts, parse_steps, protocol_grid
+    from noise2map.inference.protocols import parse_choices, parse_counts, parse_steps, protocol_grid
 
     grid = protocol_grid(
         parse_steps(steps or ["1,3,10"]),
         parse_counts(ensemble or ["1"], "ensemble"),
-        parse_choices(average or ["last"], "average", AVERAGES),
+        parse_choices(average or ["last"], "average", ("last", "steps")),
         sampler,
     )
     for name, value, least in (("limit", limit, 0), ("batch-size", batch_size, 1), ("resamples", resamples, 0)):

@@ -37,6 +37,6 @@ def predict_bev(
     from noise2map.inference.predictor import Dials
 
     transformers.utils.logging.disable_progress_bar()
-    dials = Dials(number, ensemble, average, sampler, seed)
+    dials = Dials(num_inference_steps=number, ensemble_size=ensemble, average=average, sampler=sampler, seed=seed)
     job = BevPredictionJob(samples, model, out, dataset, root, split, dials, threshold, animation, animation_steps, device, dtype)
     predict_bev(job, print)

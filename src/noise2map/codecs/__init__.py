@@ -5,7 +5,15 @@ from noise2map.codecs.categorical import AnalogBitsCodec, CategoricalCodec, Clas
 from noise2map.codecs.depth import DepthCodec, check_depth
 from noise2map.codecs.multilabel import MultiLabelCodec
 
+CODECS: dict[str, type[CategoricalCodec]] = {
+    "class_embedding": ClassEmbeddingCodec,
+    "one_hot": OneHotCodec,
+    "analog_bits": AnalogBitsCodec,
+}
+"""Encodings of class maps by the name that `Noise2MapConfig.map_encoding` gives them."""
+
 __all__ = [
+    "CODECS",
     "AnalogBitsCodec",
     "CategoricalCodec",
     "ClassEmbeddingCodec",

@@ -37,5 +37,9 @@ class MapCodec(nn.Module, ABC):
         """Signal ``(B, C, h, w)`` -> the map whose encoding is nearest."""
 
     @abstractmethod
-    def encode_readout(self, readout: Tensor) -> Tensor:
+    def encode_prediction(self, prediction: Tensor) -> Tensor:
         """What the model predicted (logits or metres, ``(B, K, h, w)``) -> signal ``(B, C, h, w)``."""
+
+    def encode_readout(self, readout: Tensor, *further: Tensor) -> Tensor:
+        """`encode_prediction` by its former name."""
+        return self.encode_prediction(readout, *further)

@@ -37,6 +37,11 @@ class CategoricalCodec(MapCodec):
         self.num_labels = num_labels
         self.ignore_index = ignore_index
 
+    @classmethod
+    def create(cls, num_labels: int, width: int, scale: float, ignore_index: int) -> "CategoricalCodec":
+        """A codec whose signal is at most ``width`` channels wide where the encoding leaves the number open."""
+        return cls(num_labels, scale=scale, ignore_index=ignore_index)  # type: ignore[call-arg]
+
     @abstractmethod
     def codes(self) -> Tensor:
         """Table of codes ``(K + 1, C)`` in ``[-scale, scale]``; row K stands for the ignore label."""
@@ -87,9 +92,9 @@ class CategoricalCodec(MapCodec):
         rows = distance.argmin(-1)
         return torch.where(rows == self.num_labels, self.ignore_index, rows)
 
-    def encode_readout(self, readout: Tensor, codes: Tensor | None = None) -> Tensor:
+    def encode_prediction(self, prediction: Tensor, codes: Tensor | None = None) -> Tensor:
         """Logits ``(B, K, h, w)`` -> code of the most likely class ``(B, C, h, w)``."""
-        return self._look_up(readout.argmax(1), codes)
+        return self._look_up(prediction.argmax(1), codes)
 
 
 class ClassEmbeddingCodec(CategoricalCodec):
@@ -99,6 +104,11 @@ class ClassEmbeddingCodec(CategoricalCodec):
         """Makes a table ``(K + 1, C)`` drawn from N(0, 1)."""
         super().__init__(num_labels, channels, scale, ignore_index)
         self.embedding = nn.Embedding(num_labels + 1, channels)
+
+    @classmethod
+    def create(cls, num_labels: int, width: int, scale: float, ignore_index: int) -> "ClassEmbeddingCodec":
+        """A codec whose signal is ``width`` channels wide."""
+        return cls(num_labels, width, scale, ignore_index)
 
     def codes(self) -> Tensor:
         """Table of codes ``(K + 1, C)``, differentiable with respect to the embedding."""

@@ -70,9 +70,9 @@ class DepthCodec(MapCodec):
             return (low + position * (high - low)).exp().clamp(self.min_depth, self.max_depth)
         return self.min_depth + position * (self.max_depth - self.min_depth)
 
-    def encode_readout(self, readout: Tensor) -> Tensor:
+    def encode_prediction(self, prediction: Tensor) -> Tensor:
         """Predicted metres ``(B, 1, h, w)`` -> signal ``(B, 1, h, w)``, clamped to the range."""
-        return (self.normalise(readout) * self.scale).clamp(-self.scale, self.scale)
+        return (self.normalise(prediction) * self.scale).clamp(-self.scale, self.scale)
 
 
 def check_depth(depth_m: Tensor, valid: Tensor) -> None:

@@ -62,6 +62,6 @@ class MultiLabelCodec(MapCodec):
         share = (total - self.num_labels * table[0]) @ torch.linalg.pinv(differences)
         return (share > 0.5).long().movedim(-1, 1)
 
-    def encode_readout(self, readout: Tensor) -> Tensor:
+    def encode_prediction(self, prediction: Tensor) -> Tensor:
         """Logits ``(B, K, h, w)`` -> signal of the layers whose probability exceeds the threshold ``(B, C, h, w)``."""
-        return self._encode_rows(readout.sigmoid() > self.threshold)
+        return self._encode_rows(prediction.sigmoid() > self.threshold)

@@ -87,20 +87,3 @@ def entropy(probabilities: Tensor, dim: int = 1) -> Tensor:
     count = probabilities.shape[dim]
     value = -(torch.xlogy(probabilities, probabilities)).sum(dim)
     return (value / torch.log(torch.tensor(float(max(count, 2)), device=value.device))).clamp(0, 1)
-
-
-def changed(before: Tensor, after: Tensor, tolerance: float | None = None) -> Tensor:
-    """Where a map differs from the step before, boolean, same shape.
-
-    Class maps (integers) change when the class does; real maps (depth) when the ratio of the two values, whichever is larger,
-    exceeds ``1 + tolerance``.
-    """
-    if tolerance is None:
-        return before != after
-    return (torch.log(after) - torch.log(before)).abs() > torch.log1p(torch.tensor(tolerance))
-
-
-def vote(labels: Tensor, num_labels: int, dim: int = 1) -> Tensor:
-    """Most frequent class over ``dim``; ties go to the lower id."""
-    counts = torch.stack([(labels == k).sum(dim) for k in range(num_labels)], dim=-1)
-    return counts.argmax(-1)

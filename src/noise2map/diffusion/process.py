@@ -56,11 +56,6 @@ def x0_from_v(x_t: Tensor, v: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     return expand_like(alpha, x_t) * x_t - expand_like(sigma, x_t) * v
 
 
-def eps_from_v(x_t: Tensor, v: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """Noise given the velocity: ``sigma x_t + alpha v``."""
-    return expand_like(sigma, x_t) * x_t + expand_like(alpha, x_t) * v
-
-
 def to_x0(prediction: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor, prediction_type: str) -> Tensor:
     """Clean map from what the network predicts.
 

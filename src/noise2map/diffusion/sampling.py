@@ -1,7 +1,7 @@
 """Samplers as generators over a callable.
 
-``denoise(x_t, t) -> (x0, readout)`` is all a sampler knows of the model: ``x0`` is the predicted clean signal, in the space
-of ``x_t``; ``readout`` is whatever the model said before it was encoded again (logits, metres) and is passed through.
+``denoise(x_t, t) -> (x0, prediction)`` is all a sampler knows of the model: ``x0`` is the predicted clean signal, in the space
+of ``x_t``; ``prediction`` is whatever the model said before it was encoded again (logits, metres) and is passed through.
 Averaging, uncertainty, early stopping and animation consume the stream of `Step`.
 """
 
@@ -29,7 +29,7 @@ class Step:
         t_next: noise level the map moves to, in [0, 1].
         x_t: noisy map that entered the step, ``(N, C, h, w)``.
         x0: predicted clean map, same shape.
-        readout: what the model predicted (logits ``(N, K, h, w)`` or depth in metres ``(N, 1, h, w)``).
+        prediction: what the model predicted (logits ``(N, K, h, w)`` or depth in metres ``(N, 1, h, w)``).
     """
 
     index: int
@@ -37,7 +37,12 @@ class Step:
     t_next: float
     x_t: Tensor
     x0: Tensor
-    readout: Any
+    prediction: Any
+
+    @property
+    def readout(self) -> Any:
+        """`prediction` by its former name."""
+        return self.prediction
 
 
 def time_pairs(num_steps: int, time_difference: float = 1.0) -> list[tuple[float, float]]:
@@ -75,7 +80,7 @@ def ddim_steps(denoise: Denoise, x_T: Tensor, schedule: Schedule, pairs: Sequenc
     """Deterministic sampling (DDIM, Song et al. 2021, Eq. 12 with eta = 0; DDP, Alg. 2).
 
     Args:
-        denoise: ``(x_t, t) -> (x0, readout)``; ``t`` is a float32 tensor of shape ``(N,)``.
+        denoise: ``(x_t, t) -> (x0, prediction)``; ``t`` is a float32 tensor of shape ``(N,)``.
         x_T: start noise ``(N, C, h, w)``.
         schedule: noise schedule.
         pairs: time grid, see `time_pairs`.
@@ -85,8 +90,8 @@ def ddim_steps(denoise: Denoise, x_T: Tensor, schedule: Schedule, pairs: Sequenc
     """
     x_t = x_T
     for index, (t, t_next) in enumerate(pairs):
-        x0, readout = denoise(x_t, torch.full((x_t.shape[0],), t, dtype=torch.float32, device=x_t.device))
-        yield Step(index, t, t_next, x_t, x0, readout)
+        x0, prediction = denoise(x_t, torch.full((x_t.shape[0],), t, dtype=torch.float32, device=x_t.device))
+        yield Step(index, t, t_next, x_t, x0, prediction)
         if index + 1 == len(pairs):
             return
         eps = eps_from_x0(x_t, x0, *_levels(schedule, t, x_t))
@@ -106,7 +111,7 @@ def ddpm_steps(
     ``sigma_next² c``. No noise is added where ``t_next`` is 0.
 
     Args:
-        denoise: ``(x_t, t) -> (x0, readout)``.
+        denoise: ``(x_t, t) -> (x0, prediction)``.
         x_T: start noise ``(N, C, h, w)``.
         schedule: noise schedule.
         pairs: time grid, see `time_pairs`.
@@ -118,8 +123,8 @@ def ddpm_steps(
     draw = noise if noise is not None else (lambda index, x: torch.randn_like(x))
     x_t = x_T
     for index, (t, t_next) in enumerate(pairs):
-        x0, readout = denoise(x_t, torch.full((x_t.shape[0],), t, dtype=torch.float32, device=x_t.device))
-        yield Step(index, t, t_next, x_t, x0, readout)
+        x0, prediction = denoise(x_t, torch.full((x_t.shape[0],), t, dtype=torch.float32, device=x_t.device))
+        yield Step(index, t, t_next, x_t, x0, prediction)
         if index + 1 == len(pairs):
             return
         mean, std = ddpm_posterior(x_t, x0, schedule, t, t_next)

@@ -7,11 +7,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
+    "DecodingOptions": "noise2map.models.decoding",
     "Dials": "noise2map.inference.predictor",
     "Evaluation": "noise2map.inference.evaluator",
     "Prediction": "noise2map.inference.predictor",
     "Predictor": "noise2map.inference.predictor",
-    "Protocol": "noise2map.inference.protocols",
+    "Protocol": "noise2map.models.decoding",
     "evaluate_model": "noise2map.inference.evaluator",
     "load_model": "noise2map.inference.loading",
     "open_dataset": "noise2map.inference.datasets",
@@ -20,6 +21,7 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "DecodingOptions",
     "Dials",
     "Evaluation",
     "Prediction",
@@ -38,7 +40,8 @@ if TYPE_CHECKING:
     from noise2map.inference.folder import predict_folder
     from noise2map.inference.loading import load_model
     from noise2map.inference.predictor import Dials, Prediction, Predictor
-    from noise2map.inference.protocols import Protocol, protocol_grid
+    from noise2map.inference.protocols import protocol_grid
+    from noise2map.models.decoding import DecodingOptions, Protocol
 
 
 def __getattr__(name: str) -> Any:

@@ -161,14 +161,14 @@ def _grid(plan: BenchPlan) -> tuple[int, int]:
 
 def _step_call(model: MapModel, features: Tensor, x_t: Tensor) -> Callable[[], Any]:
     """The first of two steps, with its update, without what is done once for a run."""
-    (t, t_next), _ = time_pairs(2)
-    context = model.decoder.prepare(features)
-    modulations = model.decoder.modulations(model._time_input(torch.tensor([t])).to(features.device))
+    pairs = time_pairs(2)[:1]
+    ((t, t_next),) = pairs
+    denoise = model.denoiser(features, pairs)
+    times = torch.full(x_t.shape[:1], t)
     levels = [[level.to(x_t.device) for level in model.schedule.alpha_sigma(torch.tensor(time))] for time in (t, t_next)]
-    encode = model._readout_encoder()
 
     def call() -> Tensor:
-        x0 = encode(model.head(model.decoder(context, x_t, modulations), context.size))
+        x0, _ = denoise(x_t, times)
         return add_noise(x0, eps_from_x0(x_t, x0, *levels[0]), *levels[1])
 
     return call

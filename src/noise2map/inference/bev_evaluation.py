@@ -1,17 +1,17 @@
 """Evaluates bird's-eye-view models: each sample is encoded once, its map decoded under every protocol."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
 
-from noise2map.diffusion import image_generator
 from noise2map.inference.bev_scoring import BevScorer
 from noise2map.inference.evaluator import Evaluation, ProtocolResult, Stopwatch
-from noise2map.inference.protocols import Protocol
 from noise2map.inference.published import BEV_SAMPLES, sensors_name
+from noise2map.models.decoding import DecodingOptions
 from noise2map.report.tables import text_table
 from noise2map.training.bev_recipe import bev_data_set
 from noise2map.training.bev_section import BEV_DATA_SETS
@@ -33,16 +33,20 @@ def open_bev_dataset(name: str, root: str | Path | None, split: str, model: Any,
     return bev_data_set(name, str(root), split, processor.sweeps, model.config)
 
 
-def named_protocols(config: Any) -> list[Protocol]:
+def named_protocols(config: Any) -> list[DecodingOptions]:
     """The published protocol of a model with these sensors, and the honest one: a single sample, its last step."""
     samples = BEV_SAMPLES.get(sensors_name(config), max(BEV_SAMPLES.values()))
-    return [Protocol(_STEPS, samples, "steps"), Protocol(_STEPS, 1, "last")]
+    counts = ((samples, "steps"), (1, "last"))
+    return [
+        DecodingOptions(num_inference_steps=_STEPS, ensemble_size=count, average=average, sampler="ddim")
+        for count, average in counts
+    ]
 
 
-def protocol_label(protocol: Protocol, config: Any) -> str:
+def protocol_label(protocol: DecodingOptions, config: Any) -> str:
     """``"published"``, ``"single sample"`` or nothing: what to call a setting of the dials."""
     published, single = named_protocols(config)
-    return {published: "published", single: "single sample"}.get(protocol, "")
+    return {published.name: "published", single.name: "single sample"}.get(protocol.name, "")
 
 
 @torch.no_grad()
@@ -50,7 +54,7 @@ def evaluate_bev(
     model: Any,
     processor: Any,
     dataset: Any,
-    protocols: Sequence[Protocol],
+    protocols: Sequence[DecodingOptions],
     batch_size: int = 4,
     seed: int = 0,
     progress: Callable[[int], object] | None = None,
@@ -95,7 +99,7 @@ def evaluate_bev(
         inputs = send_to_device(batch, model.device)
         features = encoding.run(lambda inputs=inputs: model.encode_sensors(**inputs), len(names))
         for result, clock in zip(results, decoding):
-            output = clock.run(lambda p=result.protocol, f=features, n=names: decode(model, f, p, seed, n), len(names))
+            output = clock.run(lambda p=result.protocol, f=features, n=names: replace(p, seed=seed).decode(model, f, n), len(names))
             try:
                 result.scorer.update(output, result.protocol.average, (0, 0), indices, list(labels))
             except ValueError as error:
@@ -113,19 +117,6 @@ def _inputs(processor: Any, samples: Sequence[Mapping[str, Any]]) -> dict[str, A
         if "labels" not in sample:
             raise ValueError(f"sample {sample.get('id', '?')!r} has no 'labels', which scores need")
     return dict(processor(samples))
-
-
-def decode(model: Any, features: torch.Tensor, protocol: Protocol, seed: int, names: Sequence[str], **options: Any) -> Any:
-    """The maps of samples under a protocol, each from the noise of its own name."""
-    return model.decode_map(
-        features,
-        num_inference_steps=protocol.steps,
-        ensemble_size=protocol.samples,
-        average=protocol.average,
-        sampler=protocol.sampler,
-        generator=[image_generator(seed, name) for name in names],
-        **options,
-    )
 
 
 def layer_table(extras: Sequence[Mapping[str, Any]]) -> str:

@@ -1,7 +1,7 @@
 """Predicts bird's-eye-view maps of samples of a data set, and shows them: views, layers, uncertainty, truth, the denoising."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from PIL import Image
 
 from noise2map.data.freedoom import SURROUND_SAMPLES_ROOT
 from noise2map.data.nuscenes import CAMERAS
-from noise2map.inference.bev_evaluation import decode, open_bev_dataset
+from noise2map.inference.bev_evaluation import open_bev_dataset
 from noise2map.inference.datasets import evaluation_split
 from noise2map.inference.loading import load_model, pick_device, pick_dtype
 from noise2map.inference.predictor import Dials
-from noise2map.inference.protocols import Protocol
 from noise2map.metrics import bev_counts, bev_scores
+from noise2map.models.decoding import DecodingOptions
 from noise2map.report import bev_panels
 from noise2map.report.animation import animation_bytes
 from noise2map.report.files import write_bytes, write_json
@@ -162,8 +162,7 @@ def find_sample(dataset: Any, name: str) -> int:
 
 def _predict(model: Any, processor: Any, sample: dict[str, Any], dials: Dials, job: BevPredictionJob) -> tuple[BevPrediction, list]:
     features = encode_sample(model, processor, sample)
-    protocol = Protocol(dials.num_inference_steps, dials.ensemble_size, dials.average, dials.sampler)
-    prediction = predict_map(model, features, sample, protocol, dials.seed)
+    prediction = predict_map(model, features, sample, dials)
     wanted = job.animation != "none" and model.config.diffusion
     return prediction, denoising_steps(model, features, sample, job.animation_steps, dials) if wanted else []
 
@@ -177,9 +176,9 @@ def encode_sample(model: Any, processor: Any, sample: dict[str, Any]) -> torch.T
 
 
 @torch.no_grad()
-def predict_map(model: Any, features: torch.Tensor, sample: dict[str, Any], protocol: Protocol, seed: int) -> BevPrediction:
+def predict_map(model: Any, features: torch.Tensor, sample: dict[str, Any], options: DecodingOptions) -> BevPrediction:
     """The map of an encoded sample, with the truth; seed and token fix the noise."""
-    out = decode(model, features, protocol, seed, [str(sample["id"])])
+    out = options.decode(model, features, [str(sample["id"])])
     kind = model.config.uncertainty or model.default_uncertainty
     uncertainty = (out.uncertainty if out.uncertainty is not None else out.uncertainties["entropy"])[0]
     return BevPrediction(
@@ -192,10 +191,10 @@ def predict_map(model: Any, features: torch.Tensor, sample: dict[str, Any], prot
 
 
 @torch.no_grad()
-def denoising_steps(model: Any, features: torch.Tensor, sample: dict[str, Any], num_steps: int, dials: Dials) -> list:
+def denoising_steps(model: Any, features: torch.Tensor, sample: dict[str, Any], num_steps: int, dials: DecodingOptions) -> list:
     """The steps of one denoising of an encoded sample, from one noise."""
-    slow = Protocol(num_steps, 1, "last", dials.sampler)
-    return decode(model, features, slow, dials.seed, [str(sample["id"])], output_steps=True).steps
+    slow = replace(dials, num_inference_steps=num_steps, ensemble_size=1, average="last")
+    return slow.decode(model, features, [str(sample["id"])], output_steps=True).steps
 
 
 def _write(

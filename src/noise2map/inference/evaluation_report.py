@@ -61,8 +61,8 @@ def result_rows(evaluation: Evaluation, facts: Mapping[str, Any], resamples: int
             "task": evaluation.task,
             "images": len(evaluation.image_ids),
             "protocol": protocol.name,
-            "steps": protocol.steps,
-            "ensemble": protocol.samples,
+            "steps": protocol.num_inference_steps,
+            "ensemble": protocol.ensemble_size,
             "average": protocol.average,
             "sampler": protocol.sampler,
             "mean_steps": result.mean_steps,
@@ -146,7 +146,7 @@ def model_differences(a: Evaluation, b: Evaluation, names: tuple[str, str], resa
         raise ValueError("cannot compare models on different images")
     rows = []
     for result in a.results:
-        same = [other for other in b.results if other.protocol == result.protocol]
+        same = [other for other in b.results if other.protocol.name == result.protocol.name]
         for other in same or (b.results if len(b.results) == 1 else []):
             rows += _difference_rows(result, other, a.task, names, resamples)
     return rows

@@ -18,10 +18,10 @@ from noise2map.inference.evaluation_plans import EvaluationPlan, evaluation_plan
 from noise2map.inference.evaluator import Evaluation
 from noise2map.inference.loading import load_model, pick_device, pick_dtype
 from noise2map.inference.planned_evaluation import evaluate_with_plan
-from noise2map.inference.protocols import Protocol
 from noise2map.inference.provenance import provenance
 from noise2map.inference.published import published_for, published_table
 from noise2map.inference.views import ViewPlan
+from noise2map.models.decoding import DecodingOptions
 from noise2map.report.tables import write_csv
 from noise2map.runs.files import json_values, write_json
 from noise2map.training.bev_recipe import map_extent
@@ -58,7 +58,7 @@ class EvaluationJob:
     dataset: str
     root: Path | None
     split: str | None
-    protocols: Sequence[Protocol]
+    protocols: Sequence[DecodingOptions]
     steps_chosen: bool = True
     limit: int = 0
     batch_size: int = 8
@@ -130,7 +130,7 @@ class EvaluationReport:
         return paths
 
 
-def _protocols(job: EvaluationJob, model: Any, name: str, first: bool) -> list[Protocol]:
+def _protocols(job: EvaluationJob, model: Any, name: str, first: bool) -> list[DecodingOptions]:
     """The job's protocols, or the only one there is for a model without diffusion."""
     if model.config.diffusion:
         if task_of(model) == "bev" and job.test_protocol == "official" and not job.steps_chosen:
@@ -138,9 +138,9 @@ def _protocols(job: EvaluationJob, model: Any, name: str, first: bool) -> list[P
         if not job.average_of_model:
             return list(job.protocols)
         average = model.config.average
-        return [replace(one, average="last" if one.steps == 1 else average) for one in job.protocols]
-    only = Protocol(1)
-    if first and job.steps_chosen and set(job.protocols) != {only}:
+        return [replace(one, average="last" if one.num_inference_steps == 1 else average) for one in job.protocols]
+    only = DecodingOptions().resolved(model.config)
+    if first and job.steps_chosen and {one.name for one in job.protocols} != {only.name}:
         raise ValueError(
             f"model {name!r} was trained without diffusion: its map takes 1 step of 1 sample; leave out --steps and --ensemble"
         )
@@ -252,9 +252,10 @@ def _open(job: EvaluationJob, task: str, split: str, loaded: Sequence[tuple[str,
 
 def _add_published(report: EvaluationReport, evaluation: Evaluation, model: Any, job: EvaluationJob) -> None:
     for result, row in zip(evaluation.results, report.rows[-len(evaluation.results) :]):
-        dials = result.protocol
-        if dials.sampler == "ddim":
-            found = published_for(model.config, job.dataset, job.test_protocol, dials.steps, dials.samples, dials.average)
+        options = result.protocol
+        if options.sampler == "ddim":
+            chosen = (options.num_inference_steps, options.ensemble_size, options.average)
+            found = published_for(model.config, job.dataset, job.test_protocol, *chosen)
             row |= {f"published_{score}": value for score, value in found.items()}
             if found and job.dataset in PUBLIC_DATASETS:  # a published score is of the whole split, the measured one perhaps not
                 row["released_images"] = PUBLIC_DATASETS[job.dataset].released.get(row["split"])

@@ -2,15 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from noise2map.diffusion import image_generator
-from noise2map.inference.protocols import Protocol
 from noise2map.inference.scoring import DepthScorer, Scorer, SegmentationScorer
+from noise2map.models.decoding import DecodingOptions
 from noise2map.training.evaluation import task_of, true_map
 
 
@@ -26,7 +25,7 @@ class ProtocolResult:
         decode_seconds: Time of all decoder calls, seconds per image.
     """
 
-    protocol: Protocol
+    protocol: DecodingOptions
     scorer: Scorer
     mean_steps: float = 0.0
     encode_seconds: float = 0.0
@@ -134,7 +133,7 @@ def evaluate_model(
     model: Any,
     processor: Any,
     dataset: Any,
-    protocols: Sequence[Protocol],
+    protocols: Sequence[DecodingOptions],
     batch_size: int = 8,
     seed: int = 0,
     depth_range: tuple[float, float] | None = None,
@@ -185,7 +184,7 @@ def evaluate_model(
         count = len(batch.indices)
         features = encode_clock.run(lambda pixels=pixels: model.encode_image(pixels), count)
         for result, clock in zip(results, clocks):
-            output = clock.run(lambda p=result.protocol, f=features, b=batch: _decode(model, f, p, seed, b.ids), count)
+            output = clock.run(lambda p=result.protocol, f=features, b=batch: replace(p, seed=seed).decode(model, f, b.ids), count)
             try:
                 result.scorer.update(output, result.protocol.average, pixels.shape[-2:], batch.indices, batch.truths)
             except ValueError as error:
@@ -196,14 +195,3 @@ def evaluate_model(
         result.mean_steps = sum(result.scorer.steps) / len(result.scorer.steps)
         result.encode_seconds, result.decode_seconds = encode_clock.seconds_per_image, clock.seconds_per_image
     return Evaluation(task, [ids[index] for index in range(len(ids))], results)
-
-
-def _decode(model: Any, features: Tensor, protocol: Protocol, seed: int, ids: Sequence[str]) -> Any:
-    return model.decode_map(
-        features,
-        num_inference_steps=protocol.steps,
-        ensemble_size=protocol.samples,
-        average=protocol.average,
-        sampler=protocol.sampler,
-        generator=[image_generator(seed, image_id) for image_id in ids],
-    )

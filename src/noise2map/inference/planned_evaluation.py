@@ -1,15 +1,16 @@
 """Evaluates a model under a test plan, picture by picture; the results have the form of the plain evaluation's."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from noise2map.inference.evaluation_plans import EvaluationPlan
 from noise2map.inference.evaluator import Evaluation, ProtocolResult, Stopwatch, evaluate_model, make_scorer
-from noise2map.inference.protocols import Protocol
 from noise2map.inference.scoring import DepthScorer
 from noise2map.inference.views import PlannedImage, ViewPlan
+from noise2map.models.decoding import DecodingOptions
 from noise2map.training.evaluation import task_of, true_map
 
 
@@ -18,7 +19,7 @@ def evaluate_with_plan(
     model: Any,
     processor: Any,
     dataset: Any,
-    protocols: Sequence[Protocol],
+    protocols: Sequence[DecodingOptions],
     plan: EvaluationPlan,
     batch_size: int = 8,
     seed: int = 0,
@@ -71,7 +72,7 @@ def evaluate_with_plan(
         size = (int(truth.shape[0]), int(truth.shape[1]))
         seen = encoding.run(lambda image=sample["image"]: PlannedImage(model, processor, image, plan.views), 1)
         for result, watch in zip(results, decoding):
-            output = watch.run(lambda p=result.protocol, s=seen, i=image_id, t=size: s.decode(p, seed, i, t), 1)
+            output = watch.run(lambda p=result.protocol, s=seen, i=image_id, t=size: s.decode(replace(p, seed=seed), i, t), 1)
             try:
                 result.scorer.update(output, "last", size, [index], [truth])
             except ValueError as error:

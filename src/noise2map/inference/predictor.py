@@ -15,71 +15,31 @@ from noise2map.inference.loading import load_model
 from noise2map.inference.memory import Workload, fitting_batch
 from noise2map.inference.resizing import resized_argmax
 from noise2map.models import MapModel, Noise2MapForSemanticSegmentation, Noise2MapImageProcessor
+from noise2map.models.decoding import DecodingOptions, check_count
 from noise2map.models.image_processing import MIN_SIDE
 from noise2map.report.palettes import class_palette
 
 Size = tuple[int, int] | str | None
 
 
-@dataclass(frozen=True)
-class Dials:
-    """What a user chooses per call. None means: as the checkpoint says.
+@dataclass(frozen=True, kw_only=True)
+class Dials(DecodingOptions):
+    """`DecodingOptions` with the size to process at.
 
     Attributes:
-        num_inference_steps: Decoder calls, or ``"auto"``: each image stops when its map stops changing.
-        ensemble_size: Noise samples per image.
-        average: ``"last"`` step or mean over ``"steps"``.
-        sampler: ``"ddim"`` or ``"ddpm"``.
-        seed: With the id of an image, it fixes that image's noise.
         size: ``(width, height)`` to process at, ``"native"`` for the size of each image, None for the processor's.
     """
 
-    num_inference_steps: int | str | None = None
-    ensemble_size: int | None = None
-    average: str | None = None
-    sampler: str | None = None
-    seed: int = 0
     size: Size = None
 
     def __post_init__(self) -> None:
-        _check_count("num_inference_steps", self.num_inference_steps, words=("auto",))
-        _check_count("ensemble_size", self.ensemble_size)
-        for name, choices in (("average", ("last", "steps")), ("sampler", ("ddim", "ddpm"))):
-            value = getattr(self, name)
-            if value is not None and value not in choices:
-                raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise ValueError(f"seed must be an integer, got {self.seed!r}")
+        super().__post_init__()
         if isinstance(self.size, str) and self.size != "native":
             raise ValueError(f"size must be (width, height), 'native' or None, got {self.size!r}")
         if isinstance(self.size, tuple) and (
             len(self.size) != 2 or not all(isinstance(side, int) and side >= MIN_SIDE for side in self.size)
         ):
             raise ValueError(f"size must be two whole numbers of at least {MIN_SIDE} pixels, got {self.size!r}")
-
-    def resolved(self, config: Any) -> "Dials":
-        """The same dials with the checkpoint's values where none was chosen.
-
-        Raises:
-            ValueError: If several steps or samples are asked of a model trained without diffusion.
-        """
-        if not config.diffusion:
-            if self.num_inference_steps not in (None, 1, "auto") or self.ensemble_size not in (None, 1):
-                raise ValueError(
-                    f"this model was trained without diffusion and makes its map in 1 step from 1 sample, got "
-                    f"{self.num_inference_steps!r} steps and {self.ensemble_size!r} samples"
-                )
-            return replace(self, num_inference_steps=1, ensemble_size=1, average="last", sampler="ddim")
-        names = ("num_inference_steps", "ensemble_size", "average", "sampler")
-        return replace(self, **{name: getattr(config, name) for name in names if getattr(self, name) is None})
-
-
-def _check_count(name: str, value: Any, words: tuple[str, ...] = ()) -> None:
-    if value is None or value in words:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        extra = f" or {words[0]!r}" if words else ""
-        raise ValueError(f"{name} must be a whole number of at least 1{extra}, got {value!r}")
 
 
 @dataclass
@@ -194,7 +154,7 @@ class Predictor:
         ids = [str(index) for index in range(len(images))] if ids is None else [str(one) for one in ids]
         if len(ids) != len(images):
             raise ValueError(f"got {len(images)} images and {len(ids)} ids; expected one id for each image")
-        _check_count("batch_size", batch_size)
+        check_count("batch_size", batch_size)
         dials = replace(dials or Dials(), **choices).resolved(self.model.config)
         groups: dict[tuple[int, int], list[int]] = {}
         for index, image in enumerate(images):

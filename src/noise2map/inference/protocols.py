@@ -1,34 +1,10 @@
-"""How a score came about: steps, samples, averaging and sampler, named; published numbers often leave it open."""
+"""Which decodings an evaluation compares: the command line's words, and every combination of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-AVERAGES = ("last", "steps")
-SAMPLERS = ("ddim", "ddpm")
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """One setting of the dials.
-
-    Attributes:
-        steps: Decoder calls, or `"auto"`.
-        samples: Noise samples of an image, always averaged.
-        average: `"last"` step or mean over `"steps"`.
-        sampler: `"ddim"` or `"ddpm"`.
-    """
-
-    steps: int | str
-    samples: int = 1
-    average: str = "last"
-    sampler: str = "ddim"
-
-    @property
-    def name(self) -> str:
-        """E.g. `"3 steps x 4 samples, last, ddim"`."""
-        steps = "auto steps" if self.steps == "auto" else f"{self.steps} step{'s' * (self.steps != 1)}"
-        samples = f" x {self.samples} samples" if self.samples != 1 else ""
-        return f"{steps}{samples}, {self.average}, {self.sampler}"
+if TYPE_CHECKING:
+    from noise2map.models.decoding import DecodingOptions
 
 
 def parse_steps(words: Sequence[str]) -> list[int | str]:
@@ -74,20 +50,26 @@ def _count(word: str, name: str, extra: str = "") -> int:
 
 
 def protocol_grid(
-    steps: Sequence[int | str], samples: Sequence[int], averages: Sequence[str], sampler: str = "ddim"
-) -> list[Protocol]:
+    steps: Sequence[int | str], samples: Sequence[int], averages: Sequence[str], sampler: str = "ddim", seed: int = 0
+) -> "list[DecodingOptions]":
     """Every combination, without the ones that differ in name only: the mean over one step is the last step.
 
     Raises:
-        ValueError: If a dial has no value or an unknown one.
+        ValueError: If an option has no value or an unknown one.
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"sampler must be {' or '.join(map(repr, SAMPLERS))}, got {sampler!r}")
+    from noise2map.models.decoding import DecodingOptions  # words are read before anything heavy is imported
+
     for name, values in (("steps", steps), ("ensemble", samples), ("average", averages)):
         if not values:
             raise ValueError(f"{name} needs at least one value")
     grid = [
-        Protocol(count, size, "last" if count == 1 else average, sampler)
+        DecodingOptions(
+            num_inference_steps=count,
+            ensemble_size=size,
+            average="last" if count == 1 else average,
+            sampler=sampler,
+            seed=seed,
+        )
         for count in steps
         for size in samples
         for average in averages

@@ -1,7 +1,7 @@
 """The demo's section of bird's-eye-view maps: shipped places seen all around, predicted by cameras alone and with LiDAR."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from noise2map.inference.bev_evaluation import open_bev_dataset
 from noise2map.inference.bev_prediction import BevPrediction, denoising_steps, draw_prediction, encode_sample, predict_map
 from noise2map.inference.loading import load_model, pick_device
 from noise2map.inference.predictor import Dials
-from noise2map.inference.protocols import Protocol
 from noise2map.metrics import bev_counts, bev_scores
 from noise2map.report import bev_panels
 from noise2map.report.animation import save_animation
@@ -148,8 +147,7 @@ def _perform(act: BevAct, seed: int, others: list[dict[str, Any]]) -> list[dict[
     for sample in samples:
         features = encode_sample(act.model, act.processor, sample)
         for steps, predictions in act.by_steps.items():
-            protocol = Protocol(steps, dials.ensemble_size, dials.average, dials.sampler)
-            predictions.append(predict_map(act.model, features, sample, protocol, seed))
+            predictions.append(predict_map(act.model, features, sample, replace(dials, num_inference_steps=steps)))
         if config.diffusion and sample["id"] == SHOWN[0]:
             act.film = denoising_steps(act.model, features, sample, FILM_STEPS, dials)
     return [{**before, **sample} for before, sample in zip(others, samples)] if others else samples

@@ -1,7 +1,7 @@
 """How a picture is looked at when a model is tested: its size, mirrored, at several scales, whole or through windows.
 
 Plans are about pictures. How the map is denoised from what is seen (steps, samples, averaging) is a
-:class:`noise2map.inference.protocols.Protocol`, and the two are named separately in results.
+:class:`noise2map.models.decoding.DecodingOptions`, and the two are named separately in results.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from noise2map.diffusion import draw_noise, image_generator
-from noise2map.inference.protocols import Protocol
 from noise2map.inference.scoring import resize_bilinear
+from noise2map.models.decoding import DecodingOptions
 from noise2map.models.outputs import MapDepthOutput, MapSegmenterOutput
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -186,44 +186,35 @@ def encode_view(model: Any, pixels: Tensor, plan: ViewPlan) -> list[_Seen]:
     ]
 
 
-def decode_windows(model: Any, windows: Sequence[_Seen], protocol: Protocol, generator: torch.Generator) -> list[Any]:
+def decode_windows(model: Any, windows: Sequence[_Seen], options: DecodingOptions, generator: torch.Generator) -> list[Any]:
     """Decodes the map of every window from its part of one field of noise."""
     height = max(seen.top + seen.features.shape[-2] for seen in windows)
     width = max(seen.left + seen.features.shape[-1] for seen in windows)
-    shape = (protocol.samples, model.codec.channels, height, width)
+    options = options.resolved(model.config)
+    shape = (options.ensemble_size, model.codec.channels, height, width)
     noise = SharedNoise(shape, generator, windows[0].features.device)
-    return [
-        model.decode_map(
-            seen.features,
-            num_inference_steps=protocol.steps,
-            ensemble_size=protocol.samples,
-            average=protocol.average,
-            sampler=protocol.sampler,
-            noise=noise.window(seen),
-            step_noise=noise.later(seen),
-        )
-        for seen in windows
-    ]
+    return [options.decode(model, seen.features, (), noise=noise.window(seen), step_noise=noise.later(seen)) for seen in windows]
 
 
-def decode_view(model: Any, windows: Sequence[_Seen], protocol: Protocol, generator: torch.Generator) -> tuple[Tensor, dict, int]:
+def decode_view(
+    model: Any, windows: Sequence[_Seen], options: DecodingOptions, generator: torch.Generator
+) -> tuple[Tensor, dict, int]:
     """The map of one view.
 
     Returns:
         Prediction ``(1, K, h, w)`` (logits, probabilities for ``average="steps"``, or metres), uncertainties by kind
         ``(1, 1, h, w)``, and the number of steps.
     """
-    outputs = decode_windows(model, windows, protocol, generator)
-    parts = [_prediction(output, protocol.average) for output in outputs]
+    outputs = decode_windows(model, windows, options, generator)
+    parts = [_prediction(output) for output in outputs]
     kinds = [name for name in outputs[0].uncertainties or {} if all(name in output.uncertainties for output in outputs)]
     uncertainties = {name: _merge([output.uncertainties[name][:, None] for output in outputs], windows) for name in kinds}
     return _merge(parts, windows), uncertainties, max(int(output.num_steps.max()) for output in outputs)
 
 
-def _prediction(output: Any, average: str) -> Tensor:
-    if hasattr(output, "logits"):
-        return output.logits.float().exp() if average == "steps" else output.logits.float()
-    return output.predicted_depth.float()[:, None]
+def _prediction(output: Any) -> Tensor:
+    prediction = output.prediction.float()
+    return prediction.exp() if output.log_probabilities else prediction
 
 
 def _merge(parts: Sequence[Tensor], windows: Sequence[_Seen]) -> Tensor:
@@ -263,7 +254,7 @@ class PlannedImage:
             pixels = view_pixels(image, processor, view).to(model.device)
             self.seen.append((tuple(pixels.shape[-2:]), encode_view(model, pixels, view)))
 
-    def decode(self, protocol: Protocol, seed: int, image_id: str, size: tuple[int, int]) -> Any:
+    def decode(self, options: DecodingOptions, image_id: str, size: tuple[int, int]) -> Any:
         """The map averaged over all views, at ``size`` ``(H, W)``.
 
         Class scores are averaged as probabilities, depths as metres, each after it has been brought to ``size`` and mirrored back.
@@ -275,9 +266,9 @@ class PlannedImage:
         kinds: list[dict[str, Tensor]] = []
         steps = 0
         for number, (view, (pixels, windows)) in enumerate(zip(self.views, self.seen)):
-            generator = image_generator(seed, noise_key(image_id, number))
-            prediction, uncertainties, taken = decode_view(self.model, windows, protocol, generator)
-            prediction = self._at_size(prediction, protocol, pixels, size)
+            generator = image_generator(options.seed, noise_key(image_id, number))
+            prediction, uncertainties, taken = decode_view(self.model, windows, options, generator)
+            prediction = self._at_size(prediction, options, pixels, size)
             if view.flip:
                 prediction = prediction.flip(-1)
             total = prediction if total is None else total.add_(prediction)
@@ -295,9 +286,9 @@ class PlannedImage:
     def _is_depth(self) -> bool:
         return not hasattr(self.model.head, "classifier")
 
-    def _at_size(self, prediction: Tensor, protocol: Protocol, pixels: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    def _at_size(self, prediction: Tensor, options: DecodingOptions, pixels: tuple[int, int], size: tuple[int, int]) -> Tensor:
         if self._is_depth:
             config = self.model.config
             return resize_bilinear(prediction.clamp(config.min_depth, config.max_depth), pixels, size)
         prediction = resize_bilinear(prediction, pixels, size)
-        return prediction if protocol.average == "steps" else prediction.softmax(1)
+        return prediction if options.resolved(self.model.config).average == "steps" else prediction.softmax(1)

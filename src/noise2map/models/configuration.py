@@ -10,6 +10,8 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from noise2map.codecs import CODECS
+
 # Keys that transformers itself passes through a configuration.
 _FOREIGN_KEYS = {
     "num_labels", "torch_dtype", "dtype", "transformers_version", "architectures", "model_type", "name_or_path", "auto_map",
@@ -18,7 +20,7 @@ _FOREIGN_KEYS = {
 }  # fmt: skip
 
 _CHOICES = {
-    "map_encoding": ("class_embedding", "one_hot", "analog_bits"),
+    "map_encoding": tuple(CODECS),
     "noise_schedule": ("cosine", "linear"),
     "time_input": ("log_snr", "time"),
     "average": ("last", "steps"),

@@ -2,7 +2,7 @@
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -15,18 +15,30 @@ from noise2map.diffusion.process import add_noise, uniform_times
 from noise2map.diffusion.sampling import Step, ddim_steps, ddpm_steps, time_pairs
 from noise2map.diffusion.schedule import make_schedule
 from noise2map.models.configuration import Noise2MapConfig
+from noise2map.models.decoding import DecodingOptions
 from noise2map.models.encoder import ImageEncoder
 from noise2map.models.initialization import Noise2MapPreTrainedModel
 from noise2map.models.map_decoder import DecoderContext, MapDecoder
 from noise2map.models.readout import Readout
+from noise2map.models.resizing import resize_map
 
 # Keywords that transformers' engines pass to any model.
 _FOREIGN_KEYWORDS = ("return_dict", "output_attentions", "output_hidden_states", "num_items_in_batch")
 
 
 class MapModel(Noise2MapPreTrainedModel):
-    """Encoder, map decoder, sampling and training. A task adds its codec, head, readout and losses."""
+    """Encoder, map decoder, sampling and training.
 
+    A task is a subclass: its codec and head, the class attributes, and the hooks below (`check_labels`, `encode_labels`, `loss`,
+    `auxiliary_loss`, `expected_signal`, `prediction_encoder`, `make_output`).
+
+    Attributes:
+        task: name of the task, which says how its maps are scored, stored and drawn.
+        readout_class: what turns the stream of steps into a map and its uncertainties.
+        default_uncertainty: kind that is returned as ``uncertainty`` where the configuration names none.
+    """
+
+    task: ClassVar[str]
     readout_class: ClassVar[type[Readout]]
     default_uncertainty: ClassVar[str]
     codec: MapCodec
@@ -52,31 +64,48 @@ class MapModel(Noise2MapPreTrainedModel):
         if not config.diffusion:
             codec.requires_grad_(False)  # nothing is encoded: a learnt table would get no gradient
 
-    # ---- the parts a task fills in -------------------------------------------------------------------------------------
+    # ---- the hooks that a task fills in --------------------------------------------------------------------------------
 
     @abstractmethod
-    def _encode_labels(self, labels: Tensor, size: tuple[int, int]) -> Tensor:
-        """Checked labels ``(B, H, W)`` -> encoded map ``(B, C, h, w)``."""
+    def check_labels(self, labels: Tensor, pixel_values: Tensor) -> None:
+        """Refuses impossible labels before any work.
+
+        Raises:
+            ValueError: for labels of another shape than the images ask for, or with impossible values.
+        """
 
     @abstractmethod
-    def _task_loss(self, readout: Tensor, labels: Tensor) -> Tensor:
-        """Loss of a prediction ``(B, K, h, w)`` against the labels."""
+    def encode_labels(self, labels: Tensor, size: tuple[int, int]) -> Tensor:
+        """Checked labels ``(B, H, W)`` -> signal ``(B, C, h, w)`` of ``size``, the clean map that training corrupts."""
 
-    def _auxiliary_loss(self, features: Tensor, labels: Tensor) -> Tensor:
+    @abstractmethod
+    def loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
+        """Loss of a prediction ``(B, K, h, w)`` against the labels, a scalar."""
+
+    def auxiliary_loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """What is added to either objective, a scalar; nothing where there is no auxiliary head."""
         return features.new_zeros(())
 
     @abstractmethod
-    def _soft_signal(self, readout: Tensor) -> Tensor:
-        """Prediction -> differentiable encoded map, for the l2 objective."""
+    def expected_signal(self, prediction: Tensor) -> Tensor:
+        """Prediction ``(B, K, h, w)`` -> its signal ``(B, C, h, w)``, differentiable, for the l2 objective."""
+
+    def prediction_encoder(self) -> Callable[[Tensor], Tensor]:
+        """A function from predictions ``(N, K, h, w)`` to signals ``(N, C, h, w)``; made once for a run."""
+        return self.codec.encode_prediction
 
     @abstractmethod
-    def _output(self, prediction: Tensor, size: tuple[int, int] | None, average: str, **fields: Any) -> Any:
-        """Wraps a prediction ``(B, K, h, w)``, resized to ``size`` if that is given."""
+    def make_output(
+        self, prediction: Tensor, size: tuple[int, int] | None = None, log_probabilities: bool | None = None, **fields: Any
+    ) -> Any:
+        """Wraps a prediction ``(B, K, h, w)`` in the task's output, resized to ``size`` if that is given.
 
-    @abstractmethod
-    def _check_labels(self, labels: Tensor, pixel_values: Tensor) -> None:
-        """Refuses impossible labels before any work."""
+        Args:
+            prediction: what the head or the aggregation over steps gave.
+            size: height and width of the map.
+            log_probabilities: class scores are logarithms of averaged probabilities, which are resized as probabilities.
+            **fields: further fields of the output.
+        """
 
     # ---- encode once, decode cheaply -----------------------------------------------------------------------------------
 
@@ -110,7 +139,7 @@ class MapModel(Noise2MapPreTrainedModel):
     ) -> Any:
         """Denoises a map, given the features of an image.
 
-        Steps, samples and averaging are three separate dials; each defaults to the configuration's.
+        Steps, samples and averaging are three separate choices; each defaults to the configuration's.
 
         Args:
             features: from `encode_image`, ``(B, C, h, w)``.
@@ -128,18 +157,16 @@ class MapModel(Noise2MapPreTrainedModel):
             `MapSegmenterOutput` or `MapDepthOutput` at the resolution of the features.
 
         Raises:
-            ValueError: for an impossible dial, or features or noise of another shape.
+            ValueError: for an impossible option, or features or noise of another shape.
         """
         config = self.config
         if features.ndim != 4 or features.shape[1] != self.decoder.feature_channels:
             expected = f"(B, {self.decoder.feature_channels}, h, w), from encode_image"
             raise ValueError(f"features have shape {tuple(features.shape)}; expected {expected}")
-        average = self._choice("average", average, ("last", "steps"))
-        sampler = self._choice("sampler", sampler, ("ddim", "ddpm"))
-        ensemble_size = config.ensemble_size if ensemble_size is None else ensemble_size
-        if isinstance(ensemble_size, bool) or not isinstance(ensemble_size, int) or ensemble_size < 1:
-            raise ValueError(f"ensemble_size is {ensemble_size!r}; expected an integer of at least 1")
-        pairs, auto = self._time_grid(num_inference_steps, ensemble_size)
+        options = DecodingOptions(
+            num_inference_steps=num_inference_steps, ensemble_size=ensemble_size, average=average, sampler=sampler
+        ).resolved(config)
+        pairs, auto, ensemble_size = self._time_grid(options), options.num_inference_steps == "auto", options.ensemble_size
         batch_size, _, height, width = features.shape
         generators = generator_list(generator, batch_size)
         shape = (batch_size, ensemble_size, self.codec.channels, height, width)
@@ -149,10 +176,10 @@ class MapModel(Noise2MapPreTrainedModel):
             noise = draw_noise(shape[1:], generators, features.device)
         x_T = tokens_in_memory(check_noise(noise, shape).to(features.device, torch.promote_types(features.dtype, torch.float32)))
 
-        readout = self.readout_class(batch_size, ensemble_size, average)
+        aggregator = self.readout_class(batch_size, ensemble_size, options.average)
         active = torch.ones(batch_size, dtype=torch.bool)
-        denoise = self._denoiser(features, pairs, active, ensemble_size)
-        if sampler == "ddim":
+        denoise = self.denoiser(features, pairs, ensemble_size, active)
+        if options.sampler == "ddim":
             run = ddim_steps(denoise, x_T, self.schedule, pairs)
         else:
             if step_noise is None:
@@ -160,76 +187,87 @@ class MapModel(Noise2MapPreTrainedModel):
             run = ddpm_steps(denoise, x_T, self.schedule, pairs, step_noise)
         steps: list[Step] = []
         for step in run:
-            fraction = readout.update(step.readout, active)
+            fraction = aggregator.update(step.prediction, active)
             if output_steps:
                 steps.append(step)
             if auto:
                 active &= fraction >= config.auto_threshold
                 if not bool(active.any()):
                     break
-        prediction, kinds = readout.result()
-        uncertainty = kinds.get(config.uncertainty or self.default_uncertainty)
-        num_steps = readout.num_steps.to(features.device)
-        fields = {"uncertainty": uncertainty, "uncertainties": kinds, "num_steps": num_steps}
-        return self._output(prediction, None, average, **fields, steps=steps if output_steps else None)
+        prediction, kinds = aggregator.result()
+        fields = {
+            "uncertainty": kinds.get(config.uncertainty or self.default_uncertainty),
+            "uncertainties": kinds,
+            "num_steps": aggregator.num_steps.to(features.device),
+            "steps": steps if output_steps else None,
+        }
+        return self.make_output(prediction, log_probabilities=options.average == "steps", **fields)
 
-    def _choice(self, name: str, value: str | None, choices: tuple[str, ...]) -> str:
-        value = getattr(self.config, name) if value is None else value
-        if value not in choices:
-            raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, choices))}")
-        return value
-
-    def _time_grid(self, num_inference_steps: int | str | None, ensemble_size: int) -> tuple[list[tuple[float, float]], bool]:
-        steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
+    def _time_grid(self, options: DecodingOptions) -> list[tuple[float, float]]:
         if not self.config.diffusion:
-            if num_inference_steps not in (None, 1, "auto") or isinstance(steps, bool) or ensemble_size != 1:
-                raise ValueError(
-                    f"this model was trained without diffusion: expected num_inference_steps=1 and ensemble_size=1, "
-                    f"got {steps!r} and {ensemble_size!r}"
-                )
-            return time_pairs(1), False
-        if steps == "auto":
-            return time_pairs(self.config.auto_max_steps, self.config.time_difference), True
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"num_inference_steps is {steps!r}; expected an integer of at least 1 or 'auto'")
-        return time_pairs(steps, self.config.time_difference), False
+            return time_pairs(1)
+        count = self.config.auto_max_steps if options.num_inference_steps == "auto" else options.num_inference_steps
+        return time_pairs(count, self.config.time_difference)
 
-    def _denoiser(
-        self, features: Tensor, pairs: list[tuple[float, float]], active: Tensor, ensemble_size: int
+    def denoiser(
+        self,
+        features: Tensor,
+        pairs: Sequence[tuple[float, float]],
+        ensemble_size: int = 1,
+        active: Tensor | None = None,
     ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """``(x_t, t) -> (x0, readout)`` for a run; everything that does not change over the run is computed here."""
+        """What a sampler calls: ``(x_t, t) -> (x0, prediction)``; everything that does not change over a run is computed here.
+
+        Args:
+            features: from `encode_image`, ``(B, C, h, w)``.
+            pairs: the run's times ``(t, t_next)``; the calls take them in turn, and begin again after the last.
+            ensemble_size: noise samples R of each image: ``x_t`` is ``(B*R, C, h, w)``.
+            active: images that still run ``(B,)``, boolean, on the CPU; may be changed between calls. The others keep
+                the prediction of the call before. By default all run.
+
+        Returns:
+            A function; its second argument is not looked at, as the times are known.
+        """
+        active = torch.ones(features.shape[0], dtype=torch.bool) if active is None else active
         context = self.decoder.prepare(features)
         times = torch.tensor([t for t, _ in pairs], dtype=torch.float32)
         modulations = self.decoder.modulations(self._time_input(times).to(features.device))  # (T, L, 2 C)
-        encode = self._readout_encoder()
-        position = itertools.count()
+        encode = self.prediction_encoder()
+        position = itertools.cycle(range(len(pairs)))
         full: list[Tensor] = []  # the newest predictions of all images, stopped ones included
 
         def denoise(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
             index = next(position)
             modulation = modulations[index : index + 1]
             if bool(active.all()):
-                readout = self.head(self.decoder(context, x_t, modulation), context.size)
+                prediction = self.head(self.decoder(context, x_t, modulation), context.size)
             else:
                 rows = active.nonzero().squeeze(1).to(x_t.device)
                 folded = active.repeat_interleave(ensemble_size).to(x_t.device)
                 part = self.head(self.decoder(context.select(rows), x_t[folded], modulation), context.size)
-                readout = full[0].clone()
-                readout[folded] = part
-            full[:] = [readout]
-            return encode(readout), readout
+                prediction = full[0].clone()
+                prediction[folded] = part
+            full[:] = [prediction]
+            return encode(prediction), prediction
 
         return denoise
-
-    def _readout_encoder(self) -> Callable[[Tensor], Tensor]:
-        return self.codec.encode_readout
 
     def _time_input(self, t: Tensor) -> Tensor:
         return self.schedule.log_snr(t) if self.config.time_input == "log_snr" else t
 
     # ---- training ------------------------------------------------------------------------------------------------------
 
-    def _predict_at(self, context: DecoderContext, x_t: Tensor, t: Tensor) -> Tensor:
+    def predict_at(self, context: DecoderContext, x_t: Tensor, t: Tensor) -> Tensor:
+        """One decoder call.
+
+        Args:
+            context: from ``decoder.prepare(features)``.
+            x_t: noisy maps ``(B, C, h, w)``.
+            t: their times ``(B,)``, in [0, 1].
+
+        Returns:
+            Predictions ``(B, K, h, w)``: logits, metres, or whatever the head gives.
+        """
         modulations = self.decoder.modulations(self._time_input(t).to(x_t.device))
         return self.head(self.decoder(context, x_t, modulations), context.size)
 
@@ -242,8 +280,8 @@ class MapModel(Noise2MapPreTrainedModel):
         context = self.decoder.prepare(features)
         if not self.config.diffusion:
             blank = features.new_zeros(shape, dtype=torch.float32)
-            readout = self._predict_at(context, blank, torch.ones(batch_size))
-            return self._task_loss(readout, labels) + self._auxiliary_loss(features, labels), readout
+            prediction = self.predict_at(context, blank, torch.ones(batch_size))
+            return self.loss(prediction, labels) + self.auxiliary_loss(features, labels), prediction
         generators = generator_list(generator, batch_size)
         if timesteps is None:
             timesteps = torch.cat([uniform_times(1, g) for g in generators])
@@ -254,19 +292,19 @@ class MapModel(Noise2MapPreTrainedModel):
         if self.config.self_aligned:
             # The decoder sees its own guess from pure noise instead of the truth, as it will when sampling (Sec. 3.4).
             with torch.no_grad():
-                guess = self._predict_at(context, noise, torch.ones(batch_size))
-            x0 = self._readout_encoder()(guess)
+                guess = self.predict_at(context, noise, torch.ones(batch_size))
+            x0 = self.prediction_encoder()(guess)
         else:
-            x0 = self._encode_labels(labels, (height, width))
+            x0 = self.encode_labels(labels, (height, width))
         levels = self.schedule.alpha_sigma(timesteps)
         x_t = add_noise(x0, noise.to(x0.dtype), *(level.to(x0.device, x0.dtype) for level in levels))
-        readout = self._predict_at(context, x_t, timesteps)
+        prediction = self.predict_at(context, x_t, timesteps)
         if self.config.objective == "l2":
-            truth = self._encode_labels(labels, (height, width)).detach()
-            loss = functional.mse_loss(self._soft_signal(readout), truth) / self.codec.scale**2
+            truth = self.encode_labels(labels, (height, width)).detach()
+            loss = functional.mse_loss(self.expected_signal(prediction), truth) / self.codec.scale**2
         else:
-            loss = self._task_loss(readout, labels)
-        return loss + self._auxiliary_loss(features, labels), readout
+            loss = self.loss(prediction, labels)
+        return loss + self.auxiliary_loss(features, labels), prediction
 
     def forward(
         self,
@@ -303,26 +341,26 @@ class MapModel(Noise2MapPreTrainedModel):
             `MapSegmenterOutput` or `MapDepthOutput`.
 
         Raises:
-            ValueError: for labels, noise or dials that cannot work, keywords that do not exist, or if uncertainty is asked of a
+            ValueError: for labels, noise or options that cannot work, keywords that do not exist, or if uncertainty is asked of a
                 run that has none.
         """
         for name in kwargs:
             if name not in _FOREIGN_KEYWORDS:
                 raise ValueError(f"{type(self).__name__} has no argument {name!r}")
         if labels is not None:
-            self._check_labels(labels, pixel_values)
+            self.check_labels(labels, pixel_values)
             return self._train_on(self.encode_image(pixel_values), labels, noise, timesteps, generator)
         features = self.encode_image(pixel_values)
         out = self.decode_map(features, num_inference_steps, ensemble_size, average, sampler, noise, generator, output_steps)
         if output_uncertainty:
             self._require_uncertainty(out)
-        return self._upsample(out, pixel_values.shape[-2:], self._choice("average", average, ("last", "steps")))
+        return self._upsample(out, pixel_values.shape[-2:])
 
     def _train_on(
         self, features: Tensor, labels: Tensor, noise: Tensor | None, timesteps: Tensor | None, generator: Generators
     ) -> Any:
         loss, prediction = self._training_loss(features, labels, noise, timesteps, generator)
-        return self._output(prediction.detach(), None, "last", loss=loss)
+        return self.make_output(prediction.detach(), loss=loss)
 
     def _require_uncertainty(self, out: Any) -> None:
         if out.uncertainty is None:
@@ -332,13 +370,11 @@ class MapModel(Noise2MapPreTrainedModel):
                 f"ensemble_size above 1 (defined here: {sorted(out.uncertainties) or 'none'})"
             )
 
-    def _upsample(self, out: Any, size: tuple[int, int], average: str) -> Any:
+    def _upsample(self, out: Any, size: tuple[int, int]) -> Any:
         kinds = {name: resize_map(value.unsqueeze(1), size).squeeze(1) for name, value in out.uncertainties.items()}
         uncertainty = None if out.uncertainty is None else kinds[self.config.uncertainty or self.default_uncertainty]
-        prediction = out.logits if hasattr(out, "logits") else out.predicted_depth.unsqueeze(1)
-        return self._output(
-            prediction, size, average, uncertainty=uncertainty, uncertainties=kinds, num_steps=out.num_steps, steps=out.steps
-        )
+        fields = {"uncertainty": uncertainty, "uncertainties": kinds, "num_steps": out.num_steps, "steps": out.steps}
+        return self.make_output(out.prediction, size, out.log_probabilities, **fields)
 
 
 def tokens_in_memory(noise: Tensor) -> Tensor:
@@ -358,8 +394,3 @@ def _check_times(timesteps: Tensor, batch_size: int) -> Tensor:
     if not bool(((timesteps >= 0) & (timesteps <= 1)).all()):
         raise ValueError(f"timesteps hold {timesteps.tolist()}; expected times in [0, 1]")
     return timesteps
-
-
-def resize_map(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resize of ``(B, K, h, w)``, pixel areas aligned, as in the published code."""
-    return functional.interpolate(x, size=size, mode="bilinear", align_corners=False)

@@ -19,12 +19,19 @@ class MapSegmenterOutput(SemanticSegmenterOutput):
         uncertainties: every kind that is defined for the run, by name.
         num_steps: decoder calls that each image took, ``(B,)``.
         steps: the run's `Step` objects, if asked for; their tensors have the images' samples folded into the batch ``(B*R, ...)``.
+        log_probabilities: True where the logits are logarithms of averaged probabilities, which are resized as probabilities.
     """
 
     uncertainty: Tensor | None = None
     uncertainties: dict[str, Tensor] | None = None
     num_steps: Tensor | None = None
     steps: list[Step] | None = field(default=None, repr=False)
+    log_probabilities: bool | None = None
+
+    @property
+    def prediction(self) -> Tensor:
+        """The map as ``(B, K, h, w)``, whatever the task."""
+        return self.logits
 
 
 @dataclass
@@ -35,3 +42,9 @@ class MapDepthOutput(DepthEstimatorOutput):
     uncertainties: dict[str, Tensor] | None = None
     num_steps: Tensor | None = None
     steps: list[Step] | None = field(default=None, repr=False)
+    log_probabilities: bool | None = None
+
+    @property
+    def prediction(self) -> Tensor:
+        """The map as ``(B, K, h, w)``, whatever the task."""
+        return self.predicted_depth.unsqueeze(1)

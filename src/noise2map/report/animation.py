@@ -35,7 +35,7 @@ def moments(steps: Sequence[Any], index: int = 0) -> list[Moment]:
     """Take one image out of a list of ``noise2map.diffusion.Step``.
 
     Args:
-        steps: Objects with ``t``, ``x_t`` ``(N, C, h, w)`` and ``readout`` ``(N, K, h, w)`` or ``(N, h, w)``.
+        steps: Objects with ``t``, ``x_t`` ``(N, C, h, w)`` and ``prediction`` ``(N, K, h, w)`` or ``(N, h, w)``.
         index: Which of the N maps.
 
     Returns:
@@ -48,7 +48,7 @@ def moments(steps: Sequence[Any], index: int = 0) -> list[Moment]:
         raise ValueError("there is no denoising step to draw; ask the model for output_steps=True")
     found = []
     for step in steps:
-        prediction = _array(step.readout[index])
+        prediction = _array(step.prediction[index])
         found.append(Moment(float(step.t), _array(step.x_t[index]), np.atleast_3d(prediction.T).T))
     return found
 

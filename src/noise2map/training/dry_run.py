@@ -163,7 +163,7 @@ def _forward(model: Any, pixels: Tensor, labels: Tensor) -> Tensor:
     if labels.is_floating_point():
         return (enlarged[:, 0].log() - labels.log()).square().mean()
     loss = nn.functional.cross_entropy(enlarged, labels)
-    return loss if model.auxiliary_head is None else loss + model._auxiliary_loss(features, labels)
+    return loss if model.auxiliary_head is None else loss + model.auxiliary_loss(features, labels)
 
 
 @contextmanager

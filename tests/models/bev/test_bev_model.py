@@ -159,7 +159,7 @@ def test_unknown_cells_have_no_loss_and_are_absent_in_the_map():
     hidden[:, 2] = 255
     absent = truth.clone()
     absent[:, 2] = 0
-    assert torch.equal(model._encode_labels(hidden, (8, 8)), model._encode_labels(absent, (8, 8)))
+    assert torch.equal(model.encode_labels(hidden, (8, 8)), model.encode_labels(absent, (8, 8)))
     assert torch.isfinite(model(**inputs(), labels=hidden, generator=generators(1)).loss)
 
 
@@ -167,7 +167,7 @@ def test_maps_reach_the_diffusion_grid_by_nearest_neighbour():
     """Cell i of the encoded map is cell floor(i * 12 / 8) of the labels; index 0 of the table stands for every absent layer."""
     model = tiny_bev()
     truth = labels()
-    encoded = model._encode_labels(truth, (8, 8))
+    encoded = model.encode_labels(truth, (8, 8))
     rows, columns = [i * 12 // 8 for i in range(8)], [j * 16 // 8 for j in range(8)]
     table = model.codec.embedding.weight
     for i, j in [(0, 0), (3, 5), (7, 2)]:

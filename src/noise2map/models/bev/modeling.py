@@ -51,6 +51,7 @@ class Noise2MapForBevSegmentation(MapModel):
 
     config_class = Noise2MapBevConfig
     config: Noise2MapBevConfig
+    task = "bev"
     readout_class = MultiLabelReadout
     default_uncertainty = "entropy"
     codec: MultiLabelCodec
@@ -171,7 +172,7 @@ class Noise2MapForBevSegmentation(MapModel):
             ValueError: for inputs, labels, noise or dials that cannot work.
         """
         if labels is not None:
-            self._check_labels(labels, points if pixel_values is None else pixel_values)
+            self.check_labels(labels, points if pixel_values is None else pixel_values)
         features = self.encode_sensors(pixel_values, intrinsics, camera_to_lidar, image_augmentation, lidar_augmentation, points)
         if labels is not None:
             return self._train_on(features, labels, noise, timesteps, generator)
@@ -182,7 +183,8 @@ class Noise2MapForBevSegmentation(MapModel):
 
     # ---- the parts of the task -----------------------------------------------------------------------------------------
 
-    def _check_labels(self, labels: Tensor, pixel_values: Any) -> None:
+    def check_labels(self, labels: Tensor, pixel_values: Any) -> None:
+        """See `MapModel.check_labels`."""
         x, y = self.config.map_grid
         expected = (len(pixel_values) if pixel_values is not None else "B", self.config.num_labels, x.count, y.count)
         if tuple(labels.shape) != expected:
@@ -192,30 +194,39 @@ class Noise2MapForBevSegmentation(MapModel):
                 f"labels are {labels.dtype} up to {labels.max().item()}; expected integers 0, 1 or {UNKNOWN} (unknown)"
             )
 
-    def _encode_labels(self, labels: Tensor, size: tuple[int, int]) -> Tensor:
+    def encode_labels(self, labels: Tensor, size: tuple[int, int]) -> Tensor:
+        """See `MapModel.encode_labels`."""
         present = (labels == 1).float()
         return self.codec.encode(functional.interpolate(present, size=size, mode="nearest").long())
 
-    def _readout_encoder(self) -> Callable[[Tensor], Tensor]:
-        def encode(readout: Tensor) -> Tensor:
-            present = (readout.sigmoid() > self.codec.threshold).float()
+    def prediction_encoder(self) -> Callable[[Tensor], Tensor]:
+        """See `MapModel.prediction_encoder`."""
+
+        def encode(prediction: Tensor) -> Tensor:
+            present = (prediction.sigmoid() > self.codec.threshold).float()
             return self.codec.encode(functional.interpolate(present, size=self.config.feature_size, mode="nearest").long())
 
         return encode
 
-    def _soft_signal(self, readout: Tensor) -> Tensor:
+    def expected_signal(self, prediction: Tensor) -> Tensor:
+        """See `MapModel.expected_signal`."""
         # Expected row of each layer, in place of the row of its most likely state.
-        chance = functional.interpolate(readout.sigmoid(), size=self.config.feature_size, mode="nearest")
+        chance = functional.interpolate(prediction.sigmoid(), size=self.config.feature_size, mode="nearest")
         table = self.codec.embedding.weight.detach()
         mean = table[0] + chance.movedim(1, -1) @ (table[1:] - table[:1]) / self.codec.num_labels
         return ((mean.sigmoid() * 2 - 1) * self.codec.scale).movedim(-1, 1)
 
-    def _task_loss(self, readout: Tensor, labels: Tensor) -> Tensor:
-        return multilabel_focal_loss(readout, labels, self.config.focal_gamma, UNKNOWN).sum()
+    def loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
+        """See `MapModel.loss`."""
+        return multilabel_focal_loss(prediction, labels, self.config.focal_gamma, UNKNOWN).sum()
 
-    def _output(self, prediction: Tensor, size: tuple[int, int] | None, average: str, **fields: Any) -> BevSegmenterOutput:
-        probabilities = prediction.exp() if average == "steps" else prediction.sigmoid()
-        return BevSegmenterOutput(logits=prediction, probabilities=probabilities, **fields)
+    def make_output(
+        self, prediction: Tensor, size: tuple[int, int] | None = None, log_probabilities: bool | None = None, **fields: Any
+    ) -> BevSegmenterOutput:
+        """See `MapModel.make_output`; the map has a grid of its own and is not resized."""
+        probabilities = prediction.exp() if log_probabilities else prediction.sigmoid()
+        flag = log_probabilities or None
+        return BevSegmenterOutput(logits=prediction, probabilities=probabilities, log_probabilities=flag, **fields)
 
     # ---- initialisation ------------------------------------------------------------------------------------------------
 

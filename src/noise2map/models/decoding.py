@@ -1,0 +1,121 @@
+"""How a map is decoded from the features of an image: steps, samples, averaging, sampler and seed, as one object."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from noise2map.diffusion import image_generator
+
+AVERAGES = ("last", "steps")
+SAMPLERS = ("ddim", "ddpm")
+# Far more than does any good: scores level off after ten steps. A slip of the hand is refused instead of running for days.
+MAX_STEPS = 1000
+MAX_SAMPLES = 1000
+
+_Options = TypeVar("_Options", bound="DecodingOptions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingOptions:
+    """What a user chooses for each decoding. None means: as the checkpoint says.
+
+    Attributes:
+        num_inference_steps: Decoder calls, 1 to 1000, or ``"auto"``: each image stops when its map stops changing.
+        ensemble_size: Noise samples of an image, always averaged, 1 to 1000.
+        average: ``"last"`` step or mean over ``"steps"``.
+        sampler: ``"ddim"`` or ``"ddpm"``.
+        seed: With the id of an image, it fixes that image's noise.
+
+    Raises:
+        ValueError: If a value cannot work.
+    """
+
+    num_inference_steps: int | str | None = None
+    ensemble_size: int | None = None
+    average: str | None = None
+    sampler: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses values that cannot work."""
+        if self.num_inference_steps != "auto":
+            check_count("num_inference_steps", self.num_inference_steps, MAX_STEPS, " or 'auto'")
+        check_count("ensemble_size", self.ensemble_size, MAX_SAMPLES)
+        for name, choices in (("average", AVERAGES), ("sampler", SAMPLERS)):
+            value = getattr(self, name)
+            if value is not None and value not in choices:
+                raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, choices))}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise ValueError(f"seed is {self.seed!r}; expected an integer")
+
+    def resolved(self: _Options, config: Any) -> _Options:
+        """The same options with the checkpoint's values where none was chosen.
+
+        Args:
+            config: The model's `Noise2MapConfig`.
+
+        Raises:
+            ValueError: If several steps or samples are asked of a model trained without diffusion.
+        """
+        if not config.diffusion:
+            if self.num_inference_steps not in (None, 1, "auto") or self.ensemble_size not in (None, 1):
+                raise ValueError(
+                    "this model was trained without diffusion and makes its map in 1 step from 1 sample; got "
+                    f"num_inference_steps={self.num_inference_steps!r} and ensemble_size={self.ensemble_size!r}"
+                )
+            return replace(
+                self, num_inference_steps=1, ensemble_size=1, average=self.average or "last", sampler=self.sampler or "ddim"
+            )
+        names = ("num_inference_steps", "ensemble_size", "average", "sampler")
+        return replace(self, **{name: getattr(config, name) for name in names if getattr(self, name) is None})
+
+    @property
+    def name(self) -> str:
+        """What is told apart in tables, e.g. ``"3 steps x 4 samples, last, ddim"``; the seed is not."""
+        count = "default" if self.num_inference_steps is None else self.num_inference_steps
+        steps = f"{count} step{'s' * (count != 1)}"
+        samples = "" if self.ensemble_size == 1 else f" x {self.ensemble_size or 'default'} samples"
+        return f"{steps}{samples}, {self.average or 'default average'}, {self.sampler or 'default sampler'}"
+
+    def decode(self, model: Any, features: Tensor, ids: Sequence[str], **keywords: Any) -> Any:
+        """Decodes the maps of encoded images, each from the noise of ``(seed, id)``: independent of batch and order.
+
+        Args:
+            model: A `MapModel`.
+            features: From the model's encoder, ``(B, C, h, w)``.
+            ids: A stable name for each image.
+            **keywords: Further keywords of `MapModel.decode_map`, e.g. ``output_steps``.
+
+        Returns:
+            What `MapModel.decode_map` returns.
+        """
+        if "noise" not in keywords:
+            keywords["generator"] = [image_generator(self.seed, one) for one in ids]
+        return model.decode_map(
+            features,
+            num_inference_steps=self.num_inference_steps,
+            ensemble_size=self.ensemble_size,
+            average=self.average,
+            sampler=self.sampler,
+            **keywords,
+        )
+
+
+def check_count(name: str, value: Any, most: int | None = None, extra: str = "") -> None:
+    """Refuses what is no whole number from 1 to ``most``; None is let through.
+
+    Raises:
+        ValueError: Naming the number, its value and what was expected.
+    """
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most is not None and value > most):
+        expected = "an integer of at least 1" if most is None else f"an integer from 1 to {most}"
+        raise ValueError(f"{name} is {value!r}; expected {expected}{extra}")
+
+
+def Protocol(steps: int | str, samples: int = 1, average: str = "last", sampler: str = "ddim") -> DecodingOptions:
+    """`DecodingOptions` with every value chosen; the name by which evaluation knew them."""
+    return DecodingOptions(num_inference_steps=steps, ensemble_size=samples, average=average, sampler=sampler)
