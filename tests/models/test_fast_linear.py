@@ -104,12 +104,14 @@ def test_replaced_and_watched_layers_are_called():
 
 
 @needs_onednn
-def test_inference_in_single_and_brain_precision_takes_onednn():
+@pytest.mark.parametrize("has_bfloat16", [False, True])
+def test_inference_in_single_and_brain_precision_takes_onednn_where_the_processor_has_it(monkeypatch, has_bfloat16):
+    monkeypatch.setattr(fast_linear, "_HAS_BFLOAT16", has_bfloat16)
     x, weight, bias, residual = tensors(6, 4, 4)
     weight.requires_grad_()
     with torch.no_grad():
         assert available(x, weight, bias, residual)
-        assert available(x.bfloat16(), weight.bfloat16(), None)
+        assert available(x.bfloat16(), weight.bfloat16(), None) == has_bfloat16
     assert available(x, weight.detach())
 
 

@@ -20,14 +20,16 @@ _BLOCK = 2048
 _linear_pointwise: Callable[..., Tensor] | None = None
 if platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available():
     _linear_pointwise = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+# oneDNN multiplies bfloat16 only where the processor has instructions for it (AVX-512 or newer), and raises elsewhere.
+_HAS_BFLOAT16 = _linear_pointwise is not None and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def available(x: Tensor, *parameters: Tensor | None) -> bool:
-    """Whether oneDNN can take over: x86 CPU, float32 or bfloat16 throughout, no gradient to keep, no autocast."""
+    """Whether oneDNN can take over: x86 CPU, float32 (bfloat16 where the CPU has it), no gradient to keep, no autocast."""
     tensors = [x, *(parameter for parameter in parameters if parameter is not None)]
     return (
         _linear_pointwise is not None
-        and x.dtype in (torch.float32, torch.bfloat16)
+        and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and _HAS_BFLOAT16))
         and x.numel() > 0
         and all(tensor.device.type == "cpu" and tensor.dtype == x.dtype for tensor in tensors)
         and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
