@@ -4,6 +4,7 @@ from noise2map.codecs.base import MapCodec
 from noise2map.codecs.categorical import AnalogBitsCodec, CategoricalCodec, ClassEmbeddingCodec, FixedCodec, OneHotCodec
 from noise2map.codecs.depth import DepthCodec, check_depth
 from noise2map.codecs.multilabel import MultiLabelCodec
+from noise2map.codecs.normals import NormalsCodec
 
 CODECS: dict[str, type[CategoricalCodec]] = {
     "class_embedding": ClassEmbeddingCodec,
@@ -21,6 +22,7 @@ __all__ = [
     "FixedCodec",
     "MapCodec",
     "MultiLabelCodec",
+    "NormalsCodec",
     "OneHotCodec",
     "check_depth",
 ]

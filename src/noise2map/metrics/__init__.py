@@ -23,6 +23,7 @@ from noise2map.metrics.fid import (
 )
 from noise2map.metrics.gaussians import FeatureStatistics, frechet_distance
 from noise2map.metrics.kernel import kernel_distance
+from noise2map.metrics.normals import NORMALS_SCORES, NormalsScores, angular_error, normals_valid
 from noise2map.metrics.plausibility import (
     PLAUSIBILITY_SCORES,
     PlausibilityScores,
@@ -47,6 +48,7 @@ from noise2map.metrics.temperature import fit_temperature
 __all__ = [
     "BEV_THRESHOLDS",
     "DEPTH_SCORES",
+    "NORMALS_SCORES",
     "PLAUSIBILITY_SCORES",
     "UNCERTAINTY_SCORES",
     "BevScores",
@@ -60,11 +62,13 @@ __all__ = [
     "FrechetDistance",
     "Interval",
     "KernelDistance",
+    "NormalsScores",
     "PlausibilityScores",
     "ProbabilityScores",
     "SegmentationScores",
     "UncertaintyScores",
     "absolute_relative_error",
+    "angular_error",
     "bev_counts",
     "bev_scores",
     "bootstrap_interval",
@@ -84,6 +88,7 @@ __all__ = [
     "mean_accuracy",
     "mean_iou",
     "nan_mean",
+    "normals_valid",
     "paired_bootstrap_interval",
     "paired_bootstrap_intervals",
     "pixel_accuracy",

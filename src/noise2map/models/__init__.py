@@ -4,6 +4,7 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForDepthEstimation,
+    AutoModelForImageToImage,
     AutoModelForSemanticSegmentation,
 )
 
@@ -13,22 +14,26 @@ from noise2map.models.image_processing import Noise2MapImageProcessor
 from noise2map.models.initialization import Noise2MapPreTrainedModel
 from noise2map.models.map_model import MapModel
 from noise2map.models.modeling import Noise2MapForDepthEstimation, Noise2MapForSemanticSegmentation
+from noise2map.models.normals import MapNormalsOutput, Noise2MapForNormalEstimation
 from noise2map.models.outputs import MapDepthOutput, MapSegmenterOutput
 
 AutoConfig.register(Noise2MapConfig.model_type, Noise2MapConfig, exist_ok=True)
 AutoModelForSemanticSegmentation.register(Noise2MapConfig, Noise2MapForSemanticSegmentation, exist_ok=True)
 AutoModelForDepthEstimation.register(Noise2MapConfig, Noise2MapForDepthEstimation, exist_ok=True)
+AutoModelForImageToImage.register(Noise2MapConfig, Noise2MapForNormalEstimation, exist_ok=True)  # there is none for normals
 AutoImageProcessor.register(Noise2MapConfig, slow_image_processor_class=Noise2MapImageProcessor, exist_ok=True)
 
 __all__ = [
     "MapDepthOutput",
     "MapModel",
+    "MapNormalsOutput",
     "MapSegmenterOutput",
     "Noise2MapBevConfig",
     "Noise2MapBevProcessor",
     "Noise2MapConfig",
     "Noise2MapForBevSegmentation",
     "Noise2MapForDepthEstimation",
+    "Noise2MapForNormalEstimation",
     "Noise2MapForSemanticSegmentation",
     "Noise2MapImageProcessor",
     "Noise2MapPreTrainedModel",
