@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -66,21 +67,121 @@ def test_train_from_a_folder_writes_a_run_and_a_model_that_loads(tmp_path, recip
     model = Noise2MapForSemanticSegmentation.from_pretrained(out / "final")
     assert model.config.id2label == {0: "floor", 1: "wall"}
 
-    assert run("train", recipe, "--out", out) == 2
-    assert "--resume" in capsys.readouterr().err
+
+def content(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_resume_goes_on_to_a_longer_run(tmp_path, recipe, capsys):
+def test_a_finished_run_is_left_alone_with_and_without_resume(tmp_path, recipe, capsys):
+    out = tmp_path / "run"
+    # Three steps in epochs of two: Trainer does one step more when it is resumed in the middle of an epoch.
+    command = ("train", recipe, "--out", out, "--set", "train.iterations=3", "--set", "train.save_every=3")
+    assert run(*command) == 0
+    before = content(out)
+    capsys.readouterr()
+    for more in ((), ("--resume",)):
+        assert run(*command, *more) == 0
+        said = capsys.readouterr().out
+        assert "is finished" in said and "nothing was done" in said
+        assert content(out) == before
+
+
+def test_a_run_killed_before_its_export_is_exported_without_a_further_step(tmp_path, recipe):
+    out = tmp_path / "run"
+    command = ("train", recipe, "--out", out, "--set", "train.iterations=3", "--set", "train.save_every=3")
+    assert run(*command) == 0
+    whole = (out / "final" / "model.safetensors").read_bytes()
+    shutil.rmtree(out / "final")
+    config = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(config | {"finished_steps": 0}))
+    assert run(*command) == 0
+    assert (out / "final" / "model.safetensors").read_bytes() == whole
+    assert [record["step"] for record in read_metrics(out) if "loss" in record] == [1, 2, 3]
+
+
+def test_the_same_command_goes_on_and_a_longer_run_needs_resume(tmp_path, recipe, capsys):
     out = tmp_path / "run"
     assert run("train", recipe, "--out", out, "--resume", "--set", "train.iterations=2", "--set", "train.eval_every=0") == 0
-    assert run("train", recipe, "--out", out, "--resume", "--set", "train.eval_every=0") == 0
+    before = content(out)
+    assert run("train", recipe, "--out", out) == 2
+    error = capsys.readouterr().err
+    assert "train.iterations 2 there, 4 here" in error and "--resume" in error and content(out) == before
+    assert run("train", recipe, "--out", out, "--resume") == 0
     assert [record["step"] for record in read_metrics(out) if "loss" in record] == [1, 2, 3, 4]
+    assert json.loads((out / "config.json").read_text())["recipe"]["train"]["iterations"] == 4
+    # As if killed in the fourth step: the same command, which says nothing of resuming, ends in the same weights.
+    whole = (out / "final" / "model.safetensors").read_bytes()
+    (out / "checkpoint-4" / "complete").unlink()
+    shutil.rmtree(out / "final")
+    capsys.readouterr()
+    assert run("train", recipe, "--out", out) == 0
+    assert "goes on from checkpoint-2" in capsys.readouterr().out
+    assert (out / "final" / "model.safetensors").read_bytes() == whole
+
+
+def test_a_run_without_a_checkpoint_starts_over(tmp_path, recipe, capsys):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert run("train", recipe, "--out", whole) == 0
+    broken.mkdir()
+    (broken / "config.json").write_bytes((whole / "config.json").read_bytes())
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"finished_steps": 0}))
+    (broken / "metrics.jsonl").write_text('{"step": 1, "loss": 9.0}\n')
+    capsys.readouterr()
+    assert run("train", recipe, "--out", broken) == 0
+    assert "starts over" in capsys.readouterr().out
+    assert [r["loss"] for r in read_metrics(broken) if "loss" in r] == [r["loss"] for r in read_metrics(whole) if "loss" in r]
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        (["optim.lr=1e-2"], ["optim.lr 0.001 there, 0.01 here"]),
+        (["model.config.hidden_size=64"], ["model.config.hidden_size 16 there, 64 here"]),
+        (["data.size=32x32", "train.batch_size=1"], ['data.size null there, "32x32" here', "train.batch_size"]),
+        (["train.iterations=3"], ["train.iterations 4 there, 3 here"]),
+    ],
+)
+def test_resuming_with_other_settings_is_refused_by_name(tmp_path, recipe, capsys, changes, named):
+    out = tmp_path / "run"
+    assert run("train", recipe, "--out", out) == 0
+    before = content(out)
+    capsys.readouterr()
+    words = [word for change in changes for word in ("--set", change)]
+    assert run("train", recipe, "--out", out, "--resume", *words) == 2
+    error = capsys.readouterr().err
+    assert all(name in error for name in named) and error.count("\n") == 1
+    assert content(out) == before
+    # What is looked at on the way may change.
+    assert run("train", recipe, "--out", out, "--resume", "--set", "train.eval_every=1", "--set", "train.threads=2") == 0
+
+
+def test_other_files_are_not_trained_over(tmp_path, recipe, capsys):
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "config.json").write_text('{"model_type": "resnet"}')
+    assert run("train", recipe, "--out", out) == 2
+    assert "no run of this command" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["config.json"]
+
+
+def test_missing_data_is_found_out_before_anything_heavy_is_imported(tmp_path):
+    code = (
+        "import sys\nfrom noise2map.cli import main\n"
+        "try: main(['train', 'official/ade20k-swin-t', '--set', 'data.root=nowhere'])\n"
+        "finally: print(sorted({'torch', 'transformers', 'diffusers', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and "no folder nowhere" in done.stderr and done.stderr.count("\n") == 1
+    assert done.stdout.strip() == "[]" and not list(tmp_path.iterdir())
 
 
 def test_dry_run_resolves_the_recipe_and_trains_nothing(tmp_path, recipe, capsys):
     out = tmp_path / "run"
     assert run("train", recipe, "--out", out, "--dry-run", "--set", "optim.lr=2e-3") == 0
-    assert "lr: 0.002" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "lr: 0.002" in printed and not printed.strip().splitlines()[-1].startswith(" ")
+    assert printed.index("lr: 0.002") < printed.index("M parameters")  # what one wants to know comes last
     assert not out.exists()
 
 

@@ -26,10 +26,10 @@ TINY = [
 ]
 
 
-def write(folder, count, task="segmentation", size=(64, 48), unit=1000):
+def write(folder, count, task="segmentation", size=(64, 48), unit=1000, seed=0):
     for name in ("images", "maps"):
         (folder / name).mkdir(parents=True)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     width, height = size
     for index in range(count):
         labels = (np.arange(width)[None] > rng.integers(9, width - 9)) * np.ones((height, 1), np.uint8)
@@ -113,3 +113,104 @@ def test_a_folder_that_cannot_be_trained_on_is_refused_before_training(tmp_path,
     assert "005.png" in error("--root", tmp_path / "broken")
     assert "task is 'normals'" in error("--root", tmp_path / "few", "--task", "normals")
     assert not (tmp_path / "run").exists()
+
+
+def content(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def evaluate(capsys, model, root, *words):
+    code = run(
+        *("evaluate", "--model", model, "--dataset", "folder", "--root", root, "--steps", "1", "--resamples", "0", *words),
+    )
+    return code, "".join(capsys.readouterr())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A model of ten pictures, of which the first and the ninth are held out; and a model that has a folder of its own for them."""
+    root = tmp_path_factory.mktemp("trained")
+    write(root / "flat", 10)
+    for part, count in (("train", 4), ("val", 3)):
+        write(root / "parts" / part, count, seed=count)
+    changes = [word for change in TINY for word in ("--set", change)]
+    for name in ("flat", "parts"):
+        assert run("train", "folder", "--root", root / name, "--out", root / f"run-{name}", *changes) == 0
+    return root
+
+
+def test_evaluation_of_the_own_folder_scores_what_was_held_out(trained, capsys, tmp_path):
+    model, root = trained / "run-flat" / "final", trained / "flat"
+    code, said = evaluate(capsys, model, root, "--out", tmp_path, "--save-per-image")
+    assert code == 0 and "split val of" in said and "2 images, none of them trained on" in said
+    lines = (tmp_path / "per_image.csv").read_text().splitlines()
+    assert sorted({name for line in lines[1:] for name in line.split(",") if name in ("000", "008")}) == ["000", "008"]
+    assert len(lines) == 1 + 2
+    code, said = evaluate(capsys, model, root, "--split", "train")
+    assert code == 0 and "8 images, 8 of these were trained on" in said
+    code, said = evaluate(capsys, model, root, "--split", "all")
+    assert code == 0 and "10 images, 8 of these were trained on" in said
+    code, said = evaluate(capsys, model, root, "--split", "foo")
+    assert code == 2 and "must be one of all, train, val, got 'foo'" in said and said.count("\n") == 1
+
+
+def test_images_are_known_again_by_content_not_by_name(trained, capsys, tmp_path):
+    import shutil
+
+    model = trained / "run-flat" / "final"
+    shutil.copytree(trained / "flat", tmp_path / "moved")
+    (tmp_path / "moved" / "images" / "000.png").rename(tmp_path / "moved" / "images" / "first.png")
+    (tmp_path / "moved" / "maps" / "000.png").rename(tmp_path / "moved" / "maps" / "first.png")
+    code, said = evaluate(capsys, model, tmp_path / "moved")
+    assert code == 0 and "2 images, none of them trained on" in said
+    write(tmp_path / "other", 3, size=(64, 40))  # pictures of the same names
+    code, said = evaluate(capsys, model, tmp_path / "other")
+    assert code == 0 and "split all of" in said and "3 images, none of them trained on" in said
+
+
+def test_evaluation_of_a_folder_of_parts(trained, capsys):
+    model, root = trained / "run-parts" / "final", trained / "parts"
+    code, said = evaluate(capsys, model, root)
+    assert code == 0 and "split val of" in said and "3 images, none of them trained on" in said
+    code, said = evaluate(capsys, model, root, "--split", "train")
+    assert code == 0 and "4 images, 4 of these were trained on" in said
+    code, said = evaluate(capsys, model, root, "--split", "test")
+    assert code == 2 and "must be one of train, val, got 'test'" in said
+
+
+def test_a_run_is_not_gone_on_with_on_other_pictures(trained, capsys, tmp_path):
+    import shutil
+
+    shutil.copytree(trained / "flat", tmp_path / "data")
+    changes = [word for change in TINY for word in ("--set", change)]
+    command = ("train", "folder", "--root", tmp_path / "data", "--out", tmp_path / "run", *changes)
+    assert run(*command) == 0
+    shutil.rmtree(tmp_path / "run" / "final")
+    Image.new("RGB", (64, 48), (9, 9, 9)).save(tmp_path / "data" / "images" / "004.png")
+    before = content(tmp_path / "run")
+    capsys.readouterr()
+    assert run(*command) == 2
+    assert "the training images are not those that" in capsys.readouterr().err and content(tmp_path / "run") == before
+
+
+def test_another_task_in_the_same_run_is_refused_in_one_line(trained, capsys, tmp_path):
+    write(tmp_path / "depth", 10, "depth")
+    run("train", "folder", "--root", tmp_path / "depth", "--task", "depth", "--out", trained / "run-flat", "--resume")
+    error = capsys.readouterr().err
+    assert 'model.task "segmentation" there, "depth" here' in error and "Traceback" not in error
+
+
+def test_the_folder_is_looked_through_once_although_the_process_starts_again(trained, tmp_path):
+    """The console script replaces its process by one with another allocator."""
+    import os
+    import subprocess
+    import sys
+
+    script = tmp_path / "noise2map"
+    script.write_text("from noise2map.cli import main; main()")
+    environment = {name: value for name, value in os.environ.items() if name != "MALLOC_TRIM_THRESHOLD_"}
+    words = [sys.executable, str(script), "train", "folder", "--root", str(trained / "flat"), "--out", str(trained / "run-flat")]
+    changes = [word for change in TINY for word in ("--set", change)]
+    done = subprocess.run([*words, *changes], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout + done.stderr).count("pairs are whole") == 1 and done.stdout.count("is finished") == 1

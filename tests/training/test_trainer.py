@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from tiny_models import BACKBONES, tiny_segmenter
 from tiny_training import SIZE, RawSamples, tiny_model, tiny_processor
 from transformers import TrainerCallback, TrainingArguments
@@ -257,3 +258,64 @@ def test_bad_arguments_are_named(tmp_path, change, message):
 def test_too_few_samples_for_a_batch(tmp_path):
     with pytest.raises(ValueError, match="7 samples"):
         make_trainer(tmp_path, per_device_train_batch_size=8).train()
+
+
+def full_disk(*arguments, **keywords):
+    raise OSError(28, "No space left on device")
+
+
+def full_disk_of_torch(*arguments, **keywords):
+    raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 128 vs 0")
+
+
+def full_disk_of_safetensors(*arguments, **keywords):
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize(
+    "where, error",
+    [
+        ("torch.save", full_disk_of_torch),
+        ("torch.save", full_disk),
+        ("safetensors.torch.save_file", full_disk_of_safetensors),
+        ("noise2map.training.seeded_trainer.mark_complete", full_disk),
+    ],
+)
+def test_a_full_disk_costs_no_checkpoint(tmp_path, monkeypatch, where, error):
+    """The disk is full at the second checkpoint; although one is to be kept, the first survives, and the run goes on from it."""
+    broken = []
+
+    class FillDisk(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 4 and not broken:
+                monkeypatch.setattr(where, error)
+                broken.append(state.global_step)
+
+    fields = {"max_steps": 4, "eval_strategy": "no", "save_total_limit": 1}
+    with pytest.raises(OSError, match=r"checkpoint-4 could not be written .*checkpoint-2 is whole") as raised:
+        make_trainer(tmp_path / "run", callbacks=[FillDisk()], **fields).train()
+    assert "\n" not in str(raised.value)
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
+    monkeypatch.undo()
+    torch.set_num_threads(1)
+    resumed, whole = make_trainer(tmp_path / "run", **fields), make_trainer(tmp_path / "whole", **fields)
+    resumed.train(resume_from_checkpoint=True)
+    whole.train()
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole") and len(losses(tmp_path / "run")) == 4
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-4"]  # as many as are to be kept
+
+
+def test_an_error_that_is_no_full_disk_stays_what_it_is(tmp_path, monkeypatch):
+    def broken(*arguments, **keywords):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr("torch.save", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        make_trainer(tmp_path, max_steps=2, eval_strategy="no").train()
+
+
+def test_the_log_on_the_screen_is_numbers_with_names(tmp_path, capsys):
+    make_trainer(tmp_path, max_steps=3, disable_tqdm=False).train()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step 3: ")]
+    assert len(lines) == 2 and "loss " in lines[0] and "mIoU_3 " in lines[1]
+    assert not any(mark in line for line in lines for mark in "{}'\"")

@@ -1,10 +1,10 @@
 """``noise2map train``: a run from a recipe of maps; generators, priors and depth predictors have commands of their own."""
 
 import datetime
-import json
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +14,7 @@ import yaml
 from noise2map.cli import keep_freed_memory
 from noise2map.cli.train_denoising import command_of, train_depth_prior, train_generator
 from noise2map.cli.train_predictor import train_depth_predictor
+from noise2map.training.run_directory import RunStart, find_start
 
 _RECIPE = "recipe"
 
@@ -39,13 +40,16 @@ def train(
     depth_scale: Annotated[float, typer.Option(help="With folder: metres per unit of the depth maps.")] = 0.001,
     out: Annotated[Path | None, typer.Option(help="Run directory; default runs/<recipe name>.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change a field, e.g. --set optim.lr=1e-4.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint of the run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on to more iterations than the run had.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained (no data needed), and stop.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="Name the shipped recipes and stop.")] = False,
 ) -> None:
-    """Train a model from a recipe; the run directory gets metrics.jsonl, checkpoints, samples and final/."""
+    """Train a model from a recipe; the run directory gets metrics.jsonl, checkpoints, samples and final/.
+
+    The same command goes on with a run that was interrupted, and does nothing where it is finished.
+    """
     from noise2map.training.denoising_recipe import denoising_recipe_names
-    from noise2map.training.recipes import load_recipe, recipe_names
+    from noise2map.training.recipes import load_recipe, make_recipe, recipe_names
 
     if list_:
         others = [f"{command_of(name)} {name}" for name in denoising_recipe_names()]
@@ -61,39 +65,45 @@ def train(
     if own:
         from noise2map.training.folder_recipe import folder_recipe
 
+        if not dry_run:  # before the folder is read: the process starts again, and would read it twice
+            keep_freed_memory(threads_of(set_ or []))
         loaded = folder_recipe(root or "", task, depth_scale, set_, lambda text: print(text, file=sys.stderr))
     else:
         loaded = load_recipe(recipe, set_)
     directory = out if out is not None else Path("runs") / Path(recipe).stem
-    if not dry_run:
-        check_directory(directory, resume)
-    else:
+    if dry_run:
         from noise2map.training.dry_run import dry_run as look
 
-        print(look(loaded).text() + f"\nruns into {directory}")
         print(yaml.safe_dump(loaded.to_dict(), sort_keys=False), end="")
+        print(look(loaded).text() + f"\nruns into {directory}")
+        return
+    start = check_directory(directory, loaded, resume, lambda tree: make_recipe(tree).to_dict())
+    if start.state == "finished":
         return
     keep_freed_memory(loaded.train.threads)
 
     # Imported after the recipe has been checked: a spelling mistake is reported at once, not after seconds of imports.
     from noise2map.training.build import make_trainer
-    from noise2map.training.run_directory import last_checkpoint, write_config
+    from noise2map.training.card import write_card
+    from noise2map.training.recipe_data import recorded_split
+    from noise2map.training.running import run_training
 
+    hide_progress_of_files()
     trainer = make_trainer(loaded, directory)
     print(_describe(trainer, directory))
-    if trainer.is_world_process_zero() and not (resume and last_checkpoint(directory)):
-        write_config(directory, run_config(loaded.to_dict(), trainer.model.config.to_dict(), recipe))
-    trainer.train(resume_from_checkpoint=resume and last_checkpoint(directory) is not None)
-    trainer.eval_images = None
-    scores = trainer.evaluate(metric_key_prefix="final")
-    final = trainer.export_final()
-    if own and trainer.is_world_process_zero():
-        from noise2map.training.card import write_card
 
+    def write_card_of(final: Path, scores: Any) -> None:
         write_card(trainer, final, loaded, scores)
-    if trainer.is_world_process_zero():
-        print(json.dumps({name: round(value, 4) for name, value in scores.items() if "_" in name}))
-        print(f"model written to {final}")
+
+    run_training(
+        trainer,
+        directory,
+        start,
+        run_config(loaded.to_dict(), trainer.model.config.to_dict(), recipe),
+        score_all=True,
+        split=recorded_split(trainer.train_dataset, trainer.eval_dataset),
+        write_card=write_card_of if own else None,
+    )
 
 
 app.command("generator")(train_generator)
@@ -112,15 +122,37 @@ def _describe(trainer: Any, directory: Path) -> str:
     )
 
 
-def check_directory(directory: Path, resume: bool) -> None:
-    """Refuse to train into a used directory, and find out now whether it can be written."""
-    from noise2map.training.run_directory import METRICS_FILE
+def threads_of(changes: list[str]) -> int:
+    """The ``train.threads`` that ``--set`` asks for; 0 if it does not."""
+    return next((int(text) for name, _, text in (c.partition("=") for c in changes[::-1]) if name == "train.threads"), 0)
 
-    if (directory / METRICS_FILE).exists() and not resume:
-        raise ValueError(f"{directory} holds a run already; go on with --resume, or choose another --out")
-    directory.mkdir(parents=True, exist_ok=True)
-    if not os.access(directory, os.W_OK):
-        raise PermissionError(f"{directory} cannot be written")
+
+def hide_progress_of_files() -> None:
+    """No bars of loading and writing weights between those of training."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def check_directory(directory: Path, recipe: Any, resume: bool, complete: Callable[[dict[str, Any]], dict]) -> RunStart:
+    """What a run of this recipe finds in its directory; says how the run starts. Its data must be there, the directory writable.
+
+    Args:
+        directory: the run directory.
+        recipe: of maps or of a generator.
+        resume: ``--resume``: a finished run may be trained further.
+        complete: fills fields into a recorded recipe that are newer than the run.
+    """
+    start = find_start(directory, recipe.to_dict(), resume=resume, complete=complete)
+    if start.state == "finished":
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(start.text(directory))
+    else:
+        recipe.check_folders()
+        directory.mkdir(parents=True, exist_ok=True)
+        if not os.access(directory, os.W_OK):
+            raise PermissionError(f"{directory} cannot be written")
+    return start
 
 
 def run_config(recipe: dict, model: dict, name: str) -> dict:

@@ -1,6 +1,5 @@
 """``noise2map train generator`` and ``noise2map train depth-prior``: unconditional diffusion U-Nets, one engine."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +15,7 @@ Data = Annotated[str | None, typer.Option(help="Kind of data: freedoom, folder o
 Root = Annotated[str | None, typer.Option(help="Folder of the data; a part is held out unless the recipe names data.val.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Change a field, e.g. --set optim.lr=1e-4.")]
 Out = Annotated[Path | None, typer.Option(help="Run directory; default runs/<recipe name>.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint of the run.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on to more iterations than the run had.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be trained (no data needed), and stop.")]
 Listing = Annotated[bool, typer.Option("--list", help="Name the shipped recipes and stop.")]
 
@@ -93,8 +92,8 @@ def _data_changes(data: str | None, root: str | None) -> list[str]:
 
 def _train(recipe: str, target: str, changes: list[str], out: Path | None, resume: bool, dry_run: bool) -> None:
     from noise2map.cli import keep_freed_memory
-    from noise2map.cli.train import check_directory, run_config
-    from noise2map.training.denoising_recipe import load_denoising_recipe
+    from noise2map.cli.train import check_directory, hide_progress_of_files, run_config
+    from noise2map.training.denoising_recipe import load_denoising_recipe, make_denoising_recipe
 
     loaded = load_denoising_recipe(recipe, changes)
     if loaded.model.target != target:
@@ -102,26 +101,21 @@ def _train(recipe: str, target: str, changes: list[str], out: Path | None, resum
         raise ValueError(f"recipe {recipe} has model.target {loaded.model.target!r}; use 'noise2map train {other}'")
     directory = out if out is not None else Path("runs") / Path(recipe).stem
     if dry_run:
-        print(_look(loaded) + f"\nruns into {directory}")
         print(yaml.safe_dump(loaded.to_dict(), sort_keys=False), end="")
+        print(_look(loaded) + f"\nruns into {directory}")
         return
-    check_directory(directory, resume)
+    start = check_directory(directory, loaded, resume, lambda tree: make_denoising_recipe(tree).to_dict())
+    if start.state == "finished":
+        return
     keep_freed_memory(loaded.train.threads)
 
     from noise2map.training.denoising_build import make_denoising_trainer
-    from noise2map.training.run_directory import last_checkpoint, write_config
+    from noise2map.training.running import run_training
 
+    hide_progress_of_files()
     trainer = make_denoising_trainer(loaded, directory)
     print(_describe(trainer, target, directory))
-    going_on = resume and last_checkpoint(directory) is not None
-    if trainer.is_world_process_zero() and not going_on:
-        write_config(directory, run_config(loaded.to_dict(), trainer.model.config.to_dict(), recipe))
-    trainer.train(resume_from_checkpoint=going_on)
-    scores = trainer.evaluate(metric_key_prefix="final")
-    final = trainer.export_final()
-    if trainer.is_world_process_zero():
-        print(json.dumps({name: round(value, 5) for name, value in scores.items()}))
-        print(f"model written to {final}")
+    run_training(trainer, directory, start, run_config(loaded.to_dict(), trainer.model.config.to_dict(), recipe))
 
 
 def _describe(trainer: Any, target: str, directory: Path) -> str:

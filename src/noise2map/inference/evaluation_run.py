@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from noise2map.data.folder import FolderPart, open_folder_part
 from noise2map.data.opening import PUBLIC_DATASETS
 from noise2map.data.scale import warn_of_scale
 from noise2map.data.subsets import Subset
@@ -23,6 +24,7 @@ from noise2map.inference.published import published_for, published_table
 from noise2map.inference.views import ViewPlan
 from noise2map.models.decoding import DecodingOptions
 from noise2map.report.tables import write_csv
+from noise2map.runs.data_split import DataSplit
 from noise2map.runs.files import json_values, write_json
 from noise2map.training.bev_recipe import map_extent
 from noise2map.training.evaluation import task_of
@@ -179,21 +181,29 @@ def run_evaluation(job: EvaluationJob, say: Callable[[str], object] = lambda tex
         if task_of(model) != task:
             raise ValueError(f"cannot compare {job.models[0]!r}, a model for {task}, with {name!r}, one for {task_of(model)}")
     plan = _plan(job, task)
-    split = evaluation_split(job.dataset) if job.split is None else job.split
-    data = _open(job, task, split, loaded)
+    own = _own_folder(job, task, first) if job.dataset == "folder" and task != "bev" else None
+    if own is None:
+        split = evaluation_split(job.dataset) if job.split is None else job.split
+        data = _open(job, task, split, loaded)
+    else:
+        say(own.text())
+        split, data = own.split, [own.dataset] * len(loaded)
     for (name, model, _), one in zip(loaded, data):
         warning = check_classes(one, model.config.id2label, name) if task != "depth" else None
         if warning:
             say(f"warning: {name}: {warning}")
     scale = None
     if task == "depth":  # of whole pictures: what a protocol counts may lie nearer
-        scale = warn_of_scale(open_dataset(job.dataset, job.root, split, task, None, job.depth_scale), job.dataset)
+        whole = own.dataset if own else open_dataset(job.dataset, job.root, split, task, None, job.depth_scale)
+        scale = warn_of_scale(whole, job.dataset)
     if scale:
         say(f"warning: {scale}")
     grids = [_protocols(job, model, name, index == 0) for index, (name, model, _) in enumerate(loaded)]
     depth_range = _depth_range(job, first, plan) if task == "depth" else None
     facts = {"dataset": job.dataset, "split": split, "test_protocol": plan.name}
     facts |= {**provenance(device, dtype, job.seed), "batch_size": job.batch_size}
+    if own is not None and own.trained_on is not None:
+        facts["images_trained_on"] = own.trained_on
     if depth_range is not None:
         facts |= {"min_depth": depth_range[0], "max_depth": depth_range[1]}
     report, evaluations = EvaluationReport(), []
@@ -236,6 +246,14 @@ def _plan(job: EvaluationJob, task: str) -> EvaluationPlan:
     if job.test_protocol == "multi-scale" or job.window is not None or job.stride is not None or job.fit_temperature:
         raise ValueError("bird's-eye-view maps are evaluated plain or official: no scales, no windows, no temperature")
     return EvaluationPlan(job.test_protocol, ViewPlan())
+
+
+def _own_folder(job: EvaluationJob, task: str, model: Any) -> FolderPart:
+    """The split of the user's own folder, by default what the models were not trained on."""
+    if job.root is None:
+        raise ValueError("dataset 'folder' needs the folder of the data (--root)")
+    names = model.config.id2label if task == "segmentation" else None
+    return open_folder_part(job.root, job.split, task, [DataSplit.read(name) for name in job.models], names, job.depth_scale)
 
 
 def _open(job: EvaluationJob, task: str, split: str, loaded: Sequence[tuple[str, Any, Any]]) -> list[Any]:

@@ -1,10 +1,22 @@
-"""Training: a Trainer for raw map data, its callbacks, learning-rate curves and typed recipes."""
+"""Training: a Trainer for raw map data, its callbacks, learning-rate curves and typed recipes.
 
-from noise2map.training.callbacks import EmaCallback, MetricsCallback
-from noise2map.training.recipes import Recipe, load_recipe, recipe_names
-from noise2map.training.run_directory import last_checkpoint, read_metrics
-from noise2map.training.schedules import LearningRateCurve
-from noise2map.training.trainer import MapTrainer
+The names are imported on first use: a recipe is read and checked before torch and transformers are.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_PUBLIC = {
+    "EmaCallback": "callbacks",
+    "LearningRateCurve": "schedules",
+    "MapTrainer": "trainer",
+    "MetricsCallback": "callbacks",
+    "Recipe": "recipes",
+    "last_checkpoint": "run_directory",
+    "load_recipe": "recipes",
+    "read_metrics": "run_directory",
+    "recipe_names": "recipes",
+}
 
 __all__ = [
     "EmaCallback",
@@ -17,3 +29,20 @@ __all__ = [
     "read_metrics",
     "recipe_names",
 ]
+
+if TYPE_CHECKING:
+    from noise2map.training.callbacks import EmaCallback, MetricsCallback
+    from noise2map.training.recipes import Recipe, load_recipe, recipe_names
+    from noise2map.training.run_directory import last_checkpoint, read_metrics
+    from noise2map.training.schedules import LearningRateCurve
+    from noise2map.training.trainer import MapTrainer
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f"noise2map.training.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module 'noise2map.training' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from noise2map.runs.files import write_text
-from noise2map.training.run_directory import EMA_DIRECTORY, append_metrics, rewind_metrics
+from noise2map.training.run_directory import EMA_DIRECTORY, append_metrics, rewind_metrics, writing_checkpoint
 
 _EMA_STATE = "ema_state.json"
 _EMA_WEIGHTS = "ema.safetensors"
@@ -142,7 +142,27 @@ class EmaCallback(TrainerCallback):
         """Add ``ema/`` to the checkpoint."""
         if args.should_save:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            self.save(checkpoint / EMA_DIRECTORY, kwargs["model"], kwargs.get("processing_class"))
+            with writing_checkpoint(checkpoint):
+                self.save(checkpoint / EMA_DIRECTORY, kwargs["model"], kwargs.get("processing_class"))
+
+
+class ReadableProgress(ProgressCallback):
+    """A progress bar and, for every log record, a line of names and numbers: ``step 100: loss 0.412, mIoU_3 0.355``."""
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
+    ) -> None:
+        """Write the line above the bar."""
+        if state.is_world_process_zero and self.training_bar is not None and logs and "train_runtime" not in logs:
+            self.training_bar.write(record_line(state.global_step, logs))
+
+
+def record_line(step: int, logs: Mapping[str, Any]) -> str:
+    """A log record as a person reads it; the epoch, which the step already says, is left out."""
+    numbers = {
+        name: value for name, value in logs.items() if isinstance(value, int | float) and name not in ("epoch", "total_flos")
+    }
+    return f"step {step}: " + ", ".join(f"{name.removeprefix('eval_')} {value:.4g}" for name, value in numbers.items())
 
 
 class MetricsCallback(TrainerCallback):

@@ -155,6 +155,17 @@ class DenoisingRecipe:
         """Micro-batches of an optimiser step in each of so many processes."""
         return self.train.accumulation
 
+    def check_folders(self) -> None:
+        """Find out at once whether the data is there.
+
+        Raises:
+            FileNotFoundError: if a folder of the recipe is missing.
+        """
+        for name in ("train", "val"):
+            folder = getattr(self.data, name)
+            if folder is not None and not Path(folder).is_dir():
+                raise FileNotFoundError(f"there is no folder {folder}, which the recipe names as data.{name}")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, as in the YAML file."""
         return dataclasses.asdict(self)
@@ -172,7 +183,11 @@ def load_denoising_recipe(name_or_path: str | Path, overrides: list[str] | None 
         FileNotFoundError: if there is no such file nor shipped recipe.
         ValueError: for broken YAML, an unknown key (with the closest known one) or a value of the wrong type.
     """
-    tree = recipe_tree(name_or_path, FOLDER)
+    return make_denoising_recipe(recipe_tree(name_or_path, FOLDER), overrides)
+
+
+def make_denoising_recipe(tree: dict[str, Any], overrides: list[str] | None = None) -> DenoisingRecipe:
+    """A recipe from nested mappings and overrides; errors as in :func:`load_denoising_recipe`."""
     for assignment in overrides or []:
         assign(tree, assignment)
     return build(DenoisingRecipe, tree, "")

@@ -18,6 +18,7 @@ from noise2map.data.opening import open_public_dataset
 from noise2map.data.scale import warn_of_scale
 from noise2map.data.subsets import Cropped, SkipUnreadable, Subset
 from noise2map.data.transforms import Compose, RatioResize, Transform, default_transform, published_transform
+from noise2map.runs.data_split import DataSplit
 from noise2map.training.bev_recipe import bev_data_set, bev_transform
 from noise2map.training.recipes import PUBLIC_DATA_SETS, Recipe
 
@@ -48,6 +49,27 @@ def make_data(recipe: Recipe, config: Any = None) -> tuple[Any, Any]:
         train = SkipUnreadable(train, recipe.data.skip_broken)
     view = EVALUATION_VIEWS.get(recipe.data.name)
     return train, val if view is None else Cropped(val, view)
+
+
+def recorded_split(train: Any, val: Any) -> DataSplit | None:
+    """Which images of a folder are trained on and which are held out; ``None`` for data sets that have splits of their own.
+
+    Args:
+        train: the training set of :func:`make_data`.
+        val: its validation set.
+    """
+    files = [_image_files(train), _image_files(val)]
+    return None if None in files else DataSplit.of(*(part for part in files if part is not None))
+
+
+def _image_files(dataset: Any) -> dict[str, Path] | None:
+    if isinstance(dataset, FolderDataset):
+        return dataset.image_files
+    inner = getattr(dataset, "dataset", None)
+    files = None if inner is None else _image_files(inner)
+    if files is None or not isinstance(dataset, Subset):
+        return files
+    return {name: files[name] for name in (inner.ids[index] for index in dataset.indices)}
 
 
 def _data_set(recipe: Recipe, part: str, config: Any) -> Any:

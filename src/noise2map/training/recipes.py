@@ -254,6 +254,20 @@ class Recipe:
         expect(good, "train.total_batch", self.train.total_batch, shape)
         return share
 
+    def check_folders(self) -> None:
+        """Find out at once whether the data is there, before anything heavy is imported.
+
+        Raises:
+            FileNotFoundError: if a folder of the recipe is missing, saying where it comes from.
+        """
+        data = self.data
+        for name in ("root",) if data.name in (*PUBLIC_DATA_SETS, *BEV_DATA_SETS) else ("train", "val"):
+            folder = getattr(data, name)
+            if Path(folder).is_dir():
+                continue
+            help_ = f"; render it with 'noise2map data {data.name}'" if data.name.startswith("freedoom") else ""
+            raise FileNotFoundError(f"there is no folder {folder}, which the recipe names as data.{name} ({data.name}){help_}")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, as in the YAML file."""
         tree = dataclasses.asdict(self)

@@ -6,7 +6,10 @@ export go to a temporary name and are renamed, and a checkpoint counts only once
 
 import json
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,18 @@ FINAL_DIRECTORY = "final"
 EMA_DIRECTORY = "ema"
 COMPLETE_MARKER = "complete"
 
+# What may differ when a run is gone on with: nothing that is learnt depends on it.
+_FREE_OF_RUN = (
+    *("threads", "log_every", "save_every", "keep"),
+    *("eval_every", "eval_steps", "eval_images", "sample_images", "sample_steps"),
+)
+FREE_FIELDS = frozenset({"data.workers", *(f"train.{name}" for name in _FREE_OF_RUN)})
+ITERATIONS = "train.iterations"
+
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)$")
+_SHOWN = 4
+# PyTorch's zip writer reports a full disk as a RuntimeError with one of these words, safetensors as an error of its own.
+_FAILED_WRITES = ("inline_container", "PytorchStreamWriter", "Error while serializing")
 
 
 def write_config(run_directory: str | Path, config: dict[str, Any]) -> None:
@@ -82,3 +96,141 @@ def last_checkpoint(run_directory: str | Path) -> Path | None:
     found = [(int(match[1]), path) for path in directory.iterdir() if (match := _CHECKPOINT.search(path.name))]
     complete = [(step, path) for step, path in found if (path / COMPLETE_MARKER).exists()]
     return max(complete)[1] if complete else None
+
+
+@contextmanager
+def writing_checkpoint(checkpoint: str | Path) -> Iterator[None]:
+    """Inside, a checkpoint is written; if that fails it is removed, and what the writers raised becomes one ``OSError``.
+
+    Raises:
+        OSError: if the disk is full or cannot be written, naming the checkpoint and what the run can go on from.
+    """
+    checkpoint = Path(checkpoint)
+    try:
+        yield
+    except Exception as error:
+        known = isinstance(error, OSError) or any(word in str(error) for word in _FAILED_WRITES)
+        if not known:
+            raise
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        before = last_checkpoint(checkpoint.parent)
+        rest = (
+            "there is no earlier checkpoint" if before is None else f"{before.name} is whole; run the same command to go on from it"
+        )
+        reason = getattr(error, "strerror", None) or "is the disk full?"
+        raise OSError(f"{checkpoint} could not be written ({reason}); {rest}") from error
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """What a training command finds in its run directory.
+
+    Attributes:
+        state: ``"new"``, ``"restart"`` (a run that ended before its first checkpoint), ``"resume"`` or ``"finished"``.
+        checkpoint: the newest complete checkpoint, where a run is resumed.
+        longer: whether the run is resumed to become longer than it was to be.
+    """
+
+    state: str
+    checkpoint: Path | None = None
+    longer: bool = False
+
+    def text(self, directory: str | Path) -> str:
+        """One line for the user; empty for a new run."""
+        return {
+            "new": "",
+            "restart": f"{directory} holds a run without a checkpoint: it starts over",
+            "resume": f"{directory} goes on from {self.checkpoint.name if self.checkpoint else ''}",
+            "finished": f"{directory} is finished, its model is {Path(directory) / FINAL_DIRECTORY}; nothing was done. "
+            "Choose another --out to train again, or --resume with more train.iterations to go on",
+        }[self.state]
+
+
+def find_start(
+    directory: str | Path,
+    recipe: Mapping[str, Any],
+    *,
+    resume: bool = False,
+    complete: Callable[[dict[str, Any]], Mapping[str, Any]] = lambda tree: tree,
+) -> RunStart:
+    """Decide from a run directory how a run of this recipe starts; nothing is written.
+
+    Args:
+        directory: the run directory.
+        recipe: all fields of the recipe, as nested mappings.
+        resume: the user asked for a run to be gone on with: it may then become longer.
+        complete: gives a recorded recipe the fields that it lacks because they are newer than the run.
+
+    Raises:
+        ValueError: if the directory holds a run of another recipe (naming the fields), or something that is no run.
+    """
+    directory = Path(directory)
+    if not directory.is_dir() or not any(not path.name.startswith(".") for path in directory.iterdir()):
+        return RunStart("new")
+    config = read_config(directory)
+    recorded = config.get("recipe")
+    if not isinstance(recorded, dict):
+        raise ValueError(f"{directory} holds files, but no run of this command; choose another --out")
+    with suppress(ValueError):  # a field of then that is none of now is compared as it stands
+        recorded = complete(recorded)
+    before, now = _flat(json_values(dict(recorded))), _flat(json_values(dict(recipe)))
+    longer = resume and before.get(ITERATIONS, 0) < now.get(ITERATIONS, 0)
+    _check_same(directory, before, now, FREE_FIELDS | ({ITERATIONS} if longer else set()))
+    checkpoint = last_checkpoint(directory)
+    if not longer and _is_finished(directory, config, now.get(ITERATIONS, 0)):
+        return RunStart("finished", checkpoint)
+    return RunStart("restart") if checkpoint is None else RunStart("resume", checkpoint, longer)
+
+
+def read_config(run_directory: str | Path) -> dict[str, Any]:
+    """What ``config.json`` records; empty where there is none.
+
+    Raises:
+        ValueError: if it is not a JSON object.
+    """
+    path = Path(run_directory) / CONFIG_FILE
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def mark_finished(run_directory: str | Path, steps: int) -> None:
+    """Record that a run has been trained to its end and exported."""
+    write_config(run_directory, {**read_config(run_directory), "finished_steps": steps})
+
+
+def _is_finished(directory: Path, config: Mapping[str, Any], iterations: int) -> bool:
+    if not (directory / FINAL_DIRECTORY).is_dir():
+        return False
+    steps = config.get("finished_steps")
+    if steps is not None:
+        return int(steps) >= iterations
+    scored = [record["step"] for record in read_metrics(directory) if any(name.startswith("final_") for name in record)]
+    return bool(scored) and max(scored) >= iterations
+
+
+def _check_same(directory: Path, before: Mapping[str, Any], now: Mapping[str, Any], free: frozenset[str] | set[str]) -> None:
+    names = [name for name in dict.fromkeys((*now, *before)) if name not in free]
+    missing = object()
+    changed = [name for name in names if before.get(name, missing) != now.get(name, missing)]
+    if not changed:
+        return
+    shown = [f"{name} {_word(before, name)} there, {_word(now, name)} here" for name in changed[:_SHOWN]]
+    more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+    hint = "; a longer run needs --resume" if changed == [ITERATIONS] and before[ITERATIONS] < now[ITERATIONS] else ""
+    raise ValueError(f"{directory} holds a run of other settings ({'; '.join(shown)}{more}){hint}; choose another --out")
+
+
+def _word(fields: Mapping[str, Any], name: str) -> str:
+    return "absent" if name not in fields else json.dumps(fields[name])
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"optim": {"lr": 1}}`` -> ``{"optim.lr": 1}``."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
+    return flat

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import TrainOutput
+from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
 from noise2map.data.transforms import Transform
 from noise2map.runs.files import replace_directory
-from noise2map.training.callbacks import EmaCallback, MetricsCallback
+from noise2map.training.callbacks import EmaCallback, MetricsCallback, ReadableProgress
 from noise2map.training.collate import AugmentedSamples, EpochSampler
 from noise2map.training.parameter_groups import decayed_parameters
 from noise2map.training.run_directory import (
@@ -24,7 +25,9 @@ from noise2map.training.run_directory import (
     FINAL_DIRECTORY,
     last_checkpoint,
     mark_complete,
+    rewind_metrics,
     write_config,
+    writing_checkpoint,
 )
 from noise2map.training.schedules import LearningRateCurve
 
@@ -35,7 +38,7 @@ def step_seed(seed: int, step: int, micro_batch: int, rank: int) -> int:
 
 
 class _RunCallback(TrainerCallback):
-    """Tells the trainer's sampler the epoch, and marks checkpoints complete. Runs after all other callbacks of the library."""
+    """Tells the trainer's sampler the epoch, marks checkpoints complete and deletes old ones. Runs after all other callbacks."""
 
     def __init__(self, trainer: "SeededTrainer") -> None:
         self.trainer = trainer
@@ -47,7 +50,10 @@ class _RunCallback(TrainerCallback):
         if args.world_size > 1:
             torch.distributed.barrier()  # every process has written its random state
         if args.should_save:
-            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            with writing_checkpoint(checkpoint):
+                mark_complete(checkpoint)
+            rotate_checkpoints(args.output_dir, args.save_total_limit, state.best_model_checkpoint, use_mtime=True)
 
 
 class SeededTrainer(Trainer):
@@ -97,6 +103,8 @@ class SeededTrainer(Trainer):
         super().__init__(
             model=model, args=args, train_dataset=train_dataset, callbacks=[*own, *callbacks, _RunCallback(self)], **kwargs
         )
+        if self.pop_callback(ProgressCallback) is not None:  # which prints dictionaries of strings
+            self.add_callback(ReadableProgress())
         if args.n_gpu > 1:
             raise ValueError(f"{args.n_gpu} GPUs in one process; start one process for each with 'accelerate launch'")
         if not hasattr(type(model.config), "use_cache"):
@@ -162,7 +170,33 @@ class SeededTrainer(Trainer):
         if self.is_world_process_zero() and not (Path(self.args.output_dir) / CONFIG_FILE).exists():
             write_config(self.args.output_dir, {"training": self.args.to_dict(), "model": self.model.config.to_dict()})
         self._micro_batch = (-1, -1)
+        if resume_from_checkpoint:
+            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
+            if 0 < self.args.max_steps <= state.global_step:
+                return self._take_up_finished(resume_from_checkpoint, state)
         return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+
+    def _take_up_finished(self, checkpoint: str, state: TrainerState) -> TrainOutput:
+        """Weights, average and state of a checkpoint at the run's end; Trainer would train one step more before it stops."""
+        self._load_from_checkpoint(checkpoint)
+        self.state = state
+        if self.ema is not None:
+            self.ema.start(self.accelerator.unwrap_model(self.model))
+        if self.is_world_process_zero():
+            rewind_metrics(self.args.output_dir, state.global_step)
+        return TrainOutput(state.global_step, 0.0, {})
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As Trainer does; a disk that is full is reported in one line and leaves nothing half-written.
+
+        Old checkpoints are deleted when the new one is complete, averaged weights included, not before.
+        """
+        kept, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            with writing_checkpoint(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
+                super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = kept
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:

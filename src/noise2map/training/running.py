@@ -1,0 +1,88 @@
+"""One training run from a trainer to the exported model, the same for maps and for generators."""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from noise2map.report.tables import text_table
+from noise2map.runs.data_split import DataSplit
+from noise2map.training.run_directory import RunStart, mark_finished, read_config, write_config
+
+logger = logging.getLogger(__name__)
+
+
+def run_training(
+    trainer: Any,
+    directory: str | Path,
+    start: RunStart,
+    config: Mapping[str, Any],
+    *,
+    score_all: bool = False,
+    split: DataSplit | None = None,
+    write_card: Callable[[Path, Mapping[str, float]], object] | None = None,
+) -> Path:
+    """Train, score, export.
+
+    Args:
+        trainer: a ``SeededTrainer`` that ``evaluate`` scores at the end.
+        directory: its run directory.
+        start: what was found there.
+        config: what ``config.json`` is to record of the run.
+        score_all: score on all validation images in the end, not only on those that were looked at during training.
+        split: which images of a folder are held out; recorded in the run and with the model.
+        write_card: called with the exported model's folder and its scores.
+
+    Returns:
+        The folder of the exported model.
+
+    Raises:
+        OSError: if something cannot be written.
+        ValueError: if the loss is not finite, or the images are no longer those that the run began with.
+    """
+    directory, first = Path(directory), trainer.is_world_process_zero()
+    _check_split(directory, start, split)
+    if first and start.state != "new":
+        logger.info(start.text(directory))
+    if first and (start.state != "resume" or start.longer):
+        before = read_config(directory) if start.longer else {}
+        write_config(directory, {**before, **config, "finished_steps": 0})
+        if split is not None:
+            split.write(directory)
+    trainer.train(resume_from_checkpoint=start.state == "resume")
+    if score_all:
+        trainer.eval_images = None
+    scores = trainer.evaluate(metric_key_prefix="final")
+    final = trainer.export_final()
+    if first:
+        if split is not None:
+            split.write(final)
+        if write_card is not None:
+            write_card(final, scores)
+        mark_finished(directory, trainer.args.max_steps)
+        logger.info("%s\nmodel written to %s", score_table(scores), final)
+    return final
+
+
+def _check_split(directory: Path, start: RunStart, split: DataSplit | None) -> None:
+    """Refuse to go on with other images than the run began with."""
+    before = DataSplit.read(directory) if split is not None and start.state == "resume" else None
+    if split is None or before is None:
+        return
+    for part, then, now in (("training", before.train, split.train), ("held-out", before.val, split.val)):
+        other = sorted({*then.items()} ^ {*now.items()})
+        if other:
+            names = ", ".join(dict.fromkeys(name for name, _ in other[:4]))
+            raise ValueError(f"the {part} images are not those that {directory} began with ({names}); choose another --out")
+
+
+def score_table(scores: Mapping[str, float]) -> str:
+    """Scores such as ``final_mIoU_3`` as a table with a row for each number of steps; the others (``final_loss``) in one row."""
+    rows: dict[str, dict[str, Any]] = {}
+    for name, value in scores.items():
+        word, _, steps = name.removeprefix("final_").rpartition("_")
+        if steps.isdecimal() and word:
+            rows.setdefault(steps, {"steps": int(steps)})[word] = value
+        elif name.startswith("final_"):
+            rows.setdefault("", {})[name.removeprefix("final_")] = value
+    return "\n\n".join(text_table(part) for part in ([row for key, row in rows.items() if key], [rows.get("", {})]) if any(part))
