@@ -52,8 +52,8 @@ class UNetShape:
     "change, message",
     [
         (["--size", "40"], "multiple of 32"),
-        (["--rounds", "0"], "--rounds must be at least 1"),
-        (["--clock", "sun"], "--clock must be wall or cpu"),
+        (["--rounds", "0"], "'--rounds'"),
+        (["--clock", "sun"], "'wall', 'cpu'"),
         (["--dtype", "int8"], "dtype"),
     ],
 )

@@ -6,19 +6,21 @@ each in every round, so that a slow minute of the machine hits all of them; figu
 """
 
 import copy
-import time
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from statistics import median
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from noise2map.diffusion.process import add_noise, eps_from_x0
 from noise2map.diffusion.sampling import time_pairs
-from noise2map.inference.bench_memory import peak_memory
+from noise2map.inference.bench_memory import BenchOptions, in_own_process, name_of, send_peak, time_calls
 from noise2map.inference.loading import load_model
 from noise2map.inference.provenance import provenance
 from noise2map.models import (
@@ -31,8 +33,9 @@ from noise2map.models.fast_linear import available, onednn_linear
 from noise2map.models.map_decoder import DeformableAttention
 from noise2map.models.map_model import tokens_in_memory
 
+logger = logging.getLogger(__name__)
+
 MODES = ("eager", "compiled")
-CLOCKS = ("wall", "cpu")
 _SWIN_T = {
     "model_type": "swin",
     "embed_dim": 96,
@@ -48,21 +51,17 @@ PRESETS: dict[str, tuple[type[MapModel], dict[str, Any]]] = {
 }
 
 
-@dataclass(frozen=True)
-class BenchPlan:
-    """What to measure.
+@dataclass(frozen=True, kw_only=True)
+class ModelBenchOptions(BenchOptions):
+    """What to measure of a model.
 
     Attributes:
         model: A preset, a shipped name, a folder or a hub id.
         width: Columns of the image.
         height: Rows of the image.
         steps: Step counts of the whole decoding.
-        dtypes: Types to run in.
         modes: `"eager"`, `"compiled"`.
-        rounds: Timed calls of everything.
         batch_size: Images at a time.
-        clock: `"wall"`, or `"cpu"`: the time this process was given, all threads together, which other jobs do not enter.
-        seed: Of image, noise and a preset's weights.
         memory: Whether to measure peak memory, each stage in its own process.
     """
 
@@ -70,13 +69,8 @@ class BenchPlan:
     width: int
     height: int
     steps: tuple[int, ...]
-    dtypes: tuple[torch.dtype, ...]
     modes: tuple[str, ...]
-    device: torch.device
-    rounds: int = 7
     batch_size: int = 1
-    clock: str = "wall"
-    seed: int = 0
     memory: bool = True
 
 
@@ -134,13 +128,15 @@ def floor_calls(model: MapModel, tokens: int, device: torch.device, dtype: torch
     return calls
 
 
-def stage_calls(model: MapModel, plan: BenchPlan, stages: Iterable[str]) -> dict[str, Callable[[], Any]]:
+def stage_calls(model: MapModel, options: ModelBenchOptions, stages: Iterable[str]) -> dict[str, Callable[[], Any]]:
     """One call for each stage: `"encode"`, `"step"` (one call of decoder and head and its update), `"decode N"`, `"all N"`."""
     dtype = model.dtype
-    generator = torch.Generator().manual_seed(plan.seed)
-    pixels = torch.randn(plan.batch_size, 3, plan.height, plan.width, generator=generator).to(plan.device, dtype)
-    features = torch.randn(plan.batch_size, model.config.hidden_size, *_grid(plan), generator=generator).to(plan.device, dtype)
-    noise = torch.randn(plan.batch_size, 1, model.codec.channels, *_grid(plan), generator=generator).to(plan.device)
+    generator = torch.Generator().manual_seed(options.seed)
+    pixels = torch.randn(options.batch_size, 3, options.height, options.width, generator=generator).to(options.device, dtype)
+    features = torch.randn(options.batch_size, model.config.hidden_size, *_grid(options), generator=generator).to(
+        options.device, dtype
+    )
+    noise = torch.randn(options.batch_size, 1, model.codec.channels, *_grid(options), generator=generator).to(options.device)
     calls: dict[str, Callable[[], Any]] = {}
     for stage in stages:
         kind, _, count = stage.partition(" ")
@@ -155,8 +151,8 @@ def stage_calls(model: MapModel, plan: BenchPlan, stages: Iterable[str]) -> dict
     return calls
 
 
-def _grid(plan: BenchPlan) -> tuple[int, int]:
-    return plan.height // 4, plan.width // 4
+def _grid(options: ModelBenchOptions) -> tuple[int, int]:
+    return options.height // 4, options.width // 4
 
 
 def _step_call(model: MapModel, features: Tensor, x_t: Tensor) -> Callable[[], Any]:
@@ -181,80 +177,69 @@ def compiled(model: MapModel) -> MapModel:
     return model
 
 
-class Timing(Protocol):
-    """What `time_calls` needs of a plan."""
-
-    @property
-    def rounds(self) -> int:
-        """Timed calls of everything."""
-
-    @property
-    def clock(self) -> str:
-        """`"wall"` or `"cpu"`."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the work happens."""
-
-
-def time_calls(calls: dict[str, Callable[[], Any]], plan: Timing, tick: Callable[[], Any]) -> dict[str, list[float]]:
-    """Milliseconds of every call in every round, the calls taking turns; a first round warms up and does not count."""
-    clock = time.perf_counter if plan.clock == "wall" else time.process_time
-    found: dict[str, list[float]] = {name: [] for name in calls}
-    for round_index in range(plan.rounds + 1):
-        for name, call in calls.items():
-            _finish(plan.device)
-            start = clock()
-            call()
-            _finish(plan.device)
-            if round_index:
-                found[name].append((clock() - start) * 1000)
-            tick()
-    return found
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
 @torch.no_grad()
-def run_bench(plan: BenchPlan, tick: Callable[[], Any] = lambda: None) -> list[dict[str, Any]]:
-    """Measure a plan.
+def run_bench(options: ModelBenchOptions) -> list[dict[str, Any]]:
+    """Measure a model.
 
     Args:
-        plan: What to measure.
-        tick: Called after every call, `expected_ticks` times in all, for a progress bar.
+        options: What to measure.
 
     Returns:
         One row for each type, mode and stage.
     """
     rows = []
-    tokens = plan.batch_size * (plan.height // 4) * (plan.width // 4)
-    for dtype in plan.dtypes:
-        model = build_model(plan.model, plan.device, dtype, plan.seed)
+    tokens = options.batch_size * (options.height // 4) * (options.width // 4)
+    if "compiled" in options.modes:
+        logger.info("compiling takes minutes before the first figure (--no-compile leaves it out)")
+    for dtype in options.dtypes:
+        model = build_model(options.model, options.device, dtype, options.seed)
         calls: dict[str, Callable[[], Any]] = {}
-        for mode in plan.modes:
+        for mode in options.modes:
             fresh = copy.deepcopy(model), with_grid_sample(model)
             ours, theirs = (compiled(one) if mode == "compiled" else one for one in fresh)
-            stages = stage_calls(ours, plan, _stages(plan))
+            stages = stage_calls(ours, options, _stages(options))
             calls |= {f"{mode}|{stage}": call for stage, call in stages.items()}
-            calls[f"{mode}|grid_sample"] = stage_calls(theirs, plan, ["step"])["step"]
-        calls |= {f"floor|{name}": call for name, call in floor_calls(model, tokens, plan.device, dtype).items()}
-        times = time_calls(calls, plan, tick)
+            calls[f"{mode}|grid_sample"] = stage_calls(theirs, options, ["step"])["step"]
+        calls |= {f"floor|{name}": call for name, call in floor_calls(model, tokens, options.device, dtype).items()}
+        kind = name_of(dtype)
+        times = time_calls(calls, options, kind)
+        memory = _peak_memory(options, dtype, kind) if options.memory else {}
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        for mode in plan.modes:
-            for stage in _stages(plan):
-                memory = peak_memory(plan, dtype, mode, stage) if plan.memory and stage in _memory_stages(plan) else {}
-                row = {"model": plan.model, "parameters": parameters, "size": f"{plan.width}x{plan.height}"}
-                row |= {"batch_size": plan.batch_size, "mode": mode, "stage": stage}
-                row |= {"ms": median(times[f"{mode}|{stage}"])} | _against(times, mode, stage) | memory
-                rows.append(row | {"rounds": plan.rounds, "clock": plan.clock} | provenance(plan.device, dtype, plan.seed))
-                if memory:
-                    tick()
+        for mode in options.modes:
+            for stage in _stages(options):
+                row = {"model": options.model, "parameters": parameters, "size": f"{options.width}x{options.height}"}
+                row |= {"batch_size": options.batch_size, "mode": mode, "stage": stage}
+                row |= {"ms": median(times[f"{mode}|{stage}"])} | _against(times, mode, stage) | memory.get((mode, stage), {})
+                rows.append(
+                    row | {"rounds": options.rounds, "clock": options.clock} | provenance(options.device, dtype, options.seed)
+                )
     return rows
+
+
+def _peak_memory(options: ModelBenchOptions, dtype: torch.dtype, kind: str) -> dict[tuple[str, str], dict[str, float]]:
+    """``(mode, stage)`` -> peak in MiB as of `send_peak`; compiling itself does not count: the stage has run once.
+
+    Raises:
+        RuntimeError: If a process ended without an answer, for instance because it was killed for its memory.
+    """
+    pairs = [(mode, stage) for mode in options.modes for stage in ("encode", "step", f"all {max(options.steps)}")]
+    found = {}
+    for mode, stage in tqdm(pairs, desc=f"{kind}, memory", unit="process"):
+        arguments = (options, dtype, mode, stage, torch.get_num_threads())
+        found[mode, stage] = in_own_process(_measure, arguments, f"{mode} {stage}")
+    return found
+
+
+def _measure(sender: Connection, options: ModelBenchOptions, dtype: torch.dtype, mode: str, stage: str, threads: int) -> None:
+    torch.set_num_threads(threads)
+    with torch.no_grad():
+        model = build_model(options.model, options.device, dtype, options.seed)
+        if mode == "compiled":
+            model = compiled(model)
+        call = stage_calls(model, options, [stage])[stage]
+        if mode == "compiled":
+            call()
+        send_peak(sender, call, options.device)
 
 
 def _against(times: dict[str, list[float]], mode: str, stage: str) -> dict[str, float]:
@@ -273,16 +258,5 @@ def _against(times: dict[str, list[float]], mode: str, stage: str) -> dict[str, 
     return result
 
 
-def _stages(plan: BenchPlan) -> list[str]:
-    return ["encode", "step", *(f"decode {count}" for count in plan.steps), f"all {max(plan.steps)}"]
-
-
-def _memory_stages(plan: BenchPlan) -> list[str]:
-    return ["encode", "step", f"all {max(plan.steps)}"]
-
-
-def expected_ticks(plan: BenchPlan) -> int:
-    """How often `run_bench` calls its `tick`."""
-    floors = 2 if plan.device.type == "cpu" else 1
-    timed = (plan.rounds + 1) * (len(plan.modes) * (len(_stages(plan)) + 1) + floors)
-    return len(plan.dtypes) * (timed + plan.memory * len(plan.modes) * len(_memory_stages(plan)))
+def _stages(options: ModelBenchOptions) -> list[str]:
+    return ["encode", "step", *(f"decode {count}" for count in options.steps), f"all {max(options.steps)}"]

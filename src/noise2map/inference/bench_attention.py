@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noise2map.inference.bench import time_calls
+from noise2map.inference.bench_memory import BenchOptions, name_of, time_calls
 from noise2map.inference.provenance import provenance
 from noise2map.models.deformable_attention import FORMULATIONS, deformable_sample, pixel_grid
 
@@ -18,9 +18,9 @@ STAGES = ("inference", "compiled inference", "forward and backward")
 _HOPELESS = {("gather", "inference"), ("gather", "forward and backward")}
 
 
-@dataclass(frozen=True)
-class AttentionPlan:
-    """What to measure; `rounds` and `clock` as in `BenchPlan`."""
+@dataclass(frozen=True, kw_only=True)
+class AttentionBenchOptions(BenchOptions):
+    """What to measure of the sampling: size of the map in tokens, heads, channels and points of a head."""
 
     width: int
     height: int
@@ -28,29 +28,26 @@ class AttentionPlan:
     heads: int
     channels: int
     points: int
-    dtypes: tuple[torch.dtype, ...]
-    device: torch.device
     compile: bool = True
-    rounds: int = 7
-    clock: str = "wall"
-    seed: int = 0
 
 
-def _tensors(plan: AttentionPlan, dtype: torch.dtype) -> list[Tensor]:
+def _tensors(options: AttentionBenchOptions, dtype: torch.dtype) -> list[Tensor]:
     """Value, offsets of two pixels' spread, and weights."""
-    generator = torch.Generator().manual_seed(plan.seed)
-    queries = plan.batch_size, plan.height * plan.width, plan.heads, plan.points
-    value = torch.randn(plan.batch_size, plan.height, plan.width, plan.heads, plan.channels, generator=generator)
+    generator = torch.Generator().manual_seed(options.seed)
+    queries = options.batch_size, options.height * options.width, options.heads, options.points
+    value = torch.randn(options.batch_size, options.height, options.width, options.heads, options.channels, generator=generator)
     offsets = torch.randn(*queries, 2, generator=generator) * 2
     weights = torch.randn(queries, generator=generator).softmax(-1)
-    return [tensor.to(plan.device, dtype) for tensor in (value, offsets, weights)]
+    return [tensor.to(options.device, dtype) for tensor in (value, offsets, weights)]
 
 
-def _calls(plan: AttentionPlan, dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
-    grid = pixel_grid(plan.height, plan.width, plan.device)
-    still = _tensors(plan, dtype)
+def _calls(options: AttentionBenchOptions, dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
+    grid = pixel_grid(options.height, options.width, options.device)
+    still = _tensors(options, dtype)
     moving = [tensor.clone().requires_grad_() for tensor in still]
-    upstream = torch.randn(plan.batch_size, plan.height * plan.width, plan.heads * plan.channels).to(plan.device, dtype)
+    upstream = torch.randn(options.batch_size, options.height * options.width, options.heads * options.channels).to(
+        options.device, dtype
+    )
 
     def inference(function: Callable[..., Tensor], formulation: str) -> None:
         with torch.no_grad():
@@ -68,27 +65,21 @@ def _calls(plan: AttentionPlan, dtype: torch.dtype) -> dict[str, Callable[[], An
             "forward and backward": lambda name=name: training(name),
         }
         for stage in STAGES:
-            if (name, stage) not in _HOPELESS and (plan.compile or not stage.startswith("compiled")):
+            if (name, stage) not in _HOPELESS and (options.compile or not stage.startswith("compiled")):
                 calls[f"{name}|{stage}"] = found[stage]
     return calls
 
 
-def run_attention_bench(plan: AttentionPlan, tick: Callable[[], Any] = lambda: None) -> list[dict[str, Any]]:
+def run_attention_bench(options: AttentionBenchOptions) -> list[dict[str, Any]]:
     """One row for each type, formulation and stage, with its speed relative to `grid_sample`."""
     rows = []
-    for dtype in plan.dtypes:
-        times = time_calls(_calls(plan, dtype), plan, tick)
+    for dtype in options.dtypes:
+        times = time_calls(_calls(options, dtype), options, name_of(dtype))
         for key, own in times.items():
             formulation, _, stage = key.partition("|")
             usual = times[f"grid_sample|{stage}"]
-            row = {"size": f"{plan.width}x{plan.height}", "batch_size": plan.batch_size, "heads": plan.heads}
-            row |= {"channels": plan.channels, "points": plan.points, "stage": stage, "formulation": formulation}
+            row = {"size": f"{options.width}x{options.height}", "batch_size": options.batch_size, "heads": options.heads}
+            row |= {"channels": options.channels, "points": options.points, "stage": stage, "formulation": formulation}
             row |= {"ms": median(own), "grid_sample_over_this": median(b / a for a, b in zip(own, usual))}
-            rows.append(row | {"rounds": plan.rounds, "clock": plan.clock} | provenance(plan.device, dtype, plan.seed))
+            rows.append(row | {"rounds": options.rounds, "clock": options.clock} | provenance(options.device, dtype, options.seed))
     return rows
-
-
-def expected_attention_ticks(plan: AttentionPlan) -> int:
-    """How often `run_attention_bench` calls its `tick`."""
-    per_round = len(STAGES) * 3 - len(_HOPELESS) - (0 if plan.compile else 3)
-    return len(plan.dtypes) * (plan.rounds + 1) * per_round

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from noise2map.inference.bench import time_calls
-from noise2map.inference.bench_memory import MIB, in_own_process, read_peak, reset_peak
+from noise2map.inference.bench_memory import BenchOptions, in_own_process, name_of, send_peak, time_calls
 from noise2map.inference.provenance import provenance
 from noise2map.models.bev import Noise2MapBevConfig
 from noise2map.models.bev.camera_branch import LiftSplat
@@ -28,9 +28,9 @@ STAGES = ("plan", "forward", "forward and backward")
 _STRIDE = 8  # of the camera features, in pixels
 
 
-@dataclass(frozen=True)
-class BevPlan:
-    """What to measure; `rounds` and `clock` as in `BenchPlan`.
+@dataclass(frozen=True, kw_only=True)
+class BevBenchOptions(BenchOptions):
+    """What to measure of the pooling.
 
     Attributes:
         cameras: Of a ring, at even angles.
@@ -38,11 +38,6 @@ class BevPlan:
         height: Of an image, pixels.
         channels: That a pixel spreads over depth.
         cells: Of the bird's-eye view along x and y, over 102.4 m.
-        dtypes: Types of depth and context.
-        device: Where.
-        rounds: Timed calls of everything.
-        clock: ``"wall"`` or ``"cpu"``.
-        seed: Of depth and context.
         memory: Measure peak memory too, each method in its own process.
     """
 
@@ -51,11 +46,6 @@ class BevPlan:
     height: int
     channels: int
     cells: int
-    dtypes: tuple[torch.dtype, ...]
-    device: torch.device
-    rounds: int = 7
-    clock: str = "wall"
-    seed: int = 0
     memory: bool = True
 
 
@@ -98,7 +88,9 @@ def scatter(points: Tensor, depth: Tensor, context: Tensor, grid: tuple[Bounds, 
 
 
 @dataclass(frozen=True)
-class _Scene:
+class Scene:
+    """Points of a rig, what pooling has planned for them, and depth and context to pool."""
+
     points: Tensor
     plan: PoolingPlan
     grid: tuple[Bounds, Bounds, Bounds]
@@ -106,21 +98,22 @@ class _Scene:
     context: Tensor
 
 
-def _scene(plan: BevPlan, dtype: torch.dtype) -> _Scene:
-    step = 102.4 / plan.cells
+def make_scene(options: BevBenchOptions, dtype: torch.dtype) -> Scene:
+    """A ring of cameras above the grid, with random depth and context."""
+    step = 102.4 / options.cells
     bounds = [-51.2, 51.2, step]
-    sizes = {"image_size": [plan.height, plan.width], "num_cameras": plan.cameras, "context_channels": plan.channels}
+    sizes = {"image_size": [options.height, options.width], "num_cameras": options.cameras, "context_channels": options.channels}
     config = Noise2MapBevConfig(x_bounds=bounds, y_bounds=bounds, **sizes)
     lift = LiftSplat(config)
-    h, w = plan.height // _STRIDE, plan.width // _STRIDE
-    points = ring(plan.cameras, plan.width, plan.height).unproject(lift.frustum((h, w)))[0].to(plan.device)
-    generator = torch.Generator().manual_seed(plan.seed)
-    depth = torch.randn(plan.cameras, lift.depths, h, w, generator=generator).softmax(1).to(plan.device, dtype)
-    context = torch.randn(plan.cameras, plan.channels, h, w, generator=generator).to(plan.device, dtype)
-    return _Scene(points, plan_pooling(points, config.grid), config.grid, depth, context)
+    h, w = options.height // _STRIDE, options.width // _STRIDE
+    points = ring(options.cameras, options.width, options.height).unproject(lift.frustum((h, w)))[0].to(options.device)
+    generator = torch.Generator().manual_seed(options.seed)
+    depth = torch.randn(options.cameras, lift.depths, h, w, generator=generator).softmax(1).to(options.device, dtype)
+    context = torch.randn(options.cameras, options.channels, h, w, generator=generator).to(options.device, dtype)
+    return Scene(points, plan_pooling(points, config.grid), config.grid, depth, context)
 
 
-def _calls(scene: _Scene) -> dict[str, Callable[[], Any]]:
+def _calls(scene: Scene) -> dict[str, Callable[[], Any]]:
     functions: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "segment sum": lambda depth, context: pool(scene.plan, depth, context),
         "scatter": lambda depth, context: scatter(scene.points, depth, context, scene.grid),
@@ -142,58 +135,44 @@ def _calls(scene: _Scene) -> dict[str, Callable[[], Any]]:
     return calls
 
 
-def run_bev_bench(plan: BevPlan, tick: Callable[[], Any] = lambda: None) -> list[dict[str, Any]]:
+def run_bev_bench(options: BevBenchOptions) -> list[dict[str, Any]]:
     """One row for each type, method and stage, with the time of the scatter over its own; planning is once for a rig."""
     rows = []
-    for dtype in plan.dtypes:
-        scene = _scene(plan, dtype)
+    for dtype in options.dtypes:
+        scene = make_scene(options, dtype)
         calls = _calls(scene)
-        times = time_calls(calls, plan, tick)
+        kind = name_of(dtype)
+        times = time_calls(calls, options, kind)
+        memory: dict[str, dict[str, float]] = {}
+        if options.memory:
+            memory = {key: _memory(options, dtype, key) for key in tqdm(calls, desc=f"{kind}, memory", unit="process")}
         for key, own in times.items():
             method, _, stage = key.partition("|")
-            row: dict[str, Any] = {"size": f"{plan.width}x{plan.height}", "batch_size": 1, "cameras": plan.cameras}
-            row |= {"channels": plan.channels, "cells": f"{plan.cells}x{plan.cells}", "points": scene.points[..., 0].numel()}
-            row |= {"stage": stage, "method": method, "ms": median(own)}
+            row: dict[str, Any] = {"size": f"{options.width}x{options.height}", "batch_size": 1, "cameras": options.cameras}
+            row |= {"channels": options.channels, "cells": f"{options.cells}x{options.cells}"}
+            row |= {"points": scene.points[..., 0].numel(), "stage": stage, "method": method, "ms": median(own)}
             usual = times.get(f"scatter|{stage}")
             row["scatter_over_this"] = median(b / a for a, b in zip(own, usual)) if usual else None
-            if plan.memory:
-                row |= _memory(plan, dtype, key)
-                tick()
-            rows.append(row | {"rounds": plan.rounds, "clock": plan.clock} | provenance(plan.device, dtype, plan.seed))
+            row |= memory.get(key, {}) | {"rounds": options.rounds, "clock": options.clock}
+            rows.append(row | provenance(options.device, dtype, options.seed))
     return rows
 
 
-def expected_bev_ticks(plan: BevPlan) -> int:
-    """How often `run_bev_bench` calls its `tick`."""
-    calls = 1 + 2 * len(METHODS)
-    return len(plan.dtypes) * calls * (plan.rounds + 1 + plan.memory)
-
-
-def largest_difference(plan: BevPlan) -> float:
-    """How far the two methods are apart on the plan's scene, relative to the largest value."""
-    scene = _scene(plan, torch.float32)
-    ours, plain = pool(scene.plan, scene.depth, scene.context), scatter(scene.points, scene.depth, scene.context, scene.grid)
-    return float((ours - plain).abs().max() / plain.abs().max())
-
-
-def _memory(plan: BevPlan, dtype: torch.dtype, key: str) -> dict[str, float]:
+def _memory(options: BevBenchOptions, dtype: torch.dtype, key: str) -> dict[str, float]:
     """Peak of a call in MiB, in a process of its own; `working_mb` is what it added to the inputs.
 
     Raises:
         RuntimeError: If the process ended without an answer.
     """
-    return in_own_process(_measure, (plan, dtype, key, torch.get_num_threads()), key)
+    return in_own_process(_measure, (options, dtype, key, torch.get_num_threads()), key)
 
 
-def _measure(sender: Connection, plan: BevPlan, dtype: torch.dtype, key: str, threads: int) -> None:
+def _measure(sender: Connection, options: BevBenchOptions, dtype: torch.dtype, key: str, threads: int) -> None:
     torch.set_num_threads(threads)
-    call = _calls(_scene(plan, dtype))[key]
+    call = _calls(make_scene(options, dtype))[key]
     with suppress(OSError, AttributeError):  # glibc: what the scene's making has freed would hide what the call takes
         ctypes.CDLL(None).malloc_trim(0)
-    before = reset_peak(plan.device)
-    call()
-    peak = read_peak(plan.device)
-    sender.send({"peak_mb": round(peak / MIB, 1), "working_mb": round((peak - before) / MIB, 1)})
+    send_peak(sender, call, options.device)
 
 
 BEV_COLUMNS = {

@@ -9,6 +9,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+from tqdm import tqdm
 
 from noise2map.convert import LSUN_256_FLAGS
 from noise2map.convert.adm_flags import adm_architecture
@@ -21,7 +22,7 @@ from noise2map.guidance import (
     guided_prediction,
     guided_step,
 )
-from noise2map.inference.bench import time_calls
+from noise2map.inference.bench_memory import BenchOptions, name_of, time_calls
 from noise2map.inference.provenance import provenance
 from noise2map.training.dry_run import kept_bytes
 
@@ -46,9 +47,9 @@ _FACTORS = (8, 16, 32)
 _MIB = 2**20
 
 
-@dataclass(frozen=True)
-class GuidancePlan:
-    """What to measure; `rounds` and `clock` as in `BenchPlan`.
+@dataclass(frozen=True, kw_only=True)
+class GuidanceBenchOptions(BenchOptions):
+    """What to measure of a sampling step.
 
     Attributes:
         channels: width of the finest level; that of the published LSUN-256 U-Net is 256.
@@ -64,12 +65,7 @@ class GuidancePlan:
     prior_size: int
     prior_channels: int
     batch_size: int
-    dtypes: tuple[torch.dtype, ...]
-    device: torch.device
     checkpointing: bool = False
-    rounds: int = 7
-    clock: str = "wall"
-    seed: int = 0
 
 
 def lsun_unet(channels: int, size: int) -> UNet2DModel:
@@ -91,8 +87,8 @@ def lsun_unet(channels: int, size: int) -> UNet2DModel:
     return UNet2DModel(**adm_architecture(flags).unet_config())
 
 
-def _prior_channels(plan: GuidancePlan) -> int:
-    return plan.prior_channels or max(plan.channels // 8, 4)
+def _prior_channels(options: GuidanceBenchOptions) -> int:
+    return options.prior_channels or max(options.channels // 8, 4)
 
 
 def depth_prior(channels: int, size: int, **bounds: float) -> DepthPrior:
@@ -104,27 +100,27 @@ def depth_prior(channels: int, size: int, **bounds: float) -> DepthPrior:
     return DepthPrior(unet_config=config, **bounds)
 
 
-def guidance_calls(plan: GuidancePlan, dtype: torch.dtype) -> tuple[dict[str, Callable[[], Any]], set[int]]:
+def guidance_calls(options: GuidanceBenchOptions, dtype: torch.dtype) -> tuple[dict[str, Callable[[], Any]], set[int]]:
     """One sampling step in each of the ways that are compared, and the storages of the weights."""
-    torch.manual_seed(plan.seed)
-    unet = lsun_unet(plan.channels, plan.size)
-    if plan.checkpointing:
+    torch.manual_seed(options.seed)
+    unet = lsun_unet(options.channels, options.size)
+    if options.checkpointing:
         unet.enable_gradient_checkpointing()
     bounds = {"min_depth": 0.5, "max_depth": 40.0}
-    hidden = (max(plan.channels // 2, 4), max(plan.channels // 4, 4))  # 128 and 64 beside a U-Net of 256
+    hidden = (max(options.channels // 2, 4), max(options.channels // 4, 4))  # 128 and 64 beside a U-Net of 256
     predictor = DepthPredictor.for_unet(unet, hidden_sizes=hidden, **bounds)
-    prior = depth_prior(_prior_channels(plan), plan.prior_size, **bounds)
+    prior = depth_prior(_prior_channels(options), options.prior_size, **bounds)
     for module in (unet, predictor, prior):
-        module.eval().to(plan.device)
+        module.eval().to(options.device)
         if dtype != torch.float32:
             module.to(dtype)
     scheduler = DDIMScheduler()
     scheduler.set_timesteps(50)
-    noise = torch.Generator().manual_seed(plan.seed)
-    x_t = torch.randn(plan.batch_size, 3, plan.size, plan.size, generator=noise).to(plan.device, dtype)
+    noise = torch.Generator().manual_seed(options.seed)
+    x_t = torch.randn(options.batch_size, 3, options.size, options.size, generator=noise).to(options.device, dtype)
 
     def generators() -> list[torch.Generator]:
-        return [torch.Generator().manual_seed(index) for index in range(plan.batch_size)]
+        return [torch.Generator().manual_seed(index) for index in range(options.batch_size)]
 
     @torch.no_grad()
     def unguided() -> None:
@@ -144,8 +140,8 @@ def guidance_calls(plan: GuidancePlan, dtype: torch.dtype) -> tuple[dict[str, Ca
             output = unet(x, _TIMESTEP).sample
         strong = predictor(tap.features, _TIMESTEP)
         loss = consistency_loss(strong, predictor(tap.features, _TIMESTEP, predictor.weak_blocks)).sum()
-        tau = torch.full((plan.batch_size,), _TIMESTEP)
-        eta = torch.randn(plan.batch_size, 1, *prior.image_size, generator=noise).to(x)
+        tau = torch.full((options.batch_size,), _TIMESTEP)
+        eta = torch.randn(options.batch_size, 1, *prior.image_size, generator=noise).to(x)
         loss = loss + prior.loss(strong, tau, eta).sum()
         if from_output:
             loss = output.float().square().sum()
@@ -197,24 +193,19 @@ def count(call: Callable[[], Any], weights: set[int], device: torch.device) -> d
     return {"gflop": operations.total / 1e9, "kept_mb": round(sum(kept.values()) / _MIB, 1), "peak_mb": peak}
 
 
-def run_guidance_bench(plan: GuidancePlan, tick: Callable[[], Any] = lambda: None) -> list[dict[str, Any]]:
+def run_guidance_bench(options: GuidanceBenchOptions) -> list[dict[str, Any]]:
     """One row for each type and way; the ratios are medians over rounds in which the ways take turns."""
     rows = []
-    for dtype in plan.dtypes:
-        calls, weights = guidance_calls(plan, dtype)
-        times = time_calls(calls, plan, tick)
-        counts = {stage: count(call, weights, plan.device) for stage, call in calls.items()}
+    for dtype in options.dtypes:
+        calls, weights = guidance_calls(options, dtype)
+        times = time_calls(calls, options, name_of(dtype))
+        bar = tqdm(calls.items(), desc=f"{name_of(dtype)}, operations", unit="call")
+        counts = {stage: count(call, weights, options.device) for stage, call in bar}
         for stage, own in times.items():
-            row: dict[str, Any] = {"unet": f"LSUN-256 shape, {plan.channels} channels", "size": plan.size}
-            prior = f"{_prior_channels(plan)} channels at {plan.prior_size}"
-            row |= {"batch_size": plan.batch_size, "prior": prior, "checkpointing": plan.checkpointing}
+            row: dict[str, Any] = {"unet": f"LSUN-256 shape, {options.channels} channels", "size": options.size}
+            prior = f"{_prior_channels(options)} channels at {options.prior_size}"
+            row |= {"batch_size": options.batch_size, "prior": prior, "checkpointing": options.checkpointing}
             row |= {"stage": stage, "ms": median(own), "over_unguided": median(a / b for a, b in zip(own, times[UNGUIDED]))}
             row |= {**counts[stage], "gflop_over_unguided": counts[stage]["gflop"] / counts[UNGUIDED]["gflop"]}
-            rows.append(row | {"rounds": plan.rounds, "clock": plan.clock} | provenance(plan.device, dtype, plan.seed))
-            tick()
+            rows.append(row | {"rounds": options.rounds, "clock": options.clock} | provenance(options.device, dtype, options.seed))
     return rows
-
-
-def expected_guidance_ticks(plan: GuidancePlan) -> int:
-    """How often `run_guidance_bench` calls its `tick`."""
-    return len(plan.dtypes) * (plan.rounds + 2) * len(STAGES)

@@ -1,33 +1,83 @@
-"""Peak memory of one stage, each measured in a process of its own: a high-water mark cannot be lowered within one."""
+"""Interleaved timing of calls, and peak memory of one call in a process of its own: a high-water mark cannot be lowered in one."""
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from tqdm import tqdm
 
-if TYPE_CHECKING:
-    from noise2map.inference.bench import BenchPlan
+logger = logging.getLogger(__name__)
 
 MIB = 2**20
 
 
-def peak_memory(plan: BenchPlan, dtype: torch.dtype, mode: str, stage: str) -> dict[str, float]:
-    """Peak of a stage in MiB.
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """What every benchmark is told.
 
-    Returns:
-        `peak_mb`: of the process (CPU: resident, with Python and libraries; CUDA: allocated); `working_mb`: what the stage
-        added to what was there before its first call, weights included. Compilation itself does not count: the stage has run once.
-
-    Raises:
-        RuntimeError: If the process ended without an answer, for instance because it was killed for its memory.
+    Attributes:
+        dtypes: Types to run in.
+        device: Where.
+        rounds: Timed calls of everything; figures are medians over them.
+        clock: `"wall"`, or `"cpu"`: the time this process was given, all threads together, which other jobs do not enter.
+        seed: Of everything that is drawn.
     """
-    return in_own_process(_measure, (plan, dtype, mode, stage, torch.get_num_threads()), f"{mode} {stage}")
+
+    dtypes: tuple[torch.dtype, ...]
+    device: torch.device
+    rounds: int = 7
+    clock: str = "wall"
+    seed: int = 0
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """``torch.float32`` -> ``"float32"``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def time_calls(calls: dict[str, Callable[[], Any]], options: BenchOptions, what: str = "bench") -> dict[str, list[float]]:
+    """Milliseconds of every call in every round, the calls taking turns, with a progress bar.
+
+    A first round warms up (compiles, where something is compiled) and does not count; how long it took is logged.
+
+    Args:
+        calls: Name -> call.
+        options: Rounds, clock and device.
+        what: Title of the progress bar.
+    """
+    clock = time.perf_counter if options.clock == "wall" else time.process_time
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    began = time.perf_counter()
+    with tqdm(total=len(calls) * (options.rounds + 1), desc=what, unit="call") as bar:
+        for round_index in range(options.rounds + 1):
+            for name, call in calls.items():
+                bar.set_postfix_str(name if round_index else f"first call of {name}")
+                _finish(options.device)
+                start = clock()
+                call()
+                _finish(options.device)
+                if round_index:
+                    found[name].append((clock() - start) * 1000)
+                bar.update()
+            if not round_index:
+                logger.info("%s: first calls (compiling, warming up) took %.0f s", what, time.perf_counter() - began)
+    return found
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def in_own_process(measure: Callable[..., None], arguments: tuple[Any, ...], name: str) -> Any:
@@ -50,20 +100,15 @@ def in_own_process(measure: Callable[..., None], arguments: tuple[Any, ...], nam
         process.join()
 
 
-def _measure(sender: Connection, plan: BenchPlan, dtype: torch.dtype, mode: str, stage: str, threads: int) -> None:
-    from noise2map.inference.bench import build_model, compiled, stage_calls
+def send_peak(sender: Connection, call: Callable[[], Any], device: torch.device) -> None:
+    """Send what a call takes, in MiB.
 
-    torch.set_num_threads(threads)
-    with torch.no_grad():
-        model = build_model(plan.model, plan.device, dtype, plan.seed)
-        if mode == "compiled":
-            model = compiled(model)
-        call = stage_calls(model, plan, [stage])[stage]
-        if mode == "compiled":
-            call()
-        before = reset_peak(plan.device)
-        call()
-        peak = read_peak(plan.device)
+    `peak_mb`: of the process (CPU: resident, with Python and libraries; CUDA: allocated); `working_mb`: what the call added to
+    what was there before it.
+    """
+    before = reset_peak(device)
+    call()
+    peak = read_peak(device)
     sender.send({"peak_mb": round(peak / MIB, 1), "working_mb": round((peak - before) / MIB, 1)})
 
 
