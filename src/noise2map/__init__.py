@@ -1,11 +1,13 @@
 """Dense maps from images by diffusion, and images whose geometry is plausible.
 
 The public names are imported on first use, so that ``import noise2map`` is quick and ``noise2map.diffusion`` needs
-nothing but torch. Importing a model name also registers it with the Auto classes of transformers.
+nothing but torch. The Auto classes and pipelines of transformers know our models from then on.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from noise2map.registration import register as _register
 
 __version__ = "0.1.0"
 
@@ -35,6 +37,8 @@ _ROOMS = (
 )
 
 __all__ = [*_PUBLIC, "__version__"]
+
+_register()
 
 if TYPE_CHECKING:
     from noise2map.models import (

@@ -153,7 +153,11 @@ def test_pictures_that_cannot_be(images, match):
         ({"shortest_edge": 64}, (50, 100), (128, 64)),
         ({"shortest_edge": 64, "longest_edge": 96}, (100, 50), (48, 96)),
         ({"shortest_edge": 64, "longest_edge": 96}, (50, 50), (64, 64)),
-        ({"height": 40, "width": 70}, (100, 50), (40, 70)),
+        ({"height": 40, "width": 70}, (100, 50), (40, 80)),  # 70 would squash it
+        ({"height": 120, "width": 160}, (300, 600), (240, 120)),
+        ({"height": 120, "width": 160}, (2000, 2), (32, 2000)),  # a strip is not enlarged
+        ({"shortest_edge": 120}, (2, 500), (960, 32)),  # nor beyond 8 short sides
+        ({"shortest_edge": 120}, (4000, 300), (120, 1600)),  # but long images are reduced as others are
         ({"shortest_edge": 64}, (1, 1), (64, 64)),
         ({"shortest_edge": 512, "longest_edge": 2048}, (20000, 100), (32, 2048)),  # never below the encoder's 32
         ({"height": 8, "width": 8}, (100, 50), (32, 32)),
@@ -170,7 +174,8 @@ def test_output_sizes(size, image, expected):
 
 
 def test_resizing_is_pillows_bilinear():
-    out = Noise2MapImageProcessor(size={"height": 33, "width": 47})(images=picture()).pixel_values[0]
+    exact = {"size": {"height": 33, "width": 47}, "keep_aspect_ratio": False}
+    out = Noise2MapImageProcessor(**exact)(images=picture()).pixel_values[0]
     assert np.array_equal(back_to_bytes(out), np.asarray(picture().resize((47, 33), Image.Resampling.BILINEAR)))
 
 
@@ -180,7 +185,8 @@ def test_images_of_several_sizes_do_not_make_one_tensor():
     with pytest.raises(ValueError, match=r"2 different sizes after resizing, such as \[\(40, 40\), \(40, 48\)\]"):
         processor(images=pictures, return_tensors="pt")
     assert [x.shape for x in processor(images=pictures).pixel_values] == [(3, 40, 48), (3, 40, 40)]
-    assert processor(images=pictures, size={"height": 40, "width": 40}, return_tensors="pt").pixel_values.shape == (2, 3, 40, 40)
+    exact = {"size": {"height": 40, "width": 40}, "keep_aspect_ratio": False}
+    assert processor(images=pictures, **exact, return_tensors="pt").pixel_values.shape == (2, 3, 40, 40)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +236,8 @@ def test_depth_maps():
 @pytest.mark.parametrize("kind", ["segmentation_maps", "depth_maps"])
 def test_maps_are_resized_without_mixing(kind):
     values = np.random.default_rng(0).choice([1, 3, 200], (40, 48)).astype(np.uint8 if kind == "segmentation_maps" else np.float32)
-    out = Noise2MapImageProcessor(size={"height": 57, "width": 83})(images=picture(), **{kind: values}, return_tensors="pt")
+    processor = Noise2MapImageProcessor(size={"height": 57, "width": 83}, keep_aspect_ratio=False)
+    out = processor(images=picture(), **{kind: values}, return_tensors="pt")
     assert out.labels.shape == (1, 57, 83)
     rows = np.floor((np.arange(57) + 0.5) * 40 / 57).astype(int)  # the pixel under each centre
     columns = np.floor((np.arange(83) + 0.5) * 48 / 83).astype(int)

@@ -99,17 +99,13 @@ class Predictor:
     def processed_size(self, width: int, height: int, size: Size = None) -> tuple[int, int]:
         """Width and height at which an image of ``width x height`` is processed.
 
-        By default the short side becomes what the model was trained at, and the ratio is kept: the processor's
-        ``shortest_edge``, or the shorter of its ``height`` and ``width`` (which alone would squash other shapes).
+        By default as the processor does: the short side becomes what the model was trained at, and the ratio is kept.
         """
         if isinstance(size, tuple):
             return size
         if size == "native" or not self.processor.do_resize:
             return max(width, MIN_SIDE), max(height, MIN_SIDE)
-        wanted = dict(self.processor.size)
-        if wanted.get("height") and wanted.get("width"):
-            wanted = {"shortest_edge": min(wanted["height"], wanted["width"])}
-        rows, columns = self.processor.output_size(height, width, wanted)
+        rows, columns = self.processor.output_size(height, width)
         return columns, rows
 
     def check_fits(self, width: int, height: int, dials: Dials, batch_size: int = 1) -> int:
@@ -173,7 +169,7 @@ class Predictor:
         self, images: list[Image.Image], ids: list[str], size: tuple[int, int], dials: Dials, every_uncertainty: bool
     ) -> list[Prediction]:
         height_width = {"height": size[1], "width": size[0]}
-        inputs = self.processor(images=images, do_resize=True, size=height_width, return_tensors="pt")
+        inputs = self.processor(images=images, do_resize=True, size=height_width, keep_aspect_ratio=False, return_tensors="pt")
         out = self.model(
             pixel_values=inputs["pixel_values"].to(self.model.device),
             num_inference_steps=dials.num_inference_steps,

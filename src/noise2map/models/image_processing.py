@@ -16,15 +16,20 @@ from transformers.processing_utils import ImagesKwargs
 
 # The encoder's coarsest map is at 1/32, so nothing smaller than this goes in.
 MIN_SIDE = 32
+# Images are enlarged at most until their long side is this many short sides of the processor: a strip of 2000 x 2 pixels would
+# else become one of 120000 x 120. It does not concern images whose sides differ less.
+MAX_STRIP = 8
 
 
 class Noise2MapImageProcessorKwargs(ImagesKwargs, total=False):
     """Keywords beyond those of every image processor.
 
     do_reduce_labels (`bool`): class id 0 means "unlabelled" in the files (ADE20K): it becomes 255 and the others move down by one.
+    keep_aspect_ratio (`bool`): of a size of height and width the shorter one is what the short side becomes.
     """
 
     do_reduce_labels: bool
+    keep_aspect_ratio: bool
 
 
 class Noise2MapImageProcessor(PilBackend):
@@ -32,7 +37,10 @@ class Noise2MapImageProcessor(PilBackend):
 
     Args:
         do_resize: resize images (bilinear) and maps (nearest).
-        size: ``{"shortest_edge": s}`` keeps the ratio; with ``"longest_edge"`` as an upper bound; or ``{"height", "width"}``.
+        size: ``{"shortest_edge": s}`` keeps the ratio; with ``"longest_edge"`` as an upper bound; or ``{"height", "width"}``, what
+            the model was trained at.
+        keep_aspect_ratio: of ``{"height", "width"}`` the shorter one is what the short side of an image becomes, so that images
+            of another shape are not squashed; if not, every image gets exactly that size.
         do_rescale: multiply by ``rescale_factor`` (0..255 -> 0..1).
         do_normalize: subtract ``image_mean``, divide by ``image_std``.
         do_reduce_labels: see `Noise2MapImageProcessorKwargs`.
@@ -46,6 +54,7 @@ class Noise2MapImageProcessor(PilBackend):
     size = {"shortest_edge": 512, "longest_edge": 2048}
     default_to_square = False
     do_resize = True
+    keep_aspect_ratio = True
     do_rescale = True
     rescale_factor = 1 / 255
     do_normalize = True
@@ -114,23 +123,41 @@ class Noise2MapImageProcessor(PilBackend):
         if return_tensors is not None and len(sizes) > 1:
             raise ValueError(
                 f"images have {len(sizes)} different sizes after resizing, such as {sorted(sizes)[:2]}; expected one (process "
-                "them one at a time, in groups of equal size, or with size={'height': ..., 'width': ...})"
+                "them one at a time, in groups of equal size, or with size={'height': ..., 'width': ...}, keep_aspect_ratio=False)"
             )
         return BatchFeature(data=data, tensor_type=return_tensors)
 
-    def output_size(self, height: int, width: int, size: Any = None) -> tuple[int, int]:
-        """Height and width that an image of ``height x width`` pixels is resized to; each at least 32."""
+    def output_size(
+        self, height: int, width: int, size: Any = None, keep_aspect_ratio: bool | None = None
+    ) -> tuple[int, int]:
+        """Height and width that an image is resized to: the rule of the processor, the pipelines and `Predictor`.
+
+        The short side becomes ``shortest_edge``, or the shorter of ``height`` and ``width``, and the ratio is kept. An image is
+        not enlarged beyond a long side of 8 such short sides: long strips stay smaller. Each side is at least 32.
+
+        Args:
+            height: Of the image.
+            width: Of the image.
+            size: Instead of the processor's.
+            keep_aspect_ratio: Instead of the processor's.
+        """
         size = _size_dict(self.size if size is None else size)
-        if size.height and size.width:
+        keep = self.keep_aspect_ratio if keep_aspect_ratio is None else keep_aspect_ratio
+        if size.height and size.width and not keep:
             return max(MIN_SIDE, size.height), max(MIN_SIDE, size.width)
-        ratio = size.shortest_edge / min(height, width)
+        shortest = min(size.height, size.width) if size.height and size.width else size.shortest_edge
+        ratio = shortest / min(height, width)
+        if ratio > 1:
+            ratio = min(ratio, max(1.0, MAX_STRIP * shortest / max(height, width)))
         if size.longest_edge:
             ratio = min(ratio, size.longest_edge / max(height, width))
         return max(MIN_SIDE, round(height * ratio)), max(MIN_SIDE, round(width * ratio))
 
     def _prepare_image(self, picture: Image.Image, options: dict[str, Any]) -> np.ndarray:
         height, width = picture.height, picture.width
-        target = self.output_size(height, width, options["size"]) if options["do_resize"] else (height, width)
+        target = (height, width)
+        if options["do_resize"]:
+            target = self.output_size(height, width, options["size"], options["keep_aspect_ratio"])
         if target != (height, width):
             picture = picture.resize((target[1], target[0]), options["resample"])
         pixels = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1)
@@ -185,6 +212,7 @@ class Noise2MapImageProcessor(PilBackend):
 
 _OPTIONS = (
     "do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "do_reduce_labels",
+    "keep_aspect_ratio",
 )  # fmt: skip
 
 

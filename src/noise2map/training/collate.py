@@ -70,7 +70,7 @@ class MapCollator:
         if task not in (*self._MAP, "bev"):
             raise ValueError(f"task is {task!r}; expected one of {', '.join(self._MAP)}, bev")
         self.processor, self.task, self.keep_raw = processor, task, keep_raw
-        self.options: dict[str, Any] = {} if resize else {"do_resize": False}
+        self.options: dict[str, Any] = {"keep_aspect_ratio": False} if resize else {"do_resize": False}  # one size a batch
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """``pixel_values`` ``(B, 3, H, W)`` float and ``labels`` ``(B, H, W)``: class ids, or metres with 0 for invalid.

@@ -1,0 +1,117 @@
+"""Pipelines of transformers for map models: batches of any sizes, decoding options and seeds as keywords.
+
+``pipeline("depth-estimation")`` and ``pipeline("image-segmentation")`` of transformers give these classes for our models and their
+own for all others. See :mod:`noise2map.registration`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.modeling_outputs import ModelOutput
+from transformers.pipelines.base import Pipeline
+from transformers.pipelines.depth_estimation import DepthEstimationPipeline
+from transformers.pipelines.image_segmentation import ImageSegmentationPipeline
+
+from noise2map.diffusion import image_generator
+from noise2map.models.map_model import MapModel
+
+_DECODING = ("num_inference_steps", "ensemble_size", "average", "sampler", "seed", "generator")
+# What `pipeline` itself hands on after having used it.
+_LOADING = ("local_files_only", "torch_dtype", "use_fast")
+# The id that `Predictor` gives to a single image.
+_ONE_IMAGE = "0"
+
+
+class MapPipeline(Pipeline):
+    """What both pipelines do with a map model.
+
+    Keywords, in ``pipeline(...)`` or in a call:
+
+    - ``num_inference_steps``, ``ensemble_size``, ``average``, ``sampler``: as in `MapModel.decode_map`; the checkpoint's by default.
+    - ``seed``: fixes the noise, the same for every image whatever its batch. One image gives the map of ``Predictor`` with that seed.
+    - ``generator``: a `torch.Generator`, or a list with one for each image of a batch, instead of a seed.
+
+    Without seed and generator the noise is drawn from PyTorch's global generator. Other keywords are refused.
+    """
+
+    plain: type[Pipeline]
+    task_keywords: tuple[str, ...]
+
+    def __new__(cls, model: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """The pipeline, or that of transformers if the model is not a map model."""
+        if not isinstance(model, MapModel):
+            return cls.plain(model, *args, **kwargs)
+        return super().__new__(cls)
+
+    def check_model_type(self, supported_models: Any) -> None:
+        """Nothing to check: the model chose this class."""
+
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
+        known = {*_DECODING, *_LOADING, *self.task_keywords}
+        for name in kwargs:
+            if name not in known:
+                expected = ", ".join((*_DECODING, *self.task_keywords))
+                raise ValueError(f"the {self.task} pipeline of map models has no keyword {name!r}; expected {expected}")
+        decoding = {name: kwargs[name] for name in _DECODING if kwargs.get(name) is not None}
+        if {"seed", "generator"} <= set(decoding):
+            raise ValueError("got a seed and a generator; expected one of them")
+        rest = {name: value for name, value in kwargs.items() if name in self.task_keywords}
+        preprocess, _, postprocess = super()._sanitize_parameters(**rest)
+        return preprocess, decoding, postprocess
+
+    def preprocess(self, image: Any, **kwargs: Any) -> Any:
+        """The inputs of one image; its pixels in a list, so that images of several sizes make a batch."""
+        inputs = super().preprocess(image, **kwargs)
+        inputs["pixel_values"] = [inputs["pixel_values"]]
+        return inputs
+
+    def _forward(self, model_inputs: Any, seed: int | None = None, generator: Any = None, **decoding: Any) -> ModelOutput:
+        pixels = _flat(model_inputs["pixel_values"])
+        generators: list[Any] | None = None
+        if seed is not None:
+            generators = [image_generator(seed, _ONE_IMAGE) for _ in pixels]
+        elif generator is not None:
+            generators = list(generator) if isinstance(generator, Sequence) else [generator] * len(pixels)
+            if len(generators) != len(pixels):
+                raise ValueError(f"got {len(generators)} generators; expected one for each of the {len(pixels)} images of a batch")
+        found: dict[int, dict[str, Tensor]] = {}
+        for members in _by_shape(pixels):
+            chosen = [generators[index] for index in members] if generators else None
+            out = self.model(pixel_values=torch.cat([pixels[index] for index in members]), generator=chosen, **decoding)
+            fields = {name: value for name, value in out.items() if isinstance(value, Tensor)}
+            for place, index in enumerate(members):
+                found[index] = {name: value[place : place + 1] for name, value in fields.items()}
+        together = {name: _joined([found[index][name] for index in range(len(pixels))]) for name in found[0]}
+        return ModelOutput({**together, "target_size": model_inputs["target_size"]})
+
+
+def _flat(pixels: list[Any]) -> list[Tensor]:
+    """Pixels ``(1, 3, H, W)`` of one image ``[p]``, or of a batch ``[[p], [q]]``."""
+    return [one for item in pixels for one in (item if isinstance(item, list) else [item])]
+
+
+def _by_shape(pixels: list[Tensor]) -> list[list[int]]:
+    groups: dict[torch.Size, list[int]] = {}
+    for index, one in enumerate(pixels):
+        groups.setdefault(one.shape, []).append(index)
+    return list(groups.values())
+
+
+def _joined(values: list[Tensor]) -> Tensor | list[Tensor]:
+    return torch.cat(values) if len({value.shape for value in values}) == 1 else values
+
+
+class MapDepthPipeline(MapPipeline, DepthEstimationPipeline):
+    """``pipeline("depth-estimation")`` of `Noise2MapForDepthEstimation`; keywords as in `MapPipeline`."""
+
+    plain = DepthEstimationPipeline
+    task_keywords = ("timeout", "parameters")
+
+
+class MapSegmentationPipeline(MapPipeline, ImageSegmentationPipeline):
+    """``pipeline("image-segmentation")`` of `Noise2MapForSemanticSegmentation`; keywords as in `MapPipeline`."""
+
+    plain = ImageSegmentationPipeline
+    task_keywords = ("timeout", "subtask", "threshold", "mask_threshold", "overlap_mask_area_threshold")
