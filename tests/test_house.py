@@ -31,7 +31,8 @@ ROOMS = {
     "metrics": ({"geometry"}, {"torch", "torchmetrics", "scipy"}),
     "data": ({"geometry", "runs"}, {"torch", "numpy", "PIL", "tqdm", "vizdoom", "shapely", "h5py", "lmdb", "scipy", "cv2"}),
     "report": ({"metrics", "geometry", "runs"}, {"matplotlib", "numpy", "PIL"}),
-    "models": ({"diffusion", "codecs", "geometry"}, {"torch", "transformers", "huggingface_hub", "numpy", "PIL", "spconv"}),
+    "registration": (set(), set()),
+    "models": ({"diffusion", "codecs", "geometry", "zoo"}, {"torch", "transformers", "huggingface_hub", "numpy", "PIL", "spconv"}),
     "guidance": ({"diffusion", "codecs"}, {"torch", "diffusers", "safetensors", "numpy", "PIL"}),
     "rendering": ({"data", "geometry", "runs"}, {"numpy", "PIL", "tqdm", "vizdoom", "shapely", "torch"}),
     "convert": (

@@ -19,6 +19,8 @@ from noise2map import (
     Noise2MapForSemanticSegmentation,
     Noise2MapImageProcessor,
 )
+from noise2map.diffusion import image_generator
+from noise2map.inference.predictor import Predictor
 
 NAMES = {0: "floor", 1: "wall", 2: "sky", 3: "door", 4: "lamp"}
 
@@ -99,6 +101,77 @@ def test_depth_pipeline(depth_checkpoint, processor):
 def test_pipelines_take_lists(depth_checkpoint):
     out = pipeline("depth-estimation", model=str(depth_checkpoint))([picture(), picture(50, 60)])
     assert [item["depth"].size for item in out] == [(90, 70), (50, 60)]
+
+
+def labels_of(segments, size):
+    """Segments of the pipeline -> names of classes ``(H, W)``."""
+    names = np.full(size, "", dtype=object)
+    for segment in segments:
+        names[np.asarray(segment["mask"]) > 0] = segment["label"]
+    return names
+
+
+@pytest.mark.parametrize("batch_size", [2, 3])
+def test_pipelines_take_batches_of_any_sizes(segmentation_checkpoint, depth_checkpoint, batch_size):
+    images = [picture(), picture(50, 60), picture(90, 72)]
+    options = {"seed": 3, "num_inference_steps": 2, "ensemble_size": 2}
+    pipe = pipeline("depth-estimation", model=str(depth_checkpoint))
+    together = pipe(images, batch_size=batch_size, **options)
+    assert [item["depth"].size for item in together] == [image.size for image in images]
+    for image, item in zip(images, together):
+        assert torch.allclose(item["predicted_depth"], pipe(image, **options)["predicted_depth"], rtol=1e-4)
+    pipe = pipeline("image-segmentation", model=str(segmentation_checkpoint))
+    for image, item in zip(images, pipe(images, batch_size=batch_size, **options)):
+        size = image.size[::-1]
+        assert (labels_of(item, size) != labels_of(pipe(image, **options), size)).mean() < 0.01
+
+
+def test_decoding_options_reach_the_model_through_a_pipeline(depth_checkpoint, monkeypatch):
+    calls = []
+    forward = Noise2MapForDepthEstimation.forward
+    monkeypatch.setattr(Noise2MapForDepthEstimation, "forward", lambda self, *a, **k: calls.append(k) or forward(self, *a, **k))
+    pipe = pipeline("depth-estimation", model=str(depth_checkpoint), num_inference_steps=2)
+    first, again = (pipe(picture(), ensemble_size=2, seed=5)["predicted_depth"] for _ in range(2))
+    assert torch.equal(first, again)
+    assert calls[0]["num_inference_steps"] == 2 and calls[0]["ensemble_size"] == 2
+    assert not torch.equal(first, pipe(picture(), ensemble_size=2, seed=6)["predicted_depth"])
+    pipe(picture(), num_inference_steps=4)
+    assert calls[-1]["num_inference_steps"] == 4  # of the call, not of the pipeline
+    drawn = [pipe(picture(), generator=torch.Generator().manual_seed(1))["predicted_depth"] for _ in range(2)]
+    assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"num_steps": 3}, "no keyword 'num_steps'; expected num_inference_steps, ensemble_size"),
+        ({"num_inference_steps": 0}, "num_inference_steps is 0"),
+        ({"seed": 1, "generator": torch.Generator()}, "a seed and a generator"),
+        ({"generator": [torch.Generator()] * 2}, "got 2 generators; expected one for each of the 1 images"),
+    ],
+)
+def test_pipelines_refuse_what_cannot_be(segmentation_checkpoint, keywords, message):
+    pipe = pipeline("image-segmentation", model=str(segmentation_checkpoint))
+    with pytest.raises(ValueError, match=message):
+        pipe(picture(), **keywords)
+
+
+@pytest.mark.parametrize("size", [(90, 70), (300, 600), (640, 360)])
+def test_model_pipeline_and_predictor_give_the_same_maps(segmentation_checkpoint, depth_checkpoint, size):
+    """The processor alone decides at which size an image is seen."""
+    image = picture(*size)
+    predictor = Predictor.from_pretrained(segmentation_checkpoint, "cpu")
+    predicted = predictor(image, seed=7)[0].labels
+    with torch.no_grad():
+        out = predictor.model(**predictor.processor(images=image, return_tensors="pt"), generator=image_generator(7, "0"))
+    by_hand = predictor.processor.post_process_semantic_segmentation(out, target_sizes=[image.size[::-1]])[0].numpy()
+    assert (by_hand != predicted).mean() < 1e-3
+    segments = pipeline("image-segmentation", model=str(segmentation_checkpoint))(image, seed=7)
+    names = labels_of(segments, image.size[::-1])
+    assert (names != np.array(list(NAMES.values()), dtype=object)[predicted]).mean() < 1e-3
+    depth = pipeline("depth-estimation", model=str(depth_checkpoint))(image, seed=7)["predicted_depth"].numpy()
+    expected = Predictor.from_pretrained(depth_checkpoint, "cpu")(image, seed=7)[0].depth_m
+    np.testing.assert_allclose(depth, expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

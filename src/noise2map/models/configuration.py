@@ -11,6 +11,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from noise2map.codecs import CODECS
+from noise2map.zoo import ShippedNames
 
 # Keys that transformers itself passes through a configuration.
 _FOREIGN_KEYS = {
@@ -54,7 +55,7 @@ def refuse_with_value_error(config_class: type) -> type:
 
 @refuse_with_value_error
 @strict
-class Noise2MapConfig(PreTrainedConfig):
+class Noise2MapConfig(ShippedNames, PreTrainedConfig):
     r"""Configuration of `Noise2MapForSemanticSegmentation` and `Noise2MapForDepthEstimation`.
 
     The defaults are the published segmentation model (DDP Swin-T, ADE20K) apart from the number of classes.

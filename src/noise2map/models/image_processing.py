@@ -14,6 +14,8 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
 
+from noise2map.zoo import ShippedNames
+
 # The encoder's coarsest map is at 1/32, so nothing smaller than this goes in.
 MIN_SIDE = 32
 # Images are enlarged at most until their long side is this many short sides of the processor: a strip of 2000 x 2 pixels would
@@ -32,7 +34,7 @@ class Noise2MapImageProcessorKwargs(ImagesKwargs, total=False):
     keep_aspect_ratio: bool
 
 
-class Noise2MapImageProcessor(PilBackend):
+class Noise2MapImageProcessor(ShippedNames, PilBackend):
     """Images -> ``pixel_values``, maps -> ``labels``, and model outputs -> maps at the size of the image.
 
     Args:
@@ -127,9 +129,7 @@ class Noise2MapImageProcessor(PilBackend):
             )
         return BatchFeature(data=data, tensor_type=return_tensors)
 
-    def output_size(
-        self, height: int, width: int, size: Any = None, keep_aspect_ratio: bool | None = None
-    ) -> tuple[int, int]:
+    def output_size(self, height: int, width: int, size: Any = None, keep_aspect_ratio: bool | None = None) -> tuple[int, int]:
         """Height and width that an image is resized to: the rule of the processor, the pipelines and `Predictor`.
 
         The short side becomes ``shortest_edge``, or the shorter of ``height`` and ``width``, and the ratio is kept. An image is

@@ -12,9 +12,10 @@ from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.encoder import ImageEncoder
 from noise2map.models.heads import AuxiliaryHead
 from noise2map.models.map_decoder import DeformableAttention, MapDecoder, TimeEmbedding
+from noise2map.zoo import ShippedNames
 
 
-class Noise2MapPreTrainedModel(PreTrainedModel):
+class Noise2MapPreTrainedModel(ShippedNames, PreTrainedModel):
     """Weight initialisation and loading, shared by the map models."""
 
     config_class = Noise2MapConfig

@@ -29,8 +29,8 @@ class MapPipeline(Pipeline):
 
     Keywords, in ``pipeline(...)`` or in a call:
 
-    - ``num_inference_steps``, ``ensemble_size``, ``average``, ``sampler``: as in `MapModel.decode_map`; the checkpoint's by default.
-    - ``seed``: fixes the noise, the same for every image whatever its batch. One image gives the map of ``Predictor`` with that seed.
+    - ``num_inference_steps``, ``ensemble_size``, ``average``, ``sampler``: as in `MapModel.decode_map`.
+    - ``seed``: fixes the noise, the same for every image in any batch. One image gives the map of ``Predictor`` with that seed.
     - ``generator``: a `torch.Generator`, or a list with one for each image of a batch, instead of a seed.
 
     Without seed and generator the noise is drawn from PyTorch's global generator. Other keywords are refused.
@@ -82,7 +82,7 @@ class MapPipeline(Pipeline):
             out = self.model(pixel_values=torch.cat([pixels[index] for index in members]), generator=chosen, **decoding)
             fields = {name: value for name, value in out.items() if isinstance(value, Tensor)}
             for place, index in enumerate(members):
-                found[index] = {name: value[place : place + 1] for name, value in fields.items()}
+                found[index] = {name: value[place] for name, value in fields.items()}
         together = {name: _joined([found[index][name] for index in range(len(pixels))]) for name in found[0]}
         return ModelOutput({**together, "target_size": model_inputs["target_size"]})
 
@@ -100,7 +100,7 @@ def _by_shape(pixels: list[Tensor]) -> list[list[int]]:
 
 
 def _joined(values: list[Tensor]) -> Tensor | list[Tensor]:
-    return torch.cat(values) if len({value.shape for value in values}) == 1 else values
+    return torch.stack(values) if len({value.shape for value in values}) == 1 else values
 
 
 class MapDepthPipeline(MapPipeline, DepthEstimationPipeline):

@@ -8,6 +8,7 @@ import difflib
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 _ROOM = Path(__file__).parent
 _PREFIX = "zoo/"
@@ -16,7 +17,7 @@ _NEEDED = ("config.json", "model.safetensors", "preprocessor_config.json")
 # What a repository on the hub is called: owner/name.
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
-__all__ = ["available", "available_generators", "bare_name", "resolve_model", "zoo_path"]
+__all__ = ["ShippedNames", "available", "available_generators", "bare_name", "resolve_model", "shipped_folder", "zoo_path"]
 
 
 def available() -> list[str]:
@@ -50,6 +51,21 @@ def zoo_path(name: str) -> Path:
     if name not in names:
         raise ValueError(f"no shipped checkpoint is called {name!r}{_guess(name, names)}; there is {_listing(names)}")
     return _ROOM / name
+
+
+def shipped_folder(name: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """The folder of a shipped model of maps by its name; anything else, a folder of that name first of all, as it is."""
+    text = os.fspath(name)
+    return str(_ROOM / bare_name(text)) if bare_name(text) in available() and not Path(text).exists() else name
+
+
+class ShippedNames:
+    """Lets ``from_pretrained`` of a class of transformers take the names of shipped models of maps."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        """As transformers documents it; ``"freedoom-depth-tiny"`` and other shipped names are taken, too."""
+        return super().from_pretrained(shipped_folder(pretrained_model_name_or_path), *args, **kwargs)  # type: ignore[misc]
 
 
 def resolve_model(name_or_path_or_hub_id: str | os.PathLike[str]) -> str:

@@ -11,10 +11,12 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from noise2map.zoo import ShippedNames
+
 _CAMERA_KEYS = ("images", "intrinsics", "camera_to_lidar")
 
 
-class Noise2MapBevProcessor(ImageProcessingMixin):
+class Noise2MapBevProcessor(ShippedNames, ImageProcessingMixin):
     """Resizes, crops, normalises and stacks the samples of a rig, and keeps the matrices that say so.
 
     Args:

@@ -1,0 +1,107 @@
+"""``import noise2map`` alone makes transformers know our models, and imports neither torch nor transformers."""
+
+import subprocess
+import sys
+
+import pytest
+from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor, pipeline
+from transformers.pipelines.depth_estimation import DepthEstimationPipeline
+
+from noise2map import (
+    Noise2MapBevConfig,
+    Noise2MapBevProcessor,
+    Noise2MapConfig,
+    Noise2MapForBevSegmentation,
+    Noise2MapForDepthEstimation,
+    Noise2MapForSemanticSegmentation,
+    Noise2MapImageProcessor,
+)
+
+DEPTH, ROOMS = "freedoom-depth-tiny", "freedoom-segmentation-tiny"
+_LIGHT = """
+import sys
+import noise2map
+from noise2map.zoo import zoo_path
+assert "torch" not in sys.modules and "transformers" not in sys.modules, "import noise2map is heavy"
+"""
+_LATE = """
+import sys
+import transformers
+from transformers import AutoConfig, AutoImageProcessor, pipeline
+before = {name for name in sys.modules if name.startswith("noise2map")}
+import noise2map
+from noise2map.zoo import zoo_path
+assert not before and "noise2map.models" not in sys.modules, "import noise2map is heavy"
+"""
+_USE = {
+    "config": """
+from transformers import AutoConfig
+print(type(AutoConfig.from_pretrained(zoo_path("freedoom-depth-tiny"))).__name__)
+""",
+    "processor": """
+from transformers import AutoImageProcessor
+print(type(AutoImageProcessor.from_pretrained(zoo_path("freedoom-depth-tiny"))).__name__)
+""",
+    "models": """
+from transformers import AutoModelForDepthEstimation, AutoModelForSemanticSegmentation
+print(type(AutoModelForDepthEstimation.from_pretrained(zoo_path("freedoom-depth-tiny"))).__name__)
+print(type(AutoModelForSemanticSegmentation.from_pretrained(zoo_path("freedoom-segmentation-tiny"))).__name__)
+""",
+    "pipeline": """
+from transformers import pipeline
+print(type(pipeline("image-segmentation", model=zoo_path("freedoom-segmentation-tiny"))).__name__)
+print(type(pipeline("depth-estimation", model=str(zoo_path("freedoom-depth-tiny")))).__name__)
+""",
+}
+_EXPECTED = {
+    "config": ["Noise2MapConfig"],
+    "processor": ["Noise2MapImageProcessor"],
+    "models": ["Noise2MapForDepthEstimation", "Noise2MapForSemanticSegmentation"],
+    "pipeline": ["MapSegmentationPipeline", "MapDepthPipeline"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("first", "use"), [("noise2map", "config"), ("noise2map", "processor"), ("noise2map", "models"), ("transformers", "pipeline")]
+)
+def test_importing_the_package_is_enough(first, use):
+    code = (_LIGHT if first == "noise2map" else _LATE) + _USE[use]
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == _EXPECTED[use]
+    assert "not supported" not in result.stderr
+
+
+def test_one_order_in_a_process_of_its_own():
+    result = subprocess.run([sys.executable, "-c", _LIGHT + _USE["pipeline"]], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == _EXPECTED["pipeline"]
+    assert "not supported" not in result.stderr
+
+
+def test_other_models_keep_their_pipeline():
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32}
+    config = DPTConfig(**small, backbone_out_indices=[0, 0, 1, 1], neck_hidden_sizes=[16, 16, 16, 16], fusion_hidden_size=16)
+    found = pipeline("depth-estimation", model=DPTForDepthEstimation(config), image_processor=DPTImageProcessor())
+    assert type(found) is DepthEstimationPipeline
+
+
+@pytest.mark.parametrize("name", ["freedoom-depth-tiny", "zoo/freedoom-depth-tiny"])
+def test_shipped_names_are_understood(name):
+    model = Noise2MapForDepthEstimation.from_pretrained(name)
+    assert model.config.max_depth == Noise2MapConfig.from_pretrained(name).max_depth
+    assert dict(Noise2MapImageProcessor.from_pretrained(name).size) == {"height": 120, "width": 160}
+
+
+def test_every_class_understands_shipped_names():
+    assert Noise2MapForSemanticSegmentation.from_pretrained(ROOMS).config.num_labels > 2
+    bev = "freedoom-bev-camera-tiny"
+    assert type(Noise2MapForBevSegmentation.from_pretrained(bev).config) is Noise2MapBevConfig
+    assert Noise2MapBevProcessor.from_pretrained(bev).image_size == [96, 160]
+
+
+def test_a_folder_comes_before_a_shipped_name(tmp_path, monkeypatch):
+    Noise2MapImageProcessor(size={"shortest_edge": 99}).save_pretrained(tmp_path / DEPTH)
+    monkeypatch.chdir(tmp_path)
+    assert dict(Noise2MapImageProcessor.from_pretrained(DEPTH).size) == {"shortest_edge": 99}
