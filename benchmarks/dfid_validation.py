@@ -21,12 +21,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from noise2map.data import FreedoomDataset
-from noise2map.inference.depth_estimators import DEFAULT_ESTIMATOR, make_estimator
-from noise2map.inference.feature_extractors import DEFAULT_EXTRACTOR, make_extractor
-from noise2map.inference.measured_images import Instruments, Measured, measure
-from noise2map.inference.provenance import provenance
+from noise2map.generation.evaluation.depth_models import DEFAULT_ESTIMATOR, make_estimator
+from noise2map.generation.evaluation.feature_extractors import DEFAULT_EXTRACTOR, make_extractor
+from noise2map.generation.evaluation.measurements import Instruments, Measured, measure
 from noise2map.metrics import centred_interval, feature_distance, resampled_distances
 from noise2map.report.tables import text_table, write_csv
+from noise2map.runs.provenance import provenance
 
 Corruption = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 

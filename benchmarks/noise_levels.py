@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from noise2map.data.opening import open_dataset
 from noise2map.diffusion import image_generator
 from noise2map.diffusion.ensemble import draw_noise, fold
 from noise2map.diffusion.process import add_noise
-from noise2map.inference.datasets import open_dataset
 from noise2map.inference.loading import load_model
-from noise2map.inference.provenance import provenance
 from noise2map.report.tables import read_csv, write_csv
-from noise2map.training.evaluation import make_scores, predict_maps, task_of, true_map
+from noise2map.runs.provenance import provenance
+from noise2map.tasks.base import make_scores, predict_maps, task_of, true_map
 
 ROOT = Path(__file__).parent.parent
 LEVELS = (1.0, 0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.0)

@@ -20,7 +20,7 @@ from typing import Any
 
 from noise2map.report.plots import save_figure, training_plot
 from noise2map.report.tables import read_csv, write_csv
-from noise2map.training.run_directory import METRICS_FILE, read_metrics
+from noise2map.runs.run_directory import METRICS_FILE, read_metrics
 
 NOISE2MAP = str(Path(sys.executable).with_name("noise2map"))
 EVALUATION_STEPS = 3

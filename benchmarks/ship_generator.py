@@ -21,8 +21,8 @@ import torch
 from safetensors.torch import load
 from ship_checkpoint import ZOO, replaced_folder, save_half
 
+from noise2map.generation.loading import CAMERA_FILE, load_generator
 from noise2map.guidance import DepthGuidedPipeline
-from noise2map.inference.generators import CAMERA_FILE, load_generator
 
 PARTS = ("unet", "depth_predictor", "depth_prior")
 # Megabytes that the package has for them.

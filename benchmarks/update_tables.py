@@ -14,8 +14,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from noise2map.inference.generator_report import short_row
-from noise2map.inference.published import published_scores
+from noise2map.evaluation.official import published_scores
+from noise2map.generation.evaluation.report import short_row
 from noise2map.report.tables import markdown_table, read_csv, replace_block, write_csv
 
 ROOT = Path(__file__).parent.parent

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from noise2map.cli import app
-from noise2map.inference.published import published_scores
-from noise2map.training.recipes import recipe_names
+from noise2map.evaluation.official import published_scores
+from noise2map.training.recipe_files import recipe_names
 
 ROOT = Path(__file__).parent.parent
 PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("recipes", "datasets")}

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from noise2map import __version__, cli
-from noise2map.cli.words import spread_values
+from noise2map.cli.options import spread_values
 
 
 def run(words, capsys):

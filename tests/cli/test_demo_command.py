@@ -14,10 +14,10 @@ from tiny_models import tiny_depth_model, tiny_segmenter
 from noise2map import cli
 from noise2map.data.freedoom import load_samples
 from noise2map.data.freedoom.catalog import class_names
-from noise2map.inference.demo_run import FIRST_FRAMES
-from noise2map.inference.generators import load_generator
-from noise2map.inference.showcase import build_room, varied_frames
-from noise2map.inference.showcase_guided import FIRST_SEEDS
+from noise2map.demo.guidance import FIRST_SEEDS
+from noise2map.demo.maps import build_room, varied_frames
+from noise2map.demo.run import FIRST_FRAMES
+from noise2map.generation.loading import load_generator
 from noise2map.models import Noise2MapImageProcessor
 
 pytest.importorskip("shapely")

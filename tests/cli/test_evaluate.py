@@ -10,13 +10,13 @@ from transformers import ConvNextConfig
 
 from noise2map.cli import main
 from noise2map.data import load_samples
-from noise2map.inference.provenance import commit
 from noise2map.models import (
     Noise2MapConfig,
     Noise2MapForDepthEstimation,
     Noise2MapForSemanticSegmentation,
     Noise2MapImageProcessor,
 )
+from noise2map.runs.provenance import commit
 
 
 @pytest.fixture(scope="module")

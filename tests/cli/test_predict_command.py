@@ -173,7 +173,7 @@ def test_a_full_disk_in_the_middle_loses_nothing(models, images, tmp_path, capsy
             if budget[0] < 0:
                 raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("noise2map.inference.records.write_bytes", limited)
+    monkeypatch.setattr("noise2map.runs.output_folder.write_bytes", limited)
     code, _, err = run(capsys, *words)
     monkeypatch.undo()
     assert code == 2 and "No space left on device" in error_line(err)

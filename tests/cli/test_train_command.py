@@ -228,7 +228,7 @@ def test_no_recipe_and_an_unknown_one(capsys):
 def test_killed_from_outside_and_resumed(tmp_path, recipe):
     """A process that is killed in the middle of a step, not asked to stop; the curve must be that of an undisturbed run."""
     die = (
-        "import os, noise2map.training.trainer as t\n"
+        "import os, noise2map.training.maps.trainer as t\n"
         "step = t.MapTrainer.training_step\n"
         "def training_step(self, *a, **k):\n"
         "    if self.state.global_step == 3: os._exit(9)\n"

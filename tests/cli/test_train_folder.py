@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from noise2map.cli import main
-from noise2map.training.folder_recipe import folder_recipe
+from noise2map.training.maps.folder_recipe import folder_recipe
 
 TINY = [
     "model.config.backbone_config.hidden_sizes=[8, 8, 16, 16]",

@@ -14,8 +14,8 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForDepthEstimation, AutoModelForSemanticSegmentation, pipeline
 
 from noise2map.cli import main
-from noise2map.convert.ddp_meta import settings_from_meta
-from noise2map.convert.hub import find_checkpoint
+from noise2map.convert.checkpoint import find_checkpoint
+from noise2map.convert.ddp import settings_from_meta
 from noise2map.data.cityscapes import CLASSES as CITYSCAPES
 from noise2map.inference.predictor import Predictor
 
@@ -145,7 +145,7 @@ def test_paths_come_first_and_a_repository_needs_a_file(tmp_path, monkeypatch):
 
 
 def test_without_a_network_the_message_says_what_to_do(tmp_path, monkeypatch, capsys):
-    import noise2map.convert.hub as hub
+    import noise2map.convert.checkpoint as hub
 
     def no_network(*_):
         raise ConnectionError("[Errno 101] Network is unreachable\nmore")

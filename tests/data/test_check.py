@@ -4,10 +4,9 @@ from PIL import Image
 
 from noise2map.cli import main
 from noise2map.data import FolderDataset, load_samples, open_public_dataset
-from noise2map.data.check import check_dataset
-from noise2map.data.check_text import check_lines
-from noise2map.data.export import export_frames
+from noise2map.data.checking import check_dataset, check_lines
 from noise2map.data.subsets import SkipUnreadable, evenly_spaced
+from noise2map.rendering.export import export_frames
 
 PICTURES = 5
 
@@ -211,7 +210,7 @@ def test_own_folder_with_a_wrong_scale(tmp_path, capsys):
 
 
 def test_contact_sheet_shows_pictures_and_maps():
-    from noise2map.report.contact_sheet import contact_sheet
+    from noise2map.report.panels import contact_sheet
 
     data = load_samples("val")
     sheet = np.asarray(contact_sheet([data[0], data[1]], data.id2label, data.palette, "rooms"))

@@ -12,17 +12,20 @@ from PIL import Image
 pytest.importorskip("vizdoom")
 pytest.importorskip("shapely")
 
-from noise2map.data.freedoom import chunks
 from noise2map.data.freedoom.catalog import UNITS_PER_METRE
-from noise2map.data.freedoom.engine import Engine, wad_path
-from noise2map.data.freedoom.level import Level
-from noise2map.data.freedoom.lidar import LidarSpec
-from noise2map.data.freedoom.raycast import Camera, Pose, cast
-from noise2map.data.freedoom.surround import FreedoomSurroundDataset, SurroundJob, job, make_surround, map_expansion, store
-from noise2map.data.freedoom.surround.vector_map import south_west
-from noise2map.data.freedoom.wad import Wad
+from noise2map.data.freedoom.surround import FreedoomSurroundDataset
 from noise2map.data.nuscenes import CAMERAS, BevAugmentation, MapExpansion, NuScenesDataset
 from noise2map.data.nuscenes.augmentation import lidar_matrix
+from noise2map.rendering import workers as chunks
+from noise2map.rendering.engine import Engine, wad_path
+from noise2map.rendering.level import Level
+from noise2map.rendering.lidar import LidarSpec
+from noise2map.rendering.raycast import Camera, Pose, cast
+from noise2map.rendering.surround import SurroundJob, make_surround, map_expansion
+from noise2map.rendering.surround import files as store
+from noise2map.rendering.surround import samples as job
+from noise2map.rendering.surround.vector_map import south_west
+from noise2map.rendering.wad import Wad
 
 CAMERA = Camera(160, 120)
 SAMPLES = 3

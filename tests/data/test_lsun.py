@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from noise2map.data import LsunDataset, lsun, lsun_keys
+from noise2map.data import LsunDataset, lsun
+from noise2map.data import lsun as lsun_keys
 
 lmdb = pytest.importorskip("lmdb")
 

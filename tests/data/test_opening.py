@@ -2,10 +2,9 @@ import numpy as np
 import pytest
 
 from noise2map.data import PUBLIC_DATASETS, open_public_dataset
-from noise2map.data.check import check_dataset
-from noise2map.data.check_text import check_lines
-from noise2map.data.export import LAYOUTS, export_frames
-from noise2map.inference.datasets import DATASETS, open_dataset
+from noise2map.data.checking import check_dataset, check_lines
+from noise2map.data.opening import DATASETS, open_dataset
+from noise2map.rendering.export import LAYOUTS, export_frames
 
 
 @pytest.fixture(scope="module")

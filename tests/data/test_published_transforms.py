@@ -16,7 +16,7 @@ from noise2map.data.transforms import (
     published_transform,
     sample_generator,
 )
-from noise2map.data.transforms.resizing import fit_size
+from noise2map.data.transforms.geometric import fit_size
 
 
 def rng(seed=0):

@@ -7,9 +7,9 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, EulerDiscreteScheduler
 from tiny_guidance import generators, tiny_predictor, tiny_prior, tiny_unet
 
+from noise2map.diffusion.ensemble import guidance_generators
 from noise2map.guidance import DepthGuidedPipeline, DepthPredictor, DepthPrior, UNetFeatureTap
 from noise2map.guidance.depth_prior import draw_prior_noise, draw_tau
-from noise2map.guidance.randomness import guidance_generators
 
 BOTH = {"consistency_scale": 2.0, "prior_scale": 1.0}
 

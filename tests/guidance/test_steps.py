@@ -5,7 +5,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler
 
 from noise2map.convert import adm_scheduler, load_adm_unet
 from noise2map.diffusion import tables_from_betas
-from noise2map.guidance.steps import check_scheduler, ddpm_variance, guided_step
+from noise2map.guidance.scheduler_step import check_scheduler, ddpm_variance, guided_step
 
 ATOL = 5e-5
 

@@ -11,10 +11,11 @@ from noise2map.inference import folder as folder_room
 from noise2map.inference import memory
 from noise2map.inference.folder import find_images, predict_folder
 from noise2map.inference.maps_on_disk import depth_png_scale
-from noise2map.inference.predictor import Dials, Predictor
-from noise2map.inference.records import output_names
+from noise2map.inference.predictor import Predictor
 from noise2map.models import Noise2MapImageProcessor
-from noise2map.report import files
+from noise2map.models.decoding import Dials
+from noise2map.runs import files
+from noise2map.runs.output_folder import output_names
 
 DIALS = Dials(num_inference_steps=2, ensemble_size=2)
 NAMES = {0: "floor", 1: "wall", 2: "ceiling", 3: "sky", 4: "door"}
@@ -152,7 +153,7 @@ def test_a_full_disk_leaves_whole_files_and_the_run_goes_on_later(images, tmp_pa
         written.append(path)
         whole(path, data)
 
-    monkeypatch.setattr("noise2map.inference.records.write_bytes", until_full)
+    monkeypatch.setattr("noise2map.runs.output_folder.write_bytes", until_full)
     with pytest.raises(OSError, match="No space left"):
         run(images, out, segmenter)
     monkeypatch.undo()

@@ -10,9 +10,10 @@ from torch.nn import functional
 from noise2map.diffusion import image_generator
 from noise2map.inference import memory
 from noise2map.inference.memory import Workload, estimate_bytes, fitting_batch
-from noise2map.inference.predictor import Dials, Predictor
-from noise2map.inference.resizing import resized_argmax
+from noise2map.inference.predictor import Predictor
 from noise2map.models import Noise2MapImageProcessor
+from noise2map.models.decoding import Dials
+from noise2map.models.image_processing import resized_argmax
 
 PROCESSOR = {"size": {"shortest_edge": 48, "longest_edge": 256}}
 

@@ -22,11 +22,11 @@ from noise2map.metrics import (
     centred_interval,
     feature_distance,
     frechet_distance,
-    kernel,
     kernel_distance,
     render_depth,
     resampled_distances,
 )
+from noise2map.metrics import feature_distances as kernel
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*images. below 2048")
 

@@ -7,8 +7,8 @@ import torch
 import torch._dynamo.testing
 from transformers.models.deformable_detr.modeling_deformable_detr import MultiScaleDeformableAttention
 
-from noise2map.models import deformable_bags
-from noise2map.models.deformable_attention import _choose, deformable_sample, pixel_grid
+from noise2map.models.kernels import embedding_bag as deformable_bags
+from noise2map.models.kernels.deformable_attention import _choose, deformable_sample, pixel_grid
 
 FORMULATIONS = ("gather", "embedding_bag", "grid_sample")
 SHAPES = [(2, 5, 7, 4, 3, 2), (1, 1, 1, 2, 4, 4), (1, 1, 9, 1, 5, 1), (3, 8, 6, 2, 16, 4)]

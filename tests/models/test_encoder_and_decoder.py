@@ -7,9 +7,10 @@ import torch
 from tiny_models import images, tiny_config, tiny_depth_model, tiny_segmenter
 from torch.nn import functional
 
+from noise2map.models.depth import DepthHead
 from noise2map.models.encoder import FeaturePyramid
-from noise2map.models.heads import DepthHead, SegmentationHead
 from noise2map.models.map_decoder import TimeEmbedding, sine_position_encoding
+from noise2map.models.segmentation import SegmentationHead
 
 
 @pytest.fixture(autouse=True)

@@ -19,9 +19,9 @@ from golden_reference import (
 )
 
 from noise2map.convert import load_official_ddp
-from noise2map.models import deformable_attention
+from noise2map.models.kernels import deformable_attention
 from noise2map.models.map_decoder import sine_position_encoding
-from noise2map.models.readout import SegmentationReadout
+from noise2map.models.segmentation import SegmentationReadout
 
 pytestmark = pytest.mark.golden
 CONFIG = "ddp_swin_t_2x8_512x512_160k_ade20k"

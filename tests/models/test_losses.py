@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from noise2map.models.losses import reduce_depth, segmentation_loss, sigloss
+from noise2map.models.depth import reduce_depth, sigloss
+from noise2map.models.segmentation import segmentation_loss
 
 
 def logits_and_labels():

@@ -6,7 +6,8 @@ import pytest
 import torch
 from tiny_models import images, tiny_depth_model, tiny_segmenter
 
-from noise2map.models.readout import DEPTH_FLIP_TOLERANCE, DepthReadout, SegmentationReadout
+from noise2map.models.depth import DEPTH_FLIP_TOLERANCE, DepthReadout
+from noise2map.models.segmentation import SegmentationReadout
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from noise2map.inference.records import LINES, SETTINGS, OutputFolder, claim, is_output_folder
+from noise2map.runs.output_folder import LINES, SETTINGS, OutputFolder, claim, is_output_folder
 
 MODEL = {"model": "rooms", "size": [3, 4]}
 

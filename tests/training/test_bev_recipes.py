@@ -5,13 +5,15 @@ import pytest
 import torch
 import toy_nuscenes as toy
 
+from noise2map.data.transforms.photometric import SurroundColours
 from noise2map.models import Noise2MapBevProcessor, Noise2MapForBevSegmentation, Noise2MapForSemanticSegmentation
-from noise2map.training.bev_recipe import SurroundColours, map_extent
-from noise2map.training.build import make_config, make_model, make_processor, make_trainer
-from noise2map.training.dry_run import dry_run
-from noise2map.training.recipe_data import class_names
-from noise2map.training.recipes import load_recipe, recipe_names
-from noise2map.training.run_directory import read_metrics
+from noise2map.runs.run_directory import read_metrics
+from noise2map.tasks.bev import map_extent
+from noise2map.training.maps.build import make_config, make_model, make_processor, make_trainer
+from noise2map.training.maps.data import class_names
+from noise2map.training.maps.dry_run import dry_run
+from noise2map.training.maps.recipe import load_recipe
+from noise2map.training.recipe_files import recipe_names
 
 pytest.importorskip("shapely")
 

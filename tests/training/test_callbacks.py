@@ -7,17 +7,11 @@ from tiny_training import RawSamples, tiny_model, tiny_processor
 from torch import nn
 
 from noise2map.runs.files import replace_directory
+from noise2map.runs.run_directory import append_metrics, last_checkpoint, mark_complete, read_metrics, rewind_metrics
+from noise2map.training.batches import AugmentedSamples, EpochSampler, MapCollator
 from noise2map.training.callbacks import EmaCallback
-from noise2map.training.collate import AugmentedSamples, EpochSampler, MapCollator
-from noise2map.training.parameter_groups import decayed_parameters
-from noise2map.training.run_directory import (
-    append_metrics,
-    last_checkpoint,
-    mark_complete,
-    read_metrics,
-    rewind_metrics,
-)
-from noise2map.training.samples import colour_depth, colour_labels, sample_grid
+from noise2map.training.maps.samples import colour_depth, colour_labels, sample_grid
+from noise2map.training.optimization import decayed_parameters
 from noise2map.training.seeded_trainer import step_seed
 
 

@@ -3,7 +3,7 @@ import torch
 from diffusers import UNet2DModel
 
 from noise2map.guidance import DepthPredictor, UNetFeatureTap
-from noise2map.training.depth_predictor import fit_depth_predictor, masked_l1, score_depth_predictor
+from noise2map.training.generators.depth_predictor import fit_depth_predictor, masked_l1, score_depth_predictor
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 from launching import accelerate_launch, launch_environment
 from tiny_recipes import TINY
 
-from noise2map.data.export import export_frames
-from noise2map.training.run_directory import read_metrics
+from noise2map.rendering.export import export_frames
+from noise2map.runs.run_directory import read_metrics
 
 OWN = {"train.total_batch", "train.batch_size", "train.iterations", "train.save_every", "train.eval_steps"}
 

@@ -9,10 +9,10 @@ import torch
 from golden_reference import GOLDEN, published_models
 
 from noise2map.convert.ddp import convert_ddp_state_dict
-from noise2map.training.dry_run import dry_run, empty_model
-from noise2map.training.parameter_groups import decayed_parameters
-from noise2map.training.recipes import load_recipe, recipe_names
-from noise2map.training.schedules import LearningRateCurve
+from noise2map.training.maps.dry_run import dry_run, empty_model
+from noise2map.training.maps.recipe import load_recipe
+from noise2map.training.optimization import LearningRateCurve, decayed_parameters
+from noise2map.training.recipe_files import recipe_names
 
 RECORDED = json.loads((GOLDEN / "official_runs.json").read_text())
 RUNS = RECORDED["runs"]
@@ -144,7 +144,7 @@ def test_a_dry_run_measures_without_data():
 
 
 def test_activation_bytes_are_what_autograd_keeps():
-    from noise2map.training.dry_run import measure_step
+    from noise2map.training.maps.dry_run import measure_step
 
     recipe = load_recipe("freedoom-segmentation-tiny", ["model.config.decoder_layers=1"])
     small, _ = measure_step(empty_model(recipe), 1, (64, 64))

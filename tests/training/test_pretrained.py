@@ -6,7 +6,7 @@ from tiny_models import BACKBONES, tiny_segmenter
 from torch.nn import functional
 from transformers import ConvNextForImageClassification, SwinConfig, SwinForImageClassification
 
-from noise2map.training.pretrained import load_backbone, resize_bias_table
+from noise2map.training.maps.pretrained import load_backbone, resize_bias_table
 
 
 def classifier(tmp_path, kind, **fields):

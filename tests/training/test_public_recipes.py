@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 from tiny_recipes import TINY
 
-from noise2map.data.export import export_frames
-from noise2map.training.build import make_trainer
-from noise2map.training.recipes import load_recipe
-from noise2map.training.run_directory import read_metrics
+from noise2map.rendering.export import export_frames
+from noise2map.runs.run_directory import read_metrics
+from noise2map.training.maps.build import make_trainer
+from noise2map.training.maps.recipe import load_recipe
 
 
 @pytest.mark.parametrize("name", ["ade20k", "cityscapes"])

@@ -4,8 +4,9 @@ import pytest
 import yaml
 from tiny_training import RawSamples
 
-from noise2map.training.build import make_config, make_model, make_processor
-from noise2map.training.recipes import Recipe, load_recipe, recipe_names
+from noise2map.training.maps.build import make_config, make_model, make_processor
+from noise2map.training.maps.recipe import Recipe, load_recipe
+from noise2map.training.recipe_files import recipe_names
 
 
 def write(tmp_path, text):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from golden_reference import GOLDEN
 
-from noise2map.training.schedules import LearningRateCurve
+from noise2map.training.optimization import LearningRateCurve
 
 CURVES = json.loads((GOLDEN / "lr_curves.json").read_text())
 

@@ -11,9 +11,9 @@ from diffusers import DDPMPipeline, UNet2DModel
 from tiny_generator import save_generator
 
 from noise2map import zoo
+from noise2map.generation.loading import camera_of, load_generator
 from noise2map.guidance import DepthGuidedPipeline, DepthPredictor, DepthPrior
-from noise2map.inference.feature_extractors import label_of
-from noise2map.inference.generators import camera_of, load_generator, resolve_generator
+from noise2map.zoo import label_of, resolve_generator
 
 CAMERA = {"intrinsics_px": [10.0, 12.0, 8.0, 8.0], "size_px": [16, 16]}
 

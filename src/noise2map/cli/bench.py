@@ -48,8 +48,8 @@ def bench_model(
     modes = [name for name, wanted in (("eager", eager), ("compiled", compile_)) if wanted]
     if not modes:
         raise ValueError("--no-eager and --no-compile together leave nothing to measure")
-    from noise2map.inference.bench import ModelBenchOptions, run_bench
-    from noise2map.inference.bench_table import MODEL_COLUMNS, MODEL_IDENTITY
+    from noise2map.bench.model import ModelBenchOptions, run_bench
+    from noise2map.report.tables import MODEL_COLUMNS, MODEL_IDENTITY
 
     _run(
         run_bench,
@@ -86,8 +86,8 @@ def bench_attention(
     out: Out = Path("results/bench_attention.csv"),
 ) -> None:
     """The formulations of deformable sampling: inference, compiled inference, forward and backward."""
-    from noise2map.inference.bench_attention import AttentionBenchOptions, run_attention_bench
-    from noise2map.inference.bench_table import ATTENTION_COLUMNS, ATTENTION_IDENTITY
+    from noise2map.bench.attention import AttentionBenchOptions, run_attention_bench
+    from noise2map.report.tables import ATTENTION_COLUMNS, ATTENTION_IDENTITY
 
     _run(
         run_attention_bench,
@@ -124,12 +124,7 @@ def bench_guidance(
     out: Out = Path("results/bench_guidance.csv"),
 ) -> None:
     """A guided sampling step against an unguided one and against gradients taken naively."""
-    from noise2map.inference.bench_guidance import (
-        GUIDANCE_COLUMNS,
-        GUIDANCE_IDENTITY,
-        GuidanceBenchOptions,
-        run_guidance_bench,
-    )
+    from noise2map.bench.guidance import GUIDANCE_COLUMNS, GUIDANCE_IDENTITY, GuidanceBenchOptions, run_guidance_bench
 
     _run(
         run_guidance_bench,
@@ -164,7 +159,7 @@ def bench_bev(
     out: Out = Path("results/bench_bev.csv"),
 ) -> None:
     """Lift-splat pooling as a segment sum, against a scatter of the whole frustum: time and memory."""
-    from noise2map.inference.bench_bev import BEV_COLUMNS, BEV_IDENTITY, BevBenchOptions, run_bev_bench
+    from noise2map.bench.bev import BEV_COLUMNS, BEV_IDENTITY, BevBenchOptions, run_bev_bench
 
     _run(
         run_bev_bench,
@@ -199,7 +194,7 @@ def _run(
     bench: Callable[[Any], list[dict[str, Any]]], chosen: Any, out: Path, identity: Sequence[str], columns: dict[str, str]
 ) -> None:
     """Measure, add the rows to the file, print them."""
-    from noise2map.inference.bench_table import format_table, merge_rows, read_rows
+    from noise2map.report.tables import format_table, merge_rows, read_rows
 
     read_rows(out, identity)  # a file that cannot take the rows is found before the work
     rows = bench(chosen)

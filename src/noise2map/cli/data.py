@@ -20,7 +20,7 @@ def freedoom(
     gore: str = typer.Option("drop", help="drop or keep views with corpses and gibs."),
 ) -> None:
     """Render rooms of Freedoom: images, depth in centimetres, classes. Needs the ``render`` extra."""
-    from noise2map.data.freedoom.render import RenderJob, render
+    from noise2map.rendering.render_run import RenderJob, render
 
     if gore not in ("drop", "keep"):
         raise ValueError(f"--gore must be drop or keep, got {gore!r}")
@@ -48,8 +48,8 @@ def freedoom_surround(
 ) -> None:
     """Make places of Freedoom seen all around, in nuScenes' format: six views, LiDAR, vector maps. Needs the ``render`` and
     ``bev`` extras."""
-    from noise2map.data.freedoom.lidar import LidarSpec
-    from noise2map.data.freedoom.surround import SurroundJob, make_surround
+    from noise2map.rendering.lidar import LidarSpec
+    from noise2map.rendering.surround import SurroundJob, make_surround
 
     if gore not in ("drop", "keep"):
         raise ValueError(f"--gore must be drop or keep, got {gore!r}")
@@ -70,7 +70,7 @@ def cut_surround_samples(
     sweeps: int = typer.Option(0, help="Readings of the LiDAR to keep before each sample."),
 ) -> None:
     """Cut a few samples out of a Freedoom surround set, maps and tables included: how the shipped ones were made."""
-    from noise2map.data.freedoom.surround import cut_surround
+    from noise2map.rendering.surround import cut_surround
 
     cut_surround(source, out, samples, split, sweeps)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
@@ -89,7 +89,7 @@ def select(
     """Pick the frames that show a place, bright and deep enough: what the shipped generator has learnt from."""
     from tqdm import tqdm
 
-    from noise2map.data.freedoom.selection import Selection, select_frames
+    from noise2map.rendering.selection import Selection, select_frames
 
     wanted = Selection(min_brightness, max_redness, min_median_depth, min_depth_contrast)
     with tqdm(desc="looking at frames", unit="frame") as bar:
@@ -115,7 +115,7 @@ def samples(
     split: str = typer.Option("test", help="train, val or test."),
 ) -> None:
     """Copy the shipped sample frames out, brightened, as an ``images`` + ``maps`` folder with depth and licence."""
-    from noise2map.data.freedoom.samples import export_samples
+    from noise2map.data.freedoom.shipped import export_samples
 
     count = export_samples(out, split)
     print(f"{out}: {count} {split} frames")
@@ -132,7 +132,7 @@ def export(
     """Write Freedoom in the layout of a public data set, byte formats included, to try everything that reads it."""
     from tqdm import tqdm
 
-    from noise2map.data.export import export_frames
+    from noise2map.rendering.export import export_frames
 
     if limit < 0:
         raise ValueError(f"--limit must be at least 0, got {limit}")
@@ -160,8 +160,7 @@ def check(
     """Report counts, missing and broken files, sizes, classes, the range of depth; exit code 1 if files are at fault."""
     from tqdm import tqdm
 
-    from noise2map.data.check import check_dataset
-    from noise2map.data.check_text import check_lines
+    from noise2map.data.checking import check_dataset, check_lines
     from noise2map.data.opening import PUBLIC_DATASETS
 
     if broken not in ("skip", "raise"):
@@ -215,7 +214,7 @@ def _open_for_check(name: str, root: Path, split: str, task: str, depth_scale: f
 def _write_sheet(path: Path, data, shown: int, heading: str) -> None:
     """Draw samples at even distances; those that cannot be read have been reported and are left out."""
     from noise2map.data.subsets import UNREADABLE, evenly_spaced
-    from noise2map.report.contact_sheet import contact_sheet
+    from noise2map.report.panels import contact_sheet
     from noise2map.runs.files import write_file
 
     samples = []

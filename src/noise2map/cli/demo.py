@@ -33,7 +33,7 @@ def demo(
             raise ValueError(f"{name} must be at least 1, got {value}")
     began = time.perf_counter()
     _say("loading PyTorch and the models")
-    from noise2map.inference.demo_run import DemoJob, run_demo
+    from noise2map.demo.run import DemoJob, run_demo
 
     models = (segmentation_model, depth_model)
     job = DemoJob(out, *models, STEP_COUNTS, DEPTH_SAMPLES, frames, scored, seed, device, hero, tuple(bev_model), generator)

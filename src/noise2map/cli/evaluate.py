@@ -48,7 +48,7 @@ def evaluate(
     save_per_image: Annotated[bool, typer.Option("--save-per-image", help="Also write per_image.csv to --out.")] = False,
 ) -> None:
     """Score a model: maps, calibration and every kind of uncertainty, by steps, samples and averaging."""
-    from noise2map.inference.protocols import parse_choices, parse_counts, parse_steps, protocol_grid
+    from noise2map.evaluation.protocols import parse_choices, parse_counts, parse_steps, protocol_grid
 
     grid = protocol_grid(
         parse_steps(steps or ["1,3,10"]),
@@ -69,7 +69,7 @@ def evaluate(
     # Imported after the dials have been checked: a mistake is reported at once, not after seconds of imports.
     from transformers.utils import logging
 
-    from noise2map.inference.evaluation_run import EvaluationJob, run_evaluation
+    from noise2map.evaluation.run import EvaluationJob, run_evaluation
 
     logging.disable_progress_bar()  # of loading weights, which takes no time
 

@@ -71,10 +71,10 @@ def evaluate_generator(
     import diffusers
     from transformers.utils import logging
 
-    from noise2map.inference.generated_images import SamplingPlan
-    from noise2map.inference.generator_page import write_page
-    from noise2map.inference.generator_report import study_text, write_study
-    from noise2map.inference.generator_study import GeneratorJob, draw_only, run_study
+    from noise2map.generation.evaluation.page import write_page
+    from noise2map.generation.evaluation.report import study_text, write_study
+    from noise2map.generation.evaluation.study import GeneratorJob, draw_only, run_study
+    from noise2map.generation.sampling import SamplingPlan
 
     logging.disable_progress_bar()
     diffusers.utils.logging.disable_progress_bar()

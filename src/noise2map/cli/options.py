@@ -1,29 +1,4 @@
-"""Options that several commands share: one name, one type, one range each; and what command lines may look like.
-
-How to use them::
-
-    from noise2map.cli import options
-
-    def predict(
-        device: options.Device = "auto",
-        dtype: options.DType = "float32",           # --bf16 is understood, too, and not shown
-        seed: options.Seed = 0,
-        limit: options.Limit = 0,
-        batch_size: options.BatchSize = 8,
-        steps: options.Steps = None,                # an int, "auto" or None
-        steps_list: options.StepsList = None,       # [1, 3, "auto"] or None
-        size: options.Size = None,                  # ImageSize(width, height), "native" or None
-        window: Annotated[ImageSize | None, options.size("Sliding windows.", multiple=32)] = None,
-        counts: Annotated[list[str] | None, options.numbers("Labelled images.", least=1)] = None,     # list[int] or None
-        average: Annotated[list[str] | None, options.words("Averages.", ("last", "steps"))] = None,   # list[str] or None
-        overwrite: options.Overwrite = False,
-    ) -> None: ...
-
-Where only the help differs, write the option out with typer's own types, which show in ``--help`` and refuse with exit code 2:
-``Annotated[int, typer.Option(min=1, help=...)]``, ``Annotated[Literal["drop", "keep"], typer.Option(help=...)]``.
-A command that is registered with ``cls=options.Command`` (top-level ones are) takes several values after one option
-(``--steps 1 3 10``) and the spellings of earlier releases (``OLD_SPELLINGS``).
-"""
+"""Options of several commands, and several values after one option."""
 
 import math
 import re
@@ -34,7 +9,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 import typer
 
 MAX_STEPS = 1000  # denoising steps: the published schedules have no more noise levels
+
 DTYPES = ("float32", "bfloat16", "float16")
+
 # Spelling of earlier releases -> today's words. Used where a command has the new option and not the old one.
 OLD_SPELLINGS: dict[str, tuple[str, ...]] = {
     "--bf16": ("--dtype", "bfloat16"),
@@ -43,8 +20,10 @@ OLD_SPELLINGS: dict[str, tuple[str, ...]] = {
     "--prior": ("--depth-prior",),
     "--generator": ("--model",),
 }
+
 # Options whose value "default" was called "own".
 _DEFAULT_WAS_OWN = ("--sampler", "--convention", "--reduction")
+
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
@@ -208,12 +187,19 @@ def words(help: str, choices: Sequence[str]) -> Any:
 
 # ---------------------------------------------------------------------------------------------------- the shared options
 Device = Annotated[str, typer.Option(callback=check_device, metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")]
+
 DType = Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Precision of most arithmetic.")]
+
 DTypes = Annotated[list[str] | None, words("Precisions of most arithmetic.", DTYPES)]
+
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
+
 Limit = Annotated[int, typer.Option(min=0, help="At most this many, evenly spaced over the data; 0 for all.")]
+
 BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time; results do not depend on it.")]
+
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 for PyTorch's choice.")]
+
 Steps = Annotated[
     Any,
     typer.Option(
@@ -222,27 +208,38 @@ Steps = Annotated[
         help="Denoising steps, or auto: until the map stops changing. [default: the model's]",
     ),
 ]
+
 StepsList = Annotated[
     list[str] | None,
     _list_option("Denoising steps: numbers or auto, e.g. 1 3 10 or 1,3,auto.", "N|auto,...", parse_step_count),
 ]
+
 Ensemble = Annotated[int | None, typer.Option(min=1, help="Noise samples of an image. [default: the model's]")]
+
 Average = Annotated[Literal["last", "steps"] | None, typer.Option(help="The last step, or the mean of all. [default: the model's]")]
+
 MapSampler = Annotated[Literal["ddim", "ddpm"] | None, typer.Option("--sampler", help="Sampler of the map. [default: the model's]")]
+
 ImageSampler = Annotated[
     Literal["ddim", "ddpm", "default"],
     typer.Option("--sampler", help="Sampler of the images; default: as the generator was saved."),
 ]
+
 Size = Annotated[
     Any,
     typer.Option(
         parser=_size_or_native, metavar="WIDTHxHEIGHT|native", help="Size to process at. [default: as the checkpoint says]"
     ),
 ]
+
 Fov = Annotated[float | None, typer.Option(callback=check_angle, metavar="DEGREES", help="Horizontal field of view.")]
+
 DepthPredictor = Annotated[str | None, typer.Option(help="Folder or hub id. [default: depth_predictor/ of the generator]")]
+
 DepthPrior = Annotated[str | None, typer.Option(help="Folder or hub id. [default: depth_prior/ of the generator]")]
+
 Out = Annotated[Path, typer.Option(help="Folder to write to; an unfinished run is gone on with.")]
+
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what was made with other settings.")]
 
 
@@ -300,3 +297,36 @@ def modern_spelling(words: Sequence[str], names: set[str]) -> list[str]:
         else:
             written.append(f"{name}=default" if value == "own" and name in _DEFAULT_WAS_OWN else word)
     return written
+
+
+def spread_values(words: Sequence[str], lists: Iterable[str]) -> list[str]:
+    """``["--steps", "1", "3"]`` -> ``["--steps", "1", "--steps", "3"]`` for the options that take several values.
+
+    Args:
+        words: The words of a command that takes no arguments beside its options.
+        lists: The names of those options.
+    """
+    names, spread = set(lists), []
+    option, expected = "", False  # the option that further values belong to, and whether its first is still to come
+    for word in words:
+        if expected:
+            spread.append(word)
+            expected = False
+        elif word.startswith("-"):
+            name, equals, _ = word.partition("=")
+            option, expected = (name, not equals) if name in names else ("", False)
+            spread.append(word)
+        else:
+            spread += [option, word] if option else [word]
+    return spread
+
+
+class SpreadCommand(typer.core.TyperCommand):
+    """A command whose list options take values separated by spaces, unless bare words could be arguments."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the words of the command line."""
+        if not any(parameter.param_type_name == "argument" for parameter in self.params):
+            lists = [name for parameter in self.params if getattr(parameter, "multiple", False) for name in parameter.opts]
+            args = spread_values(args, lists)
+        return super().parse_args(ctx, args)

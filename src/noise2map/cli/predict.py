@@ -35,7 +35,8 @@ def predict(
 
     from noise2map.inference.folder import find_images, predict_folder
     from noise2map.inference.loading import pick_device, pick_dtype
-    from noise2map.inference.predictor import Dials, Predictor
+    from noise2map.inference.predictor import Predictor
+    from noise2map.models.decoding import Dials
     from noise2map.runs.files import check_writable
 
     transformers.utils.logging.disable_progress_bar()

@@ -33,8 +33,8 @@ def predict_bev(
     number = parse_steps(steps)
     import transformers  # after the checks that need nothing heavy
 
-    from noise2map.inference.bev_prediction import BevPredictionJob, predict_bev
-    from noise2map.inference.predictor import Dials
+    from noise2map.inference.bev import BevPredictionJob, predict_bev
+    from noise2map.models.decoding import Dials
 
     transformers.utils.logging.disable_progress_bar()
     dials = Dials(num_inference_steps=number, ensemble_size=ensemble, average=average, sampler=sampler, seed=seed)

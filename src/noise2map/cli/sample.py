@@ -41,8 +41,8 @@ def sample(
     import diffusers
     from tqdm import tqdm
 
-    from noise2map.inference.generators import OWN, camera_of, load_generator, sampler_of
-    from noise2map.inference.guided_sampling import SHEET_FILE, SamplingSettings, parse_seeds, run_sampling
+    from noise2map.generation.loading import OWN, camera_of, load_generator, sampler_of
+    from noise2map.generation.sampling import SHEET_FILE, SamplingSettings, parse_seeds, run_sampling
     from noise2map.inference.loading import pick_device, pick_dtype
     from noise2map.runs.files import check_writable
 

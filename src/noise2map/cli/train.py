@@ -1,20 +1,16 @@
 """``noise2map train``: a run from a recipe of maps; generators, priors and depth predictors have commands of their own."""
 
-import datetime
-import os
-import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
 
-from noise2map.cli import keep_freed_memory
-from noise2map.cli.train_denoising import command_of, train_depth_prior, train_generator
+from noise2map.cli.launch import hide_progress_of_files, keep_freed_memory
+from noise2map.cli.train_generator import command_of, train_depth_prior, train_generator
 from noise2map.cli.train_predictor import train_depth_predictor
-from noise2map.training.run_directory import RunStart, find_start
+from noise2map.runs.run_directory import check_directory, run_config
 
 _RECIPE = "recipe"
 
@@ -48,8 +44,9 @@ def train(
 
     The same command goes on with a run that was interrupted, and does nothing where it is finished.
     """
-    from noise2map.training.denoising_recipe import denoising_recipe_names
-    from noise2map.training.recipes import load_recipe, make_recipe, recipe_names
+    from noise2map.training.generators.recipe import denoising_recipe_names
+    from noise2map.training.maps.recipe import load_recipe, make_recipe
+    from noise2map.training.recipe_files import recipe_names
 
     if list_:
         others = [f"{command_of(name)} {name}" for name in denoising_recipe_names()]
@@ -63,7 +60,7 @@ def train(
     if own != (root is not None):
         raise ValueError("your own data: noise2map train folder --root DIR --task segmentation|depth")
     if own:
-        from noise2map.training.folder_recipe import folder_recipe
+        from noise2map.training.maps.folder_recipe import folder_recipe
 
         if not dry_run:  # before the folder is read: the process starts again, and would read it twice
             keep_freed_memory(threads_of(set_ or []))
@@ -72,7 +69,7 @@ def train(
         loaded = load_recipe(recipe, set_)
     directory = out if out is not None else Path("runs") / Path(recipe).stem
     if dry_run:
-        from noise2map.training.dry_run import dry_run as look
+        from noise2map.training.maps.dry_run import dry_run as look
 
         print(yaml.safe_dump(loaded.to_dict(), sort_keys=False), end="")
         print(look(loaded).text() + f"\nruns into {directory}")
@@ -83,9 +80,9 @@ def train(
     keep_freed_memory(loaded.train.threads)
 
     # Imported after the recipe has been checked: a spelling mistake is reported at once, not after seconds of imports.
-    from noise2map.training.build import make_trainer
-    from noise2map.training.card import write_card
-    from noise2map.training.recipe_data import recorded_split
+    from noise2map.training.maps.build import make_trainer
+    from noise2map.training.maps.card import write_card
+    from noise2map.training.maps.data import recorded_split
     from noise2map.training.running import run_training
 
     hide_progress_of_files()
@@ -107,7 +104,9 @@ def train(
 
 
 app.command("generator")(train_generator)
+
 app.command("depth-prior")(train_depth_prior)
+
 app.command("depth-predictor")(train_depth_predictor)
 
 
@@ -125,53 +124,3 @@ def _describe(trainer: Any, directory: Path) -> str:
 def threads_of(changes: list[str]) -> int:
     """The ``train.threads`` that ``--set`` asks for; 0 if it does not."""
     return next((int(text) for name, _, text in (c.partition("=") for c in changes[::-1]) if name == "train.threads"), 0)
-
-
-def hide_progress_of_files() -> None:
-    """No bars of loading and writing weights between those of training."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-
-
-def check_directory(directory: Path, recipe: Any, resume: bool, complete: Callable[[dict[str, Any]], dict]) -> RunStart:
-    """What a run of this recipe finds in its directory; says how the run starts. Its data must be there, the directory writable.
-
-    Args:
-        directory: the run directory.
-        recipe: of maps or of a generator.
-        resume: ``--resume``: a finished run may be trained further.
-        complete: fills fields into a recorded recipe that are newer than the run.
-    """
-    start = find_start(directory, recipe.to_dict(), resume=resume, complete=complete)
-    if start.state == "finished":
-        if int(os.environ.get("RANK", "0")) == 0:
-            print(start.text(directory))
-    else:
-        recipe.check_folders()
-        directory.mkdir(parents=True, exist_ok=True)
-        if not os.access(directory, os.W_OK):
-            raise PermissionError(f"{directory} cannot be written")
-    return start
-
-
-def run_config(recipe: dict, model: dict, name: str) -> dict:
-    """What ``config.json`` records about a run."""
-    import torch
-    import transformers
-
-    import noise2map
-
-    return {
-        "recipe_name": name,
-        "recipe": recipe,
-        "model": model,
-        "command": shlex.join(["noise2map", *sys.argv[1:]]),
-        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "versions": {
-            "noise2map": noise2map.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
-    }

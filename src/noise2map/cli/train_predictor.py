@@ -38,7 +38,7 @@ def train_depth_predictor(
 
     Writes images-N/ for each number of pictures, final/ (for guidance), accuracy.csv and plots.
     """
-    from noise2map.inference.protocols import parse_counts
+    from noise2map.evaluation.protocols import parse_counts
 
     numbers = tuple(sorted(parse_counts([counts], "counts")))
     levels = tuple(_whole_numbers(timesteps, "timesteps"))
@@ -51,12 +51,13 @@ def train_depth_predictor(
     import torch
     from tqdm import tqdm
 
-    from noise2map.inference.depth_labels import TRUTH, DepthLabeller, choose, open_labelled, read_pictures
-    from noise2map.inference.generators import load_generator
+    from noise2map.generation.evaluation.depth_models import DepthLabeller
+    from noise2map.generation.loading import load_generator
     from noise2map.inference.loading import pick_device
-    from noise2map.inference.predictor_study import StudyPlan, run_predictor_study
-    from noise2map.inference.provenance import provenance
     from noise2map.runs.files import check_writable
+    from noise2map.runs.provenance import provenance
+    from noise2map.training.generators.depth_labels import TRUTH, choose, open_labelled, read_pictures
+    from noise2map.training.generators.predictor_study import StudyPlan, run_predictor_study
 
     diffusers.utils.logging.disable_progress_bar()
     if threads:

@@ -1,8 +1,8 @@
 """Official checkpoints -> models of this library and of diffusers, with a report of every key."""
 
 from noise2map.convert.adm import LSUN_256_FLAGS, adm_scheduler, load_adm_unet
+from noise2map.convert.checkpoint import ConversionReport, read_checkpoint
 from noise2map.convert.ddp import config_from_shapes, convert_ddp_state_dict, load_official_ddp
-from noise2map.convert.state_dict import ConversionReport, read_checkpoint
 
 __all__ = [
     "LSUN_256_FLAGS",

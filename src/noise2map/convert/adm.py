@@ -10,7 +10,7 @@ from torch import Tensor
 
 from noise2map.convert.adm_flags import AdmArchitecture, adm_architecture, resolve_flags
 from noise2map.convert.adm_keys import convert_adm_state_dict
-from noise2map.convert.state_dict import read_checkpoint, strip_wrappers
+from noise2map.convert.checkpoint import read_checkpoint, strip_wrappers
 
 LSUN_256_FLAGS: dict[str, Any] = {
     "image_size": 256,

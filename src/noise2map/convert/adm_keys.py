@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from noise2map.convert.adm_flags import AdmArchitecture
-from noise2map.convert.state_dict import ConversionReport
+from noise2map.convert.checkpoint import ConversionReport
 
 _RES_BLOCK = {
     "in_layers.0": "norm1",

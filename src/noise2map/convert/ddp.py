@@ -8,26 +8,22 @@ from typing import Any
 from torch import Tensor
 from transformers import ConvNextConfig, SwinConfig
 
-from noise2map.convert.bev import bev_dropped_because, bev_sizes, is_bev, rename_bev, segmentation_key
+from noise2map.convert.checkpoint import ConversionReport, find_checkpoint, read_content, strip_wrappers
+from noise2map.convert.ddp_bev import bev_dropped_because, bev_sizes, is_bev, rename_bev, segmentation_key
 from noise2map.convert.ddp_keys import dropped_because, rename, split_parts
-from noise2map.convert.ddp_meta import settings_from_meta
-from noise2map.convert.hub import find_checkpoint
-from noise2map.convert.state_dict import ConversionReport, read_content, strip_wrappers
-from noise2map.models import (
-    MapModel,
-    Noise2MapConfig,
-    Noise2MapForDepthEstimation,
-    Noise2MapForSemanticSegmentation,
-)
+from noise2map.models import MapModel, Noise2MapConfig, Noise2MapForDepthEstimation, Noise2MapForSemanticSegmentation
 from noise2map.models.bev import Noise2MapBevConfig, Noise2MapForBevSegmentation
 
 TASKS = ("segmentation", "depth", "bev")
+
 _MODELS: dict[str, type[MapModel]] = {
     "segmentation": Noise2MapForSemanticSegmentation,
     "depth": Noise2MapForDepthEstimation,
     "bev": Noise2MapForBevSegmentation,
 }
+
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
+
 _ADE20K_CLASSES = 150
 
 
@@ -211,3 +207,60 @@ def _load(model: MapModel, converted: dict[str, Tensor]) -> None:
         if own[name].shape != tensor.shape:
             raise ValueError(f"checkpoint's {name} has shape {tuple(tensor.shape)}; expected {tuple(own[name].shape)}")
     model.load_state_dict(converted)
+
+
+_NUMBER = r"([0-9.]+(?:e[+-]?[0-9]+)?)"
+
+
+def settings_from_meta(content: Any, task: str, num_labels: int | None = None) -> dict[str, Any]:
+    """Fields of `Noise2MapConfig` that shapes do not tell, as far as ``content["meta"]`` does; the text is searched, never run.
+
+    Args:
+        content: a checkpoint as it was read; one without ``meta`` tells nothing.
+        task: ``"segmentation"``, ``"depth"`` or ``"bev"`` (of which nothing is taken).
+        num_labels: classes of the model (segmentation); names and colours count where there are as many.
+    """
+    meta = content.get("meta") if isinstance(content, dict) else None
+    if not isinstance(meta, dict) or task not in ("segmentation", "depth"):
+        return {}
+    text = meta.get("config")
+    found = _from_text(text, task) if isinstance(text, str) else {}
+    return found | (_classes(meta, num_labels) if task == "segmentation" else {})
+
+
+def _from_text(text: str, task: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if re.search(r"\btype=['\"]SelfAlignedDDP['\"]", text):
+        found["self_aligned"] = True
+    steps = re.search(r"\btimesteps=(\d+)\b", text)
+    if steps:
+        found["num_inference_steps"] = int(steps[1])
+    scale = re.search(rf"\bbit_scale={_NUMBER}", text)
+    if scale:
+        found["map_scale"] = float(scale[1])
+    if task == "segmentation":
+        accumulation = re.search(r"\baccumulation=(True|False)\b", text)
+        if accumulation:
+            found["average"] = "steps" if accumulation[1] == "True" else "last"
+    else:
+        # The model, its head and the data sets each have a range: where they differ, only the user knows.
+        for name in ("min_depth", "max_depth"):
+            values = {float(value) for value in re.findall(rf"\b{name}={_NUMBER}", text)}
+            if len(values) == 1:
+                found[name] = values.pop()
+    return found
+
+
+def _classes(meta: dict[str, Any], num_labels: int | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    names, colours = meta.get("CLASSES"), meta.get("PALETTE")
+    if isinstance(names, list | tuple) and len(names) == num_labels and all(isinstance(name, str) for name in names):
+        found["id2label"] = {index: name.strip() for index, name in enumerate(names)}
+    if isinstance(colours, list | tuple) and len(colours) == num_labels and all(_is_colour(colour) for colour in colours):
+        found["palette"] = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in colours]
+    return found
+
+
+def _is_colour(value: Any) -> bool:
+    parts = value if isinstance(value, list | tuple) else ()
+    return len(parts) == 3 and all(isinstance(part, int) and 0 <= part <= 255 for part in parts)

@@ -12,8 +12,7 @@ from noise2map.data.freedoom import FreedoomDataset, load_samples
 from noise2map.data.images import list_images, open_image
 from noise2map.data.kitti import KittiDataset
 from noise2map.data.lsun import LsunDataset
-from noise2map.data.nyu import NyuDataset
-from noise2map.data.nyu_labelled import NyuLabelledDataset
+from noise2map.data.nyu import NyuDataset, NyuLabelledDataset
 from noise2map.data.opening import PUBLIC_DATASETS, open_public_dataset
 from noise2map.data.sun_rgbd import SunRgbdDataset
 

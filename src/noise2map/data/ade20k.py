@@ -6,7 +6,7 @@ import numpy as np
 
 from noise2map.data.ade20k_classes import CLASSES
 from noise2map.data.images import list_images
-from noise2map.data.pairs import IGNORE, Pair, PairedDataset, pick_split, read_labels, require_folder
+from noise2map.data.paired import IGNORE, Pair, PairedDataset, pick_split, read_labels, require_folder
 
 SPLITS = {"train": "training", "training": "training", "val": "validation", "validation": "validation"}
 _EXPECTED = "images/{training,validation}/NAME.jpg and annotations/{training,validation}/NAME.png, as in ADEChallengeData2016.zip"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from noise2map.data.pairs import IGNORE, Intrinsics, Pair, PairedDataset, pick_split, read_labels, require_folder
+from noise2map.data.paired import IGNORE, Intrinsics, Pair, PairedDataset, pick_split, read_labels, require_folder
 
 # name, label id in the files, colour; in the order of the train ids 0 to 18. All other label ids are ignored.
 CLASSES: tuple[tuple[str, int, tuple[int, int, int]], ...] = (

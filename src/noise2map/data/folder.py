@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from noise2map.data.images import image_size, list_images, open_class_map, open_depth_map, open_image
-from noise2map.data.pairs import IGNORE, name_some
+from noise2map.data.paired import IGNORE, name_some
 from noise2map.runs.data_split import DataSplit, file_checksum
 
 _GOLDEN_ANGLE = 0.618033988749895

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from noise2map.data.pairs import Intrinsics, Pair, PairedDataset, read_depth, require_folder
-from noise2map.data.split_lists import ALL, find_split_list, read_split_list
+from noise2map.data.paired import ALL, Intrinsics, Pair, PairedDataset, find_split_list, read_depth, read_split_list, require_folder
 
 METRES_PER_UNIT = 1 / 256
 LISTS = {

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from noise2map.data.images import IMAGE_SUFFIXES, open_depth_map
-from noise2map.data.pairs import Intrinsics, Pair, PairedDataset, require_folder
-from noise2map.data.split_lists import ALL, find_split_list, read_split_list
+from noise2map.data.paired import ALL, Intrinsics, Pair, PairedDataset, find_split_list, read_split_list, require_folder
 
 LISTS = {"test": ("SUNRGBD_val_splits.txt", "sun_rgbd_test.txt"), "train": ("sun_rgbd_train.txt",)}
 SENSORS = ("kv1", "kv2", "realsense", "xtion")

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from noise2map.guidance.depth_range import DepthRange
-from noise2map.guidance.features import STRONG_BLOCKS, WEAK_BLOCKS, block_channels
-from noise2map.guidance.signature import signature_distance, unet_signature
+from noise2map.guidance.features import STRONG_BLOCKS, WEAK_BLOCKS, block_channels, signature_distance, unet_signature
 
 _SIGNATURE_TOLERANCE = 0.05
 

@@ -4,7 +4,7 @@ With ``R`` residual blocks for each level of the encoder, the decoder has ``R + 
 ``k`` is the ``k``-th of them, together with what follows it: its attention, and the upsampling at the end of a level.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 STRONG_BLOCKS = (2, 4, 5, 6, 7)
+
 WEAK_BLOCKS = (6,)
+
 _UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
 
 
@@ -174,3 +176,27 @@ class UNetFeatureTap:
         if self._running:
             self._had_grad = torch.is_grad_enabled()
             torch.set_grad_enabled(False)
+
+
+_VALUES = 32
+
+
+def unet_signature(unet: UNet2DModel) -> list[float]:
+    """Weights of the first and the last convolution, evenly spaced: 64 numbers."""
+    parts = []
+    for layer in (unet.conv_in, unet.conv_out):
+        flat = layer.weight.detach().flatten().float().cpu()
+        parts.append(flat[torch.linspace(0, flat.numel() - 1, _VALUES).long()])
+    return [round(value, 6) for value in torch.cat(parts).tolist()]
+
+
+def signature_distance(first: Sequence[float], second: Sequence[float]) -> float:
+    """Length of the difference, relative to the length of the first: 0 for the same weights, about 1.4 for unrelated ones.
+
+    Raises:
+        ValueError: if the lengths differ.
+    """
+    a, b = torch.tensor(list(first)), torch.tensor(list(second))
+    if a.shape != b.shape:
+        raise ValueError(f"signatures have {a.numel()} and {b.numel()} numbers; expected the same")
+    return ((a - b).norm() / a.norm().clamp(min=1e-12)).item()

@@ -1,6 +1,5 @@
 """One forward pass of the U-Net -> its prediction, and the gradient of the guidance losses to the noisy image (DAG, Sec. 3.3)."""
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,56 +8,11 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
+from noise2map.guidance.config import GuidanceLosses
 from noise2map.guidance.depth_predictor import DepthPredictor
-from noise2map.guidance.depth_prior import DepthPrior, TauRule, check_tau_rule, draw_prior_noise, draw_tau
+from noise2map.guidance.depth_prior import DepthPrior, draw_prior_noise, draw_tau
 from noise2map.guidance.features import UNetFeatureTap
-from noise2map.guidance.losses import REDUCTIONS, consistency_loss
-
-NONFINITE = ("error", "skip")
-
-
-@dataclass(frozen=True)
-class GuidanceLosses:
-    """Which losses guide, and how strongly.
-
-    Attributes:
-        consistency_scale: weight of the depth consistency loss.
-        prior_scale: weight of the depth prior loss.
-        reduction: of the squared differences over pixels, ``"sum"`` (as the paper prints them) or ``"mean"``.
-        strong_blocks: the predictor's branch taken as strong, by its blocks; None for its own.
-        weak_blocks: the branch taken as weak; None for its own.
-        prior_timesteps: how the prior's time steps are drawn, see `draw_tau`.
-        on_nonfinite: ``"error"``, or ``"skip"`` to leave an image unguided in a step whose gradient is not finite.
-    """
-
-    consistency_scale: float = 0.0
-    prior_scale: float = 0.0
-    reduction: str = "sum"
-    strong_blocks: Sequence[int] | None = None
-    weak_blocks: Sequence[int] | None = None
-    prior_timesteps: TauRule = "uniform"
-    on_nonfinite: str = "error"
-
-    def __post_init__(self) -> None:
-        """Checks the values.
-
-        Raises:
-            ValueError: naming the value that is impossible.
-        """
-        for name in ("consistency_scale", "prior_scale"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} is {value!r}; expected a finite number, at least 0")
-        if self.reduction not in REDUCTIONS:
-            raise ValueError(f"reduction is {self.reduction!r}; expected 'sum' or 'mean'")
-        if self.on_nonfinite not in NONFINITE:
-            raise ValueError(f"on_nonfinite is {self.on_nonfinite!r}; expected 'error' or 'skip'")
-        check_tau_rule(self.prior_timesteps)
-
-    @property
-    def active(self) -> bool:
-        """Whether anything guides."""
-        return self.consistency_scale > 0 or self.prior_scale > 0
+from noise2map.guidance.losses import consistency_loss
 
 
 @dataclass

@@ -13,13 +13,13 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
+from noise2map.diffusion.ensemble import Generator, guidance_generators
+from noise2map.guidance.config import GuidanceLosses, SamplingRun
 from noise2map.guidance.depth_predictor import DepthPredictor
 from noise2map.guidance.depth_prior import DepthPrior, TauRule
-from noise2map.guidance.gradient import GuidanceLosses, GuidedPrediction, branches, guided_prediction, read_depth
+from noise2map.guidance.gradient import GuidedPrediction, branches, guided_prediction, read_depth
 from noise2map.guidance.losses import REDUCTIONS
-from noise2map.guidance.randomness import Generator, guidance_generators
-from noise2map.guidance.run import SamplingRun
-from noise2map.guidance.steps import CONVENTIONS, GuidedStep, check_scheduler, guided_step
+from noise2map.guidance.scheduler_step import CONVENTIONS, GuidedStep, check_scheduler, guided_step
 
 _OUTPUT_TYPES = ("pil", "np", "pt")
 
@@ -150,7 +150,7 @@ class DepthGuidedPipeline(DiffusionPipeline):
             consistency_scale: weight of depth consistency guidance.
             prior_scale: weight of depth prior guidance.
             convention: ``"variance"`` (classifier guidance: times the step's variance) or ``"plain"`` (added to the mean as it
-                is); the scales of the two differ by orders of magnitude. See `noise2map.guidance.steps`. None for the
+                is); the scales of the two differ by orders of magnitude. See `noise2map.guidance.scheduler_step`. None for the
                 pipeline's own.
             reduction: of the losses over pixels, ``"sum"`` or ``"mean"``; the scales differ by the number of pixels. None for
                 the pipeline's own.

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 _PUBLIC = {
     "DecodingOptions": "noise2map.models.decoding",
     "Dials": "noise2map.inference.predictor",
-    "Evaluation": "noise2map.inference.evaluator",
+    "Evaluation": "noise2map.evaluation.evaluate",
     "Prediction": "noise2map.inference.predictor",
     "Predictor": "noise2map.inference.predictor",
     "Protocol": "noise2map.models.decoding",
-    "evaluate_model": "noise2map.inference.evaluator",
+    "evaluate_model": "noise2map.evaluation.evaluate",
     "load_model": "noise2map.inference.loading",
-    "open_dataset": "noise2map.inference.datasets",
+    "open_dataset": "noise2map.data.opening",
     "predict_folder": "noise2map.inference.folder",
-    "protocol_grid": "noise2map.inference.protocols",
+    "protocol_grid": "noise2map.evaluation.protocols",
 }
 
 __all__ = [
@@ -35,13 +35,14 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from noise2map.inference.datasets import open_dataset
-    from noise2map.inference.evaluator import Evaluation, evaluate_model
+    from noise2map.data.opening import open_dataset
+    from noise2map.evaluation.evaluate import Evaluation, evaluate_model
+    from noise2map.evaluation.protocols import protocol_grid
     from noise2map.inference.folder import predict_folder
     from noise2map.inference.loading import load_model
-    from noise2map.inference.predictor import Dials, Prediction, Predictor
-    from noise2map.inference.protocols import protocol_grid
-    from noise2map.models.decoding import DecodingOptions, Protocol
+    from noise2map.inference.predictor import Predictor
+    from noise2map.models.decoding import DecodingOptions, Dials, Protocol
+    from noise2map.tasks.base import Prediction
 
 
 def __getattr__(name: str) -> Any:

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
-from noise2map.inference.feature_extractors import is_map_model, label_of
-from noise2map.inference.loading import load_model, pick_device
+from noise2map.inference.loading import is_map_model, load_model, pick_device
 from noise2map.inference.pixels import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -23,7 +22,7 @@ from noise2map.inference.pixels import (
 )
 from noise2map.models import MapModel, Noise2MapForDepthEstimation
 from noise2map.runs.files import weights_checksum
-from noise2map.zoo import resolve_model
+from noise2map.zoo import label_of, resolve_model
 
 DEFAULT_DEPTH_MODEL = "freedoom-depth-tiny"
 # Of transformers, whose configuration does not say it. What DPT and MiDaS give has neither scale nor shift.

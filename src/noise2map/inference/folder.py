@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 from noise2map.data.images import IMAGE_SUFFIXES, is_image_name, open_image
 from noise2map.inference.maps_on_disk import encode_maps, map_summary, prediction_panel
-from noise2map.inference.predictor import Dials, Predictor
-from noise2map.inference.records import OutputFolder, output_names
-from noise2map.report.files import encode_image
+from noise2map.inference.predictor import Predictor
+from noise2map.models.decoding import Dials
 from noise2map.report.panels import render
+from noise2map.runs.files import encode_image
+from noise2map.runs.output_folder import OutputFolder, output_names
 
 # Images of many sizes wait for company of their own size; no more than this many batches of them.
 _WAITING_BATCHES = 4

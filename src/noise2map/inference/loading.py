@@ -16,14 +16,16 @@ from noise2map.models import (
     Noise2MapForSemanticSegmentation,
     Noise2MapImageProcessor,
 )
-from noise2map.zoo import resolve_model
+from noise2map.zoo import available, bare_name, resolve_model
 
 _IMAGE_CLASSES: tuple[type[MapModel], ...] = (Noise2MapForSemanticSegmentation, Noise2MapForDepthEstimation)
+
 # Model type -> architectures and their processor.
 _KINDS: dict[str, tuple[dict[str, type[MapModel]], Any]] = {
     "noise2map": ({one.__name__: one for one in _IMAGE_CLASSES}, Noise2MapImageProcessor),
     "noise2map-bev": ({Noise2MapForBevSegmentation.__name__: Noise2MapForBevSegmentation}, Noise2MapBevProcessor),
 }
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -126,3 +128,11 @@ def _check_weights(model: MapModel, info: dict[str, Any], source: str) -> None:
     broken = [key for key, value in model.state_dict().items() if not bool(torch.isfinite(value).all())]
     if broken:
         raise ValueError(f"model {source!r} has weights that are NaN or infinite, such as {broken[0]}")
+
+
+def is_map_model(name: str) -> bool:
+    """Whether a name stands for a checkpoint of this library: shipped, or a folder whose config says so."""
+    if bare_name(name) in available():
+        return True
+    config = Path(name).expanduser() / "config.json"
+    return config.is_file() and '"noise2map"' in config.read_text(encoding="utf-8")

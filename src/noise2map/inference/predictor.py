@@ -1,7 +1,7 @@
 """From images of any size to maps of the same size: the model, its processor and the dials in one object."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,58 +13,11 @@ from torch.nn import functional
 from noise2map.diffusion import image_generator
 from noise2map.inference.loading import load_model
 from noise2map.inference.memory import Workload, fitting_batch
-from noise2map.inference.resizing import resized_argmax
 from noise2map.models import MapModel, Noise2MapForSemanticSegmentation, Noise2MapImageProcessor
-from noise2map.models.decoding import DecodingOptions, check_count
-from noise2map.models.image_processing import MIN_SIDE
+from noise2map.models.decoding import Dials, Size, check_count
+from noise2map.models.image_processing import MIN_SIDE, resized_argmax
 from noise2map.report.palettes import class_palette
-
-Size = tuple[int, int] | str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dials(DecodingOptions):
-    """`DecodingOptions` with the size to process at.
-
-    Attributes:
-        size: ``(width, height)`` to process at, ``"native"`` for the size of each image, None for the processor's.
-    """
-
-    size: Size = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.size, str) and self.size != "native":
-            raise ValueError(f"size must be (width, height), 'native' or None, got {self.size!r}")
-        if isinstance(self.size, tuple) and (
-            len(self.size) != 2 or not all(isinstance(side, int) and side >= MIN_SIDE for side in self.size)
-        ):
-            raise ValueError(f"size must be two whole numbers of at least {MIN_SIDE} pixels, got {self.size!r}")
-
-
-@dataclass
-class Prediction:
-    """The map of one image, at the size of the image.
-
-    Attributes:
-        id: The id of the image.
-        labels: Class ids ``(H, W)`` uint8 or uint16, for segmentation.
-        depth_m: Metres ``(H, W)`` float32, for depth.
-        uncertainty: ``(H, W)`` float32 in [0, 1]; None where it is not defined (one step of one sample of depth).
-        uncertainty_kind: ``"entropy"``, ``"step_flip"``, ``"sample_variance"`` or ``"mutual_information"``.
-        uncertainties: Every kind that is defined for the run, by name, if they were asked for.
-        num_steps: Decoder calls that were made for it.
-        processed_size: Width and height at which the model saw the image.
-    """
-
-    id: str
-    labels: np.ndarray | None
-    depth_m: np.ndarray | None
-    uncertainty: np.ndarray | None
-    uncertainty_kind: str
-    num_steps: int
-    processed_size: tuple[int, int]
-    uncertainties: dict[str, np.ndarray] = field(default_factory=dict)
+from noise2map.tasks.base import Prediction
 
 
 class Predictor:

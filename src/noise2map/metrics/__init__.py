@@ -1,28 +1,21 @@
 """Scores of maps and of their uncertainty, as torchmetrics classes: streaming, distributed, memory bounded."""
 
 from noise2map.metrics.bev import BEV_THRESHOLDS, BevScores, bev_counts, bev_scores
-from noise2map.metrics.bootstrap import (
+from noise2map.metrics.calibration import ExpectedCalibrationError, ProbabilityScores, fit_temperature
+from noise2map.metrics.depth import DEPTH_SCORES, DepthScores, absolute_relative_error, depth_is_wrong, depth_valid
+from noise2map.metrics.feature_distances import FeatureStatistics, frechet_distance, kernel_distance
+from noise2map.metrics.feature_resampling import centred_interval, feature_distance, resampled_distances
+from noise2map.metrics.features import DepthFeatures, FeatureExtractor, render_depth
+from noise2map.metrics.fid import DepthFrechetDistance, Distance, FrechetDistance, KernelDistance
+from noise2map.metrics.intervals import (
     Interval,
     bootstrap_interval,
     bootstrap_intervals,
     nan_mean,
     paired_bootstrap_interval,
     paired_bootstrap_intervals,
+    seed_interval,
 )
-from noise2map.metrics.calibration import UNCERTAINTY_SCORES, UncertaintyScores
-from noise2map.metrics.depth import DEPTH_SCORES, DepthScores, absolute_relative_error, depth_is_wrong, depth_valid
-from noise2map.metrics.feature_resampling import centred_interval, feature_distance, resampled_distances
-from noise2map.metrics.fid import (
-    DepthFeatures,
-    DepthFrechetDistance,
-    Distance,
-    FeatureExtractor,
-    FrechetDistance,
-    KernelDistance,
-    render_depth,
-)
-from noise2map.metrics.gaussians import FeatureStatistics, frechet_distance
-from noise2map.metrics.kernel import kernel_distance
 from noise2map.metrics.normals import NORMALS_SCORES, NormalsScores, angular_error, normals_valid
 from noise2map.metrics.plausibility import (
     PLAUSIBILITY_SCORES,
@@ -32,8 +25,6 @@ from noise2map.metrics.plausibility import (
     edge_alignment,
     plane_residual,
 )
-from noise2map.metrics.probabilities import ExpectedCalibrationError, ProbabilityScores
-from noise2map.metrics.seed_intervals import seed_interval
 from noise2map.metrics.segmentation import (
     SegmentationScores,
     confusion_matrix,
@@ -43,7 +34,7 @@ from noise2map.metrics.segmentation import (
     pixel_accuracy,
     segmentation_scores,
 )
-from noise2map.metrics.temperature import fit_temperature
+from noise2map.metrics.uncertainty import UNCERTAINTY_SCORES, UncertaintyScores
 
 __all__ = [
     "BEV_THRESHOLDS",

@@ -1,252 +1,211 @@
-"""Does the uncertainty know where the errors are? Ranking scores, risk-coverage, correlation."""
+"""Calibration of probabilities: expected calibration error, Brier score, log likelihood, temperature scaling."""
 
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
-from noise2map.metrics.histograms import (
-    COARSE_BITS,
-    average_precision,
-    bin_index,
-    correlation,
-    histogram_rows,
-    num_bins,
-    rank_correlation,
-    risk_coverage_area,
-    roc_auc,
-)
-from noise2map.metrics.per_image import PerImageMetric
+from noise2map.metrics.histograms import bin_index, histogram_rows, num_bins
+from noise2map.metrics.uncertainty import check_unit_interval, flat_maps
 
-UNCERTAINTY_SCORES = (
-    "auroc",  # higher is better, 0.5 is chance
-    "aupr",  # higher is better, the error rate is chance
-    "aurc",  # lower is better
-    "excess_aurc",  # lower is better, 0 is the oracle
-    "ause",  # lower is better, 0 is the oracle
-    "prr",  # higher is better, 1 is the oracle, 0 is chance
-    "pearson",
-    "spearman",
-    "uce",  # lower is better; binary errors only
-    "mean_uncertainty",
-    "mean_error",
-    "error_rate",
-)
-UCE_BINS = 15
-_TOLERANCE = 1e-4  # rounding may lift a normalised entropy slightly above 1
-_COARSE = num_bins(COARSE_BITS)
+_LEAST_PROBABILITY = 1e-12
 
 
-def check_unit_interval(values: Tensor, name: str) -> Tensor:
-    """Return `values` clamped to [0, 1]; refuse NaN and anything outside by more than rounding."""
-    if values.numel() and not bool(((values >= -_TOLERANCE) & (values <= 1 + _TOLERANCE)).all()):
-        known = values[~values.isnan()]
-        extent = f"values from {known.min():.4g} to {known.max():.4g}" if known.numel() else "only NaN"
-        raise ValueError(f"{name} must be in [0, 1] without NaN, got {extent}, {values.numel() - known.numel()} NaN")
-    return values.clamp(0, 1)
+class ExpectedCalibrationError(Metric):
+    """Gap between confidence and accuracy, in equal-width and in equal-mass bins.
 
-
-def flat_maps(maps: dict[str, Tensor], valid: Tensor | None) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Flatten several maps `(B, H, W)` of one shape, and their mask, to `(B, P)`; invalid values become 0.
-
-    Raises:
-        ValueError: If the maps differ in shape or are not `(B, H, W)`.
-    """
-    shapes = {name: tuple(values.shape) for name, values in maps.items()}
-    if valid is not None:
-        shapes["valid"] = tuple(valid.shape)
-    first = next(iter(shapes.values()))
-    if len(first) != 3 or any(shape != first for shape in shapes.values()):
-        raise ValueError(f"need maps of one shape (B, H, W), got {shapes}")
-    if valid is None or bool(valid.all()):
-        return {name: values.flatten(1) for name, values in maps.items()}, None
-    mask = valid.flatten(1).bool()
-    return {name: torch.where(mask, values.flatten(1), 0) for name, values in maps.items()}, mask
-
-
-def _histograms(maps: dict[str, Tensor], valid: Tensor | None, binary: bool) -> dict[str, Tensor]:
-    """Everything that the scores need of each image, additive over images: `(B, ...)` float64 tensors.
+    `ece` is the mean over pixels of `|accuracy - confidence|` of the pixel's bin (Guo et al. 2017); `mce` the largest
+    gap of a bin that holds pixels; `adaptive_ece` is `ece` with bins that hold equally many pixels (Nixon et al.
+    2019), read off a fine histogram of `1 - confidence`, whose bins are split in proportion where a border falls
+    inside one.
 
     Args:
-        maps: `uncertainty`, `error` and `wrong`, each `(B, P)`, 0 where not valid.
-        valid: Which pixels count `(B, P)`; all where it is not given.
-        binary: Whether the error is 0 or 1.
-    """
-    uncertainty, wrong = maps["uncertainty"].float(), maps["wrong"].long()
-    u, e = uncertainty.double(), maps["error"].double()
-    bins, rows = num_bins(), len(u)
-    index = bin_index(uncertainty)
-    pair = histogram_rows(2 * index + wrong, 2 * bins, valid=valid).view(rows, bins, 2)
-    total = pair.sum((1, 2))
-    products = [(x * y).sum(1) for x, y in ((u, u), (e, e), (u, e))]
-    histograms = {
-        "counts": pair.sum(2),
-        "wrong_counts": pair[..., 1],
-        "moments": torch.stack([total, u.sum(1), e.sum(1), *products], dim=-1),
-    }
-    if binary:
-        level = (uncertainty * UCE_BINS).long().clamp_max(UCE_BINS - 1)
-        level_pair = histogram_rows(2 * level + wrong, 2 * UCE_BINS, valid=valid).view(rows, UCE_BINS, 2)
-        columns = [level_pair.sum(2), histogram_rows(level, UCE_BINS, u, valid), level_pair[..., 1]]
-        return histograms | {"calibration": torch.stack(columns, dim=1)}  # (B, 3, bins)
-    squashed = e / (1 + e)  # monotone, into [0, 1)
-    error_index = bin_index(squashed)
-    joint = bin_index(uncertainty, COARSE_BITS) * _COARSE + bin_index(squashed, COARSE_BITS)
-    return histograms | {
-        "error_sums": histogram_rows(index, bins, e, valid),
-        "oracle_counts": histogram_rows(error_index, bins, valid=valid),
-        "oracle_error_sums": histogram_rows(error_index, bins, e, valid),
-        "joint": histogram_rows(joint, _COARSE**2, valid=valid).view(rows, _COARSE, _COARSE),
-    }
-
-
-def _scores(histograms: dict[str, Tensor], binary: bool) -> Tensor:
-    """Histograms `(..., bins)` to scores `(..., 12)` in the order of `UNCERTAINTY_SCORES`."""
-    counts, wrong = histograms["counts"], histograms["wrong_counts"]
-    right = counts - wrong
-    total, error_total = histograms["moments"][..., 0], histograms["moments"][..., 2]
-    if binary:
-        # The oracle keeps every right pixel before any wrong one.
-        zero = torch.zeros_like(total)
-        oracle = risk_coverage_area(torch.stack([total - error_total, error_total], -1), torch.stack([zero, error_total], -1))
-        risk = risk_coverage_area(counts, wrong)
-        spearman = rank_correlation(torch.stack([right, wrong], dim=-1))
-        _, level_uncertainty, level_errors = histograms["calibration"].unbind(-2)
-        uce = (level_uncertainty - level_errors).abs().sum(-1) / total
-    else:
-        oracle = risk_coverage_area(histograms["oracle_counts"], histograms["oracle_error_sums"])
-        risk = risk_coverage_area(counts, histograms["error_sums"])
-        spearman = rank_correlation(histograms["joint"])
-        uce = torch.full_like(total, torch.nan)
-    mean_error = error_total / total
-    excess = (risk - oracle).clamp_min(0)
-    room = mean_error - oracle  # none where every pixel has the same error: then no order is better than another
-    room = torch.where(room > 1e-9 * mean_error, room, torch.nan)
-    columns = [
-        roc_auc(wrong, right),
-        average_precision(wrong, right),
-        risk,
-        excess,
-        excess / mean_error,
-        1 - excess / room,
-        correlation(*histograms["moments"].unbind(-1)),
-        spearman,
-        uce,
-        histograms["moments"][..., 1] / total,
-        mean_error,
-        wrong.sum(-1) / total,
-    ]
-    return torch.stack(columns, dim=-1)
-
-
-class UncertaintyScores(PerImageMetric):
-    """Score per-pixel uncertainty against per-pixel error, streamed through fixed-size histograms.
-
-    With `error="binary"` (segmentation) a pixel's error is 1 where its class is wrong. With `error="continuous"`
-    (depth) it is the absolute relative error, and `wrong` says which pixels count as errors for AUROC and AUPR
-    (delta > 1.25). Scores, in the order of `UNCERTAINTY_SCORES`:
-
-    - `auroc`, `aupr`: the uncertainty as a detector of wrong pixels (AUPR as average precision).
-    - `aurc`: area under risk against coverage: the mean error of the most certain fraction `c`, integrated over `c`.
-    - `excess_aurc`: `aurc` minus that of the oracle, which ranks by the error itself.
-    - `ause`: area between the sparsification curves of the uncertainty and of the oracle, each divided by the mean
-      error: equal to `excess_aurc / mean_error`.
-    - `prr`: prediction rejection ratio `1 - excess_aurc / (mean_error - aurc_oracle)`: 1 oracle, 0 random order.
-    - `pearson`, `spearman`: correlation with the error.
-    - `uce`: expected gap between error rate and mean uncertainty over 15 equal bins of uncertainty, i.e. the ECE of
-      the uncertainty read as a probability of error; NaN for continuous errors, where that reading makes no sense.
-    - `mean_uncertainty`, `mean_error`, `error_rate`: what the others are to be read against.
-
-    `compute` gives them pooled over all pixels, and their means over images under `<name>_image`. A score that is
-    not defined (no wrong pixel, constant uncertainty) is NaN, and an image where it is not defined does not enter
-    its mean.
-
-    Args:
-        error: Kind of error, `"binary"` or `"continuous"`.
-        keep_per_image: Keep twelve numbers an image for :meth:`per_image`.
+        num_bins: Number of bins of either kind.
         **kwargs: Passed on to :class:`torchmetrics.Metric`.
 
     Raises:
-        ValueError: If `error` is unknown.
+        ValueError: If `num_bins` is not positive.
     """
 
     full_state_update = False
-    image_sums: Tensor
-    image_numbers: Tensor
+    bins: Tensor
+    fine: Tensor
 
-    def __init__(self, error: Literal["binary", "continuous"] = "binary", keep_per_image: bool = True, **kwargs: Any) -> None:
-        if error not in ("binary", "continuous"):
-            raise ValueError(f"error must be 'binary' or 'continuous', got {error!r}")
-        super().__init__((len(UNCERTAINTY_SCORES),), torch.float64, keep_per_image, **kwargs)
-        self.binary = error == "binary"
-        # An empty batch of pixels has histograms of the right shapes.
-        none = torch.zeros(1, 0)
-        empty = _histograms({"uncertainty": none, "error": none, "wrong": none}, None, self.binary)
-        self.histogram_names = tuple(empty)
-        for name, histogram in empty.items():
-            self.add_state(name, histogram[0], dist_reduce_fx="sum")
-        for name in ("image_sums", "image_numbers"):
-            zeros = torch.zeros(len(UNCERTAINTY_SCORES), dtype=torch.float64)
-            self.add_state(name, zeros, dist_reduce_fx="sum")
+    def __init__(self, num_bins: int = 15, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if num_bins < 1:
+            raise ValueError(f"num_bins must be at least 1, got {num_bins}")
+        self.num_bins = num_bins
+        self.add_state("bins", torch.zeros(3, num_bins, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("fine", torch.zeros(3, _FINE_BINS, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, uncertainty: Tensor, error: Tensor, wrong: Tensor | None = None, valid: Tensor | None = None) -> None:
-        """Add a batch of maps `(B, H, W)`.
-
-        Args:
-            uncertainty: In [0, 1]; higher means less certain.
-            error: Binary kind: bool, or 0 and 1. Continuous kind: finite and at least 0.
-            wrong: Which pixels are wrong, bool; needed for the continuous kind, the error itself for the binary kind.
-            valid: Which pixels count, bool; all where it is not given.
+    def update(self, confidence: Tensor, correct: Tensor, valid: Tensor | None = None) -> None:
+        """Add maps `(B, H, W)`: confidence in [0, 1] (the largest probability), whether the class is right, mask.
 
         Raises:
-            ValueError: If shapes differ, a value is outside its range, or `wrong` is missing.
+            ValueError: If shapes differ or a confidence is outside [0, 1].
         """
-        if self.binary:
-            wrong = error if wrong is None else wrong
-        elif wrong is None:
-            raise ValueError("continuous errors need `wrong`, the pixels that count as errors for AUROC and AUPR")
-        maps, mask = flat_maps({"uncertainty": uncertainty, "error": error, "wrong": wrong}, valid)
-        maps["uncertainty"] = check_unit_interval(maps["uncertainty"], "uncertainty")
-        error = maps["error"]
-        if self.binary and not bool(((error == 0) | (error == 1)).all()):
-            raise ValueError("a binary error must be 0 or 1 at every valid pixel")
-        if not self.binary and not bool((torch.isfinite(error) & (error >= 0)).all()):
-            raise ValueError("errors must be finite and at least 0 at every valid pixel")
-        histograms = _histograms(maps, mask, self.binary)
-        for name, histogram in histograms.items():
-            getattr(self, name).add_(histogram.sum(0))
-        rows = _scores(histograms, self.binary)
-        self.image_sums += rows.nansum(0)
-        self.image_numbers += (~rows.isnan()).sum(0)
-        self._keep(rows)
+        maps, mask = flat_maps({"confidence": confidence, "correct": correct}, valid)
+        confidence, correct = check_unit_interval(maps["confidence"], "confidence"), maps["correct"].long()
+        level = (confidence.double() * self.num_bins).long().clamp_max(self.num_bins - 1)
+        for state, index in ((self.bins, level), (self.fine, bin_index(1 - confidence.double()))):
+            bins = state.shape[1]
+            pair = histogram_rows(2 * index + correct, 2 * bins, valid=mask).sum(0).view(bins, 2)
+            state += torch.stack([pair.sum(1), histogram_rows(index, bins, confidence, mask).sum(0), pair[:, 1]])
 
     def compute(self) -> dict[str, Tensor]:
-        """Scores by name, scalars in float64: pooled, and `<name>_image` averaged over images."""
-        pooled = _scores({name: getattr(self, name) for name in self.histogram_names}, self.binary)
-        image = self.image_sums / self.image_numbers
-        scores = dict(zip(UNCERTAINTY_SCORES, pooled))
-        return scores | {f"{name}_image": value for name, value in zip(UNCERTAINTY_SCORES, image)}
+        """`ece`, `adaptive_ece`, `mce`, `mean_confidence`, `accuracy`: scalars in [0, 1], NaN without pixels."""
+        count, confidence, correct = self.bins
+        gap = (confidence - correct).abs()
+        total = count.sum()
+        return {
+            "ece": gap.sum() / total,
+            "adaptive_ece": _equal_mass_gap(self.fine, self.num_bins),
+            "mce": (gap / count.clamp_min(1)).max(),
+            "mean_confidence": confidence.sum() / total,
+            "accuracy": correct.sum() / total,
+        }
 
-    def per_image(self) -> Tensor:
-        """Scores of every image, `(N, 12)` in the order of `UNCERTAINTY_SCORES`, NaN where not defined."""
-        return super().per_image()
+    def reliability(self) -> dict[str, Tensor]:
+        """Per equal-width bin: `confidence` and `accuracy` (NaN if empty) and `share` of the pixels, `(bins,)` each."""
+        count, confidence, correct = self.bins
+        return {"confidence": confidence / count, "accuracy": correct / count, "share": count / count.sum()}
 
-    def risk_coverage_curve(self, points: int = 101) -> tuple[Tensor, Tensor]:
-        """Pooled risk against coverage, for plots.
 
-        Args:
-            points: Number of coverages.
+_FINE_BINS = num_bins()
 
-        Returns:
-            Coverage `(points,)` from `1 / points` to 1, and the mean error of that most certain fraction `(points,)`.
+
+def _equal_mass_gap(fine: Tensor, groups: int) -> Tensor:
+    """Calibration gap of `groups` equally large groups of a fine histogram `(3, bins)`."""
+    count, total = fine[0], fine[0].sum()
+    cumulative = torch.nn.functional.pad(fine.cumsum(1), (1, 0))  # (3, bins + 1), at the bin borders
+    border = total * torch.arange(groups + 1, dtype=fine.dtype, device=fine.device) / groups
+    bin_ = (torch.searchsorted(cumulative[0].contiguous(), border, right=True) - 1).clamp(0, len(count) - 1)
+    share = ((border - cumulative[0][bin_]) / count[bin_].clamp_min(1)).clamp(0, 1)
+    at_border = cumulative[:, bin_] + share * fine[:, bin_]  # (3, groups + 1)
+    _, confidence, correct = at_border.diff(dim=1)
+    return (confidence - correct).abs().sum() / total
+
+
+class ProbabilityScores(Metric):
+    """Brier score and negative log likelihood of class probabilities, pooled over pixels.
+
+    Brier: mean over pixels of the squared distance between the probabilities and the one-hot truth, in [0, 2].
+    NLL: mean of `-log p(true class)`, in nats.
+
+    Args:
+        ignore_index: True label of the pixels that do not count.
+        **kwargs: Passed on to :class:`torchmetrics.Metric`.
+    """
+
+    full_state_update = False
+    sums: Tensor
+
+    def __init__(self, ignore_index: int = 255, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.ignore_index = ignore_index
+        self.add_state("sums", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, probabilities: Tensor, labels: Tensor) -> None:
+        """Add probabilities `(B, K, H, W)` that sum to 1 over `K`, and class ids `(B, H, W)`.
+
+        Raises:
+            ValueError: If the shapes do not fit or a label is outside `0..K-1`.
         """
-        counts = self.counts
-        errors = self.wrong_counts if self.binary else self.error_sums
-        assert isinstance(counts, Tensor) and isinstance(errors, Tensor)
-        coverage = torch.arange(1, points + 1, dtype=torch.float64, device=counts.device) / points
-        wanted = coverage * counts.sum()
-        upper = counts.cumsum(0)
-        index = torch.searchsorted(upper, wanted.clamp_max(upper[-1]))
-        share = (wanted - (upper - counts)[index]) / counts[index].clamp_min(1)
-        error = (errors.cumsum(0) - errors)[index] + share * errors[index]
-        return coverage, error / wanted
+        if probabilities.ndim != 4 or probabilities[:, 0].shape != labels.shape:
+            raise ValueError(
+                f"need probabilities (B, K, H, W) and labels (B, H, W), got {tuple(probabilities.shape)} and {tuple(labels.shape)}"
+            )
+        known = labels != self.ignore_index
+        if bool((known & ((labels < 0) | (labels >= probabilities.shape[1]))).any()):
+            raise ValueError(f"labels must be in 0..{probabilities.shape[1] - 1} or {self.ignore_index}")
+        index = torch.where(known, labels, 0).long()
+        true = probabilities.gather(1, index[:, None])[:, 0].double()  # (B, H, W)
+        # |p - e_y|^2 = |p|^2 - 2 p_y + 1
+        brier = probabilities.square().sum(1).double() - 2 * true + 1
+        likelihood = -true.clamp_min(_LEAST_PROBABILITY).log()
+        count = known.double()
+        self.sums += torch.stack([count.sum(), (brier * count).sum(), (likelihood * count).sum()])
+
+    def compute(self) -> dict[str, Tensor]:
+        """`brier` and `nll`, scalars in float64, NaN without pixels."""
+        count, brier, likelihood = self.sums
+        return {"brier": brier / count, "nll": likelihood / count}
+
+
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.02, 50.0
+
+_BISECTIONS = 50
+
+
+def _sample_pixels(
+    logits: Tensor, labels: Tensor, ignore_index: int, pixels_per_image: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """At most `pixels_per_image` random labelled pixels of each image: logits `(P, K)` and labels `(P,)`."""
+    if logits.ndim != 4 or logits[:, 0].shape != labels.shape:
+        raise ValueError(f"need logits (B, K, H, W) and labels (B, H, W), got {tuple(logits.shape)} and {tuple(labels.shape)}")
+    chosen_logits, chosen_labels = [], []
+    for image_logits, image_labels in zip(logits, labels):
+        known = (image_labels != ignore_index).flatten().nonzero()[:, 0]
+        order = torch.randperm(len(known), generator=generator)[:pixels_per_image].to(known.device)
+        pixels = known[order]
+        chosen_logits.append(image_logits.flatten(1)[:, pixels].T.double().cpu())
+        chosen_labels.append(image_labels.flatten()[pixels].long().cpu())
+    return torch.cat(chosen_logits), torch.cat(chosen_labels)
+
+
+def fit_temperature(
+    logits: Iterable[Tensor],
+    labels: Iterable[Tensor],
+    ignore_index: int = 255,
+    pixels_per_image: int = 2048,
+    seed: int = 0,
+) -> float:
+    """Find the temperature `T` that minimises the negative log likelihood of `softmax(logits / T)`.
+
+    The loss is convex in `1/T`; its derivative, the mean of `E_p[z] - z_true` under the tempered probabilities, is
+    monotone, so bisection finds the minimum to full precision. Accuracy does not change.
+
+    Args:
+        logits: Batches of logits `(B, K, H, W)`.
+        labels: Batches of true class ids `(B, H, W)`.
+        ignore_index: Label of the pixels that do not count.
+        pixels_per_image: Random pixels kept of each image, so that memory does not grow with the image size.
+        seed: Seed of that choice.
+
+    Returns:
+        The temperature, between 0.02 and 50 (an end of that range where the data asks for more, e.g. when no pixel
+        is wrong). Store it in `config.temperature`.
+
+    Raises:
+        ValueError: If shapes do not fit, the two iterables differ in length, no pixel is labelled, or a logit is NaN.
+    """
+    if pixels_per_image < 1:
+        raise ValueError(f"pixels_per_image must be at least 1, got {pixels_per_image}")
+    generator = torch.Generator().manual_seed(seed)
+    pairs = zip(logits, labels, strict=True)
+    samples = [_sample_pixels(z, y, ignore_index, pixels_per_image, generator) for z, y in pairs]
+    if not samples or not sum(len(y) for _, y in samples):
+        raise ValueError("no labelled pixel to fit a temperature on")
+    all_logits, all_labels = torch.cat([z for z, _ in samples]), torch.cat([y for _, y in samples])
+    if not bool(torch.isfinite(all_logits).all()):
+        raise ValueError("logits must be finite to fit a temperature")
+    if int(all_labels.min()) < 0 or int(all_labels.max()) >= all_logits.shape[1]:
+        raise ValueError(f"labels must be in 0..{all_logits.shape[1] - 1} or {ignore_index}")
+    true_mean = all_logits.gather(1, all_labels[:, None]).mean()
+
+    def slope(inverse: float) -> float:
+        expected = ((all_logits * inverse).softmax(1) * all_logits).sum(1).mean()
+        return float(expected - true_mean)
+
+    low, high = 1 / HIGHEST_TEMPERATURE, 1 / LOWEST_TEMPERATURE
+    if slope(low) >= 0:
+        return HIGHEST_TEMPERATURE
+    if slope(high) <= 0:
+        return LOWEST_TEMPERATURE
+    for _ in range(_BISECTIONS):
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if slope(middle) > 0 else (middle, high)
+    return (low * high) ** -0.5

@@ -5,9 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from noise2map.metrics.bootstrap import Interval
-from noise2map.metrics.gaussians import distance_of_roots
-from noise2map.metrics.kernel import kernel_distance, mean_kernel
+from noise2map.metrics.feature_distances import distance_of_roots, kernel_distance, mean_kernel
+from noise2map.metrics.intervals import Interval
 
 KINDS = ("frechet", "kernel")
 

@@ -10,12 +10,12 @@ from transformers import (
 
 from noise2map.models.bev import Noise2MapBevConfig, Noise2MapBevProcessor, Noise2MapForBevSegmentation
 from noise2map.models.configuration import Noise2MapConfig
+from noise2map.models.depth import MapDepthOutput, Noise2MapForDepthEstimation
 from noise2map.models.image_processing import Noise2MapImageProcessor
 from noise2map.models.initialization import Noise2MapPreTrainedModel
 from noise2map.models.map_model import MapModel
-from noise2map.models.modeling import Noise2MapForDepthEstimation, Noise2MapForSemanticSegmentation
 from noise2map.models.normals import MapNormalsOutput, Noise2MapForNormalEstimation
-from noise2map.models.outputs import MapDepthOutput, MapSegmenterOutput
+from noise2map.models.segmentation import MapSegmenterOutput, Noise2MapForSemanticSegmentation
 
 AutoConfig.register(Noise2MapConfig.model_type, Noise2MapConfig, exist_ok=True)
 AutoModelForSemanticSegmentation.register(Noise2MapConfig, Noise2MapForSemanticSegmentation, exist_ok=True)

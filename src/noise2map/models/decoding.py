@@ -1,4 +1,4 @@
-"""How a map is decoded from the features of an image: steps, samples, averaging, sampler and seed, as one object."""
+"""Decoding options: how a map is decoded from the features of an image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,11 +7,15 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from noise2map.diffusion import image_generator
+from noise2map.models.image_processing import MIN_SIDE
 
 AVERAGES = ("last", "steps")
+
 SAMPLERS = ("ddim", "ddpm")
+
 # Far more than does any good: scores level off after ten steps. A slip of the hand is refused instead of running for days.
 MAX_STEPS = 1000
+
 MAX_SAMPLES = 1000
 
 _Options = TypeVar("_Options", bound="DecodingOptions")
@@ -119,3 +123,26 @@ def check_count(name: str, value: Any, most: int | None = None, extra: str = "")
 def Protocol(steps: int | str, samples: int = 1, average: str = "last", sampler: str = "ddim") -> DecodingOptions:
     """`DecodingOptions` with every value chosen; the name by which evaluation knew them."""
     return DecodingOptions(num_inference_steps=steps, ensemble_size=samples, average=average, sampler=sampler)
+
+
+Size = tuple[int, int] | str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dials(DecodingOptions):
+    """`DecodingOptions` with the size to process at.
+
+    Attributes:
+        size: ``(width, height)`` to process at, ``"native"`` for the size of each image, None for the processor's.
+    """
+
+    size: Size = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.size, str) and self.size != "native":
+            raise ValueError(f"size must be (width, height), 'native' or None, got {self.size!r}")
+        if isinstance(self.size, tuple) and (
+            len(self.size) != 2 or not all(isinstance(side, int) and side >= MIN_SIDE for side in self.size)
+        ):
+            raise ValueError(f"size must be two whole numbers of at least {MIN_SIDE} pixels, got {self.size!r}")

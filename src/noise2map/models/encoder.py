@@ -11,6 +11,7 @@ _NUM_SCALES = 4
 
 # Final norms of Swin, BiT and MaskFormer-Swin backbones whose result nobody reads: weights that would get no gradient.
 _UNUSED_NORMS = (("swin", "layernorm"), ("bit", "norm"), ("model", "layernorm"))
+
 # Backbones whose position embedding has one size.
 _FIXED_SIZE = ("hiera",)
 
@@ -101,3 +102,18 @@ class ImageEncoder(nn.Module):
         size = maps[0].shape[-2:]
         merged = [maps[0]] + [functional.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in maps[1:]]
         return self.merge(torch.cat(merged, dim=1))
+
+
+class AuxiliaryHead(nn.Module):
+    """Fully convolutional classifier on the image features; trains the encoder directly, unused at inference."""
+
+    def __init__(self, config: Noise2MapConfig) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(config.hidden_size, config.auxiliary_channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(config.auxiliary_channels)
+        self.dropout = nn.Dropout2d(0.1)
+        self.classifier = nn.Conv2d(config.auxiliary_channels, config.num_labels, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features ``(B, C, h, w)`` -> logits ``(B, K, h, w)``."""
+        return self.classifier(self.dropout(functional.relu(self.norm(self.conv(features)))))

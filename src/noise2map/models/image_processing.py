@@ -18,6 +18,7 @@ from noise2map.zoo import ShippedNames
 
 # The encoder's coarsest map is at 1/32, so nothing smaller than this goes in.
 MIN_SIDE = 32
+
 # Images are enlarged at most until their long side is this many short sides of the processor: a strip of 2000 x 2 pixels would
 # else become one of 120000 x 120. It does not concern images whose sides differ less.
 MAX_STRIP = 8
@@ -215,7 +216,6 @@ _OPTIONS = (
     "keep_aspect_ratio",
 )  # fmt: skip
 
-
 # Further fields that transformers reads from and writes to a processor's file, or passes in a call.
 _KNOWN = {
     *_OPTIONS, *ImagesKwargs.__annotations__, "image_processor_type", "feature_extractor_type", "processor_class", "auto_map",
@@ -305,3 +305,35 @@ def _resize_each(values: Tensor, target_sizes: Sequence[Any] | None) -> list[Ten
         size = tuple(int(s) for s in size)
         resized.append(functional.interpolate(value[None].float(), size=size, mode="bilinear", align_corners=False)[0])
     return resized
+
+
+_STRIP_FLOATS = 16 * 2**20
+
+
+def resized_argmax(logits: Tensor, size: tuple[int, int], strip_floats: int = _STRIP_FLOATS) -> Tensor:
+    """Class map at another size: bilinear enlargement and argmax, one strip of rows after the other.
+
+    Args:
+        logits: ``(K, h, w)``.
+        size: ``(H, W)`` of the map.
+        strip_floats: How many floats a strip may hold.
+
+    Returns:
+        Class ids ``(H, W)`` int64, equal to ``interpolate(..., mode="bilinear", align_corners=False).argmax(0)``.
+    """
+    classes, height, _ = logits.shape
+    rows, columns = size
+    wide = functional.interpolate(logits[None].float(), size=(height, columns), mode="bilinear", align_corners=False)[0]
+    if rows == height:
+        return wide.argmax(0)
+    position = ((torch.arange(rows, dtype=torch.float64) + 0.5) * (height / rows) - 0.5).clamp(0, height - 1)
+    above = position.floor().long()
+    below = (above + 1).clamp(max=height - 1)
+    weight = (position - above).to(wide)[None, :, None]
+    labels = torch.empty(size, dtype=torch.long, device=logits.device)
+    strip = max(1, strip_floats // (classes * columns))
+    for start in range(0, rows, strip):
+        part = slice(start, start + strip)
+        blended = torch.lerp(wide[:, above[part]], wide[:, below[part]], weight[:, part])
+        labels[part] = blended.argmax(0)
+    return labels

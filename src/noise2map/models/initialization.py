@@ -9,8 +9,7 @@ from transformers import initialization as init
 
 from noise2map.codecs import FixedCodec
 from noise2map.models.configuration import Noise2MapConfig
-from noise2map.models.encoder import ImageEncoder
-from noise2map.models.heads import AuxiliaryHead
+from noise2map.models.encoder import AuxiliaryHead, ImageEncoder
 from noise2map.models.map_decoder import DeformableAttention, MapDecoder, TimeEmbedding
 from noise2map.zoo import ShippedNames
 

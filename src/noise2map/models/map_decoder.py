@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from noise2map.models.configuration import Noise2MapConfig
-from noise2map.models.deformable_attention import deformable_sample, pixel_grid
-from noise2map.models.fast_linear import apply_linear, feed_forward, linear
+from noise2map.models.kernels.deformable_attention import deformable_sample, pixel_grid
+from noise2map.models.kernels.onednn_linear import apply_linear, feed_forward, linear
 
 
 def sine_position_encoding(height: int, width: int, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -14,12 +14,12 @@ from noise2map.diffusion.ensemble import Generators, check_noise, draw_noise, fo
 from noise2map.diffusion.process import add_noise, uniform_times
 from noise2map.diffusion.sampling import Step, ddim_steps, ddpm_steps, time_pairs
 from noise2map.diffusion.schedule import make_schedule
+from noise2map.models.aggregation import Readout
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.decoding import DecodingOptions
 from noise2map.models.encoder import ImageEncoder
 from noise2map.models.initialization import Noise2MapPreTrainedModel
 from noise2map.models.map_decoder import DecoderContext, MapDecoder
-from noise2map.models.readout import Readout
 from noise2map.models.resizing import resize_map
 
 # Keywords that transformers' engines pass to any model.
@@ -394,3 +394,12 @@ def _check_times(timesteps: Tensor, batch_size: int) -> Tensor:
     if not bool(((timesteps >= 0) & (timesteps <= 1)).all()):
         raise ValueError(f"timesteps hold {timesteps.tolist()}; expected times in [0, 1]")
     return timesteps
+
+
+def check_label_shape(labels: Tensor, pixel_values: Tensor) -> None:
+    """Refuses labels that are not `(B, H, W)` like `pixel_values` `(B, 3, H, W)`."""
+    if pixel_values.ndim != 4:
+        raise ValueError(f"pixel_values have shape {tuple(pixel_values.shape)}; expected (B, 3, H, W)")
+    expected = (pixel_values.shape[0], *pixel_values.shape[-2:])
+    if tuple(labels.shape) != expected:
+        raise ValueError(f"labels have shape {tuple(labels.shape)}; expected {expected}, like pixel_values")

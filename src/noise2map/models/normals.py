@@ -11,9 +11,9 @@ from transformers.utils import ModelOutput
 
 from noise2map.codecs.normals import NormalsCodec, check_normals, unit_vectors
 from noise2map.diffusion.sampling import Step
+from noise2map.models.aggregation import Readout
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.map_model import MapModel
-from noise2map.models.readout import Readout
 from noise2map.models.resizing import resize_map
 
 # Two directions count as different when they are more than this apart.

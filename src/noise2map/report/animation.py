@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from noise2map.report.files import write_bytes
 from noise2map.report.palettes import DEPTH_MAP, colorize
 from noise2map.report.panels import Cell, Panel, render, uncertainty_cell
+from noise2map.runs.files import write_bytes
 
 
 @dataclass(frozen=True)

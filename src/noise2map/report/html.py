@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from noise2map.report.canvas import ColorBar, ticks
-from noise2map.report.files import encode_image, write_text
 from noise2map.report.panels import Cell
 from noise2map.report.plots import figure_bytes
 from noise2map.report.tables import Row, column_names, format_value
+from noise2map.runs.files import encode_image, write_text
 
 
 def data_uri(data: bytes, kind: str) -> str:

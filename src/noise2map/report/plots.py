@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from noise2map.report.files import write_bytes
+from noise2map.runs.files import write_bytes
 
 # Distinct for colour-blind readers (after Okabe and Ito), legible on white and on near-black.
 SERIES_COLORS = ("#3b7dd8", "#e0703a", "#2a9d78", "#b0569f", "#c9a227", "#7a8290")

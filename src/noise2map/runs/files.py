@@ -1,4 +1,4 @@
-"""Atomic writes (files and folders that appear whole or not at all), JSON without NaN, and checksums of settings and weights."""
+"""Files and folders that appear whole or not at all."""
 
 import contextlib
 import errno
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 TEMPORARY_SUFFIX = ".partial"
+
 """Ends the name of everything that is being written; what is left of a killed process can be told by it."""
 
 _SHOWN_NAME = 40  # characters of the final name within the temporary one: a name may take 255 bytes in all

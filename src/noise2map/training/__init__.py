@@ -31,11 +31,12 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from noise2map.runs.run_directory import last_checkpoint, read_metrics
     from noise2map.training.callbacks import EmaCallback, MetricsCallback
-    from noise2map.training.recipes import Recipe, load_recipe, recipe_names
-    from noise2map.training.run_directory import last_checkpoint, read_metrics
-    from noise2map.training.schedules import LearningRateCurve
-    from noise2map.training.trainer import MapTrainer
+    from noise2map.training.maps.recipe import Recipe, load_recipe
+    from noise2map.training.maps.trainer import MapTrainer
+    from noise2map.training.optimization import LearningRateCurve
+    from noise2map.training.recipe_files import recipe_names
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from noise2map.runs.files import write_text
-from noise2map.training.run_directory import EMA_DIRECTORY, append_metrics, rewind_metrics, writing_checkpoint
+from noise2map.runs.run_directory import EMA_DIRECTORY, append_metrics, rewind_metrics, writing_checkpoint
 
 _EMA_STATE = "ema_state.json"
 _EMA_WEIGHTS = "ema.safetensors"

@@ -7,7 +7,7 @@ from typing import Any
 
 from noise2map.report.tables import text_table
 from noise2map.runs.data_split import DataSplit
-from noise2map.training.run_directory import RunStart, mark_finished, read_config, write_config
+from noise2map.runs.run_directory import RunStart, mark_finished, read_config, write_config
 
 logger = logging.getLogger(__name__)
 

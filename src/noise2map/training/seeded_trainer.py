@@ -17,10 +17,7 @@ from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
 from noise2map.data.transforms import Transform
 from noise2map.runs.files import replace_directory
-from noise2map.training.callbacks import EmaCallback, MetricsCallback, ReadableProgress
-from noise2map.training.collate import AugmentedSamples, EpochSampler
-from noise2map.training.parameter_groups import decayed_parameters
-from noise2map.training.run_directory import (
+from noise2map.runs.run_directory import (
     CONFIG_FILE,
     FINAL_DIRECTORY,
     last_checkpoint,
@@ -29,7 +26,9 @@ from noise2map.training.run_directory import (
     write_config,
     writing_checkpoint,
 )
-from noise2map.training.schedules import LearningRateCurve
+from noise2map.training.batches import AugmentedSamples, EpochSampler
+from noise2map.training.callbacks import EmaCallback, MetricsCallback, ReadableProgress
+from noise2map.training.optimization import LearningRateCurve, decayed_parameters
 
 
 def step_seed(seed: int, step: int, micro_batch: int, rank: int) -> int:
@@ -61,7 +60,7 @@ class SeededTrainer(Trainer):
 
     Beyond :class:`transformers.Trainer`: the noise of a step comes from ``(seed, step, micro-batch, rank)``, augmentation from
     ``(seed, epoch, sample)``; each checkpoint holds averaged weights under ``ema/``; ``export_final`` writes ``final/``. The
-    output directory follows :mod:`noise2map.training.run_directory`.
+    output directory follows :mod:`noise2map.runs.run_directory`.
 
     Args:
         model: called with a batch and ``generator=``, gives ``loss``; has ``save_pretrained`` and ``config.to_dict()``.
@@ -69,7 +68,7 @@ class SeededTrainer(Trainer):
         train_dataset: raw samples.
         transform: joint transform of the training samples, see :mod:`noise2map.data.transforms`.
         curve: learning-rate curve; ``None`` leaves it to ``args.lr_scheduler_type``.
-        no_decay: parameters without weight decay, see :func:`noise2map.training.parameter_groups.decayed_parameters`.
+        no_decay: parameters without weight decay, see :func:`noise2map.training.optimization.decayed_parameters`.
         ema_half_life_images: half-life of the averaged weights in images; ``None`` for no average.
         ema_warmup_ratio: see :class:`~noise2map.training.callbacks.EmaCallback`.
         callbacks: further callbacks.

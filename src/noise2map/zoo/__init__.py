@@ -10,10 +10,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+from noise2map import zoo
+
 _ROOM = Path(__file__).parent
+
 _PREFIX = "zoo/"
+
 _PIPELINE = "model_index.json"
+
 _NEEDED = ("config.json", "model.safetensors", "preprocessor_config.json")
+
 # What a repository on the hub is called: owner/name.
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -123,3 +129,33 @@ def _guess(name: str, names: list[str]) -> str:
 
 def _listing(names: list[str]) -> str:
     return ", ".join(names) or "none in this installation"
+
+
+def label_of(name: str) -> str:
+    """A short name: of a folder its last part, else the name, without the `zoo/` of what is shipped."""
+    path = Path(name).expanduser()
+    return path.resolve().name if path.is_dir() else bare_name(name)
+
+
+_INDEX = "model_index.json"
+
+
+def resolve_generator(name: str | Path) -> str:
+    """A folder of a diffusers pipeline, a shipped name (``NAME`` or ``zoo/NAME``) or a hub id -> what ``from_pretrained`` takes.
+
+    Raises:
+        FileNotFoundError: if it is none of the three, or a folder that holds no pipeline.
+    """
+    path, name = Path(name).expanduser(), str(name)
+    if path.is_dir():
+        if not (path / _INDEX).is_file():
+            raise FileNotFoundError(f"generator folder {name!r} has no {_INDEX}; expected the folder of a diffusers pipeline")
+        return str(path)
+    bare, shipped = zoo.bare_name(name), zoo.available_generators()
+    if bare in shipped:
+        return str(zoo.zoo_path(bare))
+    owner, slash, model = name.partition("/")
+    if bare == name and slash and owner and model and "/" not in model and not name.startswith((".", "~", "/")):
+        return name
+    names = ", ".join(shipped) or "none in this installation"
+    raise FileNotFoundError(f"generator {name!r} is neither a folder nor a hub id owner/name; shipped: {names}")

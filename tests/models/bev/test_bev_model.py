@@ -10,8 +10,7 @@ from transformers import AutoConfig, AutoModelForSemanticSegmentation
 
 import noise2map
 from noise2map.models import Noise2MapForBevSegmentation
-from noise2map.models.losses import multilabel_focal_loss
-from noise2map.models.readout import MultiLabelReadout
+from noise2map.models.bev.model import MultiLabelReadout, multilabel_focal_loss
 
 SENSORS = [("camera",), ("lidar",), ("camera", "lidar")]
 

@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from noise2map.data.nuscenes import BevAugmentation, NuScenesDataset
 from noise2map.models import Noise2MapBevProcessor, Noise2MapForBevSegmentation
 from noise2map.training import MapTrainer
-from noise2map.training.collate import MapCollator
+from noise2map.training.batches import MapCollator
 
 pytest.importorskip("shapely")
 

@@ -11,9 +11,8 @@ from golden_reference import GOLDEN, assert_close, drawn, gradient_norms, offici
 from noise2map.convert import load_official_ddp
 from noise2map.models import Noise2MapBevConfig
 from noise2map.models.bev import CameraRig
-from noise2map.models.bev.camera_branch import LiftSplat
-from noise2map.models.bev.lidar_branch import voxelise
-from noise2map.models.bev.pooling import pool
+from noise2map.models.bev.camera import LiftSplat, pool
+from noise2map.models.bev.lidar import voxelise
 
 pytestmark = pytest.mark.golden
 GEOMETRY = ("vtransform.dx", "vtransform.bx", "vtransform.nx", "vtransform.frustum")

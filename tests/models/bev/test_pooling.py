@@ -5,9 +5,8 @@ import torch
 from tiny_bev import rig_inputs, tiny_config
 
 from noise2map.models.bev import CameraRig
-from noise2map.models.bev.camera_branch import LiftSplat
+from noise2map.models.bev.camera import LiftSplat, plan_pooling, pool
 from noise2map.models.bev.grid import Bounds, GridTransform
-from noise2map.models.bev.pooling import plan_pooling, pool
 
 GRID = (Bounds(-4, 4, 1.0), Bounds(-3, 3, 0.5), Bounds(-2, 2, 2.0))
 

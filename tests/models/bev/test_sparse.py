@@ -5,8 +5,8 @@ import torch
 from tiny_bev import tiny_config
 from torch.nn import functional
 
-from noise2map.models.bev.lidar_branch import LidarBranch, voxelise
-from noise2map.models.bev.sparse import SiteNorm, Sites, SparseConv3d, to_dense
+from noise2map.models.bev.lidar import LidarBranch, voxelise
+from noise2map.models.bev.sparse_conv import SiteNorm, Sites, SparseConv3d, to_dense
 
 SHAPE = (6, 7, 5)
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from noise2map.data.freedoom import store
+from noise2map.data.freedoom import format as store
 from noise2map.data.freedoom.catalog import DEFAULT_GAIN, brighten, check_classes, class_names, class_palette, merge_classes
 from noise2map.data.images import open_class_map, open_depth_map, open_image
 

@@ -6,14 +6,21 @@ input sample is not changed.
 
 Depth is metric: scaling a picture by ``s`` looks like a camera with another focal length at the *same* distances. A model that
 is not told the focal length cannot know that, so :func:`default_transform` crops and scales for segmentation only; for depth
-it flips and changes colours. The published depth recipes (:mod:`~noise2map.data.transforms.published`) do not scale either.
+it flips and changes colours. The published depth recipes (:mod:`~noise2map.data.transforms.presets`) do not scale either.
 """
 
-from noise2map.data.transforms.basic import HorizontalFlip, Photometric, RandomResizedCrop, default_transform
-from noise2map.data.transforms.colour import ColourAugmentation, PhotometricDistortion
-from noise2map.data.transforms.cropping import BottomCrop, BoxCrop, PadTo, RandomCrop
-from noise2map.data.transforms.published import PUBLISHED, published_transform
-from noise2map.data.transforms.resizing import RandomRotation, RatioResize
+from noise2map.data.transforms.geometric import (
+    BottomCrop,
+    BoxCrop,
+    HorizontalFlip,
+    PadTo,
+    RandomCrop,
+    RandomResizedCrop,
+    RandomRotation,
+    RatioResize,
+)
+from noise2map.data.transforms.photometric import ColourAugmentation, Photometric, PhotometricDistortion
+from noise2map.data.transforms.presets import PUBLISHED, default_transform, published_transform
 from noise2map.data.transforms.sample import Compose, Sample, Transform, sample_generator
 
 __all__ = [

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from noise2map.models.bev.bev_decoders import ResNetDecoder, SecondDecoder
-from noise2map.models.bev.camera_branch import CameraBranch
-from noise2map.models.bev.cameras import CameraRig
+from noise2map.models.bev.camera import CameraBranch
 from noise2map.models.bev.configuration import Noise2MapBevConfig
-from noise2map.models.bev.layers import conv_norm_relu
-from noise2map.models.bev.lidar_branch import LidarBranch
+from noise2map.models.bev.layers import ResNetDecoder, SecondDecoder, conv_norm_relu
+from noise2map.models.bev.lidar import LidarBranch
+from noise2map.models.bev.rig import CameraRig
 
 
 class BevEncoder(nn.Module):

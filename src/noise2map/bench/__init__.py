@@ -1,0 +1,1 @@
+"""Benchmarks: time and memory, stage by stage."""

@@ -1,0 +1,220 @@
+"""What guidance costs: a guided step against an unguided one, and against gradients taken without care."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, UNet2DModel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+from tqdm import tqdm
+
+from noise2map.bench.timing import BenchOptions, name_of, time_calls
+from noise2map.convert import LSUN_256_FLAGS
+from noise2map.convert.adm_flags import adm_architecture
+from noise2map.guidance import (
+    DepthPredictor,
+    DepthPrior,
+    GuidanceLosses,
+    UNetFeatureTap,
+    consistency_loss,
+    guided_prediction,
+    guided_step,
+)
+from noise2map.runs.provenance import provenance
+from noise2map.training.maps.dry_run import kept_bytes
+
+GUIDANCE_IDENTITY = ("unet", "size", "batch_size", "prior", "checkpointing", "device", "threads", "dtype", "stage", "clock")
+
+GUIDANCE_COLUMNS = {
+    "type": "dtype",
+    "stage": "stage",
+    "ms": "ms",
+    "x unguided": "over_unguided",
+    "GFLOP": "gflop",
+    "x GFLOP": "gflop_over_unguided",
+    "kept MiB": "kept_mb",
+    "peak MiB": "peak_mb",
+}
+
+UNGUIDED = "unguided"
+
+_SCALES = {"consistency": (1.0, 0.0), "prior": (0.0, 1.0), "both": (1.0, 1.0)}
+
+_FULL = "both, all gradients"
+
+_FROM_OUTPUT = "from the output, all gradients"
+
+STAGES = (UNGUIDED, *_SCALES, _FULL, _FROM_OUTPUT)
+
+_TIMESTEP = 400
+
+_FACTORS = (8, 16, 32)
+
+_MIB = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceBenchOptions(BenchOptions):
+    """What to measure of a sampling step.
+
+    Attributes:
+        channels: width of the finest level; that of the published LSUN-256 U-Net is 256.
+        size: side of the pictures in px; 256 there.
+        prior_size: side of the prior's depth maps in px; 128 in the paper, half of the pictures'.
+        prior_channels: width of its finest level; 32 beside a U-Net of 256, and the same proportion if 0.
+        batch_size: pictures at a time.
+        checkpointing: recompute the U-Net's activations instead of keeping them.
+    """
+
+    channels: int
+    size: int
+    prior_size: int
+    prior_channels: int
+    batch_size: int
+    checkpointing: bool = False
+
+
+def lsun_unet(channels: int, size: int) -> UNet2DModel:
+    """A U-Net with the proportions of the published LSUN-256 one: levels, attention, learnt variance.
+
+    Raises:
+        ValueError: if the numbers do not fit such a U-Net.
+    """
+    if size % 32 or size < 32:
+        raise ValueError(f"size is {size}; expected a multiple of 32: the U-Net halves it five times")
+    flags = {
+        **LSUN_256_FLAGS,
+        "image_size": size,
+        "num_channels": channels,
+        "channel_mult": "1,1,2,2,4,4",
+        "attention_resolutions": ",".join(str(size // factor) for factor in _FACTORS),
+        "num_head_channels": min(64, 2 * channels),
+    }
+    return UNet2DModel(**adm_architecture(flags).unet_config())
+
+
+def _prior_channels(options: GuidanceBenchOptions) -> int:
+    return options.prior_channels or max(options.channels // 8, 4)
+
+
+def depth_prior(channels: int, size: int, **bounds: float) -> DepthPrior:
+    """A prior of the proportions of `DepthPrior.small`, with ``channels`` at its finest level instead of 32."""
+    small = DepthPrior.small(size).config["unet_config"]
+    widths = [channels * width // 32 for width in small["block_out_channels"]]
+    head, groups = channels, channels if channels < 32 else 32
+    config = {**small, "block_out_channels": widths, "attention_head_dim": head, "norm_num_groups": groups}
+    return DepthPrior(unet_config=config, **bounds)
+
+
+def guidance_calls(options: GuidanceBenchOptions, dtype: torch.dtype) -> tuple[dict[str, Callable[[], Any]], set[int]]:
+    """One sampling step in each of the ways that are compared, and the storages of the weights."""
+    torch.manual_seed(options.seed)
+    unet = lsun_unet(options.channels, options.size)
+    if options.checkpointing:
+        unet.enable_gradient_checkpointing()
+    bounds = {"min_depth": 0.5, "max_depth": 40.0}
+    hidden = (max(options.channels // 2, 4), max(options.channels // 4, 4))  # 128 and 64 beside a U-Net of 256
+    predictor = DepthPredictor.for_unet(unet, hidden_sizes=hidden, **bounds)
+    prior = depth_prior(_prior_channels(options), options.prior_size, **bounds)
+    for module in (unet, predictor, prior):
+        module.eval().to(options.device)
+        if dtype != torch.float32:
+            module.to(dtype)
+    scheduler = DDIMScheduler()
+    scheduler.set_timesteps(50)
+    noise = torch.Generator().manual_seed(options.seed)
+    x_t = torch.randn(options.batch_size, 3, options.size, options.size, generator=noise).to(options.device, dtype)
+
+    def generators() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(index) for index in range(options.batch_size)]
+
+    @torch.no_grad()
+    def unguided() -> None:
+        guided_step(scheduler, unet(x_t, _TIMESTEP).sample, _TIMESTEP, x_t, None)
+
+    @torch.no_grad()
+    def guided(scales: tuple[float, float]) -> None:
+        found = guided_prediction(unet, predictor, prior, x_t, _TIMESTEP, GuidanceLosses(*scales), generators())
+        guided_step(scheduler, found.model_output, _TIMESTEP, x_t, found.gradient)
+
+    def careless(from_output: bool) -> None:
+        """The graph of the whole U-Net, and gradients of all weights: what ``loss.backward()`` does."""
+        for module in (unet, predictor, prior):
+            module.requires_grad_(True)
+        x = x_t.detach().clone().requires_grad_(True)
+        with UNetFeatureTap(unet, predictor.blocks) as tap:
+            output = unet(x, _TIMESTEP).sample
+        strong = predictor(tap.features, _TIMESTEP)
+        loss = consistency_loss(strong, predictor(tap.features, _TIMESTEP, predictor.weak_blocks)).sum()
+        tau = torch.full((options.batch_size,), _TIMESTEP)
+        eta = torch.randn(options.batch_size, 1, *prior.image_size, generator=noise).to(x)
+        loss = loss + prior.loss(strong, tau, eta).sum()
+        if from_output:
+            loss = output.float().square().sum()
+        loss.backward()
+        for module in (unet, predictor, prior):
+            module.zero_grad(set_to_none=True)
+            module.requires_grad_(False)
+        guided_step(scheduler, output.detach(), _TIMESTEP, x_t, x.grad)
+
+    calls: dict[str, Callable[[], Any]] = {UNGUIDED: unguided}
+    calls |= {name: lambda scales=scales: guided(scales) for name, scales in _SCALES.items()}
+    calls |= {_FULL: lambda: careless(False), _FROM_OUTPUT: lambda: careless(True)}
+    tensors = [one for module in (unet, predictor, prior) for one in (*module.parameters(), *module.buffers())]
+    return calls, {tensor.untyped_storage()._cdata for tensor in tensors}
+
+
+class _Operations(TorchDispatchMode):
+    """Counts floating-point operations, forward and backward (PyTorch's own counter refuses ``autograd.grad`` to a leaf)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        packet = func._overloadpacket
+        if packet not in flop_registry and func is not torch.ops.prim.device.default:
+            with self:  # attention is counted by its parts where it has no rule of its own
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        result = func(*args, **kwargs)
+        if packet in flop_registry:
+            self.total += flop_registry[packet](*args, **kwargs, out_val=result)
+        return result
+
+
+def count(call: Callable[[], Any], weights: set[int], device: torch.device) -> dict[str, float | None]:
+    """What a call computes, keeps for its backward pass (weights aside), and on CUDA allocates beyond what was there."""
+    with kept_bytes(weights) as kept, _Operations() as operations:
+        call()
+    peak = None
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        torch.cuda.synchronize(device)
+        peak = round((torch.cuda.max_memory_allocated(device) - before) / _MIB, 1)
+    return {"gflop": operations.total / 1e9, "kept_mb": round(sum(kept.values()) / _MIB, 1), "peak_mb": peak}
+
+
+def run_guidance_bench(options: GuidanceBenchOptions) -> list[dict[str, Any]]:
+    """One row for each type and way; the ratios are medians over rounds in which the ways take turns."""
+    rows = []
+    for dtype in options.dtypes:
+        calls, weights = guidance_calls(options, dtype)
+        times = time_calls(calls, options, name_of(dtype))
+        bar = tqdm(calls.items(), desc=f"{name_of(dtype)}, operations", unit="call")
+        counts = {stage: count(call, weights, options.device) for stage, call in bar}
+        for stage, own in times.items():
+            row: dict[str, Any] = {"unet": f"LSUN-256 shape, {options.channels} channels", "size": options.size}
+            prior = f"{_prior_channels(options)} channels at {options.prior_size}"
+            row |= {"batch_size": options.batch_size, "prior": prior, "checkpointing": options.checkpointing}
+            row |= {"stage": stage, "ms": median(own), "over_unguided": median(a / b for a, b in zip(own, times[UNGUIDED]))}
+            row |= {**counts[stage], "gflop_over_unguided": counts[stage]["gflop"] / counts[UNGUIDED]["gflop"]}
+            rows.append(row | {"rounds": options.rounds, "clock": options.clock} | provenance(options.device, dtype, options.seed))
+    return rows

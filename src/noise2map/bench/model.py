@@ -1,0 +1,259 @@
+"""Time and memory of a map model, stage by stage, against two yardsticks measured in the same run.
+
+The yardsticks: the same decoder with ``grid_sample`` attention, and the floor, which is the step's matrix products alone
+(same shapes, same type, the faster of PyTorch's own linear and oneDNN). Everything that is compared takes turns, one call of
+each in every round, so that a slow minute of the machine hits all of them; figures are medians over the rounds.
+"""
+
+import copy
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from noise2map.bench.timing import BenchOptions, in_own_process, name_of, send_peak, time_calls
+from noise2map.diffusion.process import add_noise, eps_from_x0
+from noise2map.diffusion.sampling import time_pairs
+from noise2map.inference.loading import load_model
+from noise2map.models import MapModel, Noise2MapConfig, Noise2MapForDepthEstimation, Noise2MapForSemanticSegmentation
+from noise2map.models.kernels.onednn_linear import available, onednn_linear
+from noise2map.models.map_decoder import DeformableAttention
+from noise2map.models.map_model import tokens_in_memory
+from noise2map.runs.provenance import provenance
+
+logger = logging.getLogger(__name__)
+
+MODES = ("eager", "compiled")
+
+_SWIN_T = {
+    "model_type": "swin",
+    "embed_dim": 96,
+    "depths": [2, 2, 6, 2],
+    "num_heads": [3, 6, 12, 24],
+    "window_size": 7,
+    "out_features": ["stage1", "stage2", "stage3", "stage4"],
+}
+
+# Published architectures, with weights drawn from the seed: speed does not depend on what they say.
+PRESETS: dict[str, tuple[type[MapModel], dict[str, Any]]] = {
+    "swin-t-ade20k": (Noise2MapForSemanticSegmentation, {"backbone_config": _SWIN_T, "num_labels": 150}),
+    "swin-t-kitti": (Noise2MapForDepthEstimation, {"backbone_config": _SWIN_T, "time_input": "time", "map_scale": 0.1}),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelBenchOptions(BenchOptions):
+    """What to measure of a model.
+
+    Attributes:
+        model: A preset, a shipped name, a folder or a hub id.
+        width: Columns of the image.
+        height: Rows of the image.
+        steps: Step counts of the whole decoding.
+        modes: `"eager"`, `"compiled"`.
+        batch_size: Images at a time.
+        memory: Whether to measure peak memory, each stage in its own process.
+    """
+
+    model: str
+    width: int
+    height: int
+    steps: tuple[int, ...]
+    modes: tuple[str, ...]
+    batch_size: int = 1
+    memory: bool = True
+
+
+def build_model(name: str, device: torch.device, dtype: torch.dtype, seed: int) -> MapModel:
+    """A preset with random weights, or a checkpoint, in evaluation mode."""
+    if name not in PRESETS:
+        return load_model(name, device, dtype)[0]
+    model_class, fields = PRESETS[name]
+    torch.manual_seed(seed)
+    return model_class(Noise2MapConfig(**fields)).to(device, dtype).eval()
+
+
+def with_grid_sample(model: MapModel) -> MapModel:
+    """A copy of the model whose attention reads the map with `grid_sample`; the weights are shared."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    twin = copy.deepcopy(model, memo=shared)
+    for module in twin.modules():
+        if isinstance(module, DeformableAttention):
+            module.formulation = "grid_sample"
+    return twin
+
+
+def step_products(model: MapModel, tokens: int) -> list[tuple[int, int, int]]:
+    """The matrix products of one decoder call as ``(rows, inner, columns)``: projection of the map, layers, head."""
+    products = [(tokens, model.codec.channels, model.decoder.hidden_size)]
+    # The scale and shift of a layer depend on time alone and are not part of a step.
+    once = {id(layer.time) for layer in model.decoder.layers}
+    for module in (*model.decoder.layers.modules(), *model.head.modules()):
+        if isinstance(module, nn.Linear) and id(module) not in once:
+            products.append((tokens, module.in_features, module.out_features))
+        elif isinstance(module, nn.Conv2d):
+            rows, columns = module.kernel_size
+            products.append((tokens, module.in_channels * rows * columns, module.out_channels))
+    return products
+
+
+def floor_calls(model: MapModel, tokens: int, device: torch.device, dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
+    """The products of a step and nothing else: by PyTorch's linear, and by oneDNN where it can."""
+    operands = []
+    for rows, inner, columns in step_products(model, tokens):
+        x, weight = torch.randn(rows, inner, device=device, dtype=dtype), torch.randn(columns, inner, device=device, dtype=dtype)
+        operands.append((x, weight, torch.randn(columns, device=device, dtype=dtype)))
+
+    def torch_products() -> None:
+        for x, weight, bias in operands:
+            F.linear(x, weight, bias)
+
+    def onednn_products() -> None:
+        for x, weight, bias in operands:
+            onednn_linear(x, weight, bias, None)
+
+    calls: dict[str, Callable[[], Any]] = {"torch": torch_products}
+    if available(*operands[0]):
+        calls["onednn"] = onednn_products
+    return calls
+
+
+def stage_calls(model: MapModel, options: ModelBenchOptions, stages: Iterable[str]) -> dict[str, Callable[[], Any]]:
+    """One call for each stage: `"encode"`, `"step"` (one call of decoder and head and its update), `"decode N"`, `"all N"`."""
+    dtype = model.dtype
+    generator = torch.Generator().manual_seed(options.seed)
+    pixels = torch.randn(options.batch_size, 3, options.height, options.width, generator=generator).to(options.device, dtype)
+    features = torch.randn(options.batch_size, model.config.hidden_size, *_grid(options), generator=generator).to(
+        options.device, dtype
+    )
+    noise = torch.randn(options.batch_size, 1, model.codec.channels, *_grid(options), generator=generator).to(options.device)
+    calls: dict[str, Callable[[], Any]] = {}
+    for stage in stages:
+        kind, _, count = stage.partition(" ")
+        if kind == "encode":
+            calls[stage] = lambda: model.encode_image(pixels)
+        elif kind == "step":
+            calls[stage] = _step_call(model, features, tokens_in_memory(noise))
+        elif kind == "decode":
+            calls[stage] = lambda n=int(count): model.decode_map(features, num_inference_steps=n, noise=noise)
+        else:
+            calls[stage] = lambda n=int(count): model(pixels, num_inference_steps=n, noise=noise)
+    return calls
+
+
+def _grid(options: ModelBenchOptions) -> tuple[int, int]:
+    return options.height // 4, options.width // 4
+
+
+def _step_call(model: MapModel, features: Tensor, x_t: Tensor) -> Callable[[], Any]:
+    """The first of two steps, with its update, without what is done once for a run."""
+    pairs = time_pairs(2)[:1]
+    ((t, t_next),) = pairs
+    denoise = model.denoiser(features, pairs)
+    times = torch.full(x_t.shape[:1], t)
+    levels = [[level.to(x_t.device) for level in model.schedule.alpha_sigma(torch.tensor(time))] for time in (t, t_next)]
+
+    def call() -> Tensor:
+        x0, _ = denoise(x_t, times)
+        return add_noise(x0, eps_from_x0(x_t, x0, *levels[0]), *levels[1])
+
+    return call
+
+
+def compiled(model: MapModel) -> MapModel:
+    """The model with encoder, decoder and head compiled in place; names and weights stay as they are."""
+    for part in (model.encoder, model.decoder, model.head):
+        part.compile(dynamic=False)
+    return model
+
+
+@torch.no_grad()
+def run_bench(options: ModelBenchOptions) -> list[dict[str, Any]]:
+    """Measure a model.
+
+    Args:
+        options: What to measure.
+
+    Returns:
+        One row for each type, mode and stage.
+    """
+    rows = []
+    tokens = options.batch_size * (options.height // 4) * (options.width // 4)
+    if "compiled" in options.modes:
+        logger.info("compiling takes minutes before the first figure (--no-compile leaves it out)")
+    for dtype in options.dtypes:
+        model = build_model(options.model, options.device, dtype, options.seed)
+        calls: dict[str, Callable[[], Any]] = {}
+        for mode in options.modes:
+            fresh = copy.deepcopy(model), with_grid_sample(model)
+            ours, theirs = (compiled(one) if mode == "compiled" else one for one in fresh)
+            stages = stage_calls(ours, options, _stages(options))
+            calls |= {f"{mode}|{stage}": call for stage, call in stages.items()}
+            calls[f"{mode}|grid_sample"] = stage_calls(theirs, options, ["step"])["step"]
+        calls |= {f"floor|{name}": call for name, call in floor_calls(model, tokens, options.device, dtype).items()}
+        kind = name_of(dtype)
+        times = time_calls(calls, options, kind)
+        memory = _peak_memory(options, dtype, kind) if options.memory else {}
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        for mode in options.modes:
+            for stage in _stages(options):
+                row = {"model": options.model, "parameters": parameters, "size": f"{options.width}x{options.height}"}
+                row |= {"batch_size": options.batch_size, "mode": mode, "stage": stage}
+                row |= {"ms": median(times[f"{mode}|{stage}"])} | _against(times, mode, stage) | memory.get((mode, stage), {})
+                rows.append(
+                    row | {"rounds": options.rounds, "clock": options.clock} | provenance(options.device, dtype, options.seed)
+                )
+    return rows
+
+
+def _peak_memory(options: ModelBenchOptions, dtype: torch.dtype, kind: str) -> dict[tuple[str, str], dict[str, float]]:
+    """``(mode, stage)`` -> peak in MiB as of `send_peak`; compiling itself does not count: the stage has run once.
+
+    Raises:
+        RuntimeError: If a process ended without an answer, for instance because it was killed for its memory.
+    """
+    pairs = [(mode, stage) for mode in options.modes for stage in ("encode", "step", f"all {max(options.steps)}")]
+    found = {}
+    for mode, stage in tqdm(pairs, desc=f"{kind}, memory", unit="process"):
+        arguments = (options, dtype, mode, stage, torch.get_num_threads())
+        found[mode, stage] = in_own_process(_measure, arguments, f"{mode} {stage}")
+    return found
+
+
+def _measure(sender: Connection, options: ModelBenchOptions, dtype: torch.dtype, mode: str, stage: str, threads: int) -> None:
+    torch.set_num_threads(threads)
+    with torch.no_grad():
+        model = build_model(options.model, options.device, dtype, options.seed)
+        if mode == "compiled":
+            model = compiled(model)
+        call = stage_calls(model, options, [stage])[stage]
+        if mode == "compiled":
+            call()
+        send_peak(sender, call, options.device)
+
+
+def _against(times: dict[str, list[float]], mode: str, stage: str) -> dict[str, float]:
+    """A step's ratios to the yardsticks, each the median over rounds of ratios within a round."""
+    if stage != "step":
+        return {}
+    own = times[f"{mode}|step"]
+    floors = {name.removeprefix("floor|"): value for name, value in times.items() if name.startswith("floor|")}
+    best = min(floors.values(), key=median)
+    result = {f"floor_{name}_ms": median(value) for name, value in floors.items()}
+    result["step_over_floor"] = median(a / b for a, b in zip(own, best))
+    result["step_over_torch_floor"] = median(a / b for a, b in zip(own, floors["torch"]))
+    theirs = times[f"{mode}|grid_sample"]
+    result["grid_sample_ms"] = median(theirs)
+    result["grid_sample_over_step"] = median(b / a for a, b in zip(own, theirs))
+    return result
+
+
+def _stages(options: ModelBenchOptions) -> list[str]:
+    return ["encode", "step", *(f"decode {count}" for count in options.steps), f"all {max(options.steps)}"]

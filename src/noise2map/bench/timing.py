@@ -1,0 +1,149 @@
+"""Interleaved timing of calls, and peak memory of one stage in a process of its own."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+MIB = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """What every benchmark is told.
+
+    Attributes:
+        dtypes: Types to run in.
+        device: Where.
+        rounds: Timed calls of everything; figures are medians over them.
+        clock: `"wall"`, or `"cpu"`: the time this process was given, all threads together, which other jobs do not enter.
+        seed: Of everything that is drawn.
+    """
+
+    dtypes: tuple[torch.dtype, ...]
+    device: torch.device
+    rounds: int = 7
+    clock: str = "wall"
+    seed: int = 0
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """``torch.float32`` -> ``"float32"``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def time_calls(calls: dict[str, Callable[[], Any]], options: BenchOptions, what: str = "bench") -> dict[str, list[float]]:
+    """Milliseconds of every call in every round, the calls taking turns, with a progress bar.
+
+    A first round warms up (compiles, where something is compiled) and does not count; how long it took is logged.
+
+    Args:
+        calls: Name -> call.
+        options: Rounds, clock and device.
+        what: Title of the progress bar.
+    """
+    clock = time.perf_counter if options.clock == "wall" else time.process_time
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    began = time.perf_counter()
+    with tqdm(total=len(calls) * (options.rounds + 1), desc=what, unit="call") as bar:
+        for round_index in range(options.rounds + 1):
+            for name, call in calls.items():
+                bar.set_postfix_str(name if round_index else f"first call of {name}")
+                _finish(options.device)
+                start = clock()
+                call()
+                _finish(options.device)
+                if round_index:
+                    found[name].append((clock() - start) * 1000)
+                bar.update()
+            if not round_index:
+                logger.info("%s: first calls (compiling, warming up) took %.0f s", what, time.perf_counter() - began)
+    return found
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def in_own_process(measure: Callable[..., None], arguments: tuple[Any, ...], name: str) -> Any:
+    """What `measure(sender, *arguments)` sends from a fresh process.
+
+    Raises:
+        RuntimeError: If the process ended without an answer, for instance because it was killed for its memory.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=measure, args=(sender, *arguments), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"the process measuring the memory of {name} ended with code {process.exitcode}") from None
+    finally:
+        process.join()
+
+
+def send_peak(sender: Connection, call: Callable[[], Any], device: torch.device) -> None:
+    """Send what a call takes, in MiB.
+
+    `peak_mb`: of the process (CPU: resident, with Python and libraries; CUDA: allocated); `working_mb`: what the call added to
+    what was there before it.
+    """
+    before = reset_peak(device)
+    call()
+    peak = read_peak(device)
+    sender.send({"peak_mb": round(peak / MIB, 1), "working_mb": round((peak - before) / MIB, 1)})
+
+
+def reset_peak(device: torch.device) -> float:
+    """Bytes in use now, from which the high-water mark starts again where the system allows it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    status = _process_status()
+    if "VmRSS" in status:
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM := VmRSS
+        return status["VmRSS"]
+    return _highest_resident()
+
+
+def read_peak(device: torch.device) -> float:
+    """The high-water mark, in bytes, since `reset_peak` where the system allows it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device)
+    return _process_status().get("VmHWM", _highest_resident())
+
+
+def _process_status() -> dict[str, Any]:
+    """Fields of Linux' process status that are sizes, in bytes; empty on other systems."""
+    path = Path("/proc/self/status")
+    if not path.exists():
+        return {}
+    fields = (line.split() for line in path.read_text().splitlines())
+    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in fields if words[-1] == "kB"}
+
+
+def _highest_resident() -> float:
+    import resource  # not on Windows, where /proc is missing too
+
+    value = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(value if sys.platform == "darwin" else value * 1024)

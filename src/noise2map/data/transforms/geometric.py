@@ -1,0 +1,338 @@
+"""Geometric transforms of image, maps and camera together: flip, resize, crop, pad, rotate."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from noise2map.data.transforms.sample import (
+    MAPS,
+    UNKNOWN,
+    Sample,
+    check_probability,
+    check_range,
+    check_size,
+    map_picture,
+    map_values,
+)
+
+_IGNORE = 255
+
+MEAN_COLOUR = (124, 116, 104)
+
+"""The mean of the usual normalisation (123.675, 116.28, 103.53), so that padding is close to 0 for the network."""
+
+
+def cut(sample: Mapping[str, Any], left: int, top: int, width: int, height: int) -> Sample:
+    """The window of a sample: image and maps cut, principal point moved."""
+    result = dict(sample)
+    result["image"] = result["image"].crop((left, top, left + width, top + height))
+    for key in MAPS:
+        if key in result:
+            result[key] = np.ascontiguousarray(result[key][top : top + height, left : left + width])
+    if "intrinsics" in result:
+        fx, fy, cx, cy = result["intrinsics"]
+        result["intrinsics"] = np.array([fx, fy, cx - left, cy - top], np.float32)
+    return result
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """Cuts a random window; with a limit on how much of it one class may cover.
+
+    Up to ``tries`` windows are drawn until the most frequent class covers less than ``cat_max_ratio`` of the known pixels
+    and there are at least two classes; after that the last one is taken. A picture smaller than the window is cut where
+    it is larger and left as it is elsewhere (see :class:`PadTo`).
+
+    Attributes:
+        size: ``(height, width)`` of the window.
+        cat_max_ratio: The limit; 1 for none. Samples without ``labels`` have none.
+        tries: Windows to draw.
+    """
+
+    size: tuple[int, int]
+    cat_max_ratio: float = 1.0
+    tries: int = 10
+
+    def __post_init__(self) -> None:
+        check_size(self.size, "crop size")
+        if not 0 < self.cat_max_ratio <= 1:
+            raise ValueError(f"cat_max_ratio is {self.cat_max_ratio}; expected a share in (0, 1]")
+        if self.tries < 1:
+            raise ValueError(f"tries is {self.tries}; expected at least 1")
+
+    def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator) -> Sample:
+        """A random window of the sample."""
+        picture_width, picture_height = sample["image"].size
+        height, width = min(self.size[0], picture_height), min(self.size[1], picture_width)
+        limited = self.cat_max_ratio < 1 and "labels" in sample
+        left = top = 0
+        for _ in range(self.tries if limited else 1):
+            top = int(rng.integers(0, picture_height - height + 1))
+            left = int(rng.integers(0, picture_width - width + 1))
+            if not limited or self._varied(sample["labels"][top : top + height, left : left + width]):
+                break
+        return cut(sample, left, top, width, height)
+
+    def _varied(self, labels: np.ndarray) -> bool:
+        counts = np.bincount(labels.reshape(-1), minlength=_IGNORE + 1)[:_IGNORE]
+        return np.count_nonzero(counts) > 1 and bool(counts.max() < self.cat_max_ratio * counts.sum())
+
+
+@dataclass(frozen=True)
+class BottomCrop:
+    """The lowest rows and middle columns: what the laser of KITTI sees (352 x 1216, the crop of its depth benchmark).
+
+    Attributes:
+        size: ``(height, width)`` of the window.
+    """
+
+    size: tuple[int, int] = (352, 1216)
+
+    def __post_init__(self) -> None:
+        check_size(self.size, "bottom crop")
+
+    def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator | None = None) -> Sample:
+        """The window; nothing is drawn.
+
+        Raises:
+            ValueError: If the picture is smaller than the window.
+        """
+        (height, width), (picture_width, picture_height) = self.size, sample["image"].size
+        if picture_width < width or picture_height < height:
+            raise ValueError(
+                f"sample {sample.get('id', '?')!r} is {picture_width}x{picture_height}, smaller than the crop of {width}x{height}"
+            )
+        return cut(sample, (picture_width - width) // 2, picture_height - height, width, height)
+
+
+@dataclass(frozen=True)
+class BoxCrop:
+    """A fixed window, by default what is left of a NYU-Depth V2 picture without its white frame.
+
+    Attributes:
+        rows: First row, and the row after the last.
+        columns: First column, and the column after the last.
+    """
+
+    rows: tuple[int, int] = (45, 472)
+    columns: tuple[int, int] = (43, 608)
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "columns"):
+            low, high = getattr(self, name)
+            if not 0 <= low < high:
+                raise ValueError(f"box crop's {name} are {(low, high)}; expected 0 <= first < end")
+
+    def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator | None = None) -> Sample:
+        """The window; nothing is drawn.
+
+        Raises:
+            ValueError: If the picture does not hold the window.
+        """
+        (top, bottom), (left, right) = self.rows, self.columns
+        width, height = sample["image"].size
+        if bottom > height or right > width:
+            raise ValueError(
+                f"sample {sample.get('id', '?')!r} is {width}x{height}; the crop of rows {top}:{bottom}, columns {left}:{right} "
+                "is made for larger pictures"
+            )
+        return cut(sample, left, top, right - left, bottom - top)
+
+
+@dataclass(frozen=True)
+class PadTo:
+    """Adds pixels right and below until the picture has a size: mean colour, ignored labels, invalid depth.
+
+    Attributes:
+        size: ``(height, width)`` to reach; larger pictures are left alone.
+        colour: The colour of the new pixels.
+    """
+
+    size: tuple[int, int]
+    colour: tuple[int, int, int] = MEAN_COLOUR
+
+    def __post_init__(self) -> None:
+        check_size(self.size, "padded size")
+
+    def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator | None = None) -> Sample:
+        """The padded sample; nothing is drawn."""
+        result = dict(sample)
+        image: Image.Image = result["image"]
+        height, width = max(self.size[0], image.height), max(self.size[1], image.width)
+        if (width, height) == image.size:
+            return result
+        canvas = Image.new("RGB", (width, height), self.colour)
+        canvas.paste(image, (0, 0))
+        result["image"] = canvas
+        for key in MAPS:
+            if key in result:
+                room = ((0, height - image.height), (0, width - image.width))
+                result[key] = np.pad(result[key], room, constant_values=UNKNOWN[key])
+        return result
+
+
+def fit_size(width: int, height: int, box: tuple[int, int]) -> tuple[int, int]:
+    """The largest size of the same ratio that fits into a box, whichever way the box lies.
+
+    Args:
+        width: Of the picture.
+        height: Of the picture.
+        box: Two sides in any order: the long side of the picture fits the longer, the short one the shorter.
+
+    Returns:
+        Width and height, rounded to whole pixels.
+    """
+    scale = min(max(box) / max(width, height), min(box) / min(width, height))
+    return max(int(width * scale + 0.5), 1), max(int(height * scale + 0.5), 1)
+
+
+def resized(sample: Mapping[str, Any], width: int, height: int) -> Sample:
+    """The sample at another size. Depth values stay as they are and the intrinsics change."""
+    result = dict(sample)
+    old_width, old_height = result["image"].size
+    result["image"] = result["image"].resize((width, height), Image.Resampling.BILINEAR)
+    for key in MAPS:
+        if key in result:
+            picture = map_picture(result[key]).resize((width, height), Image.Resampling.NEAREST)
+            result[key] = map_values(picture, result[key].dtype)
+    if "intrinsics" in result:
+        across, down = width / old_width, height / old_height
+        result["intrinsics"] = (result["intrinsics"] * np.array([across, down, across, down])).astype(np.float32)
+    return result
+
+
+@dataclass(frozen=True)
+class RatioResize:
+    """Scales a picture, its ratio kept, to fit a box that is itself scaled by a random factor.
+
+    Attributes:
+        box: Sides of the box in pixels, in any order: ``(2048, 512)`` for ADE20K, ``(2048, 1024)`` for Cityscapes.
+        ratio: Range of the factor.
+    """
+
+    box: tuple[int, int]
+    ratio: tuple[float, float] = (0.5, 2.0)
+
+    def __post_init__(self) -> None:
+        if min(self.box) < 1:
+            raise ValueError(f"resize box is {self.box!r}; expected two sides in pixels")
+        check_range(self.ratio, "resize ratio")
+
+    def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator) -> Sample:
+        """The sample at a random size."""
+        factor = rng.uniform(*self.ratio)
+        box = (max(int(self.box[0] * factor), 1), max(int(self.box[1] * factor), 1))
+        return resized(sample, *fit_size(*sample["image"].size, box))
+
+
+@dataclass(frozen=True)
+class RandomRotation:
+    """Turns a picture about its middle, as if the camera were rolled; corners that come into view are not known.
+
+    The depth along the axis does not change. The principal point turns with the picture; the focal lengths stay, which is
+    exact for square pixels.
+
+    Attributes:
+        degrees: Largest angle, to either side.
+        p: Probability of turning at all.
+    """
+
+    degrees: float = 2.5
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_probability(self.p, "rotation")
+        if not 0 <= self.degrees <= 180:
+            raise ValueError(f"rotation is by up to {self.degrees} degrees; expected 0 to 180")
+
+    def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator) -> Sample:
+        """The sample, turned or as it was."""
+        result = dict(sample)
+        if rng.random() >= self.p:
+            return result
+        angle = rng.uniform(-self.degrees, self.degrees)
+        width, height = result["image"].size
+        result["image"] = result["image"].rotate(angle, Image.Resampling.BILINEAR, fillcolor=(0, 0, 0))
+        for key in MAPS:
+            if key in result:
+                turned = map_picture(result[key]).rotate(angle, Image.Resampling.NEAREST, fillcolor=UNKNOWN[key])
+                result[key] = map_values(turned, result[key].dtype)
+        if "intrinsics" in result:
+            fx, fy, cx, cy = (float(value) for value in result["intrinsics"])
+            right, down = cx - width / 2, cy - height / 2
+            cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+            turned_x, turned_y = width / 2 + cos * right + sin * down, height / 2 - sin * right + cos * down
+            result["intrinsics"] = np.array([fx, fy, turned_x, turned_y], np.float32)
+        return result
+
+
+@dataclass(frozen=True)
+class HorizontalFlip:
+    """Mirrors left and right with probability ``p``; the principal point moves to ``W - cx``."""
+
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_probability(self.p, "flip")
+
+    def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator) -> Sample:
+        """The sample, mirrored or as it was."""
+        result = dict(sample)
+        if rng.random() >= self.p:
+            return result
+        width = 0
+        for key in MAPS:
+            if key in result:
+                width = result[key].shape[1]
+                result[key] = np.ascontiguousarray(result[key][:, ::-1])
+        if "image" in result:  # a prior of depth maps is trained on maps alone
+            width = result["image"].width
+            result["image"] = result["image"].transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if "intrinsics" in result:
+            fx, fy, cx, cy = result["intrinsics"]
+            result["intrinsics"] = np.array([fx, fy, width - cx, cy], dtype=np.float32)
+        return result
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop:
+    """Cuts a window with the picture's aspect ratio and scales it back to the picture's size.
+
+    The image is resampled bilinearly, maps take the nearest pixel. Depth values stay as they are and the intrinsics change:
+    see the note of the package before using it for depth.
+
+    Attributes:
+        scale: range of the window's side as a fraction of the picture's, within (0, 1].
+    """
+
+    scale: tuple[float, float] = (0.7, 1.0)
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"crop scale is {tuple(self.scale)}; expected 0 < low <= high <= 1")
+
+    def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator) -> Sample:
+        """A random window of the sample."""
+        result = dict(sample)
+        width, height = result["image"].size
+        side = rng.uniform(*self.scale)
+        left, top = rng.uniform(0, 1 - side) * width, rng.uniform(0, 1 - side) * height
+        box = (left, top, left + side * width, top + side * height)
+        result["image"] = result["image"].resize((width, height), Image.Resampling.BILINEAR, box=box)
+        for key in MAPS:
+            if key in result:
+                result[key] = _crop_map(result[key], (width, height), box)
+        if "intrinsics" in result:
+            fx, fy, cx, cy = result["intrinsics"]
+            result["intrinsics"] = np.array([fx / side, fy / side, (cx - left) / side, (cy - top) / side], dtype=np.float32)
+        return result
+
+
+def _crop_map(values: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]) -> np.ndarray:
+    """Nearest-pixel crop and scale of an ``(H, W)`` map of integers, floats or booleans."""
+    return map_values(map_picture(values).resize(size, Image.Resampling.NEAREST, box=box), values.dtype)

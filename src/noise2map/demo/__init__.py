@@ -1,0 +1,1 @@
+"""The demo: one page of maps, uncertainty, scores and guided images."""

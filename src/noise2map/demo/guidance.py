@@ -1,0 +1,230 @@
+"""The demo's section on guided generation: the same seeds without guidance, with each kind, and with both."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from torch import Tensor
+
+from noise2map.generation.depth_reading import depth_probe
+from noise2map.generation.evaluation.depth_models import make_estimator
+from noise2map.generation.evaluation.measurements import stack_pictures
+from noise2map.generation.evaluation.page import DepthViews, add_clouds, seed_item, seed_rows
+from noise2map.generation.evaluation.references import SHIPPED, ReferencePictures
+from noise2map.generation.loading import OWN, camera_of, load_generator
+from noise2map.generation.sampling import GuidanceSetting
+from noise2map.guidance import DepthGuidedPipeline
+from noise2map.metrics import PlausibilityScores
+from noise2map.report.animation import save_animation
+from noise2map.report.html import Page
+from noise2map.report.palettes import depth_range
+from noise2map.report.panels import Cell, Panel, depth_cell, render
+from noise2map.report.tables import write_csv
+from noise2map.runs.files import write_image
+from noise2map.zoo import available_generators, label_of
+
+AUTO, NONE = "auto", "none"
+
+# One picture each; the denoising and the point clouds are those of the first.
+FIRST_SEEDS = (9, 0, 12, 3)
+
+STEPS = 50
+
+# The paper's, in the meaning that the generator was saved with.
+SCALE = 40.0
+
+SETTINGS = (
+    GuidanceSetting("none"),
+    GuidanceSetting("DCG", SCALE, 0.0),
+    GuidanceSetting("DPG", 0.0, SCALE),
+    GuidanceSetting("both", SCALE, SCALE),
+)
+
+_REFERENCES = 16
+
+_PROBE_TIMESTEP = 50
+
+
+@dataclass(frozen=True)
+class Course:
+    """The denoising of one picture.
+
+    Attributes:
+        noisy: `(steps, H, W, 3)` uint8: what each step left.
+        clean: `(steps, H, W, 3)` uint8: the picture that the U-Net expected at each step.
+        depth: `(steps, H, W)`: what the strong branch read at each step, in the predictor's unit.
+    """
+
+    noisy: np.ndarray
+    clean: np.ndarray
+    depth: np.ndarray
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Pictures of one setting.
+
+    Attributes:
+        images: `(N, 3, H, W)` uint8, one for each seed.
+        course: Of the first.
+    """
+
+    images: Tensor
+    course: Course
+
+
+def open_generator(name: str, device: torch.device, say: Callable[[str], None]) -> DepthGuidedPipeline | None:
+    """The generator that the demo shows; None, with a line, if there is none to show.
+
+    Args:
+        name: `"auto"` for the one that is shipped, `"none"`, or as of `load_generator`.
+        device: Where to.
+        say: Told why there is none.
+
+    Raises:
+        OSError: If it is missing.
+        ValueError: If it has no depth predictor in metres or no depth prior.
+    """
+    shipped = available_generators()
+    if name == NONE:
+        return None
+    if name == AUTO and not shipped:
+        say("no generator is shipped: guided generation is left out")
+        return None
+    diffusers.utils.logging.disable_progress_bar()
+    pipe = load_generator(shipped[0] if name == AUTO else name, sampler=OWN, device=device)
+    for part in ("depth_predictor", "depth_prior"):
+        if getattr(pipe, part) is None:
+            raise ValueError(f"generator {name!r} has no {part}/ in its folder; the demo shows guidance and needs both parts")
+    if not pipe.depth_predictor.depth_range.metric:
+        raise ValueError(f"generator {name!r} has a predictor of relative depth; the demo shows metres")
+    return pipe
+
+
+def show_guided(page: Page, pipe: DepthGuidedPipeline, out: Path, name: str, depth_model: str, say: Callable[[str], None]) -> None:
+    """Draw, score and show: adds a section to the page, and `guided/` to the folder.
+
+    Args:
+        page: The demo's.
+        pipe: The generator, from `open_generator`.
+        out: The demo's folder.
+        name: As given to `open_generator`.
+        depth_model: A depth model that judges the pictures, by name.
+        say: Told what is being done.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    name = available_generators()[0] if name == AUTO else name
+    label = label_of(name)
+    say(f"guided generation: {len(FIRST_SEEDS)} seeds, {STEPS} steps, {len(SETTINGS)} settings")
+    drawn = {one.name: draw(pipe, one, FIRST_SEEDS, STEPS) for one in SETTINGS}
+    estimator = make_estimator(depth_model, pipe.device)
+    if not estimator.metric:
+        raise ValueError(f"depth model {depth_model!r} gives depth without a unit; the demo shows metres")
+    side = drawn["none"].images.shape[-1]
+    camera = torch.tensor(camera_of(name, side)[0])
+    views = {setting: DepthViews(one.images, estimator, camera) for setting, one in drawn.items()}
+    page.section(
+        "Guided generation",
+        f"Images that `{label}` draws from noise in {STEPS} steps, and the same noise with guidance: DCG moves the image so that "
+        "two readings of its depth agree, DPG so that a small diffusion model of depth finds it likely. Depth and normals below "
+        f"are those that `{label_of(depth_model)}` sees in the finished image; the number is how far the two readings differ.",
+    )
+    rows, apart = _scores(pipe, {setting: (one.images, views[setting].depth) for setting, one in drawn.items()}, estimator, side)
+    notes = [{setting: f"{values[place]:.1%} apart" for setting, values in apart.items()} for place in range(len(FIRST_SEEDS))]
+    page.gallery([seed_item(views, place, seed, notes[place]) for place, seed in enumerate(FIRST_SEEDS)])
+    folder = out / "guided"
+    for place, seed in enumerate(FIRST_SEEDS):
+        panel = Panel([cell for row in seed_rows(views, place, notes[place]) for cell in row], len(views), f"{label}, seed {seed}")
+        write_image(folder / f"{seed:06d}.png", render(panel, width=900))
+    page.table(rows, heading="How plausible the geometry is")
+    write_csv(folder / "plausibility.csv", rows)
+    page.text(
+        f"Means of {len(FIRST_SEEDS)} images show what the numbers are, not what guidance does: `noise2map evaluate generator` "
+        f"draws as many as that takes. The references are {_REFERENCES} frames of the test maps."
+    )
+    frames = course_frames({setting: drawn[setting].course for setting in ("none", "both")})
+    page.player(frames, f"From noise to picture and depth: seed {FIRST_SEEDS[0]}, without guidance and with both")
+    pictures = [render(Panel(row, columns=3), width=660) for row in frames]
+    save_animation(folder / "denoising.webp", pictures, duration_ms=200)
+    ends = {setting: views[setting] for setting in ("none", "both")}
+    add_clouds(page, ends, FIRST_SEEDS[:1], folder / "clouds")
+
+
+def draw(pipe: DepthGuidedPipeline, setting: GuidanceSetting, seeds: tuple[int, ...], steps: int) -> Drawn:
+    """Pictures of seeds, and the course of the first one's denoising."""
+    noisy, clean, depth = [], [], []
+
+    def keep(pipeline: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        noisy.append(_bytes(tensors["latents"][:1]))
+        clean.append(_bytes(tensors["pred_original_sample"][:1]))
+        depth.append(pipeline.depth_predictor.decode_depth(tensors["depth_signal"][:1].float()).cpu())
+        return {}
+
+    out = pipe(
+        batch_size=len(seeds),
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        num_inference_steps=steps,
+        consistency_scale=setting.consistency_scale,
+        prior_scale=setting.prior_scale,
+        on_nonfinite="skip",
+        output_type="pt",
+        callback_on_step_end=keep,
+        callback_on_step_end_tensor_inputs=("latents", "pred_original_sample", "depth_signal"),
+    )
+    pictures = [torch.cat(kept).permute(0, 2, 3, 1).numpy() for kept in (noisy, clean)]
+    return Drawn(_bytes(2 * out.images - 1), Course(*pictures, torch.cat(depth).numpy()))
+
+
+def _bytes(signal: Tensor) -> Tensor:
+    """Images in [-1, 1] -> uint8 on the CPU."""
+    return ((signal.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+
+def _scores(
+    pipe: DepthGuidedPipeline, drawn: dict[str, tuple[Tensor, Tensor]], estimator: Any, side: int
+) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:
+    """A row for each setting and one for real frames; and by setting, how far the readings of each image differ."""
+    references = ReferencePictures(SHIPPED, side, _REFERENCES)
+    frames = stack_pictures(references, range(len(references)))
+    real = {"references": (frames, estimator(frames.to(pipe.device)).float().cpu())}
+    probe, rows, apart = depth_probe(pipe, _PROBE_TIMESTEP), [], {}
+    for name, (images, depth) in {**drawn, **real}.items():
+        metric = PlausibilityScores()
+        # Equal ids, equal noise: settings are compared under the same one.
+        strong, weak = probe(images, [str(place) for place in range(len(images))])
+        metric.update(images, depth, strong.cpu(), weak.cpu())
+        found = {key: float(value) for key, value in metric.compute().items()}
+        apart[name] = metric.per_image()[:, 0].tolist()
+        rows.append(
+            {
+                "setting": name,
+                "images": len(images),
+                "readings differ %": 100 * found["disagreement"],
+                "readings correlate": found["correlation"],
+                "off a plane %": 100 * found["planarity_residual"],
+                "edges on edges": found["edge_alignment"],
+            }
+        )
+    return rows, apart
+
+
+def course_frames(courses: dict[str, Course]) -> list[list[Cell]]:
+    """One row of cells for each step: noisy picture, expected picture and depth of each way to draw."""
+    count = len(next(iter(courses.values())).depth)
+    limits = depth_range(*(one.depth[-1] for one in courses.values()))
+    rows = []
+    for index in range(count):
+        row = []
+        for name, one in courses.items():
+            reading = depth_cell(one.depth[index], f"depth, {name}", limits)
+            row.append(Cell(f"noisy, {name}", one.noisy[index], note=f"{index + 1}/{count}"))
+            row.append(Cell(f"expected, {name}", one.clean[index]))
+            row.append(reading)
+        rows.append(row)
+    return rows

@@ -1,0 +1,230 @@
+"""The demo's page and pictures, drawn from the frames, moments, rooms and scores of :mod:`noise2map.inference.showcase`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from noise2map.demo.maps import Frame, Room, StepScores
+from noise2map.inference.predictor import Predictor
+from noise2map.report.animation import Moment, flips_so_far, noisy_pictures
+from noise2map.report.canvas import ColorBar
+from noise2map.report.html import Cloud
+from noise2map.report.palettes import (
+    INVALID_COLOR,
+    colorize,
+    colorize_depth,
+    colorize_labels,
+    colorize_normals,
+    depth_range,
+    legend_entries,
+)
+from noise2map.report.panels import Cell, Panel, depth_cell, depth_error_cell, label_error_cell, uncertainty_cell, uncertainty_limit
+from noise2map.report.plots import Series, risk_coverage_plot
+from noise2map.report.point_view import view_points
+
+BETTER_COLOR, WORSE_COLOR = (64, 200, 110), (240, 72, 60)
+
+_CHANGE_MAP = "RdYlGn"
+
+
+def counted(number: int, what: str) -> str:
+    """``1 step``, ``3 steps``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def frame_rows(frame: Frame, predictor: Predictor) -> list[list[Cell]]:
+    """Three rows: maps, errors and uncertainty, a column per number of steps; image, truth and change in the first."""
+    steps = sorted(frame.by_steps)
+    predictions = [frame.by_steps[count] for count in steps]
+    known = [p.uncertainty for p in predictions if p.uncertainty is not None]
+    # Samples of a depth map come together step by step: each number of steps has its own scale, said by its bar.
+    limit = uncertainty_limit(*known) if known and predictor.task == "segmentation" else None
+    titles = [counted(count, "step") for count in steps]
+    unsure = [
+        uncertainty_cell(p.uncertainty, f"uncertainty, {title}", limit)
+        if p.uncertainty is not None
+        else Cell(f"uncertainty, {title}", _blank(frame), note="needs 2 steps or samples")
+        for p, title in zip(predictions, titles)
+    ]
+    image = Cell("image", frame.image)
+    if predictor.task == "segmentation":
+        maps = [Cell(title, colorize_labels(p.labels, predictor.palette)) for p, title in zip(predictions, titles)]
+        truth = Cell("truth", colorize_labels(frame.truth, predictor.palette))
+        errors = [label_error_cell(frame.image, p.labels, frame.truth, f"errors, {title}") for p, title in zip(predictions, titles)]
+        return [[image, *maps], [truth, *errors], [_label_change(frame, steps[0], steps[-1]), *unsure]]
+    limits = depth_range(frame.truth)
+    maps = [depth_cell(p.depth_m, title, limits) for p, title in zip(predictions, titles)]
+    errors = [depth_error_cell(p.depth_m, frame.truth, f"error, {title}") for p, title in zip(predictions, titles)]
+    truth = depth_cell(frame.truth, "truth", limits)
+    return [[image, *maps], [truth, *errors], [_depth_change(frame, steps[0], steps[-1]), *unsure]]
+
+
+def _blank(frame: Frame) -> np.ndarray:
+    return np.broadcast_to(np.array(INVALID_COLOR, np.uint8), frame.image.shape).copy()
+
+
+def _label_change(frame: Frame, few: int, many: int) -> Cell:
+    """Where more steps made a wrong pixel right (green) or a right one wrong (red)."""
+    before, after = frame.by_steps[few].labels, frame.by_steps[many].labels
+    known = frame.truth != 255
+    better = known & (before != frame.truth) & (after == frame.truth)
+    worse = known & (before == frame.truth) & (after != frame.truth)
+    picture = (frame.image.astype(np.float32).mean(axis=-1, keepdims=True) * 0.45).astype(np.uint8).repeat(3, axis=-1)
+    picture[better], picture[worse] = BETTER_COLOR, WORSE_COLOR
+    return Cell(f"{few} → {many} steps", picture, note=f"{better.sum()} better, {worse.sum()} worse")
+
+
+def _depth_change(frame: Frame, few: int, many: int) -> Cell:
+    """How much of the relative error more steps took away (green) or added (red)."""
+    known = frame.truth > 0
+    truth = np.where(known, frame.truth, 1.0)
+    errors = [np.abs(frame.by_steps[count].depth_m - truth) / truth for count in (few, many)]
+    gain = np.where(known, errors[0] - errors[1], np.nan)
+    before, after = (float(error[known].mean()) for error in errors)
+    picture = colorize(gain, -0.1, 0.1, _CHANGE_MAP)
+    return Cell(f"{few} → {many} steps", picture, ColorBar(-0.1, 0.1, _CHANGE_MAP), note=f"mean error {before:.1%} → {after:.1%}")
+
+
+def frame_legend(frame: Frame, predictor: Predictor) -> list[tuple[tuple[int, int, int], str]]:
+    """The classes of truth and predictions; nothing for depth."""
+    if predictor.task != "segmentation":
+        return []
+    shown = [frame.truth, *(p.labels for p in frame.by_steps.values() if p.labels is not None)]
+    return legend_entries(shown, predictor.id2label, predictor.palette)
+
+
+def frame_panel(frame: Frame, predictor: Predictor) -> Panel:
+    """The rows of a frame as one picture."""
+    rows = frame_rows(frame, predictor)
+    cells = [cell for row in rows for cell in row]
+    return Panel(cells, len(rows[0]), f"{frame.place}  ·  {frame.id}", frame_legend(frame, predictor))
+
+
+def player_frames(frame: Frame, predictor: Predictor, sequence: Sequence[Moment]) -> list[list[Cell]]:
+    """One row of cells per denoising step, at the resolution of the map decoder."""
+    limits = depth_range(frame.truth) if predictor.task == "depth" else (1.0, 10.0)
+    flips = flips_so_far(sequence) if predictor.task == "segmentation" else []
+    limit = max(float(flips[-1].max()), 0.1) if flips else 1.0
+    rows = []
+    for index, (moment, noisy) in enumerate(zip(sequence, noisy_pictures(sequence))):
+        step = f"step {index + 1} of {len(sequence)}"
+        row = [Cell("image", frame.image), Cell("noisy map", noisy, note=f"t = {moment.t:.2f}")]
+        if predictor.task == "segmentation":
+            row.append(Cell("prediction", paint_prediction(predictor, limits)(moment.prediction), note=step))
+            row.append(uncertainty_cell(flips[index], "changes so far", limit))
+        else:
+            cell = depth_cell(moment.prediction[0], "prediction", limits)
+            row += [Cell(cell.title, cell.image, cell.bar, step), _step_change(sequence, index)]
+        rows.append(row)
+    return rows
+
+
+def _step_change(sequence: Sequence[Moment], index: int) -> Cell:
+    now, before = sequence[index].prediction[0], sequence[max(index - 1, 0)].prediction[0]
+    return uncertainty_cell(np.abs(np.log(now / before)), "change of this step", 0.1)
+
+
+def paint_prediction(predictor: Predictor, limits_m: tuple[float, float]) -> Any:
+    """A function from ``(K, h, w)`` logits or metres to ``(h, w, 3)`` uint8."""
+    if predictor.task == "segmentation":
+        return lambda logits: colorize_labels(logits.argmax(axis=0), predictor.palette)
+    return lambda metres: colorize_depth(metres[0], *limits_m)
+
+
+def room_cells(frame: Frame, room: Room, steps: int) -> list[Cell]:
+    """Image, depth, normals and true normals of a room."""
+    depth_m = frame.by_steps[steps].depth_m
+    return [
+        Cell("image", frame.image),
+        depth_cell(depth_m, f"depth, {counted(steps, 'step')}", depth_range(frame.truth)),
+        Cell("its normals", colorize_normals(room.normals), note=f"{room.mean_angle_deg:.0f}° off on average"),
+        Cell("true normals", colorize_normals(room.true_normals)),
+    ]
+
+
+def room_cloud(frame: Frame, room: Room, steps: int, labels: np.ndarray | None, palette: np.ndarray) -> Cloud:
+    """The room's points, coloured by image, classes, depth, normals and uncertainty."""
+    prediction = frame.by_steps[steps]
+    colors = {"image": frame.image}
+    if labels is not None:
+        colors["classes"] = colorize_labels(labels, palette)
+    colors["depth"] = colorize_depth(prediction.depth_m, *depth_range(frame.truth))
+    colors["normals"] = colorize_normals(room.normals)
+    if prediction.uncertainty is not None:
+        limit = uncertainty_limit(prediction.uncertainty)
+        colors["uncertainty"] = colorize(prediction.uncertainty, 0.0, limit)
+    flat = {name: picture.reshape(-1, 3) for name, picture in colors.items()}
+    return Cloud(room.points_m.reshape(-1, 3), flat, float(frame.intrinsics[0]))
+
+
+def score_rows(task: str, results: Sequence[StepScores], kind: str, samples: int) -> list[dict[str, Any]]:
+    """One row per number of steps: quality of the map, quality of its uncertainty of a kind, time."""
+    rows = []
+    for result in results:
+        scores = result.scores
+        row: dict[str, Any] = {"steps": result.steps, "samples": samples}
+        if task == "segmentation":
+            row |= {f"{name} %": 100 * scores[name] for name in ("mIoU", "mAcc", "aAcc")}
+        else:
+            row |= {"δ1 %": 100 * scores["delta1"], "AbsRel": scores["abs_rel"], "RMSE m": scores["rmse"], "SILog": scores["silog"]}
+        found = result.uncertainties[kind].compute() if kind in result.uncertainties else {}
+        for title, name in (("error-AUROC", "auroc"), ("AUSE", "ause")):
+            row[title] = float(found[name]) if name in found else None
+        row["ms / image"] = 1000 * result.seconds
+        rows.append(row)
+    return rows
+
+
+BEST = {
+    "mIoU %": "high", "mAcc %": "high", "aAcc %": "high", "δ1 %": "high", "AbsRel": "low", "RMSE m": "low",
+    "SILog": "low", "error-AUROC": "high", "AUSE": "low",
+}  # fmt: skip
+
+
+def risk_figure(task: str, result: StepScores, theme: str) -> Any:
+    """Risk against coverage for every kind of uncertainty at one number of steps."""
+    curves = {}
+    for kind, scores in result.uncertainties.items():
+        coverage, risk = scores.risk_coverage_curve()
+        curves[kind.replace("_", " ")] = Series(coverage.tolist(), risk.tolist())
+    return risk_coverage_plot(curves, title=f"{task.capitalize()}, {counted(result.steps, 'step')}", theme=theme)
+
+
+Act = tuple[Frame, Predictor, Sequence[Moment]]
+
+
+def hero_panel(segmentation: Act, depth: Act, normals: Cell, cloud: Cloud) -> Panel:
+    """The picture at the top of the README: two rows, from the image and noise to the map and what it is good for.
+
+    Args:
+        segmentation: A frame, its predictor and the course of its denoising.
+        depth: Likewise.
+        normals: The normals of the depth.
+        cloud: Its point cloud.
+    """
+    frame, predictor, _ = segmentation
+    height, width = frame.image.shape[:2]
+    view = view_points(
+        cloud.points_m, cloud.colors["image"], size=(width * 2, height * 2), focal_px=cloud.focal_px, yaw_deg=14, pitch_deg=10
+    )
+    points = Cell("point cloud", np.asarray(Image.fromarray(view).resize((width, height), Image.Resampling.BOX)))
+    rows = frame_rows(frame, predictor)
+    cells = _hero_row(segmentation, [Cell("uncertainty", rows[2][-1].image), Cell("errors", rows[1][-1].image)])
+    cells += _hero_row(depth, [Cell("normals", normals.image), points])
+    return Panel(cells, columns=6, legend=frame_legend(frame, predictor))
+
+
+def _hero_row(act: Act, last: list[Cell]) -> list[Cell]:
+    frame, predictor, course = act
+    height, width = frame.image.shape[:2]
+    few, many = min(frame.by_steps), max(frame.by_steps)
+    maps = frame_rows(frame, predictor)[0]
+    cells = [Cell("image", frame.image)]
+    if course:
+        noise = Image.fromarray(noisy_pictures(course)[0]).resize((width, height), Image.Resampling.NEAREST)
+        cells.append(Cell("noise", np.asarray(noise)))
+    what = "classes" if predictor.task == "segmentation" else "depth"
+    cells += [Cell(f"{what}, {counted(few, 'step')}", maps[1].image), Cell(f"{what}, {counted(many, 'step')}", maps[-1].image)]
+    return cells + last

@@ -1,0 +1,1 @@
+"""Evaluation of models: scores under published and own protocols."""

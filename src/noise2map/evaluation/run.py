@@ -1,0 +1,283 @@
+"""One run of ``noise2map evaluate``: open models and data, score, compare, write."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from noise2map.data.checking import warn_of_scale
+from noise2map.data.folder import FolderPart, open_folder_part
+from noise2map.data.opening import PUBLIC_DATASETS, check_classes, evaluation_split, open_dataset
+from noise2map.data.subsets import Subset
+from noise2map.evaluation import report as tables
+from noise2map.evaluation.bev import evaluate_bev, layer_table, named_protocols, protocol_label
+from noise2map.evaluation.evaluate import Evaluation, evaluate_with_plan
+from noise2map.evaluation.official import EvaluationPlan, evaluation_plan, look_at, published_for, published_table
+from noise2map.evaluation.test_time import ViewPlan
+from noise2map.inference.loading import load_model, pick_device, pick_dtype
+from noise2map.models.decoding import DecodingOptions
+from noise2map.report.tables import write_csv
+from noise2map.runs.data_split import DataSplit
+from noise2map.runs.files import json_values, write_json
+from noise2map.runs.provenance import provenance
+from noise2map.tasks.base import task_of
+from noise2map.tasks.bev import map_extent, open_bev_dataset
+
+
+@dataclass
+class EvaluationJob:
+    """What to evaluate; see ``noise2map evaluate --help``.
+
+    Attributes:
+        models: One model, or two to compare.
+        dataset: Name of the data set.
+        root: Its folder.
+        split: Its split; None for the one that scores are reported for.
+        protocols: Settings of the dials.
+        steps_chosen: Whether the user chose them: then a model without diffusion refuses several steps or samples.
+        limit: Images to score, 0 for all.
+        batch_size: Images at a time.
+        device: Device by name.
+        dtype: Floating-point type by name.
+        seed: Seed of the start noise.
+        resamples: Bootstrap resamples, 0 for no intervals.
+        depth_range: Bounds of the scored depth, metres; None for the first model's.
+        depth_scale: Metres per unit of a folder's depth maps.
+        fit_temperature: Also fit the temperature of the logits.
+        test_protocol: `"plain"`, `"official"` or `"multi-scale"`: how pictures are looked at, see `evaluation_plan`.
+        window: Height and width of sliding windows, pixels.
+        stride: Their distance, pixels.
+        average_of_model: Average over steps as the model's configuration says, whatever `protocols` say.
+    """
+
+    models: Sequence[str]
+    dataset: str
+    root: Path | None
+    split: str | None
+    protocols: Sequence[DecodingOptions]
+    steps_chosen: bool = True
+    limit: int = 0
+    batch_size: int = 8
+    device: str = "auto"
+    dtype: str = "float32"
+    seed: int = 0
+    resamples: int = 1000
+    depth_range: tuple[float | None, float | None] = (None, None)
+    depth_scale: float = 0.001
+    fit_temperature: bool = False
+    test_protocol: str = "plain"
+    window: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    average_of_model: bool = False
+
+
+@dataclass
+class EvaluationReport:
+    """Everything an evaluation found.
+
+    Attributes:
+        rows: One flat row for each model and protocol.
+        differences: Paired differences: protocols against the first, and models against each other.
+        image_rows: One row for each model, protocol and image.
+        extras: Per model and protocol: classes, reliability diagram, pooled depth scores.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    differences: list[dict[str, Any]] = field(default_factory=list)
+    image_rows: list[dict[str, Any]] = field(default_factory=list)
+    extras: list[dict[str, Any]] = field(default_factory=list)
+
+    def text(self) -> list[str]:
+        """Tables for the screen."""
+        first = self.rows[0]
+        models = ", ".join(dict.fromkeys(row["model"] for row in self.rows))
+        things = "samples" if first["task"] == "bev" else "images"
+        data = f"{first['images']} {things} of {first['dataset']} {first['split']}"
+        parts = [
+            f"{models} on {data}, seed {first['seed']}, {first['device']}, protocol {first['test_protocol']}",
+            tables.score_table(self.rows),
+            tables.uncertainty_table(self.rows),
+        ]
+        published = published_table(self.rows)
+        if published:
+            parts.insert(2, published)
+        if first["task"] == "bev":
+            parts.insert(2, layer_table(self.extras))
+        if self.differences:
+            parts.append(tables.difference_table(self.differences))
+        return parts
+
+    def write(self, out: Path, per_image: bool = False) -> list[Path]:
+        """Write `evaluation.json` and `evaluation.csv`, and `per_image.csv` on request.
+
+        Returns:
+            The paths written.
+
+        Raises:
+            OSError: If a file cannot be written.
+        """
+        document = {"rows": self.rows, "differences": self.differences, "extras": self.extras}
+        paths = [out / "evaluation.json", out / "evaluation.csv"]
+        write_json(paths[0], json_values(document))
+        write_csv(paths[1], json_values(self.rows))
+        if per_image:
+            paths.append(out / "per_image.csv")
+            write_csv(paths[2], json_values(self.image_rows))
+        return paths
+
+
+def _protocols(job: EvaluationJob, model: Any, name: str, first: bool) -> list[DecodingOptions]:
+    """The job's protocols, or the only one there is for a model without diffusion."""
+    if model.config.diffusion:
+        if task_of(model) == "bev" and job.test_protocol == "official" and not job.steps_chosen:
+            return named_protocols(model.config)
+        if not job.average_of_model:
+            return list(job.protocols)
+        average = model.config.average
+        return [replace(one, average="last" if one.num_inference_steps == 1 else average) for one in job.protocols]
+    only = DecodingOptions().resolved(model.config)
+    if first and job.steps_chosen and {one.name for one in job.protocols} != {only.name}:
+        raise ValueError(
+            f"model {name!r} was trained without diffusion: its map takes 1 step of 1 sample; leave out --steps and --ensemble"
+        )
+    return [only]
+
+
+def _depth_range(job: EvaluationJob, model: Any, plan: EvaluationPlan) -> tuple[float, float]:
+    low, high = job.depth_range
+    default = plan.depth_range_m or (model.config.min_depth, model.config.max_depth)
+    bounds = (default[0] if low is None else low, default[1] if high is None else high)
+    if not 0 < bounds[0] < bounds[1]:
+        raise ValueError(f"need 0 < min_depth < max_depth (metres), got {bounds[0]} and {bounds[1]}")
+    return float(bounds[0]), float(bounds[1])
+
+
+def run_evaluation(job: EvaluationJob, say: Callable[[str], object] = lambda text: None, progress: bool = True) -> EvaluationReport:
+    """Evaluate one model, or two on the same images.
+
+    Args:
+        job: What to evaluate.
+        say: Called with remarks for the user.
+        progress: Show a progress bar on standard error.
+
+    Returns:
+        Rows, differences and per-image rows.
+
+    Raises:
+        OSError: If a model, a folder or a file is missing or cannot be read.
+        ValueError: If a value cannot work, models and data do not fit, or an output is not finite.
+    """
+    device, dtype = pick_device(job.device), pick_dtype(job.dtype)
+    loaded = [(name, *load_model(name, device, dtype, ("noise2map", "noise2map-bev"))) for name in job.models]
+    first = loaded[0][1]
+    task = task_of(first)
+    for name, model, _ in loaded[1:]:
+        if task_of(model) != task:
+            raise ValueError(f"cannot compare {job.models[0]!r}, a model for {task}, with {name!r}, one for {task_of(model)}")
+    plan = _plan(job, task)
+    own = _own_folder(job, task, first) if job.dataset == "folder" and task != "bev" else None
+    if own is None:
+        split = evaluation_split(job.dataset) if job.split is None else job.split
+        data = _open(job, task, split, loaded)
+    else:
+        say(own.text())
+        split, data = own.split, [own.dataset] * len(loaded)
+    for (name, model, _), one in zip(loaded, data):
+        warning = check_classes(one, model.config.id2label, name) if task != "depth" else None
+        if warning:
+            say(f"warning: {name}: {warning}")
+    scale = None
+    if task == "depth":  # of whole pictures: what a protocol counts may lie nearer
+        whole = own.dataset if own else open_dataset(job.dataset, job.root, split, task, None, job.depth_scale)
+        scale = warn_of_scale(whole, job.dataset)
+    if scale:
+        say(f"warning: {scale}")
+    grids = [_protocols(job, model, name, index == 0) for index, (name, model, _) in enumerate(loaded)]
+    depth_range = _depth_range(job, first, plan) if task == "depth" else None
+    facts = {"dataset": job.dataset, "split": split, "test_protocol": plan.name}
+    facts |= {**provenance(device, dtype, job.seed), "batch_size": job.batch_size}
+    if own is not None and own.trained_on is not None:
+        facts["images_trained_on"] = own.trained_on
+    if depth_range is not None:
+        facts |= {"min_depth": depth_range[0], "max_depth": depth_range[1]}
+    report, evaluations = EvaluationReport(), []
+    for (name, model, processor), grid, one in zip(loaded, grids, data):
+        subset = Subset.evenly_spaced(one, job.limit or None)
+        with tqdm(total=len(subset), desc=Path(name).name, unit="image", disable=None if progress else True) as bar:
+            if task == "bev":
+                evaluation = evaluate_bev(model, processor, subset, grid, job.batch_size, job.seed, bar.update)
+            else:
+                options = (job.batch_size, job.seed, depth_range, job.fit_temperature, bar.update)
+                evaluation = evaluate_with_plan(model, processor, subset, grid, plan, *options)
+        evaluations.append(evaluation)
+        _add(report, evaluation, name, facts, job.resamples)
+        if split == evaluation_split(job.dataset) and job.window is None:
+            _add_published(report, evaluation, model, job)
+        if task == "bev":
+            count = len(evaluation.results)
+            for result, row, extra in zip(evaluation.results, report.rows[-count:], report.extras[-count:]):
+                row["named"] = extra["named"] = protocol_label(result.protocol, model.config)
+        model.to("cpu")
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    if job.resamples:
+        for name, evaluation in zip(job.models, evaluations):
+            report.differences += tables.step_differences(evaluation, name, job.resamples)
+        if len(evaluations) == 2:
+            pair = (job.models[0], job.models[1])
+            report.differences += tables.model_differences(*evaluations, pair, job.resamples)
+    return report
+
+
+def _plan(job: EvaluationJob, task: str) -> EvaluationPlan:
+    """How samples are looked at; there is one way for bird's-eye-view maps.
+
+    Raises:
+        ValueError: If an option is not for this task.
+    """
+    if task != "bev":
+        return evaluation_plan(job.dataset, task, job.test_protocol, job.window, job.stride)
+    if job.test_protocol == "multi-scale" or job.window is not None or job.stride is not None or job.fit_temperature:
+        raise ValueError("bird's-eye-view maps are evaluated plain or official: no scales, no windows, no temperature")
+    return EvaluationPlan(job.test_protocol, ViewPlan())
+
+
+def _own_folder(job: EvaluationJob, task: str, model: Any) -> FolderPart:
+    """The split of the user's own folder, by default what the models were not trained on."""
+    if job.root is None:
+        raise ValueError("dataset 'folder' needs the folder of the data (--root)")
+    names = model.config.id2label if task == "segmentation" else None
+    return open_folder_part(job.root, job.split, task, [DataSplit.read(name) for name in job.models], names, job.depth_scale)
+
+
+def _open(job: EvaluationJob, task: str, split: str, loaded: Sequence[tuple[str, Any, Any]]) -> list[Any]:
+    """The data set for each model; models for bird's-eye-view maps may need other sensors, but the same map."""
+    if task == "bev":
+        extents = [map_extent(model.config) for _, model, _ in loaded]
+        if any(extent != extents[0] for extent in extents):
+            raise ValueError(f"the models map areas of {extents}; expected the same area and cells to compare them")
+        return [open_bev_dataset(job.dataset, job.root, split, model, processor) for _, model, processor in loaded]
+    names = loaded[0][1].config.id2label if task == "segmentation" else None
+    data = open_dataset(job.dataset, job.root, split, task, names, job.depth_scale)
+    return [look_at(data, job.dataset, job.test_protocol)] * len(loaded)
+
+
+def _add_published(report: EvaluationReport, evaluation: Evaluation, model: Any, job: EvaluationJob) -> None:
+    for result, row in zip(evaluation.results, report.rows[-len(evaluation.results) :]):
+        options = result.protocol
+        if options.sampler == "ddim":
+            chosen = (options.num_inference_steps, options.ensemble_size, options.average)
+            found = published_for(model.config, job.dataset, job.test_protocol, *chosen)
+            row |= {f"published_{score}": value for score, value in found.items()}
+            if found and job.dataset in PUBLIC_DATASETS:  # a published score is of the whole split, the measured one perhaps not
+                row["released_images"] = PUBLIC_DATASETS[job.dataset].released.get(row["split"])
+
+
+def _add(report: EvaluationReport, evaluation: Evaluation, name: str, facts: dict[str, Any], resamples: int) -> None:
+    report.rows += tables.result_rows(evaluation, {"model": name, **facts}, resamples)
+    report.image_rows += tables.image_rows(evaluation, name)
+    for result in evaluation.results:
+        report.extras.append({"model": name, "protocol": result.protocol.name, **result.scorer.extras()})

@@ -1,0 +1,298 @@
+"""How a picture is looked at when a model is tested: its size, mirrored, at several scales, whole or through windows.
+
+Plans are about pictures. How the map is denoised from what is seen (steps, samples, averaging) is a
+:class:`noise2map.models.decoding.DecodingOptions`, and the two are named separately in results.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from noise2map.diffusion import draw_noise, image_generator
+from noise2map.models.decoding import DecodingOptions
+from noise2map.models.depth import MapDepthOutput
+from noise2map.models.segmentation import MapSegmenterOutput
+from noise2map.tasks.base import resize_bilinear
+
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+
+"""The scales of the published multi-scale evaluation, each with and without mirroring."""
+
+_QUARTER = 4  # maps are at a quarter of the picture's size
+
+_WINDOW_STEP = 32  # the encoder's coarsest map
+
+
+@dataclass(frozen=True)
+class ViewPlan:
+    """How a picture is looked at.
+
+    Attributes:
+        frame: The longer and the shorter side, pixels, that pictures are fitted into with their ratio kept; None leaves the size to
+            the model's image processor.
+        scales: Factors of that size.
+        flip: Also look at the mirror image, and average.
+        window: Height and width of windows, pixels; None looks at the whole picture at once.
+        stride: Distance of windows, pixels.
+        own_size: Leave pictures at their own size, whatever the image processor says.
+
+    Raises:
+        ValueError: If a number cannot work.
+    """
+
+    frame: tuple[int, int] | None = None
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    window: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    own_size: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.scales or not all(0 < scale < 16 for scale in self.scales):
+            raise ValueError(f"scales must be positive factors of the size, got {self.scales}")
+        for name in ("window", "stride"):
+            value = getattr(self, name)
+            if value is not None and not all(side > 0 and side % _WINDOW_STEP == 0 for side in value):
+                raise ValueError(f"the sides of a {name} must be positive multiples of {_WINDOW_STEP} pixels, got {value}")
+        if self.window is not None and self.stride is not None and any(s > w for s, w in zip(self.stride, self.window)):
+            raise ValueError(f"windows of {self.window} at distances of {self.stride} leave gaps")
+
+    @property
+    def name(self) -> str:
+        """E.g. ``"fitted into 2048x512, 6 scales, flip, whole"``."""
+        parts = ["own size"] if self.own_size else [f"fitted into {self.frame[0]}x{self.frame[1]}"] if self.frame else []
+        if len(self.scales) > 1:
+            parts.append(f"{len(self.scales)} scales")
+        if self.flip:
+            parts.append("flip")
+        parts.append("whole" if self.window is None else f"windows {self.window[1]}x{self.window[0]}")
+        return ", ".join(parts)
+
+    @property
+    def views(self) -> list["ViewPlan"]:
+        """One plan for each look at a whole picture: a single scale, mirrored (``flip``) or not; the plain one first."""
+        scales = sorted(self.scales, key=lambda scale: abs(scale - 1))
+        mirrored = (False, True) if self.flip else (False,)
+        return [replace(self, scales=(scale,), flip=flip) for scale in scales for flip in mirrored]
+
+
+def keep_ratio_size(height: int, width: int, frame: tuple[int, int], scale: float = 1.0) -> tuple[int, int]:
+    """Height and width of a picture fitted into a frame of ``scale`` times ``(long, short)`` pixels, its ratio kept."""
+    long, short = (int(side * scale) for side in frame)
+    factor = min(long / max(height, width), short / min(height, width))
+    return max(32, int(height * factor + 0.5)), max(32, int(width * factor + 0.5))
+
+
+def resize_picture(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A picture at another ``(height, width)``, bilinear between pixel centres and without smoothing, as in the published runs.
+
+    Pillow's own bilinear filter smooths when it shrinks, which is better to look at and not what those models were trained on.
+    """
+    if (image.height, image.width) == size:
+        return image
+    pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float()
+    resized = functional.interpolate(pixels, size=size, mode="bilinear", align_corners=False)[0]
+    return Image.fromarray(resized.round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
+
+
+def view_pixels(image: Image.Image, processor: Any, view: ViewPlan) -> Tensor:
+    """What the model gets to see of a picture under a single view, ``(1, 3, H, W)``."""
+    height, width = image.height, image.width
+    scale = view.scales[0]
+    if view.frame is not None:
+        size = keep_ratio_size(height, width, view.frame, scale)
+    elif view.own_size or not processor.do_resize:
+        size = (max(32, round(height * scale)), max(32, round(width * scale)))
+    elif scale == 1.0:
+        pixels = processor(images=image, return_tensors="pt")["pixel_values"]
+        return pixels.flip(-1) if view.flip else pixels
+    else:
+        size = tuple(max(32, round(side * scale)) for side in processor.output_size(height, width))
+    pixels = processor(images=resize_picture(image, size), do_resize=False, return_tensors="pt")["pixel_values"]
+    return pixels.flip(-1) if view.flip else pixels
+
+
+def window_spans(length: int, window: int, stride: int) -> list[tuple[int, int]]:
+    """First and last pixel (excluded) of windows that cover ``length`` pixels; all start at multiples of four.
+
+    The last one ends with the picture, and is up to three pixels longer than the others so that it starts on the map's grid.
+    """
+    if length <= window:
+        return [(0, length)]
+    last = (length - window) // _QUARTER * _QUARTER
+    starts = [*range(0, last, stride), last]
+    return [(start, length if start == last else start + window) for start in starts]
+
+
+@dataclass
+class _Seen:
+    """Features of a window ``(1, C, h, w)`` and where its map lies in the map of the picture."""
+
+    top: int
+    left: int
+    features: Tensor
+
+
+class SharedNoise:
+    """One field of noise for a whole map, of which every window gets its part: windows agree where they overlap.
+
+    Args:
+        shape: Samples, channels, height and width ``(R, C, h, w)`` of the whole map.
+        generator: Where the noise comes from.
+        device: Where it goes.
+    """
+
+    def __init__(self, shape: tuple[int, int, int, int], generator: torch.Generator, device: torch.device) -> None:
+        self.shape, self.generator, self.device = shape, generator, device
+        self.start = self._draw()
+        self._later: list[Tensor] = []
+
+    def _draw(self) -> Tensor:
+        return draw_noise(self.shape, [self.generator], self.device)
+
+    def window(self, seen: _Seen) -> Tensor:
+        """Start noise ``(1, R, C, h, w)`` of a window."""
+        return self._cut(self.start, seen)
+
+    def later(self, seen: _Seen) -> Callable[[int, Tensor], Tensor]:
+        """Noise that the ancestral sampler adds in a window after each step."""
+
+        def step_noise(index: int, x_t: Tensor) -> Tensor:
+            while len(self._later) <= index:
+                self._later.append(self._draw())
+            return self._cut(self._later[index], seen).flatten(0, 1).to(x_t.dtype)
+
+        return step_noise
+
+    @staticmethod
+    def _cut(field: Tensor, seen: _Seen) -> Tensor:
+        height, width = seen.features.shape[-2:]
+        return field[..., seen.top : seen.top + height, seen.left : seen.left + width]
+
+
+def encode_view(model: Any, pixels: Tensor, plan: ViewPlan) -> list[_Seen]:
+    """Runs the image encoder on a picture ``(1, 3, H, W)``, whole or window by window."""
+    if plan.window is None:
+        return [_Seen(0, 0, model.encode_image(pixels))]
+    stride = plan.stride or tuple(max(_WINDOW_STEP, side * 2 // 3 // _WINDOW_STEP * _WINDOW_STEP) for side in plan.window)
+    rows = window_spans(pixels.shape[-2], plan.window[0], stride[0])
+    columns = window_spans(pixels.shape[-1], plan.window[1], stride[1])
+    return [
+        _Seen(top // _QUARTER, left // _QUARTER, model.encode_image(pixels[..., top:bottom, left:right]))
+        for top, bottom in rows
+        for left, right in columns
+    ]
+
+
+def decode_windows(model: Any, windows: Sequence[_Seen], options: DecodingOptions, generator: torch.Generator) -> list[Any]:
+    """Decodes the map of every window from its part of one field of noise."""
+    height = max(seen.top + seen.features.shape[-2] for seen in windows)
+    width = max(seen.left + seen.features.shape[-1] for seen in windows)
+    options = options.resolved(model.config)
+    shape = (options.ensemble_size, model.codec.channels, height, width)
+    noise = SharedNoise(shape, generator, windows[0].features.device)
+    return [options.decode(model, seen.features, (), noise=noise.window(seen), step_noise=noise.later(seen)) for seen in windows]
+
+
+def decode_view(
+    model: Any, windows: Sequence[_Seen], options: DecodingOptions, generator: torch.Generator
+) -> tuple[Tensor, dict, int]:
+    """The map of one view.
+
+    Returns:
+        Prediction ``(1, K, h, w)`` (logits, probabilities for ``average="steps"``, or metres), uncertainties by kind
+        ``(1, 1, h, w)``, and the number of steps.
+    """
+    outputs = decode_windows(model, windows, options, generator)
+    parts = [_prediction(output) for output in outputs]
+    kinds = [name for name in outputs[0].uncertainties or {} if all(name in output.uncertainties for output in outputs)]
+    uncertainties = {name: _merge([output.uncertainties[name][:, None] for output in outputs], windows) for name in kinds}
+    return _merge(parts, windows), uncertainties, max(int(output.num_steps.max()) for output in outputs)
+
+
+def _prediction(output: Any) -> Tensor:
+    prediction = output.prediction.float()
+    return prediction.exp() if output.log_probabilities else prediction
+
+
+def _merge(parts: Sequence[Tensor], windows: Sequence[_Seen]) -> Tensor:
+    """Maps of windows ``(1, K, h, w)`` to one map, averaged where they overlap."""
+    if len(parts) == 1:
+        return parts[0]
+    height = max(seen.top + part.shape[-2] for seen, part in zip(windows, parts))
+    width = max(seen.left + part.shape[-1] for seen, part in zip(windows, parts))
+    total = parts[0].new_zeros(1, parts[0].shape[1], height, width)
+    count = parts[0].new_zeros(1, 1, height, width)
+    for seen, part in zip(windows, parts):
+        place = (..., slice(seen.top, seen.top + part.shape[-2]), slice(seen.left, seen.left + part.shape[-1]))
+        total[place] += part
+        count[place] += 1
+    return total / count
+
+
+def noise_key(image_id: str, number: int) -> str:
+    """Under which name a view's noise is drawn: the first view has that of the picture, each further one its own."""
+    return image_id if number == 0 else f"{image_id}|view {number}"
+
+
+class PlannedImage:
+    """One picture under a plan: encoded once for each view, decoded as often as asked.
+
+    Args:
+        model: A map model in evaluation mode.
+        processor: Its image processor.
+        image: The picture.
+        plan: How to look at it.
+    """
+
+    def __init__(self, model: Any, processor: Any, image: Image.Image, plan: ViewPlan) -> None:
+        self.model, self.views = model, plan.views
+        self.seen: list[tuple[tuple[int, int], list[_Seen]]] = []
+        for view in self.views:
+            pixels = view_pixels(image, processor, view).to(model.device)
+            self.seen.append((tuple(pixels.shape[-2:]), encode_view(model, pixels, view)))
+
+    def decode(self, options: DecodingOptions, image_id: str, size: tuple[int, int]) -> Any:
+        """The map averaged over all views, at ``size`` ``(H, W)``.
+
+        Class scores are averaged as probabilities, depths as metres, each after it has been brought to ``size`` and mirrored back.
+
+        Returns:
+            ``MapSegmenterOutput`` with the logarithm of the mean probabilities ``(1, K, H, W)``, or ``MapDepthOutput``.
+        """
+        total: Tensor | None = None
+        kinds: list[dict[str, Tensor]] = []
+        steps = 0
+        for number, (view, (pixels, windows)) in enumerate(zip(self.views, self.seen)):
+            generator = image_generator(options.seed, noise_key(image_id, number))
+            prediction, uncertainties, taken = decode_view(self.model, windows, options, generator)
+            prediction = self._at_size(prediction, options, pixels, size)
+            if view.flip:
+                prediction = prediction.flip(-1)
+            total = prediction if total is None else total.add_(prediction)
+            turned = {name: resize_bilinear(value.float(), pixels, size) for name, value in uncertainties.items()}
+            kinds.append({name: value.flip(-1) if view.flip else value for name, value in turned.items()})
+            steps = max(steps, taken)
+        mean = total / len(self.views)
+        shared = {name: torch.stack([kind[name] for kind in kinds]).mean(0)[:, 0] for name in kinds[0]}
+        fields = {"uncertainties": shared, "num_steps": torch.tensor([steps])}
+        if self._is_depth:
+            return MapDepthOutput(predicted_depth=mean[:, 0], **fields)
+        return MapSegmenterOutput(logits=mean.clamp_min(torch.finfo(mean.dtype).tiny).log(), **fields)
+
+    @property
+    def _is_depth(self) -> bool:
+        return not hasattr(self.model.head, "classifier")
+
+    def _at_size(self, prediction: Tensor, options: DecodingOptions, pixels: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        if self._is_depth:
+            config = self.model.config
+            return resize_bilinear(prediction.clamp(config.min_depth, config.max_depth), pixels, size)
+        prediction = resize_bilinear(prediction, pixels, size)
+        return prediction if options.resolved(self.model.config).average == "steps" else prediction.softmax(1)

@@ -1,0 +1,1 @@
+"""Images drawn by guided diffusion, and depth read from them."""

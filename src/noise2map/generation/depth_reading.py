@@ -1,0 +1,63 @@
+"""Depth of finished images, read off the features of the generator itself."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noise2map.diffusion import add_noise, image_generator, tables_from_betas
+from noise2map.guidance import DepthGuidedPipeline, UNetFeatureTap, unet_signature
+
+
+def _digits(module: Any) -> str:
+    from noise2map.runs.files import weights_checksum
+
+    return weights_checksum(module)
+
+
+def _signature_of(pipe: DepthGuidedPipeline) -> str:
+    return " ".join(f"{value:.4g}" for value in unet_signature(pipe.unet)[::8])
+
+
+def depth_probe(
+    pipe: DepthGuidedPipeline, timestep: int = 50, seed: int = 0
+) -> Callable[[Tensor, Sequence[str]], tuple[Tensor, Tensor]]:
+    """What reads the depth of finished or real images from the generator's features: strong and weak signal.
+
+    An image is noised to one time step, with noise that follows from its id, and goes through the U-Net once.
+
+    Args:
+        pipe: The generator with its predictor.
+        timestep: How noisy.
+        seed: Of the noise.
+
+    Returns:
+        A function of images `(B, 3, H, W)` uint8 and ids that gives two signals `(B, 1, h, w)`, nominally in [-1, 1].
+
+    Raises:
+        ValueError: If there is no predictor, or the time step is not one of its useful ones.
+    """
+    predictor = pipe.depth_predictor
+    if predictor is None:
+        raise ValueError("reading depth from features needs a depth predictor")
+    low, high = predictor.config.useful_timesteps
+    if not low <= timestep < high:
+        raise ValueError(f"timestep is {timestep}; expected one in which the features carry depth, {low} to {high - 1}")
+    alpha, sigma = tables_from_betas(pipe.scheduler.betas).alpha_sigma(torch.tensor(timestep))
+
+    @torch.no_grad()
+    def probe(images: Tensor, ids: Sequence[str]) -> tuple[Tensor, Tensor]:
+        signal = images.to(pipe.device).float() / 127.5 - 1
+        noise = torch.stack([torch.randn(signal.shape[1:], generator=image_generator(seed, one)) for one in ids])
+        noisy = add_noise(signal, noise.to(signal), alpha.to(signal), sigma.to(signal)).to(pipe.unet.dtype)
+        with UNetFeatureTap(pipe.unet, predictor.blocks) as tap:
+            pipe.unet(noisy, timestep)
+        return predictor(tap.features, timestep), predictor(tap.features, timestep, predictor.weak_blocks)
+
+    return probe
+
+
+def probe_name(pipe: DepthGuidedPipeline, timestep: int) -> str:
+    """Tells probes apart: signature of the U-Net, weights of the predictor, time step."""
+    return f"{_signature_of(pipe)} {_digits(pipe.depth_predictor)} {timestep}"

@@ -1,0 +1,147 @@
+"""What an evaluation of a generator found, as text, CSV, JSON, plots and one HTML page."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from noise2map.generation.evaluation.scores import DISTANCES, SettingScores
+from noise2map.generation.evaluation.study import GeneratorStudy
+from noise2map.generation.sampling import GuidanceSetting
+from noise2map.report.plots import Series, quality_plot, save_figure
+from noise2map.report.tables import text_table, write_csv
+from noise2map.runs.files import json_values, write_json
+
+Row = dict[str, Any]
+
+_PLAUSIBILITY = {
+    "disagreement": "strong-weak",
+    "planarity_residual": "off plane",
+    "planar_share": "planar",
+    "edge_alignment": "edges",
+}
+
+_FRECHET = tuple(name for name, (kind, _) in DISTANCES.items() if kind == "frechet")
+
+
+def study_rows(study: GeneratorStudy) -> list[Row]:
+    """One flat row for each table and setting, and one for the references of each table."""
+    rows = []
+    for table, scores in study.tables.items():
+        settings: Mapping[str, GuidanceSetting] = {one.name: one for one in study.settings[table]}
+        for row in scores.rows():
+            setting = settings.get(row["setting"])
+            scales = {"consistency_scale": None, "prior_scale": None, "prior": None}
+            if setting is not None:
+                prior = setting.prior if setting.prior_scale else None
+                scales = {"consistency_scale": setting.consistency_scale, "prior_scale": setting.prior_scale, "prior": prior}
+            rows.append({"table": table, "setting": row["setting"], **scales, **row, **study.facts})
+    return rows
+
+
+def difference_rows(study: GeneratorStudy) -> list[Row]:
+    """Paired differences of the main table."""
+    return [row | study.facts for row in study.tables["guidance"].differences()]
+
+
+def study_text(study: GeneratorStudy) -> list[str]:
+    """Tables for the screen; the features are named, because a distance means nothing without them."""
+    facts = study.facts
+    parts = [
+        f"{facts['model']}: {facts['steps']} {facts['scheduler']} steps, convention {facts['convention']}, {facts['reduction']} of "
+        f"pixels; {facts['reference_images']} references from {facts['references']}\n"
+        f"features: {facts['extractor']}\ndepth: {facts['estimator']}, painted as {facts['rendering']}"
+    ]
+    for table, scores in study.tables.items():
+        parts.append(text_table([short_row(row) for row in scores.rows()], digits=4))
+        if table == "guidance":
+            differences = short_differences(scores)
+            if differences:
+                parts.append(text_table(differences))
+    return parts
+
+
+def short_row(row: Row) -> Row:
+    """A row for readers: intervals as text, KID times a thousand, plausibility by short names."""
+    line: Row = {"setting": row["setting"], "images": row["images"]}
+    for metric, (kind, _) in DISTANCES.items():
+        title, factor = (f"{metric} x1000", 1000) if kind == "kernel" else (metric, 1)
+        line[title] = _with_interval(row, metric, factor) if metric in row else None
+    line |= {title: row.get(name) for name, title in _PLAUSIBILITY.items()}
+    line["s/image"] = row.get("seconds_per_image")
+    return line
+
+
+def _with_interval(row: Row, name: str, factor: float) -> str:
+    value = factor * row[name]
+    decimals = min(max(2 - math.floor(math.log10(abs(value))), 0), 3) if value else 3  # the ends get the digits of the estimate
+    if f"{name}_low" not in row:
+        return f"{value:.{decimals}f}"
+    low, high = factor * row[f"{name}_low"], factor * row[f"{name}_high"]
+    return f"{value:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
+
+
+def geometry_columns() -> list[str]:
+    """Of a `short_row`, those that say how plausible the geometry is, and the time; the others are distances."""
+    return ["setting", "images", *_PLAUSIBILITY.values(), "s/image"]
+
+
+def short_differences(scores: SettingScores) -> list[Row]:
+    """Rows for readers: paired differences of both Fréchet distances and of what guidance minimises."""
+    return [_short_difference(row) for row in scores.differences() if row["score"] in (*_FRECHET, "disagreement")]
+
+
+def _short_difference(row: Row) -> Row:
+    return {
+        "this": row["this"],
+        "minus": row["minus"],
+        "score": row["score"],
+        "difference": f"{row['difference']:+.4g}",
+        "95 % interval": f"{row['low']:+.4g} .. {row['high']:+.4g}",
+        "excludes 0": row["certain"],
+    }
+
+
+def sweep_figures(study: GeneratorStudy, theme: str = "light") -> dict[str, Any]:
+    """Plots of the sweeps: file name without suffix to figure; empty without sweeps."""
+    figures = {}
+    for table, label in (("scales", "guidance scale"), ("priors", "resolution of the prior, px")):
+        if table not in study.tables:
+            continue
+        scores, settings = study.tables[table], study.settings[table]
+        x = [one.consistency_scale if table == "scales" else float(one.prior.partition("px")[0]) for one in settings]
+        order = sorted(range(len(x)), key=x.__getitem__)
+        for metric in _FRECHET:
+            found = [scores.distances[metric][place] for place in order]
+            known = not math.isnan(found[0].low)
+            series = Series(
+                [x[place] for place in order],
+                [one.estimate for one in found],
+                [one.low for one in found] if known else None,
+                [one.high for one in found] if known else None,
+            )
+            title = f"{metric} of {scores.samples} images"
+            figures[f"{table}_{metric}"] = quality_plot({metric: series}, label, metric, title=title, theme=theme)
+    return figures
+
+
+def write_study(study: GeneratorStudy, out: Path) -> list[Path]:
+    """Write `generator.csv`, `differences.csv`, `generator.json` and the plots.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    rows, differences = study_rows(study), difference_rows(study)
+    paths = [out / "generator.csv", out / "generator.json"]
+    write_csv(paths[0], rows)
+    write_json(paths[1], json_values({"rows": rows, "differences": differences}))
+    if differences:
+        paths.append(out / "differences.csv")
+        write_csv(paths[-1], differences)
+    for name, figure in sweep_figures(study).items():
+        paths.append(out / f"{name}.svg")
+        save_figure(paths[-1], figure)
+    return paths

@@ -1,0 +1,166 @@
+"""Distances and plausibility of several ways to draw images at equal seeds: estimates, intervals, paired differences."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from noise2map.generation.evaluation.measurements import Measured
+from noise2map.metrics import (
+    PLAUSIBILITY_SCORES,
+    Interval,
+    bootstrap_intervals,
+    centred_interval,
+    feature_distance,
+    paired_bootstrap_intervals,
+    resampled_distances,
+)
+
+Row = dict[str, Any]
+
+# Name of a distance -> kind, and which features it compares.
+DISTANCES = {
+    "dFID": ("frechet", "depth_features"),
+    "FID": ("frechet", "image_features"),
+    "dKID": ("kernel", "depth_features"),
+    "KID": ("kernel", "image_features"),
+}
+
+# Whose difference is asked for first: the order that DAG reports (both < DCG < DPG < none in dFID).
+CLAIMS = (("DCG", "none"), ("DPG", "none"), ("both", "none"), ("DCG", "DPG"), ("both", "DCG"))
+
+
+@dataclass
+class SettingScores:
+    """Scores of S settings against one reference.
+
+    Attributes:
+        names: Of the settings.
+        samples: Number of images of each.
+        distances: Name of a distance to its intervals, one for each setting.
+        biases: Name of a Fréchet distance to what resampling raised it by, one for each setting; NaN without resamples.
+        draws: Name of a distance to its resampled values `(n, S)`; empty without resamples.
+        plausibility: Rows of each setting `(N, P)`.
+        reference_plausibility: Those of the references.
+        seconds: Time of an image, for each setting.
+    """
+
+    names: list[str]
+    samples: int
+    distances: dict[str, list[Interval]]
+    biases: dict[str, list[float]]
+    draws: dict[str, Tensor]
+    plausibility: list[Tensor]
+    reference_plausibility: Tensor
+    seconds: list[float]
+
+    def rows(self) -> list[Row]:
+        """One row for each setting, then one for the references, which have no distance to themselves."""
+        rows = []
+        for place, name in enumerate(self.names):
+            row: Row = {"setting": name, "images": self.samples}
+            for metric, intervals in self.distances.items():
+                row |= _cells(metric, intervals[place])
+                if metric in self.biases:
+                    row[f"{metric}_bias"] = self.biases[metric][place]
+            row |= _plausibility(self.plausibility[place])
+            row["seconds_per_image"] = self.seconds[place]
+            rows.append(row)
+        references = {"setting": "references", "images": len(self.reference_plausibility)}
+        return [*rows, references | _plausibility(self.reference_plausibility)]
+
+    def differences(self, pairs: Any = CLAIMS) -> list[Row]:
+        """Paired differences of settings, seed by seed, with intervals; a row for each pair and score."""
+        rows = []
+        for this, minus in pairs:
+            if this not in self.names or minus not in self.names:
+                continue
+            a, b = self.names.index(this), self.names.index(minus)
+            for metric, values in self.draws.items():
+                estimate = self.distances[metric][a].estimate - self.distances[metric][b].estimate
+                rows.append(_difference(this, minus, metric, centred_interval(estimate, values[:, a] - values[:, b], self.samples)))
+            intervals = paired_bootstrap_intervals(self.plausibility[a], self.plausibility[b])
+            rows += [
+                _difference(this, minus, score, interval)
+                for score, interval in zip(PLAUSIBILITY_SCORES, intervals)
+                if interval.estimate == interval.estimate
+            ]
+        return rows
+
+
+def score_settings(
+    sets: Mapping[str, Measured],
+    reference: Measured,
+    seconds: Mapping[str, float],
+    resamples: int = 200,
+    progress: bool = True,
+) -> SettingScores:
+    """Compare sets of images of equal seeds with the reference.
+
+    Args:
+        sets: Name of a setting to its measurements; all of the same number of images, in the order of the seeds.
+        reference: Measurements of real pictures.
+        seconds: Name of a setting to the time of an image.
+        resamples: Of the bootstrap; 0 for no intervals and no differences of distances.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: If the numbers of images differ or there are fewer than two.
+    """
+    names, counts = list(sets), {len(one) for one in sets.values()}
+    if len(counts) != 1:
+        raise ValueError(f"settings must have one number of images, got {sorted(counts)}")
+    count = counts.pop()
+    found = SettingScores(
+        names,
+        count,
+        {},
+        {},
+        {},
+        [sets[name].plausibility for name in names],
+        reference.plausibility,
+        [seconds[name] for name in names],
+    )
+    for metric, (kind, part) in DISTANCES.items():
+        features, base = [getattr(sets[name], part) for name in names], getattr(reference, part)
+        values = [float(feature_distance(kind, one, base)) for one in features]
+        if not resamples:
+            found.distances[metric] = [Interval(value, torch.nan, torch.nan, 0.95, count) for value in values]
+            continue
+        with tqdm(total=resamples, desc=f"{metric} resamples", disable=None if progress else True) as bar:
+            draws = resampled_distances(kind, features, base, resamples, on_resample=bar.update)
+        found.draws[metric] = draws
+        found.distances[metric] = [centred_interval(value, draws[:, place], count) for place, value in enumerate(values)]
+        if kind == "frechet":
+            found.biases[metric] = [float(draws[:, place].mean()) - value for place, value in enumerate(values)]
+    return found
+
+
+def _cells(name: str, interval: Interval) -> Row:
+    """An estimate with its interval, if there is one."""
+    known = {f"{name}_low": interval.low, f"{name}_high": interval.high} if interval.low == interval.low else {}
+    return {name: interval.estimate, **known}
+
+
+def _plausibility(rows: Tensor) -> Row:
+    """Means of the scores that are defined, with intervals over images."""
+    row: Row = {}
+    for name, interval in zip(PLAUSIBILITY_SCORES, bootstrap_intervals(rows)):
+        if interval.estimate == interval.estimate:
+            row |= _cells(name, interval)
+    return row
+
+
+def _difference(this: str, minus: str, score: str, interval: Interval) -> Row:
+    return {
+        "this": this,
+        "minus": minus,
+        "score": score,
+        "difference": interval.estimate,
+        "low": interval.low,
+        "high": interval.high,
+        "certain": interval.excludes_zero(),
+    }

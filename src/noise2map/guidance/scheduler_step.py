@@ -1,0 +1,173 @@
+"""One step of a diffusers scheduler, moved by a guidance gradient.
+
+Guidance is linear in the step, so the scheduler does its step and the shift is added: with a gradient of zero the result is
+the scheduler's own, bit for bit, and noise is drawn the same with and without guidance. Two conventions say what a scale means:
+
+- ``"plain"``: the gradient is subtracted from the mean of ``x_{t-1}`` as it is, as DAG prints it;
+- ``"variance"``: classifier guidance (Dhariwal & Nichol 2021). Ancestral steps multiply the gradient by the step's variance
+  (Alg. 1, ADM's ``condition_mean``); DDIM steps shift the predicted noise by ``sqrt(1 - alpha_bar) * gradient`` (Alg. 2,
+  ``condition_score``).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+from torch import Tensor
+
+from noise2map.diffusion.schedule import tables_from_betas
+
+CONVENTIONS = ("plain", "variance")
+
+_LEARNED = ("learned", "learned_range")
+
+_VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", *_LEARNED)
+
+_MIN_LEVEL = 1e-8
+
+Scheduler = DDPMScheduler | DDIMScheduler
+
+
+@dataclass
+class GuidedStep:
+    """Result of a step.
+
+    Attributes:
+        prev_sample: ``x_{t-1}``, ``(B, C, H, W)``.
+        pred_original_sample: the clean image that the step believes in, ``(B, C, H, W)``.
+    """
+
+    prev_sample: Tensor
+    pred_original_sample: Tensor
+
+
+def check_scheduler(scheduler: object, in_channels: int, out_channels: int) -> None:
+    """Refuses what cannot be guided.
+
+    Raises:
+        ValueError: if the scheduler is neither DDPM nor DDIM, or its variance does not fit the channels of the U-Net.
+    """
+    if not isinstance(scheduler, (DDPMScheduler, DDIMScheduler)):
+        raise ValueError(f"the scheduler is a {type(scheduler).__name__}; expected a DDPMScheduler or a DDIMScheduler")
+    if out_channels not in (in_channels, 2 * in_channels):
+        raise ValueError(
+            f"the U-Net has {in_channels} -> {out_channels} channels; expected as many, or twice as many with a variance"
+        )
+    if isinstance(scheduler, DDIMScheduler):
+        return
+    variance = scheduler.config.variance_type
+    if variance not in _VARIANCES:
+        raise ValueError(f"the scheduler's variance_type is {variance!r}; expected one of {', '.join(_VARIANCES)}")
+    if variance in _LEARNED and out_channels == in_channels:
+        raise ValueError(
+            f"the scheduler's variance_type is {variance!r}, but the U-Net predicts no variance ({out_channels} channels)"
+        )
+
+
+def guided_step(
+    scheduler: Scheduler,
+    model_output: Tensor,
+    timestep: Tensor | int,
+    x_t: Tensor,
+    gradient: Tensor | None,
+    *,
+    convention: str = "variance",
+    eta: float = 0.0,
+    use_clipped_model_output: bool | None = None,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+) -> GuidedStep:
+    """A step of the scheduler from ``x_t``, against the gradient of the (scaled) losses.
+
+    Args:
+        scheduler: DDPM or DDIM, with its time steps set.
+        model_output: the U-Net's output ``(B, C or 2C, H, W)``; a second half is the variance, which DDIM and fixed variances
+            ignore.
+        timestep: the time step.
+        x_t: ``(B, C, H, W)``.
+        gradient: ``(B, C, H, W)``, or None for the scheduler's own step.
+        convention: ``"variance"`` or ``"plain"``, see the module.
+        eta: noise of a DDIM step, 0 to 1.
+        use_clipped_model_output: DDIM: derive the noise again from the clipped clean image. True is ADM's sampler; None and
+            False are diffusers'.
+        generator: source of the step's noise.
+    """
+    t, channels = int(timestep), x_t.shape[1]
+    learned = isinstance(scheduler, DDPMScheduler) and scheduler.config.variance_type in _LEARNED
+    output = model_output if learned else model_output[:, :channels]
+    if isinstance(scheduler, DDIMScheduler):
+        clipped = {} if use_clipped_model_output is None else {"use_clipped_model_output": use_clipped_model_output}
+        result = scheduler.step(output, timestep, x_t, eta=eta, generator=generator, **clipped)
+    else:
+        result = scheduler.step(output, timestep, x_t, generator=generator)
+    previous, clean = result.prev_sample, result.pred_original_sample
+    if gradient is None:
+        return GuidedStep(previous, clean)
+    if convention == "plain":
+        return GuidedStep((previous - gradient).to(previous.dtype), clean)
+    if isinstance(scheduler, DDPMScheduler):
+        variance = ddpm_variance(scheduler, t, output[:, channels:] if learned else None)
+        return GuidedStep((previous - variance * gradient).to(previous.dtype), clean)
+    to_previous, to_clean = ddim_shift(scheduler, t, eta)
+    return GuidedStep((previous + to_previous * gradient).to(previous.dtype), (clean + to_clean * gradient).to(clean.dtype))
+
+
+def ddpm_variance(scheduler: DDPMScheduler, timestep: int, predicted: Tensor | None = None) -> Tensor | float:
+    """Variance of an ancestral step on the scheduler's own grid of time steps, as ADM has it.
+
+    The last step's posterior variance is zero; ADM puts that of the step before in its place, and so do we: diffusers' 1e-20
+    would make a learnt variance meaningless there. A run of one step has none before and is not moved.
+
+    Args:
+        scheduler: with its time steps set.
+        timestep: the time step.
+        predicted: the second half of the U-Net's output, ``(B, C, H, W)``, for learnt variances.
+
+    Returns:
+        A number, or ``(B, C, H, W)`` for learnt variances.
+    """
+    kind = scheduler.config.variance_type
+    if kind == "learned":
+        assert predicted is not None
+        return predicted
+    previous = int(scheduler.previous_timestep(timestep))
+    beta, posterior = _step_variances(scheduler, timestep, previous)
+    if previous < 0:
+        grid = sorted(int(step) for step in scheduler.timesteps)
+        if len(grid) < 2:
+            return 0.0
+        posterior = _step_variances(scheduler, grid[1], grid[0])[1]
+    if kind == "learned_range":
+        assert predicted is not None
+        fraction = (predicted.to(torch.promote_types(predicted.dtype, torch.float32)) + 1) / 2
+        return (fraction * math.log(beta) + (1 - fraction) * math.log(posterior)).exp()
+    return beta if kind == "fixed_large" and previous >= 0 else posterior
+
+
+def ddim_shift(scheduler: DDIMScheduler, timestep: int, eta: float) -> tuple[float, float]:
+    """What a unit gradient adds to ``x_{t-1}`` and to the clean image of a DDIM step.
+
+    ``eps' = eps + sqrt(1 - a) g`` moves the clean image by ``-(1 - a) / sqrt(a) g`` (it is not clipped again), and ``x_{t-1}``
+    by both.
+    """
+    previous = timestep - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
+    levels = _levels(scheduler)
+    level = max(levels[timestep], _MIN_LEVEL)
+    level_previous = levels[previous] if previous >= 0 else float(scheduler.final_alpha_cumprod)
+    noise = eta**2 * (1 - level_previous) / (1 - level) * (1 - level / level_previous)
+    to_clean = -(1 - level) / math.sqrt(level)
+    direction = math.sqrt(max(1 - level_previous - noise, 0.0))
+    return math.sqrt(level_previous) * to_clean + direction * math.sqrt(1 - level), to_clean
+
+
+def _step_variances(scheduler: DDPMScheduler, timestep: int, previous: int) -> tuple[float, float]:
+    """``beta`` and posterior variance of the step from one time step to another of the respaced chain."""
+    levels = _levels(scheduler)
+    level, level_previous = levels[timestep], levels[previous] if previous >= 0 else 1.0
+    beta = 1 - level / level_previous
+    return beta, (1 - level_previous) / (1 - level) * beta
+
+
+def _levels(scheduler: Scheduler) -> list[float]:
+    # In float64 from the betas: the scheduler's own float32 products lose the small variances of the first time steps.
+    return tables_from_betas(scheduler.betas).alphas_cumprod.tolist()

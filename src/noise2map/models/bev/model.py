@@ -1,0 +1,317 @@
+"""Bird's-eye-view map segmentation: the shared denoising body on the features of cameras and LiDAR."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import initialization as init
+
+from noise2map.codecs import MultiLabelCodec
+from noise2map.diffusion.ensemble import Generators
+from noise2map.models.aggregation import Readout
+from noise2map.models.bev.camera import CameraNeck
+from noise2map.models.bev.configuration import Noise2MapBevConfig
+from noise2map.models.bev.encoder import BevEncoder
+from noise2map.models.bev.grid import GridTransform
+from noise2map.models.bev.rig import CameraRig
+from noise2map.models.bev.sparse_conv import SparseConv3d
+from noise2map.models.map_decoder import MapDecoder
+from noise2map.models.map_model import MapModel
+from noise2map.models.segmentation import MapSegmenterOutput, SegmentationHead
+
+UNKNOWN = 255  # label of a cell that nobody knows: no loss, and absent in the encoded map
+
+
+@dataclass
+class BevSegmenterOutput(MapSegmenterOutput):
+    """Maps of non-exclusive layers, ``(B, K, X, Y)``, rows along LiDAR x, columns along y.
+
+    Attributes:
+        probabilities: probability of each layer in each cell.
+        losses: training loss of each layer ``(K,)``.
+        uncertainty: the configured kind for each layer and cell ``(B, K, X, Y)`` in [0, 1], as are all ``uncertainties``.
+    """
+
+    probabilities: Tensor | None = None
+    losses: Tensor | None = None
+
+
+class MultiLabelReadout(Readout):
+    """Non-exclusive layers, each with its own probability and its own uncertainty.
+
+    Probabilities are what is averaged, over samples and (with ``average="steps"``) over steps, as in the published model.
+    """
+
+    threshold = 0.5  # a layer is present above it
+
+    def _flips(self, before: Tensor, after: Tensor) -> Tensor:
+        return (before.sigmoid() > self.threshold) != (after.sigmoid() > self.threshold)  # what the codec would feed back
+
+    def _accumulate(self, value: Tensor, rows: Tensor) -> None:
+        if self.average == "last" and self.ensemble_size > 1:
+            return  # the members are the last step's samples
+        probabilities = value.sigmoid()
+        self._add("p", probabilities.mean(1), rows)
+        self._add("p2", probabilities.square().mean(1), rows)
+        self._add("h", _binary_entropy(probabilities).mean(1), rows)
+
+    def result(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits, or with ``average="steps"`` the log of averaged probabilities, and uncertainties, all ``(B, K, h, w)``."""
+        assert self.last is not None
+        if "p" in self._sums:
+            mean, square, member_entropy = self._per_step("p"), self._per_step("p2"), self._per_step("h")
+        else:
+            members = self.last.sigmoid()
+            mean, square, member_entropy = members.mean(1), members.square().mean(1), _binary_entropy(members).mean(1)
+        if self.average == "steps":
+            prediction, probabilities = mean.clamp(min=torch.finfo(mean.dtype).tiny).log(), mean
+        else:
+            probabilities = self.last.sigmoid().mean(1)
+            prediction = self.last[:, 0] if self.ensemble_size == 1 else torch.logit(probabilities, eps=1e-7)
+        kinds = self._step_flip()
+        kinds["entropy"] = _binary_entropy(probabilities)
+        if self.ensemble_size > 1 or int(self.num_steps.max()) > 1:
+            # A probability's variance is at most 1/4.
+            kinds["sample_variance"] = (4 * (square - mean.square())).clamp(0, 1)
+            kinds["mutual_information"] = (_binary_entropy(mean) - member_entropy).clamp(0, 1)
+        return prediction, kinds
+
+
+class Noise2MapForBevSegmentation(MapModel):
+    """DDP for bird's-eye-view maps: layers by denoising encoded layers, from cameras, LiDAR or both.
+
+    Diffusion runs on the grid of the features (128 x 128 cells of 0.8 m in the published model), the decoder's layers and the map
+    on another (200 x 200 cells of 0.5 m). Between them the encoded map is resized by nearest neighbour without regard to the
+    slightly different ranges, as in the published model: training and sampling do the same.
+    """
+
+    config_class = Noise2MapBevConfig
+    config: Noise2MapBevConfig
+    task = "bev"
+    readout_class = MultiLabelReadout
+    default_uncertainty = "entropy"
+    codec: MultiLabelCodec
+    encoder: BevEncoder
+
+    def __init__(self, config: Noise2MapBevConfig) -> None:
+        """Builds the model with fresh weights.
+
+        Raises:
+            ValueError: if the configuration has an impossible value.
+        """
+        codec = MultiLabelCodec(config.num_labels, config.hidden_size, config.map_scale)
+        resample = GridTransform(config.grid[:2], config.map_grid)
+        decoder = MapDecoder(config, codec.channels, config.feature_channels, resample)
+        super().__init__(config, codec, SegmentationHead(config), BevEncoder(config), decoder)
+        self.post_init()
+
+    # ---- encode ------------------------------------------------------------------------------------------------------
+
+    def encode_image(
+        self, pixel_values: Tensor | None, rig: CameraRig | None = None, points: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """Runs the encoder on the sensors of a batch.
+
+        Args:
+            pixel_values: normalised images ``(B, N, 3, H, W)``.
+            rig: their cameras.
+            points: a point cloud for each sample ``(P_i, F)``: x, y, z in metres, intensity, age in seconds.
+
+        Returns:
+            Features ``(B, C, X, Y)``.
+
+        Raises:
+            ValueError: if a sensor is missing or its data cannot be used.
+        """
+        if pixel_values is not None:
+            pixel_values = pixel_values.to(self.dtype)
+        return self.encoder(pixel_values, rig, points)
+
+    def encode_sensors(
+        self,
+        pixel_values: Tensor | None = None,
+        intrinsics: Tensor | None = None,
+        camera_to_lidar: Tensor | None = None,
+        image_augmentation: Tensor | None = None,
+        lidar_augmentation: Tensor | None = None,
+        points: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        """`encode_image` for the tensors of a batch as the processor makes it; see `forward` for them.
+
+        Returns:
+            Features ``(B, C, X, Y)``.
+
+        Raises:
+            ValueError: if a sensor is missing or its data cannot be used.
+        """
+        rig = None
+        if camera_to_lidar is not None and intrinsics is not None:
+            rig = CameraRig.create(intrinsics, camera_to_lidar, image_augmentation, lidar_augmentation)
+        return self.encode_image(pixel_values, rig, points)
+
+    def decode_map(self, features: Tensor, *args: Any, **kwargs: Any) -> BevSegmenterOutput:
+        """Denoises a map, given features; the arguments are those of `MapModel.decode_map`.
+
+        Raises:
+            ValueError: for features of another size, an impossible dial, or noise of another shape.
+        """
+        expected = (self.config.feature_channels, *self.config.feature_size)
+        if features.ndim != 4 or tuple(features.shape[1:]) != expected:
+            raise ValueError(f"features have shape {tuple(features.shape)}; expected (B, C, X, Y) = (B, {str(expected)[1:]}")
+        return super().decode_map(features, *args, **kwargs)
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        intrinsics: Tensor | None = None,
+        camera_to_lidar: Tensor | None = None,
+        image_augmentation: Tensor | None = None,
+        lidar_augmentation: Tensor | None = None,
+        points: Sequence[Tensor] | None = None,
+        labels: Tensor | None = None,
+        num_inference_steps: int | str | None = None,
+        ensemble_size: int | None = None,
+        average: str | None = None,
+        sampler: str | None = None,
+        noise: Tensor | None = None,
+        timesteps: Tensor | None = None,
+        generator: Generators = None,
+        output_uncertainty: bool = False,
+        output_steps: bool = False,
+        **kwargs: Any,
+    ) -> BevSegmenterOutput:
+        """Training loss if labels are given, else a sampled map.
+
+        Args:
+            pixel_values: normalised images ``(B, N, 3, H, W)``.
+            intrinsics: see `CameraRig`, likewise the next three; ``(B, N, 3, 3)`` or ``(B, N, 4, 4)``.
+            camera_to_lidar: ``(B, N, 4, 4)``.
+            image_augmentation: ``(B, N, 4, 4)``; the identity if not given.
+            lidar_augmentation: ``(B, 4, 4)``; the identity if not given.
+            points: a point cloud for each sample ``(P_i, F)``.
+            labels: layers ``(B, K, X, Y)``, integers: 0, 1, or 255 where nobody knows.
+            num_inference_steps: see `MapModel.decode_map`, likewise the next three.
+            ensemble_size: noise samples for each map.
+            average: ``"last"`` or ``"steps"``.
+            sampler: ``"ddim"`` or ``"ddpm"``.
+            noise: ``(B, R, C, X, Y)`` for sampling, ``(B, C, X, Y)`` for training; drawn if not given.
+            timesteps: training times ``(B,)``; drawn uniformly if not given.
+            generator: one, or a list with one for each sample.
+            output_uncertainty: require ``uncertainty`` to be defined.
+            output_steps: return the list of `Step`.
+            **kwargs: ignored keywords that transformers passes.
+
+        Returns:
+            `BevSegmenterOutput`.
+
+        Raises:
+            ValueError: for inputs, labels, noise or dials that cannot work.
+        """
+        if labels is not None:
+            self.check_labels(labels, points if pixel_values is None else pixel_values)
+        features = self.encode_sensors(pixel_values, intrinsics, camera_to_lidar, image_augmentation, lidar_augmentation, points)
+        if labels is not None:
+            return self._train_on(features, labels, noise, timesteps, generator)
+        out = self.decode_map(features, num_inference_steps, ensemble_size, average, sampler, noise, generator, output_steps)
+        if output_uncertainty:
+            self._require_uncertainty(out)
+        return out
+
+    # ---- the parts of the task -----------------------------------------------------------------------------------------
+
+    def check_labels(self, labels: Tensor, pixel_values: Any) -> None:
+        """See `MapModel.check_labels`."""
+        x, y = self.config.map_grid
+        expected = (len(pixel_values) if pixel_values is not None else "B", self.config.num_labels, x.count, y.count)
+        if tuple(labels.shape) != expected:
+            raise ValueError(f"labels have shape {tuple(labels.shape)}; expected {expected}: a mask for each layer")
+        if labels.is_floating_point() or not bool(((labels == 0) | (labels == 1) | (labels == UNKNOWN)).all()):
+            raise ValueError(
+                f"labels are {labels.dtype} up to {labels.max().item()}; expected integers 0, 1 or {UNKNOWN} (unknown)"
+            )
+
+    def encode_labels(self, labels: Tensor, size: tuple[int, int]) -> Tensor:
+        """See `MapModel.encode_labels`."""
+        present = (labels == 1).float()
+        return self.codec.encode(functional.interpolate(present, size=size, mode="nearest").long())
+
+    def prediction_encoder(self) -> Callable[[Tensor], Tensor]:
+        """See `MapModel.prediction_encoder`."""
+
+        def encode(prediction: Tensor) -> Tensor:
+            present = (prediction.sigmoid() > self.codec.threshold).float()
+            return self.codec.encode(functional.interpolate(present, size=self.config.feature_size, mode="nearest").long())
+
+        return encode
+
+    def expected_signal(self, prediction: Tensor) -> Tensor:
+        """See `MapModel.expected_signal`."""
+        # Expected row of each layer, in place of the row of its most likely state.
+        chance = functional.interpolate(prediction.sigmoid(), size=self.config.feature_size, mode="nearest")
+        table = self.codec.embedding.weight.detach()
+        mean = table[0] + chance.movedim(1, -1) @ (table[1:] - table[:1]) / self.codec.num_labels
+        return ((mean.sigmoid() * 2 - 1) * self.codec.scale).movedim(-1, 1)
+
+    def loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
+        """See `MapModel.loss`."""
+        return multilabel_focal_loss(prediction, labels, self.config.focal_gamma, UNKNOWN).sum()
+
+    def make_output(
+        self, prediction: Tensor, size: tuple[int, int] | None = None, log_probabilities: bool | None = None, **fields: Any
+    ) -> BevSegmenterOutput:
+        """See `MapModel.make_output`; the map has a grid of its own and is not resized."""
+        probabilities = prediction.exp() if log_probabilities else prediction.sigmoid()
+        flag = log_probabilities or None
+        return BevSegmenterOutput(logits=prediction, probabilities=probabilities, log_probabilities=flag, **fields)
+
+    # ---- initialisation ------------------------------------------------------------------------------------------------
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.BatchNorm1d):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+            init.zeros_(module.num_batches_tracked)
+        elif isinstance(module, SparseConv3d):
+            init.uniform_(module.weight, -module.bound, module.bound)
+        elif isinstance(module, CameraNeck):
+            for child in module.modules():
+                if isinstance(child, nn.Conv2d):
+                    init.kaiming_normal_(child.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, BevEncoder):
+            neck = set() if module.camera is None else set(module.camera.neck.modules()) | set(module.camera.backbone.modules())
+            for child in module.modules():
+                if isinstance(child, (nn.Conv2d, nn.ConvTranspose2d)) and child not in neck:
+                    init.kaiming_uniform_(child.weight, a=math.sqrt(5))  # torch's default
+
+
+def multilabel_focal_loss(logits: Tensor, layers: Tensor, gamma: float = 2.0, ignore_index: int = 255) -> Tensor:
+    """Focal loss of non-exclusive layers: for each, the mean of ``(1 - p_truth)^gamma`` times the cross entropy (Lin et al. 2017).
+
+    Args:
+        logits: ``(B, K, X, Y)``.
+        layers: ``(B, K, X, Y)``, 1 where the layer is present, 0 where not, ``ignore_index`` where nobody knows.
+        gamma: weight of the hard cells; 0 gives the cross entropy.
+        ignore_index: label without loss.
+
+    Returns:
+        One loss for each layer ``(K,)``; the published model adds them up.
+    """
+    known = layers != ignore_index
+    truth = (layers == 1).to(torch.promote_types(logits.dtype, torch.float32))
+    entropy = functional.binary_cross_entropy_with_logits(logits.to(truth.dtype), truth, reduction="none")
+    p_truth = torch.exp(-entropy)  # the cross entropy of a binary label is minus the log of its probability
+    loss = (1 - p_truth) ** gamma * entropy * known
+    return loss.sum(dim=(0, 2, 3)) / known.sum(dim=(0, 2, 3)).clamp(min=1)
+
+
+def _binary_entropy(probabilities: Tensor) -> Tensor:
+    """Entropy of a yes or no in bits, so that it lies in [0, 1]."""
+    other = 1 - probabilities
+    return -(torch.xlogy(probabilities, probabilities) + torch.xlogy(other, other)) / math.log(2)

@@ -1,0 +1,1 @@
+"""Fast formulations, each checked against a plain one."""

@@ -1,0 +1,173 @@
+"""Class maps: head, loss, aggregation, output and model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.modeling_outputs import SemanticSegmenterOutput
+
+from noise2map.codecs import CODECS
+from noise2map.diffusion.ensemble import entropy
+from noise2map.diffusion.sampling import Step
+from noise2map.models.aggregation import Readout
+from noise2map.models.configuration import Noise2MapConfig
+from noise2map.models.encoder import AuxiliaryHead
+from noise2map.models.map_model import MapModel, check_label_shape
+from noise2map.models.resizing import resize_logits
+
+
+class SegmentationHead(nn.Module):
+    """A linear classifier for each pixel."""
+
+    def __init__(self, config: Noise2MapConfig) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.temperature = float(config.temperature)
+
+    def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        """Tokens ``(N, h*w, C)`` -> logits ``(N, K, h, w)``, divided by the temperature, float32 or better."""
+        logits = self.classifier(tokens)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature
+        return logits.transpose(1, 2).unflatten(2, size)
+
+
+@dataclass
+class MapSegmenterOutput(SemanticSegmenterOutput):
+    """Segmentation output.
+
+    Attributes:
+        loss: training loss, if labels were given.
+        logits: ``(B, K, h, w)``; with ``average="steps"`` the log of the averaged probabilities.
+        uncertainty: the configured kind, ``(B, h, w)`` in [0, 1]; `None` where it is not defined.
+        uncertainties: every kind that is defined for the run, by name.
+        num_steps: decoder calls that each image took, ``(B,)``.
+        steps: the run's `Step` objects, if asked for; their tensors have the images' samples folded into the batch ``(B*R, ...)``.
+        log_probabilities: True where the logits are logarithms of averaged probabilities, which are resized as probabilities.
+    """
+
+    uncertainty: Tensor | None = None
+    uncertainties: dict[str, Tensor] | None = None
+    num_steps: Tensor | None = None
+    steps: list[Step] | None = field(default=None, repr=False)
+    log_probabilities: bool | None = None
+
+    @property
+    def prediction(self) -> Tensor:
+        """The map as ``(B, K, h, w)``, whatever the task."""
+        return self.logits
+
+
+class SegmentationReadout(Readout):
+    """Class maps. Result: logits, or the log of averaged probabilities with ``average="steps"``."""
+
+    def _flips(self, before: Tensor, after: Tensor) -> Tensor:
+        return before.argmax(2) != after.argmax(2)
+
+    def _accumulate(self, value: Tensor, rows: Tensor) -> None:
+        if self.average == "last" and self.ensemble_size > 1:
+            return  # the members are the last step's samples
+        probabilities = value.softmax(2)
+        self._add("p", probabilities.mean(1), rows)
+        self._add("p2", probabilities.square().mean(1), rows)
+        self._add("h", entropy(probabilities, dim=2).mean(1), rows)
+
+    def result(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits ``(B, K, h, w)`` and uncertainties; see the module's names in `Noise2MapConfig.uncertainty`."""
+        assert self.last is not None
+        if "p" in self._sums:
+            mean, square, member_entropy = self._per_step("p"), self._per_step("p2"), self._per_step("h")
+        else:
+            members = self.last.softmax(2)
+            mean, square, member_entropy = members.mean(1), members.square().mean(1), entropy(members, dim=2).mean(1)
+        if self.average == "steps":
+            logits = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
+        else:
+            logits = self.last.mean(1)
+        kinds = self._step_flip()
+        kinds["entropy"] = entropy(logits.softmax(1))
+        if self.ensemble_size > 1 or int(self.num_steps.max()) > 1:
+            kinds["sample_variance"] = (square - mean.square()).clamp(min=0).sum(1).clamp(max=1)
+            kinds["mutual_information"] = (entropy(mean) - member_entropy).clamp(0, 1)
+        return logits, kinds
+
+
+class Noise2MapForSemanticSegmentation(MapModel):
+    """DDP for semantic segmentation: class maps by denoising encoded labels."""
+
+    task = "segmentation"
+    readout_class = SegmentationReadout
+    default_uncertainty = "entropy"
+
+    def __init__(self, config: Noise2MapConfig) -> None:
+        """Builds the model with fresh weights.
+
+        Raises:
+            ValueError: if the configuration has an impossible value.
+        """
+        kind = CODECS[config.map_encoding]
+        codec = kind.create(config.num_labels, config.hidden_size, config.map_scale, config.semantic_loss_ignore_index)
+        super().__init__(config, codec, SegmentationHead(config))
+        self.auxiliary_head = AuxiliaryHead(config) if config.use_auxiliary_head else None
+        self.post_init()
+
+    def check_labels(self, labels: Tensor, pixel_values: Tensor) -> None:
+        """See `MapModel.check_labels`."""
+        check_label_shape(labels, pixel_values)
+        self.codec.check(labels)
+
+    def encode_labels(self, labels: Tensor, size: tuple[int, int]) -> Tensor:
+        """See `MapModel.encode_labels`."""
+        small = functional.interpolate(labels.unsqueeze(1).float(), size=size, mode="nearest").squeeze(1).long()
+        return self.codec.encode(small)
+
+    def expected_signal(self, prediction: Tensor) -> Tensor:
+        """See `MapModel.expected_signal`."""
+        codes = self.codec.codes()[:-1].detach()
+        return (prediction.softmax(1).movedim(1, -1) @ codes).movedim(-1, 1)
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return segmentation_loss(logits, labels, self.config.semantic_loss_ignore_index, self.config.loss_average)
+
+    def loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
+        """See `MapModel.loss`."""
+        return self._cross_entropy(prediction, labels)
+
+    def auxiliary_loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """See `MapModel.auxiliary_loss`."""
+        if self.auxiliary_head is None:
+            return super().auxiliary_loss(features, labels)
+        return self.config.auxiliary_loss_weight * self._cross_entropy(self.auxiliary_head(features), labels)
+
+    def prediction_encoder(self) -> Callable[[Tensor], Tensor]:
+        """See `MapModel.prediction_encoder`."""
+        codes = self.codec.codes()  # the sigmoid of the table, once for a run
+        return lambda prediction: self.codec.encode_prediction(prediction, codes)
+
+    def make_output(
+        self, prediction: Tensor, size: tuple[int, int] | None = None, log_probabilities: bool | None = None, **fields: Any
+    ) -> MapSegmenterOutput:
+        """See `MapModel.make_output`."""
+        if size is not None:
+            prediction = resize_logits(prediction, size, log_probabilities=bool(log_probabilities))
+        return MapSegmenterOutput(logits=prediction, log_probabilities=log_probabilities or None, **fields)
+
+
+def segmentation_loss(logits: Tensor, labels: Tensor, ignore_index: int = 255, average: str = "all") -> Tensor:
+    """Cross entropy of logits resized bilinearly to the labels.
+
+    Args:
+        logits: ``(B, K, h, w)``.
+        labels: class ids ``(B, H, W)``, integers.
+        ignore_index: label without loss.
+        average: ``"all"`` divides by the number of all pixels, as the published code does; ``"valid"`` by that of labelled ones.
+
+    Returns:
+        Scalar.
+    """
+    logits = functional.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
+    total = functional.cross_entropy(logits, labels.long(), ignore_index=ignore_index, reduction="sum")
+    count = labels.numel() if average == "all" else int((labels != ignore_index).sum())
+    return total / max(count, 1)

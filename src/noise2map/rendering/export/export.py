@@ -1,0 +1,139 @@
+"""One export: from rendered or shipped frames to a folder that appears whole or not at all."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from noise2map.data.freedoom import FreedoomDataset, load_samples
+from noise2map.data.freedoom.catalog import DEFAULT_GAIN
+from noise2map.data.freedoom.shipped import SAMPLES_ROOT
+from noise2map.rendering.export.layouts import LAYOUTS
+from noise2map.rendering.export.writer import FrameWriter
+from noise2map.runs.files import write_text, writing_directory
+
+SAMPLES = "samples"
+
+_LICENCE = "LICENSE.freedoom"
+
+
+@dataclass
+class ExportReport:
+    """What an export wrote; also in ``export.json`` of the folder.
+
+    Attributes:
+        layout: Name of the layout.
+        frames: Frames by split, as the layout calls it.
+        lost_pixels: Pixels with depth that the format cannot hold, stored as "not known".
+        classes: Freedoom class to class of the data set.
+        ids: Id in the data set to Freedoom id.
+    """
+
+    layout: str
+    frames: dict[str, int] = field(default_factory=dict)
+    lost_pixels: int = 0
+    classes: dict[str, str] = field(default_factory=dict)
+    ids: dict[str, str] = field(default_factory=dict)
+
+
+def open_source(source: str | Path, evaluation: str = "test", gain: float = DEFAULT_GAIN) -> list[FreedoomDataset | None]:
+    """The training and the evaluation frames to export.
+
+    Args:
+        source: ``"samples"`` (shipped), a folder of rendered splits (``train``, ``val``, ``test``), or one rendered split.
+        evaluation: Which Freedoom split the evaluation split is made of, ``"test"`` or ``"val"``.
+        gain: How much images are brightened, see :func:`noise2map.data.freedoom.brighten`.
+
+    Returns:
+        Training and evaluation frames, None for what there is not.
+
+    Raises:
+        FileNotFoundError: If the source holds no rendered split.
+        ValueError: If the evaluation split is unknown.
+    """
+    if evaluation not in ("test", "val"):
+        raise ValueError(f"the evaluation split is made of 'test' or 'val', got {evaluation!r}")
+    if str(source) == SAMPLES:
+        return [load_samples("train", "both", gain=gain), load_samples(evaluation, "both", gain=gain)]
+    root = Path(source)
+    if (root / "dataset.json").is_file():
+        only = FreedoomDataset(root, "both", gain=gain)
+        return [only, None] if only.split == "train" else [None, only]
+    found = [root / name if (root / name / "dataset.json").is_file() else None for name in ("train", evaluation)]
+    if not any(found):
+        raise FileNotFoundError(
+            f"{root} holds no rendered split (train or {evaluation}); make one with: noise2map data freedoom --out {root / 'train'}"
+        )
+    return [None if folder is None else FreedoomDataset(folder, "both", gain=gain) for folder in found]
+
+
+def export_frames(
+    layout: str,
+    source: str | Path,
+    out: str | Path,
+    evaluation: str = "test",
+    gain: float = DEFAULT_GAIN,
+    limit: int | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> ExportReport:
+    """Write Freedoom frames in the layout of a public data set.
+
+    The folder is put together beside ``out`` and renamed at the end: an export that is killed, or runs out of disk,
+    leaves no ``out``.
+
+    Args:
+        layout: A key of ``LAYOUTS``.
+        source: See :func:`open_source`.
+        out: The folder to make; it must not be there, or be empty.
+        evaluation: See :func:`open_source`.
+        gain: See :func:`open_source`.
+        limit: At most this many frames of each split.
+        progress: Called with the number of frames written and to be written.
+
+    Raises:
+        FileExistsError: If ``out`` holds anything.
+        ImportError: If the layout needs a package that is not installed.
+        OSError: If the source is missing or a file cannot be written.
+        ValueError: If an argument is unknown or out of range.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; expected at least 1, or None for all frames")
+    out = Path(out).absolute()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} is not empty; an export makes a folder of its own")
+    frames = open_source(source, evaluation, gain)
+    with writing_directory(out, replace=False) as temporary:
+        writer = LAYOUTS[layout](temporary)
+        try:
+            report = _write_all(writer, layout, frames, limit, progress)
+        finally:
+            writer.close()
+        shutil.copyfile(SAMPLES_ROOT / _LICENCE, temporary / _LICENCE)
+        description: dict[str, Any] = {**report.__dict__, "source": str(source), "gain": gain}
+        write_text(temporary / "export.json", json.dumps(description, indent=1) + "\n")
+    return report
+
+
+def _write_all(
+    writer: FrameWriter,
+    layout: str,
+    frames: list[FreedoomDataset | None],
+    limit: int | None,
+    progress: Callable[[int, int], object],
+) -> ExportReport:
+    report = ExportReport(layout, classes=dict(writer.classes))
+    counts = [0 if data is None else min(len(data), limit or len(data)) for data in frames]
+    for split, data, count in zip(writer.splits, frames, counts):
+        for number in range(count):
+            assert data is not None
+            sample = data[number]
+            report.ids[writer.write(split, number, sample, data.records[number])] = sample["id"]
+            report.frames[split] = number + 1
+            progress(len(report.ids), sum(counts))
+    writer.finish()
+    report.lost_pixels = writer.lost_pixels
+    return report

@@ -1,0 +1,156 @@
+"""Joins what the engine shows and what the geometry knows into labelled frames, and picks the views worth keeping."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from noise2map.data.freedoom import catalog
+from noise2map.data.freedoom.format import CENTIMETRES, file_of, frame_id
+from noise2map.rendering.engine import Engine, Observation
+from noise2map.rendering.level import STEP_HEIGHT, Level
+from noise2map.rendering.raycast import CEILING, FLOOR, LOWER, NOTHING, SKY, UPPER, WALL, Camera, Pose, Surfaces, cast
+from noise2map.runs.files import write_file
+
+# The engine's depth buffer counts steps of 7.16 map units, from 1.2 steps for walls and 1.93 for planes.
+_DEPTH_STEP = 7.16
+
+_WALL_BIAS, _PLANE_BIAS = 1.2, 1.9
+
+_DEPTH_TOLERANCE, _DEPTH_TOLERANCE_SHARE = 16.0, 0.03
+
+_MIN_MEDIAN_DEPTH_M = 3.0
+
+_MAX_IGNORED = 0.1
+
+_MAX_ONE_CLASS = 0.9
+
+_MIN_MEAN_VALUE = 14.0
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One labelled view; ``colour`` and ``labels`` are ``(H, W)`` uint8, ``depth_m`` is ``(H, W)`` float32.
+
+    Attributes:
+        pose: Camera pose, map units.
+        colour: Index into the game's palette.
+        labels: Ten-class ids, 255 where geometry and engine disagree.
+        depth_m: Depth along the horizontal optical axis in metres; infinite for sky.
+        gore: Whether corpses or gibs are in view.
+    """
+
+    pose: Pose
+    colour: np.ndarray
+    labels: np.ndarray
+    depth_m: np.ndarray
+    gore: bool
+
+
+def surface_labels(level: Level, surfaces: Surfaces) -> np.ndarray:
+    """Ten-class ids ``(H, W)`` uint8 of floors, walls and sky; 255 where a ray met nothing."""
+    kind, sector, line = surfaces.kind, np.maximum(surfaces.sector, 0), np.maximum(surfaces.line, 0)
+    front, back = level.front[line], np.maximum(level.back[line], 0)
+    behind = np.where(front == sector, back, front)
+    labels = np.full(kind.shape, catalog.IGNORE, np.uint8)
+    labels[kind == FLOOR] = catalog.FLOOR
+    labels[(kind == FLOOR) & level.liquid[sector]] = catalog.LIQUID
+    labels[kind == CEILING] = catalog.CEILING
+    labels[kind == SKY] = catalog.SKY
+    labels[(kind == WALL) | (kind == UPPER) | (kind == LOWER)] = catalog.WALL
+    labels[(kind == UPPER) & level.door[behind]] = catalog.DOOR
+    labels[(kind == LOWER) & (np.abs(level.floor[behind] - level.floor[sector]) <= STEP_HEIGHT)] = catalog.STEP
+    return labels
+
+
+def disagreement(surfaces: Surfaces, view: Observation, height: int) -> np.ndarray:
+    """Pixels, ``(H, W)`` bool, where the engine's buffers contradict the geometry: see-through textures, edges that it
+    rounds the other way, tricks of the map's author. Objects are not counted.
+
+    The engine clips the depth of walls (not of planes) at ``255 * H / 480`` steps, so far walls are not compared.
+    """
+    plane = surfaces.kind <= CEILING
+    steps = view.depth.astype(np.float32)
+    clip = int(255 * min(1.0, height / 480)) - 1
+    comparable = (view.labels <= 1) & (surfaces.kind != SKY) & (steps < clip)
+    engine_depth = (steps + np.where(plane, _PLANE_BIAS, _WALL_BIAS)) * _DEPTH_STEP
+    wrong_depth = np.abs(engine_depth - surfaces.depth) > _DEPTH_TOLERANCE + _DEPTH_TOLERANCE_SHARE * surfaces.depth
+    wrong_kind = (view.labels <= 1) & ((view.labels == 1) != plane)
+    return (comparable & wrong_depth) | wrong_kind | (surfaces.kind == NOTHING)
+
+
+def label_view(level: Level, view: Observation, camera: Camera) -> Frame:
+    """Depth and classes of a view: surfaces from the geometry, objects from the engine."""
+    surfaces = cast(level, view.pose, camera)
+    labels = surface_labels(level, surfaces)
+    labels[disagreement(surfaces, view, camera.height)] = catalog.IGNORE
+    depth = surfaces.depth
+    cos, sin = np.cos(np.deg2rad(view.pose.yaw_deg)), np.sin(np.deg2rad(view.pose.yaw_deg))
+    for seen in view.objects:
+        mask = view.labels == seen.mark
+        labels[mask] = catalog.OBJECT_CLASS.get(seen.category, catalog.DECOR)
+        depth[mask] = max((seen.x - view.pose.x) * cos + (seen.y - view.pose.y) * sin, 1.0)
+    gore = any(seen.category in catalog.GORE_CATEGORIES for seen in view.objects)
+    return Frame(view.pose, view.colour, labels, depth / catalog.UNITS_PER_METRE, gore)
+
+
+def worth_keeping(frame: Frame, palette: np.ndarray) -> bool:
+    """Whether a view is neither dull (a wall before the nose, one class all over), nor dark, nor badly labelled."""
+    counts = np.bincount(frame.labels.reshape(-1), minlength=256) / frame.labels.size
+    if counts[catalog.IGNORE] > _MAX_IGNORED or counts[:10].max() > _MAX_ONE_CLASS:
+        return False
+    if np.median(frame.depth_m) < _MIN_MEDIAN_DEPTH_M:
+        return False
+    return float(palette.mean(-1)[frame.colour].mean()) >= _MIN_MEAN_VALUE
+
+
+def draw_frame(level: Level, engine: Engine, rng: np.random.Generator, keep_gore: bool) -> Frame:
+    """The next view worth keeping, from random viewpoints of the level."""
+    while True:
+        x, y = level.draw_viewpoint(rng)
+        view = engine.look_from(x, y, rng.uniform(-180, 180))
+        if view is None:
+            continue
+        frame = label_view(level, view, engine.camera)
+        if (keep_gore or not frame.gore) and worth_keeping(frame, engine.palette):
+            return frame
+
+
+_MAX_CENTIMETRES = 65535
+
+
+def make_record(frame: Frame, split: str, index: int, map_name: str, camera: Camera) -> dict[str, Any]:
+    """The JSON line of a frame."""
+    position = (frame.pose.x, frame.pose.y, frame.pose.z)
+    return {
+        "index": index,
+        "id": frame_id(split, index),
+        "map": map_name,
+        "position_m": [round(value / catalog.UNITS_PER_METRE, 6) for value in position],
+        "yaw_deg": round(frame.pose.yaw_deg, 4),
+        "pitch_deg": round(frame.pose.pitch_deg, 4),
+        "intrinsics": [round(value, 6) for value in camera.intrinsics],
+        "classes": [int(value) for value in np.unique(frame.labels) if value != catalog.IGNORE],
+        "gore": frame.gore,
+    }
+
+
+def depth_to_centimetres(depth_m: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Depth in metres to what the file holds, uint16 centimetres; 0 where it is infinite or not ``known``."""
+    finite = np.where(np.isfinite(depth_m) & known, depth_m, 0.0)
+    return np.clip(np.rint(finite * CENTIMETRES), 0, _MAX_CENTIMETRES).astype(np.uint16)
+
+
+def write_frame(root: Path, index: int, frame: Frame, palette: np.ndarray) -> None:
+    """Write the three files of a frame, each all or nothing."""
+    image = Image.fromarray(frame.colour)  # mode L of palette indices
+    image.putpalette(palette.tobytes())
+    labels = Image.fromarray(frame.labels)
+    colours = np.zeros((256, 3), np.uint8)
+    colours[:10] = catalog.class_palette(10)
+    labels.putpalette(colours.tobytes())
+    depth = Image.fromarray(depth_to_centimetres(frame.depth_m, frame.labels != catalog.IGNORE))
+    for part, picture in (("image", image), ("depth", depth), ("labels", labels)):
+        write_file(file_of(root, part, index), lambda file, picture=picture: picture.save(file, "PNG"))

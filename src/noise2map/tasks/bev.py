@@ -1,0 +1,158 @@
+"""Bird's-eye-view maps: data sets, extent and scorer."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noise2map.data.freedoom.surround import FreedoomSurroundDataset
+from noise2map.data.nuscenes import NuScenesDataset
+from noise2map.data.opening import BEV_DATA_SETS
+from noise2map.metrics import BEV_THRESHOLDS, ExpectedCalibrationError, bev_counts, bev_scores
+from noise2map.models.bev import Noise2MapBevConfig
+from noise2map.tasks.base import Scorer, sort_rows
+
+UNKNOWN = 255
+
+_LEAST = 1e-7
+
+
+class BevScorer(Scorer):
+    """IoU at the best of seven thresholds and at 0.5, calibration, and every kind of uncertainty against the wrong cells.
+
+    A cell counts once for each layer: calibration and uncertainty are those of K yes-or-no questions.
+
+    Args:
+        id2label: The layers.
+        device: Where scores are computed.
+    """
+
+    statistics = ("mIoU_max", "mIoU_50")
+    error_kind = "binary"
+
+    def __init__(self, id2label: Mapping[int, str], device: torch.device) -> None:
+        super().__init__(device)
+        self.id2label = dict(id2label)
+        self.counts: list[Tensor] = []
+        self.calibration = ExpectedCalibrationError().to(device)
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # cells, Brier scores, negative log likelihoods
+
+    def update(
+        self, output: Any, average: str, processed: tuple[int, int], indices: Sequence[int], truths: Sequence[Tensor]
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            output: What `decode_map` gave for B samples.
+            average: Not used: the output has probabilities of its own.
+            processed: Not used: maps have a grid of their own.
+            indices: Place of each sample in the data set.
+            truths: True layers `(K, X, Y)` of each sample, 0, 1 or 255.
+
+        Raises:
+            ValueError: If probabilities are not finite, or shapes differ.
+        """
+        probabilities = output.probabilities.float().to(self.device)
+        if not bool(torch.isfinite(probabilities).all()):
+            raise ValueError("probabilities hold NaN or infinite values")
+        truth = torch.stack(list(truths)).to(self.device)
+        self.order += list(indices)
+        self.steps += output.num_steps.tolist()
+        self.counts.append(bev_counts(probabilities, truth, BEV_THRESHOLDS, UNKNOWN).cpu())
+        known, present = truth != UNKNOWN, truth == 1
+        wrong = (probabilities >= 0.5) != present
+        confidence = torch.maximum(probabilities, 1 - probabilities)
+        self.calibration.update(_flat(confidence), _flat(~wrong), _flat(known))
+        of_truth = torch.where(present, probabilities, 1 - probabilities).double()[known]
+        brier, likelihood = (1 - of_truth).square().sum(), -of_truth.clamp_min(_LEAST).log().sum()
+        self.sums += torch.stack([known.sum().double(), brier, likelihood])
+        # What every classifier has for nothing: the one to beat.
+        kinds = {"least_confidence": (2 - 2 * confidence).clamp(0, 1), **(output.uncertainties or {})}
+        maps = {name: _flat(value.float().clamp(0, 1).to(self.device)) for name, value in kinds.items()}
+        self._score_uncertainties(maps, _flat(wrong), _flat(wrong), _flat(known), list(indices))
+
+    def scores(self) -> dict[str, float]:
+        """`mIoU_max`, `mIoU_50`, `ece`, `adaptive_ece`, `mce`, `mean_confidence`, `brier`, `nll`."""
+        found = {name: float(value) for name, value in self._totals().items() if value.ndim == 0}
+        found |= {name: float(value) for name, value in self.calibration.compute().items()}
+        found["cell_accuracy"] = found.pop("accuracy")
+        cells, brier, likelihood = self.sums.tolist()
+        return found | {"brier": brier / max(cells, 1), "nll": likelihood / max(cells, 1)}
+
+    def _totals(self) -> dict[str, Tensor]:
+        return bev_scores(torch.cat(self.counts).sum(0))
+
+    def image_rows(self) -> Tensor:
+        """Counts `(N, 3, thresholds, K)`."""
+        return sort_rows(torch.cat(self.counts), self.order)
+
+    def statistic(self) -> Callable[[Tensor], Tensor]:
+        """Both scores of the samples together."""
+
+        def scores_of(counts: Tensor) -> Tensor:
+            scores = bev_scores(counts.sum(0))
+            return torch.stack([scores[name] for name in self.statistics])
+
+        return scores_of
+
+    def image_scores(self) -> dict[str, Tensor]:
+        """Both scores of every sample on its own; a layer that is neither there nor predicted counts as 0."""
+        scores = bev_scores(self.image_rows())
+        return {name: scores[name] for name in self.statistics}
+
+    def extras(self) -> dict[str, Any]:
+        """IoU of each layer: the best, at which threshold, and at 0.5."""
+        totals, diagram = self._totals(), self.calibration.reliability()
+        layers = {}
+        for index, name in self.id2label.items():
+            column = totals["IoU"][:, index]
+            best = {"IoU_max": float(column.max()), "threshold": BEV_THRESHOLDS[int(column.argmax())]}
+            layers[name] = {**best, "IoU_50": float(totals["IoU_50"][index])}
+        return {"layers": layers, "reliability": {name: value.tolist() for name, value in diagram.items()}}
+
+
+def _flat(maps: Tensor) -> Tensor:
+    """`(B, K, X, Y)` as maps `(B, K X, Y)`."""
+    return maps.flatten(1, 2)
+
+
+def open_bev_dataset(name: str, root: str | Path | None, split: str, model: Any, processor: Any) -> Any:
+    """A split of a data set as a model needs it: its sensors, its sweeps, its grid of the map.
+
+    Raises:
+        OSError: If files are missing.
+        ValueError: If the name is unknown, the root is missing, or the split holds nothing.
+    """
+    if name not in BEV_DATA_SETS:
+        raise ValueError(f"dataset must be one of {', '.join(BEV_DATA_SETS)} for a model for bird's-eye-view maps, got {name!r}")
+    if root is None:
+        raise ValueError(f"dataset {name!r} needs the folder of the data (--root)")
+    return bev_data_set(name, str(root), split, processor.sweeps, model.config)
+
+
+def bev_data_set(name: str, root: str, split: str, sweeps: int, config: Noise2MapBevConfig) -> NuScenesDataset:
+    """A split of a data set, its map on the grid of the model.
+
+    Raises:
+        OSError: if files are missing.
+        ValueError: if the split has no sample, or the map's grid is not centred on the car.
+    """
+    options = {"sensors": tuple(config.sensors), "sweeps": sweeps, **map_extent(config)}
+    if name == "freedoom-surround":
+        return FreedoomSurroundDataset(root, split, **options)
+    return NuScenesDataset(root, split, **options)
+
+
+def map_extent(config: Noise2MapBevConfig) -> dict[str, Any]:
+    """Size in metres and in cells of a model's map.
+
+    Raises:
+        ValueError: if the map is not centred on the car, where data sets draw it.
+    """
+    grid = config.map_grid
+    for name, axis in zip(("map_x_bounds", "map_y_bounds"), grid):
+        if abs(axis.lower + axis.upper) > 1e-6:
+            raise ValueError(f"{name} is {list(axis)!r}; expected a range around 0, where the map is drawn")
+    return {"size_m": tuple(axis.upper - axis.lower for axis in grid), "canvas": tuple(axis.count for axis in grid)}

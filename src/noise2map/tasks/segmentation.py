@@ -1,0 +1,115 @@
+"""Class maps: their scorer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noise2map.metrics import ExpectedCalibrationError, ProbabilityScores, SegmentationScores, fit_temperature, segmentation_scores
+from noise2map.tasks.base import ImageScorer, as_floats, resize_bilinear, sort_rows
+
+_TEMPERATURE_FLOATS = 8 * 2**20
+
+
+class SegmentationScorer(ImageScorer):
+    """mIoU, accuracies, calibration, and every kind of uncertainty against the wrong pixels.
+
+    Args:
+        id2label: The classes.
+        ignore_index: True label of the pixels that do not count.
+        device: Where scores are computed.
+        temperature_images: If not 0, the number of images to come: keep logits of some pixels of each and fit a
+            temperature.
+        temperature: The temperature that is already in the logits.
+    """
+
+    statistics = ("mIoU", "aAcc", "mAcc")
+    error_kind = "binary"
+
+    def __init__(
+        self,
+        id2label: dict[int, str],
+        ignore_index: int,
+        device: torch.device,
+        temperature_images: int = 0,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__(device)
+        self.id2label, self.ignore_index = id2label, ignore_index
+        self.maps = SegmentationScores(len(id2label), ignore_index).to(device)
+        self.calibration = ExpectedCalibrationError().to(device)
+        self.probabilities = ProbabilityScores(ignore_index).to(device)
+        self.pixels, self.temperature = 0, temperature
+        if temperature_images:
+            self.pixels = max(16, min(2048, _TEMPERATURE_FLOATS // (temperature_images * len(id2label))))
+        self._kept: list[tuple[Tensor, Tensor]] = []
+
+    def _channels(self, output: Any) -> int:
+        return output.logits.shape[1]
+
+    def _prediction(self, output: Any, part: list[int], average: str, processed: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        logits = output.logits[part].float()
+        if average == "steps":  # averaged probabilities are resized as probabilities
+            smallest = torch.finfo(logits.dtype).tiny
+            return resize_bilinear(logits.exp(), processed, size).clamp_min(smallest).log().to(self.device)
+        return resize_bilinear(logits, processed, size).to(self.device)
+
+    def _update(self, prediction: Tensor, truth: Tensor, kinds: dict[str, Tensor], indices: list[int]) -> None:
+        probabilities = prediction.softmax(1)
+        confidence, labels = probabilities.max(1)
+        known = truth != self.ignore_index
+        wrong = labels != truth
+        self.maps.update(labels, truth)
+        self.calibration.update(confidence, ~wrong, known)
+        self.probabilities.update(probabilities, truth)
+        # What every classifier has for nothing: the one to beat.
+        kinds = {"least_confidence": (1 - confidence).clamp(0, 1), **kinds}
+        self._score_uncertainties(kinds, wrong, wrong, known, indices)
+        if self.pixels:
+            self._keep_pixels(prediction, truth, known, indices)
+
+    def _keep_pixels(self, logits: Tensor, truth: Tensor, known: Tensor, indices: list[int]) -> None:
+        for values, labels, mask, index in zip(logits.flatten(2), truth.flatten(1), known.flatten(1), indices):
+            places = mask.nonzero()[:, 0].cpu()
+            order = torch.randperm(len(places), generator=torch.Generator().manual_seed(index))[: self.pixels]
+            chosen = places[order].to(values.device)
+            self._kept.append((values[None, :, None, chosen].cpu(), labels[None, None, chosen].cpu()))
+
+    def fitted_temperature(self) -> float:
+        """The `config.temperature` that minimises the negative log likelihood of the images seen."""
+        ordered = [self._kept[i] for i in torch.tensor(self.order).argsort().tolist()]
+        logits, labels = [z for z, _ in ordered], [y for _, y in ordered]
+        return self.temperature * fit_temperature(logits, labels, self.ignore_index, self.pixels)
+
+    def scores(self) -> dict[str, float]:
+        """`mIoU`, `aAcc`, `mAcc`, `ece`, `adaptive_ece`, `mce`, `mean_confidence`, `brier`, `nll`."""
+        found = as_floats(self.maps.compute()) | as_floats(self.calibration.compute()) | as_floats(self.probabilities.compute())
+        found.pop("accuracy")  # the same as aAcc
+        if self.pixels:
+            found["fitted_temperature"] = self.fitted_temperature()
+        return found
+
+    def image_rows(self) -> Tensor:
+        """Counts `(N, 3, K)`."""
+        return sort_rows(self.maps.per_image().cpu(), self.order)
+
+    def statistic(self) -> Callable[[Tensor], Tensor]:
+        """mIoU, aAcc and mAcc of the images together."""
+
+        def scores_of(counts: Tensor) -> Tensor:
+            scores = segmentation_scores(counts.sum(0))
+            return torch.stack([scores[name] for name in self.statistics])
+
+        return scores_of
+
+    def image_scores(self) -> dict[str, Tensor]:
+        """mIoU, aAcc and mAcc of every image on its own."""
+        scores = segmentation_scores(self.image_rows())
+        return {name: scores[name] for name in self.statistics}
+
+    def extras(self) -> dict[str, Any]:
+        """IoU and accuracy of each class, and the reliability diagram."""
+        scores, diagram = self.maps.compute(), self.calibration.reliability()
+        classes = {self.id2label[k]: {"IoU": float(scores["IoU"][k]), "Acc": float(scores["Acc"][k])} for k in self.id2label}
+        return {"classes": classes, "reliability": {name: value.tolist() for name, value in diagram.items()}}

@@ -1,0 +1,1 @@
+"""Training of image generators, depth priors and depth predictors."""

@@ -1,0 +1,131 @@
+"""From a recipe of a generator or a depth prior to data sets, model and trainer."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from transformers import set_seed
+
+from noise2map.data.center_crop import DepthFolder, PictureFolder, SquareCrops
+from noise2map.data.freedoom import FreedoomDataset
+from noise2map.data.lsun import LsunDataset
+from noise2map.data.subsets import Subset
+from noise2map.data.transforms import HorizontalFlip
+from noise2map.guidance import DepthPrior
+from noise2map.guidance.depth_range import DepthRange
+from noise2map.training.generators.recipe import DenoisingRecipe
+from noise2map.training.generators.samples import DrawnSamplesCallback
+from noise2map.training.generators.trainer import DenoisingModel, DenoisingTrainer, DepthCollator, PictureCollator
+from noise2map.training.optimization import make_arguments, make_curve
+
+
+def make_pictures(recipe: DenoisingRecipe) -> tuple[SquareCrops, SquareCrops]:
+    """The training and the held-out pictures.
+
+    Raises:
+        OSError: if a directory is missing.
+        ValueError: if it holds no pictures, or too few to hold some out.
+    """
+    data = recipe.data
+    train = _open(recipe, data.train, "train")
+    if data.val is not None:
+        val = _open(recipe, data.val, "val")
+    else:
+        if len(train) < 2:
+            raise ValueError(f"{data.train} holds {len(train)} picture; expected at least 2, one of which is held out")
+        every = min(data.hold_out_every, len(train))
+        train, val = (
+            Subset(train, [index for index in range(len(train)) if index % every]),
+            Subset(train, list(range(0, len(train), every))),
+        )
+    return _squares(recipe, train), _squares(recipe, val)
+
+
+def _squares(recipe: DenoisingRecipe, dataset: Any) -> SquareCrops:
+    limit = recipe.data.limit
+    if limit is not None and limit < len(dataset):
+        dataset = Subset(dataset, list(range(limit)))
+    return SquareCrops(dataset, recipe.data.size, (recipe.model.target,))
+
+
+def _open(recipe: DenoisingRecipe, root: str, split: str) -> Any:
+    data = recipe.data
+    if data.name == "lsun":
+        return LsunDataset(root, data.category, split, data.limit)
+    if data.name == "folder":
+        return PictureFolder(root) if recipe.model.target == "image" else DepthFolder(root, data.depth_scale)
+    return FreedoomDataset(root, task=recipe.model.target)
+
+
+def make_denoising_model(recipe: DenoisingRecipe, intrinsics: Any = None) -> DenoisingModel:
+    """A fresh model from the seed, or that of ``model.init_from``.
+
+    Raises:
+        OSError: if ``init_from`` cannot be found.
+        ValueError: if it has another size or another kind than the recipe, or an argument of the U-Net is impossible.
+    """
+    model, size = recipe.model, recipe.data.size
+    channels = 3 if model.target == "image" else 1
+    set_seed(recipe.train.seed)
+    ranges = {
+        "min_depth": model.min_depth,
+        "max_depth": model.max_depth,
+        "depth_representation": model.depth_representation,
+    }
+    if model.init_from is not None:
+        return _start_from(recipe, model.init_from, intrinsics, ranges)
+    fields = {**model.unet, "in_channels": channels, "out_channels": channels, "sample_size": size}
+    try:
+        if model.target == "depth":
+            prior = DepthPrior(unet_config=fields, scheduler_config=model.scheduler, **ranges)
+            return DenoisingModel(prior.unet, prior.scheduler, prior, intrinsics, recipe.train.channels_last)
+        return DenoisingModel(UNet2DModel(**fields), DDPMScheduler(**model.scheduler), None, intrinsics, recipe.train.channels_last)
+    except TypeError as error:
+        raise ValueError(f"recipe section model: {error}") from error
+
+
+def _start_from(recipe: DenoisingRecipe, source: str, intrinsics: Any, ranges: dict[str, Any]) -> DenoisingModel:
+    if source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir():
+        raise FileNotFoundError(f"recipe field model.init_from is {source!r}; there is no such folder")
+    if recipe.model.target == "depth":
+        prior = DepthPrior.from_pretrained(source)
+        if prior.depth_range != DepthRange(*ranges.values()):
+            raise ValueError(f"model.init_from {source!r} was trained on {prior.depth_range}; the recipe says {ranges}")
+        model = DenoisingModel(prior.unet, prior.scheduler, prior, intrinsics, recipe.train.channels_last)
+    else:
+        pipeline = DDPMPipeline.from_pretrained(source)
+        model = DenoisingModel(pipeline.unet, pipeline.scheduler, None, intrinsics, recipe.train.channels_last)
+    if model.unet.config.sample_size != recipe.data.size:
+        raise ValueError(f"model.init_from {source!r} has {model.unet.config.sample_size} px; data.size is {recipe.data.size}")
+    return model
+
+
+def make_denoising_trainer(recipe: DenoisingRecipe, run_directory: str | Path) -> DenoisingTrainer:
+    """Everything a recipe describes, ready to train.
+
+    Raises:
+        OSError: if data or a checkpoint is missing.
+        ValueError: if a value of the recipe cannot work.
+    """
+    train = recipe.train
+    if train.threads:
+        torch.set_num_threads(train.threads)
+    train_set, val_set = make_pictures(recipe)
+    model = make_denoising_model(recipe, train_set[0].get("intrinsics"))
+    depth = recipe.model.target == "depth"
+    depth_range = DepthRange(recipe.model.min_depth, recipe.model.max_depth, recipe.model.depth_representation)
+    return DenoisingTrainer(
+        model,
+        make_arguments(recipe, run_directory),
+        train_dataset=train_set,
+        eval_dataset=val_set,
+        data_collator=DepthCollator(depth_range, recipe.data.missing) if depth else PictureCollator(),
+        transform=HorizontalFlip(recipe.data.flip),
+        curve=make_curve(recipe),
+        no_decay=recipe.optim.no_decay,
+        eval_images=train.eval_images or None,
+        ema_half_life_images=train.ema_half_life_images or None,
+        ema_warmup_ratio=train.ema_warmup_ratio,
+        callbacks=[DrawnSamplesCallback(train.sample_images, train.sample_steps, train.seed)],
+    )

@@ -1,0 +1,117 @@
+"""Labelled pictures for depth predictors: true depth of a data set, or what a depth model says about any pictures."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noise2map.data.center_crop import PictureFolder, square_image, square_map
+from noise2map.data.folder import FolderDataset
+from noise2map.data.freedoom import FreedoomDataset
+from noise2map.data.lsun import LsunDataset
+from noise2map.data.subsets import evenly_spaced
+
+TRUTH = "truth"
+
+SOURCES = ("freedoom", "folder", "lsun")
+
+
+@dataclass
+class LabelledPictures:
+    """Pictures and their depth, as `fit_depth_predictor` takes them.
+
+    Attributes:
+        images: ``(N, 3, H, W)`` uint8.
+        depths: ``(N, H, W)`` float32: metres with 0 where there is none, or relative in [0, 1] with NaN where there is none.
+        metric: whether depth is in metres.
+        source: where depth comes from: ``"truth"`` or the name of a model.
+    """
+
+    images: Tensor
+    depths: Tensor
+    metric: bool
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def part(self, indices: list[int]) -> "LabelledPictures":
+        """Some of them."""
+        return LabelledPictures(self.images[indices], self.depths[indices], self.metric, self.source)
+
+    def with_far(self, far_m: float) -> "LabelledPictures":
+        """The same with missing depth as far as ``far_m`` metres: sky."""
+        filled = torch.where(self.depths > 0, self.depths, torch.full_like(self.depths, far_m))
+        return LabelledPictures(self.images, filled, self.metric, self.source)
+
+
+def open_labelled(kind: str, root: str, split: str, with_depth: bool, depth_scale: float = 0.001) -> Any:
+    """A data set of raw samples.
+
+    Args:
+        kind: ``"freedoom"``, ``"folder"`` (``images/`` and, with depth, 16-bit ``maps/``; or images alone) or ``"lsun"``.
+        root: its folder.
+        split: of LSUN.
+        with_depth: whether true depth is needed.
+        depth_scale: metres per unit of a folder's maps.
+
+    Raises:
+        OSError: if there is no such folder.
+        ValueError: if the kind is unknown, or has no true depth.
+    """
+    if kind not in SOURCES:
+        raise ValueError(f"data is {kind!r}; expected one of {', '.join(SOURCES)}")
+    if kind == "freedoom":
+        return FreedoomDataset(root, task="depth" if with_depth else "image")
+    if kind == "lsun":
+        if with_depth:
+            raise ValueError("LSUN has no true depth; name a depth model as labels")
+        return LsunDataset(root, split=split)
+    if with_depth:
+        return FolderDataset(root, task="depth", depth_scale=depth_scale)
+    inside = Path(root) / "images"
+    return PictureFolder(inside if inside.is_dir() else root)
+
+
+def choose(length: int, count: int, seed: int | None) -> list[int]:
+    """Indices of so many samples: the first of a shuffled order (of which fewer are a part), or spread evenly without a seed.
+
+    Raises:
+        ValueError: if there are fewer samples.
+    """
+    if count > length:
+        raise ValueError(f"{count} labelled pictures are asked for, but there are {length}")
+    if seed is None:
+        return evenly_spaced(length, count, ends=True)
+    return np.random.default_rng([seed, 7]).permutation(length)[:count].tolist()
+
+
+def read_pictures(
+    dataset: Any, indices: list[int], size: int, labels: str, labeller: Callable[..., Any] | None, tick: Callable[[], object]
+) -> LabelledPictures:
+    """Middle squares of some samples with their labels.
+
+    Args:
+        dataset: raw samples.
+        indices: which.
+        size: side in px.
+        labels: name of the labels, for the record.
+        labeller: makes the labels; None for the samples' own depth.
+        tick: called after each picture.
+    """
+    images, depths = [], []
+    for index in indices:
+        sample = dataset[index]
+        if labeller is not None:  # it sees the whole picture, at the size that it knows
+            sample["depth_m"] = labeller(sample["image"], str(sample["id"]))
+        elif "valid" in sample:
+            sample["depth_m"] = np.where(sample["valid"], sample["depth_m"], np.float32(0))
+        images.append(np.asarray(square_image(sample["image"], size)).transpose(2, 0, 1))
+        depths.append(square_map(sample["depth_m"], size))
+        tick()
+    metric = labeller is None or labeller.metric
+    return LabelledPictures(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(depths)).float(), metric, labels)

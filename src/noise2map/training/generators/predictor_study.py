@@ -1,0 +1,237 @@
+"""How well a U-Net's features tell depth: by decoder block, by noise level, by number of labelled images (DAG, Sec. 4)."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import UNet2DModel
+
+from noise2map.guidance import DepthPredictor, decoder_blocks
+from noise2map.report.plots import Series, quality_plot, save_figure
+from noise2map.report.tables import write_csv
+from noise2map.runs.files import write_json, writing_directory
+from noise2map.training.generators.depth_labels import LabelledPictures
+from noise2map.training.generators.depth_predictor import fit_depth_predictor, score_depth_predictor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ACCURACY_FILE = "accuracy.csv"
+
+SCORES_FILE = "scores.json"
+
+FINAL = "final"
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """How predictors are trained and scored.
+
+    Attributes:
+        counts: numbers of labelled images, ascending; a predictor is trained for each.
+        steps: optimiser steps of each.
+        batch_size: images of a step.
+        learning_rate: of Adam.
+        timesteps: noise levels that are scored.
+        probe: whether the largest predictor also has a branch for each decoder block.
+        strong_blocks: of the strong branch.
+        weak_blocks: of the weak branch.
+        min_depth: nearest depth in metres; None for relative depth.
+        max_depth: farthest depth in metres; None for relative depth.
+        depth_representation: ``"log"`` or ``"linear"``.
+        missing: pixels without depth are ``"far"`` (sky), or ``"ignore"``: they do not count.
+        bf16: train under bfloat16 autocast; scores are always taken in float32.
+        seed: of everything that is drawn.
+        source: generator, data and labels in words; predictors of others are not taken up again.
+    """
+
+    counts: tuple[int, ...]
+    steps: int = 2000
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    timesteps: tuple[int, ...] = (50, 200, 400, 600, 800)
+    probe: bool = True
+    strong_blocks: tuple[int, ...] = (2, 4, 5, 6, 7)
+    weak_blocks: tuple[int, ...] = (6,)
+    min_depth: float | None = None
+    max_depth: float | None = None
+    depth_representation: str = "log"
+    missing: str = "far"
+    bf16: bool = False
+    seed: int = 0
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.counts or list(self.counts) != sorted(set(self.counts)) or self.counts[0] < 1:
+            raise ValueError(f"counts are {self.counts}; expected ascending numbers of images, at least 1")
+        if not self.timesteps or min(self.timesteps) < 0:
+            raise ValueError(f"timesteps are {self.timesteps}; expected at least one, from 0 on")
+        if self.missing not in ("far", "ignore"):
+            raise ValueError(f"missing is {self.missing!r}; expected 'far' or 'ignore'")
+
+
+def run_predictor_study(
+    unet: UNet2DModel,
+    scheduler: Any,
+    train: LabelledPictures,
+    test: LabelledPictures,
+    out: Path,
+    plan: StudyPlan,
+    record: dict[str, Any],
+    tick: Callable[[], object] = lambda: None,
+) -> list[dict[str, Any]]:
+    """Train a predictor for each number of images, score all, write predictors, table and plots.
+
+    Each finished predictor stays in ``out/images-N``; a run that was interrupted goes on with the next one. ``out/final`` is the
+    one of the most images, without the branches that only measured.
+
+    Args:
+        unet: the generator's U-Net.
+        scheduler: its scheduler.
+        train: labelled pictures, at least as many as the largest count; a smaller count takes the first of them.
+        test: pictures that are scored.
+        out: folder to write to.
+        plan: how.
+        record: what every row of the table says about the run.
+        tick: called after each optimiser step.
+
+    Returns:
+        The rows of the table.
+
+    Raises:
+        ValueError: if sizes, blocks or numbers cannot work.
+    """
+    steps_of_process = int(scheduler.config.num_train_timesteps)
+    if max(plan.timesteps) >= steps_of_process:
+        raise ValueError(f"timesteps are {plan.timesteps}; expected numbers below the process's {steps_of_process}")
+    unet.eval().requires_grad_(False)
+    rows: list[dict[str, Any]] = []
+    for count in plan.counts:
+        folder = out / f"images-{count:04d}"
+        found = _finished(folder, plan)
+        if found is None:
+            found = _train_one(unet, scheduler, train.part(list(range(count))), test, folder, plan, tick)
+        rows += [{"images_trained": count, "labels": train.source, "scored_against": test.source, **row, **record} for row in found]
+    largest = DepthPredictor.from_pretrained(out / f"images-{plan.counts[-1]:04d}")
+    _write_folder(out / FINAL, without_probes(largest), {"plan": asdict(plan), "record": record})
+    write_csv(out / ACCURACY_FILE, rows)
+    for name, figure in study_figures(rows, plan).items():
+        save_figure(out / f"{name}.png", figure)
+    return rows
+
+
+def without_probes(predictor: DepthPredictor) -> DepthPredictor:
+    """The same predictor with its strong and weak branches alone."""
+    blocks = set(predictor.strong_blocks) | set(predictor.weak_blocks)
+    config = {name: value for name, value in predictor.config.items() if not name.startswith("_")}
+    config["probe_blocks"] = []
+    config["block_channels"] = [[k, count] for k, count in sorted(predictor.channels.items()) if k in blocks]
+    smaller = DepthPredictor(**config)
+    given = predictor.state_dict()
+    smaller.load_state_dict({name: given[name] for name in smaller.state_dict()})
+    return smaller.eval()
+
+
+def _train_one(
+    unet: UNet2DModel,
+    scheduler: Any,
+    train: LabelledPictures,
+    test: LabelledPictures,
+    folder: Path,
+    plan: StudyPlan,
+    tick: Callable[[], object],
+) -> list[dict[str, Any]]:
+    probes = []
+    if plan.probe and len(train) == plan.counts[-1]:
+        known = {tuple(sorted(plan.strong_blocks)), tuple(sorted(plan.weak_blocks))}
+        probes = [[k] for k in decoder_blocks(unet) if (k,) not in known]
+    if train.metric and plan.missing == "far":
+        train = train.with_far(float(plan.max_depth or 0))
+    fit = fit_depth_predictor(
+        unet,
+        train.images,
+        train.depths,
+        scheduler=scheduler,
+        num_steps=plan.steps,
+        batch_size=plan.batch_size,
+        learning_rate=plan.learning_rate,
+        bf16=plan.bf16,
+        seed=plan.seed,
+        on_step=lambda step, losses: tick(),
+        strong_blocks=plan.strong_blocks,
+        weak_blocks=plan.weak_blocks,
+        probe_blocks=probes,
+        min_depth=plan.min_depth,
+        max_depth=plan.max_depth,
+        depth_representation=plan.depth_representation,
+        useful_timesteps=(0, round(0.8 * scheduler.config.num_train_timesteps)),
+    )
+    rows = score_depth_predictor(
+        unet, fit.predictor, test.images, test.depths, timesteps=plan.timesteps, scheduler=scheduler, seed=plan.seed
+    )
+    _write_folder(
+        folder, fit.predictor, {"plan": _comparable(plan), "rows": rows, "history": fit.history[:: max(1, plan.steps // 200)]}
+    )
+    return rows
+
+
+def _comparable(plan: StudyPlan) -> dict[str, Any]:
+    """What decides a predictor, as JSON has it; other counts do not matter, the largest one's probes do."""
+    return json.loads(json.dumps({name: value for name, value in asdict(plan).items() if name != "counts"}))
+
+
+def _finished(folder: Path, plan: StudyPlan) -> list[dict[str, Any]] | None:
+    path = folder / SCORES_FILE
+    if not path.is_file():
+        return None
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    if stored["plan"] != _comparable(plan):
+        changed = [name for name, value in _comparable(plan).items() if stored["plan"].get(name) != value]
+        raise ValueError(f"{folder} was trained with other settings ({', '.join(changed)}); choose another --out, or delete it")
+    return stored["rows"]
+
+
+def _write_folder(target: Path, predictor: DepthPredictor, scores: dict[str, Any]) -> None:
+    with writing_directory(target) as folder:
+        predictor.save_pretrained(folder)
+        write_json(folder / SCORES_FILE, scores)
+
+
+def study_figures(rows: Sequence[dict[str, Any]], plan: StudyPlan) -> "dict[str, Figure]":
+    """Plots of a study's rows: by block, by noise level, and by number of images where there are several."""
+    metric = plan.max_depth is not None
+    score, label = ("delta1", "δ1") if metric else ("l1", "L1 of relative depth, signal in [-1, 1]")
+    strong, weak = (",".join(map(str, sorted(blocks))) for blocks in (plan.strong_blocks, plan.weak_blocks))
+    names = {strong: f"strong {{{strong}}}", weak: f"weak {{{weak}}}"}
+    most = [row for row in rows if row["images_trained"] == plan.counts[-1]]
+    figures = {}
+    single = sorted({int(row["blocks"]) for row in most if "," not in row["blocks"]})
+    if len(single) > 1:
+        series = {}
+        for t in plan.timesteps:
+            values = {row["blocks"]: row[score] for row in most if row["timestep"] == t}
+            series[f"t = {t}"] = Series(single, [values[str(k)] for k in single])
+        title = f"Depth in single blocks, {plan.counts[-1]} labelled images"
+        figures["accuracy_by_block"] = quality_plot(series, "decoder block", label, title=title)
+    by_time = {
+        name: Series(plan.timesteps, [row[score] for row in most if row["blocks"] == blocks]) for blocks, name in names.items()
+    }
+    title = f"Depth by noise level, {plan.counts[-1]} labelled images"
+    figures["accuracy_by_timestep"] = quality_plot(by_time, "time step", label, title=title)
+    if len(plan.counts) > 1:
+        for one, word in (("delta1", "δ1"), ("abs_rel", "AbsRel")) if metric else (("l1", label),):
+            series = {name: Series(plan.counts, _mean_by_count(rows, plan, blocks, one)) for blocks, name in names.items()}
+            title = f"Depth by labelled images, mean of t = {', '.join(map(str, plan.timesteps))}"
+            figures[f"{one}_by_images"] = quality_plot(series, "labelled images", word, title=title, log_x=True)
+    return figures
+
+
+def _mean_by_count(rows: Sequence[dict[str, Any]], plan: StudyPlan, blocks: str, score: str) -> list[float]:
+    means = []
+    for count in plan.counts:
+        values = [row[score] for row in rows if row["images_trained"] == count and row["blocks"] == blocks]
+        means.append(float(torch.tensor(values).mean()))
+    return means

@@ -1,0 +1,1 @@
+"""Training of map models."""

@@ -1,0 +1,181 @@
+"""From a recipe to data sets, processor, model and trainer."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import CONFIG_MAPPING, set_seed
+
+from noise2map.models import (
+    Noise2MapBevConfig,
+    Noise2MapBevProcessor,
+    Noise2MapConfig,
+    Noise2MapForBevSegmentation,
+    Noise2MapForDepthEstimation,
+    Noise2MapForSemanticSegmentation,
+    Noise2MapImageProcessor,
+)
+from noise2map.training.maps.data import bev_config, bev_processor, class_names, make_data, make_transform
+from noise2map.training.maps.pretrained import load_backbone
+from noise2map.training.maps.recipe import Recipe
+from noise2map.training.maps.trainer import MapTrainer
+from noise2map.training.optimization import make_arguments, make_curve
+from noise2map.zoo import resolve_model
+
+MODELS = {
+    "segmentation": Noise2MapForSemanticSegmentation,
+    "depth": Noise2MapForDepthEstimation,
+    "bev": Noise2MapForBevSegmentation,
+}
+
+_STAGES = {"bev": ["stage2", "stage3", "stage4"]}
+
+_ALL_STAGES = ["stage1", "stage2", "stage3", "stage4"]
+
+
+def make_processor(recipe: Recipe) -> Noise2MapImageProcessor | Noise2MapBevProcessor:
+    """The image processor: resizing to the recipe's picture size, or the one of the checkpoint that is fine-tuned."""
+    if recipe.model.task == "bev":
+        if recipe.model.init_from is None:
+            return bev_processor(recipe.bev, recipe.picture_size())
+        _check_checkpoint(recipe.model.init_from)
+        return Noise2MapBevProcessor.from_pretrained(recipe.model.init_from)
+    if recipe.model.init_from is not None:
+        _check_checkpoint(recipe.model.init_from)
+        processor = Noise2MapImageProcessor.from_pretrained(recipe.model.init_from)
+    else:
+        processor = Noise2MapImageProcessor()
+    size = recipe.picture_size()
+    if size is None:
+        processor.do_resize = False
+    elif recipe.data.keep_ratio:
+        processor.size = {"shortest_edge": min(size), "longest_edge": max(size)}
+    else:
+        processor.size = {"height": size[1], "width": size[0]}
+    return processor
+
+
+def make_config(recipe: Recipe, id2label: Mapping[int, str], from_checkpoint: bool = True) -> Noise2MapConfig:
+    """The model's configuration: defaults, then the checkpoint's, the data set's classes, the recipe's fields.
+
+    Args:
+        recipe: the recipe.
+        id2label: names of the classes (segmentation).
+        from_checkpoint: take the configuration of ``init_from`` as the base; else the recipe alone, without reading a file.
+    """
+    fields, task = dict(recipe.model.config), recipe.model.task
+    if isinstance(fields.get("backbone_config"), dict):
+        fields["backbone_config"] = _backbone_config(fields["backbone_config"], _STAGES.get(task, _ALL_STAGES))
+    if task != "depth":
+        names = {int(key): value for key, value in id2label.items()}
+        fields |= {"id2label": names, "label2id": {value: key for key, value in names.items()}}
+    if recipe.model.self_aligned:
+        fields["self_aligned"] = True
+    kind = Noise2MapBevConfig if task == "bev" else Noise2MapConfig
+    if recipe.model.init_from is not None and from_checkpoint:
+        _check_checkpoint(recipe.model.init_from)
+        base = kind.from_pretrained(recipe.model.init_from).to_dict()
+        fields = {**base, "palette": None, **fields}  # colours are those of the new data
+    return bev_config(fields, recipe.picture_size()) if task == "bev" else kind(**fields)
+
+
+def _check_checkpoint(name: str) -> None:
+    """A path that is not there is reported as such; transformers would look for it on the hub."""
+    if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not (Path(name) / "config.json").is_file():
+        raise FileNotFoundError(f"recipe field model.init_from is {name!r}; there is no config.json in it")
+
+
+def _backbone_config(fields: dict[str, Any], stages: list[str]) -> Any:
+    """A backbone's configuration from a mapping with ``model_type``; its misspelt fields are refused."""
+    fields = dict(fields)
+    kind = fields.pop("model_type", None)
+    if kind not in CONFIG_MAPPING:
+        raise ValueError(f"recipe field model.config.backbone_config.model_type is {kind!r}; expected a model type of transformers")
+    known = CONFIG_MAPPING[kind]()
+    for name in fields:
+        if not hasattr(known, name):
+            raise ValueError(f"unknown recipe key model.config.backbone_config.{name}; {kind} has no such field")
+    return CONFIG_MAPPING[kind](**{"out_features": stages, **fields})
+
+
+def make_model(recipe: Recipe, dataset: Any) -> nn.Module:
+    """A fresh model from the seed, or the checkpoint of ``init_from`` with the recipe's changes.
+
+    Raises:
+        OSError: if pretrained weights cannot be found.
+        ValueError: if the encoder of ``encoder_from`` or ``backbone_from`` has other sizes than the recipe's.
+    """
+    kind, config = MODELS[recipe.model.task], make_config(recipe, {} if recipe.model.task == "depth" else dataset.id2label)
+    if recipe.model.task == "segmentation" and len(dataset.palette) == config.num_labels:
+        config.palette = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in dataset.palette.tolist()]
+    set_seed(recipe.train.seed)
+    if recipe.model.init_from is not None:
+        return kind.from_pretrained(recipe.model.init_from, config=config)
+    model = kind(config)
+    if recipe.model.backbone_from is not None:
+        load_backbone(_backbone_of(model), recipe.model.backbone_from)
+    if recipe.model.encoder_from is not None:
+        _copy_encoder(recipe.model.encoder_from, model)
+    return model
+
+
+def _backbone_of(model: nn.Module) -> nn.Module:
+    if not isinstance(model, Noise2MapForBevSegmentation):
+        return model.encoder.backbone
+    if model.encoder.camera is None:
+        raise ValueError(f"the model's sensors are {list(model.config.sensors)}; expected a camera to start a backbone for")
+    return model.encoder.camera.backbone
+
+
+def _copy_encoder(source: str, model: nn.Module) -> None:
+    source = resolve_model(source)
+    donor_config = Noise2MapConfig.from_pretrained(source)
+    donor_kind = next((kind for kind in MODELS.values() if [kind.__name__] == donor_config.architectures), None)
+    if donor_kind is None:
+        raise ValueError(f"model.encoder_from {source} holds {donor_config.architectures}; expected a map model of this library")
+    donor = donor_kind.from_pretrained(source)
+    try:
+        if isinstance(model, Noise2MapForBevSegmentation):
+            backbone = _backbone_of(model)
+            wanted = backbone.state_dict()  # fewer outputs, fewer norms of outputs
+            given = _backbone_of(donor).state_dict()
+            backbone.load_state_dict({name: value for name, value in given.items() if name in wanted})
+        else:
+            model.encoder.load_state_dict(donor.encoder.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"model.encoder_from {source} has an encoder of other sizes than the recipe's: {error}") from error
+
+
+def make_trainer(recipe: Recipe, run_directory: str | Path) -> MapTrainer:
+    """Everything a recipe describes, ready to train.
+
+    Raises:
+        OSError: if data or a checkpoint is missing.
+        ValueError: if a value of the recipe cannot work.
+    """
+    train = recipe.train
+    if train.threads:
+        torch.set_num_threads(train.threads)
+    names = class_names(recipe) if recipe.model.task == "bev" else {}
+    train_set, val_set = make_data(recipe, make_config(recipe, names) if names else None)
+    model, arguments = make_model(recipe, train_set), make_arguments(recipe, run_directory)
+    if train.sync_batch_norm and arguments.world_size > 1 and torch.cuda.is_available():
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return MapTrainer(
+        model,
+        arguments,
+        train_dataset=train_set,
+        eval_dataset=val_set,
+        processing_class=make_processor(recipe),
+        transform=make_transform(recipe, train_set),
+        resize_training=recipe.data.crop is None,
+        curve=make_curve(recipe),
+        no_decay=recipe.optim.no_decay,
+        eval_steps=train.eval_steps,
+        eval_images=train.eval_images or None,
+        sample_images=train.sample_images,
+        ema_half_life_images=train.ema_half_life_images or None,
+        ema_warmup_ratio=train.ema_warmup_ratio,
+    )

@@ -1,0 +1,92 @@
+"""What a trained model says of itself: a model card and a panel of predictions beside the weights."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from noise2map.runs.files import write_text
+from noise2map.training.maps.recipe import Recipe
+from noise2map.training.maps.samples import sample_grid
+
+CARD_FILE = "README.md"
+
+PANEL_FILE = "predictions.png"
+
+_PANEL_ROWS = 6
+
+_SHOWN = {"segmentation": ("mIoU", "aAcc", "mAcc"), "depth": ("abs_rel", "rmse", "delta1", "silog")}
+
+_PIPELINE = {"segmentation": "image-segmentation", "depth": "depth-estimation"}
+
+_CLASS = {"segmentation": "Noise2MapForSemanticSegmentation", "depth": "Noise2MapForDepthEstimation"}
+
+
+def write_card(trainer: Any, final: Path, recipe: Recipe, scores: Mapping[str, float]) -> list[Path]:
+    """Write ``README.md`` and ``predictions.png`` into the folder of the exported model.
+
+    Args:
+        trainer: the trainer that has trained it; its averaged weights draw the panel.
+        final: folder of the exported model.
+        recipe: what was trained.
+        scores: of the last evaluation, e.g. ``final_mIoU_3``.
+
+    Returns:
+        The files written.
+    """
+    dataset = trainer.eval_dataset
+    count = min(_PANEL_ROWS, len(dataset))
+    chosen = [dataset[index * len(dataset) // count] for index in range(count)]
+    model = trainer.accelerator.unwrap_model(trainer.model).eval()
+    with trainer.averaged_weights():
+        palette = getattr(dataset, "palette", None)
+        grid = sample_grid(model, trainer.processing_class, chosen, trainer.eval_steps, trainer.args.seed, palette)
+    panel = final / PANEL_FILE
+    temporary = panel.with_name(f".{panel.name}.tmp")
+    grid.save(temporary, format="PNG")
+    temporary.replace(panel)
+    card = final / CARD_FILE
+    write_text(card, card_text(recipe, scores, len(trainer.train_dataset), len(dataset), trainer.eval_steps))
+    return [card, panel]
+
+
+def card_text(recipe: Recipe, scores: Mapping[str, float], train_count: int, val_count: int, steps: Any) -> str:
+    """The card in Markdown.
+
+    Args:
+        recipe: what was trained.
+        scores: e.g. ``final_mIoU_3``.
+        train_count: pictures trained on.
+        val_count: pictures scored.
+        steps: numbers of decoder calls that were scored.
+    """
+    task = recipe.model.task
+    names = [name for name in _SHOWN[task] if f"final_{name}_{steps[0]}" in scores]
+    rows = [f"| {count} | " + " | ".join(f"{scores[f'final_{name}_{count}']:.4f}" for name in names) + " |" for count in steps]
+    batch = recipe.train.batch_size * recipe.accumulation_for(1)
+    classes = f"\nClasses: {', '.join(recipe.data.class_names)}.\n" if recipe.data.class_names else ""
+    return f"""---
+library_name: noise2map
+pipeline_tag: {_PIPELINE[task]}
+---
+
+# A noise2map model for {task}
+
+Trained for {recipe.train.iterations} steps of {batch} on {train_count} pairs of image and map, at {recipe.data.size} pixels.
+{classes}
+Scores on {val_count} pictures that were not trained on, by decoder calls (last step, one sample):
+
+| steps | {" | ".join(names)} |
+|---|{"---|" * len(names)}
+{chr(10).join(rows)}
+
+![image, truth, prediction by steps, uncertainty]({PANEL_FILE})
+
+Few pictures make uncertain scores: `noise2map evaluate --dataset folder` gives intervals.
+
+```python
+from noise2map import {_CLASS[task]}, Noise2MapImageProcessor
+
+model = {_CLASS[task]}.from_pretrained("path/to/this/folder")
+processor = Noise2MapImageProcessor.from_pretrained("path/to/this/folder")
+```
+"""

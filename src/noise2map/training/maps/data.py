@@ -1,0 +1,161 @@
+"""Data of a recipe of maps: data sets, class names, augmentation."""
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from noise2map.data.ade20k_classes import CLASSES as ADE20K_CLASSES
+from noise2map.data.checking import warn_of_scale
+from noise2map.data.cityscapes import CLASSES as CITYSCAPES_CLASSES
+from noise2map.data.evaluation_crops import EVALUATION_VIEWS
+from noise2map.data.folder import FolderDataset
+from noise2map.data.freedoom import FreedoomDataset
+from noise2map.data.freedoom.catalog import class_names as freedoom_classes
+from noise2map.data.freedoom.surround import SURROUND_LAYERS
+from noise2map.data.nuscenes import MAP_LAYERS, BevAugmentation, NuScenesDataset
+from noise2map.data.opening import open_public_dataset
+from noise2map.data.subsets import Cropped, SkipUnreadable, Subset
+from noise2map.data.transforms import Compose, Photometric, RatioResize, Transform, default_transform, published_transform
+from noise2map.data.transforms.photometric import SurroundColours
+from noise2map.models.bev import Noise2MapBevConfig, Noise2MapBevProcessor
+from noise2map.runs.data_split import DataSplit
+from noise2map.tasks.bev import bev_data_set
+from noise2map.training.maps.recipe import PUBLIC_DATA_SETS, BevSection, Recipe
+
+
+def bev_config(fields: Mapping[str, Any], size: tuple[int, int] | None) -> Noise2MapBevConfig:
+    """The configuration of a bird's-eye-view model whose images are ``size`` (width, height)."""
+    image = {} if size is None else {"image_size": [size[1], size[0]]}
+    return Noise2MapBevConfig(**{**image, **fields})
+
+
+def bev_processor(section: BevSection, size: tuple[int, int] | None) -> Noise2MapBevProcessor:
+    """The processor for images of ``size`` (width, height)."""
+    image = {} if size is None else {"image_size": (size[1], size[0])}
+    return Noise2MapBevProcessor(image_scale=section.image_scale, sweeps=section.sweeps, **image)
+
+
+def bev_transform(section: BevSection, dataset: NuScenesDataset, size: tuple[int, int] | None, photometric: float) -> Any:
+    """The augmentation of training samples of a data set."""
+    augmentation = BevAugmentation(
+        dataset,
+        image_scale=tuple(section.augment_image_scale),
+        image_flip=section.augment_image_flip,
+        image_rotate_deg=section.augment_image_rotate_deg,
+        scene_scale=tuple(section.augment_scene_scale),
+        scene_rotate_rad=float(np.deg2rad(section.augment_scene_rotate_deg)),
+        scene_shift_m=section.augment_scene_shift_m,
+        scene_flip=section.augment_scene_flip,
+    )
+    if size is not None:
+        augmentation = replace(augmentation, network_size=(size[1], size[0]))
+    if not photometric:
+        return augmentation
+    return Compose([SurroundColours(Photometric(photometric)), augmentation])
+
+
+BEV_LAYERS = {"nuscenes": tuple(MAP_LAYERS), "freedoom-surround": SURROUND_LAYERS}
+
+_PUBLIC_CLASSES = {"ade20k": ADE20K_CLASSES, "cityscapes": CITYSCAPES_CLASSES}
+
+
+def make_data(recipe: Recipe, config: Any = None) -> tuple[Any, Any]:
+    """The training and validation sets of a recipe; public depth sets are validated on the pixels that their evaluation counts.
+
+    Args:
+        recipe: the recipe.
+        config: the model's configuration, whose grids and sensors decide what bird's-eye-view samples hold.
+
+    Raises:
+        OSError: if a directory is missing.
+        ValueError: if a directory holds no usable samples, or maps for the other task.
+    """
+    train, val = (_data_set(recipe, part, config) for part in (recipe.data.train, recipe.data.val))
+    scale = warn_of_scale(train, recipe.data.name)
+    if scale:
+        warnings.warn(scale, stacklevel=2)
+    every = recipe.data.hold_out_every
+    if every:
+        train = Subset(train, [index for index in range(len(train)) if index % every])
+        val = Subset(val, list(range(0, len(val), every)))
+    if recipe.data.skip_broken:
+        train = SkipUnreadable(train, recipe.data.skip_broken)
+    view = EVALUATION_VIEWS.get(recipe.data.name)
+    return train, val if view is None else Cropped(val, view)
+
+
+def recorded_split(train: Any, val: Any) -> DataSplit | None:
+    """Which images of a folder are trained on and which are held out; ``None`` for data sets that have splits of their own.
+
+    Args:
+        train: the training set of :func:`make_data`.
+        val: its validation set.
+    """
+    files = [_image_files(train), _image_files(val)]
+    return None if None in files else DataSplit.of(*(part for part in files if part is not None))
+
+
+def _image_files(dataset: Any) -> dict[str, Path] | None:
+    if isinstance(dataset, FolderDataset):
+        return dataset.image_files
+    inner = getattr(dataset, "dataset", None)
+    files = None if inner is None else _image_files(inner)
+    if files is None or not isinstance(dataset, Subset):
+        return files
+    return {name: files[name] for name in (inner.ids[index] for index in dataset.indices)}
+
+
+def _data_set(recipe: Recipe, part: str, config: Any) -> Any:
+    data, task = recipe.data, recipe.model.task
+    if task == "bev":
+        return bev_data_set(data.name, data.root or "", part, recipe.bev.sweeps, config)
+    if data.name in PUBLIC_DATA_SETS:
+        return open_public_dataset(data.name, data.root or "", part, task)
+    if data.name == "freedoom":
+        return FreedoomDataset(part, task=task, classes=data.classes)
+    names = dict(enumerate(data.class_names)) if data.class_names else None
+    return FolderDataset(part, task=task, id2label=names, depth_scale=data.depth_scale)
+
+
+def class_names(recipe: Recipe) -> dict[int, str]:
+    """Names of the classes, without opening the data set; empty for depth.
+
+    Raises:
+        ValueError: if the classes of a folder are neither in the recipe nor in its ``classes.json``.
+    """
+    data = recipe.data
+    if data.name in BEV_LAYERS:
+        return dict(enumerate(BEV_LAYERS[data.name]))
+    if recipe.model.task == "depth":
+        return {}
+    if data.class_names:
+        return dict(enumerate(data.class_names))
+    if data.name in _PUBLIC_CLASSES:
+        return {index: entry[0] for index, entry in enumerate(_PUBLIC_CLASSES[data.name])}
+    if data.name == "freedoom":
+        return freedoom_classes(data.classes)
+    path = Path(data.train) / "classes.json"
+    if data.name != "folder" or not path.is_file():
+        raise ValueError(f"the classes of {data.name} are not known: set data.class_names, or write {path}")
+    names = json.loads(path.read_text(encoding="utf-8"))
+    return dict(enumerate(names)) if isinstance(names, list) else {int(index): str(name) for index, name in names.items()}
+
+
+def make_transform(recipe: Recipe, train_set: Any = None) -> Transform:
+    """The augmentation of the training samples; that of bird's-eye-view maps draws the map of ``train_set`` anew."""
+    data, crop, size = recipe.data, recipe.crop_size(), recipe.picture_size()
+    if recipe.model.task == "bev":
+        return bev_transform(recipe.bev, train_set, size, data.photometric)
+    if crop is not None:
+        width, height = crop
+        published = published_transform(data.transform, (height, width))
+        if size is None:
+            return published
+        return Compose([replace(one, box=size) if isinstance(one, RatioResize) else one for one in published.transforms])
+    scale = None if data.crop_scale is None else (data.crop_scale[0], data.crop_scale[1])
+    return default_transform(recipe.model.task, data.flip, scale, data.photometric)

@@ -1,0 +1,147 @@
+"""A recipe for the user's own folder: looked through first, then sane defaults for what is in it."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from noise2map.data.folder import FolderDataset
+from noise2map.data.images import image_size, list_images, open_class_map
+from noise2map.data.paired import IGNORE
+from noise2map.training.maps.recipe import TASKS, Recipe, make_recipe
+from noise2map.training.recipe_files import recipe_tree
+
+VALIDATION_EVERY = 8
+
+_LONG_SIDE = 320
+
+_PASSES = 60
+
+_ITERATIONS = (300, 20_000)
+
+_BATCH = 8
+
+_PLAUSIBLE_MEDIAN_M = (0.1, 150.0)
+
+
+def folder_recipe(
+    root: str | Path,
+    task: str,
+    depth_scale: float = 0.001,
+    overrides: list[str] | None = None,
+    say: Callable[[str], object] = lambda text: None,
+) -> Recipe:
+    """A recipe with defaults that follow from what a folder holds; every pair is read once.
+
+    ``ROOT/train`` and ``ROOT/val`` are taken where both are there; else every eighth pair of ``ROOT`` is held out. The classes
+    are those of ``classes.json``, or as many as the ids in the maps need.
+
+    Args:
+        root: folder with ``images/`` and ``maps/``, or with ``train/`` and ``val/`` that hold them.
+        task: ``"segmentation"`` or ``"depth"``.
+        depth_scale: metres per unit of the depth maps.
+        overrides: changes, as in ``load_recipe``.
+        say: called with remarks for the user.
+
+    Raises:
+        OSError: if a folder or file is missing or broken.
+        ValueError: if pairs, ids or depths make no sense, or there are too few pictures.
+    """
+    root = Path(root)
+    if task not in TASKS:
+        raise ValueError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
+    split = (root / "train").is_dir() and (root / "val").is_dir()
+    parts = [root / "train", root / "val"] if split else [root]
+    names = _class_names(root, parts) if task == "segmentation" else None
+    labelled = None if names is None else dict(enumerate(names))
+    sets = [FolderDataset(part, task, labelled, depth_scale) for part in parts]
+    count = len(sets[0]) if split else len(sets[0]) - len(range(0, len(sets[0]), VALIDATION_EVERY))
+    if count < 2:
+        raise ValueError(f"{root} holds {len(sets[0])} pictures; expected at least 4 to train on some and to validate on others")
+    tree = recipe_tree("freedoom-segmentation-tiny" if task == "segmentation" else "freedoom-depth-tiny")
+    tree["model"].pop("encoder_from", None)
+    batch = min(_BATCH, count)
+    iterations = int(np.clip(_PASSES * count / batch, *_ITERATIONS))
+    iterations = round(iterations / 100) * 100
+    width, height = training_size(parts)
+    tree["data"] = {
+        "name": "folder",
+        "train": str(parts[0]),
+        "val": str(parts[-1]),
+        "hold_out_every": 0 if split else VALIDATION_EVERY,
+        "class_names": names,
+        "depth_scale": depth_scale,
+        "size": f"{width}x{height}",
+    }
+    if task == "depth":
+        tree["model"]["config"] |= _depth_fields(sets, say)
+    else:
+        _check_all(sets)
+    tree["schedule"]["warmup_iterations"] = min(200, iterations // 10)
+    tree["train"] |= {"iterations": iterations, "batch_size": batch, "threads": 0, "bf16": False, "log_every": 20}
+    tree["train"] |= {"save_every": 100, "eval_every": max(100, iterations // 500 * 100), "eval_images": 96}
+    pairs = sum(map(len, sets))
+    classes = "" if names is None else f", {len(names)} classes"
+    say(f"{root}: {pairs} pairs are whole{classes}; {count} to train on, {pairs - count} to validate on, at {width}x{height}")
+    return make_recipe(tree, overrides)
+
+
+def _class_names(root: Path, parts: list[Path]) -> list[str]:
+    """Names of the classes in the order of their ids."""
+    for folder in (root, *parts):
+        path = folder / "classes.json"
+        if path.is_file():
+            try:
+                found = json.loads(path.read_text(encoding="utf-8"))
+                if isinstance(found, dict):
+                    found = [found[key] for key in sorted(found, key=int)]
+                return [str(name) for name in found]
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{path} must hold a list of names or an object from id to name: {error}") from error
+    highest = -1
+    for part in parts:
+        for path in list_images(part / "maps"):
+            ids = np.unique(open_class_map(path))
+            ids = ids[ids != IGNORE]
+            if len(ids) and (ids.min() < 0 or ids.max() > IGNORE):
+                raise ValueError(f"{path} has the class id {int(ids.max())}; expected 0 to {IGNORE - 1}, and {IGNORE} for unknown")
+            highest = max(highest, int(ids.max()) if len(ids) else -1)
+    if highest < 1:
+        raise ValueError(f"the maps in {parts[0] / 'maps'} hold no two classes; expected ids from 0 on in single-channel images")
+    return [f"class {index}" for index in range(highest + 1)]
+
+
+def training_size(parts: list[Path]) -> tuple[int, int]:
+    """Width and height to train at: the most frequent picture size, at most 320 pixels long, in multiples of 32."""
+    sizes = Counter(image_size(path) for part in parts for path in list_images(part / "images"))
+    width, height = sizes.most_common(1)[0][0]
+    scale = min(1.0, _LONG_SIDE / max(width, height))
+    return max(32, round(width * scale / 32) * 32), max(32, round(height * scale / 32) * 32)
+
+
+def _check_all(sets: list[FolderDataset]) -> None:
+    for dataset in sets:
+        dataset.check()
+
+
+def _depth_fields(sets: list[FolderDataset], say: Callable[[str], object]) -> dict[str, Any]:
+    """Depth range of the model from that of the data; unlikely values are pointed out."""
+    low, high, medians = math.inf, 0.0, []
+    for dataset in sets:
+        for index in range(len(dataset)):
+            sample = dataset[index]
+            known = sample["depth_m"][sample["valid"]]
+            if len(known):
+                low, high = min(low, float(np.quantile(known, 0.001))), max(high, float(known.max()))
+                medians.append(float(np.median(known)))
+    if not medians:
+        raise ValueError(f"the depth maps of {sets[0].root} hold no depth: all values are 0")
+    median = float(np.median(medians))
+    if not _PLAUSIBLE_MEDIAN_M[0] <= median <= _PLAUSIBLE_MEDIAN_M[1]:
+        scale = f"--depth-scale {sets[0].depth_scale:g} (metres per unit)"
+        say(f"warning: the middle depth is {median:.3g} m; is {scale} right?")
+    return {"min_depth": round(max(low * 0.9, 1e-3), 4), "max_depth": round(high * 1.1, 3)}

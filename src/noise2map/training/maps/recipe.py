@@ -1,0 +1,264 @@
+"""The section of a recipe for bird's-eye-view maps."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from noise2map.data.opening import BEV_DATA_SETS
+from noise2map.training.recipe_files import assign, build, recipe_tree
+from noise2map.training.recipe_sections import OptimSection, ScheduleSection, TrainSection, check_pixels, expect
+
+
+@dataclass(frozen=True)
+class BevSection:
+    """Sensors and augmentation of bird's-eye-view maps; the grids are those of ``model.config``.
+
+    Attributes:
+        sweeps: most LiDAR sweeps before each key frame.
+        image_scale: size of the network's images over the original ones, at evaluation; then ``data.size`` is cut, centred
+            across, at the bottom.
+        augment_image_scale: range of that scale in training.
+        augment_image_flip: probability of mirroring an image.
+        augment_image_rotate_deg: largest rotation of an image.
+        augment_scene_scale: range of the scene's scale.
+        augment_scene_rotate_deg: largest rotation of the scene.
+        augment_scene_shift_m: standard deviation of its shift.
+        augment_scene_flip: probability of mirroring it along each of x and y.
+    """
+
+    sweeps: int = 9
+    image_scale: float = 0.48
+    augment_image_scale: list[float] = field(default_factory=lambda: [0.38, 0.55])
+    augment_image_flip: float = 0.5
+    augment_image_rotate_deg: float = 5.4
+    augment_scene_scale: list[float] = field(default_factory=lambda: [0.9, 1.1])
+    augment_scene_rotate_deg: float = 45.0
+    augment_scene_shift_m: float = 0.5
+    augment_scene_flip: float = 0.5
+
+    def check(self) -> None:
+        """Refuses values that cannot work.
+
+        Raises:
+            ValueError: naming the field, its value and what was expected.
+        """
+        for name in ("augment_image_scale", "augment_scene_scale"):
+            pair = getattr(self, name)
+            self._expect(len(pair) == 2 and 0 < pair[0] <= pair[1], name, "[low, high]")
+        for name in ("augment_image_flip", "augment_scene_flip"):
+            self._expect(0 <= getattr(self, name) <= 1, name, "a probability")
+        for name in ("sweeps", "augment_scene_shift_m", "augment_image_rotate_deg", "augment_scene_rotate_deg"):
+            self._expect(getattr(self, name) >= 0, name, "0 or more")
+        self._expect(self.image_scale > 0, "image_scale", "a positive number")
+
+    def _expect(self, condition: bool, name: str, expected: str) -> None:
+        if not condition:
+            raise ValueError(f"recipe field bev.{name} is {getattr(self, name)!r}; expected {expected}")
+
+
+TASKS = ("segmentation", "depth", "bev")
+
+PUBLIC_DATA_SETS = ("ade20k", "cityscapes", "kitti", "nyu", "nyu-labelled", "sun-rgbd")
+
+DATA_SETS = ("freedoom", "folder", *PUBLIC_DATA_SETS, *BEV_DATA_SETS)
+
+TRANSFORMS = ("default", "ade20k", "cityscapes", "kitti", "nyu")
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """What is trained on.
+
+    Attributes:
+        name: kind of data set: ``freedoom`` (rendered frames), ``folder`` (``images/`` and ``maps/``), or a public one in its
+            released layout: ``ade20k``, ``cityscapes``, ``kitti``, ``nyu``, ``nyu-labelled``, ``sun-rgbd``; for bird's-eye-view
+            maps ``nuscenes`` or ``freedoom-surround``.
+        root: directory of a public data set.
+        train: directory of the training samples; of a public data set the split (a name or a list file).
+        val: directory or split of the validation samples.
+        classes: number of Freedoom classes, 10 or 8.
+        hold_out_every: where ``train`` and ``val`` are one folder, every so many-th pair is for validation alone.
+        class_names: names of a folder's classes in the order of their ids; by default those of its ``classes.json``.
+        depth_scale: metres in a unit of a folder's depth maps (0.001 for millimetres, 0.00390625 for KITTI).
+        size: picture size ``WxH`` that the network sees; ``none`` for the pictures' own (all of one size).
+        keep_ratio: ``size`` is a frame ``LONGxSHORT`` that pictures are fitted into, whichever way they lie.
+        transform: family of the augmentation: ``default`` (the next three fields), or that of the published runs on ``ade20k``,
+            ``cityscapes``, ``kitti`` or ``nyu``, which cut windows of ``crop`` out of pictures scaled about ``size``.
+        crop: size ``WxH`` of those windows.
+        flip: probability of mirroring.
+        crop_scale: range of the random window's side (segmentation only); ``none`` for no crops.
+        photometric: half-width of the colour factors; 0 for none.
+        skip_broken: how many unreadable training samples to skip, each named in a warning; 0 stops at the first.
+        workers: processes that load data; 0 loads in the training process.
+    """
+
+    name: str = "freedoom"
+    root: str | None = None
+    train: str = "data/freedoom/train"
+    val: str = "data/freedoom/val"
+    hold_out_every: int = 0
+    classes: int = 10
+    class_names: list[str] | None = None
+    depth_scale: float = 0.001
+    size: str | None = "160x120"
+    keep_ratio: bool = False
+    transform: str = "default"
+    crop: str | None = None
+    flip: float = 0.5
+    crop_scale: list[float] | None = field(default_factory=lambda: [0.7, 1.0])
+    photometric: float = 0.2
+    skip_broken: int = 0
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """What is trained.
+
+    Attributes:
+        task: ``segmentation``, ``depth`` or ``bev``.
+        config: fields of ``Noise2MapConfig`` (``Noise2MapBevConfig``) that differ from its defaults; ``backbone_config`` is a
+            mapping with ``model_type``.
+        init_from: a checkpoint to start from (path or hub id); its configuration is the base that ``config`` changes.
+        encoder_from: a checkpoint of segmentation or depth (shipped name, path or hub id) whose image encoder (backbone and
+            pyramid; for bird's-eye-view maps the backbone) a fresh model starts with.
+        backbone_from: a backbone pretrained on ImageNet (hub id or local folder of transformers) that a fresh model starts with.
+        self_aligned: train on the model's own predictions; needs ``init_from``.
+    """
+
+    task: str = "segmentation"
+    config: dict[str, Any] = field(default_factory=dict)
+    init_from: str | None = None
+    encoder_from: str | None = None
+    backbone_from: str | None = None
+    self_aligned: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run. Build it with :func:`load_recipe` or in Python; checks run at construction.
+
+    Raises:
+        ValueError: naming the field, its value and what was expected.
+    """
+
+    data: DataSection = field(default_factory=DataSection)
+    model: ModelSection = field(default_factory=ModelSection)
+    optim: OptimSection = field(default_factory=OptimSection)
+    schedule: ScheduleSection = field(default_factory=ScheduleSection)
+    train: TrainSection = field(default_factory=TrainSection)
+    bev: BevSection = field(default_factory=BevSection)
+
+    def __post_init__(self) -> None:
+        expect(self.model.task in TASKS, "model.task", self.model.task, f"one of {', '.join(TASKS)}")
+        expect(self.data.name in DATA_SETS, "data.name", self.data.name, f"one of {', '.join(DATA_SETS)}")
+        expect(self.data.classes in (8, 10), "data.classes", self.data.classes, "10 or 8")
+        expect(self.optim.lr > 0, "optim.lr", self.optim.lr, "a positive number")
+        expect(self.optim.weight_decay >= 0, "optim.weight_decay", self.optim.weight_decay, "0 or more")
+        expect(self.optim.max_grad_norm >= 0, "optim.max_grad_norm", self.optim.max_grad_norm, "0 or more")
+        for name in ("iterations", "batch_size", "accumulation", "log_every", "save_every", "keep"):
+            value = getattr(self.train, name)
+            expect(value >= 1, f"train.{name}", value, "at least 1")
+        for name in ("eval_every", "eval_images", "sample_images", "threads"):
+            value = getattr(self.train, name)
+            expect(value >= 0, f"train.{name}", value, "0 or more")
+        expect(bool(self.train.eval_steps), "train.eval_steps", self.train.eval_steps, "a list of numbers")
+        expect(min(self.train.eval_steps) >= 1, "train.eval_steps", self.train.eval_steps, "numbers of at least 1")
+        multiple = self.train.save_every % self.train.log_every == 0
+        expect(multiple, "train.save_every", self.train.save_every, f"a multiple of log_every {self.train.log_every}")
+        total, micro = self.train.total_batch, self.train.batch_size
+        whole = total is None or (total >= micro and total % micro == 0)
+        expect(whole, "train.total_batch", total, f"a multiple of batch_size {micro}")
+        if self.model.self_aligned and self.model.init_from is None:
+            raise ValueError("model.self_aligned fine-tunes a trained model: set model.init_from to its checkpoint")
+        if self.model.encoder_from is not None and self.model.init_from is not None:
+            raise ValueError("model.init_from already brings an encoder; expected it or model.encoder_from, not both")
+        self._check_data()
+        self.bev.check()
+
+    def _check_data(self) -> None:
+        data = self.data
+        expect(data.transform in TRANSFORMS, "data.transform", data.transform, f"one of {', '.join(TRANSFORMS)}")
+        scale = data.crop_scale
+        expect(scale is None or len(scale) == 2, "data.crop_scale", scale, "[low, high] or none")
+        size, crop = self.picture_size(), self.crop_size()
+        if data.keep_ratio and size is None:
+            raise ValueError("data.keep_ratio fits pictures into data.size; expected a size, got none")
+        if data.transform != "default" and crop is None:
+            raise ValueError(f"data.transform {data.transform} cuts windows; expected their size data.crop, e.g. 512x512")
+        if data.transform == "default" and crop is not None:
+            raise ValueError(f"data.crop is {crop}; the default transform cuts no window of fixed size (see data.crop_scale)")
+        if data.transform in ("ade20k", "cityscapes") and size is None:
+            raise ValueError(f"data.transform {data.transform} scales pictures about data.size; expected a size, got none")
+        one_folder = data.name == "folder" and data.train == data.val
+        good = data.hold_out_every == 0 or (data.hold_out_every >= 2 and one_folder)
+        expect(good, "data.hold_out_every", data.hold_out_every, "0, or at least 2 where a folder is both train and val")
+        names = BEV_DATA_SETS if self.model.task == "bev" else tuple(name for name in DATA_SETS if name not in BEV_DATA_SETS)
+        expect(data.name in names, "data.name", data.name, f"one of {', '.join(names)} for task {self.model.task}")
+        if data.name in (*PUBLIC_DATA_SETS, *BEV_DATA_SETS) and data.root is None:
+            raise ValueError(f"data.root is not set; expected the folder of {data.name}")
+
+    def picture_size(self) -> tuple[int, int] | None:
+        """``data.size`` as ``(width, height)`` in pixels, or ``None``."""
+        return check_pixels("data.size", self.data.size)
+
+    def crop_size(self) -> tuple[int, int] | None:
+        """``data.crop`` as ``(width, height)`` in pixels, or ``None``."""
+        return check_pixels("data.crop", self.data.crop)
+
+    def accumulation_for(self, processes: int) -> int:
+        """Micro-batches of an optimiser step in each of so many processes.
+
+        Raises:
+            ValueError: if ``total_batch`` cannot be shared out.
+        """
+        if self.train.total_batch is None:
+            return self.train.accumulation
+        share, rest = divmod(self.train.total_batch, self.train.batch_size * processes)
+        good = share > 0 and rest == 0
+        shape = f"a multiple of {processes} processes x batch_size {self.train.batch_size}"
+        expect(good, "train.total_batch", self.train.total_batch, shape)
+        return share
+
+    def check_folders(self) -> None:
+        """Find out at once whether the data is there, before anything heavy is imported.
+
+        Raises:
+            FileNotFoundError: if a folder of the recipe is missing, saying where it comes from.
+        """
+        data = self.data
+        for name in ("root",) if data.name in (*PUBLIC_DATA_SETS, *BEV_DATA_SETS) else ("train", "val"):
+            folder = getattr(data, name)
+            if Path(folder).is_dir():
+                continue
+            help_ = f"; render it with 'noise2map data {data.name}'" if data.name.startswith("freedoom") else ""
+            raise FileNotFoundError(f"there is no folder {folder}, which the recipe names as data.{name} ({data.name}){help_}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dictionaries, as in the YAML file."""
+        tree = dataclasses.asdict(self)
+        if self.model.task != "bev":
+            del tree["bev"]
+        return tree
+
+
+def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe file, or a shipped recipe by name, and apply ``section.field=value`` overrides.
+
+    Args:
+        name_or_path: a YAML file, or a name of :func:`recipe_names`.
+        overrides: assignments such as ``"optim.lr=1e-4"`` or ``"model.config.map_scale=0.1"``; values are YAML.
+
+    Raises:
+        FileNotFoundError: if there is no such file nor shipped recipe.
+        ValueError: for broken YAML, an unknown key (with the closest known one) or a value of the wrong type.
+    """
+    return make_recipe(recipe_tree(name_or_path), overrides)
+
+
+def make_recipe(tree: dict[str, Any], overrides: list[str] | None = None) -> Recipe:
+    """A recipe from nested mappings and ``section.field=value`` overrides; errors as in :func:`load_recipe`."""
+    for assignment in overrides or []:
+        assign(tree, assignment)
+    return build(Recipe, tree, "")

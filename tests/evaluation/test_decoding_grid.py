@@ -1,0 +1,42 @@
+"""Dials from the command line, and the grid of protocols."""
+
+import pytest
+
+from noise2map.evaluation.protocols import parse_choices, parse_counts, parse_steps, protocol_grid
+from noise2map.models.decoding import Protocol
+
+
+def test_steps_are_read_in_any_spelling():
+    assert parse_steps(["1", "3,10", "auto 3"]) == [1, 3, 10, "auto"]
+    assert parse_counts(["1,4", "4"], "ensemble") == [1, 4]
+    assert parse_choices(["last,steps"], "average", ("last", "steps")) == ["last", "steps"]
+
+
+@pytest.mark.parametrize("word", ["0", "abc", "-1", "1.5", "AUTO", "²"])
+def test_impossible_steps_are_refused_by_name(word):
+    with pytest.raises(ValueError, match=r"steps must be a whole number of at least 1 or 'auto', got "):
+        parse_steps([word])
+
+
+def test_other_impossible_dials_are_refused():
+    with pytest.raises(ValueError, match=r"ensemble must be a whole number of at least 1, got 'auto'"):
+        parse_counts(["auto"], "ensemble")
+    with pytest.raises(ValueError, match="average must be 'last' or 'steps', got 'mean'"):
+        parse_choices(["mean"], "average", ("last", "steps"))
+    with pytest.raises(ValueError, match="sampler is 'euler'; expected one of 'ddim', 'ddpm'"):
+        protocol_grid([1], [1], ["last"], "euler")
+    with pytest.raises(ValueError, match="steps needs at least one value"):
+        protocol_grid([], [1], ["last"])
+
+
+def test_the_grid_names_no_protocol_twice():
+    """The mean over one step is the last step; over several samples it still is."""
+    grid = protocol_grid([1, 3, "auto"], [1, 4], ["last", "steps"])
+    assert len(grid) == 2 + 4 + 4 == len(set(grid))
+    assert [p for p in grid if p.num_inference_steps == 1] == [Protocol(1, 1, "last"), Protocol(1, 4, "last")]
+
+
+def test_a_name_says_everything():
+    assert Protocol(1).name == "1 step, last, ddim"
+    assert Protocol(3, 4, "steps", "ddpm").name == "3 steps x 4 samples, steps, ddpm"
+    assert Protocol("auto").name == "auto steps, last, ddim"

@@ -1,0 +1,225 @@
+"""``noise2map evaluate generator`` on a tiny generator: numbers, files, page, resuming, refusals."""
+
+import csv
+import json
+import re
+import struct
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_generator import FEATURES, save_generator, save_map_models
+
+from noise2map.cli import main
+from noise2map.generation.evaluation.feature_extractors import make_extractor
+from noise2map.generation.evaluation.references import ReferencePictures
+from noise2map.generation.evaluation.study import GeneratorJob, plan_settings
+from noise2map.guidance import DepthGuidedPipeline
+from noise2map.metrics import feature_distance
+
+IMAGES = 18
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    root = tmp_path_factory.mktemp("study")
+    return {**save_generator(root), **save_map_models(root)}
+
+
+def words(paths, out, **changes):
+    options = {
+        "model": paths["generator"],
+        "references": "samples",
+        "predictor": paths["predictor"],
+        "prior": paths["prior"],
+        "extractor": paths["segmentation"],
+        "estimator": paths["depth"],
+        "out": out,
+        "samples": IMAGES,
+        "steps": 2,
+        "resamples": 8,
+        "reference-limit": 20,
+        "batch-size": 9,
+        "pairs": 2,
+        "device": "cpu",
+        "cache": out / "cache",
+    }
+    options |= {name.replace("_", "-"): value for name, value in changes.items()}
+    return [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", "generator", *map(str, arguments)])
+    return stop.value.code or 0
+
+
+@pytest.fixture(scope="module")
+def study(paths, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    arguments = [*words(paths, out, sweep_samples=17, scales="0,40"), "--prior", str(paths["prior-4px"])]
+    assert run(*arguments) == 0
+    return out, arguments
+
+
+def rows_of(out, table="guidance", name="generator.csv"):
+    with open(out / name, newline="") as file:
+        return [row for row in csv.DictReader(file) if row.get("table", table) == table]
+
+
+@pytest.mark.slow
+def test_table_has_all_settings_at_equal_seeds_and_the_references(study):
+    rows = rows_of(study[0])
+    assert [row["setting"] for row in rows] == ["none", "DCG", "DPG", "both", "references"]
+    assert [(row["consistency_scale"], row["prior_scale"]) for row in rows[:4]] == [
+        ("0.0", "0.0"),
+        ("40.0", "0.0"),
+        ("0.0", "40.0"),
+        ("40.0", "40.0"),
+    ]
+    for row in rows[:4]:
+        for metric in ("FID", "dFID", "KID", "dKID"):
+            assert float(row[f"{metric}_low"]) <= float(row[metric]) <= float(row[f"{metric}_high"])
+        assert float(row["disagreement"]) > 0 and float(row["seconds_per_image"]) > 0
+        assert row["extractor"].startswith("segmentation:stage4@") and row["estimator"].startswith("depth@")
+        assert row["images"] == str(IMAGES) and row["reference_images"] == "20" and row["command"] and row["reference_hash"]
+    assert float(rows[4]["disagreement"]) > 0 and not rows[4]["FID"]
+
+
+@pytest.mark.slow
+def test_distances_are_those_of_the_files(study, paths):
+    out, _ = study
+    extractor = make_extractor(str(paths["segmentation"]), "cpu")
+    references = ReferencePictures("samples", 16, 20)
+    real = torch.from_numpy(np.stack([references[index] for index in range(20)])).permute(0, 3, 1, 2)
+    for row, key in zip(rows_of(out), ("c0_p0", "c40_p0")):
+        files = [np.asarray(Image.open(path)) for path in sorted((out / "samples").glob(f"{key}_*/*.png"))]
+        assert len(files) == IMAGES
+        drawn = torch.from_numpy(np.stack(files)).permute(0, 3, 1, 2)
+        for metric, kind in (("FID", "frechet"), ("KID", "kernel")):
+            expected = feature_distance(kind, extractor(drawn), extractor(real)).item()
+            assert float(row[metric]) == pytest.approx(expected, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_sweeps_share_images_with_the_table_and_count_their_own(study):
+    out, _ = study
+    scales = rows_of(out, "scales")
+    assert [row["setting"] for row in scales] == ["scale 0", "scale 40", "references"]
+    assert {row["images"] for row in scales[:2]} == {"17"}
+    priors = rows_of(out, "priors")
+    assert [row["prior"].split("-")[0] for row in priors[:2]] == ["8px", "4px"]
+    folders = [path.name.split("_") for path in (out / "samples").iterdir()]
+    found = sorted((scale, prior, more.partition("px")[0] if "px" in more else "") for scale, prior, more, *_ in folders)
+    # Scale 40 is both, scale 0 is none.
+    assert found == [("c0", "p0", ""), ("c0", "p40", "8"), ("c40", "p0", ""), ("c40", "p40", "4"), ("c40", "p40", "8")]
+    assert (out / "scales_dFID.svg").is_file() and (out / "priors_FID.svg").is_file()
+
+
+@pytest.mark.slow
+def test_differences_are_paired_and_named(study):
+    rows = rows_of(study[0], name="differences.csv")
+    by_pair = {(row["this"], row["minus"], row["score"]): row for row in rows}
+    table = {row["setting"]: row for row in rows_of(study[0])}
+    row = by_pair["both", "none", "dFID"]
+    assert float(row["difference"]) == pytest.approx(float(table["both"]["dFID"]) - float(table["none"]["dFID"]), abs=1e-9)
+    assert float(row["low"]) <= float(row["difference"]) <= float(row["high"])
+    assert ("both", "DCG", "dFID") in by_pair and ("DCG", "DPG", "FID") in by_pair and ("DPG", "none", "disagreement") in by_pair
+
+
+@pytest.mark.slow
+def test_page_shows_pairs_and_clouds_whose_files_can_be_read(study):
+    out, _ = study
+    page = (out / "page.html").read_text(encoding="utf-8")
+    assert "seed 0" in page and "seed 1" in page and "dFID" in page and "data-points" in page
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page)  # nothing is fetched
+    glb = (out / "clouds" / "000000-both.glb").read_bytes()
+    magic, version, length = struct.unpack("<4sII", glb[:12])
+    assert (magic, version, length) == (b"glTF", 2, len(glb))
+    size = struct.unpack("<I", glb[12:16])[0]
+    document = json.loads(glb[20 : 20 + size])
+    assert document["accessors"][0]["count"] > 0
+    ply = (out / "clouds" / "000001-none.ply").read_bytes()
+    assert int(re.search(rb"element vertex (\d+)", ply).group(1)) > 0
+
+
+@pytest.mark.slow
+def test_run_again_it_draws_nothing_and_finds_the_same(study, monkeypatch, capsys):
+    out, arguments = study
+    before = json.loads((out / "generator.json").read_text())["rows"]
+
+    def fail(*args, **kwargs):
+        raise AssertionError("drawn again")
+
+    monkeypatch.setattr(DepthGuidedPipeline, "__call__", fail)
+    assert run(*arguments) == 0
+    after = json.loads((out / "generator.json").read_text())["rows"]
+    keys = ("FID", "dFID_low", "dKID", "disagreement", "edge_alignment")
+    assert [[row.get(key) for key in keys] for row in after] == [[row.get(key) for key in keys] for row in before]
+    screen = capsys.readouterr()
+    assert "features: segmentation:stage4@" in screen.out and "both" in screen.out
+    assert "warning: FID and dFID of fewer than 2048" in screen.err
+
+
+def test_guided_settings_in_short(paths, tmp_path):
+    assert run(*words(paths, tmp_path, resamples=0, steps=1, pairs=1, samples=17)) == 0
+    rows = rows_of(tmp_path)
+    assert [row["setting"] for row in rows] == ["none", "DCG", "DPG", "both", "references"]
+    assert all(float(row["FID"]) > 0 and float(row["dFID"]) > 0 for row in rows[:4])
+    assert "data-points" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_a_generator_alone_is_scored_without_guidance(paths, tmp_path, capsys):
+    assert run(*words(paths, tmp_path, predictor=None, prior=None, resamples=0, pairs=0)) == 0
+    rows = rows_of(tmp_path)
+    assert [row["setting"] for row in rows] == ["none", "references"] and "FID_low" not in rows[0]
+    assert "only the unguided generator" in capsys.readouterr().err
+    assert not (tmp_path / "differences.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"samples": FEATURES}, "the covariance is singular"),
+        ({"reference-limit": 3}, "3 reference images and 16 features"),
+        ({"predictor": None}, "a depth prior is given, but no depth predictor"),
+        ({"predictor": None, "prior": None, "scales": "0,1"}, "needs a depth predictor"),
+        ({"references": "nowhere"}, "no folder nowhere"),
+        ({"consistency-scale": -1}, "--consistency-scale must be a positive number"),
+        ({"scales": "0,ten"}, "'ten'"),
+        ({"scheduler": "euler"}, "--scheduler must be own or ddim or ddpm"),
+        ({"probe-timestep": 5000}, "timestep is 5000"),
+        ({"fov": 180}, "--fov"),
+        ({"extractor": "inceptionn"}, "inceptionn"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_drawn(paths, tmp_path, capsys, changes, message):
+    assert run(*words(paths, tmp_path, **changes)) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+    assert not (tmp_path / "samples").exists()
+
+
+def test_plan_leaves_out_what_there_are_no_parts_for(tmp_path):
+    job = GeneratorJob("g", "r", tmp_path, sweep_scales=(10.0, 0.0))
+    names = [one.name for one in plan_settings(job, True, [])["guidance"]]
+    assert names == ["none", "DCG"]
+    sweep = plan_settings(job, True, [])["scales"]
+    assert [(one.consistency_scale, one.prior_scale) for one in sweep] == [(0, 0), (10, 0)]
+    assert list(plan_settings(job, True, ["a"])) == ["guidance", "scales"]
+    assert list(plan_settings(job, True, ["a", "b"])) == ["guidance", "scales", "priors"]
+
+
+def test_settings_can_be_drawn_apart_and_are_found_again(paths, tmp_path, capsys):
+    arguments = words(paths, tmp_path, samples=3, scales="0.5", sweep_samples=2)
+    assert run(*arguments, "--draw", "both,scale 0.5") == 0
+    assert run(*arguments, "--draw", "None") == 0
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "samples").rglob("*.png")}
+    assert sorted({path.parent.name.rpartition("_")[0].partition("_8px")[0] for path in kept}) == ["c0.5_p0.5", "c0_p0", "c40_p40"]
+    assert len(kept) == 3 + 2 + 3 and not (tmp_path / "generator.csv").exists() and not (tmp_path / "measured").exists()
+    assert run(*arguments, "--draw", "dcg,dpg,none,both") == 0
+    assert len(list((tmp_path / "samples").rglob("*.png"))) == 8 + 6
+    assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
+    assert run(*arguments, "--draw", "none,neither") == 2
+    assert "no setting 'neither' to draw; expected some of none, DCG, DPG, both, scale 0.5" in capsys.readouterr().err

@@ -1,0 +1,171 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
+from PIL import Image
+from tiny_guidance import tiny_predictor, tiny_prior, tiny_unet
+
+from noise2map.cli import main
+from noise2map.generation.loading import camera_of, load_generator
+from noise2map.generation.sampling import SamplingSettings, parse_seeds, run_sampling
+from noise2map.guidance import DepthGuidedPipeline
+from noise2map.zoo import resolve_generator
+
+METRES = {"min_depth": 0.5, "max_depth": 20.0}
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory):
+    """A folder with a plain pipeline, the parts of its guidance beside it, and a camera."""
+    root = tmp_path_factory.mktemp("generator")
+    unet = tiny_unet()
+    DDPMPipeline(unet, DDPMScheduler(num_train_timesteps=100)).save_pretrained(root)
+    tiny_predictor(unet, useful_timesteps=(0, 100), **METRES).save_pretrained(root / "depth_predictor")
+    tiny_prior(**METRES).save_pretrained(root / "depth_prior")
+    (root / "camera.json").write_text(json.dumps({"intrinsics_px": [20, 24, 16, 16], "size_px": [32, 32]}))
+    return root
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as exit_:
+        main(["sample", *map(str, arguments)])
+    return exit_.value.code
+
+
+def pixels(path):
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def test_one_command_gives_images_depth_normals_clouds_and_pairs(generator, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["--model", generator, "--seeds", "0-2", "--steps", 4, "--consistency-scale", 3, "--prior-scale", 2]
+    assert run(*command, "--out", out, "--batch-size", 2) == 0
+    assert "3 drawn" in capsys.readouterr().out
+    with np.load(out / "depth" / "000001.npz") as stored:
+        depth_m = stored["depth_m"]
+    units = pixels(out / "depth" / "000001.png")
+    assert depth_m.shape == (16, 16) and np.abs(units / 1000 - depth_m).max() < 1e-3
+    header = (out / "clouds" / "000001.ply").read_bytes().split(b"end_header")[0].decode()
+    assert f"element vertex {int((depth_m < 0.98 * 20).sum())}" in header
+    assert pixels(out / "normals" / "000001.png").shape == (16, 16, 3)
+    assert pixels(out / "pairs.png").shape[2] == 3
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert [line["source"]["seed"] for line in lines] == [0, 1, 2]
+    assert (pixels(out / "images" / "000001.png") != pixels(out / "unguided" / "images" / "000001.png")).any()
+
+    before = (out / "images" / "000001.png").stat().st_mtime_ns
+    (out / "images" / "000002.png").unlink()
+    assert run(*command, "--out", out, "--seeds", "1-3") == 0
+    assert "2 drawn, 1 done before" in capsys.readouterr().out
+    assert (out / "images" / "000001.png").stat().st_mtime_ns == before
+    assert run(*command, "--out", out, "--steps", 5) == 2
+    assert "steps 4 -> 5" in capsys.readouterr().err
+
+
+def test_a_seed_does_not_depend_on_its_batch(generator, tmp_path):
+    pipe = load_generator(str(generator))
+    settings = SamplingSettings(str(generator), steps=3, consistency_scale=2.0, prior_scale=2.0, intrinsics_px=(10, 12, 8, 8))
+    run_sampling(pipe, settings, [5, 6, 7], tmp_path / "together", batch_size=3)
+    run_sampling(pipe, settings, [7], tmp_path / "alone", batch_size=1)
+    for name in ("images/000007.png", "unguided/images/000007.png"):
+        assert np.abs(pixels(tmp_path / "together" / name) - pixels(tmp_path / "alone" / name)).max() <= 1
+
+
+def test_unguided_pictures_are_those_of_diffusers(generator, tmp_path):
+    from diffusers import DDIMPipeline
+
+    assert run("--model", generator, "--seeds", 4, "--steps", 3, "--sampler", "ddim", "--out", tmp_path / "out") == 0
+    source = DDIMPipeline.from_pretrained(generator)
+    source.set_progress_bar_config(disable=True)
+    expected = source(generator=torch.Generator().manual_seed(4), num_inference_steps=3).images[0]
+    assert (pixels(tmp_path / "out" / "images" / "000004.png") == np.asarray(expected).astype(int)).all()
+    assert not (tmp_path / "out" / "unguided").exists()
+
+
+def test_relative_depth_and_no_depth(generator, tmp_path, capsys):
+    unet = tiny_unet()
+    tiny_predictor(unet, useful_timesteps=(0, 100)).save_pretrained(tmp_path / "relative")
+    DDPMPipeline(unet, DDPMScheduler(num_train_timesteps=100)).save_pretrained(tmp_path / "plain")
+    command = ["--model", tmp_path / "plain", "--seeds", 0, "--steps", 2]
+    assert run(*command, "--depth-predictor", tmp_path / "relative", "--out", tmp_path / "a") == 0
+    assert "depth is relative" in capsys.readouterr().out
+    assert (tmp_path / "a" / "depth" / "000000.npz").is_file() and not (tmp_path / "a" / "clouds").exists()
+    assert run(*command, "--out", tmp_path / "b") == 0
+    assert "no depth" in capsys.readouterr().out and [p.name for p in (tmp_path / "b").iterdir() if p.is_dir()] == ["images"]
+
+
+def test_a_saved_guided_pipeline_keeps_its_parts_and_sampler(generator, tmp_path):
+    unet = tiny_unet()
+    pipe = DepthGuidedPipeline(unet, DDIMScheduler(), tiny_predictor(unet, **METRES), tiny_prior(**METRES))
+    pipe.save_pretrained(tmp_path / "whole")
+    loaded = load_generator(str(tmp_path / "whole"), sampler="ddpm")
+    assert loaded.depth_predictor is not None and loaded.depth_prior is not None
+    assert isinstance(loaded.scheduler, DDPMScheduler)
+
+
+def test_scales_mean_what_the_generator_was_saved_with(generator, tmp_path):
+    own = load_generator(generator)
+    DepthGuidedPipeline(**own.components, convention="plain", reduction="mean").save_pretrained(tmp_path / "plain")
+    command = ["--seeds", "0", "--steps", 4, "--consistency-scale", 3, "--no-pair", "--sampler", "ddim", "--fov", 60]
+    for name, folder, more in (
+        ("own", tmp_path / "plain", []),
+        ("said", generator, ["--convention", "plain", "--reduction", "mean"]),
+        ("usual", generator, []),
+    ):
+        assert run("--model", folder, *command, *more, "--out", tmp_path / name) == 0
+    own, said, usual = (pixels(tmp_path / name / "images" / "000000.png") for name in ("own", "said", "usual"))
+    assert (own == said).all()
+    assert (own != usual).any()
+
+
+def test_camera(generator):
+    assert camera_of(str(generator), 16) == ([10, 12, 8, 8], "camera.json")
+    values, source = camera_of(str(generator), 16, fov_deg=90.0)
+    assert source == "given" and values == pytest.approx([8, 8, 8, 8], abs=1e-3)
+
+
+def test_seeds():
+    assert parse_seeds("0-3, 8,2,10-10") == [0, 1, 2, 3, 8, 10]
+    for text in ("", "a", "3-1", "1-", "-2", "0-9999999"):
+        with pytest.raises(ValueError, match="seeds"):
+            parse_seeds(text)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (["--consistency-scale", "-1"], "--consistency-scale"),
+        (["--prior-scale", "nan"], "--prior-scale"),
+        (["--steps", "0"], "--steps must be at least 1"),
+        (["--steps", "101"], "num_inference_steps is 101"),
+        (["--seeds", "x"], "seeds must be"),
+        (["--convention", "both", "--consistency-scale", "1"], "convention is 'both'"),
+        (["--sampler", "euler"], "sampler is 'euler'"),
+        (["--depth-prior", "./nowhere"], "./nowhere"),
+        (["--model", "./nowhere"], "./nowhere"),
+        (["--model", "no-such-generator"], "no-such-generator"),
+        (["--fov", "180"], "--fov"),
+        (["--eta", "2"], "eta is 2"),
+    ],
+)
+def test_mistakes_are_one_line_without_traceback(generator, tmp_path, capsys, change, message):
+    assert run("--model", generator, "--seeds", "0", "--steps", "2", "--out", tmp_path / "out", *change) == 2
+    error = capsys.readouterr().err
+    last = error.splitlines()[-1]  # after the progress bar, where there was one
+    assert last.startswith("noise2map: error:") and message in last and "Traceback" not in error
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_parts_that_do_not_belong_together(generator, tmp_path, capsys):
+    other = tiny_unet(seed=5)
+    tiny_predictor(other, **METRES).save_pretrained(tmp_path / "other")
+    command = ["--model", generator, "--seeds", "0", "--out", tmp_path / "out"]
+    assert run(*command, "--depth-predictor", tmp_path / "other") == 2
+    assert "trained for another U-Net" in capsys.readouterr().err
+    tiny_prior(min_depth=1.0, max_depth=5.0).save_pretrained(tmp_path / "prior")
+    assert run(*command, "--depth-prior", tmp_path / "prior") == 2
+    assert "expected the same range" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match=r"model_index\.json"):
+        resolve_generator(str(tmp_path))

@@ -1,0 +1,129 @@
+"""Generators: loading, images by seed, resuming, and depth read from finished images."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMPipeline, DDIMScheduler
+from PIL import Image
+from tiny_generator import save_generator
+
+from noise2map.diffusion import add_noise, image_generator, tables_from_betas
+from noise2map.generation.depth_reading import depth_probe, probe_name
+from noise2map.generation.loading import load_generator, load_part
+from noise2map.generation.sampling import GuidanceSetting, SamplingPlan, draw_images
+from noise2map.guidance import DepthGuidedPipeline, DepthPredictor, DepthPrior, UNetFeatureTap
+
+PLAN = SamplingPlan(num_inference_steps=2)
+BOTH = GuidanceSetting("both", 5.0, 3.0, "p")
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    return save_generator(tmp_path_factory.mktemp("generator"))
+
+
+@pytest.fixture(scope="module")
+def pipe(paths):
+    return load_generator(paths["generator"], paths["predictor"], paths["prior"])
+
+
+def read(folder, seed):
+    return np.asarray(Image.open(folder.root / f"{seed:06d}.png"))
+
+
+def test_a_generator_is_opened_with_its_parts(paths, pipe, tmp_path):
+    assert isinstance(pipe.scheduler, DDIMScheduler) and isinstance(pipe.depth_predictor, DepthPredictor)
+    pipe.save_pretrained(tmp_path / "all")  # a DepthGuidedPipeline brings its parts
+    again = load_generator(tmp_path / "all")
+    assert isinstance(again.depth_prior, DepthPrior) and again.depth_prior.image_size == (8, 8)
+    own = load_generator(paths["generator"], sampler="own")
+    saved = (paths["generator"] / "scheduler" / "scheduler_config.json").read_text()
+    assert f'"_class_name": "{type(own.scheduler).__name__}"' in saved
+    alone = load_generator(paths["generator"], sampler="ddpm")
+    assert alone.depth_predictor is None and type(alone.scheduler).__name__ == "DDPMScheduler"
+
+
+def test_what_cannot_be_opened_is_named(paths, tmp_path):
+    with pytest.raises(FileNotFoundError, match="neither a folder nor a hub id"):
+        load_generator(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no model_index"):
+        load_generator(tmp_path / "empty")
+    with pytest.raises(FileNotFoundError, match="no depth predictor"):
+        load_part("depth_predictor", tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"depth predictor .* could not be loaded"):
+        load_part("depth_predictor", paths["prior"])
+    with pytest.raises(ValueError, match="sampler is"):
+        load_generator(paths["generator"], sampler="euler")
+
+
+def test_unguided_images_are_those_of_diffusers(paths, pipe, tmp_path):
+    folder = draw_images(pipe, GuidanceSetting("none"), [3, 7], tmp_path, PLAN)
+    plain = DDIMPipeline(pipe.unet, pipe.scheduler)
+    plain.set_progress_bar_config(disable=True)
+    generators = [torch.Generator().manual_seed(seed) for seed in (3, 7)]
+    expected = plain(batch_size=2, generator=generators, num_inference_steps=2).images
+    for seed, image in zip((3, 7), expected):
+        assert np.abs(read(folder, seed).astype(int) - np.asarray(image)).max() <= 1
+    assert folder.done["3"]["seconds"] > 0 and folder.done["3"]["skipped_steps"] == 0
+
+
+def test_an_image_follows_from_its_seed_whatever_the_batch(pipe, tmp_path):
+    together = draw_images(pipe, BOTH, range(4), tmp_path / "a", PLAN, batch_size=4)
+    alone = draw_images(pipe, BOTH, [2], tmp_path / "b", PLAN, batch_size=1)
+    none = draw_images(pipe, GuidanceSetting("none"), [2], tmp_path / "a", PLAN)
+    assert np.abs(read(together, 2).astype(int) - read(alone, 2)).max() <= 1
+    assert np.abs(read(none, 2).astype(int) - read(alone, 2)).max() > 1  # guidance moves it
+
+
+def test_only_what_is_missing_is_drawn_again(pipe, tmp_path, monkeypatch):
+    folder = draw_images(pipe, BOTH, range(3), tmp_path, PLAN)
+    before = read(folder, 1)
+    (folder.root / "000001.png").unlink()
+    drawn = []
+    call = DepthGuidedPipeline.__call__
+    monkeypatch.setattr(DepthGuidedPipeline, "__call__", lambda self, **k: drawn.append(k["batch_size"]) or call(self, **k))
+    done = []
+    again = draw_images(pipe, BOTH, range(4), tmp_path, PLAN, on_images=done.append)
+    assert drawn == [2] and sum(done) == 4  # seed 1, and the new seed 3
+    assert np.abs(read(again, 1).astype(int) - before).max() <= 1
+
+
+def test_images_of_another_plan_or_predictor_are_not_taken_for_these(paths, pipe, tmp_path):
+    none = GuidanceSetting("none")
+    first, unguided = (draw_images(pipe, setting, [0], tmp_path, PLAN).root for setting in (BOTH, none))
+    longer = SamplingPlan(num_inference_steps=3)
+    assert len({first, *(draw_images(pipe, BOTH, [0], tmp_path, plan).root for plan in (PLAN, longer))}) == 2
+    plain = SamplingPlan(num_inference_steps=2, convention="plain")
+    assert draw_images(pipe, BOTH, [0], tmp_path, plain).root != first
+    assert draw_images(pipe, none, [0], tmp_path, plain).root == unguided  # which knows no convention
+    other = load_generator(paths["generator"], paths["predictor"], paths["prior"])
+    with torch.no_grad():
+        next(other.depth_predictor.parameters()).mul_(1.5)
+    assert draw_images(other, BOTH, [0], tmp_path, PLAN).root != first
+    assert draw_images(other, none, [0], tmp_path, PLAN).root == unguided
+
+
+def test_bfloat16_draws_nearly_the_same_images_into_another_folder(paths, pipe, tmp_path):
+    bf16 = SamplingPlan(num_inference_steps=2, bf16=True)
+    for setting in (BOTH, GuidanceSetting("none")):
+        full, half = (draw_images(pipe, setting, [4], tmp_path, plan) for plan in (PLAN, bf16))
+        assert half.root != full.root
+        assert 0 < np.abs(read(half, 4).astype(float) - read(full, 4)).mean() < 3
+    assert next(pipe.unet.parameters()).dtype == torch.float32
+
+
+def test_depth_of_a_finished_image_is_that_of_its_noised_features(pipe):
+    images = torch.randint(0, 256, (3, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    strong, weak = depth_probe(pipe, 50)(images, ["a", "b", "c"])
+    noise = torch.randn(3, 16, 16, generator=image_generator(0, "b"))
+    alpha, sigma = tables_from_betas(pipe.scheduler.betas).alpha_sigma(torch.tensor(50))
+    noisy = add_noise(images[1:2] / 127.5 - 1, noise[None], alpha.float(), sigma.float())
+    with torch.no_grad(), UNetFeatureTap(pipe.unet, (2, 4, 5, 6, 7)) as tap:
+        pipe.unet(noisy, 50)
+        expected = pipe.depth_predictor(tap.features, 50), pipe.depth_predictor(tap.features, 50, (6,))
+    torch.testing.assert_close(strong[1:2], expected[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(weak[1:2], expected[1], rtol=1e-4, atol=1e-5)
+    assert probe_name(pipe, 50) != probe_name(pipe, 51)
+    with pytest.raises(ValueError, match="timestep is 1000"):
+        depth_probe(pipe, 1000)

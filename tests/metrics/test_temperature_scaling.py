@@ -1,0 +1,66 @@
+"""Temperature scaling against the temperature the data was made with, and against a scan of the loss."""
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from noise2map.metrics import fit_temperature
+from noise2map.metrics.calibration import LOWEST_TEMPERATURE
+
+
+def _data(temperature: float, seed: int = 0, sharpness: float = 3.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits, and labels drawn from `softmax(logits / temperature)`."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = sharpness * torch.randn(6, 5, 40, 40, generator=generator)
+    honest = (logits / temperature).softmax(1).permute(0, 2, 3, 1).reshape(-1, 5)
+    labels = torch.multinomial(honest, 1, generator=generator).view(6, 40, 40)
+    labels[:, :4] = 255
+    return logits, labels
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0, 2.5])
+def test_recovers_the_temperature(temperature):
+    logits, labels = _data(temperature)
+    assert fit_temperature(logits.split(2), labels.split(2)) == pytest.approx(temperature, rel=0.08)
+
+
+def test_is_the_minimum_of_the_loss():
+    logits, labels = _data(1.7, seed=1)
+    found = fit_temperature([logits], [labels], pixels_per_image=10**6)
+
+    def loss(t: float) -> float:
+        return cross_entropy(logits.double() / t, labels, ignore_index=255).item()
+
+    assert loss(found) <= min(loss(found * factor) for factor in (0.9, 0.999, 1.001, 1.1))
+
+
+def test_streams_and_repeats():
+    logits, labels = _data(1.3, seed=2)
+    batches = ((z for z in logits.split(1)), (y for y in labels.split(1)))
+    assert fit_temperature(*batches, pixels_per_image=300) == fit_temperature(
+        logits.split(1), labels.split(1), pixels_per_image=300
+    )
+
+
+def test_perfect_predictions_stop_at_the_bound():
+    labels = torch.randint(3, (1, 8, 8), generator=torch.Generator().manual_seed(3))
+    logits = 4.0 * torch.nn.functional.one_hot(labels, 3).permute(0, 3, 1, 2)
+    assert fit_temperature([logits], [labels]) == LOWEST_TEMPERATURE
+
+
+def test_bad_input_is_refused():
+    logits, labels = _data(1.0, seed=4)
+    with pytest.raises(ValueError, match="no labelled pixel"):
+        fit_temperature([], [])
+    with pytest.raises(ValueError, match="no labelled pixel"):
+        fit_temperature([logits], [torch.full_like(labels, 255)])
+    with pytest.raises(ValueError, match="need logits"):
+        fit_temperature([logits], [labels[:, :3]])
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        fit_temperature([logits, logits], [labels])
+    with pytest.raises(ValueError, match="finite"):
+        fit_temperature([logits * torch.nan], [labels])
+    with pytest.raises(ValueError, match=r"0\.\.4"):
+        fit_temperature([logits], [labels.where(labels != 0, 9)])
+    with pytest.raises(ValueError, match="pixels_per_image"):
+        fit_temperature([logits], [labels], pixels_per_image=0)

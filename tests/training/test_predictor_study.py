@@ -1,0 +1,174 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler
+from PIL import Image
+from tiny_guidance import tiny_unet
+from tiny_training import tiny_model, tiny_processor
+from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor
+
+from noise2map.cli import main
+from noise2map.generation.evaluation.depth_models import DepthLabeller
+from noise2map.guidance import DepthPredictor, UNetFeatureTap
+from noise2map.report.tables import read_csv
+from noise2map.training.generators.depth_labels import LabelledPictures, choose, open_labelled, read_pictures
+from noise2map.training.generators.predictor_study import StudyPlan, run_predictor_study, without_probes
+
+CPU = torch.device("cpu")
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as exit_:
+        main(["train", "depth-predictor", *map(str, arguments)])
+    return exit_.value.code
+
+
+@pytest.fixture(scope="module")
+def rooms(tmp_path_factory):
+    """A generator, and pictures with depth in millimetres: brightness falls with distance; the corner is not known."""
+    root = tmp_path_factory.mktemp("rooms")
+    DDPMPipeline(tiny_unet(), DDPMScheduler()).save_pretrained(root / "generator")
+    for split, count in (("train", 6), ("val", 3)):
+        for name in ("images", "maps"):
+            (root / split / name).mkdir(parents=True)
+        for index in range(count):
+            ramp = np.repeat(np.linspace(1, 9 - index * 0.3, 20)[:, None], 24, axis=1)
+            depth = (ramp * 1000).astype(np.uint16)
+            depth[:3, :5] = 0
+            grey = (250 - ramp * 25).astype(np.uint8)
+            Image.fromarray(grey).save(root / split / "images" / f"{index}.png")
+            Image.fromarray(depth).save(root / split / "maps" / f"{index}.png")
+    return root
+
+
+def command(rooms, out):
+    data = ["--data", "folder", "--root", rooms / "train", "--val-root", rooms / "val", "--out", out]
+    sizes = ["--steps", 2, "--batch-size", 2, "--timesteps", "50,400", "--val-images", 2, "--max-depth", 12]
+    return ["--generator", rooms / "generator", *data, *sizes]
+
+
+def test_study_writes_predictors_table_and_plots_and_goes_on(rooms, tmp_path, capsys):
+    out = tmp_path / "study"
+    assert run(*command(rooms, out), "--counts", "2,5") == 0
+    assert "predictor written to" in capsys.readouterr().out
+    rows = read_csv(out / "accuracy.csv")
+    assert {row["images_trained"] for row in rows} == {2, 5}
+    assert {str(row["blocks"]) for row in rows if row["images_trained"] == 2} == {"2,4,5,6,7", "6"}
+    assert {str(row["blocks"]) for row in rows if row["images_trained"] == 5} == {"2,4,5,6,7", *map(str, range(9))}
+    assert all(0 <= row["delta1"] <= 1 and row["abs_rel"] > 0 and row["labels"] == "truth" for row in rows)
+    for name in ("accuracy_by_block", "accuracy_by_timestep", "delta1_by_images", "abs_rel_by_images"):
+        assert Image.open(out / f"{name}.png").width > 400
+    final, probed = (DepthPredictor.from_pretrained(out / name) for name in ("final", "images-0005"))
+    assert final.branches == ((2, 4, 5, 6, 7), (6,)) and len(probed.branches) == 10
+    final.check_unet(tiny_unet())
+
+    before = (out / "images-0002" / "scores.json").stat().st_mtime_ns
+    assert run(*command(rooms, out), "--counts", "2,5,6") == 0
+    assert (out / "images-0002" / "scores.json").stat().st_mtime_ns == before
+    assert run(*command(rooms, out), "--counts", "2", "--seed", 1) == 2
+    assert "other settings (seed)" in capsys.readouterr().err
+
+
+def test_dropping_probes_changes_no_depth():
+    unet = tiny_unet()
+    torch.manual_seed(0)
+    probed = DepthPredictor.for_unet(unet, hidden_sizes=(8,), time_embed_dim=8, probe_blocks=[[0], [8]]).eval()
+    smaller = without_probes(probed)
+    with torch.no_grad(), UNetFeatureTap(unet, range(9)) as tap:
+        unet(torch.randn(1, 3, 16, 16), 10)
+        for blocks in smaller.branches:
+            assert torch.equal(smaller(tap.features, 10, blocks), probed(tap.features, 10, blocks))
+    assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in probed.parameters())
+
+
+def test_true_labels_are_those_of_the_middle_square(rooms):
+    dataset = open_labelled("folder", rooms / "train", "train", True)
+    found = read_pictures(dataset, [4, 0], 10, "truth", None, lambda: None)
+    assert found.images.shape == (2, 3, 10, 10) and found.metric
+    middle = dataset[4]["depth_m"][:, 2:22]
+    np.testing.assert_array_equal(found.depths[0].numpy(), middle[1::2, 1::2])
+    filled = found.with_far(12.0).depths
+    assert (filled[found.depths == 0] == 12).all() and (filled[found.depths > 0] == found.depths[found.depths > 0]).all()
+
+
+def test_fewer_pictures_are_a_part_of_more():
+    assert choose(50, 30, 3)[:10] == choose(50, 10, 3) and len(set(choose(50, 50, 3))) == 50
+    assert choose(10, 3, None) == [0, 4, 9]
+    with pytest.raises(ValueError, match="11 labelled pictures are asked for, but there are 10"):
+        choose(10, 11, 0)
+
+
+def test_our_depth_model_labels(rooms, tmp_path, capsys):
+    model = tiny_model("depth").eval()
+    model.save_pretrained(tmp_path / "depth")
+    tiny_processor().save_pretrained(tmp_path / "depth")
+    out = tmp_path / "study"
+    pictures = [*command(rooms, out), "--root", rooms / "train" / "images", "--val-labels", "truth", "--no-by-block"]
+    assert run(*pictures, "--labels", tmp_path / "depth", "--counts", 2) == 0
+    row = read_csv(out / "accuracy.csv")[0]
+    assert row["labels"] == str(tmp_path / "depth") and row["scored_against"] == "truth"
+    tiny_model().save_pretrained(tmp_path / "classes")
+    tiny_processor().save_pretrained(tmp_path / "classes")
+    assert run(*pictures, "--labels", tmp_path / "classes", "--counts", 2) == 2
+    assert "segmentation model; expected a depth model" in capsys.readouterr().err
+
+
+def test_depth_estimators_of_transformers_label(tmp_path):
+    """A DPT of random weights: near (large inverse depth) becomes 0, far 1, between the percentiles of the picture."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 16}
+    config = DPTConfig(
+        image_size=32, patch_size=16, backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8] * 4, fusion_hidden_size=8, **sizes
+    )
+    model = DPTForDepthEstimation(config).eval()
+    with torch.no_grad():  # as initialised its depth hardly varies, and is cut off at zero
+        for parameter in (*model.neck.parameters(), *model.head.parameters()):
+            parameter.normal_().abs_()
+    model.save_pretrained(tmp_path)
+    DPTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    labeller = DepthLabeller(str(tmp_path), CPU)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3)).astype(np.uint8))
+    depth = labeller(picture, "a")
+    assert not labeller.metric and depth.shape == (20, 30) and depth.min() == 0 and depth.max() == 1
+    with torch.no_grad():
+        inverse = model(**labeller._processor(images=picture, return_tensors="pt")).predicted_depth
+    inverse = torch.nn.functional.interpolate(inverse[None], (20, 30), mode="bicubic", align_corners=False)[0, 0]
+    within = (depth > 0) & (depth < 1)
+    assert within.mean() > 0.2 and np.corrcoef(inverse.numpy()[within], depth[within])[0, 1] < -0.9999
+
+
+def test_relative_labels_make_a_relative_predictor(tmp_path):
+    images = torch.randint(0, 255, (3, 3, 16, 16), dtype=torch.uint8)
+    pictures = LabelledPictures(images, torch.rand(3, 16, 16), False, "dpt")
+    plan = StudyPlan(counts=(3,), steps=1, batch_size=2, timesteps=(10,), probe=False)
+    rows = run_predictor_study(tiny_unet(), DDPMScheduler(), pictures, pictures, tmp_path / "out", plan, {})
+    assert all(row["l1"] > 0 and "delta1" not in row for row in rows)
+    assert not DepthPredictor.from_pretrained(tmp_path / "out" / "final").depth_range.metric
+    assert json.loads((tmp_path / "out" / "final" / "scores.json").read_text())["plan"]["steps"] == 1
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (["--counts", "7"], "7 labelled pictures are asked for, but there are 6"),
+        (["--counts", "0"], "counts"),
+        (["--timesteps", "1000"], "below the process's 1000"),
+        (["--timesteps", "a"], "--timesteps must be whole numbers"),
+        (["--strong", "2,20"], "lacks the requested [20]"),
+        (["--strong", "6"], "expected different ones"),
+        (["--labels", "nowhere"], "labels 'nowhere'"),
+        (["--root", "nowhere"], "nowhere"),
+        (["--data", "lsun"], "LSUN has no true depth"),
+        (["--data", "video"], "data is 'video'"),
+        (["--generator", "./nowhere"], "./nowhere"),
+        (["--missing", "near"], "missing is 'near'"),
+        (["--steps", "0"], "--steps must be at least 1"),
+    ],
+)
+def test_mistakes_are_one_line_without_traceback(rooms, tmp_path, capsys, change, message):
+    assert run(*command(rooms, tmp_path / "out"), "--counts", "2", *change) == 2
+    error = capsys.readouterr().err
+    last = error.splitlines()[-1]
+    assert last.startswith("noise2map: error:") and message in last and "Traceback" not in error
