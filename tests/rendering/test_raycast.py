@@ -3,10 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from synthetic_level import make_lumps
 
 from noise2map.data.freedoom import catalog
-from noise2map.rendering.frames import surface_labels
+from noise2map.geometry import normals_from_depth
+from noise2map.rendering.frames import surface_labels, surface_normals
 from noise2map.rendering.level import Level
 from noise2map.rendering.raycast import CEILING, FLOOR, LOWER, SKY, UPPER, WALL, Camera, Pose, cast
 from noise2map.rendering.wad import Wad
@@ -171,3 +173,41 @@ def test_wad_refuses_what_is_not_one(tmp_path):
         Wad(whole)
     with pytest.raises(FileNotFoundError):
         Wad(tmp_path / "none.wad")
+
+
+def test_normals_of_floor_ceiling_and_walls_by_hand():
+    """Looking east: the far wall faces the viewer, the wall to the north faces right, the step's front faces the viewer."""
+    room, _, seen = looking_east()
+    normals = surface_normals(room, seen, Pose(64.0, 256.0, EYE, 0.0))
+    assert (normals[110:, 80] == (0, 1, 0)).all() and (normals[:10, 80] == (0, -1, 0)).all()
+    assert np.allclose(normals[60, 80], (0, 0, 1))
+    assert np.allclose(normals[74:79, 80], (0, 0, 1))
+    assert seen.kind[60, 0] == WALL and seen.kind[60, 159] == WALL
+    assert np.allclose(normals[60, 0], (1, 0, 0)) and np.allclose(normals[60, 159], (-1, 0, 0))
+    turned = Pose(64.0, 256.0, EYE, 30.0)  # anticlockwise: the east wall now faces to the right of the viewer
+    seen = cast(room, turned, CAMERA)
+    normals = surface_normals(room, seen, turned)
+    east = np.abs(normals - (np.sin(np.radians(-30)), 0, np.cos(np.radians(30)))).max(-1) < 1e-6
+    assert east[60].any()
+
+
+@pytest.mark.parametrize("yaw", [0.0, 33.0, 160.0, -71.0])
+def test_normals_are_those_of_the_depth(yaw):
+    """Differences of the exact inverse depth give the same planes, but for the pixels at edges."""
+    room, pose = Level(make_lumps()), Pose(200.0, 200.0, EYE, yaw)
+    seen = cast(room, pose, CAMERA)
+    normals = surface_normals(room, seen, pose)
+    assert np.allclose(np.linalg.norm(normals, axis=-1), 1, atol=1e-6)
+    intrinsics = np.array(CAMERA.intrinsics, np.float32)
+    intrinsics[2] += 0.25  # a column looks a quarter of a pixel to the right of its left edge, not half
+    depth = torch.from_numpy(seen.depth.astype(np.float64))
+    found = normals_from_depth(depth, torch.from_numpy(intrinsics).double()).numpy() * (1, -1, -1)
+    inside = np.zeros((120, 160), bool)  # all eight neighbours on the same surface
+    same = lambda a, b: (seen.kind[a] == seen.kind[b]) & (seen.line[a] == seen.line[b]) & (seen.sector[a] == seen.sector[b])  # noqa: E731
+    middle = (slice(1, -1), slice(1, -1))
+    inside[middle] = True
+    for down in (-1, 0, 1):
+        for right in (-1, 0, 1):
+            inside[middle] &= same(middle, (slice(1 + down, 119 + down), slice(1 + right, 159 + right)))
+    angles = np.degrees(np.arccos(np.clip((normals * found).sum(-1), -1, 1)))[inside]
+    assert len(angles) > 10_000 and angles.max() < 0.5

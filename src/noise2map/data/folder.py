@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from noise2map.data.images import image_size, list_images, open_class_map, open_depth_map, open_image
+from noise2map.data.images import image_size, list_images, open_class_map, open_depth_map, open_image, open_normals_map
 from noise2map.data.paired import IGNORE, name_some
 from noise2map.runs.data_split import DataSplit, file_checksum
 
+_TASKS = ("segmentation", "depth", "normals")
 _GOLDEN_ANGLE = 0.618033988749895
 
 
@@ -21,12 +22,13 @@ class FolderDataset:
     """Images with class maps or depth maps from a folder, as raw samples.
 
     ``ROOT/images/kitchen.jpg`` belongs to ``ROOT/maps/kitchen.png``. Class maps are single-channel images of ids; 255 is
-    "not known". Depth maps are 16-bit images; 0 is "not known". Names of classes come from ``id2label`` or from
+    "not known". Depth maps are 16-bit images; 0 is "not known". Normals are RGB images, see
+    :func:`noise2map.data.images.open_normals_map`. Names of classes come from ``id2label`` or from
     ``ROOT/classes.json``: a list, or an object from id to name.
 
     Args:
         root: The folder.
-        task: ``"segmentation"`` or ``"depth"``.
+        task: ``"segmentation"``, ``"depth"`` or ``"normals"``.
         id2label: Names of the classes (segmentation), ids 0 to K - 1.
         depth_scale: Metres per unit of the depth maps; 0.001 for millimetres.
         intrinsics: ``fx, fy, cx, cy`` in pixels, the same for all images, if known.
@@ -34,7 +36,7 @@ class FolderDataset:
         maps: Name of the map folder.
 
     Attributes:
-        id2label: Names of the classes; empty for depth.
+        id2label: Names of the classes; empty for other maps.
         palette: A colour for each class, ``(K, 3)`` uint8.
         ids: Names of the pairs, sorted.
 
@@ -55,8 +57,8 @@ class FolderDataset:
         images: str = "images",
         maps: str = "maps",
     ) -> None:
-        if task not in ("segmentation", "depth"):
-            raise ValueError(f"task is {task!r}; expected 'segmentation' or 'depth'")
+        if task not in _TASKS:
+            raise ValueError(f"task is {task!r}; expected one of {', '.join(map(repr, _TASKS))}")
         if not (np.isfinite(depth_scale) and depth_scale > 0):
             raise ValueError(f"depth_scale is {depth_scale!r}; expected metres per unit, a positive number")
         if intrinsics is not None and (len(intrinsics) != 4 or not np.isfinite(np.asarray(intrinsics, float)).all()):
@@ -80,11 +82,13 @@ class FolderDataset:
         return len(self._pairs)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The raw sample: ``image``, ``labels`` or ``depth_m`` with ``valid``, ``id``, and ``intrinsics`` if given."""
+        """The raw sample: ``image``, ``labels``, ``depth_m`` with ``valid`` or ``normals``, ``id``, and ``intrinsics`` if given."""
         image_path, map_path = self._pairs[index]
         sample: dict[str, Any] = {"image": open_image(image_path), "id": self.ids[index]}
         if self.task == "segmentation":
             sample["labels"] = self._read_labels(map_path)
+        elif self.task == "normals":
+            sample["normals"] = open_normals_map(map_path)
         else:
             sample["depth_m"] = open_depth_map(map_path, self.depth_scale)
             sample["valid"] = sample["depth_m"] > 0

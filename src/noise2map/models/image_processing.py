@@ -82,6 +82,7 @@ class Noise2MapImageProcessor(ShippedNames, PilBackend):
         images: Any,
         segmentation_maps: Any = None,
         depth_maps: Any = None,
+        maps: Any = None,
         return_tensors: str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
@@ -92,11 +93,12 @@ class Noise2MapImageProcessor(ShippedNames, PilBackend):
                 16 bits. Transparent parts are laid on white; greys of 16 bits are scaled to 8.
             segmentation_maps: class ids ``(H, W)`` for each image, Pillow or array.
             depth_maps: metres ``(H, W)`` for each image, 0 where there is no depth.
+            maps: maps of any other task for each image: numbers ``(H, W)``, or ``(H, W, C)`` such as normals.
             return_tensors: ``"pt"`` stacks into tensors; all images must then have one size after resizing.
             **kwargs: overrides of the processor's fields for this call.
 
         Returns:
-            ``pixel_values`` ``(B, 3, H, W)`` and, if maps were given, ``labels`` ``(B, H, W)``.
+            ``pixel_values`` ``(B, 3, H, W)`` and, if maps were given, ``labels`` ``(B, H, W)`` or ``(B, C, H, W)``.
 
         Raises:
             ValueError: if an image cannot be used, images and maps do not pair up, an argument cannot work, or sizes differ
@@ -108,20 +110,20 @@ class Noise2MapImageProcessor(ShippedNames, PilBackend):
         options = {name: kwargs.get(name, getattr(self, name)) for name in _OPTIONS if kwargs.get(name) is not None}
         options = {**{name: getattr(self, name) for name in _OPTIONS}, **options}
         _check_options(options)
-        if segmentation_maps is not None and depth_maps is not None:
-            raise ValueError("got segmentation_maps and depth_maps; expected the maps of one task")
+        kinds = {"segmentation_maps": segmentation_maps, "depth_maps": depth_maps, "maps": maps}
+        given = [name for name, value in kinds.items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"got {' and '.join(given)}; expected the maps of one task")
         pictures = [_to_rgb(image) for image in _as_list(images)]
         if not pictures:
             raise ValueError("got no images; expected at least one")
         pixels = [self._prepare_image(picture, options) for picture in pictures]
         data: dict[str, Any] = {"pixel_values": pixels}
-        maps = segmentation_maps if segmentation_maps is not None else depth_maps
-        if maps is not None:
-            maps = _as_list(maps)
-            if len(maps) != len(pictures):
-                raise ValueError(f"got {len(pictures)} images and {len(maps)} maps; expected one map for each image")
-            is_depth = depth_maps is not None
-            data["labels"] = [self._prepare_map(m, p, x, is_depth, options) for m, p, x in zip(maps, pictures, pixels)]
+        if given:
+            targets, is_real = _as_list(kinds[given[0]]), segmentation_maps is None
+            if len(targets) != len(pictures):
+                raise ValueError(f"got {len(pictures)} images and {len(targets)} maps; expected one map for each image")
+            data["labels"] = [self._prepare_map(m, p, x, is_real, options) for m, p, x in zip(targets, pictures, pixels)]
         sizes = {x.shape[-2:] for x in pixels}
         if return_tensors is not None and len(sizes) > 1:
             raise ValueError(
@@ -170,18 +172,19 @@ class Noise2MapImageProcessor(ShippedNames, PilBackend):
         return np.ascontiguousarray(pixels)
 
     def _prepare_map(
-        self, target: Any, picture: Image.Image, pixels: np.ndarray, is_depth: bool, options: dict[str, Any]
+        self, target: Any, picture: Image.Image, pixels: np.ndarray, is_real: bool, options: dict[str, Any]
     ) -> np.ndarray:
         array = np.asarray(target.cpu() if isinstance(target, Tensor) else target)
-        if array.shape != (picture.height, picture.width):
+        if array.shape[:2] != (picture.height, picture.width) or array.ndim > (3 if is_real else 2):
             raise ValueError(f"map has shape {array.shape}; expected the image's ({picture.height}, {picture.width})")
-        array = array.astype(np.float32) if is_depth else array.astype(np.int64)
-        if options["do_reduce_labels"] and not is_depth:
+        array = array.astype(np.float32) if is_real else array.astype(np.int64)
+        if options["do_reduce_labels"] and not is_real:
             array = np.where((array == 0) | (array == 255), 255, array - 1)
-        if array.shape != pixels.shape[-2:]:  # nearest: a mean of class ids or of depth and holes means nothing
-            tensor = torch.from_numpy(array.astype(np.float64))[None, None]
-            array = functional.interpolate(tensor, size=pixels.shape[-2:], mode="nearest-exact")[0, 0].numpy().astype(array.dtype)
-        return array
+        if array.shape[:2] != pixels.shape[-2:]:  # nearest: a mean of class ids or of depth and holes means nothing
+            channels = torch.from_numpy(np.atleast_3d(array).astype(np.float64)).movedim(-1, 0)[None]
+            resized = functional.interpolate(channels, size=pixels.shape[-2:], mode="nearest-exact")[0].movedim(0, -1)
+            array = resized.numpy().astype(array.dtype).reshape(*pixels.shape[-2:], *array.shape[2:])
+        return array if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
     def post_process_semantic_segmentation(self, outputs: Any, target_sizes: Sequence[Any] | None = None) -> list[Tensor]:
         """Class maps at the size of the images.

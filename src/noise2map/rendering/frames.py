@@ -9,6 +9,7 @@ from PIL import Image
 
 from noise2map.data.freedoom import catalog
 from noise2map.data.freedoom.format import CENTIMETRES, file_of, frame_id
+from noise2map.data.images import encode_normals
 from noise2map.rendering.engine import Engine, Observation
 from noise2map.rendering.level import STEP_HEIGHT, Level
 from noise2map.rendering.raycast import CEILING, FLOOR, LOWER, NOTHING, SKY, UPPER, WALL, Camera, Pose, Surfaces, cast
@@ -32,13 +33,16 @@ _MIN_MEAN_VALUE = 14.0
 
 @dataclass(frozen=True)
 class Frame:
-    """One labelled view; ``colour`` and ``labels`` are ``(H, W)`` uint8, ``depth_m`` is ``(H, W)`` float32.
+    """One labelled view.
+
+    ``colour`` and ``labels`` are ``(H, W)`` uint8, ``depth_m`` ``(H, W)`` and ``normals`` ``(H, W, 3)`` float32.
 
     Attributes:
         pose: Camera pose, map units.
         colour: Index into the game's palette.
         labels: Ten-class ids, 255 where geometry and engine disagree.
         depth_m: Depth along the horizontal optical axis in metres; infinite for sky.
+        normals: Unit normals of the surfaces: x right, y up, z towards the viewer; zero for sky and where ``labels`` are 255.
         gore: Whether corpses or gibs are in view.
     """
 
@@ -46,6 +50,7 @@ class Frame:
     colour: np.ndarray
     labels: np.ndarray
     depth_m: np.ndarray
+    normals: np.ndarray
     gore: bool
 
 
@@ -63,6 +68,27 @@ def surface_labels(level: Level, surfaces: Surfaces) -> np.ndarray:
     labels[(kind == UPPER) & level.door[behind]] = catalog.DOOR
     labels[(kind == LOWER) & (np.abs(level.floor[behind] - level.floor[sector]) <= STEP_HEIGHT)] = catalog.STEP
     return labels
+
+
+def surface_normals(level: Level, surfaces: Surfaces, pose: Pose) -> np.ndarray:
+    """Unit normals ``(H, W, 3)`` float32 in the camera's axes (x right, y up, z towards the viewer); zero for sky and nothing.
+
+    Floors and ceilings lie level and walls stand upright, so a normal is that of a plane or of a line of the map, on the side that
+    the camera is on.
+    """
+    line = np.maximum(surfaces.line, 0)
+    along_x, along_y = (level.x2 - level.x1)[line], (level.y2 - level.y1)[line]
+    side = np.sign(along_y * (pose.x - level.x1[line]) - along_x * (pose.y - level.y1[line]))
+    scale = side / np.maximum(np.hypot(along_x, along_y), 1e-9)
+    east, north = along_y * scale, -along_x * scale
+    cos, sin = np.cos(np.deg2rad(pose.yaw_deg)), np.sin(np.deg2rad(pose.yaw_deg))
+    upright = np.stack([east * sin - north * cos, np.zeros_like(east), -(east * cos + north * sin)], -1)
+    normals = np.zeros((*surfaces.kind.shape, 3), np.float32)
+    normals[surfaces.kind == FLOOR] = (0, 1, 0)
+    normals[surfaces.kind == CEILING] = (0, -1, 0)
+    wall = (surfaces.kind == WALL) | (surfaces.kind == UPPER) | (surfaces.kind == LOWER)
+    normals[wall] = upright[wall]
+    return normals
 
 
 def disagreement(surfaces: Surfaces, view: Observation, height: int) -> np.ndarray:
@@ -85,15 +111,18 @@ def label_view(level: Level, view: Observation, camera: Camera) -> Frame:
     """Depth and classes of a view: surfaces from the geometry, objects from the engine."""
     surfaces = cast(level, view.pose, camera)
     labels = surface_labels(level, surfaces)
-    labels[disagreement(surfaces, view, camera.height)] = catalog.IGNORE
-    depth = surfaces.depth
+    unknown = disagreement(surfaces, view, camera.height)
+    labels[unknown] = catalog.IGNORE
+    depth, normals = surfaces.depth, surface_normals(level, surfaces, view.pose)
+    normals[unknown] = 0
     cos, sin = np.cos(np.deg2rad(view.pose.yaw_deg)), np.sin(np.deg2rad(view.pose.yaw_deg))
     for seen in view.objects:
         mask = view.labels == seen.mark
         labels[mask] = catalog.OBJECT_CLASS.get(seen.category, catalog.DECOR)
         depth[mask] = max((seen.x - view.pose.x) * cos + (seen.y - view.pose.y) * sin, 1.0)
+        normals[mask] = (0, 0, 1)  # objects are pictures that face the viewer
     gore = any(seen.category in catalog.GORE_CATEGORIES for seen in view.objects)
-    return Frame(view.pose, view.colour, labels, depth / catalog.UNITS_PER_METRE, gore)
+    return Frame(view.pose, view.colour, labels, depth / catalog.UNITS_PER_METRE, normals, gore)
 
 
 def worth_keeping(frame: Frame, palette: np.ndarray) -> bool:
@@ -144,7 +173,7 @@ def depth_to_centimetres(depth_m: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def write_frame(root: Path, index: int, frame: Frame, palette: np.ndarray) -> None:
-    """Write the three files of a frame, each all or nothing."""
+    """Write the files of a frame, each all or nothing; normals first, as the others say that the frame is finished."""
     image = Image.fromarray(frame.colour)  # mode L of palette indices
     image.putpalette(palette.tobytes())
     labels = Image.fromarray(frame.labels)
@@ -152,5 +181,7 @@ def write_frame(root: Path, index: int, frame: Frame, palette: np.ndarray) -> No
     colours[:10] = catalog.class_palette(10)
     labels.putpalette(colours.tobytes())
     depth = Image.fromarray(depth_to_centimetres(frame.depth_m, frame.labels != catalog.IGNORE))
-    for part, picture in (("image", image), ("depth", depth), ("labels", labels)):
+    normals = Image.fromarray(encode_normals(frame.normals))
+    (root / "normals").mkdir(exist_ok=True)
+    for part, picture in (("normals", normals), ("image", image), ("depth", depth), ("labels", labels)):
         write_file(file_of(root, part, index), lambda file, picture=picture: picture.save(file, "PNG"))

@@ -8,9 +8,9 @@ from PIL import Image
 
 from noise2map.data.freedoom import format as store
 from noise2map.data.freedoom.catalog import DEFAULT_GAIN, brighten, check_classes, class_names, class_palette, merge_classes
-from noise2map.data.images import open_class_map, open_depth_map, open_image
+from noise2map.data.images import open_class_map, open_depth_map, open_image, open_normals_map
 
-_TASKS = ("segmentation", "depth", "both", "image")
+_TASKS = ("segmentation", "depth", "normals", "both", "image")
 
 
 class FreedoomDataset:
@@ -18,7 +18,8 @@ class FreedoomDataset:
 
     Args:
         root: Folder of the split.
-        task: What a sample holds beside the image: ``"segmentation"``, ``"depth"``, ``"both"``, or ``"image"`` for nothing.
+        task: What a sample holds beside the image: ``"segmentation"``, ``"depth"``, ``"normals"``, ``"both"`` of the
+            first two, or ``"image"`` for nothing.
         classes: 10, or 8 with step merged into wall and item into decor.
         gain: How much to brighten the images, see :func:`noise2map.data.freedoom.brighten`; 1 leaves them as drawn.
         limit: Use the first ``limit`` frames only. The frames of a map stand together in runs of 20.
@@ -30,7 +31,7 @@ class FreedoomDataset:
         records: The metadata of each frame: map, position in metres, yaw, intrinsics, classes in view.
 
     Raises:
-        FileNotFoundError: If ``root`` is not a rendered split.
+        FileNotFoundError: If ``root`` is not a rendered split, or was rendered before normals were and they are asked for.
         ValueError: If an argument is out of range, or the split holds no finished frame.
     """
 
@@ -54,15 +55,23 @@ class FreedoomDataset:
         self.records = [records[index] for index in sorted(records)][:limit]
         if not self.records:
             raise ValueError(f"{self.root} holds no finished frame")
+        if task == "normals":
+            missing = [name for name in (record["index"] for record in self.records) if not self._file("normals", name).is_file()]
+            if missing:
+                raise FileNotFoundError(
+                    f"{self.root} has no normals for {len(missing)} of its {len(self.records)} frames, such as number "
+                    f"{missing[0]}: they were rendered by an older version; render them again into another folder"
+                )
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The raw sample: ``image`` (RGB, brightened), ``labels`` and/or ``depth_m`` with ``valid``, ``intrinsics``, ``id``.
+        """The raw sample: ``image`` (RGB, brightened), what the task asks for, ``intrinsics``, ``id``.
 
         ``depth_m`` ``(H, W)`` float32 is in metres along the horizontal optical axis; 0 and not ``valid`` where there is sky
-        or where geometry and engine disagree. ``labels`` ``(H, W)`` uint8 is 255 there, but knows the sky.
+        or where geometry and engine disagree. ``labels`` ``(H, W)`` uint8 is 255 there, but knows the sky. ``normals``
+        ``(H, W, 3)`` float32 are unit vectors (x right, y up, z towards the viewer), zero where depth is.
         """
         record = self.records[index]
         number = record["index"]
@@ -77,4 +86,9 @@ class FreedoomDataset:
         if self.task in ("depth", "both"):
             sample["depth_m"] = open_depth_map(store.file_of(self.root, "depth", number), 1 / store.CENTIMETRES)
             sample["valid"] = sample["depth_m"] > 0
+        if self.task == "normals":
+            sample["normals"] = open_normals_map(self._file("normals", number))
         return sample
+
+    def _file(self, part: str, number: int) -> Path:
+        return store.file_of(self.root, part, number)

@@ -1,7 +1,8 @@
-"""The folder that a rendered split lives in: three PNGs a frame, one JSON line a frame, one JSON file for the whole.
+"""The folder that a rendered split lives in: four PNGs a frame, one JSON line a frame, one JSON file for the whole.
 
 ``DIR/image/000012.png`` (palette, as the engine drew it), ``DIR/depth/000012.png`` (16 bits, centimetres, 0 = sky or not
-known), ``DIR/labels/000012.png`` (palette, ten-class ids, 255 = not known), ``DIR/metadata.jsonl``, ``DIR/dataset.json``.
+known), ``DIR/labels/000012.png`` (palette, ten-class ids, 255 = not known), ``DIR/normals/000012.png`` (RGB, see
+:func:`noise2map.data.images.encode_normals`), ``DIR/metadata.jsonl``, ``DIR/dataset.json``.
 """
 
 import json
@@ -59,9 +60,8 @@ def finished_records(root: Path) -> dict[int, dict[str, Any]]:
 
 def remove_partial_files(root: Path) -> None:
     """Remove what a killed run left behind: temporary files, never a finished one."""
-    for part in (".", *PARTS):
-        for path in (root / part).glob(f".*{TEMPORARY_SUFFIX}"):
-            path.unlink(missing_ok=True)
+    for path in (*root.glob(f".*{TEMPORARY_SUFFIX}"), *root.glob(f"*/.*{TEMPORARY_SUFFIX}")):
+        path.unlink(missing_ok=True)
 
 
 def read_description(root: Path) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from noise2map.data.transforms.sample import (
     check_probability,
     check_range,
     check_size,
-    map_picture,
-    map_values,
+    mirror_map,
+    move_map,
+    turn_map,
 )
 
 _IGNORE = 255
@@ -170,7 +171,7 @@ class PadTo:
         result["image"] = canvas
         for key in MAPS:
             if key in result:
-                room = ((0, height - image.height), (0, width - image.width))
+                room = ((0, height - image.height), (0, width - image.width), (0, 0))[: result[key].ndim]
                 result[key] = np.pad(result[key], room, constant_values=UNKNOWN[key])
         return result
 
@@ -197,8 +198,7 @@ def resized(sample: Mapping[str, Any], width: int, height: int) -> Sample:
     result["image"] = result["image"].resize((width, height), Image.Resampling.BILINEAR)
     for key in MAPS:
         if key in result:
-            picture = map_picture(result[key]).resize((width, height), Image.Resampling.NEAREST)
-            result[key] = map_values(picture, result[key].dtype)
+            result[key] = move_map(result[key], lambda picture: picture.resize((width, height), Image.Resampling.NEAREST))
     if "intrinsics" in result:
         across, down = width / old_width, height / old_height
         result["intrinsics"] = (result["intrinsics"] * np.array([across, down, across, down])).astype(np.float32)
@@ -259,8 +259,7 @@ class RandomRotation:
         result["image"] = result["image"].rotate(angle, Image.Resampling.BILINEAR, fillcolor=(0, 0, 0))
         for key in MAPS:
             if key in result:
-                turned = map_picture(result[key]).rotate(angle, Image.Resampling.NEAREST, fillcolor=UNKNOWN[key])
-                result[key] = map_values(turned, result[key].dtype)
+                result[key] = turn_map(key, result[key], angle)
         if "intrinsics" in result:
             fx, fy, cx, cy = (float(value) for value in result["intrinsics"])
             right, down = cx - width / 2, cy - height / 2
@@ -288,7 +287,7 @@ class HorizontalFlip:
         for key in MAPS:
             if key in result:
                 width = result[key].shape[1]
-                result[key] = np.ascontiguousarray(result[key][:, ::-1])
+                result[key] = mirror_map(key, result[key])
         if "image" in result:  # a prior of depth maps is trained on maps alone
             width = result["image"].width
             result["image"] = result["image"].transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -334,5 +333,5 @@ class RandomResizedCrop:
 
 
 def _crop_map(values: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]) -> np.ndarray:
-    """Nearest-pixel crop and scale of an ``(H, W)`` map of integers, floats or booleans."""
-    return map_values(map_picture(values).resize(size, Image.Resampling.NEAREST, box=box), values.dtype)
+    """Nearest-pixel crop and scale of a map of integers, floats or booleans."""
+    return move_map(values, lambda picture: picture.resize(size, Image.Resampling.NEAREST, box=box))

@@ -10,9 +10,11 @@ from PIL import Image
 Sample = dict[str, Any]
 Transform = Callable[[Mapping[str, Any], np.random.Generator], Sample]
 
-MAPS = ("labels", "depth_m", "valid")
-UNKNOWN = {"labels": 255, "depth_m": 0.0, "valid": False}
+UNKNOWN: dict[str, Any] = {"labels": 255, "depth_m": 0.0, "valid": False, "normals": 0.0}
 """What a map holds where there is no picture."""
+MAPS = tuple(UNKNOWN)
+VECTORS = ("normals",)
+"""Maps ``(H, W, 3)`` of vectors, x to the right and y up, which turn with the picture."""
 
 
 def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -34,14 +36,28 @@ class Compose:
         return result
 
 
-def map_picture(values: np.ndarray) -> Image.Image:
-    """An ``(H, W)`` map of bytes, booleans or floats as a picture that Pillow can move; see :func:`map_values`."""
-    return Image.fromarray(values.astype(np.uint8) if values.dtype == np.bool_ else values)
+def move_map(values: np.ndarray, move: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+    """A map ``(H, W)`` or ``(H, W, C)`` of bytes, booleans or floats, moved as Pillow moves a picture, in its own type."""
+    if values.ndim == 3:
+        return np.stack([move_map(np.ascontiguousarray(channel), move) for channel in np.moveaxis(values, -1, 0)], -1)
+    picture = Image.fromarray(values.astype(np.uint8) if values.dtype == np.bool_ else values)
+    return np.asarray(move(picture)).astype(values.dtype)
 
 
-def map_values(picture: Image.Image, kind: np.dtype) -> np.ndarray:
-    """The map ``(H, W)`` of a picture made by :func:`map_picture`, in its own type."""
-    return np.asarray(picture).astype(kind)
+def mirror_map(key: str, values: np.ndarray) -> np.ndarray:
+    """A map with left and right exchanged; vectors change the sign of x."""
+    mirrored = np.ascontiguousarray(values[:, ::-1])
+    return mirrored * np.array([-1, 1, 1], values.dtype) if key in VECTORS else mirrored
+
+
+def turn_map(key: str, values: np.ndarray, degrees: float) -> np.ndarray:
+    """A map turned anticlockwise about its middle by the nearest pixel; vectors turn with it."""
+    turned = move_map(values, lambda picture: picture.rotate(degrees, Image.Resampling.NEAREST, fillcolor=UNKNOWN[key]))
+    if key not in VECTORS:
+        return turned
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    turn = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]], values.dtype)
+    return turned @ turn
 
 
 def check_probability(value: float, what: str) -> None:
