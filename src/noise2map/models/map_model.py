@@ -394,12 +394,3 @@ def _check_times(timesteps: Tensor, batch_size: int) -> Tensor:
     if not bool(((timesteps >= 0) & (timesteps <= 1)).all()):
         raise ValueError(f"timesteps hold {timesteps.tolist()}; expected times in [0, 1]")
     return timesteps
-
-
-def check_label_shape(labels: Tensor, pixel_values: Tensor) -> None:
-    """Refuses labels that are not `(B, H, W)` like `pixel_values` `(B, 3, H, W)`."""
-    if pixel_values.ndim != 4:
-        raise ValueError(f"pixel_values have shape {tuple(pixel_values.shape)}; expected (B, 3, H, W)")
-    expected = (pixel_values.shape[0], *pixel_values.shape[-2:])
-    if tuple(labels.shape) != expected:
-        raise ValueError(f"labels have shape {tuple(labels.shape)}; expected {expected}, like pixel_values")

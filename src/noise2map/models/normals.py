@@ -13,6 +13,7 @@ from noise2map.codecs.normals import NormalsCodec, check_normals, unit_vectors
 from noise2map.diffusion.sampling import Step
 from noise2map.models.aggregation import Readout
 from noise2map.models.configuration import Noise2MapConfig
+from noise2map.models.labels import check_label_shape
 from noise2map.models.map_model import MapModel
 from noise2map.models.resizing import resize_map
 
@@ -128,11 +129,7 @@ class Noise2MapForNormalEstimation(MapModel):
 
     def check_labels(self, labels: Tensor, pixel_values: Tensor) -> None:
         """See `MapModel.check_labels`."""
-        if pixel_values.ndim != 4:
-            raise ValueError(f"pixel_values have shape {tuple(pixel_values.shape)}; expected (B, 3, H, W)")
-        expected = (pixel_values.shape[0], 3, *pixel_values.shape[-2:])
-        if tuple(labels.shape) != expected:
-            raise ValueError(f"labels have shape {tuple(labels.shape)}; expected {expected}, like pixel_values")
+        check_label_shape(labels, pixel_values, 3)
         check_normals(labels)
 
     def encode_labels(self, labels: Tensor, size: tuple[int, int]) -> Tensor:

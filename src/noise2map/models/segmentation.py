@@ -15,7 +15,8 @@ from noise2map.diffusion.sampling import Step
 from noise2map.models.aggregation import Readout
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.encoder import AuxiliaryHead
-from noise2map.models.map_model import MapModel, check_label_shape
+from noise2map.models.labels import check_label_shape
+from noise2map.models.map_model import MapModel
 from noise2map.models.resizing import resize_logits
 
 
