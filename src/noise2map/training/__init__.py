@@ -7,15 +7,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
-    "EmaCallback": "callbacks",
-    "LearningRateCurve": "schedules",
-    "MapTrainer": "trainer",
-    "MetricsCallback": "callbacks",
-    "Recipe": "recipes",
-    "last_checkpoint": "run_directory",
-    "load_recipe": "recipes",
-    "read_metrics": "run_directory",
-    "recipe_names": "recipes",
+    "EmaCallback": "noise2map.training.callbacks",
+    "LearningRateCurve": "noise2map.training.optimization",
+    "MapTrainer": "noise2map.training.maps.trainer",
+    "MetricsCallback": "noise2map.training.callbacks",
+    "Recipe": "noise2map.training.maps.recipe",
+    "last_checkpoint": "noise2map.runs.run_directory",
+    "load_recipe": "noise2map.training.maps.recipe",
+    "read_metrics": "noise2map.runs.run_directory",
+    "recipe_names": "noise2map.training.recipe_files",
 }
 
 __all__ = [
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
-        return getattr(importlib.import_module(f"noise2map.training.{_PUBLIC[name]}"), name)
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'noise2map.training' has no attribute {name!r}")
 
 
