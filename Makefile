@@ -5,8 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # The CPU build is enough for the demo and the tests; `make TORCH=torch demo` takes the default build of your platform.
 TORCH ?= torch==2.13.0
+# Test processes; each uses one thread. Tests of one file stay together, for they share what they made.
+WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test test-slow lint format typecheck clean
+.PHONY: demo test test-slow mutants lint format typecheck clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -19,10 +22,14 @@ demo: $(STAMP)
 	$(BIN)/noise2map demo --out demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -q --slow
+	$(PYTEST) -m slow --durations=15
+
+mutants: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt cosmic-ray
+	$(BIN)/python benchmarks/mutants.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
