@@ -17,6 +17,7 @@ from noise2map.cli.launch import keep_freed_memory, share_processor
 # command -> (module, attribute, one-line help). A Typer app becomes a group, a function a command, which may have two words.
 _COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo": ("noise2map.cli.demo", "demo", "Maps, uncertainty and scores on shipped frames: one HTML page."),
+    "models": ("noise2map.cli.models", "models", "The models that ship: task, size, score, limit."),
     "predict": ("noise2map.cli.predict", "predict", "Maps for an image or a folder of images."),
     "predict-bev": ("noise2map.cli.predict_bev", "predict_bev", "Bird's-eye-view maps from cameras and LiDAR."),
     "sample": ("noise2map.cli.sample", "sample", "Images from a generator, guided by depth."),
@@ -36,6 +37,12 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
 # Commands that run a model from their first second on; `train` looks at its recipe first.
 _MODEL_COMMANDS = ("demo", "predict", "predict-bev", "sample", "evaluate", "experiment", "bench")
 
+# Interrupted, these begin again from the start; all others go on where they were.
+_START_AGAIN = (
+    *("demo", "models", "evaluate", "bench", "convert"),
+    *("data samples", "data export", "data check", "data select", "data cut-surround"),
+)
+
 EXIT_BAD_INPUT = 2
 
 EXIT_INTERRUPTED = 130
@@ -49,10 +56,11 @@ class _LazyGroup(typer.core.TyperGroup):
         self.commands = dict.fromkeys(_COMMANDS)  # only the names are read: "Did you mean 'predict'?"
 
     def list_commands(self, ctx):
-        return list(_COMMANDS)
+        return [name for name in _COMMANDS if " " not in name]
 
     def resolve_command(self, ctx, args):
         pair = " ".join(args[:2])
+        ctx.meta["noise2map.command"] = pair if pair in (*_COMMANDS, *_START_AGAIN) else " ".join(args[:1])
         if pair in _COMMANDS:
             return pair, self.get_command(ctx, pair), args[2:]
         return super().resolve_command(ctx, args)
@@ -82,14 +90,15 @@ class _LazyGroup(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:  # caught here because versions of Typer differ in what they make of it
-            print("noise2map: interrupted; run the same command again to go on", file=sys.stderr)
+            again = ctx.meta.get("noise2map.command") in _START_AGAIN
+            how = "nothing was kept; the same command begins again" if again else "run the same command again to go on"
+            print(f"noise2map: interrupted; {how}", file=sys.stderr)
             raise SystemExit(EXIT_INTERRUPTED) from None
 
 
 app = typer.Typer(
     cls=_LazyGroup,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

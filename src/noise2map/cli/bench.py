@@ -7,15 +7,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from noise2map.cli import options
-from noise2map.cli.options import Command, ImageSize
+from noise2map.cli.options import CommandGroup, ImageSize
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Time and memory, stage by stage.", rich_markup_mode=None)
-
-
-@app.callback()
-def _root() -> None:
-    """Time and memory, stage by stage."""
-
+app = CommandGroup("Time and memory, stage by stage.")
 
 Compile = Annotated[bool, typer.Option("--compile/--no-compile", help="Measure with torch.compile, too: it takes minutes.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Timed calls of everything; figures are medians.")]
@@ -25,7 +19,7 @@ One = Annotated[list[str] | None, options.words("Precisions. [default: float32]"
 Out = Annotated[Path, typer.Option(help="CSV file; rows of other measurements in it are kept.")]
 
 
-@app.command("model", cls=Command, epilog="Example: noise2map bench model --model freedoom-depth-tiny --size 160x120 --no-compile")
+@app.command("model")
 def bench_model(
     model: Annotated[
         str, typer.Option(help="Preset (swin-t-ade20k, swin-t-kitti), shipped name, folder of a checkpoint, or hub id.")
@@ -69,7 +63,7 @@ def bench_model(
     )
 
 
-@app.command("attention", cls=Command)
+@app.command("attention")
 def bench_attention(
     size: Annotated[ImageSize, options.size("Size of the map in tokens.")] = "128x128",
     heads: Annotated[int, typer.Option(min=1, help="Attention heads.")] = 8,
@@ -107,7 +101,7 @@ def bench_attention(
     )
 
 
-@app.command("guidance", cls=Command)
+@app.command("guidance")
 def bench_guidance(
     channels: Annotated[int, typer.Option(min=1, help="Width of the finest level; the published LSUN-256 U-Net has 256.")] = 64,
     size: Annotated[int, typer.Option(min=32, help="Side of the images in pixels, a multiple of 32; 256 there.")] = 128,
@@ -143,7 +137,7 @@ def bench_guidance(
     )
 
 
-@app.command("bev", cls=Command)
+@app.command("bev")
 def bench_bev(
     cameras: Annotated[int, typer.Option(min=1, help="Cameras of the ring.")] = 6,
     size: Annotated[ImageSize, options.size("Image size, multiples of 32.", multiple=32, least=32)] = "704x256",

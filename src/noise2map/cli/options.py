@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
+from noise2map.cli.examples import EXAMPLES
+
 MAX_STEPS = 1000  # denoising steps: the published schedules have no more noise levels
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -20,9 +22,6 @@ OLD_SPELLINGS: dict[str, tuple[str, ...]] = {
     "--prior": ("--depth-prior",),
     "--generator": ("--model",),
 }
-
-# Options whose value "default" was called "own".
-_DEFAULT_WAS_OWN = ("--sampler", "--convention", "--reduction")
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
@@ -245,16 +244,62 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what was m
 
 # ---------------------------------------------------------------------------------------------------- command lines
 class Command(typer.core.TyperCommand):
-    """A command that takes several values after one option, unless bare words could be arguments, and old spellings."""
+    """A command that takes several values after one option, unless bare words could be arguments, old spellings, and examples."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Reads the words of the command line."""
         names = {name for parameter in self.params for name in parameter.opts}
-        args = modern_spelling(args, names)
+        has_default = {name for parameter in self.params if parameter.default == "default" for name in parameter.opts}
+        args = modern_spelling(args, names, has_default)
         if not any(parameter.param_type_name == "argument" for parameter in self.params):
             lists = [name for parameter in self.params if getattr(parameter, "multiple", False) for name in parameter.opts]
             args = repeat_options(args, lists)
         return super().parse_args(ctx, args)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Writes examples at the end of the help."""
+        super().format_epilog(ctx, formatter)
+        write_examples(ctx, formatter)
+
+
+class Group(typer.core.TyperGroup):
+    """A group whose help shows the first sentence of each command whole."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Writes the list of commands."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, first_sentence(one.help or one.short_help or "")) for name, one in commands if one and not one.hidden]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+class CommandGroup(typer.Typer):
+    """A typer application of commands that are :class:`Command`.
+
+    Args:
+        help: What the group is for, one line.
+    """
+
+    def __init__(self, help: str, cls: type[Group] = Group) -> None:
+        super().__init__(cls=cls, no_args_is_help=True, add_completion=False, help=help, rich_markup_mode=None)
+
+    def command(self, name: str | None = None, **options: Any) -> Any:
+        """As typer's, for a :class:`Command`."""
+        return super().command(name, **{"cls": Command, **options})
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a help text, on one line and without its full stop."""
+    paragraph = " ".join(text.strip().split("\n\n")[0].split())
+    return paragraph.split(". ")[0].removesuffix(".")
+
+
+def write_examples(ctx: Any, formatter: Any) -> None:
+    """Write the examples of a command, one a line, unbroken."""
+    examples = EXAMPLES.get(ctx.command_path.removeprefix("noise2map "), ())
+    if examples:
+        with formatter.section("Examples"):
+            formatter.write("".join(f"  noise2map {one}\n" for one in examples))
 
 
 def repeat_options(words: Sequence[str], lists: Iterable[str]) -> list[str]:
@@ -279,23 +324,29 @@ def repeat_options(words: Sequence[str], lists: Iterable[str]) -> list[str]:
     return repeated
 
 
-def modern_spelling(words: Sequence[str], names: set[str]) -> list[str]:
+def modern_spelling(words: Sequence[str], names: set[str], has_default: Iterable[str] = ()) -> list[str]:
     """The words of a command line with the options of earlier releases replaced by today's.
 
     Args:
         words: The words of a command.
         names: The options that the command has.
+        has_default: Those that take the word ``default``, which was called ``own``.
     """
+    has_default = set(has_default)
     written: list[str] = []
     for word in words:
         name, equals, value = word.partition("=")
         new = OLD_SPELLINGS.get(name)
         if new and name not in names and new[0] in names:
             written += [f"{new[0]}={value}"] if equals else new
-        elif word == "own" and written and written[-1] in _DEFAULT_WAS_OWN:
-            written.append("default")
         else:
-            written.append(f"{name}=default" if value == "own" and name in _DEFAULT_WAS_OWN else word)
+            written.append(word)
+    for index, word in enumerate(written):
+        name, _, value = word.partition("=")
+        if word == "own" and index and written[index - 1] in has_default:
+            written[index] = "default"
+        elif value == "own" and name in has_default:
+            written[index] = f"{name}=default"
     return written
 
 

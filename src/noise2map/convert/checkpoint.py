@@ -17,6 +17,8 @@ _HUB_FILE = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*):(
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
+_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
+
 _HOW = "OWNER/NAME:FILE, e.g. yfji/DDP-Weight:ddp_convnext_t_4x4_512x1024_160k_cityscapes.pth"
 
 
@@ -31,9 +33,11 @@ def find_checkpoint(source: str | Path) -> Path:
 
     Raises:
         FileNotFoundError: if the repository or the file does not exist, or cannot be reached and is not in the cache.
-        ValueError: if ``source`` names a repository without a file.
+        ValueError: if ``source`` is a folder, or names a repository without a file.
     """
     text = str(source)
+    if Path(text).is_dir():
+        raise ValueError(_folder_says(Path(text)))
     if Path(text).exists():
         return Path(text)
     match = _HUB_FILE.fullmatch(text)
@@ -52,6 +56,15 @@ def find_checkpoint(source: str | Path) -> Path:
         raise FileNotFoundError(f"repository {repository!r} on the hub has no file {name!r}") from error
     except OSError as error:  # no network, and older versions' own error for it
         raise FileNotFoundError(f"{_unreachable(repository, name)} ({str(error).splitlines()[0]})") from error
+
+
+def _folder_says(folder: Path) -> str:
+    """What to do with a folder where a file is expected: name what lies in it."""
+    if (folder / "config.json").is_file():
+        return f"{folder} is a folder with a config.json: it is converted already, or a model of another library"
+    found = sorted(path.name for path in folder.iterdir() if path.suffix in _SUFFIXES)
+    holds = f"it holds {', '.join(found[:5])}{', ...' * (len(found) > 5)}" if found else "it holds no checkpoint"
+    return f"{folder} is a folder; expected a file ({', '.join(_SUFFIXES)}); {holds}"
 
 
 def _unreachable(repository: str, name: str) -> str:

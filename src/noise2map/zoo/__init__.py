@@ -5,8 +5,11 @@ an image generator is the folder of a diffusers pipeline, with ``model_index.jso
 """
 
 import difflib
+import json
+import math
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +23,84 @@ _PIPELINE = "model_index.json"
 
 _NEEDED = ("config.json", "model.safetensors", "preprocessor_config.json")
 
+# End of an architecture's name -> task.
+_TASKS = {
+    "ForSemanticSegmentation": "segmentation",
+    "ForDepthEstimation": "depth",
+    "ForBevSegmentation": "bev",
+    "ForNormalEstimation": "normals",
+}
+
 # What a repository on the hub is called: owner/name.
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 __all__ = ["ShippedNames", "available", "available_generators", "bare_name", "resolve_model", "shipped_folder", "zoo_path"]
+
+
+@dataclass(frozen=True)
+class ShippedModel:
+    """A checkpoint that comes with the package, as its card describes it.
+
+    Attributes:
+        name: What commands call it.
+        task: ``"segmentation"``, ``"depth"``, ``"bev"`` (bird's-eye view), ``"normals"`` or ``"generation"``.
+        parameters: Weights, all parts of a generator together.
+        megabytes: Of its weight files.
+        score: One score, in words.
+        limit: What it cannot do.
+        card: Its card.
+    """
+
+    name: str
+    task: str
+    parameters: int
+    megabytes: float
+    score: str
+    limit: str
+    card: Path
+
+
+def shipped_models() -> list[ShippedModel]:
+    """All shipped checkpoints, models of maps first."""
+    return [_describe(_ROOM / name) for name in (*available(), *available_generators())]
+
+
+def _describe(folder: Path) -> ShippedModel:
+    weights = sorted(folder.rglob("*.safetensors"))
+    fields = _card_fields(folder / "README.md")
+    return ShippedModel(
+        folder.name,
+        _task(folder),
+        sum(map(_count_weights, weights)),
+        sum(path.stat().st_size for path in weights) / 1e6,
+        fields.get("score", "see the card"),
+        fields.get("limit", "see the card"),
+        folder / "README.md",
+    )
+
+
+def _task(folder: Path) -> str:
+    if (folder / _PIPELINE).is_file():
+        return "generation"
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    architecture = next(iter(config.get("architectures") or []), "")
+    return next((task for ending, task in _TASKS.items() if architecture.endswith(ending)), architecture or "?")
+
+
+def _count_weights(path: Path) -> int:
+    """Numbers in a safetensors file, from its header alone."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+
+
+def _card_fields(card: Path) -> dict[str, str]:
+    """The lines ``name: value`` between the two lines ``---`` at the top of a card."""
+    if not card.is_file():
+        return {}
+    head = card.read_text(encoding="utf-8").split("\n---\n", 1)[0]
+    pairs = (line.partition(": ") for line in head.splitlines()[1:])
+    return {name: value.strip().strip('"') for name, colon, value in pairs if colon}
 
 
 def available() -> list[str]:

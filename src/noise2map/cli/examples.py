@@ -1,0 +1,42 @@
+"""Examples of every command, shown at the end of its help and on the page of commands; a test parses them all."""
+
+# Words after ``noise2map`` -> words after ``noise2map`` of a whole command line.
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "demo": ("demo", "demo --frames 2 --generator none --bev-model none --out small-demo"),
+    "models": ("models",),
+    "predict": (
+        "predict photo.png --model freedoom-depth-tiny --out maps",
+        "predict photos --model freedoom-segmentation-tiny --steps 3 --ensemble 4 --out maps",
+    ),
+    "predict-bev": ("predict-bev 0 1 --model freedoom-bev-fusion-tiny --out bev",),
+    "sample": ("sample --model freedoom-generator-64 --seeds 0-15 --consistency-scale 40 --out drawn",),
+    "evaluate": (
+        "evaluate --model freedoom-depth-tiny --steps 1 3 10",
+        "evaluate --model freedoom-segmentation-tiny --dataset folder --root photos --out scores",
+    ),
+    "evaluate generator": (
+        "evaluate generator --model freedoom-generator-64 --references samples --samples 64 --out study --allow-singular",
+    ),
+    "train": ("train folder --root photos --task depth", "train freedoom-segmentation-tiny --dry-run", "train --list"),
+    "train generator": ("train generator freedoom-generator-64 --root data/freedoom/train",),
+    "train depth-prior": ("train depth-prior --root data/freedoom/train --resolution 64",),
+    "train depth-predictor": (
+        "train depth-predictor --generator freedoom-generator-64 --root data/freedoom/train --counts 10 100",
+    ),
+    "data freedoom": ("data freedoom --split train --frames 20000 --out data/freedoom/train",),
+    "data freedoom-surround": ("data freedoom-surround --split test --samples 270 --out data/surround",),
+    "data samples": ("data samples --out frames",),
+    "data export": ("data export --layout nyu --from samples --out nyu",),
+    "data check": ("data check folder photos --task depth", "data check nyu nyu --sheet sheet.png"),
+    "data select": ("data select --from data/freedoom/train --min-brightness 38 --out data/rooms",),
+    "data cut-surround": ("data cut-surround surround-test-000085 --from data/surround --out few",),
+    "experiment depth-from-generated": (
+        "experiment depth-from-generated --model freedoom-generator-64 --real data/train --test data/test --out runs/dfg",
+    ),
+    "bench model": ("bench model --model freedoom-depth-tiny --size 160x120 --no-compile",),
+    "bench attention": ("bench attention --no-compile",),
+    "bench guidance": ("bench guidance --channels 64 --size 128",),
+    "bench bev": ("bench bev --cells 256 --no-memory",),
+    "convert ddp": ("convert ddp ddp_swin_t_ade20k.pth --out ddp-ade20k", "convert ddp yfji/DDP-Weight:FILE.pth --out ddp"),
+    "convert adm": ("convert adm lsun_bedroom.pt --preset lsun-256 --out bedroom",),
+}
