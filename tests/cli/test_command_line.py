@@ -5,9 +5,11 @@ import subprocess
 import sys
 
 import pytest
+import typer
 
 from noise2map import __version__, cli
-from noise2map.cli.options import spread_values
+from noise2map.cli import launch
+from noise2map.zoo import shipped_models
 
 
 def run(words, capsys):
@@ -23,7 +25,7 @@ def test_help_lists_every_command_without_importing_one():
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         "heavy = [n for n in sys.modules if n.split('.')[0] in ('torch', 'transformers', 'numpy', 'matplotlib', 'PIL')"
-        " or n.startswith('noise2map.cli.')]\n"
+        " or n.startswith('noise2map.cli.') and n != 'noise2map.cli.launch']\n"
         "print('imported', heavy)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -91,13 +93,72 @@ def test_the_traceback_can_be_asked_for(monkeypatch):
         cli.main([])
 
 
-def test_an_interrupted_command_says_how_to_go_on(monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize(
+    ("words", "goes_on"),
+    [
+        (["predict", "photo.png", "--model", "x", "--out", "y"], True),
+        (["evaluate", "--model", "x"], False),
+        (["evaluate", "generator", "--model", "x", "--references", "samples", "--out", "y"], True),
+        (["demo"], False),
+        (["bench", "model"], False),
+        (["data", "freedoom", "--out", "y"], True),
+        (["data", "samples", "--out", "y"], False),
+    ],
+)
+def test_an_interrupted_command_says_whether_it_goes_on(monkeypatch, capsys, tmp_path, words, goes_on):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("noise2map.cli.predict.parse_steps", interrupt)
-    code, _, err = run(["predict", str(tmp_path), "--model", "x", "--out", str(tmp_path)], capsys)
-    assert code == 130 and "run the same command again" in err
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(typer.core.TyperCommand, "invoke", interrupt)
+    code, _, err = run(words, capsys)
+    assert code == 130
+    assert err.startswith("noise2map: interrupted; " + ("run the same command again to go on" if goes_on else "nothing was kept"))
+
+
+def test_python_m_runs_the_command_line():
+    done = subprocess.run([sys.executable, "-m", "noise2map", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"noise2map {__version__}"
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("noise2map pre", {"predict", "predict-bev"}),
+        ("noise2map data fre", {"freedoom", "freedoom-surround"}),
+        ("noise2map bench model --cl", {"--clock"}),
+        ("noise2map bench model --clock ", {"wall", "cpu"}),
+    ],
+)
+def test_the_shell_completes_commands_options_and_choices(line, offered):
+    environment = {**os.environ, "_NOISE2MAP_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    code = "from noise2map.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert set(done.stdout.split()) == offered, done.stderr
+
+
+def test_the_script_of_completion_is_shown(monkeypatch, capsys):
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    code, out, _ = run(["--show-completion", "bash"], capsys)
+    assert code == 0 and "_NOISE2MAP_COMPLETE=complete_bash" in out
+
+
+def test_summaries_of_subcommands_are_not_cut_off(capsys):
+    _, out, _ = run(["data", "--help"], capsys)
+    listed = out.split("Commands:")[1]
+    assert "..." not in listed and "images, depth in centimetres, classes" in " ".join(listed.split())
+
+
+def test_usage_of_train_names_no_hidden_command(capsys):
+    _, out, _ = run(["train", "--help"], capsys)
+    assert out.startswith("Usage: noise2map train [OPTIONS]")
+
+
+def test_shipped_models_are_listed_with_score_limit_and_card(capsys):
+    code, out, _ = run(["models"], capsys)
+    assert code == 0
+    for one in shipped_models():
+        assert one.name in out and one.score in out and one.limit in out and str(one.card) in out
 
 
 def test_on_a_busy_machine_threads_sleep(monkeypatch):
@@ -106,10 +167,10 @@ def test_on_a_busy_machine_threads_sleep(monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "")  # so that it is restored to nothing
     monkeypatch.delenv("OMP_WAIT_POLICY")
     monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 0, 0))
-    cli._share_processor()
+    launch.share_processor()
     assert "OMP_WAIT_POLICY" not in os.environ
     monkeypatch.setattr(os, "getloadavg", lambda: (3.0, 0, 0))
-    cli._share_processor()
+    launch.share_processor()
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
@@ -134,20 +195,6 @@ def test_a_command_that_runs_a_model_starts_again_with_an_allocator_that_keeps_m
     cli.main()
     assert [words[1:] for words, _ in calls] == ([argv] if restarts else [])
     assert all("MALLOC_TRIM_THRESHOLD_" in environment and environment.keys() >= os.environ.keys() for _, environment in calls)
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        ("--steps 1 3 10 --seed 4", "--steps 1 --steps 3 --steps 10 --seed 4"),
-        ("--steps=1 3,auto --model m", "--steps=1 --steps 3,auto --model m"),
-        ("--steps 1 --ensemble 2 4 --steps 3", "--steps 1 --ensemble 2 --ensemble 4 --steps 3"),
-        ("--model m stray", "--model m stray"),
-        ("--steps -1", "--steps -1"),
-    ],
-)
-def test_values_after_an_option_that_takes_several(words, expected):
-    assert spread_values(words.split(), ["--steps", "--ensemble"]) == expected.split()
 
 
 def test_stray_words_are_still_refused(capsys):

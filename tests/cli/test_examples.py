@@ -20,7 +20,7 @@ def leaf_commands():
             found[name] = command
         else:
             found |= {f"{name} {child}": one for child, one in children.items() if not one.hidden}
-            found |= {name: one for one in children.values() if one.hidden}  # `train RECIPE`
+            found.update((name, one) for one in children.values() if one.hidden)  # `train RECIPE`
     return found
 
 

@@ -141,3 +141,17 @@ def test_spellings_of_earlier_releases(words, name, value):
 def test_an_option_that_a_command_still_has_is_not_respelt():
     assert options.modern_spelling(["--generator", "x"], {"--generator", "--model"}) == ["--generator", "x"]
     assert options.modern_spelling(["--bf16"], {"--out"}) == ["--bf16"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--steps 1 3 10 --seed 4", "--steps 1 --steps 3 --steps 10 --seed 4"),
+        ("--steps=1 3,auto --model m", "--steps=1 --steps 3,auto --model m"),
+        ("--steps 1 --ensemble 2 4 --steps 3", "--steps 1 --ensemble 2 --ensemble 4 --steps 3"),
+        ("--model m stray", "--model m stray"),
+        ("--steps -1", "--steps -1"),
+    ],
+)
+def test_values_after_an_option_that_takes_several(words, expected):
+    assert options.repeat_options(words.split(), ["--steps", "--ensemble"]) == expected.split()

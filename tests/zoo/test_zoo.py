@@ -1,9 +1,12 @@
+import re
+
 import numpy as np
 import pytest
 
 from noise2map import zoo
 from noise2map.data.freedoom import load_samples
 from noise2map.inference import Predictor
+from noise2map.models import Noise2MapForDepthEstimation
 
 
 @pytest.fixture
@@ -82,3 +85,20 @@ def test_the_shipped_depth_model_measures_rooms():
     predicted, truth = (np.concatenate(part) for part in zip(*pairs))
     assert np.median(np.abs(predicted / truth - 1)) < 0.25  # the best constant is off by 0.56
     assert np.corrcoef(np.log(predicted), np.log(truth))[0, 1] > 0.8
+
+
+def test_shipped_models_are_described_by_files_and_cards():
+    found = {one.name: one for one in zoo.shipped_models()}
+    assert sorted(found) == sorted([*zoo.available(), *zoo.available_generators()])
+    depth = found["freedoom-depth-tiny"]
+    assert depth.task == "depth" and found["freedoom-generator-64"].task == "generation"
+    assert found["freedoom-bev-camera-tiny"].task == "bev"
+    model = Noise2MapForDepthEstimation.from_pretrained(zoo.zoo_path("freedoom-depth-tiny"))
+    assert depth.parameters == pytest.approx(sum(tensor.numel() for tensor in model.state_dict().values()), rel=0.01)
+
+
+@pytest.mark.parametrize("one", zoo.shipped_models(), ids=lambda one: one.name)
+def test_the_score_of_a_shipped_model_stands_in_the_tables_of_its_card(one):
+    number = re.search(r"\d+\.\d+", one.score)[0]
+    rows = [line for line in one.card.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    assert any(number in row for row in rows) and one.limit != "see the card"

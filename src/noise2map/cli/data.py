@@ -6,7 +6,9 @@ from pathlib import Path
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Render and inspect data.", rich_markup_mode=None)
+from noise2map.cli.options import CommandGroup
+
+app = CommandGroup("Render and inspect data.")
 
 
 @app.command()

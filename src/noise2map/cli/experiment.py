@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Experiments of several steps in one command.", rich_markup_mode=None
-)
+from noise2map.cli.options import CommandGroup
+
+app = CommandGroup("Experiments of several steps in one command.")
 
 
 @app.callback()

@@ -1,4 +1,30 @@
-"""Options of several commands, and several values after one option."""
+"""Options that several commands share: one name, one type, one range each; and what command lines may look like.
+
+How to use them::
+
+    from noise2map.cli import options
+
+    def predict(
+        device: options.Device = "auto",
+        dtype: options.DType = "float32",           # --bf16 is understood, too, and not shown
+        seed: options.Seed = 0,
+        limit: options.Limit = 0,
+        batch_size: options.BatchSize = 8,
+        steps: options.Steps = None,                # an int, "auto" or None
+        steps_list: options.StepsList = None,       # [1, 3, "auto"] or None
+        size: options.Size = None,                  # ImageSize(width, height), "native" or None
+        window: Annotated[ImageSize | None, options.size("Sliding windows.", multiple=32)] = None,
+        counts: Annotated[list[str] | None, options.numbers("Labelled images.", least=1)] = None,     # list[int] or None
+        average: Annotated[list[str] | None, options.words("Averages.", ("last", "steps"))] = None,   # list[str] or None
+        overwrite: options.Overwrite = False,
+    ) -> None: ...
+
+Where only the help differs, write the option out with typer's own types, which show in ``--help`` and refuse with exit code 2:
+``Annotated[int, typer.Option(min=1, help=...)]``, ``Annotated[Literal["drop", "keep"], typer.Option(help=...)]``.
+The commands of a group are registered on ``app = options.CommandGroup("One line of help.")``. They, and those of one word, take
+several values after one option (``--steps 1 3 10``), the spellings of earlier releases (``OLD_SPELLINGS``), and show the examples
+that :mod:`noise2map.cli.examples` has for them.
+"""
 
 import math
 import re
@@ -256,6 +282,10 @@ class Command(typer.core.TyperCommand):
             args = repeat_options(args, lists)
         return super().parse_args(ctx, args)
 
+    def format_usage(self, ctx: Any, formatter: Any) -> None:
+        """Writes the line of usage."""
+        formatter.write_usage(command_path(ctx), " ".join(self.collect_usage_pieces(ctx)))
+
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Writes examples at the end of the help."""
         super().format_epilog(ctx, formatter)
@@ -294,9 +324,15 @@ def first_sentence(text: str) -> str:
     return paragraph.split(". ")[0].removesuffix(".")
 
 
+def command_path(ctx: Any) -> str:
+    """``"noise2map train"``, without the name of a hidden command that stands for its group."""
+    hides = ctx.parent is not None and ctx.command.hidden
+    return ctx.parent.command_path if hides else ctx.command_path
+
+
 def write_examples(ctx: Any, formatter: Any) -> None:
     """Write the examples of a command, one a line, unbroken."""
-    examples = EXAMPLES.get(ctx.command_path.removeprefix("noise2map "), ())
+    examples = EXAMPLES.get(command_path(ctx).removeprefix("noise2map "), ())
     if examples:
         with formatter.section("Examples"):
             formatter.write("".join(f"  noise2map {one}\n" for one in examples))
@@ -348,36 +384,3 @@ def modern_spelling(words: Sequence[str], names: set[str], has_default: Iterable
         elif value == "own" and name in has_default:
             written[index] = f"{name}=default"
     return written
-
-
-def spread_values(words: Sequence[str], lists: Iterable[str]) -> list[str]:
-    """``["--steps", "1", "3"]`` -> ``["--steps", "1", "--steps", "3"]`` for the options that take several values.
-
-    Args:
-        words: The words of a command that takes no arguments beside its options.
-        lists: The names of those options.
-    """
-    names, spread = set(lists), []
-    option, expected = "", False  # the option that further values belong to, and whether its first is still to come
-    for word in words:
-        if expected:
-            spread.append(word)
-            expected = False
-        elif word.startswith("-"):
-            name, equals, _ = word.partition("=")
-            option, expected = (name, not equals) if name in names else ("", False)
-            spread.append(word)
-        else:
-            spread += [option, word] if option else [word]
-    return spread
-
-
-class SpreadCommand(typer.core.TyperCommand):
-    """A command whose list options take values separated by spaces, unless bare words could be arguments."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Reads the words of the command line."""
-        if not any(parameter.param_type_name == "argument" for parameter in self.params):
-            lists = [name for parameter in self.params if getattr(parameter, "multiple", False) for name in parameter.opts]
-            args = spread_values(args, lists)
-        return super().parse_args(ctx, args)

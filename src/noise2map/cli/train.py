@@ -8,6 +8,7 @@ import typer
 import yaml
 
 from noise2map.cli.launch import hide_progress_of_files, keep_freed_memory
+from noise2map.cli.options import CommandGroup, Group
 from noise2map.cli.train_generator import command_of, train_depth_prior, train_generator
 from noise2map.cli.train_predictor import train_depth_predictor
 from noise2map.runs.run_directory import check_directory, run_config
@@ -15,7 +16,7 @@ from noise2map.runs.run_directory import check_directory, run_config
 _RECIPE = "recipe"
 
 
-class _RecipeGroup(typer.core.TyperGroup):
+class _RecipeGroup(Group):
     """What is not the name of a command is a recipe: ``noise2map train freedoom-depth-tiny``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -23,7 +24,7 @@ class _RecipeGroup(typer.core.TyperGroup):
         return super().parse_args(ctx, args if known else [_RECIPE, *args])
 
 
-app = typer.Typer(cls=_RecipeGroup, add_completion=False, rich_markup_mode=None)
+app = CommandGroup("Train a model from a recipe, a generator, or parts of its guidance.", cls=_RecipeGroup)
 
 
 @app.command(_RECIPE, hidden=True, epilog="Other networks, with their own --help: generator, depth-prior, depth-predictor.")
