@@ -4,9 +4,10 @@ from tiny_guidance import generators, tiny_predictor, tiny_prior, tiny_unet
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from noise2map.guidance import GuidanceLosses, UNetFeatureTap, guided_prediction
+from noise2map.guidance import GuidanceConfig, UNetFeatureTap, guided_prediction
 from noise2map.guidance.depth_prior import draw_prior_noise, draw_tau
 
+BOTH = GuidanceConfig.from_scales(1.0, 1.0)
 LOSSES = [{"consistency_scale": 3.0}, {"prior_scale": 2.0}, {"consistency_scale": 3.0, "prior_scale": 2.0}]
 
 
@@ -38,7 +39,7 @@ def test_finite_differences(scales, reduction):
     unet, predictor, prior = parts(torch.float64)
     torch.manual_seed(3)
     x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
-    losses = GuidanceLosses(**scales, reduction=reduction)
+    losses = GuidanceConfig.from_scales(**scales, reduction=reduction)
     found = guided_prediction(unet, predictor, prior, x, 300, losses, generators(0, 1))
     _, strong = objective(unet, predictor, prior, x, 300, scales, reduction, torch.zeros(1))
     for seed in range(3):
@@ -57,7 +58,7 @@ def test_one_forward_pass_and_no_gradients_of_parameters():
     handle = unet.register_forward_hook(lambda *_: calls.append(1))
     next(unet.parameters()).requires_grad_(False)
     x = torch.randn(2, 3, 16, 16)
-    found = guided_prediction(unet, predictor, prior, x, 300, GuidanceLosses(1.0, 1.0), generators(0, 1))
+    found = guided_prediction(unet, predictor, prior, x, 300, BOTH, generators(0, 1))
     handle.remove()
     assert len(calls) == 1
     for module in (unet, predictor, prior):
@@ -74,7 +75,7 @@ def test_an_image_does_not_depend_on_its_batch(scales):
     unet, predictor, prior = parts()
     x = torch.randn(3, 3, 16, 16)
     for reduction in ("sum", "mean"):
-        losses = GuidanceLosses(**scales, reduction=reduction)
+        losses = GuidanceConfig.from_scales(**scales, reduction=reduction)
         together = guided_prediction(unet, predictor, prior, x, 300, losses, generators(0, 1, 2))
         alone = guided_prediction(unet, predictor, prior, x[1:2], 300, losses, generators(1))
         torch.testing.assert_close(together.gradient[1:2], alone.gradient, atol=1e-6, rtol=1e-4)
@@ -87,10 +88,10 @@ def test_weak_gradient_reaches_only_what_it_needs():
     unet, predictor, prior = parts()
     x, seen = torch.randn(1, 3, 16, 16), []
     handle = unet.up_blocks[2].resnets[1].register_forward_hook(lambda module, args, output: seen.append(output.requires_grad))
-    one = guided_prediction(unet, predictor, None, x, 300, GuidanceLosses(1.0), generators(0))
-    three = guided_prediction(unet, predictor, prior, x, 300, GuidanceLosses(3.0), generators(0))
-    both = guided_prediction(unet, predictor, prior, x, 300, GuidanceLosses(3.0, 2.0), generators(0))
-    other = guided_prediction(unet, predictor, prior, x, 300, GuidanceLosses(0.0, 2.0), generators(0))
+    one = guided_prediction(unet, predictor, None, x, 300, GuidanceConfig.from_scales(1.0), generators(0))
+    three = guided_prediction(unet, predictor, prior, x, 300, GuidanceConfig.from_scales(3.0), generators(0))
+    both = guided_prediction(unet, predictor, prior, x, 300, GuidanceConfig.from_scales(3.0, 2.0), generators(0))
+    other = guided_prediction(unet, predictor, prior, x, 300, GuidanceConfig.from_scales(0.0, 2.0), generators(0))
     handle.remove()
     assert seen == [False, False, True, True]
     torch.testing.assert_close(three.gradient, 3 * one.gradient)
@@ -101,11 +102,11 @@ def test_weak_gradient_reaches_only_what_it_needs():
 def test_inference_mode_and_checkpointing(checkpointing):
     unet, predictor, prior = parts()
     x = torch.randn(1, 3, 16, 16)
-    expected = guided_prediction(unet, predictor, prior, x, 300, GuidanceLosses(1.0, 1.0), generators(0))
+    expected = guided_prediction(unet, predictor, prior, x, 300, BOTH, generators(0))
     if checkpointing:
         unet.enable_gradient_checkpointing()
     with torch.inference_mode():
-        found = guided_prediction(unet, predictor, prior, x.clone(), 300, GuidanceLosses(1.0, 1.0), generators(0))
+        found = guided_prediction(unet, predictor, prior, x.clone(), 300, BOTH, generators(0))
     torch.testing.assert_close(found.gradient, expected.gradient, atol=1e-6, rtol=1e-4)
 
 
@@ -114,8 +115,10 @@ def test_gradients_that_are_not_finite():
     x = torch.randn(2, 3, 16, 16)
     x[1, 0, 0, 0] = float("inf")
     with pytest.raises(ValueError, match=r"consistency loss at time step 300 is not finite for images \[1\]"):
-        guided_prediction(unet, predictor, prior, x, 300, GuidanceLosses(1.0), generators(0, 1))
-    found = guided_prediction(unet, predictor, prior, x, 300, GuidanceLosses(1.0, on_nonfinite="skip"), generators(0, 1))
+        guided_prediction(unet, predictor, prior, x, 300, GuidanceConfig.from_scales(1.0), generators(0, 1))
+    found = guided_prediction(
+        unet, predictor, prior, x, 300, GuidanceConfig.from_scales(1.0, on_nonfinite="skip"), generators(0, 1)
+    )
     assert found.skipped.tolist() == [False, True]
     assert found.gradient[1].abs().max() == 0 and found.gradient[0].abs().max() > 0
 
@@ -133,7 +136,7 @@ def test_gradients_that_are_not_finite():
 )
 def test_bad_input(values, message):
     with pytest.raises(ValueError, match=message):
-        GuidanceLosses(**values)
+        GuidanceConfig.from_scales(**values)
 
 
 class Operations(TorchDispatchMode):
@@ -171,7 +174,7 @@ def test_costs_far_less_than_a_full_backward_pass():
         out.square().sum().backward()
 
     forward = operations(lambda: unet(x, 300))
-    guided = operations(lambda: guided_prediction(unet, predictor, prior, x, 300, GuidanceLosses(1.0, 1.0), generators(0)))
+    guided = operations(lambda: guided_prediction(unet, predictor, prior, x, 300, BOTH, generators(0)))
     assert guided < 1.5 * forward
     assert operations(naive) > 2.9 * forward
 
@@ -180,8 +183,8 @@ def test_half_precision_unet_with_full_precision_predictor():
     unet, predictor, prior = parts()
     unet.to(torch.bfloat16)
     x = torch.randn(2, 3, 16, 16)
-    half = guided_prediction(unet, predictor, prior, x.bfloat16(), 300, GuidanceLosses(1.0, 1.0), generators(0, 1))
-    full = guided_prediction(unet.float(), predictor, prior, x, 300, GuidanceLosses(1.0, 1.0), generators(0, 1))
+    half = guided_prediction(unet, predictor, prior, x.bfloat16(), 300, BOTH, generators(0, 1))
+    full = guided_prediction(unet.float(), predictor, prior, x, 300, BOTH, generators(0, 1))
     assert half.model_output.dtype == torch.bfloat16 and half.gradient.dtype == torch.float32
     cosine = torch.cosine_similarity(half.gradient.flatten(1), full.gradient.flatten(1))
     assert (cosine > 0.95).all()

@@ -17,7 +17,7 @@ from noise2map.convert.adm_flags import adm_architecture
 from noise2map.guidance import (
     DepthPredictor,
     DepthPrior,
-    GuidanceLosses,
+    GuidanceConfig,
     UNetFeatureTap,
     consistency_loss,
     guided_prediction,
@@ -137,7 +137,7 @@ def guidance_calls(options: GuidanceBenchOptions, dtype: torch.dtype) -> tuple[d
 
     @torch.no_grad()
     def guided(scales: tuple[float, float]) -> None:
-        found = guided_prediction(unet, predictor, prior, x_t, _TIMESTEP, GuidanceLosses(*scales), generators())
+        found = guided_prediction(unet, predictor, prior, x_t, _TIMESTEP, GuidanceConfig.from_scales(*scales), generators())
         guided_step(scheduler, found.model_output, _TIMESTEP, x_t, found.gradient)
 
     def careless(from_output: bool) -> None:

@@ -16,8 +16,7 @@ from PIL import Image
 from noise2map.generation.depth_reading import _digits, _signature_of
 from noise2map.generation.loading import OWN
 from noise2map.geometry import known_depth, normals_from_depth, point_cloud, write_ply
-from noise2map.guidance import DepthGuidedPipeline, DepthPrior, GuidanceLosses
-from noise2map.guidance.config import SamplingRun
+from noise2map.guidance import DepthGuidedPipeline, DepthPrior, GuidanceConfig
 from noise2map.inference.maps_on_disk import depth_png_scale
 from noise2map.report.palettes import colorize, colorize_normals, depth_range
 from noise2map.report.panels import Cell, Panel, depth_cell, render
@@ -278,11 +277,16 @@ def run_sampling(
         OSError: if the folder cannot be written.
         ValueError: if the folder holds pictures of other settings, or the pipeline refuses an argument.
     """
-    losses = GuidanceLosses(
-        settings.consistency_scale, settings.prior_scale, settings.reduction, on_nonfinite=settings.on_nonfinite
+    guidance = GuidanceConfig.from_scales(
+        settings.consistency_scale,
+        settings.prior_scale,
+        convention=settings.convention,
+        reduction=settings.reduction,
+        every=settings.guidance_every,
+        on_nonfinite=settings.on_nonfinite,
     )
-    plan = SamplingRun(batch_size, settings.steps, settings.convention, guidance_every=settings.guidance_every, eta=settings.eta)
-    pipe.check_call(plan, losses)  # before the folder says that it holds pictures of these settings
+    # Before the folder says that it holds images of these settings.
+    pipe.check_call(guidance, batch_size=batch_size, num_inference_steps=settings.steps, eta=settings.eta)
     folder = OutputFolder(out, asdict(settings), overwrite=overwrite)
     kept = [seed for seed in seeds if folder.is_done(_name(seed), {"seed": seed})]
     todo = [seed for seed in seeds if seed not in set(kept)]

@@ -1,109 +1,56 @@
-"""The plan of a sampling run: how many images and steps, and which steps are guided."""
+"""Configuration of guidance: which losses guide, how strongly, in which steps, and what a scale means."""
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-import torch
-from diffusers import DDPMScheduler
+from torch import nn
 
-from noise2map.diffusion.ensemble import Generator
 from noise2map.guidance.depth_predictor import DepthPredictor
-from noise2map.guidance.depth_prior import TauRule, check_tau_rule
-from noise2map.guidance.losses import REDUCTIONS
-from noise2map.guidance.scheduler_step import CONVENTIONS, Scheduler
-
-
-@dataclass(frozen=True)
-class SamplingRun:
-    """Numbers of a run; `check` refuses impossible ones.
-
-    Attributes:
-        batch_size: number of images.
-        num_inference_steps: number of steps.
-        convention: meaning of the scales, ``"plain"`` or ``"variance"``.
-        guidance_start: first guided step.
-        guidance_end: step before which guidance ends; None for all.
-        guidance_every: guide every so many steps, from the first.
-        guidance_timesteps: half-open range of guided time steps; None for the predictor's useful range.
-        eta: noise of DDIM steps.
-        use_clipped_model_output: whether DDIM derives the noise again from the clipped clean image.
-    """
-
-    batch_size: int
-    num_inference_steps: int
-    convention: str = "variance"
-    guidance_start: int = 0
-    guidance_end: int | None = None
-    guidance_every: int = 1
-    guidance_timesteps: tuple[int, int] | None = None
-    eta: float = 0.0
-    use_clipped_model_output: bool | None = None
-
-    def guides(self, index: int, timestep: int, predictor: DepthPredictor) -> bool:
-        """Whether the step of this index, at this time step, is guided."""
-        end = self.num_inference_steps if self.guidance_end is None else self.guidance_end
-        low, high = self.guidance_timesteps or predictor.config.useful_timesteps
-        in_turn = self.guidance_start <= index < end and (index - self.guidance_start) % self.guidance_every == 0
-        return in_turn and low <= timestep < high
-
-    def check(self, scheduler: Scheduler, generator: Generator) -> None:
-        """Refuses impossible numbers.
-
-        Raises:
-            ValueError: naming the number and what was expected.
-        """
-        train_steps = scheduler.config.num_train_timesteps
-        for name, low, high in (("batch_size", 1, None), ("num_inference_steps", 1, train_steps), ("guidance_every", 1, None)):
-            _check_integer(name, getattr(self, name), low, high)
-        _check_integer("guidance_start", self.guidance_start, 0, None)
-        if self.guidance_end is not None:
-            _check_integer("guidance_end", self.guidance_end, self.guidance_start, None)
-        if self.convention not in CONVENTIONS:
-            raise ValueError(f"convention is {self.convention!r}; expected 'plain' or 'variance'")
-        span = self.guidance_timesteps
-        if span is not None and (len(span) != 2 or not 0 <= span[0] < span[1]):
-            raise ValueError(f"guidance_timesteps is {span}; expected (first, end) with 0 <= first < end")
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta is {self.eta}; expected a number in [0, 1]")
-        if self.eta and isinstance(scheduler, DDPMScheduler):
-            raise ValueError(f"eta is {self.eta}, but the scheduler is a DDPMScheduler; eta belongs to DDIMScheduler")
-        if isinstance(generator, (list, tuple)) and len(generator) != self.batch_size:
-            raise ValueError(f"got {len(generator)} generators for {self.batch_size} images; expected one each")
-        if generator is not None and not isinstance(generator, (list, tuple, torch.Generator)):
-            raise ValueError(f"generator is a {type(generator).__name__}; expected a torch.Generator or a list of them")
-
-
-def _check_integer(name: str, value: object, low: int, high: int | None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
-        raise ValueError(
-            f"{name} is {value!r}; expected a whole number, {f'{low} to {high}' if high is not None else f'at least {low}'}"
-        )
-
+from noise2map.guidance.depth_prior import PriorLoss, TauRule
+from noise2map.guidance.losses import REDUCTIONS, ConsistencyLoss, GuidanceLoss
+from noise2map.guidance.scheduler_step import CONVENTIONS, check_integer
 
 NONFINITE = ("error", "skip")
+# What a call of the pipeline calls an argument -> what `GuidanceConfig.from_scales` does.
+CALL_KEYWORDS = {name: name for name in ("consistency_scale", "prior_scale", "prior_timesteps", "convention", "reduction")}
+CALL_KEYWORDS |= {name: name for name in ("strong_blocks", "weak_blocks", "on_nonfinite")}
+CALL_KEYWORDS |= {f"guidance_{name}": name for name in ("start", "end", "every", "timesteps")}
 
 
-@dataclass(frozen=True)
-class GuidanceLosses:
-    """Which losses guide, and how strongly.
+@dataclass(frozen=True, kw_only=True)
+class GuidanceConfig:
+    """All that decides how a run is guided.
+
+    ```python
+    guidance = GuidanceConfig.from_scales(consistency_scale=40.0, prior_scale=40.0, every=2)
+    guidance = GuidanceConfig(losses=(ConsistencyLoss(40.0), PriorLoss(40.0)), every=2)  # the same
+    out = pipe(batch_size=4, guidance=guidance)
+    ```
 
     Attributes:
-        consistency_scale: weight of the depth consistency loss.
-        prior_scale: weight of the depth prior loss.
-        reduction: of the squared differences over pixels, ``"sum"`` (as the paper prints them) or ``"mean"``.
+        losses: what guides; a loss of scale 0 does not. Any `GuidanceLoss`.
+        convention: ``"variance"`` (classifier guidance: times the step's variance) or ``"plain"`` (added to the mean as it is),
+            see `noise2map.guidance.scheduler_step`; None for the pipeline's own.
+        reduction: of the losses over pixels, ``"sum"`` (as the paper prints them) or ``"mean"``; None for the pipeline's own.
         strong_blocks: the predictor's branch taken as strong, by its blocks; None for its own.
         weak_blocks: the branch taken as weak; None for its own.
-        prior_timesteps: how the prior's time steps are drawn, see `draw_tau`.
+        start: first guided step.
+        end: step before which guidance ends; None for all.
+        every: guide every so many steps, from the first.
+        timesteps: half-open range of the U-Net's time steps that are guided; None for the predictor's useful range.
         on_nonfinite: ``"error"``, or ``"skip"`` to leave an image unguided in a step whose gradient is not finite.
     """
 
-    consistency_scale: float = 0.0
-    prior_scale: float = 0.0
-    reduction: str = "sum"
+    losses: Sequence[GuidanceLoss] = ()
+    convention: str | None = None
+    reduction: str | None = None
     strong_blocks: Sequence[int] | None = None
     weak_blocks: Sequence[int] | None = None
-    prior_timesteps: TauRule = "uniform"
+    start: int = 0
+    end: int | None = None
+    every: int = 1
+    timesteps: Sequence[int] | None = None
     on_nonfinite: str = "error"
 
     def __post_init__(self) -> None:
@@ -112,17 +59,84 @@ class GuidanceLosses:
         Raises:
             ValueError: naming the value that is impossible.
         """
-        for name in ("consistency_scale", "prior_scale"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} is {value!r}; expected a finite number, at least 0")
-        if self.reduction not in REDUCTIONS:
-            raise ValueError(f"reduction is {self.reduction!r}; expected 'sum' or 'mean'")
+        object.__setattr__(self, "losses", tuple(self.losses))
+        for loss in self.losses:
+            if not isinstance(loss, GuidanceLoss):
+                raise ValueError(f"losses hold a {type(loss).__name__}; expected objects of GuidanceLoss")
+        names = [loss.name for loss in self.losses]
+        if len(set(names)) != len(names):
+            raise ValueError(f"losses are called {', '.join(names)}; expected different names")
+        for name, value, known in (("convention", self.convention, CONVENTIONS), ("reduction", self.reduction, REDUCTIONS)):
+            if value is not None and value not in known:
+                raise ValueError(f"{name} is {value!r}; expected {' or '.join(map(repr, known))}")
         if self.on_nonfinite not in NONFINITE:
             raise ValueError(f"on_nonfinite is {self.on_nonfinite!r}; expected 'error' or 'skip'")
-        check_tau_rule(self.prior_timesteps)
+        check_integer("guidance_every", self.every, 1, None)
+        check_integer("guidance_start", self.start, 0, None)
+        if self.end is not None:
+            check_integer("guidance_end", self.end, self.start, None)
+        span = self.timesteps
+        if span is not None and (len(span) != 2 or not 0 <= span[0] < span[1]):
+            raise ValueError(f"guidance_timesteps is {span}; expected (first, end) with 0 <= first < end")
+
+    @classmethod
+    def from_scales(
+        cls, consistency_scale: float = 0.0, prior_scale: float = 0.0, prior_timesteps: TauRule = "uniform", **options: Any
+    ) -> "GuidanceConfig":
+        """The two losses of DAG by their scales.
+
+        Args:
+            consistency_scale: weight of `ConsistencyLoss`.
+            prior_scale: weight of `PriorLoss`.
+            prior_timesteps: how the prior's time steps are drawn, see `noise2map.guidance.depth_prior.draw_tau`.
+            **options: the other attributes.
+        """
+        return cls(losses=(ConsistencyLoss(consistency_scale), PriorLoss(prior_scale, timesteps=prior_timesteps)), **options)
 
     @property
-    def active(self) -> bool:
-        """Whether anything guides."""
-        return self.consistency_scale > 0 or self.prior_scale > 0
+    def active(self) -> tuple[GuidanceLoss, ...]:
+        """The losses that guide: those with a scale above 0."""
+        return tuple(loss for loss in self.losses if loss.scale > 0)
+
+    @property
+    def modules(self) -> Iterator[nn.Module]:
+        """Networks of the losses that guide."""
+        return (module for loss in self.active for module in loss.modules)
+
+    def guides(self, index: int, timestep: int, num_inference_steps: int, predictor: DepthPredictor) -> bool:
+        """Whether the step of this index, at this time step, is guided."""
+        end = num_inference_steps if self.end is None else self.end
+        low, high = self.timesteps or predictor.config.useful_timesteps
+        in_turn = self.start <= index < end and (index - self.start) % self.every == 0
+        return bool(self.active) and in_turn and low <= timestep < high
+
+    def bound(
+        self, *, convention: str = "variance", reduction: str = "sum", pipe_parts: Mapping[str, Any] | None = None
+    ) -> "GuidanceConfig":
+        """The configuration with nothing left open: what a pipeline decides is filled in.
+
+        Args:
+            convention: of the pipeline, where the configuration says none.
+            reduction: likewise, also where a loss says none.
+            pipe_parts: ``depth_predictor`` and ``depth_prior`` of the pipeline; losses that do not guide are left out with it.
+
+        Raises:
+            ValueError: if a loss needs a part that is missing.
+        """
+        reduction = self.reduction or reduction
+        losses = [replace(loss, reduction=loss.reduction or reduction) for loss in self.losses]
+        if pipe_parts is not None:
+            losses = [loss.bound(pipe_parts) for loss in losses if loss.scale > 0]
+        return replace(self, losses=losses, convention=self.convention or convention, reduction=reduction)
+
+    def branches(self, predictor: DepthPredictor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Blocks of the strong and of the weak branch.
+
+        Raises:
+            ValueError: if the predictor lacks one of them, or they are the same.
+        """
+        strong = predictor.branch(self.strong_blocks)
+        weak = predictor.weak_blocks if self.weak_blocks is None else predictor.branch(self.weak_blocks)
+        if strong == weak:
+            raise ValueError(f"the strong and the weak branch both read blocks {strong}; expected different ones")
+        return strong, weak

@@ -1,18 +1,19 @@
 """A small diffusion model of depth maps, which judges whether a depth map is plausible (DAG, Sec. 3.3)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from diffusers import DDPMScheduler, ModelMixin, UNet2DModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from noise2map.diffusion.ensemble import draw_noise
 from noise2map.diffusion.schedule import tables_from_betas
 from noise2map.guidance.depth_range import DepthRange
-from noise2map.guidance.losses import prior_loss
+from noise2map.guidance.losses import GuidanceLoss, StepDepth, prior_loss
 
 TauRule = str | int | Sequence[float] | Callable[[int, Sequence[torch.Generator]], Tensor]
 """How the prior's time steps are drawn, see `draw_tau`."""
@@ -195,6 +196,59 @@ def check_tau_rule(rule: TauRule) -> tuple[float, float]:
 def draw_prior_noise(prior: DepthPrior, generators: Sequence[torch.Generator]) -> Tensor:
     """Noise ``eta`` at the prior's resolution, ``(B, 1, h, w)``, one generator for each image."""
     return draw_noise((1, *prior.image_size), generators)
+
+
+@dataclass(frozen=True)
+class PriorLoss(GuidanceLoss):
+    """Depth prior: how surprising a diffusion model of depth maps finds the strong branch's reading, see `prior_loss`.
+
+    Attributes:
+        timesteps: how the prior's time steps are drawn, see `draw_tau`.
+        prior: the prior; None for the pipeline's.
+    """
+
+    name: ClassVar[str] = "prior"
+
+    timesteps: TauRule = "uniform"
+    prior: DepthPrior | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            ValueError: naming the value that is impossible.
+        """
+        super().__post_init__()
+        check_tau_rule(self.timesteps)
+
+    def blocks_needed(self, strong: tuple[int, ...], weak: tuple[int, ...]) -> Sequence[int]:
+        """Those of the strong branch."""
+        return strong
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The prior."""
+        return () if self.prior is None else (self.prior,)
+
+    def bound(self, pipe_parts: Mapping[str, Any]) -> "PriorLoss":
+        """The loss with the pipeline's prior, if it has none of its own.
+
+        Raises:
+            ValueError: if neither has one.
+        """
+        if self.prior is not None:
+            return self
+        prior = pipe_parts.get("depth_prior")
+        if prior is None:
+            raise ValueError(f"prior_scale is {self.scale}, but the pipeline has no depth_prior; pass one, or prior_scale=0")
+        return replace(self, prior=prior)
+
+    def __call__(self, features: Mapping[int, Tensor], depth: StepDepth, generators: Sequence[torch.Generator]) -> Tensor:
+        """`prior_loss` of the strong branch's depth at time steps and with noise of its own, ``(B,)``."""
+        if self.prior is None:
+            raise ValueError("the prior loss has no prior; pass one, or use it in a pipeline that has one")
+        tau = draw_tau(self.timesteps, depth.timestep, depth.image_steps, self.prior.num_train_timesteps, generators)
+        return self.prior.loss(depth.strong, tau, draw_prior_noise(self.prior, generators), self.reduction or "sum")
 
 
 def _public(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,11 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
-from noise2map.guidance.config import GuidanceLosses
+from noise2map.guidance.config import GuidanceConfig
 from noise2map.guidance.depth_predictor import DepthPredictor
-from noise2map.guidance.depth_prior import DepthPrior, draw_prior_noise, draw_tau
+from noise2map.guidance.depth_prior import DepthPrior
 from noise2map.guidance.features import UNetFeatureTap
-from noise2map.guidance.losses import consistency_loss
+from noise2map.guidance.losses import StepDepth
 
 
 @dataclass
@@ -40,7 +40,7 @@ def guided_prediction(
     prior: DepthPrior | None,
     x_t: Tensor,
     timestep: int,
-    losses: GuidanceLosses,
+    guidance: GuidanceConfig,
     generators: Sequence[torch.Generator],
     *,
     image_steps: int = 1000,
@@ -48,17 +48,17 @@ def guided_prediction(
 ) -> GuidedPrediction:
     """Prediction and guidance gradient by one forward pass of the U-Net and one backward pass through its first half.
 
-    The graph ends at the last block that the losses differentiate; the rest of the decoder runs without one. Both losses share
+    The graph ends at the last block that the losses differentiate; the rest of the decoder runs without one. All losses share
     the backward pass. No parameter requires or receives a gradient meanwhile.
 
     Args:
         unet: the frozen U-Net.
         predictor: its depth predictor.
-        prior: the depth prior; needed when ``losses.prior_scale`` is positive.
+        prior: the depth prior, for losses that need one and have none of their own.
         x_t: noisy images ``(B, C, H, W)``.
         timestep: their time step.
-        losses: what guides.
-        generators: one for each image, for what the prior draws.
+        guidance: what guides; at least one loss with a scale above 0.
+        generators: one for each image, for what the losses draw.
         image_steps: number of time steps of the image's process.
         class_labels: of a class-conditional U-Net, ``(B,)``.
 
@@ -66,33 +66,29 @@ def guided_prediction(
         The prediction, the gradient and the losses. The gradient of an image does not depend on the batch.
 
     Raises:
-        ValueError: if a gradient is not finite and ``losses.on_nonfinite`` is ``"error"``, naming step and loss.
+        ValueError: if no loss guides, or a gradient is not finite and ``guidance.on_nonfinite`` is ``"error"``, naming step and
+            loss.
     """
-    strong, weak = branches(predictor, losses)
-    needed = (*(weak if losses.consistency_scale else ()), *(strong if losses.prior_scale else ()))
+    guidance = guidance.bound(pipe_parts={"depth_predictor": predictor, "depth_prior": prior})
+    if not guidance.losses:
+        raise ValueError("no loss guides; expected at least one with a scale above 0")
+    strong, weak = guidance.branches(predictor)
+    needed = [tuple(loss.blocks_needed(strong, weak)) for loss in guidance.losses]
+    last = max(k for blocks in needed for k in blocks)
     size = (x_t.shape[-2], x_t.shape[-1])
-    parts = [module for module in (unet, predictor, prior) if module is not None]
-    with torch.inference_mode(False), torch.enable_grad(), frozen(*parts):
+    with torch.inference_mode(False), torch.enable_grad(), frozen(unet, predictor, *guidance.modules):
         x = x_t.detach().clone().requires_grad_(True)
-        blocks = {*strong, *(weak if losses.consistency_scale else ())}
-        with UNetFeatureTap(unet, blocks, grad_until=max(needed)) as tap:
+        with UNetFeatureTap(unet, {*strong, *(k for blocks in needed for k in blocks)}, grad_until=last) as tap:
             output = unet(x, timestep, class_labels=class_labels).sample.detach()
-        with torch.set_grad_enabled(losses.prior_scale > 0):
-            # Without the prior nothing is differentiated through the strong branch.
-            depth = predictor(tap.features, timestep, strong, size)
-        values = {}
-        if losses.consistency_scale:
-            values["consistency"] = consistency_loss(depth, predictor(tap.features, timestep, weak, size), losses.reduction)
-        if losses.prior_scale:
-            assert prior is not None
-            tau = draw_tau(losses.prior_timesteps, timestep, image_steps, prior.num_train_timesteps, generators)
-            values["prior"] = prior.loss(depth, tau, draw_prior_noise(prior, generators), losses.reduction)
-        scales = {"consistency": losses.consistency_scale, "prior": losses.prior_scale}
-        total = sum((scales[name] * value.sum() for name, value in values.items()), torch.zeros((), device=x.device))
+        depth = StepDepth(predictor, tap.features, timestep, image_steps, (strong, weak), size, differentiable=needed)
+        values = {loss.name: loss(tap.features, depth, generators) for loss in guidance.losses}
+        total = sum((loss.scale * values[loss.name].sum() for loss in guidance.losses), torch.zeros((), device=x.device))
         (gradient,) = torch.autograd.grad(total, x)
+        signal = depth.strong.detach()
     detached = {name: value.detach() for name, value in values.items()}
-    gradient, skipped = _check_finite(gradient.to(torch.promote_types(gradient.dtype, torch.float32)), detached, timestep, losses)
-    return GuidedPrediction(output, gradient, detached, depth.detach(), skipped)
+    gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+    gradient, skipped = _check_finite(gradient, detached, timestep, guidance.on_nonfinite)
+    return GuidedPrediction(output, gradient, detached, signal, skipped)
 
 
 def read_depth(
@@ -110,19 +106,6 @@ def read_depth(
     return GuidedPrediction(output, depth_signal=depth)
 
 
-def branches(predictor: DepthPredictor, losses: GuidanceLosses) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Blocks of the strong and the weak branch.
-
-    Raises:
-        ValueError: if the predictor lacks one of them, or they are the same.
-    """
-    strong = predictor.branch(losses.strong_blocks)
-    weak = predictor.weak_blocks if losses.weak_blocks is None else predictor.branch(losses.weak_blocks)
-    if strong == weak:
-        raise ValueError(f"the strong and the weak branch both read blocks {strong}; expected different ones")
-    return strong, weak
-
-
 @contextmanager
 def frozen(*modules: nn.Module) -> Iterator[None]:
     """No parameter of the modules requires a gradient inside; afterwards each is as it was."""
@@ -136,10 +119,10 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _check_finite(gradient: Tensor, values: dict[str, Tensor], timestep: int, losses: GuidanceLosses) -> tuple[Tensor, Tensor]:
+def _check_finite(gradient: Tensor, values: dict[str, Tensor], timestep: int, on_nonfinite: str) -> tuple[Tensor, Tensor]:
     """The gradient, zero where it is not finite, and for which images that is so."""
     bad = ~torch.isfinite(gradient).flatten(1).all(1)
-    if bool(bad.any()) and losses.on_nonfinite == "error":
+    if bool(bad.any()) and on_nonfinite == "error":
         names = [name for name, value in values.items() if not bool(torch.isfinite(value).all())]
         images = bad.nonzero().flatten().tolist()
         raise ValueError(

@@ -1,16 +1,37 @@
-"""The two guidance losses of DAG as pure functions, one value for each image (arXiv 2212.08861, Sec. 3.3).
+"""Guidance losses of DAG, one value for each image: pure functions, and the objects that guide (arXiv 2212.08861, Sec. 3.3).
 
 The sum over pixels is the squared norm that the paper prints; the mean does not change with the resolution. A guidance scale
 is meaningful for one of them only. There is no reduction over the batch: the gradient of an image must not depend on how many
 others there are.
+
+What guides a run is a list of `GuidanceLoss` objects. A further one is a class of its own:
+
+```python
+@dataclass(frozen=True)
+class FlatFloor(GuidanceLoss):
+    name = "floor"
+
+    def blocks_needed(self, strong, weak):
+        return strong
+
+    def __call__(self, features, depth, generators):
+        return depth.strong[:, :, -8:].var((1, 2, 3))
+
+pipe(guidance=GuidanceConfig(losses=(FlatFloor(10.0),)))
+```
 """
 
-from collections.abc import Callable
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from noise2map.diffusion.process import add_noise
+from noise2map.guidance.depth_predictor import DepthPredictor
 
 REDUCTIONS = ("sum", "mean")
 
@@ -79,3 +100,127 @@ def reduce_pixels(values: Tensor, reduction: str) -> Tensor:
         raise ValueError(f"reduction is {reduction!r}; expected 'sum' or 'mean'")
     flat = values.flatten(1).to(torch.promote_types(values.dtype, torch.float32))
     return flat.sum(1) if reduction == "sum" else flat.mean(1)
+
+
+class StepDepth:
+    """Depth of one step, read from the U-Net's features when a loss asks for it, each branch once.
+
+    Args:
+        predictor: the depth predictor.
+        features: block index -> activation ``(B, C(k), H(k), W(k))``.
+        timestep: the image's time step.
+        image_steps: number of time steps of the image's process.
+        branches: blocks of the strong and of the weak branch.
+        size: height and width of the images in px.
+        differentiable: sets of blocks through which some loss is differentiated; other branches are read without a graph.
+
+    Attributes:
+        timestep: the image's time step.
+        image_steps: number of time steps of the image's process.
+    """
+
+    def __init__(
+        self,
+        predictor: DepthPredictor,
+        features: Mapping[int, Tensor],
+        timestep: int,
+        image_steps: int,
+        branches: tuple[tuple[int, ...], tuple[int, ...]],
+        size: tuple[int, int],
+        differentiable: Sequence[Sequence[int]] = (),
+    ) -> None:
+        self.timestep, self.image_steps = timestep, image_steps
+        self._predictor, self._features, self._size = predictor, features, size
+        self._branches, self._differentiable = branches, [set(blocks) for blocks in differentiable]
+        self._read: dict[tuple[int, ...], Tensor] = {}
+
+    @property
+    def strong(self) -> Tensor:
+        """Depth signal of the strong branch, ``(B, 1, H, W)``."""
+        return self(self._branches[0])
+
+    @property
+    def weak(self) -> Tensor:
+        """Depth signal of the weak branch, ``(B, 1, H, W)``."""
+        return self(self._branches[1])
+
+    def __call__(self, blocks: Sequence[int]) -> Tensor:
+        """Depth signal ``(B, 1, H, W)`` of the branch that reads these blocks.
+
+        Raises:
+            ValueError: if the predictor has no such branch.
+        """
+        branch = self._predictor.branch(blocks)
+        if branch not in self._read:
+            with torch.set_grad_enabled(any(set(branch) <= needed for needed in self._differentiable)):
+                self._read[branch] = self._predictor(self._features, self.timestep, branch, self._size)
+        return self._read[branch]
+
+
+@dataclass(frozen=True)
+class GuidanceLoss(ABC):
+    """A loss whose gradient to the noisy image guides sampling.
+
+    Attributes:
+        scale: weight of the loss; 0 switches it off.
+        reduction: over pixels, ``"sum"`` or ``"mean"``; None for that of the configuration.
+    """
+
+    name: ClassVar[str]
+
+    scale: float = 0.0
+    reduction: str | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            ValueError: naming the value that is impossible.
+        """
+        scale = self.scale
+        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not (math.isfinite(scale) and scale >= 0):
+            raise ValueError(f"{self.name}_scale is {scale!r}; expected a finite number, at least 0")
+        if self.reduction not in (None, *REDUCTIONS):
+            raise ValueError(f"reduction is {self.reduction!r}; expected 'sum' or 'mean'")
+
+    @abstractmethod
+    def blocks_needed(self, strong: tuple[int, ...], weak: tuple[int, ...]) -> Sequence[int]:
+        """Decoder blocks through which the loss is differentiated, given those of the strong and of the weak branch."""
+
+    @abstractmethod
+    def __call__(self, features: Mapping[int, Tensor], depth: StepDepth, generators: Sequence[torch.Generator]) -> Tensor:
+        """The loss of each image, ``(B,)``, unscaled.
+
+        Args:
+            features: activations of the blocks needed and of the strong branch, ``(B, C(k), H(k), W(k))``.
+            depth: depth that the predictor reads from them.
+            generators: one for each image, for what the loss draws.
+        """
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """Networks of the loss; their parameters receive no gradient."""
+        return ()
+
+    def bound(self, pipe_parts: Mapping[str, Any]) -> "GuidanceLoss":
+        """The loss with what the parts of a pipeline (``depth_predictor``, ``depth_prior``) give it.
+
+        Raises:
+            ValueError: if a part is missing.
+        """
+        return self
+
+
+@dataclass(frozen=True)
+class ConsistencyLoss(GuidanceLoss):
+    """Depth consistency: the weak branch's reading is drawn towards the strong one's, see `consistency_loss`."""
+
+    name: ClassVar[str] = "consistency"
+
+    def blocks_needed(self, strong: tuple[int, ...], weak: tuple[int, ...]) -> Sequence[int]:
+        """Those of the weak branch."""
+        return weak
+
+    def __call__(self, features: Mapping[int, Tensor], depth: StepDepth, generators: Sequence[torch.Generator]) -> Tensor:
+        """`consistency_loss` of both branches, ``(B,)``."""
+        return consistency_loss(depth.strong, depth.weak, self.reduction or "sum")

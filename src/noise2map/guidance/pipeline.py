@@ -1,5 +1,6 @@
 """Sampling with depth-aware guidance: a diffusers pipeline around any unconditional `UNet2DModel` (DAG)."""
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from noise2map.diffusion.ensemble import Generator, guidance_generators
-from noise2map.guidance.config import GuidanceLosses, SamplingRun
+from noise2map.guidance.config import CALL_KEYWORDS, GuidanceConfig
 from noise2map.guidance.depth_predictor import DepthPredictor
 from noise2map.guidance.depth_prior import DepthPrior, TauRule
-from noise2map.guidance.gradient import GuidedPrediction, branches, guided_prediction, read_depth
+from noise2map.guidance.gradient import GuidedPrediction, guided_prediction, read_depth
 from noise2map.guidance.losses import REDUCTIONS
-from noise2map.guidance.scheduler_step import CONVENTIONS, GuidedStep, check_scheduler, guided_step
+from noise2map.guidance.scheduler_step import CONVENTIONS, GuidedStep, check_sampling, check_scheduler, guided_step
 
 _OUTPUT_TYPES = ("pil", "np", "pt")
 
@@ -116,6 +117,7 @@ class DepthGuidedPipeline(DiffusionPipeline):
         generator: Generator = None,
         *,
         num_inference_steps: int = 50,
+        guidance: GuidanceConfig | None = None,
         consistency_scale: float = 0.0,
         prior_scale: float = 0.0,
         convention: str | None = None,
@@ -147,6 +149,8 @@ class DepthGuidedPipeline(DiffusionPipeline):
             batch_size: number of images B.
             generator: one, or a list of B: then an image does not depend on its batch.
             num_inference_steps: number of steps.
+            guidance: all about guidance in one object, also losses of one's own; instead of the keywords that follow, down to
+                ``on_nonfinite``.
             consistency_scale: weight of depth consistency guidance.
             prior_scale: weight of depth prior guidance.
             convention: ``"variance"`` (classifier guidance: times the step's variance) or ``"plain"`` (added to the mean as it
@@ -178,39 +182,36 @@ class DepthGuidedPipeline(DiffusionPipeline):
         Raises:
             ValueError: for an impossible argument, before any work, or a gradient that is not finite.
         """
+        arguments = dict(locals())
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        convention = self.config.convention if convention is None else convention
-        reduction = self.config.reduction if reduction is None else reduction
-        losses = GuidanceLosses(
-            consistency_scale, prior_scale, reduction, strong_blocks, weak_blocks, prior_timesteps, on_nonfinite
-        )
-        run = SamplingRun(
-            batch_size,
-            num_inference_steps,
-            convention,
-            guidance_start,
-            guidance_end,
-            guidance_every,
-            guidance_timesteps,
-            eta,
-            use_clipped_model_output,
-        )
+        guidance = self._guidance({name: arguments[name] for name in CALL_KEYWORDS}, guidance)
         every_depth = "depth_signal" in callback_on_step_end_tensor_inputs
-        self.check_call(run, losses, generator, latents, class_labels, output_depth, output_type)
+        self.check_call(
+            guidance,
+            batch_size=batch_size,
+            num_inference_steps=num_inference_steps,
+            eta=eta,
+            generator=generator,
+            latents=latents,
+            class_labels=class_labels,
+            output_depth=output_depth,
+            output_type=output_type,
+        )
         known = [name for name in self._callback_tensor_inputs if name != "depth_signal" or self.depth_predictor is not None]
         unknown = [name for name in callback_on_step_end_tensor_inputs if name not in known]
         if unknown:
             raise ValueError(f"callback_on_step_end_tensor_inputs holds {unknown}; expected names of {known}")
         # Before the start noise is drawn, so that giving the same noise as `latents` changes nothing.
-        prior_generators = guidance_generators(generator, batch_size, self._execution_device) if losses.active else []
+        drawing = guidance_generators(generator, batch_size, self._execution_device) if guidance.active else []
         sample = self._start(batch_size, generator, latents)
         self.scheduler.set_timesteps(num_inference_steps)
         log: list[tuple[dict[str, Tensor], Tensor | None]] = []
         depth_signal = None
         depth_from = 0 if every_depth else num_inference_steps - 1 if output_depth else None
         with self.progress_bar(total=num_inference_steps) as bar:
-            for index, prediction, step in self._steps(sample, run, losses, generator, prior_generators, class_labels, depth_from):
+            step_options = {"eta": eta, "use_clipped_model_output": use_clipped_model_output, "generator": generator}
+            for index, prediction, step in self._steps(sample, guidance, drawing, class_labels, depth_from, step_options):
                 if callback_on_step_end is not None:
                     tensors = {
                         "latents": step.prev_sample,
@@ -230,45 +231,56 @@ class DepthGuidedPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         if not return_dict:
             return images, depths
-        return DepthGuidedPipelineOutput(images, depths, *_collect(log, losses, batch_size))
+        return DepthGuidedPipelineOutput(images, depths, *_collect(log, guidance, batch_size))
+
+    def _guidance(self, keywords: dict[str, Any], guidance: GuidanceConfig | None) -> GuidanceConfig:
+        """The configuration of a call, from its keywords or as it is given, with the pipeline's convention and reduction."""
+        if guidance is None:
+            guidance = GuidanceConfig.from_scales(**{CALL_KEYWORDS[name]: value for name, value in keywords.items()})
+        else:
+            parameters = inspect.signature(type(self).__call__).parameters
+            said = [name for name, value in keywords.items() if value != parameters[name].default]
+            if said:
+                raise ValueError(f"got guidance and {', '.join(said)}; expected them in the GuidanceConfig alone")
+        return guidance.bound(convention=self.config.convention, reduction=self.config.reduction)
 
     def _steps(
         self,
         sample: Tensor,
-        run: SamplingRun,
-        losses: GuidanceLosses,
-        generator: Generator,
-        prior_generators: Sequence[torch.Generator],
+        guidance: GuidanceConfig,
+        generators: Sequence[torch.Generator],
         class_labels: Tensor | None,
         depth_from: int | None,
+        step_options: dict[str, Any],
     ) -> Iterator[tuple[int, GuidedPrediction, GuidedStep]]:
         """Steps one after the other; the consumer may replace ``step.prev_sample``, from which the next one starts.
 
         Depth is read in all steps from ``depth_from`` on, and in guided steps.
         """
-        labels = None if class_labels is None else class_labels.to(sample.device)
+        labels, count = None if class_labels is None else class_labels.to(sample.device), len(self.scheduler.timesteps)
         for index, t in enumerate(self.scheduler.timesteps):
-            guided = losses.active and run.guides(index, int(t), self.depth_predictor)
+            guided = bool(guidance.active) and guidance.guides(index, int(t), count, self.depth_predictor)
             with_depth = depth_from is not None and index >= depth_from
-            prediction = self._predict(sample, t, losses, guided, prior_generators, labels, with_depth)
+            prediction = self._predict(sample, t, guidance, guided, generators, labels, with_depth)
             step = guided_step(
                 self.scheduler,
                 prediction.model_output,
                 t,
                 sample,
                 prediction.gradient,
-                convention=run.convention,
-                eta=run.eta,
-                use_clipped_model_output=run.use_clipped_model_output,
-                generator=generator,
+                convention=guidance.convention,
+                **step_options,
             )
             yield index, prediction, step
             sample = step.prev_sample
 
     def check_call(
         self,
-        run: SamplingRun,
-        losses: GuidanceLosses,
+        guidance: GuidanceConfig,
+        *,
+        batch_size: int = 1,
+        num_inference_steps: int = 50,
+        eta: float = 0.0,
         generator: Generator = None,
         latents: Tensor | None = None,
         class_labels: Tensor | None = None,
@@ -281,18 +293,16 @@ class DepthGuidedPipeline(DiffusionPipeline):
             ValueError: naming the argument, its value and what was expected.
         """
         self.check_components()
-        run.check(self.scheduler, generator)
+        check_sampling(self.scheduler, batch_size, num_inference_steps, eta, generator)
         if output_type not in _OUTPUT_TYPES:
             raise ValueError(f"output_type is {output_type!r}; expected one of {', '.join(_OUTPUT_TYPES)}")
-        if self.depth_predictor is None and (losses.active or output_depth):
-            what = "output_depth" if not losses.active else "consistency_scale" if losses.consistency_scale else "prior_scale"
+        if self.depth_predictor is None and (guidance.active or output_depth):
+            what = f"{guidance.active[0].name}_scale" if guidance.active else "output_depth"
             raise ValueError(f"{what} is set, but the pipeline has no depth_predictor; pass one to from_pipe or from_pretrained")
-        if self.depth_prior is None and losses.prior_scale:
-            raise ValueError(
-                f"prior_scale is {losses.prior_scale}, but the pipeline has no depth_prior; pass one, or prior_scale=0"
-            )
+        for loss in guidance.active:
+            loss.bound(self.components)
         if self.depth_predictor is not None:
-            branches(self.depth_predictor, losses)
+            guidance.branches(self.depth_predictor)
         conditional = self.unet.class_embedding is not None
         if conditional != (class_labels is not None):
             raise ValueError(
@@ -300,10 +310,10 @@ class DepthGuidedPipeline(DiffusionPipeline):
                 if conditional
                 else "class_labels is set, but the U-Net is unconditional"
             )
-        if class_labels is not None and tuple(class_labels.shape) != (run.batch_size,):
-            raise ValueError(f"class_labels has shape {tuple(class_labels.shape)}; expected ({run.batch_size},)")
-        if latents is not None and tuple(latents.shape) != self._shape(run.batch_size):
-            raise ValueError(f"latents has shape {tuple(latents.shape)}; expected {self._shape(run.batch_size)}")
+        if class_labels is not None and tuple(class_labels.shape) != (batch_size,):
+            raise ValueError(f"class_labels has shape {tuple(class_labels.shape)}; expected ({batch_size},)")
+        if latents is not None and tuple(latents.shape) != self._shape(batch_size):
+            raise ValueError(f"latents has shape {tuple(latents.shape)}; expected {self._shape(batch_size)}")
 
     def _shape(self, batch_size: int) -> tuple[int, ...]:
         size = self.unet.config.sample_size
@@ -321,7 +331,7 @@ class DepthGuidedPipeline(DiffusionPipeline):
         self,
         sample: Tensor,
         t: Tensor,
-        losses: GuidanceLosses,
+        guidance: GuidanceConfig,
         guided: bool,
         generators: Sequence[torch.Generator],
         class_labels: Tensor | None,
@@ -336,13 +346,13 @@ class DepthGuidedPipeline(DiffusionPipeline):
                 self.depth_prior,
                 sample,
                 int(t),
-                losses,
+                guidance,
                 generators,
                 image_steps=steps,
                 class_labels=class_labels,
             )
         if with_depth:
-            return read_depth(self.unet, self.depth_predictor, sample, int(t), losses.strong_blocks, class_labels)
+            return read_depth(self.unet, self.depth_predictor, sample, int(t), guidance.strong_blocks, class_labels)
         return GuidedPrediction(self.unet(sample, t, class_labels=class_labels).sample)
 
     def _depths(self, signal: Tensor, output_type: str) -> np.ndarray | Tensor:
@@ -358,15 +368,13 @@ class DepthGuidedPipeline(DiffusionPipeline):
 
 
 def _collect(
-    log: Sequence[tuple[dict[str, Tensor], Tensor | None]], losses: GuidanceLosses, batch_size: int
+    log: Sequence[tuple[dict[str, Tensor], Tensor | None]], guidance: GuidanceConfig, batch_size: int
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Losses of all steps, ``(steps, B)`` by name, and skipped steps of each image."""
-    scales = {"consistency": losses.consistency_scale, "prior": losses.prior_scale}
     missing = torch.full((batch_size,), float("nan"))
     values = {
-        name: torch.stack([found[name].float().cpu() if name in found else missing for found, _ in log])
-        for name, scale in scales.items()
-        if scale
+        loss.name: torch.stack([found[loss.name].float().cpu() if loss.name in found else missing for found, _ in log])
+        for loss in guidance.active
     }
     skips = [skipped.long().cpu() for _, skipped in log if skipped is not None]
     return values, sum(skips, torch.zeros(batch_size, dtype=torch.long))

@@ -65,6 +65,36 @@ def check_scheduler(scheduler: object, in_channels: int, out_channels: int) -> N
         )
 
 
+def check_sampling(scheduler: Scheduler, batch_size: int, num_inference_steps: int, eta: float, generator: object) -> None:
+    """Refuses impossible numbers of a run.
+
+    Raises:
+        ValueError: naming the number and what was expected.
+    """
+    check_integer("batch_size", batch_size, 1, None)
+    check_integer("num_inference_steps", num_inference_steps, 1, scheduler.config.num_train_timesteps)
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta is {eta}; expected a number in [0, 1]")
+    if eta and isinstance(scheduler, DDPMScheduler):
+        raise ValueError(f"eta is {eta}, but the scheduler is a DDPMScheduler; eta belongs to DDIMScheduler")
+    if isinstance(generator, (list, tuple)) and len(generator) != batch_size:
+        raise ValueError(f"got {len(generator)} generators for {batch_size} images; expected one each")
+    if generator is not None and not isinstance(generator, (list, tuple, torch.Generator)):
+        raise ValueError(f"generator is a {type(generator).__name__}; expected a torch.Generator or a list of them")
+
+
+def check_integer(name: str, value: object, low: int, high: int | None) -> None:
+    """Refuses what is not a whole number in a range.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+        raise ValueError(
+            f"{name} is {value!r}; expected a whole number, {f'{low} to {high}' if high is not None else f'at least {low}'}"
+        )
+
+
 def guided_step(
     scheduler: Scheduler,
     model_output: Tensor,
