@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -119,10 +120,10 @@ def draw_images(
     for start in range(0, len(missing), batch_size):
         part = missing[start : start + batch_size]
         began = perf_counter()
-        with torch.autocast(pipe.device.type, torch.bfloat16, enabled=plan.bf16):
+        with torch.autocast(pipe.device.type, torch.bfloat16) if plan.bf16 else nullcontext():
             result = pipe(
                 batch_size=len(part),
-                generator=[torch.Generator(pipe.device).manual_seed(seed) for seed in part],
+                generator=[torch.Generator().manual_seed(seed) for seed in part],
                 consistency_scale=setting.consistency_scale,
                 prior_scale=setting.prior_scale,
                 output_type="pt",
