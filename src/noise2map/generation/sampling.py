@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from noise2map.generation.depth_reading import _digits, _signature_of
+from noise2map.generation.image_files import write_cloud
 from noise2map.generation.loading import OWN
-from noise2map.geometry import known_depth, normals_from_depth, point_cloud, write_ply
 from noise2map.guidance import DepthGuidedPipeline, DepthPrior, GuidanceConfig
 from noise2map.inference.maps_on_disk import depth_png_scale
 from noise2map.report.palettes import colorize, colorize_normals, depth_range
@@ -365,20 +365,9 @@ def _write(
         numbers["depth_png_units"] = scale
         if codec:
             paths[f"{kind}_normals"], paths[f"{kind}_cloud"] = f"{prefix}normals/{name}.png", f"{prefix}clouds/{name}.ply"
-            normals = _write_cloud(folder.root / paths[f"{kind}_cloud"], image, depth, settings.intrinsics_px, codec.max_depth)
+            normals = write_cloud(folder.root / paths[f"{kind}_cloud"], image, depth, settings.intrinsics_px, codec.max_depth)
             files[paths[f"{kind}_normals"]] = encode_image(Image.fromarray(colorize_normals(normals)))
     folder.write({"id": name, "source": {"seed": seed}, "files": paths, **numbers}, files)
-
-
-def _write_cloud(path: Path, image: Image.Image, depth_m: np.ndarray, intrinsics: Sequence[float], far_m: float) -> np.ndarray:
-    """The point cloud of a picture as PLY, without what is as far as depth goes (sky) -> its normals ``(H, W, 3)``."""
-    depth, camera = torch.from_numpy(depth_m), torch.tensor(list(intrinsics), dtype=torch.float32)
-    normals = normals_from_depth(depth, camera)
-    keep = known_depth(depth) & (depth < 0.98 * far_m)
-    colours = torch.from_numpy(np.asarray(image.convert("RGB")).copy())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_ply(path, point_cloud(depth, camera)[keep], colours[keep], normals[keep])
-    return normals.numpy()
 
 
 def pair_sheet(out: Path, seeds: Sequence[int], settings: SamplingSettings, metric: bool) -> Image.Image:
