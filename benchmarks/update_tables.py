@@ -1,4 +1,4 @@
-"""Evaluations -> ``results/*.csv`` -> the tables of the README and of the cards.
+"""Evaluations -> ``results/*.csv`` -> the tables of docs/results.md, of the README and of the cards.
 
 noise2map evaluate --model freedoom-depth-tiny ... --out out/depth
 python benchmarks/update_tables.py --collect depth out/depth        # into results/evaluate_depth.csv, differences_depth.csv
@@ -43,6 +43,28 @@ UNCERTAINTY = {
     "depth": ("sample_variance", "step_flip"),
     "bev": ("least_confidence", "entropy", "step_flip", "sample_variance", "mutual_information"),
 }
+SHOWN = {task: next(iter(SCORES[task].items())) for task in SCORES}
+WHAT = {
+    "freedoom-segmentation-tiny": "ten classes, 160x120; 4.3 million parameters",
+    "freedoom-depth-tiny": "metres, 160x120; 4.3 million",
+    "freedoom-bev-camera-tiny": "six layers from six views; 4.3 million",
+    "freedoom-bev-fusion-tiny": "the same with LiDAR; 4.2 million",
+    "freedoom-generator-64": "images of 64x64 with depth predictor and prior; 1.9 million",
+}
+CORRUPTIONS = {
+    "none": "none: as it is",
+    "tint": "tint: red up, blue down",
+    "channels": "channels: exchanged",
+    "contrast": "contrast: halved",
+    "warp": "warp: smooth field, about 8 px",
+    "ripple": "ripple: rows shifted by up to 5 px",
+    "patch": "patch: a quarter from another frame",
+    "halves": "halves: right half from another frame",
+}
+NOTE = (
+    "\n\nError-AUROC (higher is better, 0.5 is chance) / AUSE (lower is better) of each kind of uncertainty. With one sample, "
+    "sample variance and mutual information are over its steps:\n\n"
+)
 NOISE_LEVELS = (1, 0.95, 0.7, 0.5, 0.3, 0.1, 0)
 
 
@@ -208,20 +230,48 @@ def noise_table() -> str:
     return markdown_table(list(lines.values()))
 
 
-def command_table(largest_only: bool = False) -> str:
-    """The commands that train and score each published model, with the published scores.
+def shipped_table() -> str:
+    """What ships: one score of each model of maps, at one step, beside that of the same network without diffusion."""
+    lines = []
+    for task, (score, (title, factor, digits)) in SHOWN.items():
+        rows = [row for row in read_csv(RESULTS / f"evaluate_{task}.csv") if row["steps"] == 1 and row["ensemble"] == 1]
+        for row in (row for row in rows if "nodiffusion" not in row["model"]):
+            bare = next(other for other in rows if other["model"] == f"runs/{row['model']}-nodiffusion/final")
+            value, low, high = (f"{row[name] * factor:.{digits}f}" for name in (score, f"{score}_low", f"{score}_high"))
+            lines.append(
+                {
+                    "model": f"[{row['model']}](src/noise2map/zoo/{row['model']}/README.md)",
+                    "what": WHAT[row["model"]],
+                    "score at one step": f"{title} {value} [{low}, {high}]",
+                    "without diffusion": f"{bare[score] * factor:.{digits}f}",
+                }
+            )
+    line = {"model": f"[{GENERATOR}](src/noise2map/zoo/{GENERATOR}/README.md)", "what": WHAT[GENERATOR]}
+    lines.append(line | {"score at one step": "–", "without diffusion": "–"})
+    return markdown_table(lines)
 
-    Args:
-        largest_only: One model for each data set, self-aligned or not.
-    """
+
+def dfid_table() -> str:
+    """How far each corruption of real frames raises FID and dFID."""
+    lines = []
+    for row in read_csv(RESULTS / "dfid_validation.csv"):
+        line: dict[str, Any] = {"corruption": CORRUPTIONS[row["corruption"]], "kind": row["kind"]}
+        for name, digits in (("FID", 2), ("dFID", 3)):
+            line[name] = f"{row[name]:.{digits}f}"
+            rise = [row.get(f"{name}_rise{end}") for end in ("", "_low", "_high")]
+            known = rise[0] not in (None, "")
+            line[f"rise of {name}"] = "{0:.{3}f} [{1:.{3}f}, {2:.{3}f}]".format(*rise, digits) if known else "–"
+        lines.append(line)
+    return markdown_table(lines)
+
+
+def command_table() -> str:
+    """The commands that train and score each published model, with the published scores."""
     models: dict[tuple[str, str, str], list[dict[str, str]]] = {}
     for row in published_scores():
         if row["dataset"] not in TITLES:
             continue  # bird's-eye view has no published recipe here
         models.setdefault((row["dataset"], row["backbone"], row["self_aligned"]), []).append(row)
-    if largest_only:
-        last = {(dataset, aligned): (dataset, backbone, aligned) for dataset, backbone, aligned in models}
-        models = {key: models[key] for key in last.values()}
     lines = []
     for (dataset, backbone, aligned), rows in models.items():
         name = f"{dataset}-{backbone}" + "-aligned" * (aligned == "yes")
@@ -268,6 +318,24 @@ def recipes_table() -> str:
     return markdown_table(lines)
 
 
+def blocks() -> dict[tuple[Path, str], str]:
+    """Every generated table: the page and the name of its block there -> the table."""
+    page, recipes = ROOT / "docs" / "results.md", ROOT / "docs" / "recipes.md"
+    found = {(recipes, "official commands"): command_table(), (ROOT / "README.md", "shipped models"): shipped_table()}
+    for task in SCORES:
+        names = [f"freedoom-bev-{sensors}-tiny" for sensors in BEV_SENSORS] if task == "bev" else [f"freedoom-{task}-tiny"]
+        scores, uncertainty = score_table(task), uncertainty_table(task)
+        found |= {(ZOO / name / "README.md", "scores"): scores + NOTE + uncertainty for name in names}
+        found |= {(page, f"{task} scores"): scores, (page, f"{task} uncertainty"): uncertainty}
+    guidance = {"guidance scores": guidance_table("guidance"), "guidance scales": guidance_table("scales")}
+    for name, table in (guidance | {"predictor scores": predictor_table()}).items():
+        found |= {(page, name): table, (ZOO / GENERATOR / "README.md", name): table}
+    found |= {(page, "guidance priors"): guidance_table("priors"), (page, "guidance conventions"): convention_table()}
+    found |= {(page, "predictor blocks"): block_table(), (page, "application scores"): application_table()}
+    found |= {(page, "noise levels"): noise_table(), (page, "dfid validation"): dfid_table()}
+    return found | {(page, "official recipes"): recipes_table()}
+
+
 def main() -> None:
     """Collects evaluations, or rewrites every table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -289,35 +357,8 @@ def main() -> None:
     if options.collect_application:
         collect_application(options.collect_application)
         return
-    replace_block(ROOT / "docs" / "recipes.md", "official commands", command_table())
-    if "<!-- official commands -->" in (ROOT / "README.md").read_text(encoding="utf-8"):
-        replace_block(ROOT / "README.md", "official commands", command_table(largest_only=True))
-    if (RESULTS / "official_recipes.csv").exists():
-        replace_block(ROOT / "docs" / "recipes.md", "official recipes", recipes_table())
-    for task in SCORES:
-        if not (RESULTS / f"evaluate_{task}.csv").exists():
-            continue
-        names = [f"freedoom-bev-{sensors}-tiny" for sensors in BEV_SENSORS] if task == "bev" else [f"freedoom-{task}-tiny"]
-        note = (
-            "\n\nError-AUROC (higher is better, 0.5 is chance) / AUSE (lower is better) of each kind of uncertainty. With "
-            "one sample, sample variance and mutual information are over its steps:\n\n"
-        )
-        for name in names:
-            replace_block(ZOO / name / "README.md", "scores", score_table(task) + note + uncertainty_table(task))
-        replace_block(ROOT / "README.md", f"{task} scores", score_table(task))
-        replace_block(ROOT / "README.md", f"{task} uncertainty", uncertainty_table(task))
-    replace_block(ROOT / "docs" / "training.md", "noise levels", noise_table())
-    if (RESULTS / "evaluate_generator.csv").exists():
-        page, card = ROOT / "docs" / "guidance.md", ZOO / GENERATOR / "README.md"
-        tables = {"guidance scores": guidance_table("guidance"), "guidance scales": guidance_table("scales")}
-        tables |= {"predictor scores": predictor_table()}
-        for name, table in tables.items():
-            replace_block(page, name, table)
-            replace_block(card, name, table)
-        replace_block(page, "guidance priors", guidance_table("priors"))
-        replace_block(page, "guidance conventions", convention_table())
-        replace_block(page, "predictor blocks", block_table())
-        replace_block(page, "application scores", application_table())
+    for (path, name), table in blocks().items():
+        replace_block(path, name, table)
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def _print_version(wanted: bool) -> None:
 def _root(
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
 ) -> None:
-    """Dense maps from images by diffusion: segmentation and depth with a compute dial and a scored uncertainty."""
+    """Dense maps from images by diffusion, and depth-aware guidance of image generators."""
 
 
 def main(arguments: list[str] | None = None) -> None:

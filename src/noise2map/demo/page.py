@@ -219,12 +219,12 @@ def hero_panel(segmentation: Act, depth: Act, normals: Cell, cloud: Cloud) -> Pa
 def _hero_row(act: Act, last: list[Cell]) -> list[Cell]:
     frame, predictor, course = act
     height, width = frame.image.shape[:2]
-    few, many = min(frame.by_steps), max(frame.by_steps)
-    maps = frame_rows(frame, predictor)[0]
+    many = max(frame.by_steps)
+    maps, (truth, *_), *_ = frame_rows(frame, predictor)
     cells = [Cell("image", frame.image)]
     if course:
         noise = Image.fromarray(noisy_pictures(course)[0]).resize((width, height), Image.Resampling.NEAREST)
         cells.append(Cell("noise", np.asarray(noise)))
     what = "classes" if predictor.task == "segmentation" else "depth"
-    cells += [Cell(f"{what}, {counted(few, 'step')}", maps[1].image), Cell(f"{what}, {counted(many, 'step')}", maps[-1].image)]
+    cells += [Cell(f"{what}, {counted(many, 'step')}", maps[-1].image), Cell("truth", truth.image)]
     return cells + last

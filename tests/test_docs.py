@@ -1,0 +1,197 @@
+"""The pages: their snippets run, their commands would start, their links lead somewhere, their tables are those of the results."""
+
+import ast
+import functools
+import importlib
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from noise2map.cli import app
+from noise2map.training.recipe_files import recipe_names
+
+ROOT = Path(__file__).parent.parent
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CARDS = sorted((ROOT / "src" / "noise2map" / "zoo").glob("*/README.md"))
+PAGES = {str(path.relative_to(ROOT)).replace("src/noise2map/", ""): path for path in [*DOCS, *CARDS]}
+SLOW = {"docs/guidance.md", "docs/training.md", "zoo/freedoom-generator-64/README.md"}  # draw and train for some seconds
+NOT_RUN = re.compile(r"<!-- not run: (needs [^\n]+?) -->\n")
+FENCE = re.compile(r"(<!-- not run: [^\n]+ -->\n)?^```(\w*)\n(.*?)^```", re.S | re.M)
+
+
+@functools.cache
+def text_of(page):
+    return PAGES[page].read_text(encoding="utf-8")
+
+
+def fences(page, language):
+    """The blocks of a page in one language: ``(line, code, whether it runs here)``."""
+    for match in FENCE.finditer(text_of(page)):
+        if match[2] == language:
+            yield text_of(page).count("\n", 0, match.start(3)) + 1, match[3], match[1] is None
+
+
+# ---- Python ----------------------------------------------------------------------------------------------------------------
+
+
+WITH_SNIPPETS = [page for page in PAGES if any(fences(page, "python"))]
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, marks=[pytest.mark.slow] * (page in SLOW)) for page in WITH_SNIPPETS])
+def test_snippets_run_from_top_to_bottom(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {}
+    for line, code, runs in fences(page, "python"):
+        if runs:
+            exec(compile("\n" * (line - 1) + code, page, "exec"), scope)
+
+
+@pytest.mark.parametrize("page", WITH_SNIPPETS)
+def test_names_that_snippets_import_exist(page):
+    """Also in the snippets that need data or files from elsewhere, which do not run here."""
+    for _, code, _ in fences(page, "python"):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    assert hasattr(module, alias.name), f"{page}: {node.module} has no {alias.name}"
+
+
+def test_what_does_not_run_says_what_it_needs():
+    marked = sum(len(re.findall("<!-- not run", text_of(page))) for page in PAGES)
+    assert marked == sum(len(NOT_RUN.findall(text_of(page))) for page in PAGES)
+    assert marked == sum(not runs for page in PAGES for _, _, runs in fences(page, "python"))
+    assert marked <= 6
+
+
+# ---- commands --------------------------------------------------------------------------------------------------------------
+
+
+def command_lines(page):
+    """Every whole command of the page's blocks and tables, as words after ``noise2map``."""
+    for match in FENCE.finditer(text_of(page)):
+        for line in match[3].replace("\\\n", " ").splitlines():
+            words = shlex.split(line.removeprefix("$ "), comments=True) if "noise2map " in line else []
+            while words and words[0] in ("noise2map", "accelerate", "torchrun", "$(which"):  # launchers stand before the command
+                start = next((place for place, word in enumerate(words) if word in ("noise2map", "noise2map)")), None)
+                words = words[start + 1 :] if start is not None else []
+                yield tuple(words)
+                break
+    for row in re.findall(r"^\|.*\|$", text_of(page), re.M):
+        yield from (tuple(shlex.split(command)) for command in re.findall(r"`noise2map ([^`]+)`", row) if "--" in command)
+
+
+def mentions(page):
+    """Commands in running text, which may leave out what does not matter there."""
+    prose = re.sub(r"^\|.*\|$", "", FENCE.sub("", text_of(page)), flags=re.M)
+    yield from (tuple(shlex.split(command)) for command in re.findall(r"`noise2map ([^`]+)`", prose))
+
+
+def is_group(command):
+    return hasattr(command, "resolve_command")
+
+
+def parsed(words):
+    """Parses a command line as the program would, without running it; what is required must be there."""
+    command = typer.main.get_command(app)
+    context = command.make_context("noise2map", list(words))
+    while is_group(command):
+        name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        context = command.make_context(name, rest, parent=context)
+    return context
+
+
+COMMANDS = sorted({(page, words) for page in PAGES for words in command_lines(page)})
+
+
+@pytest.mark.parametrize(("page", "words"), COMMANDS, ids=lambda value: " ".join(value) if isinstance(value, tuple) else value)
+def test_commands_would_start(page, words):
+    assert parsed(words).params
+    assert {word for word in words if word.startswith("official/")} <= set(recipe_names())
+
+
+@pytest.mark.parametrize(("page", "words"), sorted({(page, words) for page in PAGES for words in mentions(page)}), ids=str)
+def test_commands_in_the_text_exist(page, words):
+    if words[0].isupper() or words[0].startswith("-"):
+        return
+    command = typer.main.get_command(app)
+    context, rest = command.make_context("noise2map", ["demo"]), list(words)
+    while is_group(command) and rest and not rest[0].startswith("-"):
+        _, command, rest = command.resolve_command(context, rest)
+    commands = command.commands.values() if command.name == "train" else [command]  # "train RECIPE" is "train recipe RECIPE"
+    known = {option for one in commands for parameter in one.params for option in [*parameter.opts, *parameter.secondary_opts]}
+    assert {word.split("=")[0] for word in rest if word.startswith("--")} <= known | {"--help"}
+
+
+def test_parsing_sees_what_is_missing():
+    usage_error = typer.BadParameter.__mro__[1]
+    for words in (("evaluate", "--steps", "3"), ("demo", "--nothing"), ("nothing",), ("predict", "--model", "freedoom-depth-tiny")):
+        with pytest.raises(usage_error):
+            parsed(words)
+    assert len(COMMANDS) > 80
+
+
+# ---- links and tables ------------------------------------------------------------------------------------------------------
+
+
+def anchors(path):
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", path.read_text(encoding="utf-8")), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CHANGELOG.md"])
+def test_links_lead_somewhere(page):
+    path = PAGES.get(page, ROOT / page)
+    for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", path.read_text(encoding="utf-8"))):
+        if re.match(r"https?://", target):
+            continue
+        name, _, anchor = target.partition("#")
+        other = (path.parent / name).resolve() if name else path
+        assert other.exists(), f"{page} links to {target}"
+        assert not anchor or anchor in anchors(other), f"{page} links to {target}; there is no such heading"
+
+
+@functools.cache
+def tables():
+    spec = importlib.util.spec_from_file_location("update_tables", ROOT / "benchmarks" / "update_tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tables_are_those_of_the_results():
+    for (path, name), table in tables().blocks().items():
+        assert f"<!-- {name} -->\n{table}\n<!-- /{name} -->" in path.read_text(encoding="utf-8"), (
+            f"{path.relative_to(ROOT)}, {name}: run benchmarks/update_tables.py"
+        )
+
+
+def test_no_page_has_a_generated_table_that_nothing_generates():
+    known = {(path, name) for path, name in tables().blocks()}
+    for path in PAGES.values():
+        marks = re.findall(r"<!-- /(.+?) -->", path.read_text(encoding="utf-8"))
+        assert {(path, name) for name in marks} <= known
+
+
+def test_the_table_of_commands_has_every_published_score():
+    table = tables().command_table()
+    for row in tables().published_scores():
+        if row["dataset"] == "nuscenes":
+            continue  # scored by docs/bev.md's command; there is no official recipe for it
+        name = f"{row['dataset']}-{row['backbone']}" + "-aligned" * (row["self_aligned"] == "yes")
+        line = next(line for line in table.splitlines() if f"official/{name} " in line)
+        assert row["value"] in line and f"--dataset {row['dataset']} " in line
+        if row["protocol"] == "official":
+            assert row["steps"] in line.split("--steps ")[1].split("`")[0].split()
+
+
+def test_uncertainty_tables_have_every_kind_that_was_scored():
+    for task in tables().SCORES:
+        header = tables().uncertainty_table(task).splitlines()[0]
+        columns = tables().read_csv(ROOT / "results" / f"evaluate_{task}.csv")[0]
+        kinds = {name.removesuffix("_auroc").replace("_", " ") for name in columns if name.endswith("_auroc")}
+        assert kinds <= set(header.strip("| ").split(" | "))
