@@ -94,7 +94,7 @@ BEV_SAMPLES = {"camera": 5, "camera+lidar": 4}  # noise samples of the published
 @lru_cache(maxsize=1)
 def published_scores() -> tuple[dict[str, str], ...]:
     """All published scores as rows of text: dataset, backbone, self_aligned, protocol, steps, average, score, value."""
-    text = resources.files("noise2map.inference").joinpath("published.csv").read_text(encoding="utf-8")
+    text = resources.files("noise2map.evaluation").joinpath("published.csv").read_text(encoding="utf-8")
     return tuple(csv.DictReader(text.splitlines()))
 
 
