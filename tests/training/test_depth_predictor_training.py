@@ -55,6 +55,35 @@ def test_learns_depth_from_frozen_features(unet):
     assert standard.abs().mean() < 3
 
 
+def test_mirrored_images_have_mirrored_depth(unet):
+    """Left is near and right is far in every scene, and half of them are mirrored in training."""
+    depth = torch.linspace(0.1, 0.9, 16).expand(16, 16)[None].repeat(4, 1, 1)
+    images = (depth * 255).to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
+    fit = fit_depth_predictor(unet, images, depth, num_steps=60, batch_size=4, learning_rate=1e-2, flip=True, **SMALL)
+    for mirror in (False, True):
+        shown, true = (images.flip(-1), depth.flip(-1)) if mirror else (images, depth)
+        with torch.no_grad(), UNetFeatureTap(unet) as tap:
+            unet(shown.float() / 127.5 - 1, 0)
+            found = fit.predictor.decode_depth(fit.predictor(tap.features, 0))
+        # Depth that is not mirrored with its image is wrong by 0.42.
+        assert (found - true).abs().mean() < 0.1, mirror
+
+
+def test_learns_at_noise_and_not_only_without(unet):
+    """With noise, a predictor trained at all its time steps is better than one that has seen clean images only."""
+    images, depths = scenes(32)
+    options = {"num_steps": 60, "batch_size": 4, "learning_rate": 1e-2, "flip": False}
+    l1 = {}
+    for highest in (1, 400):
+        fields = {**SMALL, "useful_timesteps": (0, highest)}
+        predictor = fit_depth_predictor(unet, images, depths, **options, **fields).predictor
+        rows = score_depth_predictor(unet, predictor, images, depths, timesteps=(0, 350))
+        l1[highest] = {row["timestep"]: row["l1"] for row in rows if row["blocks"] == "2,4,5,6,7"}
+    assert l1[400][350] < 0.95 * l1[1][350] and l1[1][0] < l1[400][0]
+    constant = 2 * (depths - depths.mean()).abs().mean().item()  # of the best constant, in units of the signal
+    assert l1[400][0] < 0.6 * constant and l1[400][350] < 0.9 * constant
+
+
 def test_bfloat16_learns_the_same(unet):
     images, depths = scenes(32)
     exact, fast = (

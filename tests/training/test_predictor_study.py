@@ -7,11 +7,10 @@ from diffusers import DDPMPipeline, DDPMScheduler
 from PIL import Image
 from tiny_guidance import tiny_unet
 from tiny_training import tiny_model, tiny_processor
-from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor
 
 from noise2map.cli import main
-from noise2map.generation.evaluation.depth_models import DepthLabeller
 from noise2map.guidance import DepthPredictor, UNetFeatureTap
+from noise2map.inference.depth_models import DepthModel
 from noise2map.report.tables import read_csv
 from noise2map.training.generators.depth_labels import LabelledPictures, choose, open_labelled, read_pictures
 from noise2map.training.generators.predictor_study import StudyPlan, run_predictor_study, without_probes
@@ -112,31 +111,27 @@ def test_our_depth_model_labels(rooms, tmp_path, capsys):
     tiny_model().save_pretrained(tmp_path / "classes")
     tiny_processor().save_pretrained(tmp_path / "classes")
     assert run(*pictures, "--labels", tmp_path / "classes", "--counts", 2) == 2
-    assert "segmentation model; expected a depth model" in capsys.readouterr().err
+    assert "expected a model for depth" in capsys.readouterr().err
 
 
-def test_depth_estimators_of_transformers_label(tmp_path):
-    """A DPT of random weights: near (large inverse depth) becomes 0, far 1, between the percentiles of the picture."""
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 16}
-    config = DPTConfig(
-        image_size=32, patch_size=16, backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8] * 4, fusion_hidden_size=8, **sizes
-    )
-    model = DPTForDepthEstimation(config).eval()
-    with torch.no_grad():  # as initialised its depth hardly varies, and is cut off at zero
-        for parameter in (*model.neck.parameters(), *model.head.parameters()):
-            parameter.normal_().abs_()
-    model.save_pretrained(tmp_path)
-    DPTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
-    labeller = DepthLabeller(str(tmp_path), CPU)
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3)).astype(np.uint8))
-    depth = labeller(picture, "a")
-    assert not labeller.metric and depth.shape == (20, 30) and depth.min() == 0 and depth.max() == 1
-    with torch.no_grad():
-        inverse = model(**labeller._processor(images=picture, return_tensors="pt")).predicted_depth
-    inverse = torch.nn.functional.interpolate(inverse[None], (20, 30), mode="bicubic", align_corners=False)[0, 0]
-    within = (depth > 0) & (depth < 1)
-    assert within.mean() > 0.2 and np.corrcoef(inverse.numpy()[within], depth[within])[0, 1] < -0.9999
+def test_a_depth_model_labels_whole_pictures_before_they_are_cut(rooms):
+    """Depth of the model is that of the picture, not of its middle square; its metres stay metres."""
+
+    class RowsBelow(DepthModel):
+        metric = True
+
+        def predict(self, images):
+            self.seen = tuple(images.shape)
+            return torch.arange(1.0, images.shape[-1] + 1).expand(len(images), *images.shape[-2:])
+
+        def parameters(self, recurse=True):
+            return iter([torch.zeros(())])
+
+    labeller = RowsBelow()
+    dataset = open_labelled("folder", rooms / "train", "train", False)
+    found = read_pictures(dataset, [0], 20, "rows", labeller, lambda: None)
+    assert labeller.seen == (1, 3, 20, 24) and found.metric and found.source == "rows"
+    np.testing.assert_array_equal(found.depths[0, 0].numpy(), np.arange(3.0, 23.0))  # columns 2 to 21 of 24
 
 
 def test_relative_labels_make_a_relative_predictor(tmp_path):
@@ -158,7 +153,7 @@ def test_relative_labels_make_a_relative_predictor(tmp_path):
         (["--timesteps", "a"], "--timesteps must be whole numbers"),
         (["--strong", "2,20"], "lacks the requested [20]"),
         (["--strong", "6"], "expected different ones"),
-        (["--labels", "nowhere"], "labels 'nowhere'"),
+        (["--labels", "nowhere"], "model 'nowhere' is neither"),
         (["--root", "nowhere"], "nowhere"),
         (["--data", "lsun"], "LSUN has no true depth"),
         (["--data", "video"], "data is 'video'"),

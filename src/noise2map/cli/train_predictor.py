@@ -51,8 +51,8 @@ def train_depth_predictor(
     import torch
     from tqdm import tqdm
 
-    from noise2map.generation.evaluation.depth_models import DepthLabeller
     from noise2map.generation.loading import load_generator
+    from noise2map.inference.depth_models import load_depth_model
     from noise2map.inference.loading import pick_device
     from noise2map.runs.files import check_writable
     from noise2map.runs.provenance import provenance
@@ -74,7 +74,7 @@ def train_depth_predictor(
         for folder, split, source in zip((root, val_root), ("train", "val"), sources)
     ]
     chosen = [choose(len(sets[0]), numbers[-1], seed), choose(len(sets[1]), min(val_images, len(sets[1])), None)]
-    labellers = {name: DepthLabeller(name, place) for name in set(sources) - {TRUTH}}
+    labellers = {name: load_depth_model(name, place) for name in set(sources) - {TRUTH}}
     with tqdm(total=len(chosen[0]) + len(chosen[1]), desc="pictures", unit="picture") as bar:
         train, val = (
             read_pictures(dataset, indices, size, source, labellers.get(source), bar.update)

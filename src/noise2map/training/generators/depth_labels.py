@@ -14,6 +14,7 @@ from noise2map.data.folder import FolderDataset
 from noise2map.data.freedoom import FreedoomDataset
 from noise2map.data.lsun import LsunDataset
 from noise2map.data.subsets import evenly_spaced
+from noise2map.inference.depth_models import DepthModel
 
 TRUTH = "truth"
 
@@ -91,7 +92,7 @@ def choose(length: int, count: int, seed: int | None) -> list[int]:
 
 
 def read_pictures(
-    dataset: Any, indices: list[int], size: int, labels: str, labeller: Callable[..., Any] | None, tick: Callable[[], object]
+    dataset: Any, indices: list[int], size: int, labels: str, labeller: DepthModel | None, tick: Callable[[], object]
 ) -> LabelledPictures:
     """Middle squares of some samples with their labels.
 
@@ -100,14 +101,14 @@ def read_pictures(
         indices: which.
         size: side in px.
         labels: name of the labels, for the record.
-        labeller: makes the labels; None for the samples' own depth.
+        labeller: the depth model that makes the labels; None for the samples' own depth.
         tick: called after each picture.
     """
     images, depths = [], []
     for index in indices:
         sample = dataset[index]
         if labeller is not None:  # it sees the whole picture, at the size that it knows
-            sample["depth_m"] = labeller(sample["image"], str(sample["id"]))
+            sample["depth_m"] = labeller.label_image(sample["image"])
         elif "valid" in sample:
             sample["depth_m"] = np.where(sample["valid"], sample["depth_m"], np.float32(0))
         images.append(np.asarray(square_image(sample["image"], size)).transpose(2, 0, 1))
