@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from noise2map.data.center_crop import PictureFolder, square_image, square_map
@@ -14,7 +15,6 @@ from noise2map.data.folder import FolderDataset
 from noise2map.data.freedoom import FreedoomDataset
 from noise2map.data.lsun import LsunDataset
 from noise2map.data.subsets import evenly_spaced
-from noise2map.inference.depth_models import DepthModel
 
 TRUTH = "truth"
 
@@ -78,6 +78,20 @@ def open_labelled(kind: str, root: str, split: str, with_depth: bool, depth_scal
     return PictureFolder(inside if inside.is_dir() else root)
 
 
+class DepthLabeller(Protocol):
+    """What makes labels: a depth model of any kind, see ``noise2map.generation.evaluation.depth_models``.
+
+    Attributes:
+        metric: whether it gives metres; else relative depth in [0, 1].
+    """
+
+    metric: bool
+
+    def label_image(self, image: Image.Image) -> np.ndarray:
+        """An RGB image -> depth ``(H, W)`` float32."""
+        ...
+
+
 def choose(length: int, count: int, seed: int | None) -> list[int]:
     """Indices of so many samples: the first of a shuffled order (of which fewer are a part), or spread evenly without a seed.
 
@@ -92,7 +106,7 @@ def choose(length: int, count: int, seed: int | None) -> list[int]:
 
 
 def read_pictures(
-    dataset: Any, indices: list[int], size: int, labels: str, labeller: DepthModel | None, tick: Callable[[], object]
+    dataset: Any, indices: list[int], size: int, labels: str, labeller: DepthLabeller | None, tick: Callable[[], object]
 ) -> LabelledPictures:
     """Middle squares of some samples with their labels.
 
