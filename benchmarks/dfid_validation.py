@@ -24,7 +24,7 @@ from noise2map.data import FreedoomDataset
 from noise2map.generation.evaluation.depth_models import DEFAULT_ESTIMATOR, make_estimator
 from noise2map.generation.evaluation.feature_extractors import DEFAULT_EXTRACTOR, make_extractor
 from noise2map.generation.evaluation.measurements import Instruments, Measured, measure
-from noise2map.metrics import centred_interval, feature_distance, resampled_distances
+from noise2map.metrics import centered_interval, feature_distance, resampled_distances
 from noise2map.report.tables import text_table, write_csv
 from noise2map.runs.provenance import provenance
 
@@ -153,10 +153,10 @@ def score(sets: dict[str, Measured], reference: Measured, resamples: int) -> tup
         row = {"corruption": name, "kind": CORRUPTIONS[name][0], "frames": len(sets[name]), "reference_frames": len(reference)}
         for metric, values in draws.items():
             value, floor = float(estimates[metric][column]), float(estimates[metric][0])
-            inside = centred_interval(value, values[:, column], len(reference))
+            inside = centered_interval(value, values[:, column], len(reference))
             row |= {metric: value, f"{metric}_low": inside.low, f"{metric}_high": inside.high}
             if column:
-                rise = centred_interval(value - floor, values[:, column] - values[:, 0], len(reference))
+                rise = centered_interval(value - floor, values[:, column] - values[:, 0], len(reference))
                 row |= {f"{metric}_rise": value - floor, f"{metric}_rise_low": rise.low, f"{metric}_rise_high": rise.high}
         if column:
             row["dFID_rise_per_FID_rise"] = row["dFID_rise"] / row["FID_rise"]
@@ -177,7 +177,7 @@ def selectivity(names, estimates, draws) -> dict:
 
     value = answer(estimates["FID"], estimates["dFID"])
     drawn = torch.tensor([answer(fid, dfid) for fid, dfid in zip(draws["FID"], draws["dFID"])], dtype=torch.float64)
-    inside = centred_interval(value, drawn, len(drawn))
+    inside = centered_interval(value, drawn, len(drawn))
     return {"selectivity": value, "low": inside.low, "high": inside.high}
 
 

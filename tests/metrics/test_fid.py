@@ -19,7 +19,7 @@ from noise2map.metrics import (
     FeatureStatistics,
     FrechetDistance,
     KernelDistance,
-    centred_interval,
+    centered_interval,
     feature_distance,
     frechet_distance,
     kernel_distance,
@@ -222,7 +222,7 @@ def test_intervals_cover_the_mean_of_repeated_draws(kind):
     for repeat in range(40):
         generated, reference = draw()
         values = resampled_distances(kind, [generated], reference, 40, repeat)[:, 0]
-        interval = centred_interval(feature_distance(kind, generated, reference).item(), values, 80)
+        interval = centered_interval(feature_distance(kind, generated, reference).item(), values, 80)
         assert interval.low < interval.estimate < interval.high
         covered += interval.low <= truth <= interval.high
     assert covered >= 33  # P(fewer | 95 % coverage) < 0.001
@@ -254,7 +254,7 @@ def test_impossible_resampling_is_refused():
     with pytest.raises(ValueError, match="n must be"):
         resampled_distances("kernel", [x], x, 0)
     with pytest.raises(ValueError, match="confidence"):
-        centred_interval(1.0, torch.ones(3), 5, 95)
+        centered_interval(1.0, torch.ones(3), 5, 95)
 
 
 # ---- metric classes --------------------------------------------------------------------------------------------------------

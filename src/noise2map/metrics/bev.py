@@ -58,7 +58,7 @@ def bev_scores(counts: Tensor, thresholds: Sequence[float] = BEV_THRESHOLDS) -> 
 
 
 class BevScores(Metric):
-    """IoU of each layer over a data set, at several thresholds.
+    """IoU of each layer over a dataset, at several thresholds.
 
     A cell counts as predicted where its probability is at least the threshold. True positives, false positives and false negatives
     are summed over all samples before the ratio is taken, so the result does not depend on the batch size nor on the number of

@@ -23,7 +23,7 @@ def absolute_relative_error(prediction_m: Tensor, depth_m: Tensor) -> Tensor:
 
 
 def depth_is_wrong(prediction_m: Tensor, depth_m: Tensor) -> Tensor:
-    """Whether `max(prediction/truth, truth/prediction) >= 1.25`, the complement of delta1, per pixel."""
+    """Error mask `max(prediction/truth, truth/prediction) >= 1.25`, the complement of delta1, per pixel."""
     return torch.maximum(prediction_m / depth_m, depth_m / prediction_m) >= DELTA_THRESHOLD
 
 

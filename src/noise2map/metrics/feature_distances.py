@@ -39,8 +39,8 @@ class FeatureStatistics:
             size = features.shape[1]
             return cls(0, values.new_zeros(size), values.new_zeros(size, size))
         mean = values.mean(0)
-        centred = values - mean
-        return cls(len(values), mean, centred.T @ centred)
+        centered = values - mean
+        return cls(len(values), mean, centered.T @ centered)
 
     def merged(self, other: "FeatureStatistics") -> "FeatureStatistics":
         """Statistics of both sets together.

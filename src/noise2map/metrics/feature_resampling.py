@@ -104,7 +104,7 @@ def _resampled_kernel(
     return torch.stack(columns, dim=1)
 
 
-def centred_interval(estimate: float, values: Tensor, samples: int, confidence: float = 0.95) -> Interval:
+def centered_interval(estimate: float, values: Tensor, samples: int, confidence: float = 0.95) -> Interval:
     """Interval of an estimate from resampled values `(n,)`, moved so that their mean lies on the estimate.
 
     The Fréchet distance of N samples is too large by about c / N, and resampling adds the same once more: percentiles as they

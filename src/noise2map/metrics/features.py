@@ -23,11 +23,11 @@ class FeatureExtractor(nn.Module):
 
 
 class DepthFeatures(FeatureExtractor):
-    """Features of the depth that an estimator sees in an image, painted as a grey picture: what dFID compares.
+    """Features of the depth that an estimator sees in an image, painted as a gray image: the input of dFID.
 
     Args:
         estimator: Maps images `(B, 3, H, W)` uint8 to depth `(B, h, w)` in metres, or in any unit that is proportional to it.
-        extractor: Reads the pictures.
+        extractor: Reads the painted images.
         rendering: `"disparity"` paints inverse depth from its smallest (black) to its largest value in the image (white), as
             depth networks without a unit are shown; it is blind to scale. `"metric"` paints the logarithm of depth between
             `depth_range` and sees scale.
@@ -62,7 +62,7 @@ class DepthFeatures(FeatureExtractor):
 
 
 def render_depth(depth: Tensor, rendering: Rendering = "disparity", depth_range: tuple[float, float] = (0.5, 40.0)) -> Tensor:
-    """Depth `(B, h, w)`, positive, as grey pictures `(B, 3, h, w)` uint8, near white; see :class:`DepthFeatures`.
+    """Depth `(B, h, w)`, positive, as gray images `(B, 3, h, w)` uint8, near white; see :class:`DepthFeatures`.
 
     Raises:
         ValueError: If the rendering is unknown, the range is impossible, or a depth is not positive and finite.
@@ -80,6 +80,6 @@ def render_depth(depth: Tensor, rendering: Rendering = "disparity", depth_range:
     else:
         inverse = 1 / values
         low, high = inverse.amin((1, 2), keepdim=True), inverse.amax((1, 2), keepdim=True)
-        # A picture of one depth has no contrast to stretch: it stays black.
+        # An image of one depth has no contrast to stretch: it stays black.
         unit = torch.where(high > low * (1 + 1e-9), (inverse - low) / (high - low).clamp_min(1e-300), 0.0)
     return (unit.clamp(0, 1) * 255).round().to(torch.uint8)[:, None].expand(-1, 3, -1, -1).contiguous()

@@ -12,7 +12,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from noise2map.metrics.feature_distances import FeatureStatistics, frechet_distance, kernel_distance
-from noise2map.metrics.feature_resampling import centred_interval, feature_distance, resampled_distances
+from noise2map.metrics.feature_resampling import centered_interval, feature_distance, resampled_distances
 from noise2map.metrics.features import DepthFeatures, FeatureExtractor, Rendering, render_depth
 
 ENOUGH_SAMPLES = 2048
@@ -78,7 +78,7 @@ class Distance:
 
 
 class FeatureDistance(Metric):
-    """What FID and KID share: features of two sets of images, gathered batch by batch and over processes.
+    """Common part of FID and KID: features of two sets of images, gathered batch by batch and over processes.
 
     Args:
         extractor: Reads the images.
@@ -208,7 +208,7 @@ class FeatureDistance(Metric):
         low = high = bias = math.nan
         if resamples:
             values = resampled_distances(self.kind, [generated], reference, resamples, seed)[:, 0]
-            interval = centred_interval(value, values, count, confidence)
+            interval = centered_interval(value, values, count, confidence)
             low, high, bias = interval.low, interval.high, float(values.mean()) - value
         name = self.extractor.name
         return Distance(self.metric, value, low, high, bias, name, count, reference_count, self.reference_name)

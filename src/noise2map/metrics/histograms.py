@@ -1,4 +1,4 @@
-"""Ranking scores from fixed-size histograms: memory does not grow with the data set.
+"""Ranking scores from fixed-size histograms: memory does not grow with the dataset.
 
 Values in [0, 1] fall into 6146 bins whose *relative* width is at most 1/256, down to 2^-24: an uncertainty that lives
 between 0.0001 and 0.001 (the variance of a confident model) is ranked as finely as one that fills the unit interval.
@@ -111,7 +111,7 @@ def rank_correlation(joint: Tensor) -> Tensor:
     """Spearman correlation of a joint histogram `(..., bins_x, bins_y)`, ties at their mean rank."""
     count_x, count_y = joint.sum(-1), joint.sum(-2)
     total = count_x.sum(-1)
-    # Ranks are centred first: their sums of squares grow with the third power of the number of pixels.
+    # Ranks are centered first: their sums of squares grow with the third power of the number of pixels.
     rank_x = mid_ranks(count_x) - (total[..., None] - 1) / 2
     rank_y = mid_ranks(count_y) - (total[..., None] - 1) / 2
     covariance = (rank_x * (joint @ rank_y[..., None])[..., 0]).sum(-1)

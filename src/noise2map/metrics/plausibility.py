@@ -1,4 +1,4 @@
-"""How plausible the geometry of an image is, without a reference: planes, edges, and two readings of depth that should agree."""
+"""Plausibility of an image's geometry, without a reference: planes, edges, and two depth maps that should agree."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ def _same_shape(strong: Tensor, weak: Tensor) -> None:
 
 
 def plane_residual(depth: Tensor, window: int = _WINDOW) -> Tensor:
-    """How far the depth around each pixel is from a plane.
+    """Distance of the depth around each pixel from a plane.
 
     The inverse depth of a plane is linear in the pixel coordinates of any pinhole camera, so a least-squares fit of a linear
     function to the inverse depth of a patch is a fit of a plane, whatever the focal length, slant and scale.
@@ -93,9 +93,9 @@ def image_edges(images: Tensor) -> Tensor:
 
 
 def edge_alignment(images: Tensor, depth: Tensor, window: int = _WINDOW) -> Tensor:
-    """Whether the edges of the depth lie on edges of the image.
+    """AUROC of image edges for depth edges: 1 if the edges of the depth lie on edges of the image.
 
-    An occlusion nearly always shows in the picture, while a picture has many edges that are paint. So the question is one-sided:
+    An occlusion nearly always shows in the image, while an image has many edges that are paint. So the question is one-sided:
     the probability that a pixel at an edge of the geometry sees a stronger edge in the image than a pixel inside a surface
     (area under the ROC curve, ties half). An edge of the geometry is where the inverse depth departs from a plane by more
     than 1 %; a floor that runs to the horizon has none. (At 5 %, where true depth has most of its edges, networks' depth has
@@ -117,9 +117,9 @@ def edge_alignment(images: Tensor, depth: Tensor, window: int = _WINDOW) -> Tens
     residual = plane_residual(depth, window)
     strength = functional.max_pool2d(image_edges(images)[:, None], window, 1)[:, 0]
     scores = []
-    for geometry, picture in zip(residual, strength):
+    for geometry, edges in zip(residual, strength):
         known = ~geometry.isnan()
-        scores.append(_auroc(picture[known], geometry[known] >= PLANAR))
+        scores.append(_auroc(edges[known], geometry[known] >= PLANAR))
     return torch.stack(scores)
 
 
@@ -139,7 +139,7 @@ def _auroc(values: Tensor, positive: Tensor) -> Tensor:
 class PlausibilityScores(PerImageMetric):
     """Geometric plausibility of images, averaged over images; undefined values are left out of a mean.
 
-    No single one of the scores is a verdict: a wall that fills the picture is perfectly planar. Compare them with those of
+    No single one of the scores is a verdict: a wall that fills the image is perfectly planar. Compare them with those of
     real images of the same kind.
 
     Args:

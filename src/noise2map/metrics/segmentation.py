@@ -72,7 +72,7 @@ def segmentation_scores(counts: Tensor) -> dict[str, Tensor]:
 
 
 class SegmentationScores(PerImageMetric):
-    """mIoU, pixel accuracy (aAcc) and mean class accuracy (mAcc) over a data set.
+    """mIoU, pixel accuracy (aAcc) and mean class accuracy (mAcc) over a dataset.
 
     The confusion matrix is summed over all images before the ratios are taken (the mmsegmentation protocol), so the
     result does not depend on the batch size nor on the number of processes.

@@ -1,4 +1,4 @@
-"""Does the uncertainty know where the errors are? Ranking scores, risk-coverage, correlation."""
+"""Scores of uncertainty against errors: ranking, risk-coverage, correlation."""
 
 from typing import Any, Literal
 

@@ -13,7 +13,7 @@ from noise2map.metrics import (
     PLAUSIBILITY_SCORES,
     Interval,
     bootstrap_intervals,
-    centred_interval,
+    centered_interval,
     feature_distance,
     paired_bootstrap_intervals,
     resampled_distances,
@@ -81,7 +81,9 @@ class SettingScores:
             a, b = self.names.index(this), self.names.index(minus)
             for metric, values in self.draws.items():
                 estimate = self.distances[metric][a].estimate - self.distances[metric][b].estimate
-                rows.append(_difference(this, minus, metric, centred_interval(estimate, values[:, a] - values[:, b], self.samples)))
+                rows.append(
+                    _difference(this, minus, metric, centered_interval(estimate, values[:, a] - values[:, b], self.samples))
+                )
             intervals = paired_bootstrap_intervals(self.plausibility[a], self.plausibility[b])
             rows += [
                 _difference(this, minus, score, interval)
@@ -133,7 +135,7 @@ def score_settings(
         with tqdm(total=resamples, desc=f"{metric} resamples", disable=None if progress else True) as bar:
             draws = resampled_distances(kind, features, base, resamples, on_resample=bar.update)
         found.draws[metric] = draws
-        found.distances[metric] = [centred_interval(value, draws[:, place], count) for place, value in enumerate(values)]
+        found.distances[metric] = [centered_interval(value, draws[:, place], count) for place, value in enumerate(values)]
         if kind == "frechet":
             found.biases[metric] = [float(draws[:, place].mean()) - value for place, value in enumerate(values)]
     return found
