@@ -48,6 +48,7 @@ class NormalsScores(PerImageMetric):
     full_state_update = False
     counts: Tensor
     angle_sum: Tensor
+    within: Tensor
     image_score_sums: Tensor
     image_count: Tensor
 
