@@ -134,3 +134,11 @@ def test_shrunk_pictures_average(frame):
     picture = panels.render(Panel([Cell("a", stripes)], heading="x"))
     middle = np.asarray(picture.crop((100, 300, 300, 500)).convert("L"))
     assert 80 < middle.mean() < 120 and isinstance(picture, Image.Image)
+
+
+@pytest.mark.parametrize("name", ["two\nlines.png", "tab\t\x00.png", "caf\udce9.png", "line\u2028end.png"])
+def test_names_that_cannot_be_drawn_do_not_break_a_panel(name):
+    cell = Cell(name, np.zeros((20, 30, 3), np.uint8), note=name)
+    picture = panels.render(Panel([cell], heading=name, legend=[((1, 2, 3), name)]))
+    plain = panels.render(Panel([Cell("a", cell.image)], heading="a", legend=[((1, 2, 3), "a")]))
+    assert picture.height == plain.height  # still one line each

@@ -45,14 +45,6 @@ def test_comparison_has_a_row_for_each_thing_and_a_panel_for_each_score():
         plots.comparison_plot([], {"δ1": good})
 
 
-def test_reliability_leaves_out_empty_bins():
-    figure = plots.reliability_plot([0.1, 0.5, 0.9], [0.2, float("nan"), 0.8], [0.3, 0.0, 0.7], ece=0.1)
-    axes = figure.axes[0]
-    assert axes.lines[0].get_xydata().tolist() == [[0, 0], [1, 1]]
-    assert axes.lines[1].get_xydata().tolist() == [[0.1, 0.2], [0.9, 0.8]]
-    assert any("0.100" in text.get_text() for text in axes.texts)
-
-
 def test_risk_coverage_names_the_oracle():
     x = np.linspace(0.1, 1, 10)
     figure = plots.risk_coverage_plot({"entropy": Series(x, 0.1 * x)}, Series(x, 0 * x))

@@ -44,14 +44,18 @@ def test_markdown_table_is_well_formed():
     assert lines[3] == "| b\\|c | – |"
 
 
-def test_csv_round_trip_and_markdown_from_it(tmp_path):
+def test_csv_round_trip(tmp_path):
     path = tmp_path / "results" / "a.csv"
     tables.write_csv(path, ROWS)
     rows = tables.read_csv(path)
     assert rows[0] == {"model": "a", "steps": 1, "mIoU": 0.512345, "note": None}
-    assert tables.markdown_from_csv(path, ["steps", "mIoU"]).splitlines()[2] == "| 1 | 0.5123 |"
-    with pytest.raises(ValueError, match="'miou'"):
-        tables.markdown_from_csv(path, ["miou"])
+
+
+def test_titled_table_leaves_out_what_no_row_has():
+    rows = [{"stage": "step", "ms": 12.345, "peak": None}, {"stage": "all", "ms": 1.5, "peak": None}]
+    lines = tables.titled_table(rows, {"what": "stage", "milliseconds": "ms", "peak MiB": "peak"}).splitlines()
+    assert [line.split() for line in lines[2:]] == [["step", "12.3"], ["all", "1.50"]]
+    assert lines[0].split() == ["what", "milliseconds"]
 
 
 def test_a_broken_csv_is_named(tmp_path):

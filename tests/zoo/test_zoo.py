@@ -102,3 +102,24 @@ def test_the_score_of_a_shipped_model_stands_in_the_tables_of_its_card(one):
     number = re.search(r"\d+\.\d+", one.score)[0]
     rows = [line for line in one.card.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
     assert any(number in row for row in rows) and one.limit != "see the card"
+
+
+def test_a_name_of_the_other_kind_is_told_which_command_takes_it():
+    with pytest.raises(ValueError, match=r"is an image generator, which noise2map sample draws from.*freedoom-depth-tiny"):
+        zoo.resolve_model("freedoom-generator-64")
+    with pytest.raises(ValueError, match=r"is a model of maps, which noise2map predict runs.*freedoom-generator-64"):
+        zoo.resolve_generator("freedoom-depth-tiny")
+    with pytest.raises(ValueError, match="holds a model of maps"):
+        zoo.resolve_generator(zoo.zoo_path("freedoom-depth-tiny"))
+    with pytest.raises(ValueError, match="holds an image generator"):
+        zoo.resolve_model(zoo.zoo_path("freedoom-generator-64"))
+    with pytest.raises(FileNotFoundError, match="did you mean 'freedoom-generator-64'"):
+        zoo.resolve_generator("freedom-generator")
+
+
+def test_a_run_directory_points_to_its_model(room):
+    final = room / "runs" / "rooms" / "final"
+    final.mkdir(parents=True)
+    (final / "config.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match=r"the run's model is in '.*runs/rooms/final'"):
+        zoo.resolve_model(room / "runs" / "rooms")

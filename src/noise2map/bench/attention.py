@@ -8,10 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noise2map.bench.timing import BenchOptions, name_of, time_calls
+from noise2map.bench.timing import IDENTITY, BenchOptions, name_of, time_calls
 from noise2map.models.kernels.deformable_attention import FORMULATIONS, deformable_sample, pixel_grid
 from noise2map.runs.provenance import provenance
 
+ATTENTION_IDENTITY = ("heads", "channels", "points", "formulation", *IDENTITY)
+ATTENTION_COLUMNS = {
+    "type": "dtype",
+    "stage": "stage",
+    "formulation": "formulation",
+    "ms": "ms",
+    "faster than grid_sample by": "grid_sample_over_this",
+}
 STAGES = ("inference", "compiled inference", "forward and backward")
 
 # Eager indexing builds every sampled vector in memory, and compiled indexing scatters backward with atomic additions: both

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from noise2map.bench.timing import BenchOptions, in_own_process, name_of, send_peak, time_calls
+from noise2map.bench.timing import IDENTITY, BenchOptions, in_own_process, name_of, send_peak, time_calls
 from noise2map.models.bev import Noise2MapBevConfig
 from noise2map.models.bev.camera import LiftSplat, PoolingPlan, plan_pooling, pool
 from noise2map.models.bev.grid import Bounds
@@ -186,7 +186,4 @@ BEV_COLUMNS = {
     "working MiB": "working_mb",
 }
 
-BEV_IDENTITY: Sequence[str] = (
-    *("cameras", "channels", "cells", "method"),
-    *("size", "batch_size", "device", "threads", "dtype", "stage", "clock"),
-)
+BEV_IDENTITY = ("cameras", "channels", "cells", "method", *IDENTITY)

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from tqdm import tqdm
 
-from noise2map.bench.timing import BenchOptions, name_of, time_calls
+from noise2map.bench.timing import IDENTITY, BenchOptions, name_of, time_calls
 from noise2map.convert import LSUN_256_FLAGS
 from noise2map.convert.adm_flags import adm_architecture
 from noise2map.guidance import (
@@ -26,7 +26,7 @@ from noise2map.guidance import (
 from noise2map.runs.provenance import provenance
 from noise2map.training.maps.dry_run import kept_bytes
 
-GUIDANCE_IDENTITY = ("unet", "size", "batch_size", "prior", "checkpointing", "device", "threads", "dtype", "stage", "clock")
+GUIDANCE_IDENTITY = ("unet", "prior", "checkpointing", *IDENTITY)
 
 GUIDANCE_COLUMNS = {
     "type": "dtype",

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from noise2map.bench.timing import BenchOptions, in_own_process, name_of, send_peak, time_calls
+from noise2map.bench.timing import IDENTITY, BenchOptions, in_own_process, name_of, send_peak, time_calls
 from noise2map.diffusion.process import add_noise, eps_from_x0
 from noise2map.diffusion.sampling import time_pairs
 from noise2map.inference.loading import load_model
@@ -31,6 +31,19 @@ from noise2map.runs.provenance import provenance
 logger = logging.getLogger(__name__)
 
 MODES = ("eager", "compiled")
+MODEL_IDENTITY = ("model", "mode", *IDENTITY)
+MODEL_COLUMNS = {
+    "type": "dtype",
+    "mode": "mode",
+    "stage": "stage",
+    "ms": "ms",
+    "x floor": "step_over_floor",
+    "x torch floor": "step_over_torch_floor",
+    "grid_sample ms": "grid_sample_ms",
+    "faster by": "grid_sample_over_step",
+    "peak MiB": "peak_mb",
+    "working MiB": "working_mb",
+}
 
 _SWIN_T = {
     "model_type": "swin",

@@ -42,8 +42,7 @@ def bench_model(
     modes = [name for name, wanted in (("eager", eager), ("compiled", compile_)) if wanted]
     if not modes:
         raise ValueError("--no-eager and --no-compile together leave nothing to measure")
-    from noise2map.bench.model import ModelBenchOptions, run_bench
-    from noise2map.report.tables import MODEL_COLUMNS, MODEL_IDENTITY
+    from noise2map.bench.model import MODEL_COLUMNS, MODEL_IDENTITY, ModelBenchOptions, run_bench
 
     _run(
         run_bench,
@@ -80,8 +79,7 @@ def bench_attention(
     out: Out = Path("results/bench_attention.csv"),
 ) -> None:
     """The formulations of deformable sampling: inference, compiled inference, forward and backward."""
-    from noise2map.bench.attention import AttentionBenchOptions, run_attention_bench
-    from noise2map.report.tables import ATTENTION_COLUMNS, ATTENTION_IDENTITY
+    from noise2map.bench.attention import ATTENTION_COLUMNS, ATTENTION_IDENTITY, AttentionBenchOptions, run_attention_bench
 
     _run(
         run_attention_bench,
@@ -188,11 +186,10 @@ def _run(
     bench: Callable[[Any], list[dict[str, Any]]], chosen: Any, out: Path, identity: Sequence[str], columns: dict[str, str]
 ) -> None:
     """Measure, add the rows to the file, print them."""
-    from noise2map.report.tables import format_table, merge_rows, read_rows
+    from noise2map.report.tables import merge_rows, read_rows, titled_table
 
     read_rows(out, identity)  # a file that cannot take the rows is found before the work
     rows = bench(chosen)
     merge_rows(out, rows, identity)
-    shown = {title: name for title, name in columns.items() if any(row.get(name) is not None for row in rows)}
-    print(format_table(rows, shown))
+    print(titled_table(rows, columns))
     print(f"wrote {out}")

@@ -218,7 +218,7 @@ def settings_from_meta(content: Any, task: str, num_labels: int | None = None) -
     Args:
         content: a checkpoint as it was read; one without ``meta`` tells nothing.
         task: ``"segmentation"``, ``"depth"`` or ``"bev"`` (of which nothing is taken).
-        num_labels: classes of the model (segmentation); names and colours count where there are as many.
+        num_labels: classes of the model (segmentation); names and colors count where there are as many.
     """
     meta = content.get("meta") if isinstance(content, dict) else None
     if not isinstance(meta, dict) or task not in ("segmentation", "depth"):
@@ -253,14 +253,14 @@ def _from_text(text: str, task: str) -> dict[str, Any]:
 
 def _classes(meta: dict[str, Any], num_labels: int | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    names, colours = meta.get("CLASSES"), meta.get("PALETTE")
+    names, colors = meta.get("CLASSES"), meta.get("PALETTE")
     if isinstance(names, list | tuple) and len(names) == num_labels and all(isinstance(name, str) for name in names):
         found["id2label"] = {index: name.strip() for index, name in enumerate(names)}
-    if isinstance(colours, list | tuple) and len(colours) == num_labels and all(_is_colour(colour) for colour in colours):
-        found["palette"] = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in colours]
+    if isinstance(colors, list | tuple) and len(colors) == num_labels and all(_is_color(color) for color in colors):
+        found["palette"] = ["#{:02x}{:02x}{:02x}".format(*color) for color in colors]
     return found
 
 
-def _is_colour(value: Any) -> bool:
+def _is_color(value: Any) -> bool:
     parts = value if isinstance(value, list | tuple) else ()
     return len(parts) == 3 and all(isinstance(part, int) and 0 <= part <= 255 for part in parts)

@@ -145,7 +145,7 @@ def room_cells(frame: Frame, room: Room, steps: int) -> list[Cell]:
 
 
 def room_cloud(frame: Frame, room: Room, steps: int, labels: np.ndarray | None, palette: np.ndarray) -> Cloud:
-    """The room's points, coloured by image, classes, depth, normals and uncertainty."""
+    """The room's points, colored by image, classes, depth, normals and uncertainty."""
     prediction = frame.by_steps[steps]
     colors = {"image": frame.image}
     if labels is not None:

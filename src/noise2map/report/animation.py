@@ -60,7 +60,7 @@ def _array(tensor: Any) -> np.ndarray:
 def noisy_pictures(sequence: Sequence[Moment], clean: np.ndarray | None = None) -> list[np.ndarray]:
     """Paint noisy maps so that structure shows as soon as there is some.
 
-    A signal of one channel goes through the colour map of depth. One of many is projected to three colours along the
+    A signal of one channel goes through the color map of depth. One of many is projected to three colors along the
     main directions of the clean signal, which are those that tell classes apart. Every picture is scaled by its own
     spread: the noise at the start is a hundred times stronger than the map.
 
@@ -155,7 +155,7 @@ def save_animation(
     """Write an endless animation at once.
 
     Args:
-        path: ``.gif`` (shown everywhere, 256 colours a frame) or ``.webp`` (all colours, smaller).
+        path: ``.gif`` (shown everywhere, 256 colors a frame) or ``.webp`` (all colors, smaller).
         frames: RGB pictures of one size.
         duration_ms: How long each frame stays.
         hold_ms: How long the last one stays.

@@ -40,7 +40,7 @@ _SHOWN = ("FRONT_LEFT", "FRONT", "FRONT_RIGHT", "BACK_LEFT", "BACK", "BACK_RIGHT
 
 
 def layer_palette(id2label: Mapping[int, str]) -> np.ndarray:
-    """A colour for each layer, ``(K, 3)`` uint8: the conventional one where the name is known."""
+    """A color for each layer, ``(K, 3)`` uint8: the conventional one where the name is known."""
     generic = generic_palette(len(id2label))
     return np.array([LAYER_COLORS.get(id2label[index], generic[index]) for index in range(len(id2label))], np.uint8)
 
@@ -85,7 +85,7 @@ def map_cell(title: str, picture: np.ndarray, note: str = "", car: bool = True) 
 
 
 def uncertainty_map_cell(uncertainty: np.ndarray, known: np.ndarray, limit: float, title: str = "uncertainty") -> Cell:
-    """Uncertainty ``(X, Y)`` in [0, 1] as a cell with a colour bar; cells that nobody knows are grey."""
+    """Uncertainty ``(X, Y)`` in [0, 1] as a cell with a color bar; cells that nobody knows are grey."""
     bar = uncertainty_cell(uncertainty, title, limit).bar
     picture = colorize(uncertainty, 0.0, limit, UNCERTAINTY_MAP)
     picture[~known] = _UNKNOWN
@@ -113,7 +113,7 @@ def error_cell(layers: np.ndarray, truth: np.ndarray, title: str = "errors") -> 
 
 
 def points_picture(points: np.ndarray, size_m: tuple[float, float], side: int = _ENLARGED) -> np.ndarray:
-    """LiDAR points from above, coloured by height.
+    """LiDAR points from above, colored by height.
 
     Args:
         points: ``(P, 3+)`` metres, x to the right, y forward, z up.
@@ -129,10 +129,10 @@ def points_picture(points: np.ndarray, size_m: tuple[float, float], side: int = 
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     order = np.argsort(points[inside, 2], kind="stable")  # the highest on top
     picture = np.full((height, width, 3), THEMES["dark"].background, np.uint8)
-    colours = colorize(points[inside, 2][order][None], -2.0, 1.5, "viridis")[0]
+    colors = colorize(points[inside, 2][order][None], -2.0, 1.5, "viridis")[0]
     for dy in (0, 1):
         for dx in (0, 1):
-            picture[(row[inside][order] + dy).clip(max=height - 1), (column[inside][order] + dx).clip(max=width - 1)] = colours
+            picture[(row[inside][order] + dy).clip(max=height - 1), (column[inside][order] + dx).clip(max=width - 1)] = colors
     return picture
 
 
@@ -148,7 +148,7 @@ def denoising_cells(
     Args:
         steps: ``noise2map.diffusion.Step`` of one sample of one noise.
         known: Cells to paint ``(X, Y)``.
-        palette: Colours of the layers.
+        palette: Colors of the layers.
         threshold: Probability from which a layer counts as present.
         truth: True layers ``(K, X, Y)``, shown at the end of each row.
     """
@@ -211,7 +211,7 @@ def _enlarged(image: np.ndarray) -> np.ndarray:
 
 
 def layer_legend(id2label: Mapping[int, str], palette: np.ndarray) -> list[tuple[Color, str]]:
-    """Colours and names of the layers, and of what cannot be seen."""
+    """Colors and names of the layers, and of what cannot be seen."""
     legend = [((int(r), int(g), int(b)), id2label[i].replace("_", " ")) for i, (r, g, b) in enumerate(palette)]
     return [*legend, (_UNKNOWN, "cannot be seen")]
 
@@ -225,13 +225,13 @@ def bev_panel(
     theme: str = "light",
     width: int = 1400,
 ) -> Image.Image:
-    """The views above the maps, with the layers' colours in a legend.
+    """The views above the maps, with the layers' colors in a legend.
 
     Args:
         views: Camera pictures, see `view_cells`; may be empty.
         maps: Maps.
         id2label: Names of the layers.
-        palette: Their colours.
+        palette: Their colors.
         heading: A line above all.
         theme: ``"light"`` or ``"dark"``.
         width: Width to aim at, in pixels.

@@ -1,5 +1,6 @@
-"""What panels are drawn with: fonts, themes, colour bars with ticks, legends."""
+"""What panels are drawn with: fonts, themes, color bars with ticks, legends."""
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,11 +14,12 @@ from PIL import Image, ImageDraw, ImageFont
 from noise2map.report.palettes import colorize
 
 Color = tuple[int, int, int]
+_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, surrogates, separators of lines and paragraphs
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of everything that is not data."""
+    """Colors of everything that is not data."""
 
     background: Color
     text: Color
@@ -33,15 +35,15 @@ THEMES = {
 
 @dataclass(frozen=True)
 class ColorBar:
-    """What the colours of a cell stand for.
+    """What the colors of a cell stand for.
 
     Attributes:
         low: The value at the left end.
         high: The value at the right end.
         color_map: A name that matplotlib knows.
-        log: Whether colours are spaced by the logarithm.
+        log: Whether colors are spaced by the logarithm.
         unit: Written after the last tick.
-        open_end: Whether larger values are clipped to the last colour, said by a ``≥``.
+        open_end: Whether larger values are clipped to the last color, said by a ``≥``.
     """
 
     low: float
@@ -59,8 +61,17 @@ def load_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
 
 
+def printable(text: str) -> str:
+    """A text that can be drawn and written: line breaks, control characters and broken bytes of file names become ``�``.
+
+    Pillow's text layout fails on a line break, and UTF-8 on the stand-ins of bytes that are no text.
+    """
+    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(one) in _UNPRINTABLE else one for one in text)
+
+
 def fit_text(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
-    """Cut a text in the middle until it fits in ``room`` pixels; the ends of file names tell most."""
+    """Cut a text in the middle until it fits in ``room`` pixels; the ends of file names tell most. See :func:`printable`."""
+    text = printable(text)
     if font.getlength(text) <= room:
         return text
     keep = len(text)
@@ -101,7 +112,7 @@ def ticks(low: float, high: float, log: bool, limit: int = 6) -> list[float]:
 
 
 def draw_color_bar(canvas: Image.Image, bar: ColorBar, corner: tuple[int, int], width: int, colors: Theme) -> None:
-    """Draw a colour bar of ``width`` pixels with ticks below it; it is about 32 pixels high."""
+    """Draw a color bar of ``width`` pixels with ticks below it; it is about 32 pixels high."""
     left, top = corner
     draw = ImageDraw.Draw(canvas)
     height, font = 9, load_font(12)
@@ -136,11 +147,11 @@ def draw_legend(
     width: int,
     colors: Theme,
 ) -> int:
-    """Draw colour swatches with names, as many in a line as fit.
+    """Draw color swatches with names, as many in a line as fit.
 
     Args:
         draw: What to draw on; None only measures.
-        entries: Pairs of colour and name.
+        entries: Pairs of color and name.
         corner: Left and top, in pixels.
         width: The room there is.
         colors: The theme.
@@ -153,7 +164,7 @@ def draw_legend(
     left, top = corner
     font, line, swatch = load_font(14), 24, 14
     x = left
-    for color, name in entries:
+    for color, name in ((color, printable(name)) for color, name in entries):
         entry_width = swatch + 7 + int(font.getlength(name)) + 20
         if x > left and x + entry_width - 20 > left + width:
             x, top = left, top + line

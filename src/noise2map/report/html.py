@@ -19,7 +19,7 @@ from noise2map.report.canvas import ColorBar, ticks
 from noise2map.report.panels import Cell
 from noise2map.report.plots import figure_bytes
 from noise2map.report.tables import Row, column_names, format_value
-from noise2map.runs.files import encode_image, write_text
+from noise2map.runs.files import encode_image, write_bytes
 
 
 def data_uri(data: bytes, kind: str) -> str:
@@ -54,11 +54,11 @@ class GalleryItem:
 
 @dataclass(frozen=True)
 class Cloud:
-    """A point cloud and its colourings.
+    """A point cloud and its colorings.
 
     Attributes:
         points_m: ``(N, 3)`` metres in camera axes (x right, y down, z forward); rows that are not finite are left out.
-        colors: Name of a colouring to ``(N, 3)`` uint8.
+        colors: Name of a coloring to ``(N, 3)`` uint8.
         focal_px: Focal length of the picture that the points come from: each is drawn as large as its pixel.
     """
 
@@ -151,7 +151,7 @@ class Page:
         self._card(body + _legend(legend), heading, "data-player")
 
     def cloud(self, cloud: Cloud, heading: str = "", text: str = "") -> None:
-        """Add a card with a point cloud to turn and come nearer to, and a button per colouring."""
+        """Add a card with a point cloud to turn and come nearer to, and a button per coloring."""
         finite = np.isfinite(cloud.points_m).all(axis=1)
         points = np.asarray(cloud.points_m, dtype=np.float64)[finite]
         if len(points) == 0:
@@ -177,7 +177,7 @@ class Page:
         )
         self._card(
             '<div class="stage"><canvas width="800" height="480" role="img" aria-label="point cloud"></canvas></div>'
-            f'<div class="controls"><span>colour:</span>{buttons}<span>{escape(text)}</span></div>'
+            f'<div class="controls"><span>color:</span>{buttons}<span>{escape(text)}</span></div>'
             f'<script type="application/json">{json.dumps(content)}</script>',
             heading,
             "data-points",
@@ -264,12 +264,12 @@ class Page:
         )
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the page at once.
+        """Write the page at once; broken bytes of file names become question marks.
 
         Raises:
             OSError: If the file cannot be written.
         """
-        write_text(path, self.render())
+        write_bytes(path, self.render().encode("utf-8", "replace"))
 
 
 def _grid(rows: Sequence[Sequence[Cell | None]]) -> str:

@@ -1,4 +1,4 @@
-"""Colours: classes by name or by number, depth in metres (near is warm), uncertainty and error (unsure is bright)."""
+"""Colors: classes by name or by number, depth in metres (near is warm), uncertainty and error (unsure is bright)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import hsv_to_rgb
 
-# The classes of the rendered Freedoom rooms, in the colours of that data set (a test compares them): large surfaces are
+# The classes of the rendered Freedoom rooms, in the colors of that data set (a test compares them): large surfaces are
 # muted, small things are vivid.
 CLASS_COLORS: dict[str, tuple[int, int, int]] = {
     "floor": (140, 110, 80),
@@ -32,12 +32,12 @@ _GOLDEN_RATIO = 0.6180339887498949
 
 
 def generic_palette(num_classes: int) -> np.ndarray:
-    """Colours for classes without a convention, e.g. the 150 of ADE20K; the first ``n`` do not depend on the count.
+    """Colors for classes without a convention, e.g. the 150 of ADE20K; the first ``n`` do not depend on the count.
 
     Hues walk by the golden ratio, which spreads any number of them; saturation and value change with other periods.
 
     Args:
-        num_classes: How many colours, 1 .. 65536.
+        num_classes: How many colors, 1 .. 65536.
 
     Returns:
         ``(num_classes, 3)`` uint8.
@@ -54,26 +54,26 @@ def generic_palette(num_classes: int) -> np.ndarray:
     return np.round(hsv_to_rgb(np.stack([hue, saturation, value], axis=-1)) * 255).astype(np.uint8)
 
 
-def class_palette(id2label: Mapping[int, str], colours: Sequence[str] | None = None) -> np.ndarray:
-    """One colour per class: the one given, or conventional where the name is known, else from :func:`generic_palette`.
+def class_palette(id2label: Mapping[int, str], colors: Sequence[str] | None = None) -> np.ndarray:
+    """One color per class: the one given, or conventional where the name is known, else from :func:`generic_palette`.
 
     Args:
         id2label: Class id to name, ids 0 .. K - 1.
-        colours: ``"#rrggbb"`` of each class, as a checkpoint's configuration has them.
+        colors: ``"#rrggbb"`` of each class, as a checkpoint's configuration has them.
 
     Returns:
         ``(K, 3)`` uint8.
 
     Raises:
-        ValueError: If the ids are not 0 .. K - 1, or a colour is none.
+        ValueError: If the ids are not 0 .. K - 1, or a color is none.
     """
     if sorted(id2label) != list(range(len(id2label))):
         raise ValueError(f"class ids must be 0 .. {len(id2label) - 1} without gaps, got {sorted(id2label)[:8]}")
-    if colours is not None:
-        return np.array([list(bytes.fromhex(colour.removeprefix("#"))) for colour in colours], np.uint8)
+    if colors is not None:
+        return np.array([list(bytes.fromhex(color.removeprefix("#"))) for color in colors], np.uint8)
     palette = generic_palette(len(id2label))
     known = [CLASS_COLORS.get(id2label[index].lower()) for index in range(len(id2label))]
-    if sum(color is not None for color in known) >= len(known) / 2:  # else a conventional colour could clash
+    if sum(color is not None for color in known) >= len(known) / 2:  # else a conventional color could clash
         for index, color in enumerate(known):
             if color is not None:
                 palette[index] = color
@@ -84,7 +84,7 @@ def colorize_labels(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Paint class ids.
 
     Args:
-        labels: ``(H, W)`` integer ids; 255 and ids outside the palette become the colour of "ignore".
+        labels: ``(H, W)`` integer ids; 255 and ids outside the palette become the color of "ignore".
         palette: ``(K, 3)`` uint8.
 
     Returns:
@@ -97,14 +97,14 @@ def colorize_labels(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 
 def colorize(values: np.ndarray, low: float, high: float, color_map: str = UNCERTAINTY_MAP, *, log: bool = False) -> np.ndarray:
-    """Paint numbers through a matplotlib colour map; non-finite ones are dark grey.
+    """Paint numbers through a matplotlib color map; non-finite ones are dark grey.
 
     Args:
         values: ``(H, W)`` floats.
         low: The value at the start of the map.
         high: The value at its end; values outside are clipped.
         color_map: A name that matplotlib knows.
-        log: Space the colours by the logarithm of the value, which needs ``low > 0``.
+        log: Space the colors by the logarithm of the value, which needs ``low > 0``.
 
     Returns:
         ``(H, W, 3)`` uint8.
@@ -113,7 +113,7 @@ def colorize(values: np.ndarray, low: float, high: float, color_map: str = UNCER
         ValueError: If ``low >= high``, or ``low <= 0`` with ``log``.
     """
     if not low < high or (log and low <= 0):
-        raise ValueError(f"the range of colours must be increasing{' and positive' if log else ''}, got {low} .. {high}")
+        raise ValueError(f"the range of colors must be increasing{' and positive' if log else ''}, got {low} .. {high}")
     values = np.asarray(values, dtype=np.float64)
     valid = np.isfinite(values)
     filled = np.clip(np.where(valid, values, low), low, high)
@@ -132,7 +132,7 @@ def colorize_depth(depth_m: np.ndarray, near_m: float, far_m: float) -> np.ndarr
 
     Args:
         depth_m: ``(H, W)`` metres, 0 or non-finite where there is none.
-        near_m: The depth of the warmest colour, > 0.
+        near_m: The depth of the warmest color, > 0.
         far_m: The depth of the coldest.
 
     Returns:
@@ -143,7 +143,7 @@ def colorize_depth(depth_m: np.ndarray, near_m: float, far_m: float) -> np.ndarr
 
 
 def depth_range(*depths_m: np.ndarray) -> tuple[float, float]:
-    """The range of metres to colour so that maps of one scene share a scale: 1st to 99th percentile, rounded outwards.
+    """The range of metres to color so that maps of one scene share a scale: 1st to 99th percentile, rounded outwards.
 
     Args:
         *depths_m: Arrays of metres; zeros and non-finite values do not count.
@@ -190,7 +190,7 @@ def legend_entries(
         limit: How many classes to name; the others are counted in a last entry.
 
     Returns:
-        Pairs of colour and text.
+        Pairs of color and text.
     """
     counts = np.zeros(len(palette), dtype=np.int64)
     ignored = False

@@ -1,4 +1,4 @@
-"""Panels: image, map, uncertainty, truth and error beside each other, with a legend and colour bars, as one picture.
+"""Panels: image, map, uncertainty, truth and error beside each other, with a legend and color bars, as one picture.
 
 Drawn with Pillow: a panel takes some tens of milliseconds, so that a folder of thousands of images can have one each.
 """
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from noise2map.report.canvas import THEMES, ColorBar, Theme, draw_color_bar, draw_legend, fit_text, load_font
+from noise2map.report.canvas import THEMES, ColorBar, Theme, draw_color_bar, draw_legend, fit_text, load_font, printable
 from noise2map.report.palettes import (
     DEPTH_MAP,
     INVALID_COLOR,
@@ -44,7 +44,7 @@ class Cell:
     Attributes:
         title: Written above it.
         image: ``(H, W, 3)`` uint8.
-        bar: The colour bar drawn below it, if its colours stand for numbers.
+        bar: The color bar drawn below it, if its colors stand for numbers.
         note: A short text right of the title, e.g. a score.
     """
 
@@ -62,7 +62,7 @@ class Panel:
         cells: The pictures, row by row.
         columns: Pictures per row; by default what suits their number and shape.
         heading: A line above all.
-        legend: Pairs of colour and class name, drawn below all.
+        legend: Pairs of color and class name, drawn below all.
     """
 
     cells: Sequence[Cell]
@@ -146,10 +146,11 @@ def _draw_cell(canvas: Image.Image, cell: Cell, corner: tuple[int, int], size: t
     left, top = corner
     draw = ImageDraw.Draw(canvas)
     note_font = load_font(14)
-    note_width = int(note_font.getlength(cell.note)) + 8 if cell.note else 0
+    note = printable(cell.note)
+    note_width = int(note_font.getlength(note)) + 8 if note else 0
     draw.text((left, top), fit_text(cell.title, font, size[0] - note_width), colors.text, font)
-    if cell.note:
-        draw.text((left + size[0] - note_width + 8, top + 1), cell.note, colors.muted, note_font)
+    if note:
+        draw.text((left + size[0] - note_width + 8, top + 1), note, colors.muted, note_font)
     picture = Image.fromarray(cell.image)
     shrinks = picture.width > size[0] or picture.height > size[1]
     canvas.paste(picture.resize(size, Image.Resampling.BOX if shrinks else Image.Resampling.NEAREST), (left, top + 22))
@@ -158,19 +159,19 @@ def _draw_cell(canvas: Image.Image, cell: Cell, corner: tuple[int, int], size: t
 
 
 def uncertainty_limit(*uncertainties: np.ndarray) -> float:
-    """The end of the colour scale for uncertainties in [0, 1]: the least round number above 99 % of the values."""
+    """The end of the color scale for uncertainties in [0, 1]: the least round number above 99 % of the values."""
     quantile = max(float(np.percentile(np.nan_to_num(one), 99)) for one in uncertainties)
     return next((nice for nice in _NICE if nice >= quantile), 1.0)
 
 
 def uncertainty_cell(uncertainty: np.ndarray, title: str = "uncertainty", limit: float | None = None) -> Cell:
-    """Uncertainty ``(H, W)`` in [0, 1] as a cell, with a colour bar from 0 to ``limit``."""
+    """Uncertainty ``(H, W)`` in [0, 1] as a cell, with a color bar from 0 to ``limit``."""
     limit = limit or uncertainty_limit(uncertainty)
     return Cell(title, colorize(uncertainty, 0.0, limit), ColorBar(0.0, limit, UNCERTAINTY_MAP))
 
 
 def depth_cell(depth_m: np.ndarray, title: str = "depth", limits_m: tuple[float, float] | None = None) -> Cell:
-    """Depth ``(H, W)`` in metres as a cell, near warm, with a colour bar in metres; 0 is "no depth"."""
+    """Depth ``(H, W)`` in metres as a cell, near warm, with a color bar in metres; 0 is "no depth"."""
     near, far = limits_m or depth_range(depth_m)
     return Cell(title, colorize_depth(depth_m, near, far), ColorBar(near, far, DEPTH_MAP, log=True, unit="m"))
 
@@ -244,7 +245,7 @@ def depth_panel(
     heading: str = "",
     kind: str = "uncertainty",
 ) -> Panel:
-    """Image, depth, uncertainty and, where the truth is known, truth and relative error, with colour bars.
+    """Image, depth, uncertainty and, where the truth is known, truth and relative error, with color bars.
 
     Args:
         image: ``(H, W, 3)`` uint8.
@@ -278,7 +279,7 @@ def contact_sheet(
     Args:
         samples: Raw samples: ``image``, ``id`` and ``labels`` or ``depth_m`` or neither.
         id2label: Names of the classes.
-        palette: Their colours, ``(K, 3)`` uint8.
+        palette: Their colors, ``(K, 3)`` uint8.
         heading: A line above all.
 
     Raises:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from noise2map.runs.files import write_bytes
 
-# Distinct for colour-blind readers (after Okabe and Ito), legible on white and on near-black.
+# Distinct for color-blind readers (after Okabe and Ito), legible on white and on near-black.
 SERIES_COLORS = ("#3b7dd8", "#e0703a", "#2a9d78", "#b0569f", "#c9a227", "#7a8290")
 _INK = {"light": ("#22252b", "#d5d8de", "#ffffff"), "dark": ("#dfe3ea", "#3b404a", "#17191e")}
 
@@ -171,36 +171,6 @@ def comparison_plot(names: Sequence[str], scores: Mapping[str, Estimates], *, ti
     panels[0].set_ylim(len(names) - 0.5, -0.5)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold", color=ink)
-    return figure
-
-
-def reliability_plot(
-    confidence: Sequence[float],
-    accuracy: Sequence[float],
-    share: Sequence[float],
-    *,
-    title: str = "",
-    theme: str = "light",
-    ece: float | None = None,
-) -> Figure:
-    """Reliability diagram: accuracy of the pixels whose confidence falls in a bin, the diagonal being calibrated.
-
-    Args:
-        confidence: Mean confidence of each bin, in [0, 1].
-        accuracy: Share of right pixels in each bin; NaN where the bin is empty.
-        share: Share of all pixels in each bin; drawn as bars from the bottom.
-        title: Above the plot.
-        theme: ``"light"`` or ``"dark"``.
-        ece: Expected calibration error, written into the plot.
-    """
-    figure, axes = new_axes("confidence", "accuracy", title, theme, size=(4.2, 3.8))
-    axes.plot([0, 1], [0, 1], color=_INK[theme][0], linewidth=1, linestyle=(0, (4, 3)), alpha=0.6)
-    axes.bar(confidence, share, width=0.8 / max(len(share), 1), color=SERIES_COLORS[5], alpha=0.45, linewidth=0)
-    known = np.isfinite(np.asarray(accuracy, dtype=float))
-    axes.plot(np.asarray(confidence)[known], np.asarray(accuracy)[known], marker="o", markersize=4.5, color=SERIES_COLORS[0])
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    if ece is not None:
-        axes.text(0.03, 0.95, f"ECE {ece:.3f}", transform=axes.transAxes, va="top", color=_INK[theme][0])
     return figure
 
 

@@ -1,4 +1,4 @@
-"""A picture of a coloured point cloud from a chosen side, by a z-buffer in numpy."""
+"""A picture of a colored point cloud from a chosen side, by a z-buffer in numpy."""
 
 import numpy as np
 
@@ -26,17 +26,17 @@ def view_points(
         pitch_deg: How far it rises.
         zoom: Larger is nearer.
         focal_px: Focal length of the picture that the points come from: each is drawn as large as its pixel.
-        background: Colour where there is no point.
+        background: Color where there is no point.
 
     Returns:
         ``(height, width, 3)`` uint8.
 
     Raises:
-        ValueError: If points and colours do not match, or there is no finite point.
+        ValueError: If points and colors do not match, or there is no finite point.
     """
     points_m, colors = np.asarray(points_m, dtype=np.float64), np.asarray(colors)
     if points_m.ndim != 2 or points_m.shape[1] != 3 or colors.shape != points_m.shape:
-        raise ValueError(f"points and colours must both be (N, 3), got {points_m.shape} and {colors.shape}")
+        raise ValueError(f"points and colors must both be (N, 3), got {points_m.shape} and {colors.shape}")
     finite = np.isfinite(points_m).all(axis=1)
     if not finite.any():
         raise ValueError("there is no finite point to draw")

@@ -6,7 +6,6 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -129,25 +128,6 @@ def _parse(cell: str | None) -> Any:
     return cell
 
 
-def markdown_from_csv(path: str | os.PathLike[str], columns: Sequence[str] | None = None, digits: int = 4) -> str:
-    """A CSV file as a markdown table.
-
-    Args:
-        path: The CSV file.
-        columns: Which columns, in which order; by default all.
-        digits: Significant digits of floats.
-
-    Raises:
-        OSError: If the file cannot be read.
-        ValueError: If a wanted column is not in the file.
-    """
-    rows = read_csv(path)
-    missing = [name for name in columns or () if rows and name not in rows[0]]
-    if missing:
-        raise ValueError(f"{path} has no column {missing[0]!r}; it has {', '.join(rows[0])}")
-    return markdown_table(rows, columns, digits)
-
-
 def replace_block(path: str | os.PathLike[str], name: str, content: str) -> bool:
     """Replace what stands between ``<!-- name -->`` and ``<!-- /name -->`` in a markdown file.
 
@@ -174,16 +154,8 @@ def replace_block(path: str | os.PathLike[str], name: str, content: str) -> bool
     return True
 
 
-# Two rows that agree in these are the same measurement; the newer one stays.
-_SETTING = ("size", "batch_size", "device", "threads", "dtype", "stage", "clock")
-
-MODEL_IDENTITY = ("model", "mode", *_SETTING)
-
-ATTENTION_IDENTITY = ("heads", "channels", "points", "formulation", *_SETTING)
-
-
 def read_rows(path: Path, identity: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a file that `merge_rows` wrote; none if there is no file.
+    """The rows of a file that `merge_rows` wrote, as text; none if there is no file.
 
     Raises:
         ValueError: If it is not a table of such rows.
@@ -198,73 +170,32 @@ def read_rows(path: Path, identity: Sequence[str]) -> list[dict[str, str]]:
     return rows
 
 
-def merge_rows(path: Path, rows: Sequence[dict[str, Any]], identity: Sequence[str]) -> None:
-    """Write rows to a CSV file, in place of those in it that agree in the columns of `identity`; others are kept.
+def merge_rows(path: Path, rows: Sequence[Row], identity: Sequence[str]) -> None:
+    """Write rows to a CSV file, floats to three decimals, in place of those in it that agree in the columns of `identity`.
 
     Raises:
         ValueError: If there is a file that is not a table of such rows.
     """
+    fresh: list[dict[str, Any]] = [
+        {name: "" if value is None else f"{value:.3f}" if isinstance(value, float) else value for name, value in row.items()}
+        for row in rows
+    ]
 
-    def key(row: dict[str, Any]) -> tuple[str, ...]:
-        return tuple(str(_cell(row.get(name))) for name in identity)
+    def key(row: Row) -> tuple[str, ...]:
+        return tuple(str(row.get(name, "")) for name in identity)
 
-    fresh = {key(row) for row in rows}
-    merged = [row for row in read_rows(path, identity) if key(row) not in fresh] + list(rows)
-    columns = list(dict.fromkeys(name for row in (*rows, *merged) for name in row))
-    text = StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in row.items()} for row in merged)
-    write_text(path, text.getvalue())
-
-
-def _cell(value: Any) -> Any:
-    if value is None:
-        return ""
-    return f"{value:.3f}" if isinstance(value, float) else value
+    replaced = {key(row) for row in fresh}
+    merged = [row for row in read_rows(path, identity) if key(row) not in replaced] + fresh
+    write_csv(path, merged, column_names([*fresh, *merged]))
 
 
-def format_table(rows: Sequence[dict[str, Any]], columns: dict[str, str]) -> str:
-    """Rows as aligned text, words to the left and figures to the right.
+def titled_table(rows: Sequence[Row], columns: Mapping[str, str], digits: int = 3) -> str:
+    """A `text_table` whose columns have titles of their own; columns without a value in any row are left out.
 
     Args:
-        rows: What was measured.
-        columns: Title of each column to show -> its name in the rows.
+        rows: One mapping per row.
+        columns: Title of each column -> its key in the rows.
+        digits: Significant digits of floats.
     """
-    lines = [list(columns)]
-    for row in rows:
-        values = (row.get(name, "") for name in columns.values())
-        lines.append([_figure(value) if isinstance(value, float) else str(value) for value in values])
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    words = [all(isinstance(row.get(name), str) for row in rows) for name in columns.values()]
-    aligned = (
-        "  ".join(cell.ljust(width) if is_word else cell.rjust(width) for cell, width, is_word in zip(line, widths, words))
-        for line in lines
-    )
-    return "\n".join(line.rstrip() for line in aligned)
-
-
-def _figure(value: float) -> str:
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-MODEL_COLUMNS = {
-    "type": "dtype",
-    "mode": "mode",
-    "stage": "stage",
-    "ms": "ms",
-    "x floor": "step_over_floor",
-    "x torch floor": "step_over_torch_floor",
-    "grid_sample ms": "grid_sample_ms",
-    "faster by": "grid_sample_over_step",
-    "peak MiB": "peak_mb",
-    "working MiB": "working_mb",
-}
-
-ATTENTION_COLUMNS = {
-    "type": "dtype",
-    "stage": "stage",
-    "formulation": "formulation",
-    "ms": "ms",
-    "faster than grid_sample by": "grid_sample_over_this",
-}
+    shown = {title: name for title, name in columns.items() if any(row.get(name) is not None for row in rows)}
+    return text_table([{title: row.get(name) for title, name in shown.items()} for row in rows], list(shown), digits)

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from noise2map import zoo
-
 _ROOM = Path(__file__).parent
 
 _PREFIX = "zoo/"
@@ -34,7 +32,19 @@ _TASKS = {
 # What a repository on the hub is called: owner/name.
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
-__all__ = ["ShippedNames", "available", "available_generators", "bare_name", "resolve_model", "shipped_folder", "zoo_path"]
+__all__ = [
+    "ShippedModel",
+    "ShippedNames",
+    "available",
+    "available_generators",
+    "bare_name",
+    "label_of",
+    "resolve_generator",
+    "resolve_model",
+    "shipped_folder",
+    "shipped_models",
+    "zoo_path",
+]
 
 
 @dataclass(frozen=True)
@@ -176,7 +186,10 @@ def resolve_model(name_or_path_or_hub_id: str | os.PathLike[str]) -> str:
     if bare in names:
         return str(_complete_folder(_ROOM / bare))
     if bare in available_generators():
-        raise ValueError(f"model {wanted!r} is an image generator; expected a model of maps: {_listing(names)}")
+        raise ValueError(
+            f"model {wanted!r} is an image generator, which noise2map sample draws from; "
+            f"expected a model of maps: {_listing(names)}"
+        )
     if path.is_file():
         raise ValueError(f"model {wanted!r} is a file; expected the folder of a checkpoint, with {', '.join(_NEEDED)}")
     if bare != wanted:  # what is called zoo/... is shipped, and nobody's repository
@@ -192,11 +205,19 @@ def resolve_model(name_or_path_or_hub_id: str | os.PathLike[str]) -> str:
 
 
 def _complete_folder(path: Path) -> Path:
+    if (path / _PIPELINE).is_file():
+        raise ValueError(f"{str(path)!r} holds an image generator, which noise2map sample draws from; expected a model of maps")
     for name in _NEEDED:
         sharded = name == "model.safetensors" and (path / "model.safetensors.index.json").is_file()
         if not (path / name).is_file() and not sharded:
-            raise FileNotFoundError(f"model folder {str(path)!r} has no {name}; expected {', '.join(_NEEDED)}")
+            raise FileNotFoundError(f"model folder {str(path)!r} has no {name}; expected {', '.join(_NEEDED)}{_final(path)}")
     return path
+
+
+def _final(path: Path) -> str:
+    """A hint for the run directory of a training, whose model lies one folder deeper."""
+    final = path / "final"
+    return f"; the run's model is in {str(final)!r}" if any((final / name).is_file() for name in ("config.json", _PIPELINE)) else ""
 
 
 def _guess(name: str, names: list[str]) -> str:
@@ -214,25 +235,33 @@ def label_of(name: str) -> str:
     return path.resolve().name if path.is_dir() else bare_name(name)
 
 
-_INDEX = "model_index.json"
-
-
-def resolve_generator(name: str | Path) -> str:
+def resolve_generator(name: str | os.PathLike[str]) -> str:
     """A folder of a diffusers pipeline, a shipped name (``NAME`` or ``zoo/NAME``) or a hub id -> what ``from_pretrained`` takes.
 
     Raises:
-        FileNotFoundError: if it is none of the three, or a folder that holds no pipeline.
+        FileNotFoundError: If it is none of the three, or a folder that holds no pipeline.
+        ValueError: If it is a model of maps.
     """
-    path, name = Path(name).expanduser(), str(name)
+    path, wanted = Path(name).expanduser(), os.fspath(name)
     if path.is_dir():
-        if not (path / _INDEX).is_file():
-            raise FileNotFoundError(f"generator folder {name!r} has no {_INDEX}; expected the folder of a diffusers pipeline")
-        return str(path)
-    bare, shipped = zoo.bare_name(name), zoo.available_generators()
+        if (path / _PIPELINE).is_file():
+            return str(path)
+        if (path / "config.json").is_file():
+            raise ValueError(f"{wanted!r} holds a model of maps, which noise2map predict runs; expected an image generator")
+        raise FileNotFoundError(
+            f"generator folder {wanted!r} has no {_PIPELINE}; expected the folder of a diffusers pipeline{_final(path)}"
+        )
+    bare, shipped = bare_name(wanted), available_generators()
     if bare in shipped:
-        return str(zoo.zoo_path(bare))
-    owner, slash, model = name.partition("/")
-    if bare == name and slash and owner and model and "/" not in model and not name.startswith((".", "~", "/")):
-        return name
-    names = ", ".join(shipped) or "none in this installation"
-    raise FileNotFoundError(f"generator {name!r} is neither a folder nor a hub id owner/name; shipped: {names}")
+        return str(_ROOM / bare)
+    if bare in available():
+        raise ValueError(
+            f"generator {wanted!r} is a model of maps, which noise2map predict runs; "
+            f"expected an image generator: {_listing(shipped)}"
+        )
+    if bare == wanted and _HUB_ID.fullmatch(wanted):
+        return wanted
+    raise FileNotFoundError(
+        f"generator {wanted!r} is neither a folder nor a hub id owner/name nor shipped{_guess(bare, shipped)}; "
+        f"shipped: {_listing(shipped)}"
+    )
