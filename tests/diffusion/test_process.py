@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from noise2map.diffusion import CosineSchedule, LinearSchedule, add_noise, eps_from_x0, to_x0, x0_from_eps
-from noise2map.diffusion.process import expand_like, uniform_times, v_from_x0_eps, x0_from_v
+from noise2map.diffusion.process import expand_like, prediction_target, uniform_times, v_from_x0_eps, x0_from_v
 
 
 def normal(*shape, seed=0, dtype=torch.float64):
@@ -49,6 +49,7 @@ def test_conversions_round_trip(t):
     assert torch.allclose(x0_from_v(x_t, v, *levels), x0, atol=1e-9)
     for prediction, kind in ((x0, "sample"), (eps, "epsilon"), (v, "v_prediction")):
         assert torch.allclose(to_x0(prediction, x_t, *levels, kind), x0, atol=1e-9)
+        assert torch.equal(prediction_target(x0, eps, *levels, kind), prediction)
 
 
 def test_v_is_the_derivative_along_the_angle():
@@ -64,6 +65,8 @@ def test_unknown_prediction_type():
     x = torch.zeros(1, 1)
     with pytest.raises(ValueError, match=r"'noise'.*'epsilon'"):
         to_x0(x, x, torch.tensor(1.0), torch.tensor(1.0), "noise")
+    with pytest.raises(ValueError, match="prediction_type"):
+        prediction_target(x, x, torch.tensor(1.0), torch.tensor(1.0), "noise")
 
 
 def test_clean_map_gives_a_finite_eps():

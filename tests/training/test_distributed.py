@@ -61,13 +61,13 @@ import sys
 from pathlib import Path
 import torch
 from tiny_denoising import recipe_dict
-from noise2map.training.denoising_build import make_denoising_trainer
-from noise2map.training.denoising_recipe import DenoisingRecipe
-from noise2map.training.recipe_values import build
+from noise2map.training.generators.build import make_generator_trainer
+from noise2map.training.generators.recipe import GeneratorRecipe
+from noise2map.training.recipe_files import build
 
 out = Path(sys.argv[1])
 recipe = recipe_dict(out.parent / "pictures", iterations=int(sys.argv[2]), save_every=1)
-trainer = make_denoising_trainer(build(DenoisingRecipe, recipe, ""), out)
+trainer = make_generator_trainer(build(GeneratorRecipe, recipe, ""), out)
 assert trainer.args.world_size == 2
 trainer.train(resume_from_checkpoint="--resume" in sys.argv)
 scores = trainer.evaluate()

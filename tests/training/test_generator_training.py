@@ -11,14 +11,14 @@ from transformers import TrainerCallback
 from noise2map.guidance import DepthGuidedPipeline, DepthPrior
 from noise2map.guidance.depth_range import DepthRange
 from noise2map.training import read_metrics
-from noise2map.training.generators.build import make_denoising_trainer
-from noise2map.training.generators.recipe import DenoisingRecipe, denoising_recipe_names, load_denoising_recipe
-from noise2map.training.generators.trainer import DenoisingModel, DepthCollator, PictureCollator
+from noise2map.training.generators.build import make_generator_trainer
+from noise2map.training.generators.recipe import GeneratorRecipe, generator_recipe_names, load_generator_recipe
+from noise2map.training.generators.trainer import DepthCollator, ImageCollator, UNetWithLoss
 from noise2map.training.recipe_files import build
 
 
 def trainer_for(root, directory, target="image", **train):
-    return make_denoising_trainer(build(DenoisingRecipe, recipe_dict(root, target, **train), ""), directory)
+    return make_generator_trainer(build(GeneratorRecipe, recipe_dict(root, target, **train), ""), directory)
 
 
 def losses(directory):
@@ -101,13 +101,13 @@ def test_a_perfect_prediction_has_no_error(kind):
             torch.testing.assert_close(noisy, scheduler.add_noise(signal, noise, timesteps), rtol=1e-3, atol=1e-4)
             return type("Output", (), {"sample": answers[kind]})
 
-    model = DenoisingModel(Oracle(sample_size=8, in_channels=1, out_channels=1, **UNET), scheduler)
+    model = UNetWithLoss(Oracle(sample_size=8, in_channels=1, out_channels=1, **UNET), scheduler)
     assert model.errors(signal, timesteps, noise).max() < 1e-6
 
 
 def test_time_steps_of_a_batch_cover_the_process_and_are_uniform():
     seen = []
-    model = DenoisingModel(UNet2DModel(sample_size=8, in_channels=1, out_channels=1, **UNET), DDPMScheduler())
+    model = UNetWithLoss(UNet2DModel(sample_size=8, in_channels=1, out_channels=1, **UNET), DDPMScheduler())
     model.errors = lambda signal, timesteps, noise: (seen.append(timesteps), torch.zeros_like(signal))[1]
     for seed in range(50):
         model(torch.zeros(10, 1, 8, 8), generator=torch.Generator().manual_seed(seed))
@@ -117,7 +117,7 @@ def test_time_steps_of_a_batch_cover_the_process_and_are_uniform():
 
 
 def test_masked_pixels_do_not_count():
-    model = DenoisingModel(UNet2DModel(sample_size=8, in_channels=1, out_channels=1, **UNET), DDPMScheduler())
+    model = UNetWithLoss(UNet2DModel(sample_size=8, in_channels=1, out_channels=1, **UNET), DDPMScheduler())
     errors = torch.rand(2, 1, 8, 8)
     model.errors = lambda *_: errors
     mask = torch.rand(2, 1, 8, 8) < 0.5
@@ -159,7 +159,7 @@ def test_relative_depth_of_files():
 
 def test_pictures_become_signals():
     picture = Image.fromarray(np.array([[[0, 255, 51]]], np.uint8))
-    signal = PictureCollator()([{"image": picture}])["signal"]
+    signal = ImageCollator()([{"image": picture}])["signal"]
     torch.testing.assert_close(signal[0, :, 0, 0], torch.tensor([-1.0, 1.0, -0.6]))
 
 
@@ -168,18 +168,18 @@ def test_fine_tuning_starts_from_the_weights(generator_run):
     final = trainer.export_final(root / "start")
     recipe = recipe_dict(root / "pictures")
     recipe["model"] = {"init_from": str(final)}
-    again = make_denoising_trainer(build(DenoisingRecipe, recipe, ""), root / "tuned")
+    again = make_generator_trainer(build(GeneratorRecipe, recipe, ""), root / "tuned")
     with trainer.averaged_weights():
         assert torch.equal(again.model.unet.conv_in.weight, trainer.model.unet.conv_in.weight)
     recipe["data"]["size"] = 8
     with pytest.raises(ValueError, match=r"16 px; data.size is 8"):
-        make_denoising_trainer(build(DenoisingRecipe, recipe, ""), root / "tuned")
+        make_generator_trainer(build(GeneratorRecipe, recipe, ""), root / "tuned")
 
 
 def test_shipped_recipes_hold_what_they_promise():
-    assert "freedoom-generator-64" in denoising_recipe_names()
-    for name in denoising_recipe_names():
-        recipe = load_denoising_recipe(name)
+    assert "freedoom-generator-64" in generator_recipe_names()
+    for name in generator_recipe_names():
+        recipe = load_generator_recipe(name)
         config = {**recipe.model.unet, "sample_size": recipe.data.size}
         unet = UNet2DModel(**config)
         parameters = sum(parameter.numel() for parameter in unet.parameters())
@@ -213,12 +213,12 @@ def test_bad_recipes_are_named(tmp_path, section, change, message):
     recipe = recipe_dict(tmp_path / "pictures")
     recipe[section] |= change
     with pytest.raises((ValueError, OSError), match=message):
-        make_denoising_trainer(build(DenoisingRecipe, recipe, ""), tmp_path / "run")
+        make_generator_trainer(build(GeneratorRecipe, recipe, ""), tmp_path / "run")
 
 
 def test_camera_of_the_pictures_is_kept(tmp_path):
     unet = UNet2DModel(sample_size=16, **UNET)
-    DenoisingModel(unet, DDPMScheduler(), intrinsics=[10, 12, 8, 8]).save_pretrained(tmp_path / "g")
+    UNetWithLoss(unet, DDPMScheduler(), intrinsics=[10, 12, 8, 8]).save_pretrained(tmp_path / "g")
     assert json.loads((tmp_path / "g" / "camera.json").read_text()) == {"intrinsics_px": [10, 12, 8, 8], "size_px": [16, 16]}
     with pytest.raises(ValueError, match="3 -> 6 channels"):
-        DenoisingModel(UNet2DModel(sample_size=16, out_channels=6, **UNET), DDPMScheduler())
+        UNetWithLoss(UNet2DModel(sample_size=16, out_channels=6, **UNET), DDPMScheduler())

@@ -44,7 +44,8 @@ def test_optimisation_is_the_published_one(config):
     assert (optim.lr, [optim.beta1, optim.beta2], optim.weight_decay) == (run["lr"], run["betas"], run["weight_decay"])
     assert (optim.max_grad_norm, train.iterations) == (run["clip"], run["iterations"])
     assert (train.batch_size, train.total_batch, train.eval_every) == (run["samples_per_gpu"], 16, run["evaluation_interval"])
-    assert recipe.accumulation_for(16 // run["samples_per_gpu"]) == 1 and recipe.accumulation_for(1) == 16 // run["samples_per_gpu"]
+    micro_batches = 16 // run["samples_per_gpu"]
+    assert recipe.train.accumulation_for(micro_batches) == 1 and recipe.train.accumulation_for(1) == micro_batches
     assert not (train.bf16 or train.ema_half_life_images)
 
 

@@ -12,8 +12,8 @@ from noise2map.cli import main
 from noise2map.guidance import DepthPredictor, UNetFeatureTap
 from noise2map.inference.depth_models import DepthModel
 from noise2map.report.tables import read_csv
-from noise2map.training.generators.depth_labels import LabelledPictures, choose, open_labelled, read_pictures
-from noise2map.training.generators.predictor_study import StudyPlan, run_predictor_study, without_probes
+from noise2map.training.generators.depth_labels import LabelledImages, choose, open_labelled, read_images
+from noise2map.training.generators.predictor_study import PredictorStudyOptions, run_predictor_study, without_probes
 
 CPU = torch.device("cpu")
 
@@ -84,7 +84,7 @@ def test_dropping_probes_changes_no_depth():
 
 def test_true_labels_are_those_of_the_middle_square(rooms):
     dataset = open_labelled("folder", rooms / "train", "train", True)
-    found = read_pictures(dataset, [4, 0], 10, "truth", None, lambda: None)
+    found = read_images(dataset, [4, 0], 10, "truth", None, lambda: None)
     assert found.images.shape == (2, 3, 10, 10) and found.metric
     middle = dataset[4]["depth_m"][:, 2:22]
     np.testing.assert_array_equal(found.depths[0].numpy(), middle[1::2, 1::2])
@@ -129,15 +129,15 @@ def test_a_depth_model_labels_whole_pictures_before_they_are_cut(rooms):
 
     labeller = RowsBelow()
     dataset = open_labelled("folder", rooms / "train", "train", False)
-    found = read_pictures(dataset, [0], 20, "rows", labeller, lambda: None)
+    found = read_images(dataset, [0], 20, "rows", labeller, lambda: None)
     assert labeller.seen == (1, 3, 20, 24) and found.metric and found.source == "rows"
     np.testing.assert_array_equal(found.depths[0, 0].numpy(), np.arange(3.0, 23.0))  # columns 2 to 21 of 24
 
 
 def test_relative_labels_make_a_relative_predictor(tmp_path):
     images = torch.randint(0, 255, (3, 3, 16, 16), dtype=torch.uint8)
-    pictures = LabelledPictures(images, torch.rand(3, 16, 16), False, "dpt")
-    plan = StudyPlan(counts=(3,), steps=1, batch_size=2, timesteps=(10,), probe=False)
+    pictures = LabelledImages(images, torch.rand(3, 16, 16), False, "dpt")
+    plan = PredictorStudyOptions(counts=(3,), steps=1, batch_size=2, timesteps=(10,), probe=False)
     rows = run_predictor_study(tiny_unet(), DDPMScheduler(), pictures, pictures, tmp_path / "out", plan, {})
     assert all(row["l1"] > 0 and "delta1" not in row for row in rows)
     assert not DepthPredictor.from_pretrained(tmp_path / "out" / "final").depth_range.metric

@@ -83,7 +83,7 @@ def test_shipped_recipes_build_a_small_model(name):
     model = make_model(recipe, RawSamples(1))
     assert sum(parameter.numel() for parameter in model.parameters()) < 5e6
     assert model.config.diffusion == ("nodiffusion" not in name)
-    width, height = recipe.picture_size()
+    width, height = recipe.image_size()
     assert make_processor(recipe).output_size(480, 640) == (height, width)
     if recipe.model.task == "segmentation":
         assert model.config.id2label == RawSamples.id2label
@@ -183,10 +183,10 @@ def test_impossible_data_is_named(tmp_path, text, message):
 
 def test_the_batch_is_shared_out(tmp_path):
     recipe = load_recipe(write(tmp_path, "train: {batch_size: 2, total_batch: 16}"))
-    assert [recipe.accumulation_for(processes) for processes in (1, 2, 4, 8)] == [8, 4, 2, 1]
+    assert [recipe.train.accumulation_for(processes) for processes in (1, 2, 4, 8)] == [8, 4, 2, 1]
     for processes in (3, 16):
         with pytest.raises(ValueError, match=f"{processes} processes"):
-            recipe.accumulation_for(processes)
+            recipe.train.accumulation_for(processes)
 
 
 def test_a_kept_ratio_fits_pictures_into_a_frame(tmp_path):

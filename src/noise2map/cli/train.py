@@ -45,17 +45,17 @@ def train(
 
     The same command goes on with a run that was interrupted, and does nothing where it is finished.
     """
-    from noise2map.training.generators.recipe import denoising_recipe_names
+    from noise2map.training.generators.recipe import generator_recipe_names
     from noise2map.training.maps.recipe import load_recipe, make_recipe
     from noise2map.training.recipe_files import recipe_names
 
     if list_:
-        others = [f"{command_of(name)} {name}" for name in denoising_recipe_names()]
+        others = [f"{command_of(name)} {name}" for name in generator_recipe_names()]
         print("\n".join([*recipe_names(), *others]))
         return
     if not recipe:
         raise ValueError(f"name a recipe file or a shipped recipe: {', '.join(recipe_names())}")
-    if recipe in denoising_recipe_names():
+    if recipe in generator_recipe_names():
         raise ValueError(f"{recipe} is not a recipe of maps; use 'noise2map train {command_of(recipe)} {recipe}'")
     own = recipe == "folder" and not Path(recipe).is_file()
     if own != (root is not None):

@@ -7,7 +7,7 @@ import typer
 import yaml
 
 if TYPE_CHECKING:
-    from noise2map.training.generators.recipe import DenoisingRecipe
+    from noise2map.training.generators.recipe import GeneratorRecipe
 
 COMMANDS = {"image": "generator", "depth": "depth-prior"}
 
@@ -76,15 +76,15 @@ def train_depth_prior(
 
 def command_of(name: str) -> str:
     """The command that a shipped recipe of this kind belongs to."""
-    from noise2map.training.generators.recipe import load_denoising_recipe
+    from noise2map.training.generators.recipe import load_generator_recipe
 
-    return COMMANDS[load_denoising_recipe(name).model.target]
+    return COMMANDS[load_generator_recipe(name).model.target]
 
 
 def _print_names(target: str) -> None:
-    from noise2map.training.generators.recipe import denoising_recipe_names
+    from noise2map.training.generators.recipe import generator_recipe_names
 
-    print("\n".join(name for name in denoising_recipe_names() if command_of(name) == COMMANDS[target]))
+    print("\n".join(name for name in generator_recipe_names() if command_of(name) == COMMANDS[target]))
 
 
 def _data_changes(data: str | None, root: str | None) -> list[str]:
@@ -99,9 +99,9 @@ def _data_changes(data: str | None, root: str | None) -> list[str]:
 def _train(recipe: str, target: str, changes: list[str], out: Path | None, resume: bool, dry_run: bool) -> None:
     from noise2map.cli.launch import hide_progress_of_files, keep_freed_memory
     from noise2map.runs.run_directory import check_directory, run_config
-    from noise2map.training.generators.recipe import load_denoising_recipe, make_denoising_recipe
+    from noise2map.training.generators.recipe import load_generator_recipe, make_generator_recipe
 
-    loaded = load_denoising_recipe(recipe, changes)
+    loaded = load_generator_recipe(recipe, changes)
     if loaded.model.target != target:
         other = COMMANDS[loaded.model.target]
         raise ValueError(f"recipe {recipe} has model.target {loaded.model.target!r}; use 'noise2map train {other}'")
@@ -110,16 +110,16 @@ def _train(recipe: str, target: str, changes: list[str], out: Path | None, resum
         print(yaml.safe_dump(loaded.to_dict(), sort_keys=False), end="")
         print(_look(loaded) + f"\nruns into {directory}")
         return
-    start = check_directory(directory, loaded, resume, lambda tree: make_denoising_recipe(tree).to_dict())
+    start = check_directory(directory, loaded, resume, lambda tree: make_generator_recipe(tree).to_dict())
     if start.state == "finished":
         return
     keep_freed_memory(loaded.train.threads)
 
-    from noise2map.training.generators.build import make_denoising_trainer
+    from noise2map.training.generators.build import make_generator_trainer
     from noise2map.training.running import run_training
 
     hide_progress_of_files()
-    trainer = make_denoising_trainer(loaded, directory)
+    trainer = make_generator_trainer(loaded, directory)
     print(_describe(trainer, target, directory))
     run_training(trainer, directory, start, run_config(loaded.to_dict(), trainer.model.config.to_dict(), recipe))
 
@@ -135,17 +135,17 @@ def _describe(trainer: Any, target: str, directory: Path) -> str:
     )
 
 
-def _look(recipe: "DenoisingRecipe") -> str:
+def _look(recipe: "GeneratorRecipe") -> str:
     """What the recipe would train: parameters, decoder blocks, arithmetic."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     from noise2map.guidance import decoder_blocks
-    from noise2map.training.generators.build import make_denoising_model
+    from noise2map.training.generators.build import make_generator_model
 
     if recipe.model.init_from is not None:
         return f"starts from {recipe.model.init_from}"
-    unet = make_denoising_model(recipe).unet.to("meta")
+    unet = make_generator_model(recipe).unet.to("meta")
     picture = torch.empty(1, unet.config.in_channels, recipe.data.size, recipe.data.size, device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         unet(picture, torch.zeros(1, dtype=torch.long, device="meta"))

@@ -56,8 +56,8 @@ def train_depth_predictor(
     from noise2map.inference.loading import pick_device
     from noise2map.runs.files import check_writable
     from noise2map.runs.provenance import provenance
-    from noise2map.training.generators.depth_labels import TRUTH, choose, open_labelled, read_pictures
-    from noise2map.training.generators.predictor_study import StudyPlan, run_predictor_study
+    from noise2map.training.generators.depth_labels import TRUTH, choose, open_labelled, read_images
+    from noise2map.training.generators.predictor_study import PredictorStudyOptions, run_predictor_study
 
     diffusers.utils.logging.disable_progress_bar()
     if threads:
@@ -77,12 +77,12 @@ def train_depth_predictor(
     labellers = {name: load_depth_model(name, place) for name in set(sources) - {TRUTH}}
     with tqdm(total=len(chosen[0]) + len(chosen[1]), desc="pictures", unit="picture") as bar:
         train, val = (
-            read_pictures(dataset, indices, size, source, labellers.get(source), bar.update)
+            read_images(dataset, indices, size, source, labellers.get(source), bar.update)
             for dataset, indices, source in zip(sets, chosen, sources)
         )
     if train.metric != val.metric:
         raise ValueError(f"{sources[0]} and {sources[1]} differ: one gives metres, the other relative depth; choose --val-labels")
-    plan = StudyPlan(
+    plan = PredictorStudyOptions(
         counts=numbers,
         steps=steps,
         batch_size=batch_size,

@@ -78,6 +78,28 @@ def to_x0(prediction: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor, predict
     raise ValueError(f"prediction_type is {prediction_type!r}; expected 'sample', 'epsilon' or 'v_prediction'")
 
 
+def prediction_target(x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor, prediction_type: str) -> Tensor:
+    """What a network of a prediction type should give for ``x_t = alpha x_0 + sigma eps``; :func:`to_x0` of it is ``x0``.
+
+    Args:
+        x0: clean maps ``(B, ...)``.
+        noise: the noise in ``x_t``, same shape.
+        alpha: signal level, ``(B,)`` or scalar.
+        sigma: noise level, ``(B,)`` or scalar.
+        prediction_type: as of :func:`to_x0`.
+
+    Raises:
+        ValueError: for another ``prediction_type``.
+    """
+    if prediction_type == "sample":
+        return x0
+    if prediction_type == "epsilon":
+        return noise
+    if prediction_type == "v_prediction":
+        return v_from_x0_eps(x0, noise, alpha, sigma)
+    raise ValueError(f"prediction_type is {prediction_type!r}; expected 'sample', 'epsilon' or 'v_prediction'")
+
+
 def uniform_times(batch_size: int, generator: torch.Generator | None = None, high: float = 0.999) -> Tensor:
     """Training times, uniform in ``[0, high)``, ``(B,)`` float32 on the CPU (DDP samples ``t`` uniformly)."""
     return torch.rand(batch_size, generator=generator) * high

@@ -34,6 +34,8 @@ _GAP = 12
 
 _MARGIN = 16
 
+_GRID_GAP = 4
+
 _NICE = [digit * 10.0**power for power in range(-6, 0) for digit in (1, 2, 5)] + [1.0]
 
 
@@ -312,3 +314,18 @@ def _fitted(pixels: np.ndarray, smooth: bool) -> np.ndarray:
     canvas = Image.new("RGB", _CELL, (_AROUND, _AROUND, _AROUND))
     canvas.paste(picture.resize(size, kind), ((_CELL[0] - size[0]) // 2, (_CELL[1] - size[1]) // 2))
     return np.asarray(canvas)
+
+
+def image_grid(rows: Sequence[Sequence[np.ndarray]]) -> Image.Image:
+    """Rows of RGB images as one image with thin white gaps; the images ``(H, W, 3)`` uint8 of a row have one size."""
+    heights = [row[0].shape[0] for row in rows]
+    widths = [len(row) * (row[0].shape[1] + _GRID_GAP) - _GRID_GAP for row in rows]
+    sheet = np.full((sum(heights) + (len(rows) - 1) * _GRID_GAP, max(widths), 3), 255, dtype=np.uint8)
+    top = 0
+    for height, row in zip(heights, rows):
+        width = row[0].shape[1]
+        for column, image in enumerate(row):
+            left = column * (width + _GRID_GAP)
+            sheet[top : top + height, left : left + width] = image
+        top += height + _GRID_GAP
+    return Image.fromarray(sheet)

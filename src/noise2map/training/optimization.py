@@ -1,4 +1,4 @@
-"""Optimisation of a run: learning-rate curve, weight-decay groups, training arguments."""
+"""Optimization of a run: learning-rate curve, weight-decay groups, training arguments."""
 
 import math
 import os
@@ -6,13 +6,14 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainingArguments
+
+from noise2map.training.recipe_sections import OptimSection, RunSection, ScheduleSection
 
 # Patterns of the published runs, by our names. They match the word "norm" in the names of the public code, and in segmentation a
 # rule for "head" wins over it: there the norms of the map decoder are decayed, and in both tasks so are all norms whose name lacks
@@ -75,8 +76,8 @@ class LearningRateCurve:
 
     Attributes:
         policy: ``"poly"`` (``(1 - it / iterations) ** power``), ``"cosine"`` (half a cosine) or ``"constant"``.
-        iterations: length of the run in optimiser steps.
-        warmup_iterations: length of the linear warm-up in optimiser steps; 0 for none.
+        iterations: length of the run in optimizer steps.
+        warmup_iterations: length of the linear warm-up in optimizer steps; 0 for none.
         warmup_ratio: factor at iteration 0, in (0, 1].
         power: exponent of the poly curve.
         min_ratio: the floor of the decay, as a fraction of the base rate, in [0, 1).
@@ -105,7 +106,7 @@ class LearningRateCurve:
             raise ValueError(f"schedule min_ratio is {self.min_ratio}; expected a number in [0, 1)")
 
     def factor(self, iteration: int) -> float:
-        """The factor of the base rate used by the optimiser step number ``iteration`` (0-based)."""
+        """The factor of the base rate used by the optimizer step number ``iteration`` (0-based)."""
         progress = min(iteration / self.iterations, 1.0)
         if self.policy == "poly":
             regular = self.min_ratio + (1 - self.min_ratio) * (1 - progress) ** self.power
@@ -123,17 +124,32 @@ class LearningRateCurve:
         return LambdaLR(optimizer, curve)
 
 
-def make_arguments(recipe: Any, run_directory: str | Path) -> TrainingArguments:
-    """transformers' training arguments of a recipe of maps or of generators."""
-    train, optim = recipe.train, recipe.optim
-    # The window of the augmentation has one size, the pictures of the validation set may have many.
-    single = getattr(recipe.data, "crop", None) is not None
+def make_arguments(
+    train: RunSection,
+    optim: OptimSection,
+    run_directory: str | Path,
+    *,
+    eval_batch_size: int | None = None,
+    workers: int = 0,
+) -> TrainingArguments:
+    """transformers' training arguments of a recipe.
+
+    Args:
+        train: the recipe's run.
+        optim: its optimizer.
+        run_directory: where to.
+        eval_batch_size: images at a time when scores are taken; by default as many as in training.
+        workers: processes that load data.
+
+    Raises:
+        ValueError: if the batch cannot be shared out to the processes that were started.
+    """
     return TrainingArguments(
         output_dir=str(run_directory),
         max_steps=train.iterations,
         per_device_train_batch_size=train.batch_size,
-        per_device_eval_batch_size=1 if single else train.batch_size,
-        gradient_accumulation_steps=recipe.accumulation_for(int(os.environ.get("WORLD_SIZE", "1"))),
+        per_device_eval_batch_size=train.batch_size if eval_batch_size is None else eval_batch_size,
+        gradient_accumulation_steps=train.accumulation_for(int(os.environ.get("WORLD_SIZE", "1"))),
         learning_rate=optim.lr,
         weight_decay=optim.weight_decay,
         adam_beta1=optim.beta1,
@@ -152,18 +168,17 @@ def make_arguments(recipe: Any, run_directory: str | Path) -> TrainingArguments:
         save_total_limit=train.keep,
         eval_strategy="steps" if train.eval_every else "no",
         eval_steps=train.eval_every or None,
-        dataloader_num_workers=recipe.data.workers,
-        dataloader_persistent_workers=recipe.data.workers > 0,
+        dataloader_num_workers=workers,
+        dataloader_persistent_workers=workers > 0,
         report_to="none",
     )
 
 
-def make_curve(recipe: Any) -> LearningRateCurve:
-    """The learning rate over a recipe's run."""
-    schedule = recipe.schedule
+def make_curve(schedule: ScheduleSection, iterations: int) -> LearningRateCurve:
+    """The learning rate over a run of so many optimizer steps."""
     return LearningRateCurve(
         policy=schedule.policy,
-        iterations=recipe.train.iterations,
+        iterations=iterations,
         warmup_iterations=schedule.warmup_iterations,
         warmup_ratio=schedule.warmup_ratio,
         power=schedule.power,

@@ -4,9 +4,11 @@ import dataclasses
 import difflib
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
+
+R = TypeVar("R")
 
 
 def build(kind: type, tree: Any, prefix: str) -> Any:
@@ -136,6 +138,29 @@ def _read(name_or_path: str | Path, heirs: list[str], folder: str) -> tuple[str,
         return file.read_text(encoding="utf-8"), f"recipe {name_or_path}"
     asked = f" (base of {heirs[-1]})" if heirs else ""
     raise FileNotFoundError(f"no recipe file {path}{asked}; shipped recipes: {', '.join(names)}")
+
+
+def load_as(kind: type[R], name_or_path: str | Path, overrides: list[str] | None = None, folder: str = "") -> R:
+    """Read a recipe file, or a shipped recipe by name, into a dataclass and apply ``section.field=value`` overrides.
+
+    Args:
+        kind: the dataclass of the recipe.
+        name_or_path: a YAML file, or a name of :func:`recipe_names`.
+        overrides: assignments such as ``"optim.lr=1e-4"``; values are YAML.
+        folder: as of :func:`recipe_names`.
+
+    Raises:
+        FileNotFoundError: if there is no such file nor shipped recipe.
+        ValueError: for broken YAML, an unknown key (with the closest known one) or a value of the wrong type.
+    """
+    return make_as(kind, recipe_tree(name_or_path, folder), overrides)
+
+
+def make_as(kind: type[R], tree: dict[str, Any], overrides: list[str] | None = None) -> R:
+    """A recipe from nested mappings and ``section.field=value`` overrides; errors as in :func:`load_as`."""
+    for assignment in overrides or []:
+        assign(tree, assignment)
+    return build(kind, tree, "")
 
 
 def assign(tree: dict[str, Any], assignment: str) -> None:

@@ -1,6 +1,6 @@
-"""Sections that all recipes share: optimiser, schedule, run."""
+"""Sections that all recipes share: optimizer, schedule, run."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -25,6 +25,16 @@ class OptimSection:
     beta2: float = 0.999
     max_grad_norm: float = 1.0
 
+    def check(self) -> None:
+        """Refuses values that cannot work.
+
+        Raises:
+            ValueError: naming the field, its value and what was expected.
+        """
+        expect(self.lr > 0, "optim.lr", self.lr, "a positive number")
+        expect(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
+        expect(self.max_grad_norm >= 0, "optim.max_grad_norm", self.max_grad_norm, "0 or more")
+
 
 @dataclass(frozen=True)
 class ScheduleSection:
@@ -38,16 +48,15 @@ class ScheduleSection:
 
 
 @dataclass(frozen=True)
-class TrainSection:
-    """The run.
+class RunSection:
+    """A training run, as recipes of maps and of generators have it.
 
     Attributes:
-        iterations: optimiser steps.
+        iterations: optimizer steps.
         batch_size: samples of a micro-batch in each process.
-        accumulation: micro-batches of an optimiser step.
-        total_batch: samples of an optimiser step over all processes; sets ``accumulation`` for any number of processes.
-        sync_batch_norm: batch statistics over all processes (CUDA, several processes).
-        seed: seed of weights, order, augmentation and noise.
+        accumulation: micro-batches of an optimizer step.
+        total_batch: samples of an optimizer step over all processes; sets ``accumulation`` for any number of processes.
+        seed: seed of weights, order, augmentation, time steps and noise.
         bf16: bfloat16 autocast.
         compile: ``torch.compile`` the model.
         threads: CPU threads; 0 leaves PyTorch's choice.
@@ -55,18 +64,16 @@ class TrainSection:
         save_every: steps between checkpoints; a multiple of ``log_every`` so that a resumed curve is the same curve.
         keep: newest checkpoints to keep.
         eval_every: steps between evaluations; 0 for none before the end.
-        eval_steps: numbers of decoder calls to evaluate.
-        eval_images: validation images of the evaluations during training; 0 for all. The last evaluation takes all.
-        sample_images: rows of the sample picture.
+        eval_images: held-out images of an evaluation during training; 0 for all.
+        sample_images: images of the sample grid; 0 for none.
         ema_half_life_images: half-life of the averaged weights; 0 for no average.
         ema_warmup_ratio: half-life as a fraction of the images seen, while that is shorter.
     """
 
-    iterations: int = 160_000
+    iterations: int = 100_000
     batch_size: int = 16
     accumulation: int = 1
     total_batch: int | None = None
-    sync_batch_norm: bool = False
     seed: int = 0
     bf16: bool = False
     compile: bool = False
@@ -75,11 +82,39 @@ class TrainSection:
     save_every: int = 1000
     keep: int = 2
     eval_every: int = 1000
-    eval_steps: list[int] = field(default_factory=lambda: [1, 3, 10])
     eval_images: int = 0
     sample_images: int = 4
     ema_half_life_images: float = 10_000.0
     ema_warmup_ratio: float | None = 0.1
+
+    def check(self) -> None:
+        """Refuses values that cannot work.
+
+        Raises:
+            ValueError: naming the field, its value and what was expected.
+        """
+        for name in ("iterations", "batch_size", "accumulation", "log_every", "save_every", "keep"):
+            expect(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+        for name in ("eval_every", "eval_images", "sample_images", "threads", "ema_half_life_images"):
+            expect(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
+        multiple = self.save_every % self.log_every == 0
+        expect(multiple, "train.save_every", self.save_every, f"a multiple of log_every {self.log_every}")
+        total, micro = self.total_batch, self.batch_size
+        whole = total is None or (total >= micro and total % micro == 0)
+        expect(whole, "train.total_batch", total, f"a multiple of batch_size {micro}")
+
+    def accumulation_for(self, processes: int) -> int:
+        """Micro-batches of an optimizer step in each of so many processes.
+
+        Raises:
+            ValueError: if ``total_batch`` cannot be shared out.
+        """
+        if self.total_batch is None:
+            return self.accumulation
+        share, rest = divmod(self.total_batch, self.batch_size * processes)
+        good = share > 0 and rest == 0
+        expect(good, "train.total_batch", self.total_batch, f"a multiple of {processes} processes x batch_size {self.batch_size}")
+        return share
 
 
 def expect(condition: bool, name: str, value: Any, expected: str) -> None:
@@ -88,7 +123,7 @@ def expect(condition: bool, name: str, value: Any, expected: str) -> None:
         raise ValueError(f"recipe field {name} is {value!r}; expected {expected}")
 
 
-def check_pixels(name: str, text: str | None) -> tuple[int, int] | None:
+def parse_pixels(name: str, text: str | None) -> tuple[int, int] | None:
     """``WIDTHxHEIGHT`` as two numbers; None stays None."""
     if text is None:
         return None

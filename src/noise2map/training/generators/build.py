@@ -14,13 +14,13 @@ from noise2map.data.subsets import Subset
 from noise2map.data.transforms import HorizontalFlip
 from noise2map.guidance import DepthPrior
 from noise2map.guidance.depth_range import DepthRange
-from noise2map.training.generators.recipe import DenoisingRecipe
+from noise2map.training.generators.recipe import GeneratorRecipe
 from noise2map.training.generators.samples import DrawnSamplesCallback
-from noise2map.training.generators.trainer import DenoisingModel, DenoisingTrainer, DepthCollator, PictureCollator
+from noise2map.training.generators.trainer import DepthCollator, GeneratorTrainer, ImageCollator, UNetWithLoss
 from noise2map.training.optimization import make_arguments, make_curve
 
 
-def make_pictures(recipe: DenoisingRecipe) -> tuple[SquareCrops, SquareCrops]:
+def make_datasets(recipe: GeneratorRecipe) -> tuple[SquareCrops, SquareCrops]:
     """The training and the held-out pictures.
 
     Raises:
@@ -42,14 +42,14 @@ def make_pictures(recipe: DenoisingRecipe) -> tuple[SquareCrops, SquareCrops]:
     return _squares(recipe, train), _squares(recipe, val)
 
 
-def _squares(recipe: DenoisingRecipe, dataset: Any) -> SquareCrops:
+def _squares(recipe: GeneratorRecipe, dataset: Any) -> SquareCrops:
     limit = recipe.data.limit
     if limit is not None and limit < len(dataset):
         dataset = Subset(dataset, list(range(limit)))
     return SquareCrops(dataset, recipe.data.size, (recipe.model.target,))
 
 
-def _open(recipe: DenoisingRecipe, root: str, split: str) -> Any:
+def _open(recipe: GeneratorRecipe, root: str, split: str) -> Any:
     data = recipe.data
     if data.name == "lsun":
         return LsunDataset(root, data.category, split, data.limit)
@@ -58,7 +58,7 @@ def _open(recipe: DenoisingRecipe, root: str, split: str) -> Any:
     return FreedoomDataset(root, task=recipe.model.target)
 
 
-def make_denoising_model(recipe: DenoisingRecipe, intrinsics: Any = None) -> DenoisingModel:
+def make_generator_model(recipe: GeneratorRecipe, intrinsics: Any = None) -> UNetWithLoss:
     """A fresh model from the seed, or that of ``model.init_from``.
 
     Raises:
@@ -79,29 +79,29 @@ def make_denoising_model(recipe: DenoisingRecipe, intrinsics: Any = None) -> Den
     try:
         if model.target == "depth":
             prior = DepthPrior(unet_config=fields, scheduler_config=model.scheduler, **ranges)
-            return DenoisingModel(prior.unet, prior.scheduler, prior, intrinsics, recipe.train.channels_last)
-        return DenoisingModel(UNet2DModel(**fields), DDPMScheduler(**model.scheduler), None, intrinsics, recipe.train.channels_last)
+            return UNetWithLoss(prior.unet, prior.scheduler, prior, intrinsics, recipe.train.channels_last)
+        return UNetWithLoss(UNet2DModel(**fields), DDPMScheduler(**model.scheduler), None, intrinsics, recipe.train.channels_last)
     except TypeError as error:
         raise ValueError(f"recipe section model: {error}") from error
 
 
-def _start_from(recipe: DenoisingRecipe, source: str, intrinsics: Any, ranges: dict[str, Any]) -> DenoisingModel:
+def _start_from(recipe: GeneratorRecipe, source: str, intrinsics: Any, ranges: dict[str, Any]) -> UNetWithLoss:
     if source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir():
         raise FileNotFoundError(f"recipe field model.init_from is {source!r}; there is no such folder")
     if recipe.model.target == "depth":
         prior = DepthPrior.from_pretrained(source)
         if prior.depth_range != DepthRange(*ranges.values()):
             raise ValueError(f"model.init_from {source!r} was trained on {prior.depth_range}; the recipe says {ranges}")
-        model = DenoisingModel(prior.unet, prior.scheduler, prior, intrinsics, recipe.train.channels_last)
+        model = UNetWithLoss(prior.unet, prior.scheduler, prior, intrinsics, recipe.train.channels_last)
     else:
         pipeline = DDPMPipeline.from_pretrained(source)
-        model = DenoisingModel(pipeline.unet, pipeline.scheduler, None, intrinsics, recipe.train.channels_last)
+        model = UNetWithLoss(pipeline.unet, pipeline.scheduler, None, intrinsics, recipe.train.channels_last)
     if model.unet.config.sample_size != recipe.data.size:
         raise ValueError(f"model.init_from {source!r} has {model.unet.config.sample_size} px; data.size is {recipe.data.size}")
     return model
 
 
-def make_denoising_trainer(recipe: DenoisingRecipe, run_directory: str | Path) -> DenoisingTrainer:
+def make_generator_trainer(recipe: GeneratorRecipe, run_directory: str | Path) -> GeneratorTrainer:
     """Everything a recipe describes, ready to train.
 
     Raises:
@@ -111,18 +111,18 @@ def make_denoising_trainer(recipe: DenoisingRecipe, run_directory: str | Path) -
     train = recipe.train
     if train.threads:
         torch.set_num_threads(train.threads)
-    train_set, val_set = make_pictures(recipe)
-    model = make_denoising_model(recipe, train_set[0].get("intrinsics"))
+    train_set, val_set = make_datasets(recipe)
+    model = make_generator_model(recipe, train_set[0].get("intrinsics"))
     depth = recipe.model.target == "depth"
     depth_range = DepthRange(recipe.model.min_depth, recipe.model.max_depth, recipe.model.depth_representation)
-    return DenoisingTrainer(
+    return GeneratorTrainer(
         model,
-        make_arguments(recipe, run_directory),
+        make_arguments(train, recipe.optim, run_directory, workers=recipe.data.workers),
         train_dataset=train_set,
         eval_dataset=val_set,
-        data_collator=DepthCollator(depth_range, recipe.data.missing) if depth else PictureCollator(),
+        data_collator=DepthCollator(depth_range, recipe.data.missing) if depth else ImageCollator(),
         transform=HorizontalFlip(recipe.data.flip),
-        curve=make_curve(recipe),
+        curve=make_curve(recipe.schedule, train.iterations),
         no_decay=recipe.optim.no_decay,
         eval_images=train.eval_images or None,
         ema_half_life_images=train.ema_half_life_images or None,

@@ -22,7 +22,7 @@ SOURCES = ("freedoom", "folder", "lsun")
 
 
 @dataclass
-class LabelledPictures:
+class LabelledImages:
     """Pictures and their depth, as `fit_depth_predictor` takes them.
 
     Attributes:
@@ -40,14 +40,14 @@ class LabelledPictures:
     def __len__(self) -> int:
         return len(self.images)
 
-    def part(self, indices: list[int]) -> "LabelledPictures":
+    def part(self, indices: list[int]) -> "LabelledImages":
         """Some of them."""
-        return LabelledPictures(self.images[indices], self.depths[indices], self.metric, self.source)
+        return LabelledImages(self.images[indices], self.depths[indices], self.metric, self.source)
 
-    def with_far(self, far_m: float) -> "LabelledPictures":
+    def with_far(self, far_m: float) -> "LabelledImages":
         """The same with missing depth as far as ``far_m`` metres: sky."""
         filled = torch.where(self.depths > 0, self.depths, torch.full_like(self.depths, far_m))
-        return LabelledPictures(self.images, filled, self.metric, self.source)
+        return LabelledImages(self.images, filled, self.metric, self.source)
 
 
 def open_labelled(kind: str, root: str, split: str, with_depth: bool, depth_scale: float = 0.001) -> Any:
@@ -105,9 +105,9 @@ def choose(length: int, count: int, seed: int | None) -> list[int]:
     return np.random.default_rng([seed, 7]).permutation(length)[:count].tolist()
 
 
-def read_pictures(
+def read_images(
     dataset: Any, indices: list[int], size: int, labels: str, labeller: DepthLabeller | None, tick: Callable[[], object]
-) -> LabelledPictures:
+) -> LabelledImages:
     """Middle squares of some samples with their labels.
 
     Args:
@@ -129,4 +129,4 @@ def read_pictures(
         depths.append(square_map(sample["depth_m"], size))
         tick()
     metric = labeller is None or labeller.metric
-    return LabelledPictures(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(depths)).float(), metric, labels)
+    return LabelledImages(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(depths)).float(), metric, labels)

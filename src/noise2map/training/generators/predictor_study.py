@@ -13,7 +13,7 @@ from noise2map.guidance import DepthPredictor, decoder_blocks
 from noise2map.report.plots import Series, quality_plot, save_figure
 from noise2map.report.tables import write_csv
 from noise2map.runs.files import write_json, writing_directory
-from noise2map.training.generators.depth_labels import LabelledPictures
+from noise2map.training.generators.depth_labels import LabelledImages
 from noise2map.training.generators.depth_predictor import fit_depth_predictor, score_depth_predictor
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ FINAL = "final"
 
 
 @dataclass(frozen=True)
-class StudyPlan:
+class PredictorStudyOptions:
     """How predictors are trained and scored.
 
     Attributes:
@@ -76,10 +76,10 @@ class StudyPlan:
 def run_predictor_study(
     unet: UNet2DModel,
     scheduler: Any,
-    train: LabelledPictures,
-    test: LabelledPictures,
+    train: LabelledImages,
+    test: LabelledImages,
     out: Path,
-    plan: StudyPlan,
+    plan: PredictorStudyOptions,
     record: dict[str, Any],
     tick: Callable[[], object] = lambda: None,
 ) -> list[dict[str, Any]]:
@@ -138,10 +138,10 @@ def without_probes(predictor: DepthPredictor) -> DepthPredictor:
 def _train_one(
     unet: UNet2DModel,
     scheduler: Any,
-    train: LabelledPictures,
-    test: LabelledPictures,
+    train: LabelledImages,
+    test: LabelledImages,
     folder: Path,
-    plan: StudyPlan,
+    plan: PredictorStudyOptions,
     tick: Callable[[], object],
 ) -> list[dict[str, Any]]:
     probes = []
@@ -178,12 +178,12 @@ def _train_one(
     return rows
 
 
-def _comparable(plan: StudyPlan) -> dict[str, Any]:
+def _comparable(plan: PredictorStudyOptions) -> dict[str, Any]:
     """What decides a predictor, as JSON has it; other counts do not matter, the largest one's probes do."""
     return json.loads(json.dumps({name: value for name, value in asdict(plan).items() if name != "counts"}))
 
 
-def _finished(folder: Path, plan: StudyPlan) -> list[dict[str, Any]] | None:
+def _finished(folder: Path, plan: PredictorStudyOptions) -> list[dict[str, Any]] | None:
     path = folder / SCORES_FILE
     if not path.is_file():
         return None
@@ -200,7 +200,7 @@ def _write_folder(target: Path, predictor: DepthPredictor, scores: dict[str, Any
         write_json(folder / SCORES_FILE, scores)
 
 
-def study_figures(rows: Sequence[dict[str, Any]], plan: StudyPlan) -> "dict[str, Figure]":
+def study_figures(rows: Sequence[dict[str, Any]], plan: PredictorStudyOptions) -> "dict[str, Figure]":
     """Plots of a study's rows: by block, by noise level, and by number of images where there are several."""
     metric = plan.max_depth is not None
     score, label = ("delta1", "δ1") if metric else ("l1", "L1 of relative depth, signal in [-1, 1]")
@@ -229,7 +229,7 @@ def study_figures(rows: Sequence[dict[str, Any]], plan: StudyPlan) -> "dict[str,
     return figures
 
 
-def _mean_by_count(rows: Sequence[dict[str, Any]], plan: StudyPlan, blocks: str, score: str) -> list[float]:
+def _mean_by_count(rows: Sequence[dict[str, Any]], plan: PredictorStudyOptions, blocks: str, score: str) -> list[float]:
     means = []
     for count in plan.counts:
         values = [row[score] for row in rows if row["images_trained"] == count and row["blocks"] == blocks]

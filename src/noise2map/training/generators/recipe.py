@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from noise2map.training.recipe_files import assign, build, recipe_names, recipe_tree
-from noise2map.training.recipe_sections import OptimSection, ScheduleSection, expect
+from noise2map.training.recipe_files import load_as, make_as, recipe_names
+from noise2map.training.recipe_sections import OptimSection, RunSection, ScheduleSection, expect
 
 FOLDER = "generator"
 
@@ -16,7 +16,7 @@ SOURCES = ("freedoom", "folder", "lsun")
 
 
 @dataclass(frozen=True)
-class PicturesSection:
+class ImagesSection:
     """What is learnt.
 
     Attributes:
@@ -71,61 +71,40 @@ class UNetSection:
 
 
 @dataclass(frozen=True)
-class DenoisingRun:
-    """The run.
+class GeneratorRun(RunSection):
+    """The run of a generator or a prior.
 
     Attributes:
-        iterations: optimiser steps.
-        batch_size: pictures of a micro-batch in each process.
-        accumulation: micro-batches of an optimiser step.
-        seed: seed of weights, order, mirroring, time steps and noise.
-        bf16: bfloat16 autocast.
         channels_last: channels last in memory: faster convolutions on CPUs and tensor cores.
-        compile: ``torch.compile`` the model.
-        threads: CPU threads; 0 leaves PyTorch's choice.
-        log_every: steps between loss records.
-        save_every: steps between checkpoints; a multiple of ``log_every`` so that a resumed curve is the same curve.
-        keep: newest checkpoints to keep.
-        eval_every: steps between evaluations; 0 for none before the end.
-        eval_images: held-out pictures of an evaluation; 0 for all.
-        sample_images: pictures of the sample grid; 0 for none.
-        sample_steps: steps of the sampler that draws them.
-        ema_half_life_images: half-life of the averaged weights; 0 for no average.
-        ema_warmup_ratio: half-life as a fraction of the images seen, while that is shorter.
+        sample_steps: steps of the sampler that draws the sample grid.
     """
 
-    iterations: int = 100_000
     batch_size: int = 32
-    accumulation: int = 1
-    seed: int = 0
-    bf16: bool = False
     channels_last: bool = True
-    compile: bool = False
-    threads: int = 0
-    log_every: int = 50
-    save_every: int = 1000
-    keep: int = 2
-    eval_every: int = 1000
     eval_images: int = 256
     sample_images: int = 16
     sample_steps: int = 50
     ema_half_life_images: float = 100_000.0
-    ema_warmup_ratio: float | None = 0.1
+
+    def check(self) -> None:
+        """Refuses values that cannot work, as :class:`RunSection` does."""
+        super().check()
+        expect(self.sample_steps >= 1, "train.sample_steps", self.sample_steps, "at least 1")
 
 
 @dataclass(frozen=True)
-class DenoisingRecipe:
-    """A whole run. Build it with :func:`load_denoising_recipe` or in Python; checks run at construction.
+class GeneratorRecipe:
+    """A whole run. Build it with :func:`load_generator_recipe` or in Python; checks run at construction.
 
     Raises:
         ValueError: naming the field, its value and what was expected.
     """
 
-    data: PicturesSection = field(default_factory=PicturesSection)
+    data: ImagesSection = field(default_factory=ImagesSection)
     model: UNetSection = field(default_factory=UNetSection)
     optim: OptimSection = field(default_factory=OptimSection)
     schedule: ScheduleSection = field(default_factory=ScheduleSection)
-    train: DenoisingRun = field(default_factory=DenoisingRun)
+    train: GeneratorRun = field(default_factory=GeneratorRun)
 
     def __post_init__(self) -> None:
         data, model = self.data, self.model
@@ -145,17 +124,8 @@ class DenoisingRecipe:
         halvings = max(len(model.unet.get("block_out_channels", ())) - 1, 0)
         fits = data.size % 2**halvings == 0
         expect(fits, "data.size", data.size, f"a multiple of {2**halvings}: the U-Net halves it {halvings} times")
-        expect(self.optim.lr > 0, "optim.lr", self.optim.lr, "a positive number")
-        for name in ("iterations", "batch_size", "accumulation", "log_every", "save_every", "keep", "sample_steps"):
-            expect(getattr(self.train, name) >= 1, f"train.{name}", getattr(self.train, name), "at least 1")
-        for name in ("eval_every", "eval_images", "sample_images", "threads", "ema_half_life_images"):
-            expect(getattr(self.train, name) >= 0, f"train.{name}", getattr(self.train, name), "0 or more")
-        multiple = self.train.save_every % self.train.log_every == 0
-        expect(multiple, "train.save_every", self.train.save_every, f"a multiple of log_every {self.train.log_every}")
-
-    def accumulation_for(self, processes: int) -> int:
-        """Micro-batches of an optimiser step in each of so many processes."""
-        return self.train.accumulation
+        self.optim.check()
+        self.train.check()
 
     def check_folders(self) -> None:
         """Find out at once whether the data is there.
@@ -173,23 +143,21 @@ class DenoisingRecipe:
         return dataclasses.asdict(self)
 
 
-def denoising_recipe_names() -> list[str]:
+def generator_recipe_names() -> list[str]:
     """Names of the recipes of generators and priors that are shipped with the package."""
     return recipe_names(FOLDER)
 
 
-def load_denoising_recipe(name_or_path: str | Path, overrides: list[str] | None = None) -> DenoisingRecipe:
+def load_generator_recipe(name_or_path: str | Path, overrides: list[str] | None = None) -> GeneratorRecipe:
     """Read a recipe file, or a shipped recipe by name, and apply ``section.field=value`` overrides.
 
     Raises:
         FileNotFoundError: if there is no such file nor shipped recipe.
         ValueError: for broken YAML, an unknown key (with the closest known one) or a value of the wrong type.
     """
-    return make_denoising_recipe(recipe_tree(name_or_path, FOLDER), overrides)
+    return load_as(GeneratorRecipe, name_or_path, overrides, FOLDER)
 
 
-def make_denoising_recipe(tree: dict[str, Any], overrides: list[str] | None = None) -> DenoisingRecipe:
-    """A recipe from nested mappings and overrides; errors as in :func:`load_denoising_recipe`."""
-    for assignment in overrides or []:
-        assign(tree, assignment)
-    return build(DenoisingRecipe, tree, "")
+def make_generator_recipe(tree: dict[str, Any], overrides: list[str] | None = None) -> GeneratorRecipe:
+    """A recipe from nested mappings and overrides; errors as in :func:`load_generator_recipe`."""
+    return make_as(GeneratorRecipe, tree, overrides)

@@ -1,4 +1,4 @@
-"""Pictures that a U-Net draws while it trains: the same seeds at every look, so that progress can be seen."""
+"""Images that a U-Net draws while it trains, of the same seeds each time."""
 
 from pathlib import Path
 from typing import Any
@@ -6,18 +6,19 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
-from matplotlib import colormaps
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from noise2map.diffusion import image_generator
+from noise2map.report.palettes import DEPTH_MAP, colorize
+from noise2map.report.panels import image_grid
+from noise2map.runs.files import write_image
 from noise2map.runs.run_directory import SAMPLES_DIRECTORY
-from noise2map.training.maps.samples import compose_grid
 
 
 @torch.no_grad()
-def draw_pictures(unet: UNet2DModel, scheduler: DDPMScheduler, count: int, steps: int, seed: int) -> Tensor:
-    """DDPM samples ``(count, C, h, w)`` in [-1, 1] on the CPU; a picture depends on the seed and its number.
+def draw_images(unet: UNet2DModel, scheduler: DDPMScheduler, count: int, steps: int, seed: int) -> Tensor:
+    """DDPM samples ``(count, C, h, w)`` in [-1, 1] on the CPU; an image depends on the seed and its number.
 
     Fresh noise at each step takes errors of a half-trained network away that deterministic steps would pile up.
     """
@@ -33,21 +34,21 @@ def draw_pictures(unet: UNet2DModel, scheduler: DDPMScheduler, count: int, steps
     return sample.float().clamp(-1, 1).cpu()
 
 
-def picture_rows(samples: Tensor, columns: int) -> list[list[np.ndarray]]:
-    """Signals ``(N, 3 or 1, h, w)`` in [-1, 1] as rows of RGB pictures ``(h, w, 3)`` uint8; depth near bright."""
+def paint_samples(samples: Tensor, columns: int) -> list[list[np.ndarray]]:
+    """Signals ``(N, 3 or 1, h, w)`` in [-1, 1] as rows of RGB images ``(h, w, 3)`` uint8; depth in the colors of reports."""
     unit = samples.numpy() / 2 + 0.5
     if samples.shape[1] == 1:
-        pictures = [(colormaps["magma_r"](one[0])[..., :3] * 255).astype(np.uint8) for one in unit]
+        images = [colorize(one[0], 0.0, 1.0, DEPTH_MAP) for one in unit]
     else:
-        pictures = [np.rint(one.transpose(1, 2, 0) * 255).astype(np.uint8) for one in unit]
-    return [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
+        images = [np.rint(one.transpose(1, 2, 0) * 255).astype(np.uint8) for one in unit]
+    return [images[start : start + columns] for start in range(0, len(images), columns)]
 
 
 class DrawnSamplesCallback(TrainerCallback):
     """Writes ``samples/step-N.png`` after every evaluation, drawn with the averaged weights.
 
     Args:
-        count: pictures.
+        count: images.
         steps: steps of the sampler.
         seed: seed of the start noise.
     """
@@ -56,14 +57,11 @@ class DrawnSamplesCallback(TrainerCallback):
         self.count, self.steps, self.seed = count, steps, seed
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Write the picture of this step."""
+        """Write the images of this step."""
         if not state.is_world_process_zero or not self.count:
             return
         model = kwargs["model"]
-        samples = draw_pictures(model.unet, model.scheduler, self.count, self.steps, self.seed)
+        samples = draw_images(model.unet, model.scheduler, self.count, self.steps, self.seed)
         columns = max(1, int(np.ceil(np.sqrt(self.count))))
-        directory = Path(args.output_dir) / SAMPLES_DIRECTORY
-        directory.mkdir(parents=True, exist_ok=True)
-        temporary = directory / f".step-{state.global_step}.tmp"
-        compose_grid(picture_rows(samples, columns)).save(temporary, format="PNG")
-        temporary.replace(directory / f"step-{state.global_step:06d}.png")
+        name = f"step-{state.global_step:06d}.png"
+        write_image(Path(args.output_dir) / SAMPLES_DIRECTORY / name, image_grid(paint_samples(samples, columns)))

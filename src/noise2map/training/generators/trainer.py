@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput
 
 from noise2map.data.subsets import evenly_spaced
 from noise2map.diffusion import add_noise, image_generator, tables_from_betas
-from noise2map.diffusion.process import v_from_x0_eps
+from noise2map.diffusion.process import prediction_target
 from noise2map.guidance import DepthPrior
 from noise2map.guidance.depth_range import DepthRange
 from noise2map.runs.files import write_text
@@ -26,7 +26,7 @@ CAMERA_FILE = "camera.json"
 _BANDS = 4
 
 
-class DenoisingModel(nn.Module):
+class UNetWithLoss(nn.Module):
     """A U-Net and the process that it learns, as a model with a training loss.
 
     Time steps are stratified over the batch: each is uniform, and together they cover all noise levels, which makes the loss of
@@ -92,10 +92,7 @@ class DenoisingModel(nn.Module):
         noise = noise.to(signal)
         alpha, sigma = (level.to(signal) for level in self._tables.alpha_sigma(timesteps))
         noisy = add_noise(signal, noise, alpha, sigma)
-        kind = self.scheduler.config.prediction_type
-        target = {"epsilon": noise, "sample": signal}.get(kind)
-        if target is None:
-            target = v_from_x0_eps(signal, noise, alpha, sigma)
+        target = prediction_target(signal, noise, alpha, sigma, self.scheduler.config.prediction_type)
         if self.channels_last:
             noisy = noisy.contiguous(memory_format=torch.channels_last)
         predicted = self.unet(noisy, timesteps.to(signal.device)).sample
@@ -124,7 +121,7 @@ class _Record:
         return json.dumps(self.values, default=str)
 
 
-class PictureCollator:
+class ImageCollator:
     """Raw samples with images to ``signal`` ``(B, 3, h, w)`` in [-1, 1]."""
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
@@ -164,22 +161,22 @@ class DepthCollator:
         return {"signal": torch.where(mask, signal, mean), "mask": mask}
 
 
-class DenoisingTrainer(SeededTrainer):
-    """Trains a `DenoisingModel`; ``evaluate`` gives the loss of the averaged weights on held-out pictures.
+class GeneratorTrainer(SeededTrainer):
+    """Trains a `UNetWithLoss`; ``evaluate`` gives the loss of the averaged weights on held-out pictures.
 
     Args:
         model: what is trained.
         args: transformers' training arguments.
         train_dataset: raw samples of one size.
         eval_dataset: raw samples of that size.
-        data_collator: `PictureCollator` or `DepthCollator`.
+        data_collator: `ImageCollator` or `DepthCollator`.
         eval_images: evaluate on this many samples, evenly spaced; ``None`` for all.
         **kwargs: of :class:`~noise2map.training.seeded_trainer.SeededTrainer` and :class:`transformers.Trainer`.
     """
 
     def __init__(
         self,
-        model: DenoisingModel,
+        model: UNetWithLoss,
         args: TrainingArguments,
         *,
         train_dataset: Any = None,
@@ -194,7 +191,7 @@ class DenoisingTrainer(SeededTrainer):
             args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            data_collator=data_collator or PictureCollator(),
+            data_collator=data_collator or ImageCollator(),
             **kwargs,
         )
 

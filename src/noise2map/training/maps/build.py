@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, set_seed
+from transformers import CONFIG_MAPPING, TrainingArguments, set_seed
 
 from noise2map.models import (
     Noise2MapBevConfig,
@@ -39,7 +39,7 @@ def make_processor(recipe: Recipe) -> Noise2MapImageProcessor | Noise2MapBevProc
     """The image processor: resizing to the recipe's picture size, or the one of the checkpoint that is fine-tuned."""
     if recipe.model.task == "bev":
         if recipe.model.init_from is None:
-            return bev_processor(recipe.bev, recipe.picture_size())
+            return bev_processor(recipe.bev, recipe.image_size())
         _check_checkpoint(recipe.model.init_from)
         return Noise2MapBevProcessor.from_pretrained(recipe.model.init_from)
     if recipe.model.init_from is not None:
@@ -47,7 +47,7 @@ def make_processor(recipe: Recipe) -> Noise2MapImageProcessor | Noise2MapBevProc
         processor = Noise2MapImageProcessor.from_pretrained(recipe.model.init_from)
     else:
         processor = Noise2MapImageProcessor()
-    size = recipe.picture_size()
+    size = recipe.image_size()
     if size is None:
         processor.do_resize = False
     elif recipe.data.keep_ratio:
@@ -78,7 +78,7 @@ def make_config(recipe: Recipe, id2label: Mapping[int, str], from_checkpoint: bo
         _check_checkpoint(recipe.model.init_from)
         base = kind.from_pretrained(recipe.model.init_from).to_dict()
         fields = {**base, "palette": None, **fields}  # colours are those of the new data
-    return bev_config(fields, recipe.picture_size()) if task == "bev" else kind(**fields)
+    return bev_config(fields, recipe.image_size()) if task == "bev" else kind(**fields)
 
 
 def _check_checkpoint(name: str) -> None:
@@ -148,6 +148,12 @@ def _copy_encoder(source: str, model: nn.Module) -> None:
         raise ValueError(f"model.encoder_from {source} has an encoder of other sizes than the recipe's: {error}") from error
 
 
+def _arguments(recipe: Recipe, run_directory: str | Path) -> TrainingArguments:
+    # The window of the augmentation has one size, the images of the validation set may have many.
+    single = 1 if recipe.data.crop is not None else None
+    return make_arguments(recipe.train, recipe.optim, run_directory, eval_batch_size=single, workers=recipe.data.workers)
+
+
 def make_trainer(recipe: Recipe, run_directory: str | Path) -> MapTrainer:
     """Everything a recipe describes, ready to train.
 
@@ -160,7 +166,7 @@ def make_trainer(recipe: Recipe, run_directory: str | Path) -> MapTrainer:
         torch.set_num_threads(train.threads)
     names = class_names(recipe) if recipe.model.task == "bev" else {}
     train_set, val_set = make_data(recipe, make_config(recipe, names) if names else None)
-    model, arguments = make_model(recipe, train_set), make_arguments(recipe, run_directory)
+    model, arguments = make_model(recipe, train_set), _arguments(recipe, run_directory)
     if train.sync_batch_norm and arguments.world_size > 1 and torch.cuda.is_available():
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return MapTrainer(
@@ -171,7 +177,7 @@ def make_trainer(recipe: Recipe, run_directory: str | Path) -> MapTrainer:
         processing_class=make_processor(recipe),
         transform=make_transform(recipe, train_set),
         resize_training=recipe.data.crop is None,
-        curve=make_curve(recipe),
+        curve=make_curve(recipe.schedule, train.iterations),
         no_decay=recipe.optim.no_decay,
         eval_steps=train.eval_steps,
         eval_images=train.eval_images or None,

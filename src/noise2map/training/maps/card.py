@@ -62,7 +62,7 @@ def card_text(recipe: Recipe, scores: Mapping[str, float], train_count: int, val
     task = recipe.model.task
     names = [name for name in _SHOWN[task] if f"final_{name}_{steps[0]}" in scores]
     rows = [f"| {count} | " + " | ".join(f"{scores[f'final_{name}_{count}']:.4f}" for name in names) + " |" for count in steps]
-    batch = recipe.train.batch_size * recipe.accumulation_for(1)
+    batch = recipe.train.batch_size * recipe.train.accumulation_for(1)
     classes = f"\nClasses: {', '.join(recipe.data.class_names)}.\n" if recipe.data.class_names else ""
     return f"""---
 library_name: noise2map

@@ -148,7 +148,7 @@ def class_names(recipe: Recipe) -> dict[int, str]:
 
 def make_transform(recipe: Recipe, train_set: Any = None) -> Transform:
     """The augmentation of the training samples; that of bird's-eye-view maps draws the map of ``train_set`` anew."""
-    data, crop, size = recipe.data, recipe.crop_size(), recipe.picture_size()
+    data, crop, size = recipe.data, recipe.crop_size(), recipe.image_size()
     if recipe.model.task == "bev":
         return bev_transform(recipe.bev, train_set, size, data.photometric)
     if crop is not None:

@@ -104,7 +104,7 @@ def dry_run(recipe: Recipe) -> DryRun:
         decayed=sum(named[name].numel() for name in decayed_parameters(model, recipe.optim.no_decay)),
         steps=recipe.train.iterations,
         micro_batch=recipe.train.batch_size,
-        accumulation=recipe.accumulation_for(processes),
+        accumulation=recipe.train.accumulation_for(processes),
         processes=processes,
         size=_training_size(recipe),
         state_bytes=4 * copies * parameters,
@@ -129,7 +129,7 @@ def _training_size(recipe: Recipe) -> tuple[int, int] | None:
         return None
     if recipe.crop_size() is not None:
         return recipe.crop_size()
-    return None if recipe.data.keep_ratio else recipe.picture_size()
+    return None if recipe.data.keep_ratio else recipe.image_size()
 
 
 def measure_step(model: Any, batch_size: int, size: tuple[int, int]) -> tuple[int, int]:

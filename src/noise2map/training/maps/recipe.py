@@ -1,4 +1,8 @@
-"""The section of a recipe for bird's-eye-view maps."""
+"""Recipe of a map model: its data, model, run and, for bird's-eye-view maps, sensors.
+
+A recipe has the sections ``data``, ``model``, ``optim``, ``schedule``, ``train`` and ``bev`` and states only what differs from the
+defaults, or from the recipe that it names as its ``base``.
+"""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -6,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from noise2map.data.opening import BEV_DATA_SETS
-from noise2map.training.recipe_files import assign, build, recipe_tree
-from noise2map.training.recipe_sections import OptimSection, ScheduleSection, TrainSection, check_pixels, expect
+from noise2map.training.recipe_files import load_as, make_as
+from noise2map.training.recipe_sections import OptimSection, RunSection, ScheduleSection, expect, parse_pixels
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,26 @@ class ModelSection:
 
 
 @dataclass(frozen=True)
+class TrainSection(RunSection):
+    """The run of a map model.
+
+    Attributes:
+        sync_batch_norm: batch statistics over all processes (CUDA, several processes).
+        eval_steps: numbers of decoder calls to evaluate. The last evaluation takes all images.
+    """
+
+    iterations: int = 160_000
+    sync_batch_norm: bool = False
+    eval_steps: list[int] = field(default_factory=lambda: [1, 3, 10])
+
+    def check(self) -> None:
+        """Refuses values that cannot work, as :class:`RunSection` does."""
+        super().check()
+        expect(bool(self.eval_steps), "train.eval_steps", self.eval_steps, "a list of numbers")
+        expect(min(self.eval_steps) >= 1, "train.eval_steps", self.eval_steps, "numbers of at least 1")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A whole run. Build it with :func:`load_recipe` or in Python; checks run at construction.
 
@@ -154,22 +178,8 @@ class Recipe:
         expect(self.model.task in TASKS, "model.task", self.model.task, f"one of {', '.join(TASKS)}")
         expect(self.data.name in DATA_SETS, "data.name", self.data.name, f"one of {', '.join(DATA_SETS)}")
         expect(self.data.classes in (8, 10), "data.classes", self.data.classes, "10 or 8")
-        expect(self.optim.lr > 0, "optim.lr", self.optim.lr, "a positive number")
-        expect(self.optim.weight_decay >= 0, "optim.weight_decay", self.optim.weight_decay, "0 or more")
-        expect(self.optim.max_grad_norm >= 0, "optim.max_grad_norm", self.optim.max_grad_norm, "0 or more")
-        for name in ("iterations", "batch_size", "accumulation", "log_every", "save_every", "keep"):
-            value = getattr(self.train, name)
-            expect(value >= 1, f"train.{name}", value, "at least 1")
-        for name in ("eval_every", "eval_images", "sample_images", "threads"):
-            value = getattr(self.train, name)
-            expect(value >= 0, f"train.{name}", value, "0 or more")
-        expect(bool(self.train.eval_steps), "train.eval_steps", self.train.eval_steps, "a list of numbers")
-        expect(min(self.train.eval_steps) >= 1, "train.eval_steps", self.train.eval_steps, "numbers of at least 1")
-        multiple = self.train.save_every % self.train.log_every == 0
-        expect(multiple, "train.save_every", self.train.save_every, f"a multiple of log_every {self.train.log_every}")
-        total, micro = self.train.total_batch, self.train.batch_size
-        whole = total is None or (total >= micro and total % micro == 0)
-        expect(whole, "train.total_batch", total, f"a multiple of batch_size {micro}")
+        self.optim.check()
+        self.train.check()
         if self.model.self_aligned and self.model.init_from is None:
             raise ValueError("model.self_aligned fine-tunes a trained model: set model.init_from to its checkpoint")
         if self.model.encoder_from is not None and self.model.init_from is not None:
@@ -182,7 +192,7 @@ class Recipe:
         expect(data.transform in TRANSFORMS, "data.transform", data.transform, f"one of {', '.join(TRANSFORMS)}")
         scale = data.crop_scale
         expect(scale is None or len(scale) == 2, "data.crop_scale", scale, "[low, high] or none")
-        size, crop = self.picture_size(), self.crop_size()
+        size, crop = self.image_size(), self.crop_size()
         if data.keep_ratio and size is None:
             raise ValueError("data.keep_ratio fits pictures into data.size; expected a size, got none")
         if data.transform != "default" and crop is None:
@@ -199,27 +209,13 @@ class Recipe:
         if data.name in (*PUBLIC_DATA_SETS, *BEV_DATA_SETS) and data.root is None:
             raise ValueError(f"data.root is not set; expected the folder of {data.name}")
 
-    def picture_size(self) -> tuple[int, int] | None:
+    def image_size(self) -> tuple[int, int] | None:
         """``data.size`` as ``(width, height)`` in pixels, or ``None``."""
-        return check_pixels("data.size", self.data.size)
+        return parse_pixels("data.size", self.data.size)
 
     def crop_size(self) -> tuple[int, int] | None:
         """``data.crop`` as ``(width, height)`` in pixels, or ``None``."""
-        return check_pixels("data.crop", self.data.crop)
-
-    def accumulation_for(self, processes: int) -> int:
-        """Micro-batches of an optimiser step in each of so many processes.
-
-        Raises:
-            ValueError: if ``total_batch`` cannot be shared out.
-        """
-        if self.train.total_batch is None:
-            return self.train.accumulation
-        share, rest = divmod(self.train.total_batch, self.train.batch_size * processes)
-        good = share > 0 and rest == 0
-        shape = f"a multiple of {processes} processes x batch_size {self.train.batch_size}"
-        expect(good, "train.total_batch", self.train.total_batch, shape)
-        return share
+        return parse_pixels("data.crop", self.data.crop)
 
     def check_folders(self) -> None:
         """Find out at once whether the data is there, before anything heavy is imported.
@@ -254,11 +250,9 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) ->
         FileNotFoundError: if there is no such file nor shipped recipe.
         ValueError: for broken YAML, an unknown key (with the closest known one) or a value of the wrong type.
     """
-    return make_recipe(recipe_tree(name_or_path), overrides)
+    return load_as(Recipe, name_or_path, overrides)
 
 
 def make_recipe(tree: dict[str, Any], overrides: list[str] | None = None) -> Recipe:
     """A recipe from nested mappings and ``section.field=value`` overrides; errors as in :func:`load_recipe`."""
-    for assignment in overrides or []:
-        assign(tree, assignment)
-    return build(Recipe, tree, "")
+    return make_as(Recipe, tree, overrides)
