@@ -120,7 +120,7 @@ def test_commands_in_the_text_exist(page, words):
         return
     command = typer.main.get_command(app)
     context, rest = command.make_context("noise2map", ["demo"]), list(words)
-    while is_group(command) and rest and not rest[0].startswith("-"):
+    while is_group(command) and rest and (command.name != "train" or rest[0] in command.commands):
         _, command, rest = command.resolve_command(context, rest)
     commands = command.commands.values() if command.name == "train" else [command]  # "train RECIPE" is "train recipe RECIPE"
     known = {option for one in commands for parameter in one.params for option in [*parameter.opts, *parameter.secondary_opts]}
@@ -195,3 +195,32 @@ def test_uncertainty_tables_have_every_kind_that_was_scored():
         columns = tables().read_csv(ROOT / "results" / f"evaluate_{task}.csv")[0]
         kinds = {name.removesuffix("_auroc").replace("_", " ") for name in columns if name.endswith("_auroc")}
         assert kinds <= set(header.strip("| ").split(" | "))
+
+
+# ---- the house -------------------------------------------------------------------------------------------------------------
+
+
+def names_in(path):
+    """Names of classes and functions that a file defines, methods included."""
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return {node.name for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, kinds)}
+
+
+def test_the_page_of_the_house_names_what_is_there():
+    text, package = text_of("docs/architecture.md"), ROOT / "src" / "noise2map"
+    for name in re.findall(r"`((?:[a-z_0-9]+/)+(?:[a-z_0-9]+\.(?:py|csv))?|[a-z]+\.py)`", text):
+        assert (package / name).exists() or (ROOT / name).exists(), f"there is no {name}"
+    for path, name in re.findall(r"^\| `(\S+\.py)` \| `(\w+)` \|", text, re.M):
+        assert name in names_in(package / path), f"{path} has no {name}"
+    rooms = {path.name + "/" * path.is_dir() for path in package.iterdir() if not path.name.startswith(("__", "py.typed"))}
+    assert rooms == set(re.findall(r"^\| `([a-z]+(?:/|\.py))` \|", text, re.M))
+
+
+def test_the_picture_of_the_house_can_be_drawn(tmp_path):
+    spec = importlib.util.spec_from_file_location("make_architecture", ROOT / "docs" / "make_architecture.py")
+    drawing = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(drawing)
+    edges, lines = drawing.real_imports()
+    assert set(edges) == set(lines) == set(drawing.JOBS)
+    assert {room for members in drawing.GROUPS.values() for room in members} == set(drawing.JOBS)
+    drawing.draw().savefig(tmp_path / "house.png")
