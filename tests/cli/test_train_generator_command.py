@@ -26,7 +26,7 @@ def test_generator_from_a_folder_is_trained_and_resumed(tmp_path, capsys):
     recipe = write_recipe(tmp_path / "tiny.yaml", "elsewhere")
     command = ("train", "generator", recipe, "--root", pictures, "--out", tmp_path / "run")
     assert run(*command, "--set", "train.iterations=2") == 0
-    assert "3 training and 2 held-out pictures" in capsys.readouterr().out
+    assert "3 training and 2 validation samples" in capsys.readouterr().out
     assert run(*command) == 2
     assert "train.iterations" in capsys.readouterr().err
     assert run(*command, "--resume", "--set", "train.iterations=3") == 0
@@ -66,7 +66,7 @@ def test_look_without_data_and_names(capsys, tmp_path, monkeypatch):
         (["generator", "--root", "nowhere", "--data", "folder"], "nowhere"),
         (["generator", "--root", "nowhere", "--data", "lsun"], "nowhere"),
         (["generator", "--set", "train.iteration=3"], "did you mean train.iterations"),
-        (["depth-prior", "--resolution", "0"], "data.size is 0"),
+        (["depth-prior", "--set", "data.size=0"], "data.size is 0"),
     ],
 )
 def test_mistakes_are_one_line_without_traceback(tmp_path, monkeypatch, capsys, arguments, message):
@@ -92,4 +92,4 @@ def test_generator_from_lsun(tmp_path, capsys):
     recipe = write_recipe(tmp_path / "tiny.yaml", "elsewhere", iterations=1, save_every=1)
     arguments = ["--data", "lsun", "--root", tmp_path, "--category", "church_outdoor", "--out", tmp_path / "run"]
     assert run("train", "generator", recipe, *arguments) == 0
-    assert "4 training and 2 held-out pictures" in capsys.readouterr().out
+    assert "4 training and 2 validation samples" in capsys.readouterr().out

@@ -146,6 +146,17 @@ def check_finite(value: float | None) -> float | None:
     return value
 
 
+def check_positive(value: float | None) -> float | None:
+    """A finite number above 0.
+
+    Raises:
+        typer.BadParameter: If it is not.
+    """
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter(f"expected a positive number, got {value:g}")
+    return value
+
+
 # ---------------------------------------------------------------------------------------------------- several values
 def split_words(texts: Sequence[str] | None) -> list[str]:
     """``["1", "3,10"]`` -> ``["1", "3", "10"]``."""

@@ -2,16 +2,16 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 import yaml
 
 from noise2map.cli.launch import hide_progress_of_files, keep_freed_memory
-from noise2map.cli.options import CommandGroup, Group
-from noise2map.cli.train_generator import command_of, train_depth_prior, train_generator
+from noise2map.cli.options import CommandGroup, Group, check_positive
+from noise2map.cli.train_generator import DryRun, Listing, Out, Resume, Set, command_of, train_depth_prior, train_generator
 from noise2map.cli.train_predictor import train_depth_predictor
-from noise2map.runs.run_directory import check_directory, run_config
+from noise2map.runs.run_directory import check_directory
 
 _RECIPE = "recipe"
 
@@ -33,13 +33,17 @@ def train(
         str, typer.Argument(help="Recipe file, name of a shipped recipe (see --list), or folder: your own images/ and maps/.")
     ] = "",
     root: Annotated[Path | None, typer.Option(help="With folder: what holds images/ and maps/, or train/ and val/.")] = None,
-    task: Annotated[str, typer.Option(help="With folder: segmentation or depth.")] = "segmentation",
-    depth_scale: Annotated[float, typer.Option(help="With folder: metres per unit of the depth maps.")] = 0.001,
-    out: Annotated[Path | None, typer.Option(help="Run directory; default runs/<recipe name>.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Change a field, e.g. --set optim.lr=1e-4.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on to more iterations than the run had.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained (no data needed), and stop.")] = False,
-    list_: Annotated[bool, typer.Option("--list", help="Name the shipped recipes and stop.")] = False,
+    task: Annotated[
+        Literal["segmentation", "depth", "normals"], typer.Option(help="With folder: what the maps are.")
+    ] = "segmentation",
+    depth_scale: Annotated[
+        float, typer.Option(callback=check_positive, help="With folder: metres per unit of the depth maps.")
+    ] = 0.001,
+    out: Out = None,
+    set_: Set = None,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    list_: Listing = False,
 ) -> None:
     """Train a model from a recipe; the run directory gets metrics.jsonl, checkpoints, samples and final/.
 
@@ -88,7 +92,6 @@ def train(
 
     hide_progress_of_files()
     trainer = make_trainer(loaded, directory)
-    print(_describe(trainer, directory))
 
     def write_card_of(final: Path, scores: Any) -> None:
         write_card(trainer, final, loaded, scores)
@@ -97,7 +100,8 @@ def train(
         trainer,
         directory,
         start,
-        run_config(loaded.to_dict(), trainer.model.config.to_dict(), recipe),
+        loaded,
+        recipe,
         score_all=True,
         split=recorded_split(trainer.train_dataset, trainer.eval_dataset),
         write_card=write_card_of if own else None,
@@ -109,17 +113,6 @@ app.command("generator")(train_generator)
 app.command("depth-prior")(train_depth_prior)
 
 app.command("depth-predictor")(train_depth_predictor)
-
-
-def _describe(trainer: Any, directory: Path) -> str:
-    """One line that says what is trained on what."""
-    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-    arguments = trainer.args
-    images = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    return (
-        f"{trainer.task}: {parameters / 1e6:.2f}M parameters, {len(trainer.train_dataset)} training and "
-        f"{len(trainer.eval_dataset)} validation samples, {arguments.max_steps} steps of {images}, into {directory}"
-    )
 
 
 def threads_of(changes: list[str]) -> int:

@@ -1,17 +1,16 @@
 """``noise2map train generator`` and ``noise2map train depth-prior``: unconditional diffusion U-Nets, one engine."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Literal
 
 import typer
 import yaml
 
-if TYPE_CHECKING:
-    from noise2map.training.generators.recipe import GeneratorRecipe
+from noise2map.cli.options import check_positive
 
 COMMANDS = {"image": "generator", "depth": "depth-prior"}
 
-Data = Annotated[str | None, typer.Option(help="Kind of data: freedoom, folder or lsun; default as in the recipe.")]
+Data = Annotated[Literal["freedoom", "folder", "lsun"] | None, typer.Option(help="Kind of data. [default: as the recipe says]")]
 
 Root = Annotated[str | None, typer.Option(help="Folder of the data; a part is held out unless the recipe names data.val.")]
 
@@ -49,10 +48,12 @@ def train_generator(
 
 def train_depth_prior(
     recipe: Annotated[str, typer.Argument(help="Recipe file or name of a shipped recipe.")] = "freedoom-depth-prior",
-    resolution: Annotated[int | None, typer.Option(help="Side of the depth maps in pixels, e.g. 64, 128 or 256.")] = None,
+    resolution: Annotated[int | None, typer.Option(min=8, help="Side of the depth maps in pixels, e.g. 64, 128 or 256.")] = None,
     data: Data = None,
     root: Root = None,
-    depth_scale: Annotated[float | None, typer.Option(help="With --data folder: metres per unit of the 16-bit maps.")] = None,
+    depth_scale: Annotated[
+        float | None, typer.Option(callback=check_positive, help="With --data folder: metres per unit of the 16-bit maps.")
+    ] = None,
     relative: Annotated[bool, typer.Option("--relative", help="The maps hold relative depth, 65535 being 1 (far).")] = False,
     out: Out = None,
     set_: Set = None,
@@ -98,7 +99,7 @@ def _data_changes(data: str | None, root: str | None) -> list[str]:
 
 def _train(recipe: str, target: str, changes: list[str], out: Path | None, resume: bool, dry_run: bool) -> None:
     from noise2map.cli.launch import hide_progress_of_files, keep_freed_memory
-    from noise2map.runs.run_directory import check_directory, run_config
+    from noise2map.runs.run_directory import check_directory
     from noise2map.training.generators.recipe import load_generator_recipe, make_generator_recipe
 
     loaded = load_generator_recipe(recipe, changes)
@@ -108,7 +109,9 @@ def _train(recipe: str, target: str, changes: list[str], out: Path | None, resum
     directory = out if out is not None else Path("runs") / Path(recipe).stem
     if dry_run:
         print(yaml.safe_dump(loaded.to_dict(), sort_keys=False), end="")
-        print(_look(loaded) + f"\nruns into {directory}")
+        from noise2map.training.generators.build import dry_run as look
+
+        print(f"{look(loaded)}\nruns into {directory}")
         return
     start = check_directory(directory, loaded, resume, lambda tree: make_generator_recipe(tree).to_dict())
     if start.state == "finished":
@@ -119,39 +122,4 @@ def _train(recipe: str, target: str, changes: list[str], out: Path | None, resum
     from noise2map.training.running import run_training
 
     hide_progress_of_files()
-    trainer = make_generator_trainer(loaded, directory)
-    print(_describe(trainer, target, directory))
-    run_training(trainer, directory, start, run_config(loaded.to_dict(), trainer.model.config.to_dict(), recipe))
-
-
-def _describe(trainer: Any, target: str, directory: Path) -> str:
-    parameters = sum(parameter.numel() for parameter in trainer.model.parameters()) / 1e6
-    arguments = trainer.args
-    pictures = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    size = trainer.train_dataset.size
-    return (
-        f"{target} at {size}x{size}: {parameters:.2f}M parameters, {len(trainer.train_dataset)} training and "
-        f"{len(trainer.eval_dataset)} held-out pictures, {arguments.max_steps} steps of {pictures}, into {directory}"
-    )
-
-
-def _look(recipe: "GeneratorRecipe") -> str:
-    """What the recipe would train: parameters, decoder blocks, arithmetic."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from noise2map.guidance import decoder_blocks
-    from noise2map.training.generators.build import make_generator_model
-
-    if recipe.model.init_from is not None:
-        return f"starts from {recipe.model.init_from}"
-    unet = make_generator_model(recipe).unet.to("meta")
-    picture = torch.empty(1, unet.config.in_channels, recipe.data.size, recipe.data.size, device="meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        unet(picture, torch.zeros(1, dtype=torch.long, device="meta"))
-    parameters = sum(parameter.numel() for parameter in unet.parameters())
-    step = 3 * counter.get_total_flops() * recipe.train.batch_size * recipe.train.accumulation
-    return (
-        f"{parameters / 1e6:.2f}M parameters ({parameters * 2 / 1e6:.1f} MB in fp16), {len(decoder_blocks(unet))} decoder blocks; "
-        f"{counter.get_total_flops() / 1e9:.2f} GFLOP a forward pass of one picture, {step / 1e12:.2f} TFLOP a training step"
-    )
+    run_training(make_generator_trainer(loaded, directory), directory, start, loaded, recipe)

@@ -7,7 +7,7 @@ from typing import Any
 
 from noise2map.report.tables import text_table
 from noise2map.runs.data_split import DataSplit
-from noise2map.runs.run_directory import RunStart, mark_finished, read_config, write_config
+from noise2map.runs.run_directory import RunStart, mark_finished, read_config, run_config, write_config
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +16,8 @@ def run_training(
     trainer: Any,
     directory: str | Path,
     start: RunStart,
-    config: Mapping[str, Any],
+    recipe: Any,
+    name: str,
     *,
     score_all: bool = False,
     split: DataSplit | None = None,
@@ -25,10 +26,11 @@ def run_training(
     """Train, score, export.
 
     Args:
-        trainer: a ``SeededTrainer`` that ``evaluate`` scores at the end.
+        trainer: a ``SeededTrainer``; its ``evaluate`` scores the model at the end.
         directory: its run directory.
         start: what was found there.
-        config: what ``config.json`` is to record of the run.
+        recipe: of maps or of a generator; recorded in ``config.json``.
+        name: what the recipe is called.
         score_all: score on all validation images in the end, not only on those that were looked at during training.
         split: which images of a folder are held out; recorded in the run and with the model.
         write_card: called with the exported model's folder and its scores.
@@ -42,10 +44,13 @@ def run_training(
     """
     directory, first = Path(directory), trainer.is_world_process_zero()
     _check_split(directory, start, split)
-    if first and start.state != "new":
-        logger.info(start.text(directory))
+    if first:
+        logger.info("%s, into %s", describe(trainer), directory)
+        if start.state != "new":
+            logger.info(start.text(directory))
     if first and (start.state != "resume" or start.longer):
         before = read_config(directory) if start.longer else {}
+        config = run_config(recipe.to_dict(), trainer.model.config.to_dict(), name)
         write_config(directory, {**before, **config, "finished_steps": 0})
         if split is not None:
             split.write(directory)
@@ -62,6 +67,15 @@ def run_training(
         mark_finished(directory, trainer.args.max_steps)
         logger.info("%s\nmodel written to %s", score_table(scores), final)
     return final
+
+
+def describe(trainer: Any) -> str:
+    """What is trained on what, in one line."""
+    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    arguments = trainer.args
+    batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    samples = f"{len(trainer.train_dataset)} training and {len(trainer.eval_dataset)} validation samples"
+    return f"{trainer.title}: {parameters / 1e6:.2f}M parameters, {samples}, {arguments.max_steps} steps of {batch}"
 
 
 def _check_split(directory: Path, start: RunStart, split: DataSplit | None) -> None:

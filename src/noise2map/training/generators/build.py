@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import set_seed
 
 from noise2map.data.center_crop import DepthFolder, PictureFolder, SquareCrops
@@ -12,7 +13,7 @@ from noise2map.data.freedoom import FreedoomDataset
 from noise2map.data.lsun import LsunDataset
 from noise2map.data.subsets import Subset
 from noise2map.data.transforms import HorizontalFlip
-from noise2map.guidance import DepthPrior
+from noise2map.guidance import DepthPrior, decoder_blocks
 from noise2map.guidance.depth_range import DepthRange
 from noise2map.training.generators.recipe import GeneratorRecipe
 from noise2map.training.generators.samples import DrawnSamplesCallback
@@ -128,4 +129,21 @@ def make_generator_trainer(recipe: GeneratorRecipe, run_directory: str | Path) -
         ema_half_life_images=train.ema_half_life_images or None,
         ema_warmup_ratio=train.ema_warmup_ratio,
         callbacks=[DrawnSamplesCallback(train.sample_images, train.sample_steps, train.seed)],
+    )
+
+
+def dry_run(recipe: GeneratorRecipe) -> str:
+    """What the recipe would train: parameters, decoder blocks, arithmetic; no data is needed."""
+    if recipe.model.init_from is not None:
+        return f"starts from {recipe.model.init_from}"
+    unet = make_generator_model(recipe).unet.to("meta")
+    image = torch.empty(1, unet.config.in_channels, recipe.data.size, recipe.data.size, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        unet(image, torch.zeros(1, dtype=torch.long, device="meta"))
+    parameters = sum(parameter.numel() for parameter in unet.parameters())
+    forward = counter.get_total_flops()
+    step = 3 * forward * recipe.train.batch_size * recipe.train.accumulation_for(1)
+    return (
+        f"{parameters / 1e6:.2f}M parameters ({parameters * 2 / 1e6:.1f} MB in fp16), {len(decoder_blocks(unet))} decoder blocks; "
+        f"{forward / 1e9:.2f} GFLOP a forward pass of one image, {step / 1e12:.2f} TFLOP a training step"
     )

@@ -62,6 +62,11 @@ class UNetWithLoss(nn.Module):
         self._tables = tables_from_betas(scheduler.betas)
 
     @property
+    def prior(self) -> DepthPrior | None:
+        """The depth prior that the U-Net belongs to."""
+        return self._prior[0]
+
+    @property
     def config(self) -> "_Record":
         """What the run directory records of the model."""
         return _Record({"unet": dict(self.unet.config), "scheduler": dict(self.scheduler.config)})
@@ -100,7 +105,7 @@ class UNetWithLoss(nn.Module):
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write what sampling loads: a folder of `DDPMPipeline`, or a `DepthPrior`."""
-        package = self._prior[0] or DDPMPipeline(self.unet, self.scheduler)
+        package = self.prior or DDPMPipeline(self.unet, self.scheduler)
         package.save_pretrained(directory)
         if self.intrinsics is not None:
             size = self.unet.config.sample_size
@@ -194,6 +199,12 @@ class GeneratorTrainer(SeededTrainer):
             data_collator=data_collator or ImageCollator(),
             **kwargs,
         )
+
+    @property
+    def title(self) -> str:
+        """What is trained, in a few words."""
+        size = self.train_dataset.size
+        return f"{'depth prior' if self.model.prior else 'generator'} at {size}x{size}"
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"

@@ -74,6 +74,11 @@ class MapTrainer(SeededTrainer):
             palette = getattr(eval_dataset, "palette", None)
             self.add_callback(SampleGridCallback(chosen, processing_class, self.eval_steps, args.seed, palette))
 
+    @property
+    def title(self) -> str:
+        """What is trained, in a few words."""
+        return f"{self.task} maps"
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Read the weights as ``from_pretrained`` does: some backbones (Swin) are stored under names other than their own.
 
