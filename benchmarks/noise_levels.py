@@ -24,7 +24,7 @@ from noise2map.diffusion.process import add_noise
 from noise2map.inference.loading import load_model
 from noise2map.report.tables import read_csv, write_csv
 from noise2map.runs.provenance import provenance
-from noise2map.tasks.base import make_scores, predict_maps, task_of, true_map
+from noise2map.tasks import task_of
 
 ROOT = Path(__file__).parent.parent
 LEVELS = (1.0, 0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.0)
@@ -37,11 +37,11 @@ def measure(model: Any, processor: Any, samples: list[Any], seed: int, batch_siz
     task, count = task_of(model), len(samples)
     levels, shown = (LEVELS, SHOWN) if model.config.diffusion else (LEVELS[:1], SHOWN[:1])
     losses = {(t, kind): 0.0 for t in levels for kind in shown}
-    scores = {key: make_scores(model, task) for key in losses}
+    scores = {key: task.training_metric(model.config) for key in losses}
     for start in tqdm(range(0, count, batch_size), unit="batch"):
         batch = samples[start : start + batch_size]
         pixels = processor(images=[sample["image"] for sample in batch], return_tensors="pt")["pixel_values"]
-        truths = [true_map(sample, task) for sample in batch]
+        truths = [task.truth(sample) for sample in batch]
         labels, sizes = torch.stack(truths), [tuple(truth.shape) for truth in truths]
         features = model.encode_image(pixels)
         context = model.decoder.prepare(features)
@@ -57,7 +57,7 @@ def measure(model: Any, processor: Any, samples: list[Any], seed: int, batch_siz
             x_t = noise if x0 is None else add_noise(x0, noise, *model.schedule.alpha_sigma(times))
             readout = model.predict_at(context, x_t, times)
             losses[t, kind] += float(model.loss(readout, labels)) * len(batch)
-            for prediction, target in zip(predict_maps(model.make_output(readout), processor, task, sizes), truths):
+            for prediction, target in zip(task.maps(model.make_output(readout), processor, sizes), truths):
                 scores[t, kind].update(prediction[None], target[None])
     rows = []
     for (t, kind), loss in losses.items():

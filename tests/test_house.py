@@ -40,8 +40,8 @@ ROOMS = {
         {"torch", "transformers", "diffusers", "safetensors", "huggingface_hub", "numpy"},
     ),
     "tasks": (
-        {"models", "metrics", "report", "data", "geometry", "runs"},
-        {"torch", "torchmetrics", "numpy", "PIL", "transformers"},
+        {"models", "codecs", "metrics", "report", "data", "geometry", "runs"},
+        {"torch", "torchmetrics", "numpy", "PIL", "transformers", "accelerate"},
     ),
     "training": (
         {"tasks", "models", "guidance", "data", "metrics", "report", "geometry", "diffusion", "codecs", "zoo", "runs"},

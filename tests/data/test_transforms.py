@@ -135,7 +135,7 @@ def test_compose_without_transforms_copies():
         (lambda: RandomResizedCrop((0.0, 1.0)), "0.0"),
         (lambda: RandomResizedCrop((0.9, 0.5)), "0.9"),
         (lambda: Photometric(brightness=1.0), "brightness"),
-        (lambda: default_transform("normals"), "normals"),
+        (lambda: default_transform("flow"), "flow"),
     ],
 )
 def test_impossible_values_are_named(build, message):

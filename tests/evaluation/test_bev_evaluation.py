@@ -12,7 +12,8 @@ from torchmetrics.functional.classification import binary_auroc, binary_calibrat
 from noise2map.cli import main
 from noise2map.data.nuscenes import NuScenesDataset
 from noise2map.diffusion import image_generator
-from noise2map.evaluation.bev import evaluate_bev, named_protocols, protocol_label
+from noise2map.evaluation.bev import named_protocols, protocol_label
+from noise2map.evaluation.evaluate import evaluate_model
 from noise2map.evaluation.official import published_for
 from noise2map.models import Noise2MapBevConfig, Noise2MapBevProcessor
 from noise2map.models.decoding import Protocol
@@ -76,7 +77,7 @@ def predictions(model, processor, dataset):
 
 
 def test_scores_are_those_of_single_predictions(model, processor, dataset, predictions):
-    evaluation = evaluate_bev(model, processor, dataset, [Protocol(3, 2, "steps")], batch_size=2, seed=7)
+    evaluation = evaluate_model(model, processor, dataset, [Protocol(3, 2, "steps")], batch_size=2, seed=7)
     scores = evaluation.results[0].scorer.scores()
     table = np.zeros((len(THRESHOLDS), 6))
     for row, threshold in enumerate(THRESHOLDS):
@@ -96,7 +97,7 @@ def test_scores_are_those_of_single_predictions(model, processor, dataset, predi
 
 
 def test_calibration_and_uncertainty_are_scored_cell_by_cell(model, processor, dataset, predictions):
-    scorer = evaluate_bev(model, processor, dataset, [Protocol(3, 2, "steps")], batch_size=1, seed=7).results[0].scorer
+    scorer = evaluate_model(model, processor, dataset, [Protocol(3, 2, "steps")], batch_size=1, seed=7).results[0].scorer
     flat = [np.concatenate([part[truth != 255] for part in (value,)]) for value, truth, _ in predictions]
     probability = np.concatenate(flat)
     truth = np.concatenate([labels[labels != 255] for _, labels, _ in predictions])
@@ -115,7 +116,7 @@ def test_calibration_and_uncertainty_are_scored_cell_by_cell(model, processor, d
 
 def test_scores_do_not_depend_on_the_batch(model, processor, dataset):
     grid = [Protocol(1), Protocol(2, 2, "steps")]
-    one, two = (evaluate_bev(model, processor, dataset, grid, size, seed=1) for size in (1, 2))
+    one, two = (evaluate_model(model, processor, dataset, grid, size, seed=1) for size in (1, 2))
     for a, b in zip(one.results, two.results):
         assert torch.equal(a.scorer.image_rows(), b.scorer.image_rows())
         assert a.scorer.image_rows().shape == (2, 3, 7, 6)
@@ -133,10 +134,10 @@ def test_the_published_protocol_and_the_single_sample_have_names():
 
 def test_samples_without_labels_or_with_one_name_are_refused(model, processor, dataset):
     bare = [{key: value for key, value in dataset[0].items() if key != "labels"}]
-    with pytest.raises(ValueError, match="has no 'labels', which scores need"):
-        evaluate_bev(model, processor, bare, [Protocol(1)])
+    with pytest.raises(ValueError, match="has no 'labels', the map for bev"):
+        evaluate_model(model, processor, bare, [Protocol(1)])
     with pytest.raises(ValueError, match="two samples of the data set share an id"):
-        evaluate_bev(model, processor, [dataset[0], dataset[0]], [Protocol(1)])
+        evaluate_model(model, processor, [dataset[0], dataset[0]], [Protocol(1)])
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from noise2map.models import (
     Noise2MapImageProcessor,
 )
 from noise2map.models.decoding import Protocol
+from noise2map.models.segmentation import MapSegmenterOutput
 from noise2map.runs.files import json_values
 
 NAMES = load_samples("test", classes=8).id2label
@@ -170,7 +171,7 @@ class _Echo(torch.nn.Module):
         labels = (features[:, 0] * 255).round().long()
         logits = 10.0 * torch.nn.functional.one_hot(labels, 3).permute(0, 3, 1, 2)
         steps = torch.full((len(labels),), num_inference_steps)
-        return SimpleNamespace(logits=logits, uncertainties={"step_flip": features[:, 1]}, num_steps=steps)
+        return MapSegmenterOutput(logits=logits, uncertainties={"step_flip": features[:, 1]}, num_steps=steps)
 
 
 def _echo_processor(images, return_tensors):

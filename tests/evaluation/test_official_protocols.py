@@ -16,7 +16,7 @@ from noise2map.cli import main
 from noise2map.data import open_public_dataset
 from noise2map.data.evaluation_crops import EVALUATION_VIEWS
 from noise2map.diffusion import image_generator
-from noise2map.evaluation.evaluate import evaluate_model, evaluate_with_plan
+from noise2map.evaluation.evaluate import evaluate_model
 from noise2map.evaluation.official import (
     EvaluationPlan,
     backbone_name,
@@ -51,7 +51,7 @@ def test_one_window_around_everything_scores_as_the_plain_evaluation(rooms, dial
         data = open_public_dataset(name, rooms / name)
         plain = evaluate_model(model, PROCESSOR, data, dials, seed=2)
         plan = EvaluationPlan("", ViewPlan(window=(128, 128)))
-        planned = evaluate_with_plan(model, PROCESSOR, data, dials, plan, seed=2)
+        planned = evaluate_model(model, PROCESSOR, data, dials, plan=plan, seed=2)
         assert planned.image_ids == plain.image_ids
         for one, other in zip(planned.results, plain.results):
             found, expected = one.scorer.scores(), other.scorer.scores()
@@ -65,7 +65,7 @@ def test_official_depth_scores_by_hand(rooms):
     processor = Noise2MapImageProcessor(do_resize=False)
     data = look_at(open_public_dataset("nyu", rooms / "nyu"), "nyu", "official")
     plan = evaluation_plan("nyu", "depth", "official")
-    evaluation = evaluate_with_plan(model, processor, data, [Protocol(2)], plan, seed=seed)
+    evaluation = evaluate_model(model, processor, data, [Protocol(2)], plan=plan, seed=seed)
     rows = []
     for index in range(len(data)):
         sample = data[index]
@@ -105,7 +105,7 @@ def test_official_segmentation_scores_by_hand(rooms):
     model, seed = tiny_segmenter(num_labels=150), 3
     data = open_public_dataset("ade20k", rooms / "ade20k")
     plan = evaluation_plan("ade20k", "segmentation", "official")
-    evaluation = evaluate_with_plan(model, PROCESSOR, data, [Protocol(2, 1, "steps")], plan, seed=seed)
+    evaluation = evaluate_model(model, PROCESSOR, data, [Protocol(2, 1, "steps")], plan=plan, seed=seed)
     both, either = np.zeros(150), np.zeros(150)
     for index in range(len(data)):
         sample = data[index]
@@ -145,7 +145,7 @@ def test_sun_rgbd_predictions_end_at_eight_metres():
             return EVALUATION_VIEWS["sun-rgbd"]({"id": "a", "image": Image.new("RGB", (96, 64)), "depth_m": depth})
 
     for name, error in (("sun-rgbd", 0.0), ("nyu", 0.25)):
-        found = evaluate_with_plan(model, picture, Far(), [Protocol(1)], evaluation_plan(name, "depth", "official"))
+        found = evaluate_model(model, picture, Far(), [Protocol(1)], plan=evaluation_plan(name, "depth", "official"))
         assert found.results[0].scorer.scores()["abs_rel"] == pytest.approx(error, abs=1e-6)  # the truth ends at 8 m too
 
 

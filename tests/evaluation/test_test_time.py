@@ -77,10 +77,10 @@ def test_windows_cover_every_pixel_and_start_on_the_grid_of_the_map(length, wind
 class PointwiseModel:
     """A model whose map at a pixel depends on the picture and the noise there and on nothing around."""
 
+    task = "segmentation"
     device = torch.device("cpu")
-    head = SimpleNamespace(classifier=None)
     codec = SimpleNamespace(channels=2)
-    config = SimpleNamespace(min_depth=0.1, max_depth=10.0)
+    config = SimpleNamespace(diffusion=True, num_inference_steps=3, ensemble_size=1, average="last", sampler="ddim")
 
     def encode_image(self, pixels):
         return functional.avg_pool2d(pixels, 4, ceil_mode=True)

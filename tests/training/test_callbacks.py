@@ -6,11 +6,12 @@ import torch
 from tiny_training import RawSamples, tiny_model, tiny_processor
 from torch import nn
 
+from noise2map.report.palettes import INVALID_COLOR
 from noise2map.runs.files import replace_directory
 from noise2map.runs.run_directory import append_metrics, last_checkpoint, mark_complete, read_metrics, rewind_metrics
 from noise2map.training.batches import AugmentedSamples, EpochSampler, MapCollator
 from noise2map.training.callbacks import EmaCallback
-from noise2map.training.maps.samples import colour_depth, colour_labels, sample_grid
+from noise2map.training.maps.samples import sample_grid
 from noise2map.training.optimization import decayed_parameters
 from noise2map.training.seeded_trainer import step_seed
 
@@ -162,17 +163,9 @@ def test_directories_are_replaced_whole(tmp_path):
     assert (tmp_path / "target" / "file").read_text() == "b"
 
 
-def test_colours():
-    palette = np.array([[9, 8, 7], [1, 2, 3]], dtype=np.uint8)
-    painted = colour_labels(np.array([[0, 1, 255]], dtype=np.uint8), palette)
-    assert painted.tolist() == [[[9, 8, 7], [1, 2, 3], [0, 0, 0]]]
-    shades = colour_depth(np.array([[0.0, 1.0, 3.0, 9.0]]), 1.0, 9.0).astype(int).sum(-1)[0]
-    assert shades[0] == 0 and shades[1] > shades[2] > shades[3]
-
-
 def test_sample_grid_of_depth_shows_the_truth_beside_the_image():
     grid = np.asarray(sample_grid(tiny_model("depth").eval(), tiny_processor(), [RawSamples(1)[0]], steps=(2,), seed=0))
     image, truth = grid[:32, :48], grid[:32, 52:100]
     sample = RawSamples(1)[0]
     assert np.array_equal(image, np.asarray(sample["image"]))
-    assert np.array_equal(truth.sum(-1) == 0, ~sample["valid"])
+    assert np.array_equal((truth == INVALID_COLOR).all(-1), ~sample["valid"])

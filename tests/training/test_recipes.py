@@ -52,7 +52,7 @@ def test_overrides(tmp_path):
         ("train: {eval_steps: []}", "train.eval_steps"),
         ("train: {save_every: 70}", "multiple of log_every 50"),
         ("optim: {lr: -1}", "optim.lr is -1.0; expected a positive number"),
-        ("model: {task: normals}", "model.task is 'normals'"),
+        ("model: {task: flow}", "model.task is 'flow'"),
         ("model: {self_aligned: true}", "set model.init_from"),
         ("data: {size: large}", "data.size is 'large'; expected WIDTHxHEIGHT"),
         ("data: {classes: 9}", "data.classes is 9"),

@@ -1,7 +1,12 @@
-"""Evaluation of a model: each image is encoded once, its map decoded under every protocol."""
+"""Evaluation of a model: each batch is encoded once, its maps decoded under every protocol from the same features.
+
+There is one loop. What differs (images, images looked at in several ways, sensors, maps that lie in a folder) is the batch, which
+knows how to ``encode`` itself and to ``decode`` its maps with given options.
+"""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,10 +15,9 @@ from torch import Tensor
 
 from noise2map.evaluation.official import EvaluationPlan
 from noise2map.evaluation.test_time import PlannedImage, ViewPlan
-from noise2map.models.decoding import DecodingOptions
-from noise2map.tasks.base import Scorer, task_of, true_map
-from noise2map.tasks.depth import DepthScorer
-from noise2map.tasks.segmentation import SegmentationScorer
+from noise2map.models.decoding import DecodingOptions, check_count
+from noise2map.tasks import task_of
+from noise2map.tasks.base import Scorer, ScoringOptions, Task
 
 
 @dataclass
@@ -21,7 +25,7 @@ class ProtocolResult:
     """Scores of one protocol.
 
     Attributes:
-        protocol: The setting of the dials.
+        protocol: How maps were decoded.
         scorer: The metrics, with one row for each image.
         mean_steps: Decoder calls of an image, on average.
         encode_seconds: Time of the image encoder, seconds per image.
@@ -46,22 +50,144 @@ class Evaluation:
     """Scores of one model on one data set.
 
     Attributes:
-        task: `"segmentation"` or `"depth"`.
+        task: What the maps are.
         image_ids: Ids of the images, in the order of the data set.
         results: One for each protocol.
     """
 
-    task: str
+    task: Task
     image_ids: list[str]
     results: list[ProtocolResult]
 
 
 @dataclass
-class _Batch:
+class Batch(ABC):
+    """Samples that are encoded and decoded together.
+
+    Attributes:
+        indices: Their places in the data set.
+        ids: Their ids, which with the seed fix their noise.
+        truths: Their true maps.
+    """
+
     indices: list[int] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
-    pixels: list[Tensor] = field(default_factory=list)
     truths: list[Tensor] = field(default_factory=list)
+
+    @property
+    def processed(self) -> tuple[int, int]:
+        """Height and width that went into the model, to which predictions are resized first; of no use for maps with a grid."""
+        return (0, 0)
+
+    @abstractmethod
+    def encode(self) -> None:
+        """Does once what does not depend on how maps are decoded."""
+
+    @abstractmethod
+    def decode(self, options: DecodingOptions) -> Any:
+        """The maps, as `MapModel.decode_map` returns them."""
+
+
+@dataclass
+class EncodedBatch(Batch):
+    """Raw samples through processor, encoder and decoder; those of images have one size.
+
+    Attributes:
+        model: The model.
+        task: Its task.
+        inputs: What the processor made of the samples.
+    """
+
+    model: Any = None
+    task: Any = None
+    inputs: dict[str, Any] = field(default_factory=dict)
+    features: Tensor | None = None
+
+    @property
+    def processed(self) -> tuple[int, int]:
+        """See `Batch.processed`."""
+        return tuple(self.inputs["pixel_values"].shape[-2:]) if self.task.of_images else (0, 0)
+
+    def encode(self) -> None:
+        """Runs the encoder."""
+        self.features = self.task.encode(self.model, self.inputs)
+
+    def decode(self, options: DecodingOptions) -> Any:
+        """Runs the decoder."""
+        return options.decode(self.model, self.features, self.ids)
+
+
+@dataclass
+class AugmentedBatch(Batch):
+    """One image, looked at in several ways.
+
+    Attributes:
+        model: The model.
+        processor: Its image processor.
+        image: The image.
+        plan: How to look at it.
+    """
+
+    model: Any = None
+    processor: Any = None
+    image: Any = None
+    plan: ViewPlan = field(default_factory=ViewPlan)
+    seen: PlannedImage | None = None
+
+    @property
+    def processed(self) -> tuple[int, int]:
+        """The size of the truth: maps of all views have been brought to it."""
+        height, width = self.truths[0].shape[-2:]
+        return int(height), int(width)
+
+    def encode(self) -> None:
+        """Runs the encoder on every view."""
+        self.seen = PlannedImage(self.model, self.processor, self.image, self.plan)
+
+    def decode(self, options: DecodingOptions) -> Any:
+        """The map averaged over views, at the size of the truth."""
+        assert self.seen is not None
+        return self.seen.decode(options, self.ids[0], self.processed)
+
+
+def image_batches(model: Any, processor: Any, dataset: Any, batch_size: int) -> Iterator[EncodedBatch]:
+    """Batches of images that are processed at one size; those of rare sizes come last."""
+    task = task_of(model)
+    waiting: dict[tuple[int, ...], EncodedBatch] = {}
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        task.check_sample(sample)
+        pixels = processor(images=sample["image"], return_tensors="pt")["pixel_values"]
+        size = tuple(pixels.shape[1:])
+        batch = waiting.setdefault(size, EncodedBatch(model=model, task=task, inputs={"pixel_values": pixels[:0]}))
+        batch.indices.append(index)
+        batch.ids.append(str(sample["id"]))
+        batch.truths.append(task.truth(sample))
+        batch.inputs["pixel_values"] = torch.cat([batch.inputs["pixel_values"], pixels])
+        if len(batch.indices) == batch_size:
+            yield waiting.pop(size)
+    yield from waiting.values()
+
+
+def sensor_batches(model: Any, processor: Any, dataset: Any, batch_size: int) -> Iterator[EncodedBatch]:
+    """Batches of samples of several sensors, in the order of the data set."""
+    task = task_of(model)
+    for start in range(0, len(dataset), batch_size):
+        indices = list(range(start, min(start + batch_size, len(dataset))))
+        samples = [dataset[index] for index in indices]
+        inputs = task.batch(processor, samples)
+        ids = [str(sample["id"]) for sample in samples]
+        yield EncodedBatch(indices, ids, list(inputs.pop("labels")), model, task, inputs)
+
+
+def augmented_batches(model: Any, processor: Any, dataset: Any, plan: ViewPlan) -> Iterator[AugmentedBatch]:
+    """Images one by one, each to be looked at as a plan says."""
+    task = task_of(model)
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        task.check_sample(sample)
+        name = str(sample.get("id", index))
+        yield AugmentedBatch([index], [name], [task.truth(sample)], model, processor, sample["image"], plan)
 
 
 class Stopwatch:
@@ -93,55 +219,70 @@ class Stopwatch:
         return sum(seconds for seconds, _ in counted) / max(1, sum(images for _, images in counted))
 
 
-def _batches(dataset: Any, processor: Any, task: str, batch_size: int) -> Iterator[_Batch]:
-    """Batches of images that are processed at one size; those of rare sizes come last."""
-    waiting: dict[tuple[int, ...], _Batch] = {}
-    wanted = "labels" if task == "segmentation" else "depth_m"
-    for index in range(len(dataset)):
-        sample = dataset[index]
-        if wanted not in sample:
-            raise ValueError(f"sample {sample.get('id', index)!r} has no {wanted!r}, which scores for {task} need")
-        pixels = processor(images=sample["image"], return_tensors="pt")["pixel_values"][0]
-        batch = waiting.setdefault(tuple(pixels.shape), _Batch())
-        batch.indices.append(index)
-        batch.ids.append(str(sample["id"]))
-        batch.pixels.append(pixels)
-        batch.truths.append(true_map(sample, task))
-        if len(batch.indices) == batch_size:
-            yield waiting.pop(tuple(pixels.shape))
-    yield from waiting.values()
-
-
-def make_scorer(model: Any, depth_range: tuple[float, float] | None = None, temperature_images: int = 0) -> Scorer:
-    """An empty scorer for a model.
+@torch.no_grad()
+def evaluate(
+    task: Task,
+    batches: Iterable[Batch],
+    results: Sequence[ProtocolResult],
+    device: torch.device,
+    progress: Callable[[int], object] | None = None,
+) -> Evaluation:
+    """Scores maps: the one loop of all evaluations.
 
     Args:
-        model: A map model.
-        depth_range: Where depth is scored, metres; the model's own range where it is not given.
-        temperature_images: See `SegmentationScorer`.
+        task: What the maps are.
+        batches: What is scored; each is encoded once, whatever the number of protocols.
+        results: How maps are decoded, each with an empty scorer, which is filled.
+        device: Where the model is.
+        progress: Called with the number of images just done.
+
+    Returns:
+        The scores.
+
+    Raises:
+        ValueError: If there is no batch or no protocol, two samples share an id, or an output cannot be scored.
     """
-    config = model.config
-    # Scores are summed in double precision, which MPS does not have.
-    device = torch.device("cpu") if model.device.type == "mps" else model.device
-    if task_of(model) == "segmentation":
-        names = {int(index): str(name) for index, name in config.id2label.items()}
-        ignore_index, temperature = config.semantic_loss_ignore_index, float(config.temperature)
-        return SegmentationScorer(names, ignore_index, device, temperature_images, temperature)
-    model_range = (float(config.min_depth), float(config.max_depth))
-    return DepthScorer(*(depth_range or model_range), model_range, device)
+    if not results:
+        raise ValueError("need at least one protocol")
+    encoding, decoding = Stopwatch(device), [Stopwatch(device) for _ in results]
+    ids: dict[int, str] = {}
+    seen: set[str] = set()
+    for batch in batches:
+        if seen.intersection(batch.ids) or len(set(batch.ids)) < len(batch.ids):
+            # they would get the same noise, and rows could not be told apart
+            raise ValueError(f"two samples of the data set share an id, near {batch.ids[0]!r}")
+        seen.update(batch.ids)
+        ids.update(zip(batch.indices, batch.ids))
+        count = len(batch.ids)
+        encoding.run(batch.encode, count)
+        for result, clock in zip(results, decoding):
+            output = clock.run(lambda b=batch, o=result.protocol: b.decode(o), count)
+            try:
+                result.scorer.update(output, batch.processed, batch.indices, batch.truths)
+            except ValueError as error:
+                near = f"{batch.ids[0]!r}{' or a neighbour' * (count > 1)}"
+                raise ValueError(f"{result.protocol.name}, {task.things[:-1]} {near}: {error}") from error
+        if progress is not None:
+            progress(count)
+    if not ids:
+        raise ValueError(f"the data set holds no {task.things}")
+    for result, clock in zip(results, decoding):
+        result.mean_steps = sum(result.scorer.steps) / len(result.scorer.steps)
+        result.encode_seconds, result.decode_seconds = encoding.seconds_per_image, clock.seconds_per_image
+    return Evaluation(task, [ids[index] for index in range(len(ids))], list(results))
 
 
-@torch.no_grad()
 def evaluate_model(
     model: Any,
     processor: Any,
     dataset: Any,
     protocols: Sequence[DecodingOptions],
     batch_size: int = 8,
-    seed: int = 0,
+    seed: int | None = None,
     depth_range: tuple[float, float] | None = None,
     fit_temperature: bool = False,
     progress: Callable[[int], object] | None = None,
+    plan: EvaluationPlan | None = None,
 ) -> Evaluation:
     """Score a model on a data set under several protocols.
 
@@ -150,131 +291,42 @@ def evaluate_model(
 
     Args:
         model: A map model in evaluation mode.
-        processor: Its image processor.
-        dataset: Raw samples with `labels` or `depth_m`.
-        protocols: Settings of the dials.
+        processor: Its processor.
+        dataset: Raw samples with true maps.
+        protocols: How maps are decoded.
         batch_size: Images at a time.
-        seed: Seed of the start noise.
-        depth_range: Where depth is scored, metres; the model's own range where it is not given.
-        fit_temperature: Also fit the temperature of the logits (segmentation, protocols with `average="last"`).
+        seed: Seed of the start noise; by default that of each protocol.
+        depth_range: Where depth is scored, metres; the plan's or the model's own range where it is not given.
+        fit_temperature: Also fit the temperature of the logits (segmentation, whole images, protocols with `average="last"`).
         progress: Called with the number of images just done.
+        plan: How images are looked at; by default once, as the processor says.
 
     Returns:
         The scores.
 
     Raises:
-        ValueError: If there is no image or no protocol, a sample has no map for the task, two samples share an id, or
-            the model's output is not finite.
+        ValueError: If there is no image or no protocol, a sample has no map for the task, two samples share an id, a temperature
+            is asked of averaged probabilities, or the model's output is not finite.
     """
+    task, plan = task_of(model), plan or EvaluationPlan("plain", ViewPlan())
+    check_count("batch_size", batch_size)
     if not len(dataset):
-        raise ValueError("the data set holds no images")
-    if not protocols:
-        raise ValueError("need at least one protocol")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    task = task_of(model)
-    # A mean over steps is taken of probabilities: no temperature of its logarithm is the one of the logits.
-    images = len(dataset) if fit_temperature and task == "segmentation" else 0
-    results = [ProtocolResult(p, make_scorer(model, depth_range, images * (p.average == "last"))) for p in protocols]
-    encode_clock, clocks = Stopwatch(model.device), [Stopwatch(model.device) for _ in results]
-    ids: dict[int, str] = {}
-    for batch in _batches(dataset, processor, task, batch_size):
-        repeated = set(batch.ids).intersection(ids.values()) or len(set(batch.ids)) < len(batch.ids)
-        if repeated:  # they would get the same noise, and rows could not be told apart
-            raise ValueError(f"two samples of the data set share an id, near {batch.ids[0]!r}")
-        ids.update(zip(batch.indices, batch.ids))
-        pixels = torch.stack(batch.pixels).to(model.device)
-        count = len(batch.indices)
-        features = encode_clock.run(lambda pixels=pixels: model.encode_image(pixels), count)
-        for result, clock in zip(results, clocks):
-            output = clock.run(lambda p=result.protocol, f=features, b=batch: replace(p, seed=seed).decode(model, f, b.ids), count)
-            try:
-                result.scorer.update(output, result.protocol.average, pixels.shape[-2:], batch.indices, batch.truths)
-            except ValueError as error:
-                raise ValueError(f"{result.protocol.name}, image {batch.ids[0]!r} or a neighbour: {error}") from error
-        if progress is not None:
-            progress(count)
-    for result, clock in zip(results, clocks):
-        result.mean_steps = sum(result.scorer.steps) / len(result.scorer.steps)
-        result.encode_seconds, result.decode_seconds = encode_clock.seconds_per_image, clock.seconds_per_image
-    return Evaluation(task, [ids[index] for index in range(len(ids))], results)
-
-
-@torch.no_grad()
-def evaluate_with_plan(
-    model: Any,
-    processor: Any,
-    dataset: Any,
-    protocols: Sequence[DecodingOptions],
-    plan: EvaluationPlan,
-    batch_size: int = 8,
-    seed: int = 0,
-    depth_range: tuple[float, float] | None = None,
-    fit_temperature: bool = False,
-    progress: Callable[[int], object] | None = None,
-) -> Evaluation:
-    """Score a model on a data set under several protocols, looking at pictures as a plan says.
-
-    Each view of a picture is encoded once, whatever the number of protocols. With the plain plan this is ``evaluate_model``,
-    batches and all; any other goes picture by picture. The map
-    that is scored has been averaged over views at the size of the truth.
-
-    Args:
-        model: A map model in evaluation mode.
-        processor: Its image processor.
-        dataset: Raw samples with ``labels`` or ``depth_m``.
-        protocols: Settings of the dials.
-        plan: How pictures are looked at.
-        batch_size: Images at a time under the plain plan.
-        seed: Seed of the start noise.
-        depth_range: Where depth is scored, metres; the plan's or the model's own where it is not given.
-        fit_temperature: Also fit the temperature of the logits (plain plan alone).
-        progress: Called with the number of images just done.
-
-    Raises:
-        ValueError: As ``evaluate_model``; or if a temperature is asked of averaged probabilities.
-    """
-    depth_range = depth_range or plan.depth_range_m
-    if plan.views == ViewPlan() and plan.farthest_m is None:
-        return evaluate_model(model, processor, dataset, protocols, batch_size, seed, depth_range, fit_temperature, progress)
-    if fit_temperature:
+        raise ValueError(f"the data set holds no {task.things}")
+    augmented = plan.views != ViewPlan() or plan.farthest_m is not None
+    if augmented and fit_temperature:
         raise ValueError("the temperature is that of the logits of whole pictures; fit it with the plain protocol")
-    if not len(dataset):
-        raise ValueError("the data set holds no images")
-    if not protocols:
-        raise ValueError("need at least one protocol")
-    task = task_of(model)
-    wanted = "labels" if task == "segmentation" else "depth_m"
-    results = [ProtocolResult(protocol, _scorer(model, depth_range, plan)) for protocol in protocols]
-    encoding, decoding = Stopwatch(model.device), [Stopwatch(model.device) for _ in results]
-    ids: list[str] = []
-    for index in range(len(dataset)):
-        sample = dataset[index]
-        image_id = str(sample.get("id", index))
-        if wanted not in sample:
-            raise ValueError(f"sample {image_id!r} has no {wanted!r}, which scores for {task} need")
-        ids.append(image_id)
-        truth = true_map(sample, task)
-        size = (int(truth.shape[0]), int(truth.shape[1]))
-        seen = encoding.run(lambda image=sample["image"]: PlannedImage(model, processor, image, plan.views), 1)
-        for result, watch in zip(results, decoding):
-            output = watch.run(lambda p=result.protocol, s=seen, i=image_id, t=size: s.decode(replace(p, seed=seed), i, t), 1)
-            try:
-                result.scorer.update(output, "last", size, [index], [truth])
-            except ValueError as error:
-                raise ValueError(f"{result.protocol.name}, image {image_id!r}: {error}") from error
-        if progress is not None:
-            progress(1)
-    if len(set(ids)) < len(ids):
-        raise ValueError("two samples of the data set share an id")
-    for result, watch in zip(results, decoding):
-        result.mean_steps = sum(result.scorer.steps) / len(result.scorer.steps)
-        result.encode_seconds, result.decode_seconds = encoding.seconds_per_image, watch.seconds_per_image
-    return Evaluation(task, ids, results)
-
-
-def _scorer(model: Any, depth_range: tuple[float, float] | None, plan: EvaluationPlan) -> Any:
-    scorer = make_scorer(model, depth_range)
-    if isinstance(scorer, DepthScorer) and plan.farthest_m is not None:
-        scorer.model_range = (scorer.model_range[0], min(scorer.model_range[1], plan.farthest_m))
-    return scorer
+    results = []
+    for protocol in protocols:
+        if seed is not None:
+            protocol = replace(protocol, seed=seed)
+        # A mean over steps is taken of probabilities: no temperature of its logarithm is the one of the logits.
+        images = len(dataset) if fit_temperature and protocol.resolved(model.config).average == "last" else 0
+        scoring = ScoringOptions(
+            depth_range_m=depth_range or plan.depth_range_m, farthest_m=plan.farthest_m, temperature_images=images
+        )
+        results.append(ProtocolResult(protocol, task.scorer(model, scoring)))
+    if augmented:
+        batches: Iterable[Batch] = augmented_batches(model, processor, dataset, plan.views)
+    else:
+        batches = (image_batches if task.of_images else sensor_batches)(model, processor, dataset, batch_size)
+    return evaluate(task, batches, results, model.device, progress)

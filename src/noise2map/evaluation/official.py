@@ -11,6 +11,7 @@ from noise2map.data.evaluation_crops import EVALUATION_VIEWS, SUN_RGBD_FARTHEST_
 from noise2map.data.subsets import Cropped
 from noise2map.evaluation.test_time import SCALES, ViewPlan
 from noise2map.report.tables import text_table
+from noise2map.tasks import get_task
 
 PROTOCOLS = ("plain", "official", "multi-scale")
 
@@ -51,7 +52,7 @@ def evaluation_plan(
 
     Args:
         dataset: Name of the data set.
-        task: ``"segmentation"`` or ``"depth"``.
+        task: Name of the task.
         protocol: ``"plain"`` (the model's image processor decides the size), ``"official"`` (as published for this data set) or
             ``"multi-scale"`` (six scales, mirrored, class probabilities averaged).
         window: Height and width of sliding windows, pixels.
@@ -66,8 +67,8 @@ def evaluation_plan(
         raise ValueError("a stride needs a window")
     if protocol == "official" and dataset not in _OFFICIAL:
         raise ValueError(f"there is no official protocol for {dataset!r}; there is one for {', '.join(_OFFICIAL)}")
-    if protocol == "multi-scale" and task == "depth":
-        raise ValueError("depth is not tested at several scales: a scaled picture shows another focal length, not another distance")
+    if protocol == "multi-scale" and not get_task(task).crops_allowed:
+        raise ValueError(f"{task} is not tested at several scales: a scaled image shows another focal length, not another distance")
     base = _OFFICIAL.get(dataset, EvaluationPlan("", ViewPlan())) if protocol != "plain" else EvaluationPlan("plain", ViewPlan())
     views = replace(base.views, window=window, stride=stride)
     if protocol == "multi-scale":

@@ -9,17 +9,13 @@ import torch
 from noise2map.evaluation.evaluate import Evaluation, ProtocolResult
 from noise2map.metrics import UNCERTAINTY_SCORES, bootstrap_intervals, paired_bootstrap_intervals
 from noise2map.report.tables import text_table
+from noise2map.tasks import TASKS
+from noise2map.tasks.base import Task
 
 Row = dict[str, Any]
 
 # Kinds of uncertainty that say how the map was made come first in tables.
 _KINDS = ("step_flip", "sample_variance", "mutual_information", "entropy", "least_confidence")
-
-_SCREEN_SCORES = {
-    "segmentation": ("mIoU", "aAcc", "mAcc", "ece", "brier", "nll"),
-    "depth": ("abs_rel", "rmse", "delta1", "silog", "log10", "sq_rel", "rmse_log", "delta2", "delta3"),
-    "bev": ("mIoU_max", "mIoU_50", "ece", "brier", "nll"),
-}
 
 # What a row says of each kind of uncertainty, besides its share of the per-image file.
 _ROW_UNCERTAINTY = (
@@ -30,16 +26,6 @@ _ROW_UNCERTAINTY = (
 _IMAGE_UNCERTAINTY = ("auroc", "aupr", "aurc", "ause", "prr", "pearson", "spearman", "mean_uncertainty")
 
 _SCREEN_UNCERTAINTY = ("auroc", "auroc_image", "aupr", "ause", "prr", "aurc", "pearson", "spearman", "uce")
-
-_DIFFERENCES = {
-    "segmentation": ("mIoU", "aAcc", "mAcc"),
-    "depth": ("abs_rel", "rmse", "delta1", "silog"),
-    "bev": ("mIoU_50", "mIoU_max"),
-}
-
-_MAIN = ("mIoU", "abs_rel", "mIoU_50")
-
-_PERCENT = ("mIoU", "aAcc", "mAcc", "mIoU_max", "mIoU_50")
 
 
 def _kinds(result: ProtocolResult) -> list[str]:
@@ -61,7 +47,7 @@ def result_rows(evaluation: Evaluation, facts: Mapping[str, Any], resamples: int
         protocol, scorer = result.protocol, result.scorer
         row: Row = {
             **facts,
-            "task": evaluation.task,
+            "task": evaluation.task.name,
             "images": len(evaluation.image_ids),
             "protocol": protocol.name,
             "steps": protocol.num_inference_steps,
@@ -77,7 +63,7 @@ def result_rows(evaluation: Evaluation, facts: Mapping[str, Any], resamples: int
                 row |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
         for kind in _kinds(result):
             scores = scorer.uncertainties[kind].compute()
-            wanted = [name for name in _ROW_UNCERTAINTY if not (name == "uce" and evaluation.task == "depth")]
+            wanted = [name for name in _ROW_UNCERTAINTY if evaluation.task.binary_errors or name != "uce"]
             row |= {f"{kind}_{name}": float(scores[name]) for name in wanted}
             if resamples:
                 image_rows = scorer.uncertainty_rows(kind)[:, [UNCERTAINTY_SCORES.index("auroc")]]
@@ -108,7 +94,7 @@ def image_rows(evaluation: Evaluation, model: str) -> list[Row]:
     return rows
 
 
-def _difference_rows(a: ProtocolResult, b: ProtocolResult, task: str, models: tuple[str, str], resamples: int) -> list[Row]:
+def _difference_rows(a: ProtocolResult, b: ProtocolResult, task: Task, models: tuple[str, str], resamples: int) -> list[Row]:
     rows_a, rows_b = a.scorer.image_rows(), b.scorer.image_rows()
     intervals = paired_bootstrap_intervals(rows_a, rows_b, a.scorer.statistic(), resamples)
     found = dict(zip(a.scorer.statistics, intervals))
@@ -124,7 +110,7 @@ def _difference_rows(a: ProtocolResult, b: ProtocolResult, task: str, models: tu
             "high": found[score].high,
             "certain": found[score].excludes_zero(),
         }
-        for score in _DIFFERENCES[task]
+        for score in task.compared_scores
     ]
 
 
@@ -143,7 +129,7 @@ def model_differences(a: Evaluation, b: Evaluation, names: tuple[str, str], resa
     Raises:
         ValueError: If the tasks or the images differ.
     """
-    if a.task != b.task:
+    if a.task is not b.task:
         raise ValueError(f"cannot compare a model for {a.task} with one for {b.task}")
     if a.image_ids != b.image_ids:
         raise ValueError("cannot compare models on different images")
@@ -169,8 +155,12 @@ def _dials(row: Row, names: Mapping[str, str]) -> Row:
     return model | {name: row[name] for name in ("steps", "ensemble", "average")}
 
 
+def _percent(name: str) -> bool:
+    return any(name in task.percent_scores for task in TASKS.values())
+
+
 def _shown(name: str, value: float) -> float:
-    return 100 * value if name in _PERCENT else value
+    return 100 * value if _percent(name) else value
 
 
 def score_table(rows: Sequence[Row]) -> str:
@@ -180,11 +170,11 @@ def score_table(rows: Sequence[Row]) -> str:
         line = _dials(row, _short(rows))
         if any(one.get("named") for one in rows):
             line["protocol"] = row.get("named", "")
-        for name in _SCREEN_SCORES[row["task"]]:
-            label = f"{name} %" if name in _PERCENT else name
+        for name in (name for name in TASKS[row["task"]].screen_scores if name in row):
+            label = f"{name} %" if _percent(name) else name
             line[label] = _shown(name, row[name])
             low, high = row.get(f"{name}_low", math.nan), row.get(f"{name}_high", math.nan)
-            if name in _MAIN and not math.isnan(low):
+            if name == TASKS[row["task"]].main_score and not math.isnan(low):
                 line["95 % interval"] = f"{_shown(name, low):.4g}..{_shown(name, high):.4g}"
         line |= {"mean steps": round(row["mean_steps"], 2), "images/s": row["images_per_second"]}
         shown.append(line)
@@ -200,7 +190,7 @@ def uncertainty_table(rows: Sequence[Row]) -> str:
                 continue
             line = _dials(row, _short(rows)) | {"uncertainty": kind}
             for name in _SCREEN_UNCERTAINTY:
-                if not (name == "uce" and row["task"] == "depth"):
+                if TASKS[row["task"]].binary_errors or name != "uce":
                     line[name] = row[f"{kind}_{name}"]
             shown.append(line)
     return text_table(shown, digits=3) if shown else "No uncertainty is defined for these protocols."
@@ -211,7 +201,7 @@ def difference_table(rows: list[Row]) -> str:
     names, shown = _short(rows + [{"model": row["other_model"]} for row in rows]), []
     for row in rows:
         score = row["score"]
-        if score not in _MAIN:
+        if score not in {task.main_score for task in TASKS.values()}:
             continue
         low, high = _shown(score, row["low"]), _shown(score, row["high"])
         this, minus = row["protocol"], row["other_protocol"]
@@ -221,7 +211,7 @@ def difference_table(rows: list[Row]) -> str:
             {
                 "this": this,
                 "minus": minus,
-                "score": f"{score} %" if score in _PERCENT else score,
+                "score": f"{score} %" if _percent(score) else score,
                 "difference": f"{_shown(score, row['difference']):+.4g}",
                 "95 % interval": f"{low:+.4g} .. {high:+.4g}",
                 "excludes 0": "yes" if row["certain"] else "no",

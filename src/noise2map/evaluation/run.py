@@ -13,8 +13,8 @@ from noise2map.data.folder import FolderPart, open_folder_part
 from noise2map.data.opening import PUBLIC_DATASETS, check_classes, evaluation_split, open_dataset
 from noise2map.data.subsets import Subset
 from noise2map.evaluation import report as tables
-from noise2map.evaluation.bev import evaluate_bev, layer_table, named_protocols, protocol_label
-from noise2map.evaluation.evaluate import Evaluation, evaluate_with_plan
+from noise2map.evaluation.bev import layer_table, named_protocols, protocol_label
+from noise2map.evaluation.evaluate import Evaluation, evaluate_model
 from noise2map.evaluation.official import EvaluationPlan, evaluation_plan, look_at, published_for, published_table
 from noise2map.evaluation.test_time import ViewPlan
 from noise2map.inference.loading import load_model, pick_device, pick_dtype
@@ -23,8 +23,9 @@ from noise2map.report.tables import write_csv
 from noise2map.runs.data_split import DataSplit
 from noise2map.runs.files import json_values, write_json
 from noise2map.runs.provenance import provenance
-from noise2map.tasks.base import task_of
-from noise2map.tasks.bev import map_extent, open_bev_dataset
+from noise2map.tasks import TASKS, task_of
+from noise2map.tasks.base import Task
+from noise2map.tasks.bev import map_extent
 
 
 @dataclass
@@ -94,8 +95,8 @@ class EvaluationReport:
         """Tables for the screen."""
         first = self.rows[0]
         models = ", ".join(dict.fromkeys(row["model"] for row in self.rows))
-        things = "samples" if first["task"] == "bev" else "images"
-        data = f"{first['images']} {things} of {first['dataset']} {first['split']}"
+        task = TASKS[first["task"]]
+        data = f"{first['images']} {task.things} of {first['dataset']} {first['split']}"
         parts = [
             f"{models} on {data}, seed {first['seed']}, {first['device']}, protocol {first['test_protocol']}",
             tables.score_table(self.rows),
@@ -104,7 +105,7 @@ class EvaluationReport:
         published = published_table(self.rows)
         if published:
             parts.insert(2, published)
-        if first["task"] == "bev":
+        if not task.of_images:
             parts.insert(2, layer_table(self.extras))
         if self.differences:
             parts.append(tables.difference_table(self.differences))
@@ -132,7 +133,7 @@ class EvaluationReport:
 def _protocols(job: EvaluationJob, model: Any, name: str, first: bool) -> list[DecodingOptions]:
     """The job's protocols, or the only one there is for a model without diffusion."""
     if model.config.diffusion:
-        if task_of(model) == "bev" and job.test_protocol == "official" and not job.steps_chosen:
+        if not task_of(model).of_images and job.test_protocol == "official" and not job.steps_chosen:
             return named_protocols(model.config)
         if not job.average_of_model:
             return list(job.protocols)
@@ -175,10 +176,10 @@ def run_evaluation(job: EvaluationJob, say: Callable[[str], object] = lambda tex
     first = loaded[0][1]
     task = task_of(first)
     for name, model, _ in loaded[1:]:
-        if task_of(model) != task:
+        if task_of(model) is not task:
             raise ValueError(f"cannot compare {job.models[0]!r}, a model for {task}, with {name!r}, one for {task_of(model)}")
     plan = _plan(job, task)
-    own = _own_folder(job, task, first) if job.dataset == "folder" and task != "bev" else None
+    own = _own_folder(job, task, first) if job.dataset == "folder" and task.of_images else None
     if own is None:
         split = evaluation_split(job.dataset) if job.split is None else job.split
         data = _open(job, task, split, loaded)
@@ -186,17 +187,17 @@ def run_evaluation(job: EvaluationJob, say: Callable[[str], object] = lambda tex
         say(own.text())
         split, data = own.split, [own.dataset] * len(loaded)
     for (name, model, _), one in zip(loaded, data):
-        warning = check_classes(one, model.config.id2label, name) if task != "depth" else None
+        warning = check_classes(one, model.config.id2label, name) if task.has_classes else None
         if warning:
             say(f"warning: {name}: {warning}")
     scale = None
-    if task == "depth":  # of whole pictures: what a protocol counts may lie nearer
-        whole = own.dataset if own else open_dataset(job.dataset, job.root, split, task, None, job.depth_scale)
+    if task.in_metres:  # of whole pictures: what a protocol counts may lie nearer
+        whole = own.dataset if own else open_dataset(job.dataset, job.root, split, task.name, None, job.depth_scale)
         scale = warn_of_scale(whole, job.dataset)
     if scale:
         say(f"warning: {scale}")
     grids = [_protocols(job, model, name, index == 0) for index, (name, model, _) in enumerate(loaded)]
-    depth_range = _depth_range(job, first, plan) if task == "depth" else None
+    depth_range = _depth_range(job, first, plan) if task.in_metres else None
     facts = {"dataset": job.dataset, "split": split, "test_protocol": plan.name}
     facts |= {**provenance(device, dtype, job.seed), "batch_size": job.batch_size}
     if own is not None and own.trained_on is not None:
@@ -207,16 +208,13 @@ def run_evaluation(job: EvaluationJob, say: Callable[[str], object] = lambda tex
     for (name, model, processor), grid, one in zip(loaded, grids, data):
         subset = Subset.evenly_spaced(one, job.limit or None)
         with tqdm(total=len(subset), desc=Path(name).name, unit="image", disable=None if progress else True) as bar:
-            if task == "bev":
-                evaluation = evaluate_bev(model, processor, subset, grid, job.batch_size, job.seed, bar.update)
-            else:
-                options = (job.batch_size, job.seed, depth_range, job.fit_temperature, bar.update)
-                evaluation = evaluate_with_plan(model, processor, subset, grid, plan, *options)
+            options = (job.batch_size, job.seed, depth_range, job.fit_temperature, bar.update, plan)
+            evaluation = evaluate_model(model, processor, subset, grid, *options)
         evaluations.append(evaluation)
         _add(report, evaluation, name, facts, job.resamples)
         if split == evaluation_split(job.dataset) and job.window is None:
             _add_published(report, evaluation, model, job)
-        if task == "bev":
+        if not task.of_images:
             count = len(evaluation.results)
             for result, row, extra in zip(evaluation.results, report.rows[-count:], report.extras[-count:]):
                 row["named"] = extra["named"] = protocol_label(result.protocol, model.config)
@@ -232,36 +230,35 @@ def run_evaluation(job: EvaluationJob, say: Callable[[str], object] = lambda tex
     return report
 
 
-def _plan(job: EvaluationJob, task: str) -> EvaluationPlan:
+def _plan(job: EvaluationJob, task: Task) -> EvaluationPlan:
     """How samples are looked at; there is one way for bird's-eye-view maps.
 
     Raises:
         ValueError: If an option is not for this task.
     """
-    if task != "bev":
-        return evaluation_plan(job.dataset, task, job.test_protocol, job.window, job.stride)
+    if task.of_images:
+        return evaluation_plan(job.dataset, task.name, job.test_protocol, job.window, job.stride)
     if job.test_protocol == "multi-scale" or job.window is not None or job.stride is not None or job.fit_temperature:
         raise ValueError("bird's-eye-view maps are evaluated plain or official: no scales, no windows, no temperature")
     return EvaluationPlan(job.test_protocol, ViewPlan())
 
 
-def _own_folder(job: EvaluationJob, task: str, model: Any) -> FolderPart:
+def _own_folder(job: EvaluationJob, task: Task, model: Any) -> FolderPart:
     """The split of the user's own folder, by default what the models were not trained on."""
     if job.root is None:
         raise ValueError("dataset 'folder' needs the folder of the data (--root)")
-    names = model.config.id2label if task == "segmentation" else None
-    return open_folder_part(job.root, job.split, task, [DataSplit.read(name) for name in job.models], names, job.depth_scale)
+    names = model.config.id2label if task.has_classes else None
+    return open_folder_part(job.root, job.split, task.name, [DataSplit.read(name) for name in job.models], names, job.depth_scale)
 
 
-def _open(job: EvaluationJob, task: str, split: str, loaded: Sequence[tuple[str, Any, Any]]) -> list[Any]:
+def _open(job: EvaluationJob, task: Task, split: str, loaded: Sequence[tuple[str, Any, Any]]) -> list[Any]:
     """The data set for each model; models for bird's-eye-view maps may need other sensors, but the same map."""
-    if task == "bev":
+    if not task.of_images:
         extents = [map_extent(model.config) for _, model, _ in loaded]
         if any(extent != extents[0] for extent in extents):
             raise ValueError(f"the models map areas of {extents}; expected the same area and cells to compare them")
-        return [open_bev_dataset(job.dataset, job.root, split, model, processor) for _, model, processor in loaded]
-    names = loaded[0][1].config.id2label if task == "segmentation" else None
-    data = open_dataset(job.dataset, job.root, split, task, names, job.depth_scale)
+        return [task.open_dataset(job.dataset, job.root, split, model, processor) for _, model, processor in loaded]
+    data = task.open_dataset(job.dataset, job.root, split, *loaded[0][1:], job.depth_scale)
     return [look_at(data, job.dataset, job.test_protocol)] * len(loaded)
 
 

@@ -16,9 +16,8 @@ from torch.nn import functional
 
 from noise2map.diffusion import draw_noise, image_generator
 from noise2map.models.decoding import DecodingOptions
-from noise2map.models.depth import MapDepthOutput
-from noise2map.models.segmentation import MapSegmenterOutput
-from noise2map.tasks.base import resize_bilinear
+from noise2map.models.resizing import resize_map
+from noise2map.tasks import task_of
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
@@ -252,7 +251,7 @@ class PlannedImage:
     """
 
     def __init__(self, model: Any, processor: Any, image: Image.Image, plan: ViewPlan) -> None:
-        self.model, self.views = model, plan.views
+        self.model, self.views, self.task = model, plan.views, task_of(model)
         self.seen: list[tuple[tuple[int, int], list[_Seen]]] = []
         for view in self.views:
             pixels = view_pixels(image, processor, view).to(model.device)
@@ -264,35 +263,23 @@ class PlannedImage:
         Class scores are averaged as probabilities, depths as metres, each after it has been brought to ``size`` and mirrored back.
 
         Returns:
-            ``MapSegmenterOutput`` with the logarithm of the mean probabilities ``(1, K, H, W)``, or ``MapDepthOutput``.
+            The model's output, for classes with the logarithm of the mean probabilities ``(1, K, H, W)``.
         """
+        probabilities = options.resolved(self.model.config).average == "steps"
         total: Tensor | None = None
         kinds: list[dict[str, Tensor]] = []
         steps = 0
         for number, (view, (pixels, windows)) in enumerate(zip(self.views, self.seen)):
             generator = image_generator(options.seed, noise_key(image_id, number))
             prediction, uncertainties, taken = decode_view(self.model, windows, options, generator)
-            prediction = self._at_size(prediction, options, pixels, size)
+            prediction = self.task.at_size(self.model, prediction, probabilities, pixels, size)
             if view.flip:
-                prediction = prediction.flip(-1)
+                prediction = self.task.mirror(prediction)
             total = prediction if total is None else total.add_(prediction)
-            turned = {name: resize_bilinear(value.float(), pixels, size) for name, value in uncertainties.items()}
+            turned = {name: resize_map(value.float(), pixels, size) for name, value in uncertainties.items()}
             kinds.append({name: value.flip(-1) if view.flip else value for name, value in turned.items()})
             steps = max(steps, taken)
         mean = total / len(self.views)
         shared = {name: torch.stack([kind[name] for kind in kinds]).mean(0)[:, 0] for name in kinds[0]}
         fields = {"uncertainties": shared, "num_steps": torch.tensor([steps])}
-        if self._is_depth:
-            return MapDepthOutput(predicted_depth=mean[:, 0], **fields)
-        return MapSegmenterOutput(logits=mean.clamp_min(torch.finfo(mean.dtype).tiny).log(), **fields)
-
-    @property
-    def _is_depth(self) -> bool:
-        return not hasattr(self.model.head, "classifier")
-
-    def _at_size(self, prediction: Tensor, options: DecodingOptions, pixels: tuple[int, int], size: tuple[int, int]) -> Tensor:
-        if self._is_depth:
-            config = self.model.config
-            return resize_bilinear(prediction.clamp(config.min_depth, config.max_depth), pixels, size)
-        prediction = resize_bilinear(prediction, pixels, size)
-        return prediction if options.resolved(self.model.config).average == "steps" else prediction.softmax(1)
+        return self.task.mean_output(mean, **fields)

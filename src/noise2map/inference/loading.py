@@ -8,23 +8,15 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
-from noise2map.models import (
-    MapModel,
-    Noise2MapBevProcessor,
-    Noise2MapForBevSegmentation,
-    Noise2MapForDepthEstimation,
-    Noise2MapForSemanticSegmentation,
-    Noise2MapImageProcessor,
-)
+from noise2map.models import MapModel
+from noise2map.tasks import TASKS
 from noise2map.zoo import available, bare_name, resolve_model
 
-_IMAGE_CLASSES: tuple[type[MapModel], ...] = (Noise2MapForSemanticSegmentation, Noise2MapForDepthEstimation)
-
 # Model type -> architectures and their processor.
-_KINDS: dict[str, tuple[dict[str, type[MapModel]], Any]] = {
-    "noise2map": ({one.__name__: one for one in _IMAGE_CLASSES}, Noise2MapImageProcessor),
-    "noise2map-bev": ({Noise2MapForBevSegmentation.__name__: Noise2MapForBevSegmentation}, Noise2MapBevProcessor),
-}
+_KINDS: dict[str, tuple[dict[str, type[MapModel]], Any]] = {}
+for _task in TASKS.values():
+    _kind = _KINDS.setdefault(_task.model_class.config_class.model_type, ({}, _task.processor_class))
+    _kind[0][_task.model_class.__name__] = _task.model_class
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

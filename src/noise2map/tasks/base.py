@@ -1,28 +1,37 @@
-"""What every task of maps has: truth of a sample, scores of a batch, and the base of its scorer."""
+"""What every task has: the `Task` object, the base of its scorer, and the prediction of an image."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 from torchmetrics import Metric
 
-from noise2map.metrics import BevScores, DepthScores, SegmentationScores, UncertaintyScores, nan_mean
+from noise2map.data.opening import open_dataset
+from noise2map.metrics import UncertaintyScores, nan_mean
+from noise2map.models import MapModel, Noise2MapImageProcessor
+from noise2map.models.resizing import resize_map
 
 # Floats of class probabilities at full size that are held at a time.
 _CHUNK_FLOATS = 16 * 2**20
 
 
-def resize_bilinear(maps: Tensor, *sizes: tuple[int, int]) -> Tensor:
-    """Resize maps `(B, C, h, w)` to one size after the other, bilinearly with half-pixel centres."""
-    for size in sizes:
-        if maps.shape[-2:] != size:
-            maps = functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
-    return maps
+@dataclass(frozen=True, kw_only=True)
+class ScoringOptions:
+    """What decides which pixels count and how; each task takes what concerns it.
+
+    Attributes:
+        depth_range_m: Where depth is scored, metres; the model's own range where it is not given.
+        farthest_m: Predicted depths beyond are set to this, metres; the model's own limit where it is not given.
+        temperature_images: If not 0, the number of images to come: fit the temperature of class scores.
+    """
+
+    depth_range_m: tuple[float, float] | None = None
+    farthest_m: float | None = None
+    temperature_images: int = 0
 
 
 class Scorer(ABC):
@@ -42,14 +51,11 @@ class Scorer(ABC):
         self.uncertainty_order: dict[str, list[int]] = {}
 
     @abstractmethod
-    def update(
-        self, output: Any, average: str, processed: tuple[int, int], indices: Sequence[int], truths: Sequence[Tensor]
-    ) -> None:
+    def update(self, output: Any, processed: tuple[int, int], indices: Sequence[int], truths: Sequence[Tensor]) -> None:
         """Add a batch.
 
         Args:
             output: What `decode_map` gave for B images.
-            average: `"last"` or `"steps"`: whether the logits are logarithms of averaged probabilities.
             processed: Height and width that went into the model.
             indices: Place of each image in the data set.
             truths: True map of each image.
@@ -95,29 +101,26 @@ class Scorer(ABC):
 class ImageScorer(Scorer):
     """Scores maps of images, which may be of any size: predictions are resized to that of the truth."""
 
-    def update(
-        self, output: Any, average: str, processed: tuple[int, int], indices: Sequence[int], truths: Sequence[Tensor]
-    ) -> None:
+    def update(self, output: Any, processed: tuple[int, int], indices: Sequence[int], truths: Sequence[Tensor]) -> None:
         """Add a batch.
 
         Args:
             output: What `decode_map` gave for B images.
-            average: `"last"` or `"steps"`: whether the logits are logarithms of averaged probabilities.
             processed: Height and width that went into the model.
             indices: Place of each image in the data set.
-            truths: True map `(H, W)` of each image; sizes may differ.
+            truths: True map `(..., H, W)` of each image; sizes may differ.
         """
         # A checkpoint may ask for too much memory at once: images of one size go together, in chunks.
-        for part, size in self._parts(output, [tuple(truth.shape) for truth in truths]):
+        for part, size in self._parts(output, [tuple(truth.shape[-2:]) for truth in truths]):
             truth = torch.stack([truths[i] for i in part]).to(self.device)
             kinds = {
-                name: resize_bilinear(value[part, None].float(), processed, size)[:, 0].clamp(0, 1).to(self.device)
+                name: resize_map(value[part, None].float(), processed, size)[:, 0].clamp(0, 1).to(self.device)
                 for name, value in (output.uncertainties or {}).items()
             }
             chosen = [indices[i] for i in part]
             self.order += chosen
             self.steps += [int(output.num_steps[i]) for i in part]
-            self._update(self._prediction(output, part, average, processed, size), truth, kinds, chosen)
+            self._update(self._prediction(output, part, processed, size), truth, kinds, chosen)
 
     def _parts(self, output: Any, sizes: list[Any]) -> Iterator[tuple[list[int], tuple[int, int]]]:
         for size in dict.fromkeys(sizes):
@@ -126,13 +129,11 @@ class ImageScorer(Scorer):
             for start in range(0, len(members), room):
                 yield members[start : start + room], size
 
-    @abstractmethod
-    def _channels(self, output: Any) -> int: ...
+    def _channels(self, output: Any) -> int:
+        return output.prediction.shape[1]
 
     @abstractmethod
-    def _prediction(
-        self, output: Any, part: list[int], average: str, processed: tuple[int, int], size: tuple[int, int]
-    ) -> Tensor: ...
+    def _prediction(self, output: Any, part: list[int], processed: tuple[int, int], size: tuple[int, int]) -> Tensor: ...
 
     @abstractmethod
     def _update(self, prediction: Tensor, truth: Tensor, kinds: dict[str, Tensor], indices: list[int]) -> None: ...
@@ -146,50 +147,6 @@ def sort_rows(rows: Tensor, order: list[int]) -> Tensor:
 def as_floats(scores: dict[str, Tensor]) -> dict[str, float]:
     """The scalar scores as Python numbers."""
     return {name: float(value) for name, value in scores.items() if value.ndim == 0}
-
-
-def task_of(model: nn.Module) -> str:
-    """``"segmentation"``, ``"depth"`` or ``"bev"``: what the model's ``task`` attribute or class name says.
-
-    Raises:
-        ValueError: if neither names a task.
-    """
-    task = getattr(model, "task", None)
-    if task is None:
-        name = type(model).__name__
-        task = "bev" if "Bev" in name else "depth" if "Depth" in name else "segmentation" if "Segmentation" in name else None
-    if task not in ("segmentation", "depth", "bev"):
-        raise ValueError(f"{type(model).__name__} is neither a segmentation nor a depth nor a bev model; expected one of them")
-    return task
-
-
-def make_scores(model: nn.Module, task: str) -> Metric:
-    """An empty metric with the model's classes or depth range; a few numbers whatever the size of the data set."""
-    config = model.config
-    if task == "segmentation":
-        ignore = config.semantic_loss_ignore_index
-        return SegmentationScores(config.num_labels, ignore_index=ignore, keep_per_image=False)
-    if task == "bev":
-        return BevScores(config.num_labels)
-    return DepthScores(config.min_depth, config.max_depth, keep_per_image=False)
-
-
-def predict_maps(outputs: Any, processor: Any, task: str, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """Model outputs to class ids or metres ``(H, W)`` at each picture's own size, on the CPU."""
-    if task == "segmentation":
-        return [labels.cpu() for labels in processor.post_process_semantic_segmentation(outputs, target_sizes=list(sizes))]
-    depths = processor.post_process_depth_estimation(outputs, target_sizes=list(sizes))
-    return [entry["predicted_depth"].float().cpu() for entry in depths]
-
-
-def true_map(sample: dict[str, Any], task: str) -> Tensor:
-    """The true map ``(H, W)`` of a raw sample: class ids int64, or metres float32 with 0 where invalid."""
-    if task == "segmentation":
-        return torch.from_numpy(np.asarray(sample["labels"]).astype(np.int64))
-    depth_m = np.asarray(sample["depth_m"], dtype=np.float32)
-    if "valid" in sample:
-        depth_m = np.where(sample["valid"], depth_m, np.float32(0))
-    return torch.from_numpy(np.ascontiguousarray(depth_m))
 
 
 @dataclass
@@ -215,3 +172,186 @@ class Prediction:
     num_steps: int
     processed_size: tuple[int, int]
     uncertainties: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+class Task(ABC):
+    """Everything that depends on the kind of map outside the network.
+
+    Tasks have no state; `noise2map.tasks.TASKS` holds one of each.
+
+    Attributes:
+        name: What recipes, options and checkpoints call it.
+        model_class: Its model.
+        processor_class: The processor of its model.
+        sample_key: Where a raw sample holds the true map.
+        has_classes: Maps of named classes, which data and model must agree on.
+        in_metres: Maps of lengths, whose unit and range matter.
+        crops_allowed: Whether a magnified part of a picture has the same true map as before, so that training may zoom.
+        of_images: One map for each image; else maps of several sensors on a grid of their own.
+        binary_errors: Whether a pixel is right or wrong, or more or less wrong.
+        screen_scores: Scores in the table of an evaluation.
+        compared_scores: Scores whose differences get intervals, the main one first.
+        card_scores: Scores in a model card.
+        percent_scores: Scores that are shown in percent.
+        pipeline_tag: transformers' name for the task, for model cards.
+    """
+
+    name: ClassVar[str]
+    model_class: ClassVar[type[MapModel]]
+    processor_class: ClassVar[Any]
+    sample_key: ClassVar[str]
+    has_classes: ClassVar[bool] = False
+    in_metres: ClassVar[bool] = False
+    crops_allowed: ClassVar[bool] = True
+    of_images: ClassVar[bool] = True
+    binary_errors: ClassVar[bool] = False
+    screen_scores: ClassVar[tuple[str, ...]]
+    compared_scores: ClassVar[tuple[str, ...]]
+    card_scores: ClassVar[tuple[str, ...]]
+    percent_scores: ClassVar[tuple[str, ...]] = ()
+    pipeline_tag: ClassVar[str]
+
+    @property
+    def main_score(self) -> str:
+        """The score that stands for all."""
+        return self.compared_scores[0]
+
+    @property
+    def things(self) -> str:
+        """What a data set of the task holds."""
+        return "images" if self.of_images else "samples"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def check_sample(self, sample: Mapping[str, Any]) -> None:
+        """Refuses a raw sample without a map for the task.
+
+        Raises:
+            ValueError: Naming the sample and what it lacks.
+        """
+        if self.sample_key not in sample:
+            raise ValueError(f"sample {sample.get('id', '?')!r} has no {self.sample_key!r}, the map for {self.name}")
+
+    @abstractmethod
+    def truth(self, sample: Mapping[str, Any]) -> Tensor:
+        """The true map of a raw sample on the CPU, ``(..., H, W)``."""
+
+    @abstractmethod
+    def batch(self, processor: Any, samples: Sequence[Mapping[str, Any]], **options: Any) -> dict[str, Any]:
+        """Raw samples to the model's inputs, with ``labels``.
+
+        Args:
+            processor: The model's processor.
+            samples: Raw samples.
+            **options: Fields of the processor for this call.
+
+        Raises:
+            ValueError: If a sample has no map for the task.
+        """
+
+    @abstractmethod
+    def encode(self, model: Any, batch: Mapping[str, Any]) -> Tensor:
+        """The features of a batch as `batch` makes it; labels and raw samples are passed over."""
+
+    @abstractmethod
+    def training_metric(self, config: Any) -> Metric:
+        """An empty metric with the model's classes or range; a few numbers whatever the size of the data set."""
+
+    @abstractmethod
+    def update_metric(self, metric: Metric, output: Any, batch: Mapping[str, Any], processor: Any) -> None:
+        """Adds the maps of a batch to a `training_metric`.
+
+        Args:
+            metric: The metric.
+            output: What `decode_map` gave.
+            batch: What was decoded, with ``labels`` and the raw ``samples``.
+            processor: The model's processor.
+        """
+
+    @abstractmethod
+    def scorer(self, model: Any, options: ScoringOptions) -> Scorer:
+        """An empty scorer for maps of a model: intervals, calibration, uncertainty."""
+
+    def open_dataset(self, name: str, root: Any, split: str, model: Any, processor: Any, depth_scale: float = 0.001) -> Any:
+        """A split of a data set as a model needs it.
+
+        Raises:
+            OSError: If files are missing.
+            ValueError: If the name is unknown, the root is missing, or the split holds nothing.
+        """
+        return open_dataset(name, root, split, self.name, model.config.id2label if self.has_classes else None, depth_scale)
+
+
+class ImageTask(Task):
+    """A task whose maps lie on the pixels of an image.
+
+    Attributes:
+        processor_argument: How the processor calls its maps.
+    """
+
+    processor_class = Noise2MapImageProcessor
+    processor_argument: ClassVar[str] = "maps"
+
+    def batch(self, processor: Any, samples: Sequence[Mapping[str, Any]], **options: Any) -> dict[str, Any]:
+        """``pixel_values`` ``(B, 3, H, W)`` and ``labels`` ``(B, ..., H, W)``."""
+        for sample in samples:
+            self.check_sample(sample)
+        images, maps = [sample["image"] for sample in samples], [self.true_array(sample) for sample in samples]
+        encoded = processor(images=images, return_tensors="pt", **{self.processor_argument: maps}, **options)
+        return {"pixel_values": encoded["pixel_values"], "labels": torch.as_tensor(encoded["labels"])}
+
+    @abstractmethod
+    def true_array(self, sample: Mapping[str, Any]) -> np.ndarray:
+        """The true map of a raw sample as it is in files, ``(H, W)`` or ``(H, W, C)``."""
+
+    def encode(self, model: Any, batch: Mapping[str, Any]) -> Tensor:
+        """See `Task.encode`."""
+        return model.encode_image(batch["pixel_values"].to(model.device))
+
+    @abstractmethod
+    def maps(self, output: Any, processor: Any, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """The maps of an output, each at the size of its picture, like `truth`, on the CPU."""
+
+    def at_size(self, model: Any, prediction: Tensor, probabilities: bool, *sizes: tuple[int, int]) -> Tensor:
+        """A prediction ``(B, K, h, w)`` brought to one size after the other, as what may be averaged over views.
+
+        Args:
+            model: What predicted it.
+            prediction: The prediction.
+            probabilities: Class scores are probabilities already, not logits.
+            *sizes: Heights and widths.
+        """
+        return resize_map(prediction, *sizes)
+
+    def mirror(self, values: Tensor) -> Tensor:
+        """A map ``(B, K, H, W)`` with left and right exchanged."""
+        return values.flip(-1)
+
+    @abstractmethod
+    def mean_output(self, mean: Tensor, **fields: Any) -> Any:
+        """The model's output for a mean of `at_size` over views."""
+
+    @abstractmethod
+    def paint(self, values: Tensor, reference: Tensor, palette: np.ndarray) -> np.ndarray:
+        """A map in colours.
+
+        Args:
+            values: The map, like `truth`.
+            reference: The map that sets the range of colours.
+            palette: Colours of the classes ``(K, 3)`` uint8.
+
+        Returns:
+            ``(H, W, 3)`` uint8.
+        """
+
+    def update_metric(self, metric: Metric, output: Any, batch: Mapping[str, Any], processor: Any) -> None:
+        """See `Task.update_metric`: pictures are scored at their own size, one by one."""
+        truths = [self.truth(sample) for sample in batch["samples"]]
+        for predicted, truth in zip(self.maps(output, processor, [tuple(truth.shape[-2:]) for truth in truths]), truths):
+            metric.update(predicted[None], truth[None])
+
+
+def scoring_device(model: Any) -> torch.device:
+    """Where maps of a model are scored: scores are summed in double precision, which MPS does not have."""
+    return torch.device("cpu") if model.device.type == "mps" else model.device

@@ -1,18 +1,19 @@
-"""Bird's-eye-view maps: data sets, extent and scorer."""
+"""Bird's-eye-view maps of layers, from several sensors."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 
 from noise2map.data.freedoom.surround import FreedoomSurroundDataset
 from noise2map.data.nuscenes import NuScenesDataset
 from noise2map.data.opening import BEV_DATA_SETS
-from noise2map.metrics import BEV_THRESHOLDS, ExpectedCalibrationError, bev_counts, bev_scores
-from noise2map.models.bev import Noise2MapBevConfig
-from noise2map.tasks.base import Scorer, sort_rows
+from noise2map.metrics import BEV_THRESHOLDS, BevScores, ExpectedCalibrationError, bev_counts, bev_scores
+from noise2map.models.bev import Noise2MapBevConfig, Noise2MapBevProcessor, Noise2MapForBevSegmentation
+from noise2map.tasks.base import Scorer, ScoringOptions, Task, scoring_device, sort_rows
 
 UNKNOWN = 255
 
@@ -39,14 +40,11 @@ class BevScorer(Scorer):
         self.calibration = ExpectedCalibrationError().to(device)
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # cells, Brier scores, negative log likelihoods
 
-    def update(
-        self, output: Any, average: str, processed: tuple[int, int], indices: Sequence[int], truths: Sequence[Tensor]
-    ) -> None:
+    def update(self, output: Any, processed: tuple[int, int], indices: Sequence[int], truths: Sequence[Tensor]) -> None:
         """Add a batch.
 
         Args:
             output: What `decode_map` gave for B samples.
-            average: Not used: the output has probabilities of its own.
             processed: Not used: maps have a grid of their own.
             indices: Place of each sample in the data set.
             truths: True layers `(K, X, Y)` of each sample, 0, 1 or 255.
@@ -156,3 +154,49 @@ def map_extent(config: Noise2MapBevConfig) -> dict[str, Any]:
         if abs(axis.lower + axis.upper) > 1e-6:
             raise ValueError(f"{name} is {list(axis)!r}; expected a range around 0, where the map is drawn")
     return {"size_m": tuple(axis.upper - axis.lower for axis in grid), "canvas": tuple(axis.count for axis in grid)}
+
+
+class BevTask(Task):
+    """Bird's-eye-view map segmentation: layers that may overlap, on a grid of the model's own."""
+
+    name = "bev"
+    model_class = Noise2MapForBevSegmentation
+    processor_class = Noise2MapBevProcessor
+    sample_key = "labels"
+    has_classes = True
+    of_images = False
+    binary_errors = True
+    screen_scores = ("mIoU_max", "mIoU_50", "ece", "brier", "nll")
+    compared_scores = card_scores = percent_scores = ("mIoU_50", "mIoU_max")
+    pipeline_tag = "image-segmentation"
+
+    def truth(self, sample: Mapping[str, Any]) -> Tensor:
+        """Layers ``(K, X, Y)``: 0, 1, or 255 where nobody knows."""
+        return torch.as_tensor(sample["labels"])
+
+    def batch(self, processor: Any, samples: Sequence[Mapping[str, Any]], **options: Any) -> dict[str, Any]:
+        """What the processor makes of the samples; it resizes as its fields say."""
+        for sample in samples:
+            self.check_sample(sample)
+        return dict(processor(samples))
+
+    def encode(self, model: Any, batch: Mapping[str, Any]) -> Tensor:
+        """See `Task.encode`."""
+        inputs = {name: value for name, value in batch.items() if name not in ("labels", "samples", "ids")}
+        return model.encode_sensors(**send_to_device(inputs, model.device))
+
+    def training_metric(self, config: Any) -> BevScores:
+        """See `Task.training_metric`."""
+        return BevScores(config.num_labels)
+
+    def update_metric(self, metric: Any, output: Any, batch: Mapping[str, Any], processor: Any) -> None:
+        """See `Task.update_metric`: the map has a grid of its own."""
+        metric.update(output.probabilities.float().cpu(), batch["labels"].cpu())
+
+    def scorer(self, model: Any, options: ScoringOptions) -> BevScorer:
+        """See `Task.scorer`."""
+        return BevScorer(model.config.id2label, scoring_device(model))
+
+    def open_dataset(self, name: str, root: Any, split: str, model: Any, processor: Any, depth_scale: float = 0.001) -> Any:
+        """See `Task.open_dataset`: the model's sensors and sweeps, and its grid of the map."""
+        return open_bev_dataset(name, root, split, model, processor)

@@ -1,12 +1,17 @@
-"""Depth maps: their scorer."""
+"""Depth maps of images."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from noise2map.metrics import DEPTH_SCORES, DepthScores, absolute_relative_error, depth_is_wrong, depth_valid
-from noise2map.tasks.base import ImageScorer, as_floats, resize_bilinear, sort_rows
+from noise2map.models import MapDepthOutput, Noise2MapForDepthEstimation
+from noise2map.models.resizing import resize_map
+from noise2map.report.palettes import colorize_depth, depth_range
+from noise2map.tasks.base import ImageScorer, ImageTask, ScoringOptions, as_floats, scoring_device, sort_rows
 
 
 class DepthScorer(ImageScorer):
@@ -28,12 +33,9 @@ class DepthScorer(ImageScorer):
         self.maps = DepthScores(min_depth, max_depth).to(device)
         self.pooled = DepthScores(min_depth, max_depth, average="pixel", keep_per_image=False).to(device)
 
-    def _channels(self, output: Any) -> int:
-        return 1
-
-    def _prediction(self, output: Any, part: list[int], average: str, processed: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    def _prediction(self, output: Any, part: list[int], processed: tuple[int, int], size: tuple[int, int]) -> Tensor:
         depth_m = output.predicted_depth[part, None].float().clamp(*self.model_range)
-        return resize_bilinear(depth_m, processed, size)[:, 0].to(self.device)
+        return resize_map(depth_m, processed, size)[:, 0].to(self.device)
 
     def _update(self, prediction: Tensor, truth: Tensor, kinds: dict[str, Tensor], indices: list[int]) -> None:
         self.maps.update(prediction, truth)
@@ -58,3 +60,54 @@ class DepthScorer(ImageScorer):
     def extras(self) -> dict[str, Any]:
         """The same scores pooled over pixels, which some papers report."""
         return {"pooled": as_floats(self.pooled.compute())}
+
+
+class DepthTask(ImageTask):
+    """Depth estimation in metres."""
+
+    name = "depth"
+    model_class = Noise2MapForDepthEstimation
+    sample_key = "depth_m"
+    processor_argument = "depth_maps"
+    in_metres = True
+    crops_allowed = False  # what is magnified looks nearer than it is
+    screen_scores = ("abs_rel", "rmse", "delta1", "silog", "log10", "sq_rel", "rmse_log", "delta2", "delta3")
+    compared_scores = card_scores = ("abs_rel", "rmse", "delta1", "silog")
+    pipeline_tag = "depth-estimation"
+
+    def true_array(self, sample: Mapping[str, Any]) -> np.ndarray:
+        """Metres ``(H, W)`` float32, 0 where invalid."""
+        depth_m = np.asarray(sample["depth_m"], dtype=np.float32)
+        return np.where(sample["valid"], depth_m, np.float32(0)) if "valid" in sample else depth_m
+
+    def truth(self, sample: Mapping[str, Any]) -> Tensor:
+        """Metres ``(H, W)`` float32, 0 where invalid."""
+        return torch.from_numpy(np.ascontiguousarray(self.true_array(sample)))
+
+    def maps(self, output: Any, processor: Any, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Metres ``(H, W)``."""
+        depths = processor.post_process_depth_estimation(output, target_sizes=list(sizes))
+        return [entry["predicted_depth"].float().cpu() for entry in depths]
+
+    def at_size(self, model: Any, prediction: Tensor, probabilities: bool, *sizes: tuple[int, int]) -> Tensor:
+        """Metres, clamped to the model's range before they are resized, as published."""
+        return resize_map(prediction.clamp(model.config.min_depth, model.config.max_depth), *sizes)
+
+    def mean_output(self, mean: Tensor, **fields: Any) -> MapDepthOutput:
+        """The mean depth."""
+        return MapDepthOutput(predicted_depth=mean[:, 0], **fields)
+
+    def paint(self, values: Tensor, reference: Tensor, palette: np.ndarray) -> np.ndarray:
+        """See `ImageTask.paint`: near warm, far cold, on a logarithmic scale."""
+        return colorize_depth(values.numpy(), *depth_range(reference.numpy()))
+
+    def training_metric(self, config: Any) -> DepthScores:
+        """See `Task.training_metric`."""
+        return DepthScores(config.min_depth, config.max_depth, keep_per_image=False)
+
+    def scorer(self, model: Any, options: ScoringOptions) -> DepthScorer:
+        """See `Task.scorer`."""
+        low, high = float(model.config.min_depth), float(model.config.max_depth)
+        scored = options.depth_range_m or (low, high)
+        farthest = high if options.farthest_m is None else min(high, options.farthest_m)
+        return DepthScorer(*scored, (low, farthest), scoring_device(model))

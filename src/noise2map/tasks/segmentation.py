@@ -1,13 +1,17 @@
-"""Class maps: their scorer."""
+"""Class maps of images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from noise2map.metrics import ExpectedCalibrationError, ProbabilityScores, SegmentationScores, fit_temperature, segmentation_scores
-from noise2map.tasks.base import ImageScorer, as_floats, resize_bilinear, sort_rows
+from noise2map.models import MapSegmenterOutput, Noise2MapForSemanticSegmentation
+from noise2map.models.resizing import resize_logits, resize_map
+from noise2map.report.palettes import colorize_labels
+from noise2map.tasks.base import ImageScorer, ImageTask, ScoringOptions, as_floats, scoring_device, sort_rows
 
 _TEMPERATURE_FLOATS = 8 * 2**20
 
@@ -45,15 +49,9 @@ class SegmentationScorer(ImageScorer):
             self.pixels = max(16, min(2048, _TEMPERATURE_FLOATS // (temperature_images * len(id2label))))
         self._kept: list[tuple[Tensor, Tensor]] = []
 
-    def _channels(self, output: Any) -> int:
-        return output.logits.shape[1]
-
-    def _prediction(self, output: Any, part: list[int], average: str, processed: tuple[int, int], size: tuple[int, int]) -> Tensor:
-        logits = output.logits[part].float()
-        if average == "steps":  # averaged probabilities are resized as probabilities
-            smallest = torch.finfo(logits.dtype).tiny
-            return resize_bilinear(logits.exp(), processed, size).clamp_min(smallest).log().to(self.device)
-        return resize_bilinear(logits, processed, size).to(self.device)
+    def _prediction(self, output: Any, part: list[int], processed: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        flag = bool(output.log_probabilities)
+        return resize_logits(output.logits[part].float(), processed, size, log_probabilities=flag).to(self.device)
 
     def _update(self, prediction: Tensor, truth: Tensor, kinds: dict[str, Tensor], indices: list[int]) -> None:
         probabilities = prediction.softmax(1)
@@ -113,3 +111,53 @@ class SegmentationScorer(ImageScorer):
         scores, diagram = self.maps.compute(), self.calibration.reliability()
         classes = {self.id2label[k]: {"IoU": float(scores["IoU"][k]), "Acc": float(scores["Acc"][k])} for k in self.id2label}
         return {"classes": classes, "reliability": {name: value.tolist() for name, value in diagram.items()}}
+
+
+class SegmentationTask(ImageTask):
+    """Semantic segmentation."""
+
+    name = "segmentation"
+    model_class = Noise2MapForSemanticSegmentation
+    sample_key = "labels"
+    processor_argument = "segmentation_maps"
+    has_classes = True
+    binary_errors = True
+    screen_scores = ("mIoU", "aAcc", "mAcc", "ece", "brier", "nll")
+    compared_scores = card_scores = percent_scores = ("mIoU", "aAcc", "mAcc")
+    pipeline_tag = "image-segmentation"
+
+    def true_array(self, sample: Mapping[str, Any]) -> np.ndarray:
+        """Class ids ``(H, W)``."""
+        return np.asarray(sample["labels"])
+
+    def truth(self, sample: Mapping[str, Any]) -> Tensor:
+        """Class ids ``(H, W)`` int64."""
+        return torch.from_numpy(self.true_array(sample).astype(np.int64))
+
+    def maps(self, output: Any, processor: Any, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Class ids ``(H, W)``."""
+        return [labels.cpu() for labels in processor.post_process_semantic_segmentation(output, target_sizes=list(sizes))]
+
+    def at_size(self, model: Any, prediction: Tensor, probabilities: bool, *sizes: tuple[int, int]) -> Tensor:
+        """Class probabilities; logits are resized as logits, as in the published tests."""
+        resized = resize_map(prediction, *sizes)
+        return resized if probabilities else resized.softmax(1)
+
+    def mean_output(self, mean: Tensor, **fields: Any) -> MapSegmenterOutput:
+        """The logarithm of the mean probabilities."""
+        return MapSegmenterOutput(logits=mean.clamp_min(torch.finfo(mean.dtype).tiny).log(), **fields)
+
+    def paint(self, values: Tensor, reference: Tensor, palette: np.ndarray) -> np.ndarray:
+        """See `ImageTask.paint`."""
+        return colorize_labels(values.numpy(), palette)
+
+    def training_metric(self, config: Any) -> SegmentationScores:
+        """See `Task.training_metric`."""
+        return SegmentationScores(config.num_labels, ignore_index=config.semantic_loss_ignore_index, keep_per_image=False)
+
+    def scorer(self, model: Any, options: ScoringOptions) -> SegmentationScorer:
+        """See `Task.scorer`."""
+        config = model.config
+        names = {int(index): str(name) for index, name in config.id2label.items()}
+        ignore_index, temperature = config.semantic_loss_ignore_index, float(config.temperature)
+        return SegmentationScorer(names, ignore_index, scoring_device(model), options.temperature_images, temperature)

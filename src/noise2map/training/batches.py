@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset, Sampler
 
 from noise2map.data.transforms import Transform, sample_generator
+from noise2map.tasks import get_task
+from noise2map.tasks.base import Task
 
 
 class AugmentedSamples(Dataset):
@@ -58,47 +59,23 @@ class MapCollator:
     """Raw samples to model inputs by the image processor.
 
     Args:
-        processor: ``processor(images=..., segmentation_maps= or depth_maps=..., return_tensors="pt")``.
-        task: ``"segmentation"`` (needs ``labels``), ``"depth"`` (needs ``depth_m``) or ``"bev"`` (the processor takes samples).
+        processor: the model's processor.
+        task: what its maps are, an object or a name of `noise2map.tasks.TASKS`.
         resize: let the processor resize; ``False`` where the augmentation has cut all pictures to one size.
         keep_raw: also return the raw samples as ``"samples"`` and their ``"ids"``: evaluation needs maps at their own size.
+
+    Raises:
+        ValueError: if the task is unknown.
     """
 
-    _MAP = {"segmentation": ("labels", "segmentation_maps"), "depth": ("depth_m", "depth_maps")}
-
-    def __init__(self, processor: Any, task: str, keep_raw: bool = False, resize: bool = True) -> None:
-        if task not in (*self._MAP, "bev"):
-            raise ValueError(f"task is {task!r}; expected one of {', '.join(self._MAP)}, bev")
-        self.processor, self.task, self.keep_raw = processor, task, keep_raw
-        self.options: dict[str, Any] = {"keep_aspect_ratio": False} if resize else {"do_resize": False}  # one size a batch
+    def __init__(self, processor: Any, task: Task | str, keep_raw: bool = False, resize: bool = True) -> None:
+        self.processor, self.task, self.keep_raw = processor, get_task(task) if isinstance(task, str) else task, keep_raw
+        self.options: dict[str, Any] = {} if resize else {"do_resize": False}
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """``pixel_values`` ``(B, 3, H, W)`` float and ``labels`` ``(B, H, W)``: class ids, or metres with 0 for invalid.
-
-        For bird's-eye-view maps what their processor makes of the samples.
-        """
-        batch = self._bev_batch(samples) if self.task == "bev" else self._image_batch(samples)
+        """The inputs of the model and its ``labels``, e.g. ``pixel_values`` ``(B, 3, H, W)`` and class ids ``(B, H, W)``."""
+        batch = self.task.batch(self.processor, samples, **self.options)
         if self.keep_raw:
             batch["samples"] = list(samples)
             batch["ids"] = [str(sample["id"]) for sample in samples]
         return batch
-
-    def _bev_batch(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        for sample in samples:
-            if "labels" not in sample:
-                raise ValueError(f"sample {sample.get('id', '?')!r} has no 'labels', which training for {self.task} needs")
-        return dict(self.processor(samples))
-
-    def _image_batch(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        key, argument = self._MAP[self.task]
-        maps = []
-        for sample in samples:
-            if key not in sample:
-                raise ValueError(f"sample {sample.get('id', '?')!r} has no {key!r}, which training for {self.task} needs")
-            values = sample[key]
-            if self.task == "depth" and "valid" in sample:
-                values = np.where(sample["valid"], values, np.float32(0))
-            maps.append(values)
-        images = [sample["image"] for sample in samples]
-        encoded = self.processor(images=images, return_tensors="pt", **{argument: maps}, **self.options)
-        return {"pixel_values": encoded["pixel_values"], "labels": torch.as_tensor(encoded["labels"])}

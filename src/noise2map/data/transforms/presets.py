@@ -15,14 +15,17 @@ from noise2map.data.transforms.geometric import (
 from noise2map.data.transforms.photometric import ColourAugmentation, Photometric, PhotometricDistortion
 from noise2map.data.transforms.sample import Compose, Transform
 
+# What is magnified looks nearer than it is; its classes and the directions of its surfaces stay.
+_MAY_ZOOM = {"segmentation": True, "depth": False, "normals": True}
+
 
 def default_transform(
     task: str, flip: float = 0.5, crop_scale: tuple[float, float] | None = (0.7, 1.0), photometric: float = 0.2
 ) -> Compose:
-    """The augmentation of a task: flip, small scale change (segmentation only), colours.
+    """The augmentation of a task: flip, small scale change (not of depth), colours.
 
     Args:
-        task: ``"segmentation"`` or ``"depth"``.
+        task: ``"segmentation"``, ``"depth"`` or ``"normals"``.
         flip: probability of mirroring.
         crop_scale: range of :class:`RandomResizedCrop`; ``None`` for none. Not applied to depth.
         photometric: half-width of the brightness, contrast and saturation factors (gamma takes half of it); 0 for none.
@@ -30,12 +33,12 @@ def default_transform(
     Raises:
         ValueError: if the task is unknown or a number is out of range.
     """
-    if task not in ("segmentation", "depth"):
-        raise ValueError(f"task is {task!r}; expected 'segmentation' or 'depth'")
+    if task not in _MAY_ZOOM:
+        raise ValueError(f"task is {task!r}; expected one of {', '.join(map(repr, _MAY_ZOOM))}")
     transforms: list[Transform] = []
     if flip:
         transforms.append(HorizontalFlip(flip))
-    if crop_scale is not None and task == "segmentation":
+    if crop_scale is not None and _MAY_ZOOM[task]:
         low, high = crop_scale
         transforms.append(RandomResizedCrop((low, high)))
     if photometric:

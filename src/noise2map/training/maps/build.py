@@ -9,14 +9,11 @@ from torch import nn
 from transformers import CONFIG_MAPPING, TrainingArguments, set_seed
 
 from noise2map.models import (
-    Noise2MapBevConfig,
     Noise2MapBevProcessor,
     Noise2MapConfig,
-    Noise2MapForBevSegmentation,
-    Noise2MapForDepthEstimation,
-    Noise2MapForSemanticSegmentation,
     Noise2MapImageProcessor,
 )
+from noise2map.tasks import TASKS, get_task, task_of
 from noise2map.training.maps.data import bev_config, bev_processor, class_names, make_data, make_transform
 from noise2map.training.maps.pretrained import load_backbone
 from noise2map.training.maps.recipe import Recipe
@@ -24,20 +21,12 @@ from noise2map.training.maps.trainer import MapTrainer
 from noise2map.training.optimization import make_arguments, make_curve
 from noise2map.zoo import resolve_model
 
-MODELS = {
-    "segmentation": Noise2MapForSemanticSegmentation,
-    "depth": Noise2MapForDepthEstimation,
-    "bev": Noise2MapForBevSegmentation,
-}
-
-_STAGES = {"bev": ["stage2", "stage3", "stage4"]}
-
-_ALL_STAGES = ["stage1", "stage2", "stage3", "stage4"]
+_STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
 
 def make_processor(recipe: Recipe) -> Noise2MapImageProcessor | Noise2MapBevProcessor:
     """The image processor: resizing to the recipe's picture size, or the one of the checkpoint that is fine-tuned."""
-    if recipe.model.task == "bev":
+    if not get_task(recipe.model.task).of_images:
         if recipe.model.init_from is None:
             return bev_processor(recipe.bev, recipe.image_size())
         _check_checkpoint(recipe.model.init_from)
@@ -65,20 +54,20 @@ def make_config(recipe: Recipe, id2label: Mapping[int, str], from_checkpoint: bo
         id2label: names of the classes (segmentation).
         from_checkpoint: take the configuration of ``init_from`` as the base; else the recipe alone, without reading a file.
     """
-    fields, task = dict(recipe.model.config), recipe.model.task
+    fields, task = dict(recipe.model.config), get_task(recipe.model.task)
     if isinstance(fields.get("backbone_config"), dict):
-        fields["backbone_config"] = _backbone_config(fields["backbone_config"], _STAGES.get(task, _ALL_STAGES))
-    if task != "depth":
+        fields["backbone_config"] = _backbone_config(fields["backbone_config"], _STAGES if task.of_images else _STAGES[1:])
+    if task.has_classes:
         names = {int(key): value for key, value in id2label.items()}
         fields |= {"id2label": names, "label2id": {value: key for key, value in names.items()}}
     if recipe.model.self_aligned:
         fields["self_aligned"] = True
-    kind = Noise2MapBevConfig if task == "bev" else Noise2MapConfig
+    kind = task.model_class.config_class
     if recipe.model.init_from is not None and from_checkpoint:
         _check_checkpoint(recipe.model.init_from)
         base = kind.from_pretrained(recipe.model.init_from).to_dict()
         fields = {**base, "palette": None, **fields}  # colours are those of the new data
-    return bev_config(fields, recipe.image_size()) if task == "bev" else kind(**fields)
+    return kind(**fields) if task.of_images else bev_config(fields, recipe.image_size())
 
 
 def _check_checkpoint(name: str) -> None:
@@ -107,8 +96,9 @@ def make_model(recipe: Recipe, dataset: Any) -> nn.Module:
         OSError: if pretrained weights cannot be found.
         ValueError: if the encoder of ``encoder_from`` or ``backbone_from`` has other sizes than the recipe's.
     """
-    kind, config = MODELS[recipe.model.task], make_config(recipe, {} if recipe.model.task == "depth" else dataset.id2label)
-    if recipe.model.task == "segmentation" and len(dataset.palette) == config.num_labels:
+    task = get_task(recipe.model.task)
+    kind, config = task.model_class, make_config(recipe, dataset.id2label if task.has_classes else {})
+    if task.has_classes and task.of_images and len(dataset.palette) == config.num_labels:
         config.palette = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in dataset.palette.tolist()]
     set_seed(recipe.train.seed)
     if recipe.model.init_from is not None:
@@ -122,7 +112,7 @@ def make_model(recipe: Recipe, dataset: Any) -> nn.Module:
 
 
 def _backbone_of(model: nn.Module) -> nn.Module:
-    if not isinstance(model, Noise2MapForBevSegmentation):
+    if task_of(model).of_images:
         return model.encoder.backbone
     if model.encoder.camera is None:
         raise ValueError(f"the model's sensors are {list(model.config.sensors)}; expected a camera to start a backbone for")
@@ -132,12 +122,13 @@ def _backbone_of(model: nn.Module) -> nn.Module:
 def _copy_encoder(source: str, model: nn.Module) -> None:
     source = resolve_model(source)
     donor_config = Noise2MapConfig.from_pretrained(source)
-    donor_kind = next((kind for kind in MODELS.values() if [kind.__name__] == donor_config.architectures), None)
+    kinds = [task.model_class for task in TASKS.values()]
+    donor_kind = next((kind for kind in kinds if [kind.__name__] == donor_config.architectures), None)
     if donor_kind is None:
         raise ValueError(f"model.encoder_from {source} holds {donor_config.architectures}; expected a map model of this library")
     donor = donor_kind.from_pretrained(source)
     try:
-        if isinstance(model, Noise2MapForBevSegmentation):
+        if not task_of(model).of_images:
             backbone = _backbone_of(model)
             wanted = backbone.state_dict()  # fewer outputs, fewer norms of outputs
             given = _backbone_of(donor).state_dict()
@@ -164,7 +155,7 @@ def make_trainer(recipe: Recipe, run_directory: str | Path) -> MapTrainer:
     train = recipe.train
     if train.threads:
         torch.set_num_threads(train.threads)
-    names = class_names(recipe) if recipe.model.task == "bev" else {}
+    names = {} if get_task(recipe.model.task).of_images else class_names(recipe)
     train_set, val_set = make_data(recipe, make_config(recipe, names) if names else None)
     model, arguments = make_model(recipe, train_set), _arguments(recipe, run_directory)
     if train.sync_batch_norm and arguments.world_size > 1 and torch.cuda.is_available():

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from noise2map.runs.files import write_text
+from noise2map.tasks import get_task
 from noise2map.training.maps.recipe import Recipe
 from noise2map.training.maps.samples import sample_grid
 
@@ -13,12 +14,6 @@ CARD_FILE = "README.md"
 PANEL_FILE = "predictions.png"
 
 _PANEL_ROWS = 6
-
-_SHOWN = {"segmentation": ("mIoU", "aAcc", "mAcc"), "depth": ("abs_rel", "rmse", "delta1", "silog")}
-
-_PIPELINE = {"segmentation": "image-segmentation", "depth": "depth-estimation"}
-
-_CLASS = {"segmentation": "Noise2MapForSemanticSegmentation", "depth": "Noise2MapForDepthEstimation"}
 
 
 def write_card(trainer: Any, final: Path, recipe: Recipe, scores: Mapping[str, float]) -> list[Path]:
@@ -59,14 +54,14 @@ def card_text(recipe: Recipe, scores: Mapping[str, float], train_count: int, val
         val_count: pictures scored.
         steps: numbers of decoder calls that were scored.
     """
-    task = recipe.model.task
-    names = [name for name in _SHOWN[task] if f"final_{name}_{steps[0]}" in scores]
+    task = get_task(recipe.model.task)
+    names = [name for name in task.card_scores if f"final_{name}_{steps[0]}" in scores]
     rows = [f"| {count} | " + " | ".join(f"{scores[f'final_{name}_{count}']:.4f}" for name in names) + " |" for count in steps]
     batch = recipe.train.batch_size * recipe.train.accumulation_for(1)
     classes = f"\nClasses: {', '.join(recipe.data.class_names)}.\n" if recipe.data.class_names else ""
     return f"""---
 library_name: noise2map
-pipeline_tag: {_PIPELINE[task]}
+pipeline_tag: {task.pipeline_tag}
 ---
 
 # A noise2map model for {task}
@@ -84,9 +79,9 @@ Scores on {val_count} pictures that were not trained on, by decoder calls (last 
 Few pictures make uncertain scores: `noise2map evaluate --dataset folder` gives intervals.
 
 ```python
-from noise2map import {_CLASS[task]}, Noise2MapImageProcessor
+from noise2map import {task.model_class.__name__}, Noise2MapImageProcessor
 
-model = {_CLASS[task]}.from_pretrained("path/to/this/folder")
+model = {task.model_class.__name__}.from_pretrained("path/to/this/folder")
 processor = Noise2MapImageProcessor.from_pretrained("path/to/this/folder")
 ```
 """

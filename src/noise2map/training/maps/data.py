@@ -24,6 +24,7 @@ from noise2map.data.transforms import Compose, Photometric, RatioResize, Transfo
 from noise2map.data.transforms.photometric import SurroundColours
 from noise2map.models.bev import Noise2MapBevConfig, Noise2MapBevProcessor
 from noise2map.runs.data_split import DataSplit
+from noise2map.tasks import get_task
 from noise2map.tasks.bev import bev_data_set
 from noise2map.training.maps.recipe import PUBLIC_DATA_SETS, BevSection, Recipe
 
@@ -112,7 +113,7 @@ def _image_files(dataset: Any) -> dict[str, Path] | None:
 
 def _data_set(recipe: Recipe, part: str, config: Any) -> Any:
     data, task = recipe.data, recipe.model.task
-    if task == "bev":
+    if data.name in BEV_LAYERS:
         return bev_data_set(data.name, data.root or "", part, recipe.bev.sweeps, config)
     if data.name in PUBLIC_DATA_SETS:
         return open_public_dataset(data.name, data.root or "", part, task)
@@ -123,7 +124,7 @@ def _data_set(recipe: Recipe, part: str, config: Any) -> Any:
 
 
 def class_names(recipe: Recipe) -> dict[int, str]:
-    """Names of the classes, without opening the data set; empty for depth.
+    """Names of the classes, without opening the data set; empty for maps without classes.
 
     Raises:
         ValueError: if the classes of a folder are neither in the recipe nor in its ``classes.json``.
@@ -131,7 +132,7 @@ def class_names(recipe: Recipe) -> dict[int, str]:
     data = recipe.data
     if data.name in BEV_LAYERS:
         return dict(enumerate(BEV_LAYERS[data.name]))
-    if recipe.model.task == "depth":
+    if not get_task(recipe.model.task).has_classes:
         return {}
     if data.class_names:
         return dict(enumerate(data.class_names))
@@ -149,7 +150,7 @@ def class_names(recipe: Recipe) -> dict[int, str]:
 def make_transform(recipe: Recipe, train_set: Any = None) -> Transform:
     """The augmentation of the training samples; that of bird's-eye-view maps draws the map of ``train_set`` anew."""
     data, crop, size = recipe.data, recipe.crop_size(), recipe.image_size()
-    if recipe.model.task == "bev":
+    if data.name in BEV_LAYERS:
         return bev_transform(recipe.bev, train_set, size, data.photometric)
     if crop is not None:
         width, height = crop

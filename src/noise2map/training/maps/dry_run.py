@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from noise2map.data.opening import BEV_DATA_SETS
-from noise2map.tasks.base import task_of
-from noise2map.training.maps.build import MODELS, make_config
+from noise2map.tasks import get_task, task_of
+from noise2map.training.maps.build import make_config
 from noise2map.training.maps.data import class_names
 from noise2map.training.maps.recipe import PUBLIC_DATA_SETS, Recipe
 from noise2map.training.optimization import decayed_parameters
@@ -26,7 +26,7 @@ class DryRun:
     """What a recipe would train.
 
     Attributes:
-        task: ``"segmentation"``, ``"depth"`` or ``"bev"``.
+        task: name of the task.
         parameters: of the model, with the auxiliary head, which only trains.
         encoder_parameters: of the image encoder.
         decayed: of those that weight decay shrinks.
@@ -65,13 +65,14 @@ class DryRun:
         everything, encoder, decayed = (count / 1e6 for count in (self.parameters, self.encoder_parameters, self.decayed))
         processes = f"{self.processes} process{'es' * (self.processes != 1)}"
         share = f"micro-batch {self.micro_batch} x accumulation {self.accumulation} x {processes}"
-        things = "samples" if self.task == "bev" else "pictures"
+        images = get_task(self.task).of_images
+        things = "pictures" if images else "samples"
         lines = [
             f"{self.task}: {everything:.2f}M parameters, {encoder:.2f}M in the image encoder; weight decay on {decayed:.2f}M",
             f"{self.steps} steps of {self.batch} {things} ({share}), {self.steps * self.batch} in all",
         ]
         memory = f"memory: {self.state_bytes / _GIB:.2f} GiB of weights, gradients and optimiser"
-        if self.task == "bev":
+        if not images:
             lines.append(f"{memory}; activations depend on the rig and are not estimated")
         elif self.size is None:
             lines.append(f"{memory}; activations depend on the size of the pictures (data.size none)")
@@ -121,11 +122,11 @@ def empty_model(recipe: Recipe) -> Any:
     """The recipe's model on the meta device: every shape, no weight, no file read."""
     config = make_config(recipe, class_names(recipe), from_checkpoint=False)
     with torch.device("meta"):
-        return MODELS[recipe.model.task](config)
+        return get_task(recipe.model.task).model_class(config)
 
 
 def _training_size(recipe: Recipe) -> tuple[int, int] | None:
-    if recipe.model.task == "bev":
+    if not get_task(recipe.model.task).of_images:
         return None
     if recipe.crop_size() is not None:
         return recipe.crop_size()
@@ -141,9 +142,10 @@ def measure_step(model: Any, batch_size: int, size: tuple[int, int]) -> tuple[in
         size: their width and height in pixels.
     """
     width, height = size
-    depth = task_of(model) == "depth"
+    task = task_of(model)
     pixels = torch.empty(batch_size, 3, height, width, device="meta")
-    labels = torch.empty(batch_size, height, width, device="meta", dtype=torch.float32 if depth else torch.int64)
+    kind = torch.int64 if task.has_classes else torch.float32
+    labels = torch.empty(batch_size, height, width, device="meta", dtype=kind)
     own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     counter = FlopCounterMode(display=False)
     model.train()

@@ -12,7 +12,8 @@ import numpy as np
 from noise2map.data.folder import FolderDataset
 from noise2map.data.images import image_size, list_images, open_class_map
 from noise2map.data.paired import IGNORE
-from noise2map.training.maps.recipe import TASKS, Recipe, make_recipe
+from noise2map.tasks import get_task
+from noise2map.training.maps.recipe import Recipe, make_recipe
 from noise2map.training.recipe_files import recipe_tree
 
 VALIDATION_EVERY = 8
@@ -42,7 +43,7 @@ def folder_recipe(
 
     Args:
         root: folder with ``images/`` and ``maps/``, or with ``train/`` and ``val/`` that hold them.
-        task: ``"segmentation"`` or ``"depth"``.
+        task: ``"segmentation"``, ``"depth"`` or ``"normals"``.
         depth_scale: metres per unit of the depth maps.
         overrides: changes, as in ``load_recipe``.
         say: called with remarks for the user.
@@ -52,17 +53,16 @@ def folder_recipe(
         ValueError: if pairs, ids or depths make no sense, or there are too few pictures.
     """
     root = Path(root)
-    if task not in TASKS:
-        raise ValueError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
+    kind = get_task(task)
     split = (root / "train").is_dir() and (root / "val").is_dir()
     parts = [root / "train", root / "val"] if split else [root]
-    names = _class_names(root, parts) if task == "segmentation" else None
+    names = _class_names(root, parts) if kind.has_classes else None
     labelled = None if names is None else dict(enumerate(names))
     sets = [FolderDataset(part, task, labelled, depth_scale) for part in parts]
     count = len(sets[0]) if split else len(sets[0]) - len(range(0, len(sets[0]), VALIDATION_EVERY))
     if count < 2:
         raise ValueError(f"{root} holds {len(sets[0])} pictures; expected at least 4 to train on some and to validate on others")
-    tree = recipe_tree("freedoom-segmentation-tiny" if task == "segmentation" else "freedoom-depth-tiny")
+    tree = recipe_tree(f"freedoom-{task}-tiny")
     tree["model"].pop("encoder_from", None)
     batch = min(_BATCH, count)
     iterations = int(np.clip(_PASSES * count / batch, *_ITERATIONS))
@@ -77,7 +77,7 @@ def folder_recipe(
         "depth_scale": depth_scale,
         "size": f"{width}x{height}",
     }
-    if task == "depth":
+    if kind.in_metres:
         tree["model"]["config"] |= _depth_fields(sets, say)
     else:
         _check_all(sets)

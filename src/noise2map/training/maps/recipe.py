@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from noise2map.data.opening import BEV_DATA_SETS
+from noise2map.tasks import TASKS
 from noise2map.training.recipe_files import load_as, make_as
 from noise2map.training.recipe_sections import OptimSection, RunSection, ScheduleSection, expect, parse_pixels
 
@@ -60,8 +61,6 @@ class BevSection:
         if not condition:
             raise ValueError(f"recipe field bev.{name} is {getattr(self, name)!r}; expected {expected}")
 
-
-TASKS = ("segmentation", "depth", "bev")
 
 PUBLIC_DATA_SETS = ("ade20k", "cityscapes", "kitti", "nyu", "nyu-labelled", "sun-rgbd")
 
@@ -234,7 +233,7 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, as in the YAML file."""
         tree = dataclasses.asdict(self)
-        if self.model.task != "bev":
+        if self.data.name not in BEV_DATA_SETS:
             del tree["bev"]
         return tree
 

@@ -11,35 +11,13 @@ from PIL import Image
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from noise2map.diffusion import image_generator
+from noise2map.models.decoding import DecodingOptions
+from noise2map.report.palettes import colorize
 from noise2map.runs.run_directory import SAMPLES_DIRECTORY
-from noise2map.tasks.base import predict_maps, task_of, true_map
+from noise2map.tasks import task_of
 from noise2map.training.batches import MapCollator
 
 _GAP_PX = 4
-
-_IGNORED = (0, 0, 0)
-
-
-def colour_labels(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Class ids ``(H, W)`` to RGB ``(H, W, 3)`` uint8; ids without a colour (ignore) are black."""
-    table = np.zeros((256, 3), dtype=np.uint8)
-    table[:] = _IGNORED
-    table[: len(palette)] = palette
-    return table[labels.astype(np.uint8)]
-
-
-def colour_depth(depth_m: np.ndarray, near_m: float, far_m: float) -> np.ndarray:
-    """Metres ``(H, W)`` to RGB ``(H, W, 3)`` uint8 on a logarithmic scale, near bright; invalid (0) is black."""
-    valid = depth_m > 0
-    level = np.log(np.clip(depth_m, near_m, far_m) / near_m) / np.log(far_m / near_m)
-    rgb = (colormaps["magma_r"](level)[..., :3] * 255).astype(np.uint8)
-    return np.where(valid[..., None], rgb, 0).astype(np.uint8)
-
-
-def colour_unit(values: np.ndarray) -> np.ndarray:
-    """Values in [0, 1] ``(H, W)`` to RGB ``(H, W, 3)`` uint8."""
-    return (colormaps["viridis"](np.clip(values, 0, 1))[..., :3] * 255).astype(np.uint8)
 
 
 def compose_grid(rows: Sequence[Sequence[np.ndarray]]) -> Image.Image:
@@ -72,27 +50,19 @@ def sample_grid(
         palette: ``(K, 3)`` uint8 colours of the classes (segmentation).
     """
     task = task_of(model)
-    device = next(model.parameters()).device
     colours = np.asarray(palette) if palette is not None else _default_palette(model)
     rows: list[list[np.ndarray]] = []
     for sample in samples:
-        batch = MapCollator(processor, task)([sample])
-        features = model.encode_image(batch["pixel_values"].to(device))
-        truth = true_map(sample, task).numpy()
-        size = truth.shape
-        near_far = _depth_limits(truth) if task == "depth" else (1.0, 2.0)
-
-        def paint(values: np.ndarray, limits: tuple[float, float] = near_far) -> np.ndarray:
-            return colour_labels(values, colours) if task == "segmentation" else colour_depth(values, *limits)
-
-        row = [np.asarray(sample["image"].convert("RGB").resize(size[::-1])), paint(truth)]
+        features = task.encode(model, MapCollator(processor, task)([sample]))
+        truth = task.truth(sample)
+        size = tuple(truth.shape[-2:])
+        row = [np.asarray(sample["image"].convert("RGB").resize(size[::-1])), task.paint(truth, truth, colours)]
         for count in steps:
-            generator = [image_generator(seed, str(sample["id"]))]
-            outputs = model.decode_map(features, num_inference_steps=count, generator=generator)
-            row.append(paint(predict_maps(outputs, processor, task, [size])[0].numpy()))
+            outputs = DecodingOptions(num_inference_steps=count, seed=seed).decode(model, features, [str(sample["id"])])
+            row.append(task.paint(task.maps(outputs, processor, [size])[0], truth, colours))
         if outputs.uncertainty is not None:  # one call of one sample has none in depth
             uncertainty = processor.post_process_uncertainty(outputs, target_sizes=[size])[0]
-            row.append(colour_unit(uncertainty.float().cpu().numpy()))
+            row.append(colorize(uncertainty.float().cpu().numpy(), 0.0, 1.0))
         rows.append(row)
     return compose_grid(rows)
 
@@ -100,14 +70,6 @@ def sample_grid(
 def _default_palette(model: nn.Module) -> np.ndarray:
     count = max(int(getattr(model.config, "num_labels", 1)), 1)
     return (colormaps["turbo"](np.linspace(0.05, 0.95, count))[:, :3] * 255).astype(np.uint8)
-
-
-def _depth_limits(truth_m: np.ndarray) -> tuple[float, float]:
-    valid = truth_m[truth_m > 0]
-    if not len(valid):
-        return 1.0, 10.0
-    near, far = float(np.quantile(valid, 0.01)), float(np.quantile(valid, 0.99))
-    return near, max(far, near * 1.5)
 
 
 class SampleGridCallback(TrainerCallback):

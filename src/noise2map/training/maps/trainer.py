@@ -4,14 +4,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from accelerate.utils import send_to_device
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 from transformers import TrainingArguments
 
 from noise2map.data.subsets import evenly_spaced
-from noise2map.diffusion import image_generator
-from noise2map.tasks.base import make_scores, predict_maps, task_of, true_map
+from noise2map.models.decoding import DecodingOptions
+from noise2map.tasks import task_of
 from noise2map.training.batches import MapCollator
 from noise2map.training.maps.samples import SampleGridCallback
 from noise2map.training.seeded_trainer import SeededTrainer
@@ -24,7 +23,7 @@ class MapTrainer(SeededTrainer):
     step counts with the averaged weights, and draws sample pictures.
 
     Args:
-        model: ``Noise2MapForSemanticSegmentation``, ``Noise2MapForDepthEstimation`` or ``Noise2MapForBevSegmentation``.
+        model: a map model of any task.
         args: transformers' training arguments; ``seed`` drives everything.
         train_dataset: raw samples (``image``, ``labels`` or ``depth_m``, ``id``).
         eval_dataset: raw samples.
@@ -69,7 +68,7 @@ class MapTrainer(SeededTrainer):
             data_collator=MapCollator(processing_class, self.task, resize=resize_training),
             **kwargs,
         )
-        if sample_images and self.task != "bev" and eval_dataset is not None and len(eval_dataset):
+        if sample_images and self.task.of_images and eval_dataset is not None and len(eval_dataset):
             chosen = [eval_dataset[i] for i in evenly_spaced(len(eval_dataset), sample_images, ends=True)]
             palette = getattr(eval_dataset, "palette", None)
             self.add_callback(SampleGridCallback(chosen, processing_class, self.eval_steps, args.seed, palette))
@@ -131,24 +130,12 @@ def evaluate_steps(
         depth, ``{"mIoU_max_3": ..., "mIoU_50_3": ...}`` for bird's-eye-view maps.
     """
     task = task_of(model)
-    scores = {count: make_scores(model, task).to("cpu") for count in steps}
+    scores = {count: task.training_metric(model.config).to("cpu") for count in steps}
     for batch in batches:
-        if task == "bev":
-            inputs = {name: value for name, value in batch.items() if name not in ("labels", "samples", "ids")}
-            features = model.encode_sensors(**send_to_device(inputs, device))
-            truths, sizes = [], []
-        else:
-            features = model.encode_image(batch["pixel_values"].to(device))
-            truths = [true_map(sample, task) for sample in batch["samples"]]
-            sizes = [tuple(truth.shape) for truth in truths]
+        features = task.encode(model, batch)
         for count, score in scores.items():
-            generators = [image_generator(seed, image_id) for image_id in batch["ids"]]
-            outputs = model.decode_map(features, num_inference_steps=count, generator=generators)
-            if task == "bev":  # the map has a grid of its own
-                score.update(outputs.probabilities.float().cpu(), batch["labels"].cpu())
-                continue
-            for predicted, truth in zip(predict_maps(outputs, processor, task, sizes), truths):
-                score.update(predicted[None], truth[None])
+            output = DecodingOptions(num_inference_steps=count, seed=seed).decode(model, features, batch["ids"])
+            task.update_metric(score, output, batch, processor)
     results: dict[str, float] = {}
     for count, score in scores.items():
         for name, value in score.compute().items():

@@ -1,0 +1,107 @@
+"""Maps of surface normals of images."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noise2map.codecs.normals import unit_vectors
+from noise2map.metrics.normals import ANGLE_THRESHOLDS, NORMALS_SCORES, NormalsScores, angular_error, normals_valid
+from noise2map.models.normals import MapNormalsOutput, Noise2MapForNormalEstimation
+from noise2map.models.resizing import resize_map
+from noise2map.report.palettes import colorize_normals
+from noise2map.tasks.base import ImageScorer, ImageTask, ScoringOptions, as_floats, scoring_device, sort_rows
+
+_CAMERA_AXES = np.array([1, -1, -1], np.float32)  # x right, y down, z forward, as cameras and point clouds have them
+
+
+class NormalsScorer(ImageScorer):
+    """Angular errors, and every kind of uncertainty against them.
+
+    Args:
+        device: Where scores are computed.
+    """
+
+    statistics = NORMALS_SCORES
+    error_kind = "continuous"
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self.maps = NormalsScores().to(device)
+        self.pooled = NormalsScores(average="pixel", keep_per_image=False).to(device)
+
+    def _prediction(self, output: Any, part: list[int], processed: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        return unit_vectors(resize_map(output.prediction[part].float(), processed, size)).to(self.device)
+
+    def _update(self, prediction: Tensor, truth: Tensor, kinds: dict[str, Tensor], indices: list[int]) -> None:
+        self.maps.update(prediction, truth)
+        self.pooled.update(prediction, truth)
+        error = angular_error(prediction, truth).float()
+        self._score_uncertainties(kinds, error, error >= ANGLE_THRESHOLDS[0], normals_valid(truth), indices)
+
+    def scores(self) -> dict[str, float]:
+        """The five scores, averaged over images."""
+        return as_floats(self.maps.compute())
+
+    def image_rows(self) -> Tensor:
+        """Scores `(N, 5)`."""
+        return sort_rows(self.maps.per_image().cpu(), self.order)
+
+    def image_scores(self) -> dict[str, Tensor]:
+        """The five scores of every image."""
+        return dict(zip(NORMALS_SCORES, self.image_rows().unbind(1)))
+
+    def extras(self) -> dict[str, Any]:
+        """The same scores pooled over pixels, which some papers report."""
+        return {"pooled": as_floats(self.pooled.compute())}
+
+
+class NormalsTask(ImageTask):
+    """Surface normals: unit vectors, x to the right, y up, z towards the viewer."""
+
+    name = "normals"
+    model_class = Noise2MapForNormalEstimation
+    sample_key = "normals"
+    screen_scores = NORMALS_SCORES
+    compared_scores = card_scores = ("mean_angle", "median_angle", "within_11.25", "within_30")
+    percent_scores = ("within_11.25", "within_22.5", "within_30")
+    pipeline_tag = "image-to-image"
+
+    def true_array(self, sample: Mapping[str, Any]) -> np.ndarray:
+        """Unit vectors ``(H, W, 3)`` float32, zero where unknown."""
+        return np.asarray(sample["normals"], np.float32)
+
+    def truth(self, sample: Mapping[str, Any]) -> Tensor:
+        """Unit vectors ``(3, H, W)`` float32, zero where unknown."""
+        return torch.from_numpy(np.ascontiguousarray(self.true_array(sample).transpose(2, 0, 1)))
+
+    def maps(self, output: Any, processor: Any, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Unit vectors ``(3, H, W)``."""
+        vectors = output.prediction.float()
+        return [unit_vectors(resize_map(one[None], size))[0].cpu() for one, size in zip(vectors, sizes)]
+
+    def at_size(self, model: Any, prediction: Tensor, probabilities: bool, *sizes: tuple[int, int]) -> Tensor:
+        """Unit vectors."""
+        return unit_vectors(resize_map(prediction, *sizes))
+
+    def mirror(self, values: Tensor) -> Tensor:
+        """What faced right faces left."""
+        return values.flip(-1) * values.new_tensor([-1, 1, 1]).view(3, 1, 1)
+
+    def mean_output(self, mean: Tensor, **fields: Any) -> MapNormalsOutput:
+        """The mean direction."""
+        return MapNormalsOutput(predicted_normals=unit_vectors(mean), **fields)
+
+    def paint(self, values: Tensor, reference: Tensor, palette: np.ndarray) -> np.ndarray:
+        """See `ImageTask.paint`: x red, y green, z blue."""
+        return colorize_normals(values.numpy().transpose(1, 2, 0) * _CAMERA_AXES)
+
+    def training_metric(self, config: Any) -> NormalsScores:
+        """See `Task.training_metric`."""
+        return NormalsScores(keep_per_image=False)
+
+    def scorer(self, model: Any, options: ScoringOptions) -> NormalsScorer:
+        """See `Task.scorer`."""
+        return NormalsScorer(scoring_device(model))
