@@ -9,8 +9,8 @@ import yaml
 
 from noise2map.cli.launch import hide_progress_of_files, keep_freed_memory
 from noise2map.cli.options import CommandGroup, Group, check_positive
-from noise2map.cli.train_generator import DryRun, Listing, Out, Resume, Set, command_of, train_depth_prior, train_generator
-from noise2map.cli.train_predictor import train_depth_predictor
+from noise2map.cli.train.depth_predictor import train_depth_predictor
+from noise2map.cli.train.generator import DryRun, Listing, Out, Resume, Set, command_of, train_depth_prior, train_generator
 from noise2map.runs.run_directory import check_directory
 
 _RECIPE = "recipe"
