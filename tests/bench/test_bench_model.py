@@ -185,7 +185,7 @@ def test_compiled_rows_and_memory(tmp_path):
     from noise2map.models import Noise2MapConfig, Noise2MapImageProcessor
 
     folder = tmp_path / "model"  # the measuring processes do not see this test's preset
-    Noise2MapForSemanticSegmentation(Noise2MapConfig(**TINY, num_labels=5)).save_pretrained(folder)
+    Noise2MapForSemanticSegmentation(Noise2MapConfig(**TINY | {"decoder_layers": 1}, num_labels=5)).save_pretrained(folder)
     Noise2MapImageProcessor().save_pretrained(folder)
     rows = run_bench(chosen(model=str(folder), modes=("compiled",), memory=True, steps=(1,), rounds=1))
     assert [row["stage"] for row in rows] == ["encode", "step", "decode 1", "all 1"]
