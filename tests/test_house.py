@@ -29,7 +29,10 @@ ROOMS = {
     "zoo": (set(), set()),  # package data and a loader of names
     "geometry": ({"runs"}, MATHEMATICS),
     "metrics": ({"geometry"}, {"torch", "torchmetrics", "scipy"}),
-    "data": ({"geometry", "runs"}, {"torch", "numpy", "PIL", "tqdm", "vizdoom", "shapely", "h5py", "lmdb", "scipy", "cv2"}),
+    "data": (
+        {"geometry", "runs"},
+        {"torch", "numpy", "PIL", "tqdm", "vizdoom", "shapely", "h5py", "lmdb", "scipy", "cv2", "pillow_heif"},
+    ),
     "report": ({"metrics", "geometry", "runs"}, {"matplotlib", "numpy", "PIL"}),
     "registration": (set(), set()),
     "models": ({"diffusion", "codecs", "geometry", "zoo"}, {"torch", "transformers", "huggingface_hub", "numpy", "PIL", "spconv"}),
@@ -81,7 +84,7 @@ ROOMS = {
 }
 ANYTHING = ("cli", "demo", "app", "__init__", "__main__")
 # Extras, imported where they are used; psutil comes with accelerate.
-OPTIONAL = {"vizdoom", "shapely", "h5py", "lmdb", "scipy", "spconv", "gradio", "psutil", "cv2"}
+OPTIONAL = {"vizdoom", "shapely", "h5py", "lmdb", "scipy", "spconv", "gradio", "psutil", "cv2", "pillow_heif"}
 NEVER = {"torchvision", "timm", "mmcv", "mmseg", "mmengine", "kornia", "pickle", "dill", "joblib"}
 CORE = {
     "torch", "transformers", "diffusers", "accelerate", "safetensors", "torchmetrics", "numpy", "pillow", "typer", "tqdm", "pyyaml",

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ from PIL import Image
 from tiny_models import tiny_depth_model, tiny_segmenter
 
 from noise2map import cli
-from noise2map.cli.predict import parse_size, parse_steps
 from noise2map.models import Noise2MapImageProcessor
 from noise2map.runs import files
 
@@ -48,7 +48,7 @@ def run(capsys, *words):
 
 
 def error_line(err):
-    lines = [line for line in err.splitlines() if line.startswith("noise2map: error:")]
+    lines = [line for line in err.splitlines() if line.startswith(("noise2map: error:", "Error: "))]
     assert len(lines) == 1 and err.rstrip().endswith(lines[0])
     return lines[0]
 
@@ -74,6 +74,57 @@ def test_a_folder_and_a_single_image(models, images, tmp_path, capsys):
     whole_files(out)
     code, text, _ = run(capsys, images / "1.png", "--model", models / "depth", "--out", tmp_path / "one", "--no-panels")
     assert code == 0 and (tmp_path / "one" / "depth" / "1.npz").is_file() and not (tmp_path / "one" / "panels").exists()
+
+
+def test_the_output_folder_has_a_default(models, images, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, text, _ = run(capsys, images / "0.png", "--model", models / "rooms", "--steps", "1")
+    assert code == 0 and text.startswith("maps: 1 predicted") and (tmp_path / "maps" / "labels" / "0.png").is_file()
+
+
+def test_several_inputs_and_what_is_skipped(models, images, tmp_path, capsys):
+    (images / "clip.mp4").touch()
+    words = ["--model", models / "rooms", "--out", tmp_path / "out", "--no-panels"]
+    code, text, _ = run(capsys, images / "1.png", images / "0.png", *words)
+    assert code == 0 and "2 predicted" in text and "skipped" not in text
+    code, text, _ = run(capsys, images, *words)
+    assert code == 0 and "2 done before, 1 skipped" in text and "skipped: clip.mp4 (not an image)" in text
+
+
+def test_a_second_equal_run_loads_no_model(models, images, tmp_path, capsys, monkeypatch):
+    words = [images, "--model", models / "rooms", "--out", tmp_path / "out", "--no-panels", "--steps", "2"]
+    assert run(capsys, *words)[0] == 0
+    monkeypatch.setattr("noise2map.inference.predictor.load_model", lambda *_: pytest.fail("the model was loaded"))
+    code, text, _ = run(capsys, *words)
+    assert code == 0 and "0 predicted, 2 done before" in text
+    monkeypatch.undo()
+    Image.new("RGB", (40, 40)).save(images / "2.png")
+    code, text, _ = run(capsys, *words)
+    assert code == 0 and "1 predicted, 2 done before" in text
+
+
+def test_other_weights_of_the_same_name_are_noticed(models, images, tmp_path, capsys):
+    shutil.copytree(models / "rooms", tmp_path / "model")
+    words = [images, "--model", tmp_path / "model", "--out", tmp_path / "out", "--no-panels"]
+    assert run(capsys, *words)[0] == 0
+    tiny_segmenter(seed=5).save_pretrained(tmp_path / "model")
+    code, _, err = run(capsys, *words)
+    assert code == 2 and "other settings (weights" in error_line(err)
+
+
+def test_one_walk_and_one_probe(models, images, tmp_path, capsys, monkeypatch):
+    walked, made = [], []
+    honest_walk, honest_open = os.walk, os.open
+    monkeypatch.setattr(os, "walk", lambda top, **k: walked.append(top) or honest_walk(top, **k))
+    lock = lambda path, *a, **k: (made.append(path) if str(path).endswith(".lock") else None) or honest_open(path, *a, **k)  # noqa: E731
+    monkeypatch.setattr(os, "open", lock)
+    assert run(capsys, images, "--model", models / "rooms", "--out", tmp_path / "out", "--no-panels")[0] == 0
+    assert len([top for top in walked if str(top) == str(images)]) == 1 and len(made) == 1
+
+
+def test_the_folder_of_the_images_is_not_the_one_to_write_to(models, images, capsys):
+    code, _, err = run(capsys, images, "--model", models / "rooms", "--out", images)
+    assert code == 2 and "is also the one to write to" in error_line(err)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +155,7 @@ def test_broken_images_get_a_line_each_and_the_others_are_done(models, images, t
     code, text, err = run(capsys, images, "--model", models / "rooms", "--out", tmp_path / "out")
     assert code == 1 and "2 predicted, 3 failed" in text
     for name in ("cut.png", "fake.jpg", "empty.png"):
-        assert sum(f"noise2map: {name}: " in line for line in err.splitlines()) == 1
+        assert sum(line.startswith(f"{name}: cannot read image") for line in err.splitlines()) == 1
     assert err.splitlines()[-1] == "noise2map: failed: cut.png, empty.png, fake.jpg"
 
 
@@ -118,17 +169,19 @@ def test_an_image_that_does_not_fit_in_memory_is_refused(models, tmp_path, capsy
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--steps", "0"], "--steps must be a whole number of at least 1, or auto, got '0'"),
+        (["--steps", "0"], "expected a whole number from 1 to 1000, or auto, got '0'"),
         (["--steps", "abc"], "got 'abc'"),
         (["--steps", "1.5"], "got '1.5'"),
-        (["--ensemble", "0"], "ensemble_size is 0; expected an integer from 1 to 1000"),
-        (["--average", "mean"], "average is 'mean'; expected one of 'last', 'steps'"),
-        (["--sampler", "x"], "sampler is 'x'; expected one of 'ddim', 'ddpm'"),
-        (["--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        (["--steps", "1000000"], "expected a whole number from 1 to 1000, or auto, got '1000000'"),
+        (["--ensemble", "0"], "'--ensemble'"),
+        (["--ensemble", "100000000"], "ensemble_size is 100000000; expected an integer from 1 to 1000"),
+        (["--average", "mean"], "'mean' is not one of 'last', 'steps'"),
+        (["--sampler", "x"], "'x' is not one of 'ddim', 'ddpm'"),
+        (["--batch-size", "0"], "'--batch-size'"),
         (["--size", "10x10"], "at least 32 pixels, got (10, 10)"),
         (["--size", "big"], "WIDTHxHEIGHT"),
-        (["--dtype", "int8"], "dtype must be one of float32, bfloat16, float16, got 'int8'"),
-        (["--device", "tpu"], "device must be auto, cpu, cuda, cuda:N or mps, got 'tpu'"),
+        (["--dtype", "int8"], "'int8' is not one of 'float32', 'bfloat16', 'float16'"),
+        (["--device", "tpu"], "expected auto, cpu, cuda, cuda:N or mps, got 'tpu'"),
         (["--model", "no-such-model"], "neither a folder, nor shipped, nor a hub id"),
         (["--model", "./no/such/folder"], "model folder './no/such/folder' does not exist"),
     ],
@@ -222,11 +275,3 @@ def test_broken_checkpoint_files_are_refused(models, images, tmp_path, capsys, n
     (broken / name).unlink()
     code, _, err = run(capsys, images, "--model", broken, "--out", tmp_path / "out")
     assert code == 2 and f"has no {name}" in error_line(err)
-
-
-def test_steps_and_sizes_are_read():
-    assert [parse_steps(text) for text in ("3", "auto", None)] == [3, "auto", None]
-    assert [parse_size(text) for text in ("640x480", "640X480", "native", None)] == [(640, 480), (640, 480), "native", None]
-    for text in ("x", "3x", "x3", "-3x4", "3x4x5", ""):
-        with pytest.raises(ValueError, match="WIDTHxHEIGHT"):
-            parse_size(text)

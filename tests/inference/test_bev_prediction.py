@@ -44,7 +44,7 @@ def test_writes_the_models_map_panel_and_film(root, checkpoint, tmp_path, capsys
     data = ("--dataset", "nuscenes", "--root", root, "--model", checkpoint)
     assert run("sample-1-1", "0", *data, "--steps", 2, "--ensemble", 2, "--seed", 5, "--animation-steps", 3, "--out", tmp_path) == 0
     assert "sample-1-1: mIoU" in capsys.readouterr().out
-    folders = sorted(path.name for path in tmp_path.iterdir())
+    folders = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
     assert folders == ["sample-1-0", "sample-1-1"]
     dataset = NuScenesDataset(root, "val", sweeps=1, size_m=(12.0, 12.0), canvas=(12, 16))
     sample = dataset[dataset.index_of("sample-1-1")]
@@ -72,8 +72,8 @@ def test_writes_the_models_map_panel_and_film(root, checkpoint, tmp_path, capsys
         (("7",), "sample 7 is not in the split: it has 2, numbered from 0"),
         (("0", "--split", "night"), "split is 'night'"),
         (("0", "--threshold", "1.5"), "threshold must be between 0 and 1, got 1.5"),
-        (("0", "--animation", "mp4"), "animation must be one of gif, webp, none, got 'mp4'"),
-        (("0", "--steps", "0"), "--steps must be a whole number"),
+        (("0", "--animation", "mp4"), "'mp4' is not one of 'gif', 'webp', 'none'"),
+        (("0", "--steps", "0"), "expected a whole number from 1 to 1000, or auto, got '0'"),
         (("0", "--dataset", "kitti"), "dataset must be one of nuscenes, freedoom-surround"),
         (("0", "--model", "freedoom-depth-tiny"), "holds a model of type 'noise2map'; expected 'noise2map-bev'"),
     ],
@@ -83,7 +83,22 @@ def test_bad_input_is_one_line(root, checkpoint, words, message, tmp_path, capsy
     rest = [word for name, value in options.items() if name not in words for word in (name, value)]
     assert run(*words, *rest) == 2
     error = capsys.readouterr().err
-    assert message in error and "Traceback" not in error and error.strip().count("\n") == 0
+    assert message in error and "Traceback" not in error
+    assert error.strip().count("\n") == (3 if error.startswith("Usage") else 0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_done_samples_are_kept_and_results_of_other_settings_are_not_replaced(root, checkpoint, tmp_path, capsys):
+    words = ("0", "--dataset", "nuscenes", "--root", root, "--model", checkpoint, "--out", tmp_path / "out", "--animation", "none")
+    assert run(*words) == 0
+    before = (tmp_path / "out" / "sample-1-0" / "map.npz").read_bytes()
+    capsys.readouterr()
+    assert run(*words) == 0 and "sample-1-0: done before" in capsys.readouterr().out
+    assert run(*words, "--steps", 4) == 2
+    assert "other settings (num_inference_steps" in capsys.readouterr().err
+    assert (tmp_path / "out" / "sample-1-0" / "map.npz").read_bytes() == before
+    assert run(*words, "--steps", 1, "--overwrite") == 0
+    assert (tmp_path / "out" / "sample-1-0" / "map.npz").read_bytes() != before
 
 
 def test_a_bev_model_is_not_for_single_images(checkpoint, tmp_path, capsys):

@@ -4,18 +4,20 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tiny_models import tiny_depth_model, tiny_segmenter
+from torch.nn import functional
 
 from noise2map.inference import folder as folder_room
 from noise2map.inference import memory
-from noise2map.inference.folder import find_images, predict_folder
+from noise2map.inference.folder import predict_folder
 from noise2map.inference.maps_on_disk import depth_png_scale
 from noise2map.inference.predictor import Predictor
+from noise2map.inference.sources import output_names
 from noise2map.models import Noise2MapImageProcessor
 from noise2map.models.decoding import Dials
 from noise2map.runs import files
-from noise2map.runs.output_folder import output_names
 
 DIALS = Dials(num_inference_steps=2, ensemble_size=2)
 NAMES = {0: "floor", 1: "wall", 2: "ceiling", 3: "sky", 4: "door"}
@@ -48,6 +50,11 @@ def images(tmp_path):
 
 def run(images, out, predictor, **options):
     return predict_folder(images, out, predictor, options.pop("dials", DIALS), model_name="tiny", progress=False, **options)
+
+
+def at_size(values, size):
+    """A map at another size, as torch enlarges."""
+    return functional.interpolate(torch.from_numpy(values)[None, None], size=tuple(size[::-1]), mode="bilinear")[0, 0].numpy()
 
 
 def lines_of(out):
@@ -87,11 +94,30 @@ def test_depth_files_agree_with_each_other(images, tmp_path, depther):
     for line in lines_of(out):
         arrays = np.load(out / line["files"]["arrays"])
         assert arrays["depth_m"].dtype == np.float32 and arrays["uncertainty"].dtype == np.float32
+        assert arrays["depth_m"].shape == arrays["uncertainty"].shape == tuple(line["processed_size"][::-1])
         millimetres = Image.open(out / line["files"]["depth"])
         assert millimetres.mode.startswith("I") and line["depth_png_units_per_m"] == 1000
-        np.testing.assert_allclose(np.asarray(millimetres) / 1000, arrays["depth_m"], atol=5.1e-4)
-        assert line["depth_m"]["median"] == pytest.approx(float(np.median(arrays["depth_m"])), abs=1e-3)
+        assert millimetres.size == tuple(line["size"])
+        depth_m = at_size(arrays["depth_m"], line["size"])
+        np.testing.assert_allclose(np.asarray(millimetres) / 1000, depth_m, atol=5.1e-4)
+        assert line["depth_m"]["median"] == pytest.approx(float(np.median(depth_m)), abs=1e-3)
         assert "panel" not in line["files"]
+
+
+def test_the_png_of_a_depth_uncertainty_uses_its_bits(images, tmp_path, depther):
+    run(images, tmp_path / "out", depther, panels=False)
+    for line in lines_of(tmp_path / "out"):
+        units = np.asarray(Image.open(tmp_path / "out" / line["files"]["uncertainty"])).astype(np.int64)
+        exact = np.load(tmp_path / "out" / line["files"]["arrays"])["uncertainty"]
+        assert exact.max() < 0.01  # 655 of 65535 at most, if 65535 meant 1
+        factor = line["uncertainty"]["png_units_per_1"]
+        assert 6553 <= units.max() <= 65535 and line["uncertainty"]["unit"] == "share of the depth"
+        np.testing.assert_allclose(units / factor, at_size(exact, line["size"]), atol=0.6 / factor)
+
+
+def test_arrays_can_be_left_out(images, tmp_path, depther):
+    run(images, tmp_path / "out", depther, panels=False, arrays=False)
+    assert not list((tmp_path / "out").rglob("*.npz")) and len(list((tmp_path / "out" / "depth").rglob("*.png"))) == 3
 
 
 def test_sixteen_bits_hold_the_farthest_depth():
@@ -201,18 +227,68 @@ def test_images_too_large_for_memory_fail_alone(images, tmp_path, segmenter, mon
     assert "GiB" in report.failed["wide.png"] and len(report.written) == 3
 
 
-def test_images_are_found_below_the_folder_but_not_in_the_output(images):
-    (images / ".hidden").mkdir()
-    Image.new("RGB", (4, 4)).save(images / ".hidden" / "x.png")
-    (images / "out" / "labels").mkdir(parents=True)
-    Image.new("RGB", (4, 4)).save(images / "out" / "labels" / "a.png")
-    assert list(find_images(images, leave_out=images / "out")) == ["a.png", "b.jpg", "cut.png", "fake.jpg", "sub/c.png"]
-    assert "out/labels/a.png" in find_images(images)
-    with pytest.raises(FileNotFoundError, match="nothing"):
-        find_images(images / "nothing")
-    (images / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no image"):
-        find_images(images / "empty")
+def test_equal_names_from_two_folders_do_not_replace_each_other(tmp_path, segmenter):
+    for folder, color in (("fa", "red"), ("fb", "blue")):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (40, 32), color).save(tmp_path / folder / "x.png")
+        Image.new("RGB", (40, 32), color).save(tmp_path / folder / "x.jpg")
+    out = tmp_path / "out"
+    for _ in range(2):
+        for folder in ("fa", "fb"):
+            for name in ("x.png", "x.jpg"):
+                run(tmp_path / folder / name, out, segmenter)
+    lines = lines_of(out)
+    assert sorted(line["id"] for line in lines) == ["fb/x.jpg", "fb/x.png", "x.jpg", "x.png"]
+    written = [path for line in lines for path in line["files"].values()]
+    assert len(set(written)) == len(written) and all((out / path).is_file() for path in written)
+    report = run(tmp_path / "fb" / "x.png", out, segmenter)
+    assert report.written == [] and report.skipped == ["fb/x.png"]
+
+
+def test_a_folder_that_was_moved_is_the_same(images, tmp_path, segmenter):
+    run(images, tmp_path / "out", segmenter)
+    images.rename(tmp_path / "elsewhere")
+    report = run(tmp_path / "elsewhere", tmp_path / "out", segmenter)
+    assert report.written == [] and sorted(report.skipped) == ["a.png", "b.jpg", "sub/c.png"]
+
+
+def test_old_outputs_do_not_become_inputs(images, segmenter):
+    for name in ("maps", "maps2"):
+        report = run(images, images / name, segmenter)
+        assert sorted(report.written) == ["a.png", "b.jpg", "sub/c.png"]
+    assert report.left_out["maps/"] == "written by noise2map" and "maps2/" not in report.left_out
+
+
+def test_odd_names_do_not_stop_the_folder(tmp_path, segmenter):
+    source = tmp_path / "images"
+    source.mkdir()
+    image = Image.new("RGB", (40, 32))
+    for name in (b"a.png", b"new\nline.png", b"caf\xe9.png", "\u202eright.png".encode(), b"z.png"):
+        with open(os.fsencode(source) + b"/" + name, "wb") as file:
+            image.save(file, "PNG")
+    report = run(source, tmp_path / "out", segmenter)
+    assert not report.failed and len(report.written) == 5
+    assert {"new\\nline.png", "caf\\xe9.png", "a.png", "z.png"} < set(report.written)
+    assert all((tmp_path / "out" / path).is_file() for line in lines_of(tmp_path / "out") for path in line["files"].values())
+    assert len(run(source, tmp_path / "out", segmenter).skipped) == 5
+
+
+def test_foreign_files_are_not_written_over(images, tmp_path, segmenter):
+    mine = tmp_path / "out" / "labels" / "a.png"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(ValueError, match="did not write"):
+        run(images, tmp_path / "out", segmenter)
+    assert mine.read_text() == "mine"
+    run(images, tmp_path / "out", segmenter, overwrite=True)
+    Image.open(mine).load()
+
+
+def test_a_strip_is_processed_at_a_bounded_size(tmp_path, segmenter):
+    Image.new("RGB", (2000, 2)).save(tmp_path / "strip.png")
+    run(tmp_path / "strip.png", tmp_path / "out", segmenter)
+    line = lines_of(tmp_path / "out")[0]
+    assert line["processed_size"] == [2000, 32] and line["size"] == [2000, 2]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -111,6 +112,48 @@ def test_the_short_side_is_what_the_processor_says_and_the_ratio_kept(segmenter)
     assert fixed.processed_size(4000, 2000) == (240, 120)  # 160 x 120 would squash it
     asis = Predictor(segmenter.model, Noise2MapImageProcessor(do_resize=False))
     assert asis.processed_size(123, 45) == (123, 45)
+
+
+def test_paths_arrays_and_images_give_the_same_map(segmenter, tmp_path):
+    image = picture(48, 64)
+    image.save(tmp_path / "a.png")
+    expected = segmenter(image)[0].labels
+    for thing in (str(tmp_path / "a.png"), tmp_path / "a.png", np.asarray(image), [np.asarray(image)]):
+        found = segmenter(thing)
+        assert len(found) == 1 and found[0].id == "0" and (found[0].labels == expected).all()
+    with pytest.raises(ValueError, match="image is a NoneType; expected a Pillow image"):
+        segmenter(None)
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        segmenter("nothing.png")
+
+
+def test_a_prediction_draws_itself(predictor, tmp_path):
+    image = picture(48, 64)
+    found = predictor(image, num_inference_steps=2, ensemble_size=2)[0]
+    plain = found.plot()
+    assert plain.width > 3 * 64 and np.asarray(image)[0, 0].tolist() in np.asarray(plain.convert("RGB")).reshape(-1, 3).tolist()
+    with Image.open(BytesIO(found._repr_png_())) as shown:
+        assert shown.format == "PNG" and shown.size == plain.size
+    found.save(tmp_path / "a.webp")
+    with Image.open(tmp_path / "a.webp") as shown:
+        assert shown.size == plain.size
+    found.save(tmp_path / "a.npz")
+    maps = np.load(tmp_path / "a.npz")
+    assert set(maps) == {"uncertainty", "labels" if found.labels is not None else "depth_m"}
+    np.testing.assert_array_equal(maps[next(name for name in maps if name != "uncertainty")], the_map(found))
+    with pytest.raises(ValueError, match=r"'\.abc'"):
+        found.save(tmp_path / "a.abc")
+
+
+def test_computed_maps_are_those_of_the_model(depther):
+    image = picture(96, 64)
+    found = depther(image, ["x"], num_inference_steps=2, ensemble_size=2, seed=3)[0]
+    inputs = depther.processor(images=image, return_tensors="pt")
+    with torch.no_grad():
+        out = depther.model(**inputs, num_inference_steps=2, ensemble_size=2, generator=[image_generator(3, "x")])
+    np.testing.assert_allclose(found.computed["depth_m"], out.predicted_depth[0].numpy(), rtol=1e-5)
+    np.testing.assert_allclose(found.computed["uncertainty"], out.uncertainty[0].numpy(), atol=1e-6)
+    assert found.computed["depth_m"].shape == (72, 48) and found.depth_m.shape == (96, 64)
 
 
 def test_sizes_that_are_asked_for_are_used(segmenter):

@@ -119,7 +119,7 @@ def test_opening_a_finished_folder_changes_no_file(tmp_path):
 
 _HOLD = """
 import sys
-from noise2map.inference.records import OutputFolder
+from noise2map.runs.output_folder import OutputFolder
 with OutputFolder(sys.argv[1], {"model": "rooms", "size": [3, 4]}) as folder:
     print("held", flush=True)
     sys.stdin.readline()
@@ -191,3 +191,22 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OSError, match="cannot write to the output folder"):
         OutputFolder(tmp_path / "file" / "out", MODEL)
+
+
+def test_an_equal_request_is_recalled(tmp_path):
+    request = {"model": "rooms", "steps": None}
+    with OutputFolder(tmp_path) as folder:
+        assert not folder.recall(request)
+        folder.use({"steps": 3})
+        write(folder)
+    with OutputFolder(tmp_path) as folder:
+        assert folder.recall(request) and folder.is_done("a", {})
+        write(folder, "b")
+    with OutputFolder(tmp_path) as folder:
+        assert not folder.recall({**request, "steps": 3}) and not folder.done
+        folder.use({"steps": 3})  # another request, equal settings
+        assert set(folder.done) == {"a", "b"}
+    with OutputFolder(tmp_path, overwrite=True) as folder:
+        assert not folder.recall(request)
+    with OutputFolder(tmp_path) as folder:
+        assert not folder.recall({}) and not folder.done

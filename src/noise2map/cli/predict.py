@@ -1,97 +1,88 @@
-"""``noise2map predict``: maps for an image or a folder of images."""
+"""``noise2map predict``: maps for images, folders of images and http(s) addresses."""
 
-import sys
 from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+
+from noise2map.cli import options
 
 EXIT_SOME_FAILED = 1
 
 
 def predict(
-    source: Path = typer.Argument(..., metavar="IMAGE|FOLDER", help="An image, or a folder of images (sub-folders too)."),
-    model: str = typer.Option(..., help="A shipped checkpoint, a folder or a hub id, e.g. freedoom-segmentation-tiny."),
-    out: Path = typer.Option(..., help="Folder to write to; an unfinished run is gone on with."),
-    steps: str | None = typer.Option(None, help="Denoising steps, or auto: until the map stops changing."),
-    ensemble: int | None = typer.Option(None, help="Noise samples per image."),
-    average: str | None = typer.Option(None, help="last (step) or steps (their mean)."),
-    sampler: str | None = typer.Option(None, help="ddim or ddpm."),
-    seed: int = typer.Option(0, help="With the path of an image in the folder, it fixes the image's noise."),
-    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:N or mps."),
-    dtype: str = typer.Option("float32", help="float32, bfloat16 or float16."),
-    batch_size: int = typer.Option(8, help="The most images at a time; fewer where memory is short."),
-    size: str | None = typer.Option(None, help="WIDTHxHEIGHT to process at, or native; else as the checkpoint says."),
-    panels: bool = typer.Option(True, help="Draw a picture of image, map and uncertainty for each image."),
-    overwrite: bool = typer.Option(False, "--overwrite", help="Replace maps made with other settings."),
+    sources: Annotated[
+        list[str], typer.Argument(metavar="IMAGE|FOLDER|URL...", help="Images, folders (sub-folders too), http(s) addresses.")
+    ],
+    model: Annotated[str, typer.Option(help="A shipped checkpoint, a folder or a hub id, e.g. freedoom-segmentation-tiny.")],
+    out: options.Out = Path("maps"),
+    steps: options.Steps = None,
+    ensemble: options.Ensemble = None,
+    average: options.Average = None,
+    sampler: options.MapSampler = None,
+    seed: Annotated[int, typer.Option(help="With the path of an image in the folder, it fixes the image's noise.")] = 0,
+    device: options.Device = "auto",
+    dtype: options.DType = "float32",
+    batch_size: Annotated[int, typer.Option(min=1, help="The most images at a time; fewer where memory is short.")] = 8,
+    size: options.Size = None,
+    panels: Annotated[bool, typer.Option(help="Draw a picture of image, map and uncertainty for each image.")] = True,
+    arrays: Annotated[bool, typer.Option(help="Store depth as floats (npz), too.")] = True,
+    overwrite: options.Overwrite = False,
 ) -> None:
-    """Predict class maps or depth, with uncertainty, for an image or a folder of images of any size.
+    """Predict class maps or depth, with uncertainty, for images of any size.
 
     Steps, ensemble, average and sampler are by default what the checkpoint says. Exit code 1: some images failed.
     """
-    choices = {"num_inference_steps": parse_steps(steps), "size": parse_size(size)}
-    if not source.exists():
-        raise FileNotFoundError(f"there is no image or folder {str(source)!r}")
+    from noise2map.inference.resuming import plan_images, prediction_request
+    from noise2map.inference.sources import find_images
+    from noise2map.runs.output_folder import OutputFolder
+
+    chosen = {"num_inference_steps": steps, "ensemble_size": ensemble, "average": average, "sampler": sampler, "seed": seed}
+    chosen["size"] = tuple(size) if isinstance(size, tuple) else size
+    found = find_images(sources, leave_out=out)
+    request = prediction_request(model, dtype=dtype, panels=panels, arrays=arrays, **chosen)
+    with OutputFolder(out, overwrite=overwrite) as folder:
+        if folder.recall(request):
+            plan = plan_images(found, folder)
+            if not plan.images and not plan.failed:  # nothing to load a model for
+                _tell(out, 0, plan.done, {}, found.skipped, model)
+                return
+        _predict(found, folder, model, device, dtype, chosen, {"batch_size": batch_size, "panels": panels, "arrays": arrays})
+
+
+def _predict(
+    found: Any, folder: Any, model: str, device: str, dtype: str, chosen: dict[str, Any], keywords: dict[str, Any]
+) -> None:
     import transformers  # after the checks that need nothing heavy
 
-    from noise2map.inference.folder import find_images, predict_folder
+    from noise2map.inference.folder import predict_folder
     from noise2map.inference.loading import pick_device, pick_dtype
     from noise2map.inference.predictor import Predictor
     from noise2map.models.decoding import Dials
-    from noise2map.runs.files import check_writable
 
     transformers.utils.logging.disable_progress_bar()
-    dials = Dials(ensemble_size=ensemble, average=average, sampler=sampler, seed=seed, **choices)
-    if batch_size < 1:
-        raise ValueError(f"--batch-size must be at least 1, got {batch_size}")
-    find_images(source, leave_out=out)
-    check_writable(out)
+    dials = Dials(**chosen)
     predictor = Predictor.from_pretrained(model, pick_device(device), pick_dtype(dtype))
     try:
-        report = predict_folder(
-            source,
-            out,
-            predictor,
-            dials,
-            model_name=model,
-            batch_size=batch_size,
-            overwrite=overwrite,
-            panels=panels,
-        )
+        report = predict_folder(found, folder, predictor, dials, model_name=model, **keywords)
     except RuntimeError as error:
         if "out of memory" not in str(error):
             raise
         raise MemoryError("out of memory; use a smaller --batch-size, --size or --ensemble") from error
-    counts = [f"{len(report.written)} predicted"]
-    counts += [f"{len(report.skipped)} done before"] * bool(report.skipped)
-    counts += [f"{len(report.failed)} failed"] * bool(report.failed)
-    print(f"{out}: {', '.join(counts)} ({predictor.task}, {model})")
+    _tell(folder.root, len(report.written), report.skipped, report.failed, report.left_out, f"{predictor.task}, {model}")
     if report.failed:
-        print(f"noise2map: failed: {', '.join(report.failed)}", file=sys.stderr)
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
-def parse_steps(text: str | None) -> int | str | None:
-    """``"3"`` -> 3; ``"auto"`` and None as they are.
+def _tell(out: Path, written: int, done: list[str], failed: dict[str, str], left_out: dict[str, str], model: str) -> None:
+    from noise2map.inference.sources import describe_skipped, printable
 
-    Raises:
-        ValueError: If it is something else.
-    """
-    if text is None or text == "auto":
-        return text
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"--steps must be a whole number of at least 1, or auto, got {text!r}")
-    return int(text)
-
-
-def parse_size(text: str | None) -> tuple[int, int] | str | None:
-    """``"640x480"`` -> (640, 480); ``"native"`` and None as they are.
-
-    Raises:
-        ValueError: If it is something else.
-    """
-    if text is None or text == "native":
-        return text
-    width, times, height = text.lower().partition("x")
-    if not (times and width.isdecimal() and height.isdecimal()):
-        raise ValueError(f"--size must be WIDTHxHEIGHT in pixels, such as 640x480, or native, got {text!r}")
-    return int(width), int(height)
+    counts = [f"{written} predicted"]
+    counts += [f"{len(done)} done before"] * bool(done)
+    counts += [f"{len(failed)} failed"] * bool(failed)
+    counts += [f"{len(left_out)} skipped"] * bool(left_out)
+    print(f"{printable(str(out))}: {', '.join(counts)} ({model})")
+    if left_out:
+        print(f"skipped: {describe_skipped(left_out)}")
+    if failed:
+        typer.echo(f"noise2map: failed: {', '.join(failed)}", err=True)

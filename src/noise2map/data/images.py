@@ -1,13 +1,17 @@
 """Opens image and map files of any common kind; an error always names the file and the reason."""
 
+import functools
 import struct
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+# Read where the package pillow-heif is installed.
+HEIF_SUFFIXES = frozenset({".heic", ".heif"})
 
 # What Pillow raises on broken files, by format and by place.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error, Image.DecompressionBombError)
@@ -34,8 +38,24 @@ def list_images(folder: str | Path) -> list[Path]:
 
 
 def is_image_name(path: Path) -> bool:
-    """Whether a file's name says that it is an image."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    """Whether a file's name says that it is an image that can be read here."""
+    return path.suffix.lower() in image_suffixes() and not path.name.startswith(".")
+
+
+@functools.cache
+def image_suffixes() -> frozenset[str]:
+    """Suffixes, in lower case, of the images that can be read here; HEIC among them if ``pillow-heif`` is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return IMAGE_SUFFIXES
+    pillow_heif.register_heif_opener()
+    return IMAGE_SUFFIXES | HEIF_SUFFIXES
+
+
+def why_no_image(path: Path) -> str:
+    """Why a file is not taken for an image."""
+    return "needs pip install pillow-heif" if path.suffix.lower() in HEIF_SUFFIXES else "not an image"
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -69,9 +89,23 @@ def open_image(path: str | Path) -> Image.Image:
     return _to_rgb(_load(path), path)
 
 
-def _load(path: str | Path) -> Image.Image:
+def decode_image(content: BinaryIO, name: str) -> Image.Image:
+    """As :func:`open_image`, from the content of a file.
+
+    Args:
+        content: The open file.
+        name: What errors call it.
+
+    Raises:
+        OSError: Naming it and the reason, if it cannot be decoded.
+    """
+    return _to_rgb(_load(name, content), name)
+
+
+def _load(path: str | Path, content: BinaryIO | None = None) -> Image.Image:
+    image_suffixes()  # registers the reader of HEIC, if there is one
     try:
-        with Image.open(path) as image:
+        with Image.open(path if content is None else content) as image:
             image.load()
             return ImageOps.exif_transpose(image)
     except _BROKEN as error:
@@ -90,7 +124,7 @@ def _unreadable(path: str | Path, error: Exception) -> OSError:
 
 def _to_rgb(image: Image.Image, path: str | Path) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_to_8_bits(np.asarray(image).astype(np.float64), path)).convert("RGB")
+        return Image.fromarray(_to_8_bits(np.asarray(image), path)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
@@ -98,13 +132,18 @@ def _to_rgb(image: Image.Image, path: str | Path) -> Image.Image:
 
 
 def _to_8_bits(values: np.ndarray, path: str | Path) -> np.ndarray:
-    """Greys ``(H, W)`` of more than 8 bits to uint8: 0..65535, or 0..1 in files of floats."""
+    """Greys ``(H, W)`` of more than 8 bits to uint8: integers of 16 bits; floats up to 1, up to 255, or up to 65535."""
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > _MAX_16_BITS:
         low, high = values.min(), values.max()
-        raise OSError(f"cannot read image {path}: its values reach from {low:g} to {high:g}, expected 16 bits or 0..1")
-    whole = (values == np.rint(values)).all()
-    top = 1.0 if values.max() <= 1 and not whole else _MAX_16_BITS
-    return np.rint(values * (255 / top)).astype(np.uint8)
+        raise OSError(f"cannot read image {path}: its values reach from {low:g} to {high:g}, expected 16 bits, 0..255 or 0..1")
+    return np.rint(values.astype(np.float64) * (255 / _white(values))).astype(np.uint8)
+
+
+def _white(values: np.ndarray) -> int:
+    """The value that means white: 65535 of integers; of floats the least of 1, 255 and 65535 that none exceeds."""
+    if not np.issubdtype(values.dtype, np.floating):
+        return _MAX_16_BITS
+    return next(top for top in (1, 255, _MAX_16_BITS) if values.max() <= top)
 
 
 def open_class_map(path: str | Path) -> np.ndarray:

@@ -1,6 +1,9 @@
 """Predicts bird's-eye-view maps of samples of a data set, and shows them: views, layers, uncertainty, truth, the denoising."""
 
-from collections.abc import Callable, Sequence
+import json
+import logging
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -16,11 +19,12 @@ from noise2map.data.nuscenes import CAMERAS
 from noise2map.data.opening import evaluation_split
 from noise2map.inference.loading import load_model, pick_device, pick_dtype
 from noise2map.metrics import bev_counts, bev_scores
-from noise2map.models.decoding import DecodingOptions, Dials
+from noise2map.models.decoding import MAX_STEPS, DecodingOptions
 from noise2map.report import bev_panels
 from noise2map.report.animation import animation_bytes
 from noise2map.report.panels import Cell, uncertainty_limit
-from noise2map.runs.files import check_writable, write_bytes, write_json
+from noise2map.runs.files import encode_image, weights_checksum
+from noise2map.runs.output_folder import OutputFolder
 from noise2map.tasks.bev import map_extent, open_bev_dataset
 
 SURROUND = "freedoom-surround"
@@ -28,10 +32,13 @@ SURROUND = "freedoom-surround"
 ANIMATIONS = ("gif", "webp", "none")
 
 _HOLD_MS = 2500
+_DECODING = ("num_inference_steps", "ensemble_size", "average", "sampler", "seed")
+
+logger = logging.getLogger(__name__)
 
 
-@dataclass
-class BevPredictionJob:
+@dataclass(frozen=True, kw_only=True)
+class BevPredictionOptions:
     """What to predict; see ``noise2map predict-bev --help``.
 
     Attributes:
@@ -41,12 +48,13 @@ class BevPredictionJob:
         dataset: ``"nuscenes"`` or ``"freedoom-surround"``.
         root: Folder of the data; None for the shipped samples of Freedoom surround.
         split: Its split; None for the one that scores are reported for.
-        dials: Steps, noise samples, averaging, sampler, seed.
+        decoding: Steps, noise samples, averaging, sampler, seed.
         threshold: Probability from which a layer counts as present.
         animation: ``"gif"``, ``"webp"`` or ``"none"``.
-        animation_steps: Denoising steps of the animation.
+        animation_steps: Denoising steps of the animation, 2 to 1000.
         device: Device by name.
         dtype: Floating-point type by name.
+        overwrite: Replace what was made with other settings.
 
     Raises:
         ValueError: If a value cannot work.
@@ -58,12 +66,13 @@ class BevPredictionJob:
     dataset: str
     root: Path | None = None
     split: str | None = None
-    dials: Dials = field(default_factory=Dials)
+    decoding: DecodingOptions = field(default_factory=DecodingOptions)
     threshold: float = 0.5
     animation: str = "gif"
     animation_steps: int = 10
     device: str = "auto"
     dtype: str = "float32"
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         if not self.samples:
@@ -72,8 +81,8 @@ class BevPredictionJob:
             raise ValueError(f"threshold must be between 0 and 1, got {self.threshold}")
         if self.animation not in ANIMATIONS:
             raise ValueError(f"animation must be one of {', '.join(ANIMATIONS)}, got {self.animation!r}")
-        if self.animation_steps < 2:
-            raise ValueError(f"animation_steps must be at least 2, got {self.animation_steps}")
+        if not 2 <= self.animation_steps <= MAX_STEPS:
+            raise ValueError(f"animation_steps must be from 2 to {MAX_STEPS}, got {self.animation_steps}")
 
 
 @dataclass
@@ -112,38 +121,63 @@ class BevPrediction:
         return {"mIoU_50": self.mean_iou(0.5)}
 
 
-def predict_bev(job: BevPredictionJob, say: Callable[[str], object] = lambda text: None) -> list[Path]:
+def predict_bev(options: BevPredictionOptions) -> list[Path]:
     """Predict samples and write, for each, ``panel.png``, ``map.npz``, ``denoising.gif`` into a folder of its name.
 
+    The folder keeps the contract of :class:`noise2map.runs.output_folder.OutputFolder`: samples that are done are kept, results
+    of other settings and foreign files refused.
+
     Args:
-        job: What to predict.
-        say: Called with a line for each sample.
+        options: What to predict.
 
     Returns:
-        The folders written.
+        The folders of the samples.
 
     Raises:
         OSError: If data or the model is missing, or a file cannot be written.
-        ValueError: If a sample is not in the split, or a value cannot work.
+        ValueError: If a sample is not in the split, a value cannot work, or the folder is refused.
     """
-    check_writable(job.out)
-    device = pick_device(job.device)
-    model, processor = load_model(job.model, device, pick_dtype(job.dtype), ("noise2map-bev",))
-    dials = job.dials.resolved(model.config)
-    split = evaluation_split(job.dataset) if job.split is None else job.split
-    shipped = job.root is None and job.dataset == SURROUND
-    dataset = open_bev_dataset(job.dataset, SURROUND_SAMPLES_ROOT if shipped else job.root, split, model, processor)
-    places = [find_sample(dataset, name) for name in job.samples]
-    folders = []
-    for place in dict.fromkeys(places):
-        sample = dataset[place]
-        prediction, steps = _predict(model, processor, sample, dials, job)
-        folder = job.out / str(sample["id"])
-        _write(folder, sample, prediction, steps, model, dials, job)
-        folders.append(folder)
-        score = prediction.scores()["mIoU_50"]
-        say(f"{sample['id']}: mIoU {100 * score:.1f} % of this sample's layers at 0.5, in {folder}")
-    return folders
+    with OutputFolder(options.out, overwrite=options.overwrite) as out:
+        device = pick_device(options.device)
+        model, processor = load_model(options.model, device, pick_dtype(options.dtype), ("noise2map-bev",))
+        decoding = options.decoding.resolved(model.config)
+        split = evaluation_split(options.dataset) if options.split is None else options.split
+        shipped = options.root is None and options.dataset == SURROUND
+        root = SURROUND_SAMPLES_ROOT if shipped else options.root
+        dataset = open_bev_dataset(options.dataset, root, split, model, processor)
+        places = list(dict.fromkeys(find_sample(dataset, name) for name in options.samples))
+        out.use(_settings(options, decoding, split, model))
+        for place in places:
+            sample = dataset[place]
+            token = str(sample["id"])
+            if out.is_done(token, {"sample": token}):
+                logger.info("%s: done before, in %s", token, options.out / token)
+                continue
+            prediction, steps = _predict(model, processor, sample, decoding, options)
+            files = _files(sample, prediction, steps, model, decoding, options)
+            paths = {name.partition(".")[0]: f"{token}/{name}" for name in files}
+            line = {"id": token, "source": {"sample": token}, "files": paths, **prediction.scores()}
+            out.write(line, {f"{token}/{name}": content for name, content in files.items()})
+            score = prediction.scores()["mIoU_50"]
+            logger.info("%s: mIoU %.1f %% of this sample's layers at 0.5, in %s", token, 100 * score, options.out / token)
+        return [options.out / str(dataset[place]["id"]) for place in places]
+
+
+def _settings(options: BevPredictionOptions, decoding: DecodingOptions, split: str, model: Any) -> dict[str, Any]:
+    """What decides what the files of a sample look like."""
+    return {
+        "command": "predict-bev",
+        "model": options.model,
+        "weights": weights_checksum(model),
+        "dataset": options.dataset,
+        "root": "shipped" if options.root is None else os.path.abspath(options.root),
+        "split": split,
+        **{name: getattr(decoding, name) for name in _DECODING},
+        "threshold": options.threshold,
+        "animation": options.animation,
+        "animation_steps": options.animation_steps,
+        "dtype": options.dtype,
+    }
 
 
 def find_sample(dataset: Any, name: str) -> int:
@@ -159,11 +193,13 @@ def find_sample(dataset: Any, name: str) -> int:
     return int(name)
 
 
-def _predict(model: Any, processor: Any, sample: dict[str, Any], dials: Dials, job: BevPredictionJob) -> tuple[BevPrediction, list]:
+def _predict(
+    model: Any, processor: Any, sample: dict[str, Any], decoding: DecodingOptions, options: BevPredictionOptions
+) -> tuple[BevPrediction, list]:
     features = encode_sample(model, processor, sample)
-    prediction = predict_map(model, features, sample, dials)
-    wanted = job.animation != "none" and model.config.diffusion
-    return prediction, denoising_steps(model, features, sample, job.animation_steps, dials) if wanted else []
+    prediction = predict_map(model, features, sample, decoding)
+    wanted = options.animation != "none" and model.config.diffusion
+    return prediction, denoising_steps(model, features, sample, options.animation_steps, decoding) if wanted else []
 
 
 @torch.no_grad()
@@ -175,9 +211,9 @@ def encode_sample(model: Any, processor: Any, sample: dict[str, Any]) -> torch.T
 
 
 @torch.no_grad()
-def predict_map(model: Any, features: torch.Tensor, sample: dict[str, Any], options: DecodingOptions) -> BevPrediction:
+def predict_map(model: Any, features: torch.Tensor, sample: dict[str, Any], decoding: DecodingOptions) -> BevPrediction:
     """The map of an encoded sample, with the truth; seed and token fix the noise."""
-    out = options.decode(model, features, [str(sample["id"])])
+    out = decoding.decode(model, features, [str(sample["id"])])
     kind = model.config.uncertainty or model.default_uncertainty
     uncertainty = (out.uncertainty if out.uncertainty is not None else out.uncertainties["entropy"])[0]
     return BevPrediction(
@@ -190,46 +226,54 @@ def predict_map(model: Any, features: torch.Tensor, sample: dict[str, Any], opti
 
 
 @torch.no_grad()
-def denoising_steps(model: Any, features: torch.Tensor, sample: dict[str, Any], num_steps: int, dials: DecodingOptions) -> list:
+def denoising_steps(model: Any, features: torch.Tensor, sample: dict[str, Any], num_steps: int, decoding: DecodingOptions) -> list:
     """The steps of one denoising of an encoded sample, from one noise."""
-    slow = replace(dials, num_inference_steps=num_steps, ensemble_size=1, average="last")
+    slow = replace(decoding, num_inference_steps=num_steps, ensemble_size=1, average="last")
     return slow.decode(model, features, [str(sample["id"])], output_steps=True).steps
 
 
-def _write(
-    folder: Path, sample: dict[str, Any], prediction: BevPrediction, steps: list, model: Any, dials: Dials, job: BevPredictionJob
-) -> None:
+def _files(
+    sample: dict[str, Any],
+    prediction: BevPrediction,
+    steps: list,
+    model: Any,
+    decoding: DecodingOptions,
+    options: BevPredictionOptions,
+) -> dict[str, bytes]:
+    """The files of one sample, name to content."""
     id2label = {int(index): str(name) for index, name in model.config.id2label.items()}
     palette = bev_panels.layer_palette(id2label)
-    picture = draw_prediction(sample, prediction, id2label, palette, map_extent(model.config)["size_m"], job.threshold)
+    size_m = map_extent(model.config)["size_m"]
     arrays = BytesIO()
     np.savez_compressed(
         arrays,
         probabilities=prediction.probabilities.astype(np.float16),
-        layers=prediction.probabilities >= job.threshold,
+        layers=prediction.probabilities >= options.threshold,
         uncertainty=prediction.uncertainty.astype(np.float16),
         truth=prediction.truth,
     )
-    write_bytes(folder / "map.npz", arrays.getvalue())
+    files = {"map.npz": arrays.getvalue()}
     if steps:
-        frames = bev_panels.denoising_pictures(steps, prediction.known, palette, id2label, job.threshold)
-        write_bytes(folder / f"denoising.{job.animation}", animation_bytes(frames, f".{job.animation}", 450, _HOLD_MS))
-    write_bytes(folder / "panel.png", _png(picture))
+        suffix = f".{options.animation}"
+        frames = bev_panels.denoising_pictures(steps, prediction.known, palette, id2label, options.threshold)
+        files[f"denoising{suffix}"] = animation_bytes(frames, suffix, 450, _HOLD_MS)
+    files["panel.png"] = encode_image(draw_prediction(sample, prediction, id2label, palette, size_m, options.threshold))
     facts = {
         "sample": prediction.id,
-        "model": job.model,
+        "model": options.model,
         "layers": id2label,
-        "steps": dials.num_inference_steps,
-        "ensemble": dials.ensemble_size,
-        "average": dials.average,
-        "sampler": dials.sampler,
-        "seed": dials.seed,
-        "threshold": job.threshold,
+        "steps": decoding.num_inference_steps,
+        "ensemble": decoding.ensemble_size,
+        "average": decoding.average,
+        "sampler": decoding.sampler,
+        "seed": decoding.seed,
+        "threshold": options.threshold,
         "uncertainty": prediction.uncertainty_kind,
         "axes": "[layer, x, y]: x to the right of the car, y forward, the first cell lowest",
         **prediction.scores(),
     }
-    write_json(folder / "prediction.json", facts)
+    files["prediction.json"] = (json.dumps(facts, indent=2) + "\n").encode()
+    return files
 
 
 def draw_prediction(
@@ -258,9 +302,3 @@ def draw_prediction(
         maps.append(bev_panels.map_cell("LiDAR from above", bev_panels.points_picture(sample["points"], size_m)))
     heading = f"{prediction.id} ({sample['location']})" if "location" in sample else prediction.id
     return bev_panels.bev_panel(views, maps, id2label, palette, heading)
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()

@@ -2,23 +2,26 @@
 
 import hashlib
 import json
+import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from noise2map.data.images import IMAGE_SUFFIXES, is_image_name, open_image
-from noise2map.inference.maps_on_disk import encode_maps, map_summary, prediction_panel
+from noise2map.inference.maps_on_disk import encode_maps, map_summary
 from noise2map.inference.predictor import Predictor
-from noise2map.models.decoding import Dials
+from noise2map.inference.resuming import PlannedImage, plan_images
+from noise2map.inference.sources import FoundImages, find_images, printable, read_image
+from noise2map.models.decoding import Dials, check_count
 from noise2map.report.panels import render
 from noise2map.runs.files import encode_image
-from noise2map.runs.output_folder import OutputFolder, output_names
+from noise2map.runs.output_folder import OutputFolder
+
+logger = logging.getLogger(__name__)
 
 # Images of many sizes wait for company of their own size; no more than this many batches of them.
 _WAITING_BATCHES = 4
@@ -33,57 +36,25 @@ class FolderReport:
         skipped: Ids that an earlier run had done.
         failed: Id to message, for images that could not be read or processed.
         lines: The JSON lines of ``written``, in the order of completion.
+        left_out: What the search for images met and left out, name to reason.
     """
 
     written: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     lines: list[dict[str, Any]] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
 class _Waiting:
-    id: str
+    plan: PlannedImage
     image: Image.Image
-    source: dict[str, Any]
-
-
-def find_images(source: str | Path, leave_out: Path | None = None) -> dict[str, Path]:
-    """Images by id: the path below the folder, or the name of a single file.
-
-    Args:
-        source: An image file, or a folder, which is searched with its sub-folders; hidden ones are passed over.
-        leave_out: A folder not to search, such as the one written to.
-
-    Returns:
-        Id to path, in the order of the ids.
-
-    Raises:
-        FileNotFoundError: If there is no such file or folder.
-        ValueError: If a folder holds no image.
-    """
-    source = Path(source)
-    if source.is_file():
-        return {source.name: source}
-    if not source.is_dir():
-        raise FileNotFoundError(f"there is no image or folder {str(source)!r}")
-    excluded = leave_out.resolve() if leave_out is not None else None
-    found = {}
-    for path in source.rglob("*"):
-        below = path.relative_to(source)
-        hidden = any(part.startswith(".") for part in below.parts)
-        if hidden or not is_image_name(path) or not path.is_file():
-            continue
-        if excluded is None or excluded not in path.resolve().parents:
-            found[below.as_posix()] = path
-    if not found:
-        raise ValueError(f"folder {str(source)!r} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return dict(sorted(found.items()))
 
 
 def predict_folder(
-    source: str | Path,
-    out: str | Path,
+    source: str | Path | Sequence[str | Path] | FoundImages,
+    out: str | Path | OutputFolder,
     predictor: Predictor,
     dials: Dials | None = None,
     *,
@@ -91,22 +62,24 @@ def predict_folder(
     batch_size: int = 8,
     overwrite: bool = False,
     panels: bool = True,
+    arrays: bool = True,
     progress: bool = True,
 ) -> FolderReport:
-    """Predict an image or every image of a folder, and write maps, uncertainty, panels and ``predictions.jsonl``.
+    """Predict images and write maps, uncertainty, panels and ``predictions.jsonl``.
 
     Run again with the same settings, it goes on where it was stopped. Images that cannot be read or do not fit in memory
     are reported and the others done; what cannot be *written* stops the run.
 
     Args:
-        source: An image or a folder.
-        out: The folder to write to.
+        source: An image, a folder, an http(s) address, several of them, or what :func:`find_images` found.
+        out: The folder to write to, which keeps the contract of :class:`noise2map.runs.output_folder.OutputFolder`.
         predictor: The model with its processor.
         dials: Steps, samples, averaging, seed, size.
         model_name: What the model is called in the records.
         batch_size: The most images at a time.
-        overwrite: Replace what an earlier run with other settings wrote.
+        overwrite: Replace what an earlier run with other settings wrote, and write among foreign files.
         panels: Whether to draw a panel per image.
+        arrays: Whether to store depth and uncertainty as floats, too.
         progress: Whether to show a progress bar on standard error.
 
     Returns:
@@ -114,33 +87,43 @@ def predict_folder(
 
     Raises:
         OSError: If ``source`` does not exist or ``out`` cannot be written.
-        ValueError: If there is no image, a dial is impossible, or ``out`` holds maps of other settings.
+        ValueError: If there is no image, a dial is impossible, or ``out`` holds foreign files or maps of other settings.
     """
-    out = Path(out)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    images = find_images(source, leave_out=out)
+    check_count("batch_size", batch_size)
+    if not isinstance(out, OutputFolder):
+        found = source if isinstance(source, FoundImages) else find_images(source, leave_out=Path(out))
+        with OutputFolder(out, overwrite=overwrite) as folder:
+            return predict_folder(
+                found, folder, predictor, dials, model_name=model_name, batch_size=batch_size, panels=panels, arrays=arrays,
+                progress=progress,
+            )  # fmt: skip
+    found = source if isinstance(source, FoundImages) else find_images(source, leave_out=out.root)
     dials = (dials or Dials()).resolved(predictor.model.config)
     model_name = model_name or str(predictor.model.config.name_or_path)
-    folder = OutputFolder(out, run_settings(predictor, dials, model_name), overwrite=overwrite)
-    names, report = output_names(list(images)), FolderReport()
-    with tqdm(total=len(images), unit="image", disable=not progress, file=sys.stderr, dynamic_ncols=True) as bar:
+    out.use(run_settings(predictor, dials, model_name))
+    plan = plan_images(found, out)
+    out.forget([one.id for one in plan.images])
+    report = FolderReport(skipped=plan.done, left_out=found.skipped)
+    with tqdm(total=len(found.images), unit="image", disable=not progress, file=sys.stderr, dynamic_ncols=True) as bar:
 
         def fail(image_id: str, message: str) -> None:
             report.failed[image_id] = message
-            bar.write(f"noise2map: {image_id}: {message}", file=sys.stderr)
+            logger.warning("%s: %s", image_id, message)
             bar.update()
 
-        waiting = _readable(images, folder, report, fail, bar)
-        for group in _batches(waiting, predictor, dials, batch_size, fail):
-            predictions = predictor([w.image for w in group], [w.id for w in group], dials, batch_size=batch_size)
+        bar.update(len(plan.done))
+        for image_id, message in plan.failed.items():
+            fail(image_id, message)
+        for group in _batches(_readable(plan.images, fail), predictor, dials, batch_size, fail):
+            ids = [one.plan.id for one in group]
+            predictions = predictor([one.image for one in group], ids, dials, batch_size=batch_size)
             for one, prediction in zip(group, predictions):
-                maps = encode_maps(prediction, predictor, names[one.id])
+                maps = encode_maps(prediction, predictor, one.plan.name, arrays=arrays)
                 if panels:
-                    panel = prediction_panel(prediction, predictor, np.asarray(one.image), _describe(one.id, prediction, dials))
-                    maps["panel"] = (f"panels/{names[one.id]}.png", encode_image(render(panel)))
+                    panel = prediction.panel(_describe(one.plan.id, prediction, dials))
+                    maps["panel"] = (f"panels/{one.plan.name}.png", encode_image(render(panel)))
                 line = {
-                    "id": one.id,
+                    "id": one.plan.id,
                     "size": list(one.image.size),
                     "processed_size": list(prediction.processed_size),
                     "model": model_name,
@@ -148,13 +131,12 @@ def predict_folder(
                     "dials": asdict(dials),
                     **map_summary(prediction, predictor),
                     "files": {kind: path for kind, (path, _) in maps.items()},
-                    "source": one.source,
+                    "source": one.plan.record,
                 }
-                folder.write(line, dict(maps.values()))
-                report.written.append(one.id)
+                out.write(line, dict(maps.values()))
+                report.written.append(one.plan.id)
                 report.lines.append(line)
                 bar.update()
-    folder.close()
     return report
 
 
@@ -174,20 +156,14 @@ def run_settings(predictor: Predictor, dials: Dials, model_name: str) -> dict[st
     }
 
 
-def _readable(images: dict[str, Path], folder: OutputFolder, report: FolderReport, fail: Any, bar: Any) -> Iterator[_Waiting]:
-    for image_id, path in images.items():
+def _readable(planned: Iterable[PlannedImage], fail: Callable[[str, str], None]) -> Iterator[_Waiting]:
+    for one in planned:
         try:
-            status = path.stat()
-            source = {"bytes": status.st_size, "modified_ns": status.st_mtime_ns}
-            if folder.is_done(image_id, source):
-                report.skipped.append(image_id)
-                bar.update()
-                continue
-            image = open_image(path)
+            image = read_image(one.source)
         except (OSError, ValueError, MemoryError) as error:
-            fail(image_id, str(error) or type(error).__name__)
+            fail(one.id, printable(str(error)) or type(error).__name__)
             continue
-        yield _Waiting(image_id, image, source)
+        yield _Waiting(one, image)
 
 
 def _batches(
@@ -200,7 +176,7 @@ def _batches(
         try:
             room = predictor.check_fits(*one.image.size, dials, batch_size)
         except ValueError as error:
-            fail(one.id, str(error))
+            fail(one.plan.id, str(error))
             continue
         group = groups.setdefault(size, [])
         group.append(one)

@@ -1,5 +1,6 @@
 """A prediction as files: class ids or metres in plain formats, uncertainty, a panel to look at, numbers for the record."""
 
+import math
 from io import BytesIO
 from typing import Any
 
@@ -8,7 +9,6 @@ from PIL import Image
 
 from noise2map.inference.predictor import Predictor
 from noise2map.report.palettes import IGNORE_COLOR
-from noise2map.report.panels import Panel, depth_panel, segmentation_panel
 from noise2map.runs.files import encode_image
 from noise2map.tasks.base import Prediction
 
@@ -22,17 +22,30 @@ def depth_png_scale(max_depth_m: float) -> int:
     return next((scale for scale in _DEPTH_SCALES if max_depth_m * scale <= _FULL_16_BITS), _DEPTH_SCALES[-1])
 
 
-def encode_maps(prediction: Prediction, predictor: Predictor, name: str) -> dict[str, tuple[str, bytes]]:
+def uncertainty_png_units(prediction: Prediction) -> int:
+    """Units of 1 of the 16-bit PNG of an uncertainty: 65535, or for depth the power of ten that fills the range.
+
+    Samples of a depth model often agree within a thousandth of the depth, which is some 60 units of 65535.
+    """
+    if prediction.depth_m is None or prediction.uncertainty is None:
+        return _FULL_16_BITS
+    greatest = float(prediction.uncertainty.max())
+    return 10 ** min(9, math.floor(math.log10(_FULL_16_BITS / greatest))) if greatest > 0 else _FULL_16_BITS
+
+
+def encode_maps(prediction: Prediction, predictor: Predictor, name: str, arrays: bool = True) -> dict[str, tuple[str, bytes]]:
     """The files of a prediction.
 
     Args:
         prediction: The maps of one image.
         predictor: What made them: it knows the palette and the range of depth.
         name: The files' name without suffix.
+        arrays: Whether to write floats, too.
 
     Returns:
         Kind to relative path and content: ``labels`` (palette PNG of ids), or ``depth`` (16-bit PNG) and ``arrays`` (npz
-        with ``depth_m`` and ``uncertainty`` in float32); ``uncertainty`` (16-bit PNG, 65535 being 1) where it is defined.
+        with ``depth_m`` and ``uncertainty`` in float32 as they were computed, at the processed size); ``uncertainty`` (16-bit
+        PNG, see :func:`uncertainty_png_units`) where it is defined.
     """
     maps: dict[str, tuple[str, bytes]] = {}
     if prediction.labels is not None:
@@ -41,14 +54,13 @@ def encode_maps(prediction: Prediction, predictor: Predictor, name: str) -> dict
         scale = depth_png_scale(predictor.model.config.max_depth)
         units = np.rint(prediction.depth_m.astype(np.float64) * scale).clip(0, _FULL_16_BITS).astype(np.uint16)
         maps["depth"] = (f"depth/{name}.png", encode_image(Image.fromarray(units)))
-        arrays = {"depth_m": prediction.depth_m}
-        if prediction.uncertainty is not None:
-            arrays["uncertainty"] = prediction.uncertainty
-        buffer = BytesIO()
-        np.savez_compressed(buffer, **arrays)
-        maps["arrays"] = (f"depth/{name}.npz", buffer.getvalue())
+        if arrays:
+            buffer = BytesIO()
+            np.savez_compressed(buffer, **prediction.computed)
+            maps["arrays"] = (f"depth/{name}.npz", buffer.getvalue())
     if prediction.uncertainty is not None:
-        units = np.rint(prediction.uncertainty.clip(0, 1) * _FULL_16_BITS).astype(np.uint16)
+        scaled = prediction.uncertainty.astype(np.float64) * uncertainty_png_units(prediction)
+        units = np.rint(scaled).clip(0, _FULL_16_BITS).astype(np.uint16)
         maps["uncertainty"] = (f"uncertainty/{name}.png", encode_image(Image.fromarray(units)))
     return maps
 
@@ -79,30 +91,8 @@ def map_summary(prediction: Prediction, predictor: Predictor) -> dict[str, Any]:
         summary["depth_m"] = {name: round(float(value), 4) for name, value in zip(names, quantiles)}
         summary["depth_png_units_per_m"] = depth_png_scale(predictor.model.config.max_depth)
     if prediction.uncertainty is not None:
-        mean = round(float(prediction.uncertainty.mean(dtype=np.float64)), 6)
-        summary["uncertainty"] = {"kind": prediction.uncertainty_kind, "mean": mean}
+        mean = float(f"{prediction.uncertainty.mean(dtype=np.float64):.6g}")
+        unit = "share of the depth" if prediction.uncertainty_kind == "sample_variance" else "0 to 1"
+        units = uncertainty_png_units(prediction)
+        summary["uncertainty"] = {"kind": prediction.uncertainty_kind, "mean": mean, "unit": unit, "png_units_per_1": units}
     return summary
-
-
-def prediction_panel(prediction: Prediction, predictor: Predictor, image: np.ndarray, heading: str) -> Panel:
-    """Image, map and, where it is defined, uncertainty of a prediction.
-
-    Args:
-        prediction: The maps of one image.
-        predictor: What made them.
-        image: ``(H, W, 3)`` uint8.
-        heading: A line above all.
-    """
-    kind = f"uncertainty ({prediction.uncertainty_kind.replace('_', ' ')})"
-    if prediction.labels is not None:
-        return segmentation_panel(
-            image,
-            prediction.labels,
-            prediction.uncertainty,
-            predictor.id2label,
-            predictor.palette,
-            heading=heading,
-            kind=kind,
-        )
-    assert prediction.depth_m is not None
-    return depth_panel(image, prediction.depth_m, prediction.uncertainty, heading=heading, kind=kind)

@@ -13,9 +13,10 @@ from torch.nn import functional
 from noise2map.diffusion import image_generator
 from noise2map.inference.loading import load_model
 from noise2map.inference.memory import Workload, fitting_batch
+from noise2map.inference.sources import as_image, as_images
 from noise2map.models import MapModel, Noise2MapForSemanticSegmentation, Noise2MapImageProcessor
 from noise2map.models.decoding import Dials, Size, check_count
-from noise2map.models.image_processing import MIN_SIDE, resized_argmax
+from noise2map.models.image_processing import MIN_SIDE, resized_argmax, to_rgb
 from noise2map.report.palettes import class_palette
 from noise2map.tasks.base import Prediction
 
@@ -75,7 +76,7 @@ class Predictor:
 
     def __call__(
         self,
-        images: Image.Image | Sequence[Image.Image],
+        images: Any,
         ids: Sequence[str] | None = None,
         dials: Dials | None = None,
         *,
@@ -86,7 +87,8 @@ class Predictor:
         """Predict the maps of images.
 
         Args:
-            images: One Pillow image or several, of any mode and size.
+            images: One image or several, of any size: Pillow images of any mode, arrays ``(H, W, 3)``, ``(3, H, W)`` or
+                ``(H, W)`` of bytes, paths, http(s) addresses.
             ids: A stable name for each, which with the seed fixes its noise; by default "0", "1", ...
             dials: Steps, samples, averaging, seed, size.
             batch_size: The most images at a time.
@@ -97,14 +99,16 @@ class Predictor:
             One prediction per image, in the order given.
 
         Raises:
-            ValueError: For an impossible dial, another number of ids, or an image that does not fit in memory.
+            ValueError: For an impossible dial, another number of ids, what is no image, or an image that does not fit in memory.
+            OSError: For a file or an address that cannot be read.
         """
-        images = [images] if isinstance(images, Image.Image) else list(images)
+        images = as_images(images)
         ids = [str(index) for index in range(len(images))] if ids is None else [str(one) for one in ids]
         if len(ids) != len(images):
             raise ValueError(f"got {len(images)} images and {len(ids)} ids; expected one id for each image")
         check_count("batch_size", batch_size)
         dials = replace(dials or Dials(), **choices).resolved(self.model.config)
+        images = [as_image(image) for image in images]
         groups: dict[tuple[int, int], list[int]] = {}
         for index, image in enumerate(images):
             groups.setdefault(self.processed_size(*image.size, dials.size), []).append(index)
@@ -121,6 +125,7 @@ class Predictor:
     def _predict_batch(
         self, images: list[Image.Image], ids: list[str], size: tuple[int, int], dials: Dials, every_uncertainty: bool
     ) -> list[Prediction]:
+        images = [to_rgb(image) for image in images]
         height_width = {"height": size[1], "width": size[0]}
         inputs = self.processor(images=images, do_resize=True, size=height_width, keep_aspect_ratio=False, return_tensors="pt")
         out = self.model(
@@ -144,16 +149,24 @@ class Predictor:
         wanted = list(out.uncertainties) if every_uncertainty else [name] * (out.uncertainty is not None)
         kinds = {kind: _unit_maps(out.uncertainties[kind], shapes) for kind in wanted}
         steps = out.num_steps.tolist()
+        computed = {"depth_m": out.predicted_depth} if self.task == "depth" else {}
+        if name in kinds:
+            computed["uncertainty"] = out.uncertainties[name].clamp(0, 1)
+        computed = {kind: values.float().cpu().numpy() for kind, values in computed.items()}
         return [
             Prediction(
-                one,
-                labels[i],
-                depths[i],
-                kinds[name][i] if name in kinds else None,
-                name,
-                steps[i],
-                size,
-                {kind: maps[i] for kind, maps in kinds.items()} if every_uncertainty else {},
+                id=one,
+                labels=labels[i],
+                depth_m=depths[i],
+                uncertainty=kinds[name][i] if name in kinds else None,
+                uncertainty_kind=name,
+                num_steps=steps[i],
+                processed_size=size,
+                uncertainties={kind: maps[i] for kind, maps in kinds.items()} if every_uncertainty else {},
+                image=np.asarray(images[i]),
+                computed={kind: values[i] for kind, values in computed.items()},
+                id2label=self.id2label,
+                palette=self.palette,
             )
             for i, one in enumerate(ids)
         ]

@@ -114,7 +114,7 @@ class Noise2MapImageProcessor(ShippedNames, PilBackend):
         given = [name for name, value in kinds.items() if value is not None]
         if len(given) > 1:
             raise ValueError(f"got {' and '.join(given)}; expected the maps of one task")
-        pictures = [_to_rgb(image) for image in _as_list(images)]
+        pictures = [to_rgb(image) for image in _as_list(images)]
         if not pictures:
             raise ValueError("got no images; expected at least one")
         pixels = [self._prepare_image(picture, options) for picture in pictures]
@@ -257,7 +257,7 @@ def _size_dict(size: Any) -> SizeDict:
         raise ValueError(f"size is {size!r}; expected 'height' and 'width', or 'shortest_edge'") from error
 
 
-def _to_rgb(image: Any) -> Image.Image:
+def to_rgb(image: Any) -> Image.Image:
     """Pillow image in mode RGB from an image of any mode or an array of bytes."""
     if isinstance(image, Tensor):
         image = image.cpu().numpy()
@@ -289,12 +289,12 @@ _TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
 
 
 def _to_8_bits(values: np.ndarray) -> np.ndarray:
-    """16-bit greys 0..65535, or fractions 0..1, to bytes, any shape."""
-    values = values.astype(np.float64)
+    """Greys to bytes, any shape: integers of 16 bits; floats up to 1, up to 255, or up to 65535."""
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 65535):
         raise ValueError(f"image holds values from {values.min():g} to {values.max():g}; expected 0..65535, or 0..1")
-    fractions = values.max() <= 1 and not (values == np.rint(values)).all()
-    return np.rint(values * (255 if fractions else 255 / 65535)).astype(np.uint8)
+    floats = np.issubdtype(values.dtype, np.floating)
+    top = next(top for top in (1, 255, 65535) if values.max() <= top) if floats else 65535
+    return np.rint(values.astype(np.float64) * (255 / top)).astype(np.uint8)
 
 
 def _resize_each(values: Tensor, target_sizes: Sequence[Any] | None) -> list[Tensor]:

@@ -19,23 +19,12 @@ LINES = "predictions.jsonl"
 
 # Key of settings.json that marks an output folder as ours, and key that says that a command wrote all of it.
 _MARK, _FINISHED = "noise2map", "finished"
+# Key of settings.json for what was asked for; it does not decide what the files look like.
+_REQUEST = "request"
 
 _LOCK = ".noise2map.lock"
 
 _SYSTEM_FILES = frozenset({"Thumbs.db", "desktop.ini", "lost+found"})
-
-
-def output_names(ids: list[str]) -> dict[str, str]:
-    """A name without suffix for the files of each image: ``rooms/a.jpg`` -> ``rooms/a``.
-
-    Images that differ in the suffix only keep it (``rooms/a.jpg`` and ``rooms/a.png``), so that no file is written twice.
-    """
-    stems = {one: one[: -len(Path(one).suffix)] if Path(one).suffix else one for one in ids}
-    counts: dict[str, int] = {}
-    for stem in stems.values():
-        counts[stem] = counts.get(stem, 0) + 1
-    every = set(ids)
-    return {one: stem if counts[stem] == 1 and stem not in every else one for one, stem in stems.items()}
 
 
 def is_output_folder(folder: Path) -> bool:
@@ -84,6 +73,7 @@ class OutputFolder:
         self.root, self.overwrite = Path(root), overwrite
         self.done: dict[str, dict[str, Any]] = {}
         self._settings: dict[str, Any] | None = None
+        self._request: dict[str, Any] = {}
         self._begun = False
         made = _make(self.root)
         self._lock = _lock(self.root)
@@ -107,18 +97,36 @@ class OutputFolder:
         """Let other processes write to the folder; ``done`` and ``root`` stay readable."""
         self._release()
 
+    def recall(self, request: Mapping[str, Any]) -> bool:
+        """Go on with an earlier run of an equal request, before any heavy work that would tell the settings.
+
+        Args:
+            request: What was asked for, JSON values: with equal files everything follows from it.
+
+        Returns:
+            Whether there was such a run; ``done`` holds its lines then, and :meth:`use` need not be called.
+        """
+        self._request = _as_json(request)
+        if self.overwrite or not (self.root / SETTINGS).is_file():
+            return False
+        before = _read_settings(self.root)
+        if not self._request or before.get(_REQUEST) != self._request:
+            return False
+        self.use(_plain(before))
+        return True
+
     def use(self, settings: Mapping[str, Any]) -> None:
         """Open a new run, or go on with an earlier one of equal settings.
 
         Raises:
             ValueError: If an earlier run finished something with other settings, unless ``overwrite``.
         """
-        self._settings = json.loads(json.dumps(settings, default=str))  # tuples become lists, as they are in the file
+        self._settings = _as_json(settings)
         if self.overwrite or not (self.root / SETTINGS).is_file():
             return
         before = _read_settings(self.root)
         lines = self._read_lines()
-        plain = {name: value for name, value in before.items() if name not in (_MARK, _FINISHED)}
+        plain = _plain(before)
         if plain == self._settings:
             self.done, self._begun = lines, True
             self._rewrite_lines()
@@ -155,7 +163,8 @@ class OutputFolder:
             self._rewrite_lines()  # first: a run killed between the two writes must not pair old lines with new settings
         if not self._begun or finished:
             mark = {_MARK: __version__, _FINISHED: True} if finished else {_MARK: __version__}
-            write_json(self.root / SETTINGS, {**self._settings, **mark})
+            asked = {_REQUEST: self._request} if self._request else {}
+            write_json(self.root / SETTINGS, {**self._settings, **asked, **mark})
         self._begun = True
 
     def is_done(self, item: str, source: Mapping[str, Any]) -> bool:
@@ -232,6 +241,16 @@ def claim(root: str | Path, settings: Mapping[str, Any], *, overwrite: bool = Fa
                     folder.begin()
             raise
         folder.begin(finished=True)
+
+
+def _as_json(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The value as it comes back from a file: tuples are lists."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides how files look, of the content of ``settings.json``."""
+    return {name: value for name, value in settings.items() if name not in (_MARK, _FINISHED, _REQUEST)}
 
 
 def _not_writable(folder: Path, error: OSError) -> OSError:

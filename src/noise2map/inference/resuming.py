@@ -1,0 +1,125 @@
+"""Which images an output folder of predictions holds already, and under which ids and names the others are to go there."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from noise2map.inference.sources import FoundImages, longer_ids, output_names, printable
+from noise2map.runs.files import content_checksum
+from noise2map.runs.output_folder import OutputFolder
+from noise2map.zoo import resolve_model
+
+_CHUNK = 2**22
+
+
+@dataclass
+class PlannedImage:
+    """An image to predict.
+
+    Attributes:
+        id: Its id in the records; with the seed it fixes the noise.
+        name: Of its files, without folder of the kind and suffix.
+        source: File or http(s) address.
+        record: What tells whether the source has changed.
+    """
+
+    id: str
+    name: str
+    source: Path | str
+    record: dict[str, Any]
+
+
+@dataclass
+class Plan:
+    """What is to be done.
+
+    Attributes:
+        images: To predict, in the order of the ids found.
+        done: Ids of what an earlier run has done.
+        failed: Id to message, for files that cannot be looked at.
+    """
+
+    images: list[PlannedImage] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def plan_images(found: FoundImages, folder: OutputFolder) -> Plan:
+    """Tell new and changed images from done ones.
+
+    Another image of an id that the folder holds, such as ``x.png`` from another folder, gets a longer id: nothing is replaced
+    but the maps of an image that has changed itself.
+    """
+    plan = Plan()
+    chosen: dict[str, tuple[Path | str, dict[str, Any]]] = {}
+    for plain, source in found.images.items():
+        try:
+            record = _record(source)
+        except OSError as error:
+            plan.failed[plain] = printable(error.strerror or str(error))
+            continue
+        for image_id in chain([plain], longer_ids(plain, source)):
+            line = folder.done.get(image_id)
+            if image_id not in chosen and (line is None or _same_image(line.get("source") or {}, record)):
+                break
+        if line is not None and _unchanged(line["source"], record) and folder.is_done(image_id, line["source"]):
+            plan.done.append(image_id)
+        else:
+            chosen[image_id] = (source, record)
+    names = _names(list(chosen), folder.done)
+    plan.images = [PlannedImage(one, names[one], source, record) for one, (source, record) in chosen.items()]
+    return plan
+
+
+def _record(source: Path | str) -> dict[str, Any]:
+    if isinstance(source, str):
+        return {"url": source}
+    status = source.stat()
+    return {"path": os.path.abspath(source), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+
+
+def _same_image(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a record is of this image, changed or not; a folder that was moved with its times is the same."""
+    if "url" in now or "url" in before:
+        return before.get("url") == now.get("url")
+    return before.get("path", now["path"]) == now["path"] or _unchanged(before, now)
+
+
+def _unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    return all(before.get(key) == now.get(key) for key in ("url", "bytes", "modified_ns"))
+
+
+def _names(ids: list[str], done: Mapping[str, Any]) -> dict[str, str]:
+    """Names of files for ids: those they have, or new ones that no other image has."""
+    written = {one: name for one, line in done.items() for name in [_name_of(line)] if name is not None}
+    new = output_names([one for one in ids if one not in written], written.values())
+    return {one: written[one] if one in written else new[one] for one in ids}
+
+
+def _name_of(line: Mapping[str, Any]) -> str | None:
+    """``labels/rooms/a.png`` -> ``rooms/a``."""
+    path = next(iter(line["files"].values()), None)
+    return None if path is None else path.partition("/")[2].rpartition(".")[0]
+
+
+def prediction_request(model: str, **options: Any) -> dict[str, Any]:
+    """What ``OutputFolder.recall`` compares: the content of a checkpoint's folder and the options of the command.
+
+    Returns:
+        JSON values; empty for a checkpoint of the hub, whose files are not looked at.
+    """
+    folder = Path(resolve_model(model))
+    if not folder.is_dir():
+        return {}
+    names = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
+    return {"model": model, "checkpoint": content_checksum(chain.from_iterable(map(_chunks, names))), **options}
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    yield path.name.encode()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
