@@ -21,7 +21,7 @@ from noise2map.metrics import (
 )
 from noise2map.models.decoding import Dials
 from noise2map.report.animation import Moment, moments
-from noise2map.tasks.base import Prediction
+from noise2map.tasks.prediction import Prediction
 
 
 @dataclass

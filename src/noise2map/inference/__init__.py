@@ -10,7 +10,7 @@ _PUBLIC = {
     "DecodingOptions": "noise2map.models.decoding",
     "Dials": "noise2map.inference.predictor",
     "Evaluation": "noise2map.evaluation.evaluate",
-    "Prediction": "noise2map.inference.predictor",
+    "Prediction": "noise2map.tasks.prediction",
     "Predictor": "noise2map.inference.predictor",
     "Protocol": "noise2map.models.decoding",
     "evaluate_model": "noise2map.evaluation.evaluate",
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from noise2map.inference.loading import load_model
     from noise2map.inference.predictor import Predictor
     from noise2map.models.decoding import DecodingOptions, Dials, Protocol
-    from noise2map.tasks.base import Prediction
+    from noise2map.tasks.prediction import Prediction
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ from PIL import Image
 from noise2map.inference.predictor import Predictor
 from noise2map.report.palettes import IGNORE_COLOR
 from noise2map.runs.files import encode_image
-from noise2map.tasks.base import Prediction
+from noise2map.tasks.prediction import Prediction
 
 # Units of a depth PNG per metre: millimetres where 16 bits reach, else 1/256 m (as in KITTI), else centimetres.
 _DEPTH_SCALES = (1000, 256, 100)

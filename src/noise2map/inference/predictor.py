@@ -18,7 +18,7 @@ from noise2map.models import MapModel, Noise2MapForSemanticSegmentation, Noise2M
 from noise2map.models.decoding import Dials, Size, check_count
 from noise2map.models.image_processing import MIN_SIDE, resized_argmax, to_rgb
 from noise2map.report.palettes import class_palette
-from noise2map.tasks.base import Prediction
+from noise2map.tasks.prediction import Prediction
 
 
 class Predictor:
