@@ -21,9 +21,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from noise2map.data import FreedoomDataset
-from noise2map.generation.evaluation.depth_models import DEFAULT_ESTIMATOR, make_estimator
 from noise2map.generation.evaluation.feature_extractors import DEFAULT_EXTRACTOR, make_extractor
-from noise2map.generation.evaluation.measurements import Instruments, Measured, measure
+from noise2map.generation.evaluation.measurements import FeatureModels, ImageFeatures, extract
+from noise2map.inference.depth_models import DEFAULT_DEPTH_MODEL, load_depth_model
 from noise2map.metrics import centered_interval, feature_distance, resampled_distances
 from noise2map.report.tables import text_table, write_csv
 from noise2map.runs.provenance import provenance
@@ -139,7 +139,7 @@ class CorruptedFrames:
 # ---- what is found --------------------------------------------------------------------------------------------------------------
 
 
-def score(sets: dict[str, Measured], reference: Measured, resamples: int) -> tuple[list[dict], dict]:
+def score(sets: dict[str, ImageFeatures], reference: ImageFeatures, resamples: int) -> tuple[list[dict], dict]:
     """A row for each corruption, and the answer with its interval."""
     names = list(sets)
     estimates, draws = {}, {}
@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=0, help="of each half; 0 for all")
     parser.add_argument("--corruptions", default="", help="some of them, e.g. tint,warp; all by default")
     parser.add_argument("--extractor", default=DEFAULT_EXTRACTOR)
-    parser.add_argument("--estimator", default=DEFAULT_ESTIMATOR)
+    parser.add_argument("--estimator", default=DEFAULT_DEPTH_MODEL)
     parser.add_argument("--rendering", default="disparity")
     parser.add_argument("--resamples", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
@@ -201,26 +201,23 @@ def main() -> None:
     if options.frames:
         spread = np.linspace(0, len(odd) - 1, options.frames).round().astype(int)
         even, odd = [even[index] for index in spread], [odd[index] for index in spread]
-    instruments = Instruments(make_extractor(options.extractor), make_estimator(options.estimator), options.rendering)
+    models = FeatureModels(make_extractor(options.extractor), load_depth_model(options.estimator), options.rendering)
     sets = {"reference": CorruptedFrames(frames, even, CORRUPTIONS["none"][1], options.seed)}
     chosen = ["none", *(options.corruptions.split(",") if options.corruptions else list(CORRUPTIONS)[1:])]
     sets |= {name: CorruptedFrames(frames, odd, CORRUPTIONS[name][1], options.seed) for name in chosen}
     measured = {}
-    with tqdm(total=sum(map(len, sets.values())), unit="frame", disable=None) as bar:
-        for name, pictures in sets.items():
-            bar.set_description(name)
-            ids = [str(index) for index in pictures.indices]
-            measured[name] = measure(pictures, ids, instruments, cache=options.cache, on_pictures=bar.update)
+    for name, images in sets.items():
+        measured[name] = extract(images, [str(index) for index in images.indices], models, cache=options.cache, title=name)
     rows, answer = score({name: measured[name] for name in chosen}, measured["reference"], options.resamples)
     facts = {f"selectivity{'' if key == 'selectivity' else '_' + key}": value for key, value in answer.items()}
-    facts |= {"extractor": instruments.extractor.name, "estimator": instruments.estimator.name, "rendering": options.rendering}
+    facts |= {"extractor": models.extractor.name, "estimator": models.depth_model.name, "rendering": options.rendering}
     facts |= {"resamples": options.resamples, **provenance(torch.device("cpu"), torch.float32, options.seed)}
     facts["command"] = f"python {' '.join(sys.argv)}"
     write_csv(options.out, [row | facts for row in rows])
     shown = ["corruption", "kind", "FID", "dFID", "FID_rise", "dFID_rise", "dFID_rise_low", "dFID_rise_high"]
     print(text_table(rows, [*shown, "dFID_rise_per_FID_rise"], digits=3))
     print(f"rise of dFID per rise of FID, geometric over photometric: {answer['selectivity']:.2f}", end=" ")
-    print(f"[{answer['low']:.2f}, {answer['high']:.2f}]; features: {instruments.extractor.name}; {len(odd)} frames")
+    print(f"[{answer['low']:.2f}, {answer['high']:.2f}]; features: {models.extractor.name}; {len(odd)} frames")
 
 
 if __name__ == "__main__":

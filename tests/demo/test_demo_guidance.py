@@ -12,8 +12,7 @@ from tiny_generator import save_generator, save_map_models
 from noise2map.demo import guidance as showcase_guided
 from noise2map.demo.guidance import FIRST_SEEDS, STEPS, course_frames, draw, open_generator, show_guided
 from noise2map.generation.loading import load_generator
-from noise2map.generation.sampling import GuidanceSetting
-from noise2map.guidance import UNetFeatureTap
+from noise2map.guidance import GuidanceConfig, UNetFeatureTap
 from noise2map.report.html import Page
 
 CPU = torch.device("cpu")
@@ -34,7 +33,7 @@ def pipe(root):
 
 
 def test_the_course_ends_with_the_picture_that_diffusers_draws(pipe):
-    drawn = draw(pipe, GuidanceSetting("none"), (3, 7), 4)
+    drawn = draw(pipe, GuidanceConfig(), (3, 7), 4)
     plain = DDIMPipeline(pipe.unet, pipe.scheduler)
     plain.set_progress_bar_config(disable=True)
     expected = plain(2, [torch.Generator().manual_seed(seed) for seed in (3, 7)], num_inference_steps=4, output_type="np").images
@@ -84,7 +83,7 @@ def test_the_section_shows_pairs_numbers_clouds_and_the_denoising(root, pipe, tm
 
 
 def test_frames_of_the_denoising_are_labelled(pipe):
-    courses = {name: draw(pipe, GuidanceSetting(name, scale), (1,), 2).course for name, scale in (("none", 0.0), ("DCG", 2.0))}
+    courses = {name: draw(pipe, GuidanceConfig.from_scales(scale), (1,), 2).course for name, scale in (("none", 0.0), ("DCG", 2.0))}
     first, last = course_frames(courses)
     assert [cell.title for cell in first] == [f"{what}, {name}" for name in courses for what in ("noisy", "expected", "depth")]
     assert (first[0].note, last[0].note) == ("1/2", "2/2")

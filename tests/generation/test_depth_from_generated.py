@@ -14,9 +14,9 @@ from noise2map.generation.depth_reading import depth_probe
 from noise2map.generation.evaluation.references import open_references
 from noise2map.generation.experiments import depth_from_generated as experiment
 from noise2map.generation.experiments.depth_from_generated import paired, summarise
-from noise2map.generation.experiments.training_sets import ARMS, ExperimentJob, training_set
+from noise2map.generation.experiments.training_sets import ARMS, ExperimentOptions, training_set
 from noise2map.generation.loading import load_generator
-from noise2map.generation.sampling import SamplingPlan
+from noise2map.generation.sampling import SamplingOptions
 from noise2map.metrics import depth_disagreement
 
 
@@ -26,9 +26,11 @@ def paths(tmp_path_factory):
 
 
 def words(paths, out, **changes):
-    options = {name: paths[part] for name, part in (("model", "generator"), ("predictor", "predictor"), ("prior", "prior"))}
+    options = {
+        name: paths[part] for name, part in (("model", "generator"), ("depth-predictor", "predictor"), ("depth-prior", "prior"))
+    }
     options |= {"real": "samples", "test": "samples", "out": out, "images": 4, "seeds": 2, "iterations": 1, "steps": 1}
-    options |= {"test-limit": 6, "device": "cpu", **{name.replace("_", "-"): value for name, value in changes.items()}}
+    options |= {"limit": 6, "device": "cpu", **{name.replace("_", "-"): value for name, value in changes.items()}}
     return [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
 
 
@@ -54,7 +56,7 @@ def test_all_arms_from_command_to_files_and_again(paths, tmp_path, monkeypatch, 
         half = 12.7062 * abs(values[0] - values[1]) / 2  # Student, one degree of freedom
         assert float(row["abs_rel_high"]) - float(row["abs_rel"]) == pytest.approx(half, rel=1e-3, abs=1e-9)
     assert "guided samples, predicted depth" in capsys.readouterr().out
-    assert len(list((tmp_path / "samples").glob("c40_p40_*/*.png"))) == 8  # the filter draws twice as many
+    assert len(list((tmp_path / "samples").glob("consistency-40_prior-40_*/*.png"))) == 8  # the filter draws twice as many
     plot = (tmp_path / "summary.png").read_bytes()
     (tmp_path / "summary.png").write_bytes(b"of an earlier run")
 
@@ -71,7 +73,7 @@ def test_all_arms_from_command_to_files_and_again(paths, tmp_path, monkeypatch, 
 
 
 def test_images_of_an_evaluation_are_taken(paths, tmp_path):
-    parts = [word for name in ("predictor", "prior") for word in (f"--{name}", str(paths[name]))]
+    parts = [word for name in ("predictor", "prior") for word in (f"--depth-{name}", str(paths[name]))]
     shared = ["--model", str(paths["generator"]), *parts, "--steps", "1", "--device", "cpu"]
     settings = ["--references", "samples", "--samples", "8", "--draw", "none,both", "--allow-singular"]
     with pytest.raises(SystemExit) as stop:
@@ -103,14 +105,22 @@ def test_plot_shows_means_intervals_and_every_training():
 
 def test_training_sets_hold_what_they_say(paths, tmp_path):
     pipe = load_generator(paths["generator"], paths["predictor"], paths["prior"])
-    job = ExperimentJob("g", "samples", "samples", tmp_path, images=4, keep=0.5, plan=SamplingPlan(num_inference_steps=1))
+    options = ExperimentOptions(
+        model="g",
+        real="samples",
+        test="samples",
+        out=tmp_path,
+        images=4,
+        keep=0.5,
+        sampling=SamplingOptions(num_inference_steps=1),
+    )
     real = open_references("samples", "depth")
-    sets = {arm: training_set(job, arm, pipe, real, 16, progress=False) for arm in ARMS}
+    sets = {arm: training_set(options, arm, pipe, real, 16) for arm in ARMS}
     assert torch.equal(sets["real"].images, sets["real-predicted"].images)
     assert not torch.equal(sets["real"].signal, sets["real-predicted"].signal)
     depth = pipe.depth_predictor.decode_depth(sets["real"].signal)[sets["real"].mask[:, 0]]
     assert depth.min() > 0.5 and depth.max() < 40 and sets["real-predicted"].mask.all()
-    files = sorted((tmp_path / "samples").glob("c40_p40_*/*.png"))
+    files = sorted((tmp_path / "samples").glob("consistency-40_prior-40_*/*.png"))
     drawn = [np.asarray(Image.open(path)) for path in files]
     pool = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2)
     assert torch.equal(sets["guided"].images, pool[:4])
@@ -137,11 +147,11 @@ def test_summary_and_pairs_by_hand():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"predictor": None, "prior": None}, "needs a depth predictor"),
+        ({"depth-predictor": None, "depth-prior": None}, "needs a depth predictor"),
         ({"images": 1000}, "expected at least --images 1000"),
-        ({"keep": 0}, "keep must be in (0, 1]"),
+        ({"keep": 0}, "--keep"),
         ({"arms": "real,imagined"}, "imagined"),
-        ({"seeds": 0}, "seeds must be at least 1"),
+        ({"seeds": 0}, "--seeds"),
         ({"test": "nowhere"}, "nowhere"),
     ],
 )

@@ -8,9 +8,9 @@ from tiny_generator import save_generator
 
 from noise2map.cli import main
 from noise2map.demo.guidance import draw
-from noise2map.generation.loading import load_generator
-from noise2map.generation.sampling import GuidanceSetting, SamplingPlan, SamplingSettings, draw_images, run_sampling
-from noise2map.guidance import DepthGuidedPipeline
+from noise2map.generation.loading import Camera, load_generator
+from noise2map.generation.sampling import SamplingOptions, draw_images, sample_images
+from noise2map.guidance import DepthGuidedPipeline, GuidanceConfig
 
 STEPS = 3
 
@@ -38,11 +38,11 @@ def test_sample_and_evaluate_generator_draw_the_same_image_of_a_seed(folder, tmp
     with pytest.raises(SystemExit) as exit_:
         main(["evaluate", "generator", *command, *study, "--out", str(tmp_path / "study")])
     assert exit_.value.code == 0
-    drawn = {path.parent.name[:5]: pixels(path) for path in (tmp_path / "study" / "samples").glob("*/000003.png")}
+    drawn = {path.parent.name.rpartition("_")[0]: pixels(path) for path in (tmp_path / "study" / "samples").glob("*/000003.png")}
     assert len(drawn) == 2
     guided_here, unguided_here = (tmp_path / "sample" / f"{one}images/000003.png" for one in ("", "unguided/"))
-    assert (pixels(guided_here) == drawn["c5_p3"]).all()
-    assert (pixels(unguided_here) == drawn["c0_p0"]).all()
+    assert (pixels(guided_here) == drawn["consistency-5_prior-3"]).all()
+    assert (pixels(unguided_here) == drawn["unguided"]).all()
 
 
 class ElsewherePipeline(DepthGuidedPipeline):
@@ -69,11 +69,12 @@ def test_noise_is_drawn_on_the_cpu_whatever_the_device(folder, tmp_path, command
     pipe = ElsewherePipeline(**whole.components)
     pipe.set_progress_bar_config(disable=True)
     pipe.asked = []
+    options = SamplingOptions(num_inference_steps=1)
     if command == "sample":
-        run_sampling(pipe, SamplingSettings(str(folder), steps=1, intrinsics_px=(8, 8, 8, 8)), [4], tmp_path)
+        sample_images(pipe, [4], tmp_path, options, camera=Camera([8, 8, 8, 8], "given"))
     elif command == "evaluate generator":
-        draw_images(pipe, GuidanceSetting("none"), [4], tmp_path, SamplingPlan(num_inference_steps=1))
+        draw_images(pipe, [4], tmp_path, options)
     else:
-        draw(pipe, GuidanceSetting("none"), (4,), 1)
+        draw(pipe, GuidanceConfig(), (4,), 1)
     ((generator,),) = pipe.asked
     assert generator.device.type == "cpu" and generator.initial_seed() == 4

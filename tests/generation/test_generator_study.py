@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 from tiny_generator import FEATURES, save_generator, save_map_models
+from tiny_guidance import tiny_prior
 
 from noise2map.cli import main
 from noise2map.generation.evaluation.feature_extractors import make_extractor
-from noise2map.generation.evaluation.references import ReferencePictures
-from noise2map.generation.evaluation.study import GeneratorJob, plan_settings
+from noise2map.generation.evaluation.references import ReferenceImages
+from noise2map.generation.evaluation.study import GeneratorOptions, guidance_tables
 from noise2map.guidance import DepthGuidedPipeline
 from noise2map.metrics import feature_distance
 
@@ -31,15 +32,15 @@ def words(paths, out, **changes):
     options = {
         "model": paths["generator"],
         "references": "samples",
-        "predictor": paths["predictor"],
-        "prior": paths["prior"],
+        "depth-predictor": paths["predictor"],
+        "depth-prior": paths["prior"],
         "extractor": paths["segmentation"],
         "estimator": paths["depth"],
         "out": out,
         "samples": IMAGES,
         "steps": 2,
         "resamples": 8,
-        "reference-limit": 20,
+        "limit": 20,
         "batch-size": 9,
         "pairs": 2,
         "device": "cpu",
@@ -58,7 +59,7 @@ def run(*arguments):
 @pytest.fixture(scope="module")
 def study(paths, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
-    arguments = [*words(paths, out, sweep_samples=17, scales="0,40"), "--prior", str(paths["prior-4px"])]
+    arguments = [*words(paths, out, sweep_samples=17, scales="0,40"), "--depth-prior", str(paths["prior-4px"])]
     assert run(*arguments) == 0
     return out, arguments
 
@@ -91,9 +92,9 @@ def test_table_has_all_settings_at_equal_seeds_and_the_references(study):
 def test_distances_are_those_of_the_files(study, paths):
     out, _ = study
     extractor = make_extractor(str(paths["segmentation"]), "cpu")
-    references = ReferencePictures("samples", 16, 20)
+    references = ReferenceImages("samples", 16, 20)
     real = torch.from_numpy(np.stack([references[index] for index in range(20)])).permute(0, 3, 1, 2)
-    for row, key in zip(rows_of(out), ("c0_p0", "c40_p0")):
+    for row, key in zip(rows_of(out), ("unguided", "consistency-40")):
         files = [np.asarray(Image.open(path)) for path in sorted((out / "samples").glob(f"{key}_*/*.png"))]
         assert len(files) == IMAGES
         drawn = torch.from_numpy(np.stack(files)).permute(0, 3, 1, 2)
@@ -110,10 +111,9 @@ def test_sweeps_share_images_with_the_table_and_count_their_own(study):
     assert {row["images"] for row in scales[:2]} == {"17"}
     priors = rows_of(out, "priors")
     assert [row["prior"].split("-")[0] for row in priors[:2]] == ["8px", "4px"]
-    folders = [path.name.split("_") for path in (out / "samples").iterdir()]
-    found = sorted((scale, prior, more.partition("px")[0] if "px" in more else "") for scale, prior, more, *_ in folders)
-    # Scale 40 is both, scale 0 is none.
-    assert found == [("c0", "p0", ""), ("c0", "p40", "8"), ("c40", "p0", ""), ("c40", "p40", "4"), ("c40", "p40", "8")]
+    folders = sorted(path.name.rpartition("_")[0] for path in (out / "samples").iterdir())
+    # Scale 40 is both, scale 0 is none; the second prior has a folder of its own.
+    assert folders == ["consistency-40", *["consistency-40_prior-40"] * 2, "prior-40", "unguided"]
     assert (out / "scales_dFID.svg").is_file() and (out / "priors_FID.svg").is_file()
 
 
@@ -171,7 +171,7 @@ def test_guided_settings_in_short(paths, tmp_path):
 
 
 def test_a_generator_alone_is_scored_without_guidance(paths, tmp_path, capsys):
-    assert run(*words(paths, tmp_path, predictor=None, prior=None, resamples=0, pairs=0)) == 0
+    assert run(*words(paths, tmp_path, depth_predictor=None, depth_prior=None, resamples=0, pairs=0)) == 0
     rows = rows_of(tmp_path)
     assert [row["setting"] for row in rows] == ["none", "references"] and "FID_low" not in rows[0]
     assert "only the unguided generator" in capsys.readouterr().err
@@ -182,13 +182,13 @@ def test_a_generator_alone_is_scored_without_guidance(paths, tmp_path, capsys):
     ("changes", "message"),
     [
         ({"samples": FEATURES}, "the covariance is singular"),
-        ({"reference-limit": 3}, "3 reference images and 16 features"),
-        ({"predictor": None}, "a depth prior is given, but no depth predictor"),
-        ({"predictor": None, "prior": None, "scales": "0,1"}, "needs a depth predictor"),
+        ({"limit": 3}, "3 reference images and 16 features"),
+        ({"depth-predictor": None}, "a depth prior is given, but no depth predictor"),
+        ({"depth-predictor": None, "depth-prior": None, "scales": "0,1"}, "needs a depth predictor"),
         ({"references": "nowhere"}, "no folder nowhere"),
-        ({"consistency-scale": -1}, "--consistency-scale must be a positive number"),
+        ({"consistency-scale": -1}, "--consistency-scale"),
         ({"scales": "0,ten"}, "'ten'"),
-        ({"scheduler": "euler"}, "--scheduler must be own or ddim or ddpm"),
+        ({"sampler": "euler"}, "'euler' is not one of"),
         ({"probe-timestep": 5000}, "timestep is 5000"),
         ({"fov": 180}, "--fov"),
         ({"extractor": "inceptionn"}, "inceptionn"),
@@ -202,13 +202,15 @@ def test_bad_input_is_refused_before_anything_is_drawn(paths, tmp_path, capsys, 
 
 
 def test_plan_leaves_out_what_there_are_no_parts_for(tmp_path):
-    job = GeneratorJob("g", "r", tmp_path, sweep_scales=(10.0, 0.0))
-    names = [one.name for one in plan_settings(job, True, [])["guidance"]]
-    assert names == ["none", "DCG"]
-    sweep = plan_settings(job, True, [])["scales"]
-    assert [(one.consistency_scale, one.prior_scale) for one in sweep] == [(0, 0), (10, 0)]
-    assert list(plan_settings(job, True, ["a"])) == ["guidance", "scales"]
-    assert list(plan_settings(job, True, ["a", "b"])) == ["guidance", "scales", "priors"]
+    options = GeneratorOptions(model="g", references="r", out=tmp_path, sweep_scales=(10.0, 0.0))
+    first, second = tiny_prior(), tiny_prior(seed=3)
+    assert list(guidance_tables(options, False, {})) == ["guidance"]
+    assert list(guidance_tables(options, True, {})["guidance"]) == ["none", "DCG"]
+    sweep = guidance_tables(options, True, {})["scales"]
+    assert [[(loss.name, loss.scale) for loss in one.active] for one in sweep.values()] == [[], [("consistency", 10.0)]]
+    assert list(guidance_tables(options, True, {"a": first})) == ["guidance", "scales"]
+    tables = guidance_tables(options, True, {"a": first, "b": second})
+    assert list(tables) == ["guidance", "scales", "priors"] and tables["priors"]["prior b"].losses[1].prior is second
 
 
 def test_settings_can_be_drawn_apart_and_are_found_again(paths, tmp_path, capsys):
@@ -216,10 +218,11 @@ def test_settings_can_be_drawn_apart_and_are_found_again(paths, tmp_path, capsys
     assert run(*arguments, "--draw", "both,scale 0.5") == 0
     assert run(*arguments, "--draw", "None") == 0
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "samples").rglob("*.png")}
-    assert sorted({path.parent.name.rpartition("_")[0].partition("_8px")[0] for path in kept}) == ["c0.5_p0.5", "c0_p0", "c40_p40"]
+    names = sorted({path.parent.name.rpartition("_")[0] for path in kept})
+    assert names == ["consistency-0.5_prior-0.5", "consistency-40_prior-40", "unguided"]
     assert len(kept) == 3 + 2 + 3 and not (tmp_path / "generator.csv").exists() and not (tmp_path / "measured").exists()
     assert run(*arguments, "--draw", "dcg,dpg,none,both") == 0
     assert len(list((tmp_path / "samples").rglob("*.png"))) == 8 + 6
     assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
     assert run(*arguments, "--draw", "none,neither") == 2
-    assert "no setting 'neither' to draw; expected some of none, DCG, DPG, both, scale 0.5" in capsys.readouterr().err
+    assert "no row 'neither' to draw; expected some of none, DCG, DPG, both, scale 0.5" in capsys.readouterr().err

@@ -6,11 +6,13 @@ import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
 from PIL import Image
 from tiny_guidance import tiny_predictor, tiny_prior, tiny_unet
+from typer import BadParameter
 
 from noise2map.cli import main
+from noise2map.cli.sample import parse_seeds
 from noise2map.generation.loading import camera_of, load_generator
-from noise2map.generation.sampling import SamplingSettings, parse_seeds, run_sampling
-from noise2map.guidance import DepthGuidedPipeline
+from noise2map.generation.sampling import SamplingOptions, sample_images
+from noise2map.guidance import DepthGuidedPipeline, GuidanceConfig
 from noise2map.zoo import resolve_generator
 
 METRES = {"min_depth": 0.5, "max_depth": 20.0}
@@ -66,9 +68,10 @@ def test_one_command_gives_images_depth_normals_clouds_and_pairs(generator, tmp_
 
 def test_a_seed_does_not_depend_on_its_batch(generator, tmp_path):
     pipe = load_generator(str(generator))
-    settings = SamplingSettings(str(generator), steps=3, consistency_scale=2.0, prior_scale=2.0, intrinsics_px=(10, 12, 8, 8))
-    run_sampling(pipe, settings, [5, 6, 7], tmp_path / "together", batch_size=3)
-    run_sampling(pipe, settings, [7], tmp_path / "alone", batch_size=1)
+    guidance, camera = GuidanceConfig.from_scales(2.0, 2.0), camera_of(generator, 16)
+    for name, seeds in (("together", [5, 6, 7]), ("alone", [7])):
+        options = SamplingOptions(num_inference_steps=3, batch_size=len(seeds))
+        sample_images(pipe, seeds, tmp_path / name, options, guidance, camera=camera)
     for name in ("images/000007.png", "unguided/images/000007.png"):
         assert np.abs(pixels(tmp_path / "together" / name) - pixels(tmp_path / "alone" / name)).max() <= 1
 
@@ -129,7 +132,7 @@ def test_camera(generator):
 def test_seeds():
     assert parse_seeds("0-3, 8,2,10-10") == [0, 1, 2, 3, 8, 10]
     for text in ("", "a", "3-1", "1-", "-2", "0-9999999"):
-        with pytest.raises(ValueError, match="seeds"):
+        with pytest.raises(BadParameter, match="seeds"):
             parse_seeds(text)
 
 
@@ -138,23 +141,26 @@ def test_seeds():
     [
         (["--consistency-scale", "-1"], "--consistency-scale"),
         (["--prior-scale", "nan"], "--prior-scale"),
-        (["--steps", "0"], "--steps must be at least 1"),
-        (["--steps", "101"], "num_inference_steps is 101"),
-        (["--seeds", "x"], "seeds must be"),
-        (["--convention", "both", "--consistency-scale", "1"], "convention is 'both'"),
-        (["--sampler", "euler"], "sampler is 'euler'"),
+        (["--steps", "0"], "'--steps'"),
+        (["--steps", "2000"], "'--steps'"),
+        (["--steps", "101"], "--steps is 101; expected a whole number, 1 to 100"),
+        (["--seeds", "x"], "--seeds must be"),
+        (["--convention", "foo"], "'foo' is not one of"),
+        (["--sampler", "euler"], "'euler' is not one of"),
+        (["--consistency-scale", "1e38"], "or pass --on-nonfinite skip"),
+        (["--model", "freedoom-depth-tiny"], "is a model of maps; expected an image generator"),
         (["--depth-prior", "./nowhere"], "./nowhere"),
         (["--model", "./nowhere"], "./nowhere"),
         (["--model", "no-such-generator"], "no-such-generator"),
         (["--fov", "180"], "--fov"),
-        (["--eta", "2"], "eta is 2"),
+        (["--eta", "5"], "'--eta'"),
     ],
 )
 def test_mistakes_are_one_line_without_traceback(generator, tmp_path, capsys, change, message):
     assert run("--model", generator, "--seeds", "0", "--steps", "2", "--out", tmp_path / "out", *change) == 2
     error = capsys.readouterr().err
     last = error.splitlines()[-1]  # after the progress bar, where there was one
-    assert last.startswith("noise2map: error:") and message in last and "Traceback" not in error
+    assert last.startswith(("noise2map: error:", "Error: Invalid value")) and message in last and "Traceback" not in error
     assert not list((tmp_path / "out").glob("*"))
 
 

@@ -10,11 +10,11 @@ from tiny_generator import save_generator
 from noise2map.diffusion import add_noise, image_generator, tables_from_betas
 from noise2map.generation.depth_reading import depth_probe, probe_name
 from noise2map.generation.loading import load_generator, load_part
-from noise2map.generation.sampling import GuidanceSetting, SamplingPlan, draw_images
-from noise2map.guidance import DepthGuidedPipeline, DepthPredictor, DepthPrior, UNetFeatureTap
+from noise2map.generation.sampling import SamplingOptions, draw_images
+from noise2map.guidance import DepthGuidedPipeline, DepthPredictor, DepthPrior, GuidanceConfig, UNetFeatureTap
 
-PLAN = SamplingPlan(num_inference_steps=2)
-BOTH = GuidanceSetting("both", 5.0, 3.0, "p")
+OPTIONS = SamplingOptions(num_inference_steps=2)
+BOTH = GuidanceConfig.from_scales(5.0, 3.0)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_a_generator_is_opened_with_its_parts(paths, pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "all")  # a DepthGuidedPipeline brings its parts
     again = load_generator(tmp_path / "all")
     assert isinstance(again.depth_prior, DepthPrior) and again.depth_prior.image_size == (8, 8)
-    own = load_generator(paths["generator"], sampler="own")
+    own = load_generator(paths["generator"], sampler="default")
     saved = (paths["generator"] / "scheduler" / "scheduler_config.json").read_text()
     assert f'"_class_name": "{type(own.scheduler).__name__}"' in saved
     alone = load_generator(paths["generator"], sampler="ddpm")
@@ -58,7 +58,7 @@ def test_what_cannot_be_opened_is_named(paths, tmp_path):
 
 
 def test_unguided_images_are_those_of_diffusers(paths, pipe, tmp_path):
-    folder = draw_images(pipe, GuidanceSetting("none"), [3, 7], tmp_path, PLAN)
+    folder = draw_images(pipe, [3, 7], tmp_path, OPTIONS)
     plain = DDIMPipeline(pipe.unet, pipe.scheduler)
     plain.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed) for seed in (3, 7)]
@@ -69,45 +69,30 @@ def test_unguided_images_are_those_of_diffusers(paths, pipe, tmp_path):
 
 
 def test_an_image_follows_from_its_seed_whatever_the_batch(pipe, tmp_path):
-    together = draw_images(pipe, BOTH, range(4), tmp_path / "a", PLAN, batch_size=4)
-    alone = draw_images(pipe, BOTH, [2], tmp_path / "b", PLAN, batch_size=1)
-    none = draw_images(pipe, GuidanceSetting("none"), [2], tmp_path / "a", PLAN)
+    together = draw_images(pipe, range(4), tmp_path / "a", SamplingOptions(num_inference_steps=2, batch_size=4), BOTH)
+    alone = draw_images(pipe, [2], tmp_path / "b", SamplingOptions(num_inference_steps=2, batch_size=1), BOTH)
+    none = draw_images(pipe, [2], tmp_path / "a", OPTIONS)
     assert np.abs(read(together, 2).astype(int) - read(alone, 2)).max() <= 1
     assert np.abs(read(none, 2).astype(int) - read(alone, 2)).max() > 1  # guidance moves it
 
 
 def test_only_what_is_missing_is_drawn_again(pipe, tmp_path, monkeypatch):
-    folder = draw_images(pipe, BOTH, range(3), tmp_path, PLAN)
+    folder = draw_images(pipe, range(3), tmp_path, OPTIONS, BOTH)
     before = read(folder, 1)
     (folder.root / "000001.png").unlink()
     drawn = []
     call = DepthGuidedPipeline.__call__
     monkeypatch.setattr(DepthGuidedPipeline, "__call__", lambda self, **k: drawn.append(k["batch_size"]) or call(self, **k))
     done = []
-    again = draw_images(pipe, BOTH, range(4), tmp_path, PLAN, on_images=done.append)
+    again = draw_images(pipe, range(4), tmp_path, OPTIONS, BOTH, on_images=done.append)
     assert drawn == [2] and sum(done) == 4  # seed 1, and the new seed 3
     assert np.abs(read(again, 1).astype(int) - before).max() <= 1
 
 
-def test_images_of_another_plan_or_predictor_are_not_taken_for_these(paths, pipe, tmp_path):
-    none = GuidanceSetting("none")
-    first, unguided = (draw_images(pipe, setting, [0], tmp_path, PLAN).root for setting in (BOTH, none))
-    longer = SamplingPlan(num_inference_steps=3)
-    assert len({first, *(draw_images(pipe, BOTH, [0], tmp_path, plan).root for plan in (PLAN, longer))}) == 2
-    plain = SamplingPlan(num_inference_steps=2, convention="plain")
-    assert draw_images(pipe, BOTH, [0], tmp_path, plain).root != first
-    assert draw_images(pipe, none, [0], tmp_path, plain).root == unguided  # which knows no convention
-    other = load_generator(paths["generator"], paths["predictor"], paths["prior"])
-    with torch.no_grad():
-        next(other.depth_predictor.parameters()).mul_(1.5)
-    assert draw_images(other, BOTH, [0], tmp_path, PLAN).root != first
-    assert draw_images(other, none, [0], tmp_path, PLAN).root == unguided
-
-
-def test_bfloat16_draws_nearly_the_same_images_into_another_folder(paths, pipe, tmp_path):
-    bf16 = SamplingPlan(num_inference_steps=2, bf16=True)
-    for setting in (BOTH, GuidanceSetting("none")):
-        full, half = (draw_images(pipe, setting, [4], tmp_path, plan) for plan in (PLAN, bf16))
+def test_bfloat16_draws_nearly_the_same_images_into_another_folder(pipe, tmp_path):
+    half_precision = SamplingOptions(num_inference_steps=2, dtype="bfloat16")
+    for guidance in (BOTH, GuidanceConfig()):
+        full, half = (draw_images(pipe, [4], tmp_path, options, guidance) for options in (OPTIONS, half_precision))
         assert half.root != full.root
         assert 0 < np.abs(read(half, 4).astype(float) - read(full, 4)).mean() < 3
     assert next(pipe.unet.parameters()).dtype == torch.float32

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from noise2map.generation.evaluation import measurements as measured_images
-from noise2map.generation.evaluation.measurements import Instruments, Measured, measure, stack_pictures
+from noise2map.generation.evaluation import measurements
+from noise2map.generation.evaluation.measurements import FeatureModels, ImageFeatures, extract, stack_images
 from noise2map.metrics import FeatureExtractor, PlausibilityScores, render_depth
 
 
@@ -34,7 +34,7 @@ class Red(torch.nn.Module):
 
 @pytest.fixture
 def chunks_of_four(monkeypatch):
-    monkeypatch.setattr(measured_images, "_CHUNK", 4)
+    monkeypatch.setattr(measurements, "_CHUNK", 4)
 
 
 def pictures(count, seed=0):
@@ -47,7 +47,7 @@ def names(count):
 
 def test_rows_are_those_of_each_picture(chunks_of_four):
     images = pictures(6)
-    found = measure(images, names(6), Instruments(Counting(), Red(), "metric"), batch_size=3)
+    found = extract(images, names(6), FeatureModels(Counting(), Red(), "metric"), batch_size=3)
     stacked = torch.from_numpy(images).permute(0, 3, 1, 2)
     torch.testing.assert_close(found.image_features, stacked.float().mean((2, 3)))
     grey = render_depth(1 + stacked[:, 0].float(), "metric", (1.0, 300.0))
@@ -55,7 +55,7 @@ def test_rows_are_those_of_each_picture(chunks_of_four):
     scores = PlausibilityScores()
     scores.update(stacked, 1 + stacked[:, 0].float())
     torch.testing.assert_close(found.plausibility, scores.per_image(), equal_nan=True)
-    assert len(found) == 6 and len(found.first(2)) == 2 and isinstance(found.first(2), Measured)
+    assert len(found) == 6 and len(found.first(2)) == 2 and isinstance(found.first(2), ImageFeatures)
 
 
 def test_probe_gets_the_names_and_its_readings_are_scored(chunks_of_four):
@@ -66,26 +66,26 @@ def test_probe_gets_the_names_and_its_readings_are_scored(chunks_of_four):
         strong = torch.zeros(len(images), 1, 2, 2)
         return strong, strong + torch.tensor([float(one) / 10 for one in ids])[:, None, None, None]
 
-    found = measure(pictures(6), names(6), Instruments(Counting(), Red(), probe=probe, probe_name="p"), batch_size=4)
+    found = extract(pictures(6), names(6), FeatureModels(Counting(), Red(), probe=probe, probe_name="p"), batch_size=4)
     assert asked == names(6)
     assert found.plausibility[:, 0].tolist() == pytest.approx([index / 20 for index in range(6)])
 
 
 def test_what_is_kept_is_not_measured_again_and_other_content_is(chunks_of_four, tmp_path):
     first = Counting()
-    found = measure(pictures(6), names(6), Instruments(first, Red()), cache=tmp_path)
+    found = extract(pictures(6), names(6), FeatureModels(first, Red()), cache=tmp_path)
     seen = first.seen
-    again = measure(pictures(6), names(6), Instruments(first, Red()), cache=tmp_path)
+    again = extract(pictures(6), names(6), FeatureModels(first, Red()), cache=tmp_path)
     assert first.seen == seen
     for one in ("image_features", "depth_features", "plausibility"):
         torch.testing.assert_close(getattr(again, one), getattr(found, one), rtol=0, atol=0, equal_nan=True)
     changed = pictures(6)
     changed[5, 0, 0, 0] ^= 1  # one bit of the second chunk
-    measure(changed, names(6), Instruments(first, Red()), cache=tmp_path)
+    extract(changed, names(6), FeatureModels(first, Red()), cache=tmp_path)
     assert first.seen == seen + 2 * 2  # images and rendered depth of two pictures
     other = Counting()
     other.name = "colours of another training"
-    measure(pictures(6), names(6), Instruments(other, Red()), cache=tmp_path)
+    extract(pictures(6), names(6), FeatureModels(other, Red()), cache=tmp_path)
     assert other.seen == 12
 
 
@@ -93,28 +93,27 @@ def test_an_interrupted_run_goes_on(chunks_of_four, tmp_path):
     extractor = Counting()
     extractor.stop_after = 10
     with pytest.raises(KeyboardInterrupt):
-        measure(pictures(8), names(8), Instruments(extractor, Red()), batch_size=2, cache=tmp_path)
+        extract(pictures(8), names(8), FeatureModels(extractor, Red()), batch_size=2, cache=tmp_path)
     fresh = Counting()
-    done = []
-    found = measure(pictures(8), names(8), Instruments(fresh, Red()), batch_size=2, cache=tmp_path, on_pictures=done.append)
-    assert fresh.seen == 8 and sum(done) == 8 and len(found) == 8
+    found = extract(pictures(8), names(8), FeatureModels(fresh, Red()), batch_size=2, cache=tmp_path)
+    assert fresh.seen == 8 and len(found) == 8
 
 
 def test_a_broken_file_is_measured_again(chunks_of_four, tmp_path):
     extractor = Counting()
-    found = measure(pictures(4), names(4), Instruments(extractor, Red()), cache=tmp_path)
+    found = extract(pictures(4), names(4), FeatureModels(extractor, Red()), cache=tmp_path)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:50])
-    again = measure(pictures(4), names(4), Instruments(extractor, Red()), cache=tmp_path)
+    again = extract(pictures(4), names(4), FeatureModels(extractor, Red()), cache=tmp_path)
     torch.testing.assert_close(again.image_features, found.image_features)
 
 
 def test_impossible_sets_are_refused():
     with pytest.raises(ValueError, match="one size"):
-        stack_pictures([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)], range(2))
-    with pytest.raises(ValueError, match="0 pictures"):
-        measure([], [], Instruments(Counting(), Red()))
+        stack_images([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)], range(2))
+    with pytest.raises(ValueError, match="0 images"):
+        extract([], [], FeatureModels(Counting(), Red()))
     relative = Red()
     relative.metric = False
     with pytest.raises(ValueError, match="needs depth in metres"):
-        measure(pictures(2), names(2), Instruments(Counting(), relative, "metric"))
+        extract(pictures(2), names(2), FeatureModels(Counting(), relative, "metric"))

@@ -1,11 +1,11 @@
-"""Real pictures by name: which data set is opened, what of a picture is taken."""
+"""Real images by name: which data set is opened, what of an image is taken."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from noise2map.data import load_samples
-from noise2map.generation.evaluation.references import PictureFiles, ReferencePictures, open_references
+from noise2map.generation.evaluation.references import ImageFiles, ReferenceImages, open_references
 from noise2map.rendering.export import export_frames
 
 
@@ -13,15 +13,15 @@ def test_a_folder_of_images_gives_middle_squares(tmp_path):
     picture = np.zeros((8, 16, 3), np.uint8)
     picture[:, 4:12] = (10, 200, 30)
     Image.fromarray(picture).save(tmp_path / "wide.png")
-    pictures = ReferencePictures(str(tmp_path), 4)
+    pictures = ReferenceImages(str(tmp_path), 4)
     assert len(pictures) == 1 and pictures.intrinsics is None
     assert pictures[0].shape == (4, 4, 3)
     assert np.abs(pictures[0].astype(int) - (10, 200, 30)).max() < 25  # resampling looks a little beyond the square
-    assert (PictureFiles([tmp_path / "wide.png"])[0] == picture).all()
+    assert (ImageFiles([tmp_path / "wide.png"])[0] == picture).all()
 
 
 def test_shipped_frames_bring_their_camera():
-    pictures = ReferencePictures("samples", 60, limit=3)
+    pictures = ReferenceImages("samples", 60, limit=3)
     frame = load_samples("test", "depth")[0]
     fx, fy, cx, cy = frame["intrinsics"]
     assert len(pictures) == 3
@@ -33,7 +33,7 @@ def test_public_data_sets_are_opened_by_name_and_split(tmp_path):
     export_frames("nyu", "samples", tmp_path / "nyu", limit=3)
     tests, trains = (open_references(f"{name}:{tmp_path / 'nyu'}", "depth") for name in ("nyu", "nyu/train"))
     assert tests[0]["depth_m"].max() > 0 and tests[0]["id"] != trains[0]["id"]
-    assert len(ReferencePictures(f"nyu:{tmp_path / 'nyu'}", 32)) == len(tests)
+    assert len(ReferenceImages(f"nyu:{tmp_path / 'nyu'}", 32)) == len(tests)
 
 
 def test_what_cannot_be_opened_is_refused(tmp_path):

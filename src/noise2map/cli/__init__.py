@@ -43,6 +43,18 @@ _START_AGAIN = (
     *("data samples", "data export", "data check", "data select", "data cut-surround"),
 )
 
+# What an error of the library calls an argument -> the option that a user of the command line knows it by.
+_OPTION_OF = {
+    "on_nonfinite='skip'": "--on-nonfinite skip",
+    "allow_singular=True": "--allow-singular",
+    "num_inference_steps is": "--steps is",
+    "consistency_scale is": "--consistency-scale is",
+    "or prior_scale=0": "or --prior-scale 0",
+    "prior_scale is": "--prior-scale is",
+    "the pipeline has no depth_predictor; pass one to from_pipe or from_pretrained": "there is no --depth-predictor",
+    "the pipeline has no depth_prior; pass one": "there is none; pass --depth-prior",
+}
+
 EXIT_BAD_INPUT = 2
 
 EXIT_INTERRUPTED = 130
@@ -166,4 +178,6 @@ def _one_line(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.filename and error.strerror:
         text = f"{error.filename}: {error.strerror}"  # without "[Errno 28]"
+    for argument, option in _OPTION_OF.items():
+        text = text.replace(argument, option)
     return " ".join(text.split()) or type(error).__name__

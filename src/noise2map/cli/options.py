@@ -47,6 +47,8 @@ OLD_SPELLINGS: dict[str, tuple[str, ...]] = {
     "--predictor": ("--depth-predictor",),
     "--prior": ("--depth-prior",),
     "--generator": ("--model",),
+    "--reference-limit": ("--limit",),
+    "--test-limit": ("--limit",),
 }
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")

@@ -1,81 +1,113 @@
 """``noise2map sample``: images from a diffusion model, guided towards plausible geometry, with their depth."""
 
-import math
-from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
+from noise2map.cli.options import (
+    MAX_STEPS,
+    BatchSize,
+    DepthPredictor,
+    DepthPrior,
+    Device,
+    DType,
+    Fov,
+    ImageSampler,
+    Out,
+    Overwrite,
+    check_finite,
+)
+
+# Options of every command that draws images; "default" is as the generator was saved.
+Generator = Annotated[str, typer.Option(help="Generator: shipped name, folder of a diffusers pipeline, or hub id.")]
+Scale = Annotated[float, typer.Option(min=0, callback=check_finite, help="Weight of the guidance; 0 for none.")]
+ImageSteps = Annotated[int, typer.Option(min=1, max=MAX_STEPS, help="Sampling steps.")]
+Eta = Annotated[float, typer.Option(min=0, max=1, help="Noise of ddim steps.")]
+Convention = Annotated[Literal["variance", "plain", "default"], typer.Option(help="What a scale of guidance multiplies.")]
+Reduction = Annotated[Literal["sum", "mean", "default"], typer.Option(help="Of the guidance losses over pixels.")]
+GuidanceEvery = Annotated[int, typer.Option(min=1, help="Guide every so many steps.")]
+OnNonfinite = Annotated[
+    Literal["error", "skip"], typer.Option(help="A gradient that is not finite: error, or skip the guidance of that step.")
+]
+ProbeTimestep = Annotated[int, typer.Option(min=0, help="Noise level at which the depth of an image is read from the features.")]
+
+
+def as_saved(word: str) -> str | None:
+    """None for ``default``: the pipeline's own."""
+    return None if word == "default" else word
+
 
 def sample(
-    model: str = typer.Option(..., help="Generator: shipped name, folder of a diffusers pipeline, or hub id."),
-    out: Path = typer.Option(..., help="Folder to write to; an unfinished run is gone on with."),
-    seeds: str = typer.Option("0-15", help="Seeds, one picture each: 0-15 or 0,3,7."),
-    steps: int = typer.Option(50, help="Sampling steps."),
-    consistency_scale: float = typer.Option(0.0, help="Weight of depth consistency guidance."),
-    prior_scale: float = typer.Option(0.0, help="Weight of depth prior guidance."),
-    convention: str = typer.Option("own", help="What a scale multiplies: variance, plain, or own: as the generator was saved."),
-    reduction: str = typer.Option("own", help="Of the losses over pixels: sum, mean, or own: as the generator was saved."),
-    depth_predictor: str | None = typer.Option(None, help="Folder or hub id; default: depth_predictor/ of the generator."),
-    depth_prior: str | None = typer.Option(None, help="Folder or hub id; default: depth_prior/ of the generator."),
-    sampler: str = typer.Option("own", help="ddim, ddpm, or own: the one that the generator was saved with."),
-    eta: float = typer.Option(0.0, help="Noise of ddim steps, 0 to 1."),
-    guidance_every: int = typer.Option(1, help="Guide every so many steps."),
-    on_nonfinite: str = typer.Option("error", help="A gradient that is not finite: error, or skip the guidance of that step."),
-    pair: bool = typer.Option(True, help="Also draw the same seeds without guidance."),
-    fov: float | None = typer.Option(None, help="Horizontal field of view in degrees; default: the generator's camera, else 60."),
-    batch_size: int = typer.Option(8, help="Pictures at a time; a seed's picture does not depend on it."),
-    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:N or mps."),
-    dtype: str = typer.Option("float32", help="float32, bfloat16 or float16."),
-    overwrite: bool = typer.Option(False, "--overwrite", help="Replace pictures of other settings."),
+    model: Generator,
+    out: Out,
+    seeds: Annotated[str, typer.Option(help="Seeds, one image each: 0-15 or 0,3,7.")] = "0-15",
+    steps: ImageSteps = 50,
+    consistency_scale: Scale = 0.0,
+    prior_scale: Scale = 0.0,
+    convention: Convention = "default",
+    reduction: Reduction = "default",
+    depth_predictor: DepthPredictor = None,
+    depth_prior: DepthPrior = None,
+    sampler: ImageSampler = "default",
+    eta: Eta = 0.0,
+    guidance_every: GuidanceEvery = 1,
+    on_nonfinite: OnNonfinite = "error",
+    pair: Annotated[bool, typer.Option(help="Also draw the same seeds without guidance.")] = True,
+    fov: Fov = None,
+    batch_size: BatchSize = 8,
+    device: Device = "auto",
+    dtype: DType = "float32",
+    overwrite: Overwrite = False,
 ) -> None:
     """Draw images; with a depth predictor also depth (16-bit PNG and npz), normals, point clouds (PLY) and a sheet of pairs."""
-    for name, value in (("consistency-scale", consistency_scale), ("prior-scale", prior_scale)):
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"--{name} must be a finite number of at least 0, got {value}")
-    for name, count in (("steps", steps), ("batch-size", batch_size), ("guidance-every", guidance_every)):
-        if count < 1:
-            raise ValueError(f"--{name} must be at least 1, got {count}")
-    if fov is not None and not 0 < fov < 180:
-        raise ValueError(f"--fov must be an angle between 0 and 180 degrees, got {fov}")
-
+    chosen = parse_seeds(seeds)
+    # Imported after the options have been checked: a mistake is reported at once, not after seconds of imports.
     import diffusers
-    from tqdm import tqdm
 
-    from noise2map.generation.loading import OWN, camera_of, load_generator, sampler_of
-    from noise2map.generation.sampling import SHEET_FILE, SamplingSettings, parse_seeds, run_sampling
-    from noise2map.inference.loading import pick_device, pick_dtype
+    from noise2map.generation.image_files import SHEET_FILE
+    from noise2map.generation.loading import camera_of, load_generator
+    from noise2map.generation.sampling import SamplingOptions, describe, sample_images
+    from noise2map.guidance import GuidanceConfig
+    from noise2map.inference.loading import pick_device
     from noise2map.runs.files import check_writable
+    from noise2map.zoo import label_of
 
     diffusers.utils.logging.disable_progress_bar()
-    chosen = parse_seeds(seeds)
     check_writable(out)
-    pipe = load_generator(model, depth_predictor, depth_prior, sampler=sampler, device=pick_device(device), dtype=pick_dtype(dtype))
-    intrinsics, camera = camera_of(model, pipe.unet.config.sample_size, fov)
-    settings = SamplingSettings(
-        model=model,
-        depth_predictor=depth_predictor,
-        depth_prior=depth_prior,
-        sampler=sampler_of(pipe),
-        steps=steps,
-        consistency_scale=consistency_scale,
-        prior_scale=prior_scale,
-        convention=pipe.config.convention if convention == OWN else convention,
-        reduction=pipe.config.reduction if reduction == OWN else reduction,
-        guidance_every=guidance_every,
-        eta=eta,
+    pipe = load_generator(model, depth_predictor, depth_prior, sampler=sampler, device=pick_device(device))
+    options = SamplingOptions(num_inference_steps=steps, eta=eta, dtype=dtype, batch_size=batch_size)
+    guidance = GuidanceConfig.from_scales(
+        consistency_scale,
+        prior_scale,
+        convention=as_saved(convention) or pipe.config.convention,
+        reduction=as_saved(reduction) or pipe.config.reduction,
+        every=guidance_every,
         on_nonfinite=on_nonfinite,
-        dtype=dtype,
-        intrinsics_px=tuple(intrinsics),
-        camera=camera,
-        pair=pair,
     )
-    runs = 2 if settings.guided and pair else 1
-    with tqdm(total=len(chosen) * steps * runs, desc="sample", unit="step") as bar:
-        report = run_sampling(pipe, settings, chosen, out, batch_size=batch_size, overwrite=overwrite, tick=bar.update)
-        bar.update(len(report.kept) * steps * runs)
-    told = f"{out}: {len(report.written)} drawn" + (f", {len(report.kept)} done before" if report.kept else "")
-    print(told + (f", {SHEET_FILE}" if report.with_depth else ", no depth (no depth predictor)"))
-    if report.metric and camera == "assumed":
+    camera = camera_of(model, pipe.unet.config.sample_size, fov)
+    title = f"{label_of(model)}: {steps} steps, {describe(guidance)}"
+    report = sample_images(pipe, chosen, out, options, guidance, camera=camera, title=title, pair=pair, overwrite=overwrite)
+    summary = f"{out}: {len(report.written)} drawn" + (f", {len(report.kept)} done before" if report.kept else "")
+    print(summary + (f", {SHEET_FILE}" if report.with_depth else ", no depth (no depth predictor)"))
+    if report.metric and camera.source == "assumed":
         print("point clouds assume a field of view of 60 degrees; say --fov if you know better")
     if report.with_depth and not report.metric:
         print("depth is relative: no normals and no point clouds")
+
+
+def parse_seeds(text: str) -> list[int]:
+    """``"0-15"``, ``"3"``, ``"0-3,8,10-11"`` -> seeds in that order, each once.
+
+    Raises:
+        typer.BadParameter: if it is something else.
+    """
+    seeds: list[int] = []
+    for word in text.replace(" ", "").split(","):
+        first, dash, last = word.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise typer.BadParameter(f"--seeds must be whole numbers and ranges such as 0-15 or 0,3,7, got {text!r}")
+        low, high = int(first), int(last or first)
+        if high < low or high - low > 1_000_000:
+            raise typer.BadParameter(f"--seeds {word!r} are no range; expected the smaller number first, at most a million seeds")
+        seeds += range(low, high + 1)
+    return list(dict.fromkeys(seeds))

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from noise2map.generation.depth_reading import depth_probe
-from noise2map.generation.evaluation.depth_models import make_estimator
-from noise2map.generation.evaluation.measurements import stack_pictures
+from noise2map.generation.evaluation.measurements import stack_images
 from noise2map.generation.evaluation.page import DepthViews, add_clouds, seed_item, seed_rows
-from noise2map.generation.evaluation.references import SHIPPED, ReferencePictures
-from noise2map.generation.loading import OWN, camera_of, load_generator
-from noise2map.generation.sampling import GuidanceSetting
-from noise2map.guidance import DepthGuidedPipeline
+from noise2map.generation.evaluation.references import SHIPPED, ReferenceImages
+from noise2map.generation.loading import DEFAULT, camera_of, load_generator
+from noise2map.generation.sampling import SamplingOptions
+from noise2map.generation.sampling import draw as draw_seeds
+from noise2map.guidance import DepthGuidedPipeline, GuidanceConfig
+from noise2map.inference.depth_models import load_depth_model
 from noise2map.metrics import PlausibilityScores
 from noise2map.report.animation import save_animation
 from noise2map.report.html import Page
@@ -37,12 +38,12 @@ STEPS = 50
 # The paper's, in the meaning that the generator was saved with.
 SCALE = 40.0
 
-SETTINGS = (
-    GuidanceSetting("none"),
-    GuidanceSetting("DCG", SCALE, 0.0),
-    GuidanceSetting("DPG", 0.0, SCALE),
-    GuidanceSetting("both", SCALE, SCALE),
-)
+SETTINGS = {
+    "none": GuidanceConfig(),
+    "DCG": GuidanceConfig.from_scales(SCALE, on_nonfinite="skip"),
+    "DPG": GuidanceConfig.from_scales(0.0, SCALE, on_nonfinite="skip"),
+    "both": GuidanceConfig.from_scales(SCALE, SCALE, on_nonfinite="skip"),
+}
 
 _REFERENCES = 16
 
@@ -96,7 +97,7 @@ def open_generator(name: str, device: torch.device, say: Callable[[str], None]) 
         say("no generator is shipped: guided generation is left out")
         return None
     diffusers.utils.logging.disable_progress_bar()
-    pipe = load_generator(shipped[0] if name == AUTO else name, sampler=OWN, device=device)
+    pipe = load_generator(shipped[0] if name == AUTO else name, sampler=DEFAULT, device=device)
     for part in ("depth_predictor", "depth_prior"):
         if getattr(pipe, part) is None:
             raise ValueError(f"generator {name!r} has no {part}/ in its folder; the demo shows guidance and needs both parts")
@@ -122,8 +123,8 @@ def show_guided(page: Page, pipe: DepthGuidedPipeline, out: Path, name: str, dep
     name = available_generators()[0] if name == AUTO else name
     label = label_of(name)
     say(f"guided generation: {len(FIRST_SEEDS)} seeds, {STEPS} steps, {len(SETTINGS)} settings")
-    drawn = {one.name: draw(pipe, one, FIRST_SEEDS, STEPS) for one in SETTINGS}
-    estimator = make_estimator(depth_model, pipe.device)
+    drawn = {name: draw(pipe, one, FIRST_SEEDS, STEPS) for name, one in SETTINGS.items()}
+    estimator = load_depth_model(depth_model, pipe.device)
     if not estimator.metric:
         raise ValueError(f"depth model {depth_model!r} gives depth without a unit; the demo shows metres")
     side = drawn["none"].images.shape[-1]
@@ -156,29 +157,20 @@ def show_guided(page: Page, pipe: DepthGuidedPipeline, out: Path, name: str, dep
     add_clouds(page, ends, FIRST_SEEDS[:1], folder / "clouds")
 
 
-def draw(pipe: DepthGuidedPipeline, setting: GuidanceSetting, seeds: tuple[int, ...], steps: int) -> Drawn:
-    """Pictures of seeds, and the course of the first one's denoising."""
+def draw(pipe: DepthGuidedPipeline, guidance: GuidanceConfig, seeds: tuple[int, ...], steps: int) -> Drawn:
+    """Images of seeds, and the course of the first one's denoising."""
     noisy, clean, depth = [], [], []
 
-    def keep(pipeline: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    def keep(tensors: dict[str, Tensor]) -> None:
         noisy.append(_bytes(tensors["latents"][:1]))
         clean.append(_bytes(tensors["pred_original_sample"][:1]))
-        depth.append(pipeline.depth_predictor.decode_depth(tensors["depth_signal"][:1].float()).cpu())
-        return {}
+        depth.append(pipe.depth_predictor.decode_depth(tensors["depth_signal"][:1].float()).cpu())
 
-    out = pipe(
-        batch_size=len(seeds),
-        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        num_inference_steps=steps,
-        consistency_scale=setting.consistency_scale,
-        prior_scale=setting.prior_scale,
-        on_nonfinite="skip",
-        output_type="pt",
-        callback_on_step_end=keep,
-        callback_on_step_end_tensor_inputs=("latents", "pred_original_sample", "depth_signal"),
-    )
-    pictures = [torch.cat(kept).permute(0, 2, 3, 1).numpy() for kept in (noisy, clean)]
-    return Drawn(_bytes(2 * out.images - 1), Course(*pictures, torch.cat(depth).numpy()))
+    names = ("latents", "pred_original_sample", "depth_signal")
+    options = SamplingOptions(num_inference_steps=steps)
+    drawn = draw_seeds(pipe, seeds, options, guidance, on_step=keep, on_step_tensors=names)
+    steps_kept = [torch.cat(kept).permute(0, 2, 3, 1).numpy() for kept in (noisy, clean)]
+    return Drawn(drawn.images, Course(*steps_kept, torch.cat(depth).numpy()))
 
 
 def _bytes(signal: Tensor) -> Tensor:
@@ -190,8 +182,8 @@ def _scores(
     pipe: DepthGuidedPipeline, drawn: dict[str, tuple[Tensor, Tensor]], estimator: Any, side: int
 ) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:
     """A row for each setting and one for real frames; and by setting, how far the readings of each image differ."""
-    references = ReferencePictures(SHIPPED, side, _REFERENCES)
-    frames = stack_pictures(references, range(len(references)))
+    references = ReferenceImages(SHIPPED, side, _REFERENCES)
+    frames = stack_images(references, range(len(references)))
     real = {"references": (frames, estimator(frames.to(pipe.device)).float().cpu())}
     probe, rows, apart = depth_probe(pipe, _PROBE_TIMESTEP), [], {}
     for name, (images, depth) in {**drawn, **real}.items():

@@ -1,29 +1,20 @@
 """Depth of finished images, read off the features of the generator itself."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from noise2map.diffusion import add_noise, image_generator, tables_from_betas
-from noise2map.guidance import DepthGuidedPipeline, UNetFeatureTap, unet_signature
+from noise2map.guidance import DepthGuidedPipeline, UNetFeatureTap
+from noise2map.runs.files import weights_checksum
+
+DepthProbe = Callable[[Tensor, Sequence[str]], tuple[Tensor, Tensor]]
+"""Images `(B, 3, H, W)` uint8 and their ids -> strong and weak depth signal `(B, 1, h, w)`."""
 
 
-def _digits(module: Any) -> str:
-    from noise2map.runs.files import weights_checksum
-
-    return weights_checksum(module)
-
-
-def _signature_of(pipe: DepthGuidedPipeline) -> str:
-    return " ".join(f"{value:.4g}" for value in unet_signature(pipe.unet)[::8])
-
-
-def depth_probe(
-    pipe: DepthGuidedPipeline, timestep: int = 50, seed: int = 0
-) -> Callable[[Tensor, Sequence[str]], tuple[Tensor, Tensor]]:
-    """What reads the depth of finished or real images from the generator's features: strong and weak signal.
+def depth_probe(pipe: DepthGuidedPipeline, timestep: int = 50, seed: int = 0) -> DepthProbe:
+    """A reader of the depth of finished or real images from the generator's features.
 
     An image is noised to one time step, with noise that follows from its id, and goes through the U-Net once.
 
@@ -33,7 +24,8 @@ def depth_probe(
         seed: Of the noise.
 
     Returns:
-        A function of images `(B, 3, H, W)` uint8 and ids that gives two signals `(B, 1, h, w)`, nominally in [-1, 1].
+        A function of images `(B, 3, H, W)` uint8 and ids that gives two signals `(B, 1, h, w)`, nominally in [-1, 1]: of the
+        strong and of the weak branch.
 
     Raises:
         ValueError: If there is no predictor, or the time step is not one of its useful ones.
@@ -59,5 +51,5 @@ def depth_probe(
 
 
 def probe_name(pipe: DepthGuidedPipeline, timestep: int) -> str:
-    """Tells probes apart: signature of the U-Net, weights of the predictor, time step."""
-    return f"{_signature_of(pipe)} {_digits(pipe.depth_predictor)} {timestep}"
+    """Tells probes apart: weights of the U-Net and of the predictor, time step."""
+    return f"{weights_checksum(pipe.unet)} {weights_checksum(pipe.depth_predictor)} {timestep}"

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
@@ -11,13 +11,16 @@ from safetensors import SafetensorError
 
 from noise2map.geometry import intrinsics_from_fov
 from noise2map.guidance import DepthGuidedPipeline, DepthPredictor, DepthPrior
+from noise2map.runs.files import weights_checksum
 from noise2map.zoo import resolve_generator
 
 CAMERA_FILE = "camera.json"
 
 SAMPLERS = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}
 
-OWN = "own"  # the sampler, or what a scale means, that the generator was saved with
+DEFAULT = "default"  # the sampler, or what a scale means, that the generator was saved with
+
+_FORMER_DEFAULT = "own"
 
 _PARTS = {"depth_predictor": DepthPredictor, "depth_prior": DepthPrior}
 
@@ -37,7 +40,7 @@ def load_generator(
         name: shipped name, folder of a `DDPMPipeline`, `DDIMPipeline` or `DepthGuidedPipeline`, or hub id.
         depth_predictor: folder or hub id; by default ``depth_predictor/`` in the folder, if it is there.
         depth_prior: folder or hub id; by default ``depth_prior/`` in the folder, if it is there.
-        sampler: ``"ddim"``, ``"ddpm"``, or ``"own"``: the one that the generator was saved with.
+        sampler: ``"ddim"``, ``"ddpm"``, or ``"default"``: the one that the generator was saved with.
         device: where to.
         dtype: of the weights.
 
@@ -45,8 +48,9 @@ def load_generator(
         OSError: if something is missing.
         ValueError: if the parts do not belong together, or cannot be read.
     """
-    if sampler not in (OWN, *SAMPLERS):
-        raise ValueError(f"sampler is {sampler!r}; expected 'own', 'ddim' or 'ddpm'")
+    sampler = DEFAULT if sampler == _FORMER_DEFAULT else sampler
+    if sampler not in (DEFAULT, *SAMPLERS):
+        raise ValueError(f"sampler is {sampler!r}; expected 'default', 'ddim' or 'ddpm'")
     source = resolve_generator(name)
     try:
         pipe = DepthGuidedPipeline.from_pretrained(source)
@@ -54,7 +58,7 @@ def load_generator(
         raise ValueError(f"generator {str(name)!r} could not be loaded: {error}") from error
     given = {"depth_predictor": depth_predictor, "depth_prior": depth_prior}
     parts = {part: load_part(part, path, source) or getattr(pipe, part) for part, path in given.items()}
-    scheduler = SAMPLERS[sampler_of(pipe) if sampler == OWN else sampler].from_config(pipe.scheduler.config)
+    scheduler = SAMPLERS[sampler_of(pipe) if sampler == DEFAULT else sampler].from_config(pipe.scheduler.config)
     pipe = DepthGuidedPipeline(pipe.unet, scheduler, **parts, convention=pipe.config.convention, reduction=pipe.config.reduction)
     pipe.to(device)
     if dtype != torch.float32:
@@ -72,7 +76,7 @@ def sampler_of(pipe: Any) -> str:
     for name, kind in SAMPLERS.items():
         if isinstance(pipe.scheduler, kind):
             return name
-    raise ValueError(f"the generator's own sampler is a {type(pipe.scheduler).__name__}; choose 'ddim' or 'ddpm'")
+    raise ValueError(f"the generator's sampler is a {type(pipe.scheduler).__name__}; choose 'ddim' or 'ddpm'")
 
 
 def load_part(part: str, path: str | Path | None, generator: str | None = None) -> Any:
@@ -98,22 +102,76 @@ def load_part(part: str, path: str | Path | None, generator: str | None = None) 
         raise ValueError(f"{part.replace('_', ' ')} {source!r} could not be loaded: {error}") from error
 
 
-def camera_of(name: str | Path, size: int | Sequence[int], fov_deg: float | None = None) -> tuple[list[float], str]:
-    """Intrinsics of a generator's pictures, and where they come from.
+def load_priors(pipe: DepthGuidedPipeline, generator: str | Path, paths: Sequence[str | Path]) -> dict[str, DepthPrior]:
+    """Depth priors on the device of a pipeline, by resolution and weights (`"64px-ab12"`).
+
+    Args:
+        pipe: the generator, which refuses priors that do not fit its predictor.
+        generator: its name, as of `load_generator`.
+        paths: folders or hub ids; without any, the pipeline's own prior, if it has one.
+
+    Raises:
+        OSError: if one is missing.
+        ValueError: if one cannot be read or does not fit, or there is no predictor.
+    """
+    loaded = [load_part("depth_prior", path) for path in paths]
+    if not loaded:
+        loaded = [prior for prior in (pipe.depth_prior or load_part("depth_prior", None, resolve_generator(generator)),) if prior]
+    if loaded and pipe.depth_predictor is None:
+        raise ValueError("a depth prior is given, but no depth predictor; expected --depth-predictor")
+    found = {}
+    for prior in loaded:
+        pipe.register_modules(depth_prior=prior.to(pipe.device))
+        pipe.check_components()
+        found[prior_name(prior)] = prior
+    if found:
+        pipe.register_modules(depth_prior=next(iter(found.values())))
+    return found
+
+
+def prior_name(prior: DepthPrior) -> str:
+    """A depth prior by resolution and weights, `"64px-ab12"`."""
+    return f"{prior.image_size[0]}px-{weights_checksum(prior)[:4]}"
+
+
+def side_of(pipe: DepthGuidedPipeline) -> int:
+    """Side of a generator's square images in px.
+
+    Raises:
+        ValueError: if they are not square.
+    """
+    size = pipe.unet.config.sample_size
+    sides = {size} if isinstance(size, int) else set(size or ())
+    if len(sides) != 1:
+        raise ValueError(f"the generator draws images of {size} px; expected square ones")
+    return int(sides.pop())
+
+
+class Camera(NamedTuple):
+    """Intrinsics of a generator's images.
+
+    Attributes:
+        intrinsics_px: ``fx, fy, cx, cy`` in px.
+        source: ``"camera.json"`` of the generator, ``"given"`` or ``"assumed"``.
+    """
+
+    intrinsics_px: list[float]
+    source: str
+
+
+def camera_of(name: str | Path, size: int | Sequence[int], fov_deg: float | None = None) -> Camera:
+    """Intrinsics of a generator's images, and where they come from.
 
     Args:
         name: as of `load_generator`.
-        size: side of the pictures in px, or height and width.
+        size: side of the images in px, or height and width.
         fov_deg: horizontal field of view to assume instead, degrees.
-
-    Returns:
-        ``fx, fy, cx, cy`` in px, and ``"camera.json"``, ``"given"`` or ``"assumed"``.
     """
     height, width = (size, size) if isinstance(size, int) else size
     path = Path(resolve_generator(name)) / CAMERA_FILE
     if fov_deg is None and path.is_file():
         record = json.loads(path.read_text(encoding="utf-8"))
         scales = [width / record["size_px"][0], height / record["size_px"][1]] * 2
-        return [value * scale for value, scale in zip(record["intrinsics_px"], scales)], CAMERA_FILE
+        return Camera([value * scale for value, scale in zip(record["intrinsics_px"], scales)], CAMERA_FILE)
     values = intrinsics_from_fov(60.0 if fov_deg is None else fov_deg, height, width)
-    return [round(float(value), 4) for value in values], "assumed" if fov_deg is None else "given"
+    return Camera([round(float(value), 4) for value in values], "assumed" if fov_deg is None else "given")

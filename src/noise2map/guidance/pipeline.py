@@ -238,8 +238,7 @@ class DepthGuidedPipeline(DiffusionPipeline):
         if guidance is None:
             guidance = GuidanceConfig.from_scales(**{CALL_KEYWORDS[name]: value for name, value in keywords.items()})
         else:
-            parameters = inspect.signature(type(self).__call__).parameters
-            said = [name for name, value in keywords.items() if value != parameters[name].default]
+            said = [name for name, value in keywords.items() if value != _CALL[name].default]
             if said:
                 raise ValueError(f"got guidance and {', '.join(said)}; expected them in the GuidanceConfig alone")
         return guidance.bound(convention=self.config.convention, reduction=self.config.reduction)
@@ -365,6 +364,9 @@ class DepthGuidedPipeline(DiffusionPipeline):
             return images
         array = images.cpu().permute(0, 2, 3, 1).float().numpy()
         return self.numpy_to_pil(array) if output_type == "pil" else array
+
+
+_CALL = inspect.signature(DepthGuidedPipeline.__call__).parameters
 
 
 def _collect(

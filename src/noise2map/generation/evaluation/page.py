@@ -1,4 +1,4 @@
-"""Pictures of equal seeds beside each other: their depth, normals and point clouds, as an estimator sees them."""
+"""The page of a generator's evaluation: tables, sweeps, equal seeds with depth, normals and point clouds."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noise2map.generation.evaluation.depth_models import DepthEstimator
-from noise2map.generation.evaluation.measurements import stack_pictures
-from noise2map.generation.evaluation.references import PictureFiles
+from noise2map.generation.evaluation.measurements import stack_images
+from noise2map.generation.evaluation.references import ImageFiles
 from noise2map.generation.evaluation.report import geometry_columns, short_differences, short_row, sweep_figures
 from noise2map.generation.evaluation.study import GeneratorStudy
-from noise2map.generation.sampling import GuidanceSetting
 from noise2map.geometry import intrinsics_from_fov, normals_from_depth, point_cloud, write_glb, write_ply
+from noise2map.guidance import GuidanceConfig
+from noise2map.inference.depth_models import DepthModel
 from noise2map.report.html import Cloud, GalleryItem, Page
 from noise2map.report.palettes import colorize_depth, colorize_normals, depth_range
 from noise2map.report.panels import Cell, depth_cell
@@ -22,11 +22,11 @@ _FAR_TIMES_MEDIAN = 8.0
 
 
 class DepthViews:
-    """Pictures drawn in one way, with their depth, normals and points.
+    """Images drawn in one way, with their depth, normals and points.
 
     Args:
         images: `(N, 3, H, W)` uint8.
-        estimator: Of depth.
+        depth_model: What reads their depth.
         camera: `fx, fy, cx, cy` in px, `(4,)`.
 
     Attributes:
@@ -36,17 +36,17 @@ class DepthViews:
         points: `(N, H, W, 3)` metres; None without metres.
     """
 
-    def __init__(self, images: Tensor, estimator: DepthEstimator, camera: Tensor) -> None:
-        device = next((one.device for one in estimator.parameters()), torch.device("cpu"))
+    def __init__(self, images: Tensor, depth_model: DepthModel, camera: Tensor) -> None:
+        device = next((one.device for one in depth_model.parameters()), torch.device("cpu"))
         with torch.no_grad():
-            self.depth = estimator(images.to(device)).float().cpu()
+            self.depth = depth_model(images.to(device)).float().cpu()
         self.images = images.permute(0, 2, 3, 1).numpy()
         self.camera = camera
-        self.normals = normals_from_depth(self.depth, camera) if estimator.metric else None
-        self.points = point_cloud(self.depth, camera) if estimator.metric else None
+        self.normals = normals_from_depth(self.depth, camera) if depth_model.metric else None
+        self.points = point_cloud(self.depth, camera) if depth_model.metric else None
 
     def near(self, place: int) -> Tensor:
-        """Pixels of a picture that are not as far as a sky: `(H, W)` bool."""
+        """Pixels of a image that are not as far as a sky: `(H, W)` bool."""
         depth = self.depth[place]
         return depth < _FAR_TIMES_MEDIAN * depth.median()
 
@@ -56,7 +56,7 @@ def seed_rows(views: Mapping[str, DepthViews], place: int, notes: Mapping[str, s
 
     Args:
         views: By the name of the way.
-        place: Which of the pictures.
+        place: Which of the images.
         notes: By the same names, beside the titles of the images.
     """
     limits = depth_range(*(one.depth[place].numpy() for one in views.values()))
@@ -70,18 +70,18 @@ def seed_rows(views: Mapping[str, DepthViews], place: int, notes: Mapping[str, s
 
 
 def seed_item(views: Mapping[str, DepthViews], place: int, seed: int, notes: Mapping[str, str] | None = None) -> GalleryItem:
-    """`seed_rows` for a gallery, under the picture of the first way."""
+    """`seed_rows` for a gallery, under the image of the first way."""
     first = next(iter(views.values()))
     return GalleryItem(first.images[place], f"seed {seed}", seed_rows(views, place, notes))
 
 
 def add_clouds(page: Page, views: Mapping[str, DepthViews], seeds: Sequence[int], folder: Path) -> list[Path]:
-    """Point clouds of the first pictures of each way, on the page and as files.
+    """Point clouds of the first images of each way, on the page and as files.
 
     Args:
         page: Gets a row of cards for each seed.
         views: By name; with depth in metres.
-        seeds: Of the first pictures, one each.
+        seeds: Of the first images, one each.
         folder: Gets `SEED-NAME.ply` and `.glb`.
 
     Returns:
@@ -107,7 +107,7 @@ def add_clouds(page: Page, views: Mapping[str, DepthViews], seeds: Sequence[int]
                 "depth": colorize_depth(depth, *depth_range(depth)),
                 "normals": colorize_normals(normals.numpy()),
             }
-            flat = {title: picture.reshape(-1, 3) for title, picture in layers.items()}
+            flat = {title: layer.reshape(-1, 3) for title, layer in layers.items()}
             lifted = torch.where(near[..., None], points, torch.nan).reshape(-1, 3).numpy()
             shown.append((Cloud(lifted, flat, float(one.camera[0])), f"Seed {seed}, {name}"))
         page.clouds(shown)
@@ -145,27 +145,27 @@ def write_page(study: GeneratorStudy, path: Path, pairs: int = 8, fov_deg: float
     scores, facts = study.tables["guidance"], study.facts
     page = Page(
         f"Guidance of {facts['model']}",
-        f"{scores.samples} images of each setting, against {facts['reference_images']} real ones ({facts['references']}).",
+        f"{scores.samples} images of each row, against {facts['reference_images']} real ones ({facts['references']}).",
     )
     _tables(page, study)
-    seeds = range(study.job.first_seed, study.job.first_seed + min(pairs, scores.samples))
+    seeds = range(study.options.first_seed, study.options.first_seed + min(pairs, scores.samples))
     written = []
     if len(seeds):
         page.section(
             "Equal seeds",
             "Start noise and the noise of sampling are the same; guidance alone differs: "
-            f"{_scales(study.settings['guidance'])}, {facts['steps']} {facts['scheduler']} steps, convention "
+            f"{_scales(study.guidance['guidance'])}, {facts['steps']} {facts['scheduler']} steps, convention "
             f"{facts['convention']}, {facts['reduction']} of pixels.",
         )
-        shown = {one.name: _views(study, one.key, seeds, fov_deg) for one in study.settings["guidance"]}
+        shown = {name: _views(study, name, seeds, fov_deg) for name in study.guidance["guidance"]}
         page.gallery([seed_item(shown, place, seed) for place, seed in enumerate(seeds)])
-        if study.instruments.estimator.metric:
+        if study.feature_models.depth_model.metric:
             page.section("Point clouds", "Drag to turn, scroll to come nearer. The same clouds lie in `clouds/` as PLY and GLB.")
             names = list(shown)
             ends = {name: shown[name] for name in (names[0], names[-1])}
             written = add_clouds(page, ends, seeds[:_SHOWN_CLOUDS], path.parent / "clouds")
         else:
-            page.text("The depth estimator gives depth without a unit: no normals and no point clouds can be made of it.")
+            page.text("The depth model gives depth without a unit: no normals and no point clouds can be made of it.")
     page.footer(f"{facts['command']} — {facts['date']}, commit {facts['commit']}, {facts['device']}")
     page.write(path)
     return [path, *written]
@@ -195,16 +195,13 @@ def _tables(page: Page, study: GeneratorStudy) -> None:
         page.figures([(light[name], dark[name]) for name in light], "Sweeps")
 
 
-def _scales(settings: Sequence[GuidanceSetting]) -> str:
+def _scales(rows: Mapping[str, GuidanceConfig]) -> str:
     """``DCG 40, DPG 40, both 40 and 40``."""
-    words = []
-    for one in settings:
-        scales = [f"{scale:g}" for scale in (one.consistency_scale, one.prior_scale) if scale]
-        words += [f"{one.name} {' and '.join(scales)}"] if scales else []
+    words = [f"{name} {' and '.join(f'{loss.scale:g}' for loss in one.active)}" for name, one in rows.items() if one.active]
     return "scales " + ", ".join(words) if words else "there is none here"
 
 
-def _views(study: GeneratorStudy, key: str, seeds: Sequence[int], fov_deg: float | None) -> DepthViews:
-    files = PictureFiles([study.folders[key] / f"{seed:06d}.png" for seed in seeds])
-    images = stack_pictures(files, range(len(files)))
-    return DepthViews(images, study.instruments.estimator, camera_for(study, images.shape[-1], fov_deg))
+def _views(study: GeneratorStudy, name: str, seeds: Sequence[int], fov_deg: float | None) -> DepthViews:
+    files = ImageFiles([study.folders[name] / f"{seed:06d}.png" for seed in seeds])
+    images = stack_images(files)
+    return DepthViews(images, study.feature_models.depth_model, camera_for(study, images.shape[-1], fov_deg))

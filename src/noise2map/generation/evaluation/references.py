@@ -1,4 +1,4 @@
-"""Real pictures to compare generated ones with: a folder, a rendered Freedoom split, an LSUN database, the shipped frames."""
+"""Real images to compare generated ones with: a folder, a rendered Freedoom split, an LSUN database, the shipped frames."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,8 +47,8 @@ def open_references(name: str, task: str = "image") -> Any:
     return PictureFolder(root)
 
 
-class ReferencePictures:
-    """The middle square of real pictures at the size of the generated ones.
+class ReferenceImages:
+    """Center crops of real images at the size of the generated ones.
 
     Args:
         name: As of :func:`open_references`.
@@ -75,8 +75,8 @@ class ReferencePictures:
         return np.asarray(self.squares[index]["image"])
 
 
-class PictureFiles:
-    """Pictures from files.
+class ImageFiles:
+    """Images from files.
 
     Args:
         paths: The files.
@@ -90,5 +90,5 @@ class PictureFiles:
 
     def __getitem__(self, index: int) -> np.ndarray:
         """`(H, W, 3)` uint8."""
-        with Image.open(self.paths[index]) as picture:
-            return np.asarray(picture.convert("RGB"))
+        with Image.open(self.paths[index]) as image:
+            return np.asarray(image.convert("RGB"))

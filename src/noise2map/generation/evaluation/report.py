@@ -1,13 +1,13 @@
 """What an evaluation of a generator found, as text, CSV, JSON, plots and one HTML page."""
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from noise2map.generation.evaluation.scores import DISTANCES, SettingScores
 from noise2map.generation.evaluation.study import GeneratorStudy
-from noise2map.generation.sampling import GuidanceSetting
+from noise2map.generation.loading import prior_name
+from noise2map.guidance import GuidanceConfig
 from noise2map.report.plots import Series, quality_plot, save_figure
 from noise2map.report.tables import text_table, write_csv
 from noise2map.runs.files import json_values, write_json
@@ -28,15 +28,21 @@ def study_rows(study: GeneratorStudy) -> list[Row]:
     """One flat row for each table and setting, and one for the references of each table."""
     rows = []
     for table, scores in study.tables.items():
-        settings: Mapping[str, GuidanceSetting] = {one.name: one for one in study.settings[table]}
         for row in scores.rows():
-            setting = settings.get(row["setting"])
-            scales = {"consistency_scale": None, "prior_scale": None, "prior": None}
-            if setting is not None:
-                prior = setting.prior if setting.prior_scale else None
-                scales = {"consistency_scale": setting.consistency_scale, "prior_scale": setting.prior_scale, "prior": prior}
+            scales = _scales(study.guidance[table].get(row["setting"]))
             rows.append({"table": table, "setting": row["setting"], **scales, **row, **study.facts})
     return rows
+
+
+def _scales(guidance: GuidanceConfig | None) -> Row:
+    """Scales of a row and the prior that judges; None where there is no guidance to tell of, as in the references' row."""
+    found: Row = {"consistency_scale": None, "prior_scale": None, "prior": None}
+    if guidance is None:
+        return found
+    losses = {loss.name: loss for loss in guidance.active}
+    found |= {f"{name}_scale": losses[name].scale if name in losses else 0.0 for name in ("consistency", "prior")}
+    prior = losses["prior"].prior if "prior" in losses else None
+    return found | {"prior": None if prior is None else prior_name(prior)}
 
 
 def difference_rows(study: GeneratorStudy) -> list[Row]:
@@ -108,8 +114,8 @@ def sweep_figures(study: GeneratorStudy, theme: str = "light") -> dict[str, Any]
     for table, label in (("scales", "guidance scale"), ("priors", "resolution of the prior, px")):
         if table not in study.tables:
             continue
-        scores, settings = study.tables[table], study.settings[table]
-        x = [one.consistency_scale if table == "scales" else float(one.prior.partition("px")[0]) for one in settings]
+        scores, losses = study.tables[table], [one.losses for one in study.guidance[table].values()]
+        x = [one[0].scale if table == "scales" else float(one[-1].prior.image_size[0]) for one in losses]
         order = sorted(range(len(x)), key=x.__getitem__)
         for metric in _FRECHET:
             found = [scores.distances[metric][place] for place in order]

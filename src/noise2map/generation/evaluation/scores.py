@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from noise2map.generation.evaluation.measurements import Measured
+from noise2map.generation.evaluation.measurements import ImageFeatures
 from noise2map.metrics import (
     PLAUSIBILITY_SCORES,
     Interval,
@@ -94,20 +94,18 @@ class SettingScores:
 
 
 def score_settings(
-    sets: Mapping[str, Measured],
-    reference: Measured,
+    sets: Mapping[str, ImageFeatures],
+    reference: ImageFeatures,
     seconds: Mapping[str, float],
     resamples: int = 200,
-    progress: bool = True,
 ) -> SettingScores:
     """Compare sets of images of equal seeds with the reference.
 
     Args:
         sets: Name of a setting to its measurements; all of the same number of images, in the order of the seeds.
-        reference: Measurements of real pictures.
+        reference: Measurements of real images.
         seconds: Name of a setting to the time of an image.
         resamples: Of the bootstrap; 0 for no intervals and no differences of distances.
-        progress: Show a progress bar.
 
     Raises:
         ValueError: If the numbers of images differ or there are fewer than two.
@@ -132,7 +130,7 @@ def score_settings(
         if not resamples:
             found.distances[metric] = [Interval(value, torch.nan, torch.nan, 0.95, count) for value in values]
             continue
-        with tqdm(total=resamples, desc=f"{metric} resamples", disable=None if progress else True) as bar:
+        with tqdm(total=resamples, desc=f"{metric} resamples", disable=None) as bar:
             draws = resampled_distances(kind, features, base, resamples, on_resample=bar.update)
         found.draws[metric] = draws
         found.distances[metric] = [centered_interval(value, draws[:, place], count) for place, value in enumerate(values)]

@@ -1,7 +1,8 @@
-"""One run of ``noise2map evaluate generator``: draw with every setting at equal seeds, measure, compare with real pictures."""
+"""One run of ``noise2map evaluate generator``: draw with every guidance at equal seeds, measure, compare with real images."""
 
+import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,48 +10,51 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from noise2map.generation.depth_reading import depth_probe, probe_name
-from noise2map.generation.evaluation.depth_models import DEFAULT_ESTIMATOR, make_estimator
 from noise2map.generation.evaluation.feature_extractors import DEFAULT_EXTRACTOR, make_extractor
-from noise2map.generation.evaluation.measurements import Instruments, Measured, content_hash, measure, stack_pictures
-from noise2map.generation.evaluation.references import PictureFiles, ReferencePictures
+from noise2map.generation.evaluation.measurements import FeatureModels, ImageFeatures, extract, images_checksum
+from noise2map.generation.evaluation.references import ImageFiles, ReferenceImages
 from noise2map.generation.evaluation.scores import SettingScores, score_settings
-from noise2map.generation.loading import camera_of, load_generator, load_part, sampler_of
-from noise2map.generation.sampling import GuidanceSetting, SamplingPlan, draw_images, prior_name
-from noise2map.guidance import DepthGuidedPipeline, DepthPrior
+from noise2map.generation.loading import camera_of, load_generator, load_priors, sampler_of, side_of
+from noise2map.generation.sampling import SamplingOptions, draw_images, folder_name, image_settings
+from noise2map.guidance import ConsistencyLoss, DepthGuidedPipeline, DepthPrior, GuidanceConfig, PriorLoss
+from noise2map.inference.depth_models import DEFAULT_DEPTH_MODEL, load_depth_model
 from noise2map.inference.loading import pick_device
 from noise2map.metrics.fid import ENOUGH_SAMPLES, check_samples
 from noise2map.runs.files import check_writable, user_cache
+from noise2map.runs.output_folder import OutputFolder
 from noise2map.runs.provenance import provenance
-from noise2map.zoo import label_of, resolve_generator
+from noise2map.zoo import label_of
 
-Say = Callable[[str], object]
+logger = logging.getLogger(__name__)
+
+Tables = dict[str, dict[str, GuidanceConfig]]
+"""Table (`"guidance"`, `"scales"`, `"priors"`) -> name of a row -> what guides its images."""
 
 
-@dataclass
-class GeneratorJob:
+@dataclass(frozen=True, kw_only=True)
+class GeneratorOptions:
     """What to evaluate; see ``noise2map evaluate generator --help``.
 
     Attributes:
         model: The generator, by folder or hub id.
-        references: Real pictures, see :func:`~noise2map.generation.evaluation.references.open_references`.
+        references: Real images, see :func:`~noise2map.generation.evaluation.references.open_references`.
         out: Folder of samples, measurements and results.
-        predictor: Depth predictor, if the generator's folder has none.
-        priors: Depth priors; the first is the one of the main table, all of them are swept if there are several.
-        samples: Images of each setting of the main table.
+        depth_predictor: Depth predictor, if the generator's folder has none.
+        depth_priors: Depth priors; the first is the one of the main table, all of them are swept if there are several.
+        images: Images of each row of the main table.
         first_seed: Of the images.
         consistency_scale: Of the main table.
         prior_scale: Of the main table.
         sweep_scales: Scales of both guidances to sweep.
-        sweep_samples: Images of each setting of the sweeps.
-        plan: What all settings share.
-        scheduler: `"ddim"`, `"ddpm"` or `"own"`, the generator's.
-        reference_limit: At most this many references, 0 for all.
+        sweep_images: Images of each row of the sweeps.
+        sampling: How images are drawn.
+        guidance: What all rows share beside their losses.
+        sampler: `"ddim"`, `"ddpm"` or `"default"`, the generator's.
+        limit: At most this many references, 0 for all.
         extractor: Of features, by name.
-        estimator: Of depth, by name.
-        rendering: Of depth as pictures.
+        estimator: Depth model, by name.
+        rendering: Of depth as images.
         probe_timestep: Noise at which strong and weak depth are read.
-        batch_size: Images at a time.
         device: By name.
         resamples: Of the bootstrap, 0 for no intervals.
         allow_singular: Accept fewer samples than features.
@@ -60,26 +64,34 @@ class GeneratorJob:
     model: str
     references: str
     out: Path
-    predictor: str | None = None
-    priors: Sequence[str] = ()
-    samples: int = 2048
+    depth_predictor: str | None = None
+    depth_priors: Sequence[str] = ()
+    images: int = 2048
     first_seed: int = 0
     consistency_scale: float = 40.0
     prior_scale: float = 40.0
     sweep_scales: Sequence[float] = ()
-    sweep_samples: int = 512
-    plan: SamplingPlan = field(default_factory=SamplingPlan)
-    scheduler: str = "ddim"
-    reference_limit: int = 0
+    sweep_images: int = 512
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+    sampler: str = "ddim"
+    limit: int = 0
     extractor: str = DEFAULT_EXTRACTOR
-    estimator: str = DEFAULT_ESTIMATOR
+    estimator: str = DEFAULT_DEPTH_MODEL
     rendering: str = "disparity"
     probe_timestep: int = 50
-    batch_size: int = 8
     device: str = "auto"
     resamples: int = 200
     allow_singular: bool = False
     cache: Path | None = None
+
+    def count(self, table: str) -> int:
+        """Images of each row of a table."""
+        return self.images if table == "guidance" else self.sweep_images
+
+    def seeds(self, count: int) -> list[int]:
+        """Of so many images."""
+        return list(range(self.first_seed, self.first_seed + count))
 
 
 @dataclass
@@ -87,273 +99,193 @@ class GeneratorStudy:
     """Everything that was found.
 
     Attributes:
-        job: What was asked for.
-        tables: `"guidance"`, `"scales"`, `"priors"` to their scores.
-        settings: Table to its settings, in the order of the scores.
+        options: What was asked for.
+        tables: Table to its scores.
+        guidance: Table to what guides its rows, in the order of the scores.
         facts: Columns that are the same in all rows.
-        folders: Key of a setting to the folder of its images.
-        instruments: What was measured with.
+        folders: Row of the main table to the folder of its images.
+        feature_models: What was measured with.
         intrinsics: Camera of the references, `fx, fy, cx, cy` in pixels of the images, if known.
     """
 
-    job: GeneratorJob
+    options: GeneratorOptions
     tables: dict[str, SettingScores]
-    settings: dict[str, list[GuidanceSetting]]
+    guidance: Tables
     facts: dict[str, Any]
     folders: dict[str, Path]
-    instruments: Instruments
+    feature_models: FeatureModels
     intrinsics: Any
 
 
-def plan_settings(job: GeneratorJob, has_predictor: bool, priors: Sequence[str]) -> dict[str, list[GuidanceSetting]]:
-    """The settings of each table.
+def guidance_tables(options: GeneratorOptions, has_predictor: bool, priors: dict[str, DepthPrior]) -> Tables:
+    """What guides each row of each table.
 
     Args:
-        job: What is asked for.
+        options: What is asked for.
         has_predictor: Whether there is a depth predictor; without one nothing is guided.
-        priors: Names of the priors.
+        priors: By name.
 
     Returns:
         `"guidance"`: none, DCG, DPG, both, as far as there are parts for them; `"scales"` and `"priors"`: the sweeps.
     """
-    prior = priors[0] if priors else ""
-    dcg = GuidanceSetting("DCG", job.consistency_scale, 0.0, prior)
-    tables = {"guidance": [GuidanceSetting("none")]}
+    prior = next(iter(priors.values()), None)
+
+    def guided(consistency: float, prior_scale: float = 0.0, by: DepthPrior | None = prior) -> GuidanceConfig:
+        judges = () if by is None else (PriorLoss(prior_scale, prior=by),)
+        return replace(options.guidance, losses=(ConsistencyLoss(consistency), *judges))
+
+    tables: Tables = {"guidance": {"none": guided(0.0)}}
     if not has_predictor:
         return tables
-    tables["guidance"].append(dcg)
-    if prior:
-        both = replace(dcg, name="both", prior_scale=job.prior_scale)
-        tables["guidance"] += [replace(both, name="DPG", consistency_scale=0.0), both]
-    if job.sweep_scales:
-        tables["scales"] = [
-            GuidanceSetting(f"scale {scale:g}", scale, scale if prior else 0.0, prior) for scale in sorted(set(job.sweep_scales))
-        ]
+    scales = options.consistency_scale, options.prior_scale
+    tables["guidance"]["DCG"] = guided(scales[0])
+    if prior is not None:
+        tables["guidance"] |= {"DPG": guided(0.0, scales[1]), "both": guided(*scales)}
+    if options.sweep_scales:
+        tables["scales"] = {f"scale {scale:g}": guided(scale, scale) for scale in sorted(set(options.sweep_scales))}
     if len(priors) > 1:
-        tables["priors"] = [GuidanceSetting(f"prior {one}", job.consistency_scale, job.prior_scale, one) for one in priors]
+        tables["priors"] = {f"prior {name}": guided(*scales, one) for name, one in priors.items()}
     return tables
 
 
-def run_study(job: GeneratorJob, say: Say = lambda text: None, progress: bool = True) -> GeneratorStudy:
+def run_study(options: GeneratorOptions) -> GeneratorStudy:
     """Draw, measure and compare; run again, it goes on where it was interrupted.
-
-    Args:
-        job: What to do.
-        say: Called with remarks for the user.
-        progress: Show progress bars.
 
     Raises:
         OSError: If something is missing or cannot be written.
         ValueError: If a value cannot work or the parts do not belong together, before anything is drawn.
     """
-    device = pick_device(job.device)
-    check_writable(job.out)
-    pipe = load_generator(job.model, job.predictor, sampler=job.scheduler, device=device)
-    job = replace(job, plan=job.plan.of(pipe))
-    priors = _load_priors(job, pipe)
-    tables = plan_settings(job, pipe.depth_predictor is not None, list(priors))
-    _remark(job, pipe, priors, say)
-    instruments = _instruments(job, pipe, device)
-    references = ReferencePictures(job.references, _side(pipe), job.reference_limit)
-    _check_counts(job, tables, len(references), instruments.extractor.size, say)
-    folders = _draw_all(job, pipe, priors, tables, progress)
-    with tqdm(total=len(references), desc="references", unit="image", disable=None if progress else True) as bar:
-        real = measure(
-            references,
-            references.ids,
-            instruments,
-            batch_size=job.batch_size,
-            cache=job.cache or user_cache("measured"),
-            on_pictures=bar.update,
-        )
-    measured = _measure_all(job, tables, folders, instruments, progress)
+    device, pipe, tables = _open(options)
+    models = _feature_models(options, pipe, device)
+    references = ReferenceImages(options.references, side_of(pipe), options.limit)
+    _check_counts(options, tables, len(references), models.extractor.size)
+    drawn = _draw_tables(options, pipe, tables)
+    size, kept = options.sampling.batch_size, options.cache or user_cache("measured")
+    real = extract(references, references.ids, models, batch_size=size, cache=kept, title="references")
+    measured = {one.folder.root: _measured(options, one, models) for one in {id(one): one for one in drawn.values()}.values()}
     scores = {}
-    for table, settings in tables.items():
-        count = _count(job, table)
-        sets = {one.name: measured[one.key].first(count) for one in settings}
-        seconds = {one.name: _seconds(folders[one.key], count, job) for one in settings}
-        scores[table] = score_settings(sets, real, seconds, job.resamples, progress)
+    for table, rows in tables.items():
+        count = options.count(table)
+        sets = {name: measured[drawn[table, name].folder.root].first(count) for name in rows}
+        seconds = {name: drawn[table, name].median_seconds(options.seeds(count)) for name in rows}
+        scores[table] = score_settings(sets, real, seconds, options.resamples)
     facts = {
-        "model": label_of(job.model),
-        "references": label_of(job.references),
+        "model": label_of(options.model),
+        "references": label_of(options.references),
         "reference_images": len(references),
-        "reference_hash": content_hash(stack_pictures(references, [index]) for index in range(len(references))),
-        "extractor": instruments.extractor.name,
-        "estimator": instruments.estimator.name,
-        "rendering": job.rendering,
+        "reference_hash": images_checksum(references),
+        "extractor": models.extractor.name,
+        "estimator": models.depth_model.name,
+        "rendering": options.rendering,
         "scheduler": sampler_of(pipe),
-        "steps": job.plan.num_inference_steps,
-        "convention": job.plan.convention,
-        "reduction": job.plan.reduction,
-        "drawn_in": "bfloat16" if job.plan.bf16 else "float32",
-        **provenance(device, pipe.unet.dtype, job.first_seed),
+        "steps": options.sampling.num_inference_steps,
+        "convention": options.guidance.convention or pipe.config.convention,
+        "reduction": options.guidance.reduction or pipe.config.reduction,
+        "drawn_in": options.sampling.dtype,
+        **provenance(device, pipe.unet.dtype, options.first_seed),
     }
-    roots = {key: folder.root for key, folder in folders.items()}
+    roots = {name: drawn["guidance", name].folder.root for name in tables["guidance"]}
     camera = references.intrinsics
     if camera is None:
-        values, source = camera_of(job.model, _side(pipe))
+        values, source = camera_of(options.model, side_of(pipe))
         camera = None if source == "assumed" else tuple(values)
-    return GeneratorStudy(job, scores, tables, facts, roots, instruments, camera)
+    return GeneratorStudy(options, scores, tables, facts, roots, models, camera)
 
 
-def draw_only(job: GeneratorJob, names: Sequence[str], say: Say = lambda text: None, progress: bool = True) -> list[Path]:
-    """Draw the images of some settings and stop; `run_study` of the same job finds them.
+def draw_only(options: GeneratorOptions, names: Sequence[str]) -> list[Path]:
+    """Draw the images of some rows and stop; `run_study` with the same options finds them.
 
-    Processes that draw different settings of one job may run side by side: each setting has its own folder, and nothing else is
-    written. Two that draw the same setting may not.
+    Processes that draw different rows may run side by side: what guides differently has a folder of its own, and nothing else
+    is written. One that draws what another is drawing is refused.
 
     Args:
-        job: As of `run_study`.
-        names: Of settings, such as `"none"`, `"DCG"`, `"scale 0.1"`; in any case.
-        say: Called with remarks for the user.
-        progress: Show progress bars.
+        options: As of `run_study`.
+        names: Of rows, such as `"none"`, `"DCG"`, `"scale 0.1"`; in any case.
 
     Returns:
         The folders.
 
     Raises:
         OSError: If something is missing or cannot be written.
-        ValueError: If there is no setting of a name, or a value cannot work, before anything is drawn.
+        ValueError: If there is no row of a name, or a value cannot work, before anything is drawn.
     """
-    check_writable(job.out)
-    pipe = load_generator(job.model, job.predictor, sampler=job.scheduler, device=pick_device(job.device))
-    priors = _load_priors(job, pipe)
-    tables = plan_settings(job, pipe.depth_predictor is not None, list(priors))
-    _remark(job, pipe, priors, say)
-    known = {one.name.lower(): one.name for settings in tables.values() for one in settings}
+    _, pipe, tables = _open(options)
+    known = {name.lower(): name for rows in tables.values() for name in rows}
     unknown = [name for name in names if name.lower() not in known]
     if unknown:
-        raise ValueError(f"there is no setting {unknown[0]!r} to draw; expected some of {', '.join(known.values())}")
+        raise ValueError(f"there is no row {unknown[0]!r} to draw; expected some of {', '.join(known.values())}")
     chosen = {known[name.lower()] for name in names}
-    tables = {table: [one for one in settings if one.name in chosen] for table, settings in tables.items()}
-    return [folder.root for folder in _draw_all(job, pipe, priors, tables, progress).values()]
+    tables = {table: {name: one for name, one in rows.items() if name in chosen} for table, rows in tables.items()}
+    return list(dict.fromkeys(one.folder.root for one in _draw_tables(options, pipe, tables).values()))
 
 
-def _side(pipe: DepthGuidedPipeline) -> int:
-    size = pipe.unet.config.sample_size
-    sides = {size} if isinstance(size, int) else set(size or ())
-    if len(sides) != 1:
-        raise ValueError(f"the generator draws images of {size} px; expected square ones")
-    return int(sides.pop())
-
-
-def _load_priors(job: GeneratorJob, pipe: DepthGuidedPipeline) -> dict[str, DepthPrior]:
-    """Priors by name: resolution and weights. Each is tried in the pipeline, which refuses what does not fit."""
-    loaded = [load_part("depth_prior", path) for path in job.priors]
-    if not loaded:
-        own = load_part("depth_prior", None, resolve_generator(job.model))
-        loaded = [] if own is None else [own]
-    if loaded and pipe.depth_predictor is None:
-        raise ValueError("a depth prior is given, but no depth predictor; expected --predictor")
-    found = {}
-    for prior in loaded:
-        prior = prior.to(pipe.device)
-        pipe.register_modules(depth_prior=prior)
-        pipe.check_components()
-        found[prior_name(prior)] = prior
-    return found
-
-
-def _remark(job: GeneratorJob, pipe: DepthGuidedPipeline, priors: dict[str, DepthPrior], say: Say) -> None:
+def _open(options: GeneratorOptions) -> tuple[torch.device, DepthGuidedPipeline, Tables]:
+    """The device, the generator with its parts, and what guides each row."""
+    device = pick_device(options.device)
+    check_writable(options.out)
+    pipe = load_generator(options.model, options.depth_predictor, sampler=options.sampler, device=device)
+    priors = load_priors(pipe, options.model, options.depth_priors)
     if pipe.depth_predictor is None:
-        say("no depth predictor: only the unguided generator is evaluated")
-        if job.sweep_scales:
-            raise ValueError("sweeping guidance scales needs a depth predictor (--predictor)")
+        if options.sweep_scales:
+            raise ValueError("sweeping guidance scales needs a depth predictor (--depth-predictor)")
+        logger.warning("no depth predictor: only the unguided generator is evaluated")
     elif not priors:
-        say("no depth prior: DPG and both are left out, and the scales sweep that of DCG alone")
+        logger.warning("no depth prior: DPG and both are left out, and the scales sweep that of DCG alone")
+    return device, pipe, guidance_tables(options, pipe.depth_predictor is not None, priors)
 
 
-def _instruments(job: GeneratorJob, pipe: DepthGuidedPipeline, device: torch.device) -> Instruments:
-    probe, name = None, ""
-    if pipe.depth_predictor is not None:
-        probe, name = depth_probe(pipe, job.probe_timestep), probe_name(pipe, job.probe_timestep)
-    extractor, estimator = make_extractor(job.extractor, device), make_estimator(job.estimator, device)
-    instruments = Instruments(extractor, estimator, job.rendering, probe, name)
-    instruments.depth_features()  # refuses a rendering that the estimator cannot have
-    return instruments
+def _feature_models(options: GeneratorOptions, pipe: DepthGuidedPipeline, device: torch.device) -> FeatureModels:
+    extractor, depth_model = make_extractor(options.extractor, device), load_depth_model(options.estimator, device)
+    models = FeatureModels(extractor, depth_model, options.rendering)
+    models.depth_features()  # refuses a rendering that the depth model cannot have
+    return models if pipe.depth_predictor is None else models.with_probe(pipe, options.probe_timestep)
 
 
-def _count(job: GeneratorJob, table: str) -> int:
-    return job.samples if table == "guidance" else job.sweep_samples
-
-
-def _check_counts(job: GeneratorJob, tables: dict[str, list[GuidanceSetting]], references: int, size: int, say: Say) -> None:
+def _check_counts(options: GeneratorOptions, tables: Tables, references: int, size: int) -> None:
     """Refuses before drawing what could not be scored after."""
-    counts = {"reference": references, **{f"generated ({table})": _count(job, table) for table in tables}}
+    counts = {"reference": references, **{f"generated ({table})": options.count(table) for table in tables}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for side, count in counts.items():
-            check_samples("FID", side, count, size, allow_singular=job.allow_singular)
+            check_samples("FID", side, count, size, allow_singular=options.allow_singular)
     few = [f"{count} {side}" for side, count in counts.items() if count < ENOUGH_SAMPLES]
     if few:
-        say(f"warning: FID and dFID of fewer than {ENOUGH_SAMPLES} images mostly measure their number: {', '.join(few)}")
+        logger.warning(f"warning: FID and dFID of fewer than {ENOUGH_SAMPLES} images mostly measure their number: {', '.join(few)}")
 
 
-def _seeds(job: GeneratorJob, count: int) -> list[int]:
-    return list(range(job.first_seed, job.first_seed + count))
+@dataclass(frozen=True)
+class _Row:
+    """Images of all rows that are guided alike: as many as the largest of their tables needs."""
+
+    name: str
+    guidance: GuidanceConfig
+    count: int
+    folder: OutputFolder | None = None
+
+    def median_seconds(self, seeds: Sequence[int]) -> float:
+        """Of an image."""
+        return float(torch.tensor([self.folder.done[str(seed)]["seconds"] for seed in seeds]).median())
 
 
-def _wanted(job: GeneratorJob, tables: dict[str, list[GuidanceSetting]]) -> dict[str, tuple[GuidanceSetting, int]]:
-    """Each different setting once, with the largest number of images that a table wants."""
-    found: dict[str, tuple[GuidanceSetting, int]] = {}
-    for table, settings in tables.items():
-        for setting in settings:
-            before = found.get(setting.key, (setting, 0))[1]
-            found[setting.key] = (setting, max(before, _count(job, table)))
-    return found
+def _draw_tables(options: GeneratorOptions, pipe: DepthGuidedPipeline, tables: Tables) -> dict[tuple[str, str], _Row]:
+    """Table and name of a row -> its images."""
+    keys: dict[tuple[str, str], str] = {}
+    rows: dict[str, _Row] = {}
+    for table, configs in tables.items():
+        for name, guidance in configs.items():
+            key = keys[table, name] = folder_name(image_settings(pipe, options.sampling, guidance), guidance)
+            row = rows.get(key, _Row(name, guidance, 0))
+            rows[key] = replace(row, count=max(row.count, options.count(table)))
+    with tqdm(total=sum(row.count for row in rows.values()), unit="image", disable=None) as bar:
+        for key, row in rows.items():
+            bar.set_description(row.name)
+            seeds, out = options.seeds(row.count), options.out / "samples"
+            rows[key] = replace(row, folder=draw_images(pipe, seeds, out, options.sampling, row.guidance, on_images=bar.update))
+    return {place: rows[key] for place, key in keys.items()}
 
 
-def _draw_all(
-    job: GeneratorJob,
-    pipe: DepthGuidedPipeline,
-    priors: dict[str, DepthPrior],
-    tables: dict[str, list[GuidanceSetting]],
-    progress: bool,
-) -> dict[str, Any]:
-    wanted, folders = _wanted(job, tables), {}
-    with tqdm(total=sum(count for _, count in wanted.values()), unit="image", disable=None if progress else True) as bar:
-        for key, (setting, count) in wanted.items():
-            bar.set_description(setting.name)
-            if setting.prior in priors:
-                pipe.register_modules(depth_prior=priors[setting.prior])
-            folders[key] = draw_images(
-                pipe,
-                setting,
-                _seeds(job, count),
-                job.out / "samples",
-                job.plan,
-                batch_size=job.batch_size,
-                generator_name=label_of(job.model),
-                on_images=bar.update,
-            )
-    return folders
-
-
-def _measure_all(
-    job: GeneratorJob,
-    tables: dict[str, list[GuidanceSetting]],
-    folders: dict[str, Any],
-    instruments: Instruments,
-    progress: bool,
-) -> dict[str, Measured]:
-    wanted, found = _wanted(job, tables), {}
-    with tqdm(total=sum(count for _, count in wanted.values()), unit="image", disable=None if progress else True) as bar:
-        for key, (setting, count) in wanted.items():
-            bar.set_description(f"measure {setting.name}")
-            seeds = _seeds(job, count)
-            files = PictureFiles([folders[key].root / folders[key].done[str(seed)]["files"]["image"] for seed in seeds])
-            found[key] = measure(
-                files,
-                [str(seed) for seed in seeds],
-                instruments,
-                batch_size=job.batch_size,
-                cache=job.out / "measured",
-                on_pictures=bar.update,
-            )
-    return found
-
-
-def _seconds(folder: Any, count: int, job: GeneratorJob) -> float:
-    """Median time of an image."""
-    values = [folder.done[str(seed)]["seconds"] for seed in _seeds(job, count)]
-    return float(torch.tensor(values).median())
+def _measured(options: GeneratorOptions, row: _Row, models: FeatureModels) -> ImageFeatures:
+    seeds = options.seeds(row.count)
+    files = ImageFiles([row.folder.root / row.folder.done[str(seed)]["files"]["image"] for seed in seeds])
+    cache, size = options.out / "measured", options.sampling.batch_size
+    return extract(files, [str(seed) for seed in seeds], models, batch_size=size, cache=cache, title=f"measure {row.name}")

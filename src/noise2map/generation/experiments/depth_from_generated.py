@@ -1,9 +1,8 @@
 """What generated images with predicted depth teach a depth estimator, beside real ones: DAG's application as an experiment."""
 
-import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,18 @@ from tqdm import tqdm
 from noise2map.generation.depth_reading import probe_name
 from noise2map.generation.evaluation.references import open_references
 from noise2map.generation.experiments.small_depth import fit_small_depth, score_small_depth
-from noise2map.generation.experiments.training_sets import ARMS, ExperimentJob, prior_scale_of, real_images, training_set
+from noise2map.generation.experiments.training_sets import ARMS, ExperimentOptions, guidance_of, real_images, training_set
 from noise2map.generation.loading import load_generator
+from noise2map.generation.sampling import UNGUIDED, image_settings
+from noise2map.guidance import DepthGuidedPipeline
 from noise2map.inference.loading import pick_device
 from noise2map.metrics import seed_interval
 from noise2map.report.plots import Estimates, comparison_plot, save_figure
 from noise2map.report.tables import text_table, write_csv
-from noise2map.runs.files import check_writable, weights_checksum, write_json
+from noise2map.runs.files import check_writable, settings_checksum, write_json
 from noise2map.runs.provenance import provenance
+
+logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
@@ -94,51 +97,45 @@ def _interval_text(row: Row, name: str) -> str:
     return f"{row[name]:.4g}" + ("" if low != low else f" [{low:.4g}, {high:.4g}]")
 
 
-def run_experiment(job: ExperimentJob, say: Callable[[str], object] = lambda text: None, progress: bool = True) -> ExperimentReport:
+def run_experiment(options: ExperimentOptions) -> ExperimentReport:
     """Draw, label, train and score; run again, it goes on with what is missing.
-
-    Args:
-        job: What to do.
-        say: Called with remarks for the user.
-        progress: Show progress bars.
 
     Raises:
         OSError: If something is missing or cannot be written.
         ValueError: If a value cannot work or the parts do not belong together, before anything is drawn.
     """
-    _check(job)
-    device = pick_device(job.device)
-    check_writable(job.out)
-    pipe = load_generator(job.model, job.predictor, job.prior, sampler=job.scheduler, device=device)
-    job = replace(job, plan=job.plan.of(pipe))
+    _check(options)
+    device = pick_device(options.device)
+    check_writable(options.out)
+    pipe = load_generator(options.model, options.depth_predictor, options.depth_prior, sampler=options.sampler, device=device)
     predictor = pipe.depth_predictor
     if predictor is None:
-        raise ValueError("labelling generated images needs a depth predictor; expected one in its folder, or --predictor")
+        raise ValueError("labelling generated images needs a depth predictor; expected one in its folder, or --depth-predictor")
     if not predictor.depth_range.metric:
         raise ValueError(f"the depth predictor gives {predictor.depth_range}; expected metres, which real depth is scored in")
     if pipe.depth_prior is None:
-        say("no depth prior: guided means DCG alone")
+        logger.warning("no depth prior: guided means DCG alone")
     size = predictor.image_size[0]
-    test_images, test_depth = real_images(open_references(job.test, "depth"), job.test_limit, size)
-    real = open_references(job.real, "depth") if {"real", "real-predicted"} & set(job.arms) else None
-    if real is not None and len(real) < job.images:
-        raise ValueError(f"{job.real} holds {len(real)} images; expected at least --images {job.images}")
-    parts = f"{probe_name(pipe, job.probe_timestep)} {weights_checksum(pipe.depth_prior) if pipe.depth_prior is not None else ''}"
+    test_images, test_depth = real_images(open_references(options.test, "depth"), options.limit, size)
+    real = open_references(options.real, "depth") if {"real", "real-predicted"} & set(options.arms) else None
+    if real is not None and len(real) < options.images:
+        raise ValueError(f"{options.real} holds {len(real)} images; expected at least --images {options.images}")
     runs = []
-    with tqdm(total=len(job.arms) * job.seeds * job.iterations, desc="trainings", disable=None if progress else True) as bar:
-        for arm in job.arms:
-            records = [_Record.of(job, arm, seed, parts) for seed in range(job.seeds)]
+    total = len(options.arms) * options.trainings * options.iterations
+    with tqdm(total=total, desc="trainings", disable=None) as bar:
+        for arm in options.arms:
+            records = [_Record.of(options, arm, seed, pipe) for seed in range(options.trainings)]
             data = None
             for record in records:
                 scores = record.read()
                 if scores is None:
-                    data = data or training_set(job, arm, pipe, real, size, progress)
+                    data = data or training_set(options, arm, pipe, real, size)
                     bar.set_description(f"{arm}, seed {record.seed}")
                     model = fit_small_depth(
                         data.images,
                         data.signal,
                         data.mask,
-                        num_steps=job.iterations,
+                        num_steps=options.iterations,
                         seed=record.seed,
                         device=device,
                         on_step=bar.update,
@@ -146,31 +143,39 @@ def run_experiment(job: ExperimentJob, say: Callable[[str], object] = lambda tex
                     scores = score_small_depth(model, test_images, test_depth, predictor.depth_range)
                     record.write(scores)
                 else:
-                    bar.update(job.iterations)
-                runs.append({"arm": arm, "what": ARMS[arm], "images": job.images, "seed": record.seed, **scores})
+                    bar.update(options.iterations)
+                runs.append({"arm": arm, "what": ARMS[arm], "images": options.images, "seed": record.seed, **scores})
+    return ExperimentReport(runs, summarise(runs), paired(runs), _facts(options, pipe, len(test_images)))
+
+
+def _facts(options: ExperimentOptions, pipe: DepthGuidedPipeline, test_images: int) -> Row:
+    guidance = guidance_of(options, pipe).bound(convention=pipe.config.convention, reduction=pipe.config.reduction)
+    scales = {"consistency_scale": 0.0, "prior_scale": 0.0} | {f"{loss.name}_scale": loss.scale for loss in guidance.losses}
     facts = {
-        "model": job.model,
-        "real": job.real,
-        "test": job.test,
-        "test_images": len(test_images),
-        "iterations": job.iterations,
-        "keep": job.keep,
-        "consistency_scale": job.consistency_scale,
-        "prior_scale": prior_scale_of(job, pipe),
-        **{name: getattr(job.plan, name) for name in ("num_inference_steps", "convention", "reduction", "bf16")},
-        **{name: value for name, value in provenance(device, torch.float32, 0).items() if name != "seed"},  # a column of runs
+        "model": options.model,
+        "real": options.real,
+        "test": options.test,
+        "test_images": test_images,
+        "iterations": options.iterations,
+        "keep": options.keep,
+        **scales,
+        "num_inference_steps": options.sampling.num_inference_steps,
+        "convention": guidance.convention,
+        "reduction": guidance.reduction,
+        "bf16": options.sampling.dtype == "bfloat16",
     }
-    return ExperimentReport(runs, summarise(runs), paired(runs), facts)
+    where = provenance(pipe.device, torch.float32, 0)
+    return facts | {name: value for name, value in where.items() if name != "seed"}  # a column of runs
 
 
-def _check(job: ExperimentJob) -> None:
-    for name, least in (("images", 1), ("seeds", 1), ("iterations", 1)):
-        if getattr(job, name) < least:
-            raise ValueError(f"{name} must be at least {least}, got {getattr(job, name)}")
-    if not 0 < job.keep <= 1:
-        raise ValueError(f"keep must be in (0, 1], got {job.keep}")
-    unknown = [arm for arm in job.arms if arm not in ARMS]
-    if unknown or not job.arms:
+def _check(options: ExperimentOptions) -> None:
+    for name, least in (("images", 1), ("trainings", 1), ("iterations", 1)):
+        if getattr(options, name) < least:
+            raise ValueError(f"{name} must be at least {least}, got {getattr(options, name)}")
+    if not 0 < options.keep <= 1:
+        raise ValueError(f"keep must be in (0, 1], got {options.keep}")
+    unknown = [arm for arm in options.arms if arm not in ARMS]
+    if unknown or not options.arms:
         raise ValueError(f"arms must be of {', '.join(ARMS)}, got {', '.join(unknown) or 'none'}")
 
 
@@ -183,15 +188,18 @@ class _Record:
     seed: int
 
     @classmethod
-    def of(cls, job: ExperimentJob, arm: str, seed: int, parts: str) -> "_Record":
-        names = ("real", "test", "images", "iterations", "probe_timestep", "test_limit", "scheduler")
-        settings: Row = {"arm": arm, "seed": seed, "parts": parts, **{name: getattr(job, name) for name in names}}
+    def of(cls, options: ExperimentOptions, arm: str, seed: int, pipe: DepthGuidedPipeline) -> "_Record":
+        names = ("real", "test", "images", "iterations", "limit")
+        settings: Row = {"arm": arm, "seed": seed, **{name: getattr(options, name) for name in names}}
+        settings["depth_range"] = str(pipe.depth_predictor.depth_range)
+        if arm != "real":
+            settings["labels"] = probe_name(pipe, options.probe_timestep)
         if not arm.startswith("real"):
-            settings |= {"consistency_scale": job.consistency_scale, "prior_scale": job.prior_scale, **asdict(job.plan)}
+            guidance = UNGUIDED if arm == "unguided" else guidance_of(options, pipe)
+            settings |= image_settings(pipe, options.sampling, guidance)
         if arm == "filtered":
-            settings["keep"] = job.keep
-        digits = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-        return cls(job.out / "runs" / f"{arm}-seed{seed}-{digits}.json", settings, seed)
+            settings["keep"] = options.keep
+        return cls(options.out / "runs" / f"{arm}-seed{seed}-{settings_checksum(settings)}.json", settings, seed)
 
     def read(self) -> dict[str, float] | None:
         return json.loads(self.path.read_text(encoding="utf-8"))["scores"] if self.path.is_file() else None

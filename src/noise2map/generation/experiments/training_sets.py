@@ -1,8 +1,7 @@
 """Training sets of the experiment: real images, and generated ones labelled by the generator's own features."""
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,13 @@ from tqdm import tqdm
 from noise2map.data.center_crop import SquareCrops
 from noise2map.data.subsets import Subset
 from noise2map.generation.depth_reading import depth_probe, probe_name
-from noise2map.generation.evaluation.measurements import stack_pictures
-from noise2map.generation.evaluation.references import PictureFiles
-from noise2map.generation.sampling import GuidanceSetting, SamplingPlan, draw_images, prior_name
-from noise2map.guidance import DepthGuidedPipeline
+from noise2map.generation.evaluation.measurements import stack_images
+from noise2map.generation.evaluation.references import ImageFiles
+from noise2map.generation.image_files import seed_name
+from noise2map.generation.sampling import UNGUIDED, SamplingOptions, draw_images
+from noise2map.guidance import DepthGuidedPipeline, GuidanceConfig, PriorLoss
 from noise2map.metrics import depth_disagreement
-from noise2map.runs.files import write_bytes
-from noise2map.zoo import label_of
+from noise2map.runs.files import content_checksum, write_bytes
 
 ARMS = {
     "real": "real images, true depth",
@@ -32,8 +31,8 @@ ARMS = {
 }
 
 
-@dataclass
-class ExperimentJob:
+@dataclass(frozen=True, kw_only=True)
+class ExperimentOptions:
     """What to do; see ``noise2map experiment depth-from-generated --help``.
 
     Attributes:
@@ -41,20 +40,18 @@ class ExperimentJob:
         real: Real images with depth to train on: a rendered Freedoom split, or `samples`.
         test: Real images with depth to score on: of other places.
         out: Folder of samples, runs and results.
-        predictor: Depth predictor, if the generator's folder has none.
-        prior: Depth prior.
+        depth_predictor: Depth predictor, if the generator's folder has none.
+        depth_prior: Depth prior, if the generator's folder has none.
         arms: Which training sets.
         images: Number of images of each.
-        seeds: Number of trainings on each.
+        trainings: Number of trainings on each.
         iterations: Optimiser steps of a training.
         keep: Share of the guided samples that the filter keeps; it draws more of them, so that all sets are equally large.
-        consistency_scale: Of the guided samples.
-        prior_scale: Of the guided samples; 0 without a prior.
-        plan: What sampling shares.
-        scheduler: `"ddim"`, `"ddpm"` or `"own"`, the generator's.
+        sampling: How images are drawn.
+        guidance: Of the guided samples; its prior loss is left out without a prior.
+        sampler: `"ddim"`, `"ddpm"` or `"default"`, the generator's.
         probe_timestep: Noise at which depth is read.
-        test_limit: At most this many test images, 0 for all.
-        batch_size: Images at a time, in sampling.
+        limit: At most this many test images, 0 for all.
         device: By name.
         samples: Folder of generated images, which are taken from there or added; `out/samples` by default.
     """
@@ -63,20 +60,18 @@ class ExperimentJob:
     real: str
     test: str
     out: Path
-    predictor: str | None = None
-    prior: str | None = None
+    depth_predictor: str | None = None
+    depth_prior: str | None = None
     arms: Sequence[str] = tuple(ARMS)
     images: int = 1000
-    seeds: int = 3
+    trainings: int = 3
     iterations: int = 2000
     keep: float = 0.5
-    consistency_scale: float = 40.0
-    prior_scale: float = 40.0
-    plan: SamplingPlan = field(default_factory=SamplingPlan)
-    scheduler: str = "ddim"
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    guidance: GuidanceConfig = field(default_factory=lambda: GuidanceConfig.from_scales(40.0, 40.0))
+    sampler: str = "ddim"
     probe_timestep: int = 50
-    test_limit: int = 0
-    batch_size: int = 8
+    limit: int = 0
     device: str = "auto"
     samples: Path | None = None
 
@@ -96,58 +91,45 @@ class TrainingSet:
     mask: Tensor
 
 
-def prior_scale_of(job: ExperimentJob, pipe: DepthGuidedPipeline) -> float:
-    """Scale of prior guidance; 0 without a prior."""
-    return 0.0 if pipe.depth_prior is None else job.prior_scale
+def guidance_of(options: ExperimentOptions, pipe: DepthGuidedPipeline) -> GuidanceConfig:
+    """What guides the guided samples: without a prior there is no prior loss."""
+    losses = [one for one in options.guidance.losses if pipe.depth_prior is not None or not isinstance(one, PriorLoss)]
+    return replace(options.guidance, losses=losses)
 
 
 def real_images(dataset: Any, limit: int, size: int) -> tuple[Tensor, Tensor]:
-    """Middle squares of real samples, spread evenly: images uint8 and depth in metres, 0 unknown."""
+    """Center crops of real samples, evenly spaced: images uint8 and depth in metres, 0 unknown."""
     squares = SquareCrops(Subset.evenly_spaced(dataset, limit or None), size, ("image", "depth"))
     samples = [squares[index] for index in range(len(squares))]
     images = torch.from_numpy(np.stack([np.asarray(one["image"]) for one in samples])).permute(0, 3, 1, 2).contiguous()
     return images, torch.from_numpy(np.stack([one["depth_m"] for one in samples]))
 
 
-def training_set(
-    job: ExperimentJob, arm: str, pipe: DepthGuidedPipeline, real: Any, size: int, progress: bool = True
-) -> TrainingSet:
+def training_set(options: ExperimentOptions, arm: str, pipe: DepthGuidedPipeline, real: Any, size: int) -> TrainingSet:
     """The images of an arm with their labels.
 
     Args:
-        job: What to do.
+        options: What to do.
         arm: One of `ARMS`.
         pipe: The generator with its predictor, and its prior if there is one.
         real: Real samples with depth; None if the arm is generated.
         size: Side of the images, pixels.
-        progress: Show a progress bar.
     """
     if arm in ("real", "real-predicted"):
-        images, depth_m = real_images(real, job.images, size)
+        images, depth_m = real_images(real, options.images, size)
         if arm == "real":
             return TrainingSet(images, *pipe.depth_predictor.encode_depth(_inside(depth_m, pipe)))
-        strong, _ = read_labels(job, pipe, images, [f"real-{index}" for index in range(len(images))])
+        strong, _ = read_labels(options, pipe, images, [f"real-{index}" for index in range(len(images))])
         return _labelled(images, strong)
-    guided = arm != "unguided"
-    scales = (job.consistency_scale, prior_scale_of(job, pipe)) if guided else (0.0, 0.0)
-    count = -(-job.images * 1000 // round(job.keep * 1000)) if arm == "filtered" else job.images
-    setting = GuidanceSetting(arm, *scales, prior_name(pipe.depth_prior))
-    with tqdm(total=count, desc=f"draw {arm}", unit="image", disable=None if progress else True) as bar:
-        folder = draw_images(
-            pipe,
-            setting,
-            range(count),
-            job.samples or job.out / "samples",
-            job.plan,
-            batch_size=job.batch_size,
-            generator_name=label_of(job.model),
-            on_images=bar.update,
-        )
-    files = PictureFiles([folder.root / f"{seed:06d}.png" for seed in range(count)])
-    images = stack_pictures(files, range(count))
-    strong, weak = read_labels(job, pipe, images, [str(seed) for seed in range(count)])
+    guidance = UNGUIDED if arm == "unguided" else guidance_of(options, pipe)
+    count = -(-options.images * 1000 // round(options.keep * 1000)) if arm == "filtered" else options.images
+    with tqdm(total=count, desc=f"draw {arm}", unit="image", disable=None) as bar:
+        out = options.samples or options.out / "samples"
+        folder = draw_images(pipe, range(count), out, options.sampling, guidance, on_images=bar.update)
+    images = stack_images(ImageFiles([folder.root / f"{seed_name(seed)}.png" for seed in range(count)]))
+    strong, weak = read_labels(options, pipe, images, [str(seed) for seed in range(count)])
     if arm == "filtered":
-        chosen = depth_disagreement(strong, weak).argsort(stable=True)[: job.images].sort().values
+        chosen = depth_disagreement(strong, weak).argsort(stable=True)[: options.images].sort().values
         images, strong = images[chosen], strong[chosen]
     return _labelled(images, strong)
 
@@ -163,16 +145,15 @@ def _inside(depth_m: Tensor, pipe: DepthGuidedPipeline) -> Tensor:
     return torch.where((depth_m > codec.min_depth) & (depth_m < codec.max_depth), depth_m, 0)
 
 
-def read_labels(job: ExperimentJob, pipe: DepthGuidedPipeline, images: Tensor, ids: Sequence[str]) -> tuple[Tensor, Tensor]:
+def read_labels(options: ExperimentOptions, pipe: DepthGuidedPipeline, images: Tensor, ids: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Strong and weak depth signal `(N, 1, H, W)` of images, kept by their content."""
-    digest = hashlib.sha256(f"{probe_name(pipe, job.probe_timestep)} {list(ids)}".encode())
-    digest.update(images.numpy().tobytes())
-    path = job.out / "labels" / f"{digest.hexdigest()[:32]}.safetensors"
+    name = content_checksum([f"{probe_name(pipe, options.probe_timestep)} {list(ids)}", images.numpy().tobytes()], 32)
+    path = options.out / "labels" / f"{name}.safetensors"
     if not path.is_file():
-        probe = depth_probe(pipe, job.probe_timestep)
+        probe = depth_probe(pipe, options.probe_timestep)
         parts = []
-        for start in range(0, len(images), job.batch_size):
-            part = slice(start, start + job.batch_size)
+        for start in range(0, len(images), options.sampling.batch_size):
+            part = slice(start, start + options.sampling.batch_size)
             parts.append([signal.float().cpu() for signal in probe(images[part], ids[part])])
         strong, weak = (torch.cat(signals) for signals in zip(*parts))
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -79,7 +79,7 @@ def open_labelled(kind: str, root: str, split: str, with_depth: bool, depth_scal
 
 
 class DepthLabeller(Protocol):
-    """What makes labels: a depth model of any kind, see ``noise2map.generation.evaluation.depth_models``.
+    """What makes labels: a depth model of any kind, see ``noise2map.inference.depth_models``.
 
     Attributes:
         metric: whether it gives metres; else relative depth in [0, 1].
