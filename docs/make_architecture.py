@@ -203,7 +203,7 @@ def draw_layers(axes, edges: dict[str, Counter], lines: Counter) -> None:
         axes.add_patch(box)
         axes.text(x, y + 0.12, room, ha="center", va="center", fontsize=10, fontweight="bold", color=INK, zorder=4)
         axes.text(
-            x, y - 0.13, f"{JOBS[room]}, {lines[room] / 1000:.1f}k", ha="center", va="center", fontsize=6.8, color=INK, zorder=4
+            x, y - 0.13, f"{JOBS[room]}, {lines[room] / 1000:.1f}k", ha="center", va="center", fontsize=5.8, color=INK, zorder=4
         )
     xs, ys = zip(*places.values())
     axes.set_xlim(min(xs) - 1.0, max(xs) + 1.0)
@@ -247,7 +247,7 @@ def draw_matrix(axes, edges: dict[str, Counter], plan: dict[str, set[str]]) -> N
 def draw() -> Figure:
     """Layers on top, the matrix below."""
     edges, lines = real_imports()
-    figure = Figure(figsize=(13.5, 17), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(14.5, 18), layout="constrained", facecolor="white")
     above, below = figure.subplots(2, 1, height_ratios=[1.05, 1])
     draw_layers(above, edges, lines)
     draw_matrix(below, edges, planned_imports())

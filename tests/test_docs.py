@@ -224,3 +224,45 @@ def test_the_picture_of_the_house_can_be_drawn(tmp_path):
     assert set(edges) == set(lines) == set(drawing.JOBS)
     assert {room for members in drawing.GROUPS.values() for room in members} == set(drawing.JOBS)
     drawing.draw().savefig(tmp_path / "house.png")
+
+
+# ---- numbers ---------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def known_intervals():
+    """Every ``(value, low, high)`` of the results."""
+    found = set()
+    for path in sorted((ROOT / "results").glob("*.csv")):
+        for row in tables().read_csv(path):
+            if "difference" in row and "low" in row:
+                found.add((row["difference"], row["low"], row["high"]))
+            for name in row:
+                ends = (row.get(f"{name}_low"), row.get(f"{name}_high"))
+                if all(isinstance(end, (int, float)) for end in (row[name], *ends)):
+                    found.add((row[name], *ends))
+    return found
+
+
+def is_known(value, low, high):
+    """Whether a row, as it is or in percent or turned round, gives these numbers at the digits that they are written with."""
+    written = [text.lstrip("+") for text in (value, low, high)]
+    digits = [len(text.partition(".")[2]) for text in written]
+    for row in known_intervals():
+        for factor in (1, 100, -1, -100):
+            ends = row if factor > 0 else (row[0], row[2], row[1])
+            if all(abs(factor * end - float(text)) <= 0.5001 * 10**-d for end, text, d in zip(ends, written, digits)):
+                return True
+    return False
+
+
+NUMBER = r"[-+]?\d+\.\d+"
+INTERVAL = re.compile(rf"[\[(,] ?(?:95 % interval (?:over places )?)?({NUMBER})(?:, | to )({NUMBER})(?=[\]);,])")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("zoo/") or page in ("README.md", "docs/findings.md")])
+def test_intervals_in_the_text_are_rows_of_the_results(page):
+    text = re.sub(r"<!-- (.+?) -->\n.*?<!-- /\1 -->", "", FENCE.sub("", text_of(page)), flags=re.S).replace("\n", " ")
+    for match in INTERVAL.finditer(text):
+        before = re.findall(NUMBER, text[max(0, match.start() - 120) : match.start()])[-2:]
+        assert any(is_known(value, *match.groups()) for value in before), f"{page}: {before} {match[0]} has no row in results/"
