@@ -51,6 +51,18 @@ WHAT = {
     "freedoom-bev-fusion-tiny": "the same with LiDAR; 4.2 million",
     "freedoom-generator-64": "images of 64x64 with depth predictor and prior; 1.9 million",
 }
+SPEED = [
+    ("encode, ms", "encode", "ms", 0),
+    ("one step, ms", "step", "ms", 0),
+    ("step over its matrix products alone", "step", "step_over_floor", 2),
+    ("the same step with `grid_sample` over ours", "step", "grid_sample_over_step", 2),
+    ("encode and three steps, ms", "all 3", "ms", 0),
+]
+POOLING = {"segment sum": "segment sum", "scatter": "scatter of the volume"}
+GUIDANCE_STAGES = {
+    "both, all gradients": "both, by `loss.backward()` with the whole graph and all weight gradients",
+    "from the output, all gradients": "backward pass from the U-Net's output, all weight gradients",
+}
 CORRUPTIONS = {
     "none": "none: as it is",
     "tint": "tint: red up, blue down",
@@ -265,6 +277,45 @@ def dfid_table() -> str:
     return markdown_table(lines)
 
 
+def speed_table() -> str:
+    """Milliseconds and ratios of the published Swin-T model by type and mode, from the run that compared all four."""
+    rows = [row for row in read_csv(RESULTS / "bench_model.csv") if row["rounds"] == 5]
+    ways = list(dict.fromkeys((row["dtype"], row["mode"]) for row in rows))
+    found = {(row["dtype"], row["mode"], row["stage"]): row for row in rows}
+    lines = []
+    for title, stage, column, digits in SPEED:
+        line = {"": title}
+        lines.append(line | {" ".join(way): f"{found[(*way, stage)][column]:.{digits}f}" for way in ways})
+    return markdown_table(lines)
+
+
+def pooling_table() -> str:
+    """Time and memory of the camera features' pooling, beside the plain way."""
+    lines = []
+    for row in read_csv(RESULTS / "bench_bev.csv"):
+        line = {"method": POOLING[row["method"]], "stage": row["stage"]}
+        line["ms"] = f"{row['ms']:,.1f}" if row["ms"] < 100 else f"{row['ms']:,.0f}"
+        more = row["scatter_over_this"]
+        line["the plain way takes"] = "" if more in (None, "") else f"{more:.0f} times as long" if more > 1 else "1"
+        lines.append(line | {"working memory, MiB": f"{row['working_mb']:,.0f}"})
+    return markdown_table(lines)
+
+
+def guidance_cost_table() -> str:
+    """What guidance adds to a step."""
+    return markdown_table(
+        [
+            {
+                "one DDIM step": GUIDANCE_STAGES.get(row["stage"], row["stage"]),
+                "time": f"{row['over_unguided']:.2f}",
+                "operations": f"{row['gflop_over_unguided']:.2f}",
+                "kept for the backward pass": f"{row['kept_mb']:.0f} MiB",
+            }
+            for row in read_csv(RESULTS / "bench_guidance.csv")
+        ]
+    )
+
+
 def command_table() -> str:
     """The commands that train and score each published model, with the published scores."""
     models: dict[tuple[str, str, str], list[dict[str, str]]] = {}
@@ -333,6 +384,8 @@ def blocks() -> dict[tuple[Path, str], str]:
     found |= {(page, "guidance priors"): guidance_table("priors"), (page, "guidance conventions"): convention_table()}
     found |= {(page, "predictor blocks"): block_table(), (page, "application scores"): application_table()}
     found |= {(page, "noise levels"): noise_table(), (page, "dfid validation"): dfid_table()}
+    found |= {(ROOT / "docs" / "speed.md", "speed"): speed_table(), (ROOT / "docs" / "bev.md", "pooling"): pooling_table()}
+    found |= {(ROOT / "docs" / "guidance.md", "guidance cost"): guidance_cost_table()}
     return found | {(page, "official recipes"): recipes_table()}
 
 
