@@ -5,7 +5,7 @@ for each mutant the fast tests that have to do with its file until one fails, an
 
     make mutants                                        # 100 mutants by seed 0 -> results/mutants.csv
     python benchmarks/mutants.py --count 20 --seed 3 --out out/mutants.csv
-    python benchmarks/mutants.py --again results/mutants.csv    # only those that survived, after tests were added
+    python benchmarks/mutants.py --again results/mutants.csv    # only those that survived, or were not run yet
 
 Everything happens in copies; the checkout is not touched. Half an hour to an hour on two cores.
 """
@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -50,7 +51,8 @@ OPERATORS = (
 )
 # Swaps that only raise TypeError or ruin a type union say nothing about tests.
 UNLIKELY = ("Pow", "RShift", "LShift", "BitOr", "BitAnd", "BitXor", "Mod", "Is")
-OUTCOMES = {0: "survived", 5: "survived"}  # pytest's exit codes: all passed, no test found
+PASSED = (0, 5)  # exit codes of pytest: all passed, no test found
+LIMIT_S = 600  # of the processor; a mutant may well run forever
 
 
 @dataclass
@@ -75,26 +77,26 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--again", type=Path, help="a table; only its survivors are run again, and it is rewritten")
+    parser.add_argument("--again", type=Path, help="a table; those of its mutants that were not killed are run again")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "mutants.csv")
     args = parser.parse_args()
     os.chdir(ROOT)
+    seed = args.seed
     if args.again:
         rows = read_csv(args.again)
-        fields = Mutant.__dataclass_fields__
-        mutants = [Mutant(**{key: row[key] for key in fields} | {"line": int(row["line"])}) for row in rows]
-        chosen = [mutant for mutant in mutants if mutant.outcome == "survived"]
-        args.out, args.seed = args.again, rows[0]["seed"]
+        mutants = [Mutant(**{key: row[key] for key in Mutant.__dataclass_fields__}) for row in rows]
+        args.out, seed = args.again, rows[0]["seed"]
     else:
-        mutants = chosen = draw(args.count, args.seed)
-    run_all(chosen, args.workers)
+        mutants = draw(args.count, seed)
     git = subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True)
-    source = {
-        "seed": args.seed,
-        "commit": git.stdout.strip(),
-        "command": shlex.join(["python", "benchmarks/mutants.py", *sys.argv[1:]]),
-    }
-    write_csv(args.out, [asdict(mutant) | source for mutant in mutants])
+    command = shlex.join(["python", "benchmarks/mutants.py", *sys.argv[1:]])
+    source = {"seed": seed, "commit": git.stdout.strip(), "command": command}
+
+    def write() -> None:
+        write_csv(args.out, [asdict(mutant) | source for mutant in mutants])
+
+    run_all([mutant for mutant in mutants if mutant.outcome != "killed"], args.workers, write)
+    write()
     survivors = [mutant for mutant in mutants if mutant.outcome == "survived"]
     print(f"{len(mutants) - len(survivors)} of {len(mutants)} mutants killed; {args.out}")
     for mutant in survivors:
@@ -195,7 +197,7 @@ def mutated_source(mutant: Mutant) -> str:
     spots = [index for index, line in enumerate(lines) if line.strip() == mutant.before]
     if not spots:
         raise ValueError(f"{mutant.file} no longer has the line {mutant.before!r}")
-    spot = min(spots, key=lambda index: abs(index + 1 - mutant.line))
+    spot = min(spots, key=lambda index: abs(index + 1 - int(mutant.line)))
     lines[spot] = lines[spot].replace(mutant.before, mutant.after)
     return "".join(lines)
 
@@ -224,53 +226,45 @@ def tests_of(file: str) -> list[str]:
     return [rank[-1] for rank in sorted(ranked)]
 
 
-def run_all(mutants: list[Mutant], workers: int) -> None:
-    """Fills in the outcomes; every worker has its own copy of the checkout."""
+def run_all(mutants: list[Mutant], workers: int, write: Callable[[], None]) -> None:
+    """Fills in the outcomes; every worker has its own copy of the checkout.
+
+    ``write`` is called after each. A test that fails only counts if it passes without the mutant: each such test is run once on
+    the unchanged sources.
+    """
     preload()
+    passes: dict[str, bool] = {}  # what tests that killed a mutant do without one
     with tempfile.TemporaryDirectory() as folder:
         trees = [copy_tree(Path(folder) / str(worker)) for worker in range(workers)]
-        times = baseline(sorted({test for mutant in mutants for test in tests_of(mutant.file)}), trees)
-        running: dict[int, tuple[Path, Mutant]] = {}
-        waiting, bar = list(reversed(mutants)), tqdm(total=len(mutants), unit="mutant")
+        running: dict[int, tuple[Path, Mutant, str]] = {}
+        waiting = [(mutant, "") for mutant in reversed(mutants)]
+        bar = tqdm(total=len(mutants), unit="mutant")
         while waiting or running:
             while waiting and trees:
-                tree, mutant = trees.pop(), waiting.pop()
-                tests = [test for test in tests_of(mutant.file) if test in times]
-                mutant.tests = len(tests)
-                (tree / mutant.file).write_text(mutated_source(mutant), encoding="utf-8")
-                running[start(tree, tests, limit_s=int(60 + 4 * sum(times[test] for test in tests)))] = tree, mutant
+                tree, (mutant, check) = trees.pop(), waiting.pop()
+                tests = [check] if check else tests_of(mutant.file)
+                if not check:
+                    mutant.tests = len(tests)
+                    (tree / mutant.file).write_text(mutated_source(mutant), encoding="utf-8")
+                skipped = [] if check else [test for test, passed in passes.items() if not passed]
+                running[start(tree, tests, skipped)] = tree, mutant, check
             pid, status = os.waitpid(-1, 0)
-            tree, mutant = running.pop(pid)
+            tree, mutant, check = running.pop(pid)
             shutil.copy(mutant.file, tree / mutant.file)
-            code = os.waitstatus_to_exitcode(status)
-            mutant.outcome = OUTCOMES.get(code, "killed")  # a signal: out of time
-            failed = re.search(r"^(?:FAILED|ERROR) (\S+)", (tree / "log").read_text(errors="replace"), re.M)
-            mutant.killer = "" if mutant.outcome == "survived" else failed[1] if failed else "time" if code < 0 else "import"
             trees.append(tree)
-            bar.update()
+            survived = os.waitstatus_to_exitcode(status) in PASSED
+            if check:
+                passes[check] = survived
+                waiting += [] if survived else [(mutant, "")]
+            else:
+                failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", (tree / "log").read_text(errors="replace"), re.M)
+                mutant.outcome = "survived" if survived else "killed"
+                mutant.killer = "" if survived else failed[1] if failed else "time" if os.WIFSIGNALED(status) else "import"
+                waiting += [(mutant, failed[1])] if failed and not survived and not passes.get(failed[1]) else []
+            if not waiting or waiting[-1][0] is not mutant:
+                bar.update()
+                write()
         bar.close()
-
-
-def baseline(tests: list[str], trees: list[Path]) -> dict[str, float]:
-    """CPU seconds of each test file without a mutant; files that fail are left out."""
-    times: dict[str, float] = {}
-    running: dict[int, tuple[Path, str]] = {}
-    waiting, free = list(reversed(tests)), list(trees)
-    bar = tqdm(total=len(tests), unit="file", desc="unchanged")
-    while waiting or running:
-        while waiting and free:
-            tree, test = free.pop(), waiting.pop()
-            running[start(tree, [test], limit_s=900)] = tree, test
-        pid, status, usage = os.wait3(0)
-        tree, test = running.pop(pid)
-        free.append(tree)
-        if os.waitstatus_to_exitcode(status) in (0, 5):  # 5: no fast test in it
-            times[test] = usage.ru_utime + usage.ru_stime
-        else:
-            print(f"left out, fails without any mutant: {test}", file=sys.stderr)
-        bar.update()
-    bar.close()
-    return times
 
 
 def preload() -> None:
@@ -300,14 +294,14 @@ def copy_tree(target: Path) -> Path:
     return target
 
 
-def start(tree: Path, tests: list[str], limit_s: int) -> int:
+def start(tree: Path, tests: list[str], skipped: list[str]) -> int:
     """Forks a process that runs the fast ones of these tests until one fails; its id."""
     pid = os.fork()
     if pid:
         return pid
     code = 3
     try:
-        resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s + 5))
+        resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_S, LIMIT_S + 5))
         signal.signal(signal.SIGXCPU, signal.SIG_DFL)
         log = os.open(tree / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
@@ -318,9 +312,8 @@ def start(tree: Path, tests: list[str], limit_s: int) -> int:
         os.environ |= {"PYTHONPATH": str(tree / "src"), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         import pytest
 
-        code = pytest.main(
-            [*["-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist", "-m"], "not slow", *tests]
-        )
+        words = ["-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist", "-m"]
+        code = pytest.main([*words, "not slow", *(f"--deselect={test}" for test in skipped), *tests])
     finally:
         sys.stdout.flush()
         os._exit(int(code))
