@@ -45,7 +45,7 @@ def rooms(tmp_path_factory):
 def command(rooms, out):
     data = ["--data", "folder", "--root", rooms / "train", "--val-root", rooms / "val", "--out", out]
     sizes = ["--steps", 2, "--batch-size", 2, "--timesteps", "50,400", "--val-images", 2, "--max-depth", 12]
-    return ["--generator", rooms / "generator", *data, *sizes]
+    return ["--model", rooms / "generator", *data, *sizes]
 
 
 def test_study_writes_predictors_table_and_plots_and_goes_on(rooms, tmp_path, capsys):
@@ -84,7 +84,7 @@ def test_dropping_probes_changes_no_depth():
 
 def test_true_labels_are_those_of_the_middle_square(rooms):
     dataset = open_labelled("folder", rooms / "train", "train", True)
-    found = read_images(dataset, [4, 0], 10, "truth", None, lambda: None)
+    found = read_images(dataset, [4, 0], 10, "truth")
     assert found.images.shape == (2, 3, 10, 10) and found.metric
     middle = dataset[4]["depth_m"][:, 2:22]
     np.testing.assert_array_equal(found.depths[0].numpy(), middle[1::2, 1::2])
@@ -95,7 +95,7 @@ def test_true_labels_are_those_of_the_middle_square(rooms):
 def test_fewer_pictures_are_a_part_of_more():
     assert choose(50, 30, 3)[:10] == choose(50, 10, 3) and len(set(choose(50, 50, 3))) == 50
     assert choose(10, 3, None) == [0, 4, 9]
-    with pytest.raises(ValueError, match="11 labelled pictures are asked for, but there are 10"):
+    with pytest.raises(ValueError, match="11 labelled images are asked for, but there are 10"):
         choose(10, 11, 0)
 
 
@@ -129,7 +129,7 @@ def test_a_depth_model_labels_whole_pictures_before_they_are_cut(rooms):
 
     labeller = RowsBelow()
     dataset = open_labelled("folder", rooms / "train", "train", False)
-    found = read_images(dataset, [0], 20, "rows", labeller, lambda: None)
+    found = read_images(dataset, [0], 20, "rows", labeller)
     assert labeller.seen == (1, 3, 20, 24) and found.metric and found.source == "rows"
     np.testing.assert_array_equal(found.depths[0, 0].numpy(), np.arange(3.0, 23.0))  # columns 2 to 21 of 24
 
@@ -147,19 +147,14 @@ def test_relative_labels_make_a_relative_predictor(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (["--counts", "7"], "7 labelled pictures are asked for, but there are 6"),
-        (["--counts", "0"], "counts"),
+        (["--counts", "7"], "7 labelled images are asked for, but there are 6"),
         (["--timesteps", "1000"], "below the process's 1000"),
-        (["--timesteps", "a"], "--timesteps must be whole numbers"),
         (["--strong", "2,20"], "lacks the requested [20]"),
         (["--strong", "6"], "expected different ones"),
         (["--labels", "nowhere"], "model 'nowhere' is neither"),
         (["--root", "nowhere"], "nowhere"),
         (["--data", "lsun"], "LSUN has no true depth"),
-        (["--data", "video"], "data is 'video'"),
-        (["--generator", "./nowhere"], "./nowhere"),
-        (["--missing", "near"], "missing is 'near'"),
-        (["--steps", "0"], "--steps must be at least 1"),
+        (["--model", "./nowhere"], "./nowhere"),
     ],
 )
 def test_mistakes_are_one_line_without_traceback(rooms, tmp_path, capsys, change, message):
@@ -167,3 +162,22 @@ def test_mistakes_are_one_line_without_traceback(rooms, tmp_path, capsys, change
     error = capsys.readouterr().err
     last = error.splitlines()[-1]
     assert last.startswith("noise2map: error:") and message in last and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [("--counts", "0"), ("--timesteps", "a"), ("--data", "video"), ("--missing", "near"), ("--steps", "0"), ("--max-depth", "-1")],
+)
+def test_values_out_of_range_are_refused_by_the_option(rooms, tmp_path, capsys, option, value):
+    assert run(*command(rooms, tmp_path / "out"), option, value) == 2
+    error = capsys.readouterr().err
+    assert option in error and value in error and "Traceback" not in error
+
+
+def test_the_spelling_of_earlier_releases(rooms, tmp_path):
+    words = ["--model" if word == "--generator" else word for word in command(rooms, tmp_path / "new")]
+    assert "--model" in words
+    old = ["--generator" if word == "--model" else word for word in words]
+    assert run(*old, "--counts", 1, "--bf16", "--no-by-block", "--steps", 1) == 0
+    scores = json.loads((tmp_path / "new" / "final" / "scores.json").read_text())
+    assert scores["plan"]["bf16"] and scores["plan"]["counts"] == [1]

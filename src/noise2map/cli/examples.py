@@ -20,9 +20,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "train": ("train folder --root photos --task depth", "train freedoom-segmentation-tiny --dry-run", "train --list"),
     "train generator": ("train generator freedoom-generator-64 --root data/freedoom/train",),
     "train depth-prior": ("train depth-prior --root data/freedoom/train --resolution 64",),
-    "train depth-predictor": (
-        "train depth-predictor --generator freedoom-generator-64 --root data/freedoom/train --counts 10,100",
-    ),
+    "train depth-predictor": ("train depth-predictor --model freedoom-generator-64 --root data/freedoom/train --counts 10,100",),
     "data freedoom": ("data freedoom --split train --frames 20000 --out data/freedoom/train",),
     "data freedoom-surround": ("data freedoom-surround --split test --samples 270 --out data/surround",),
     "data samples": ("data samples --out frames",),

@@ -1,6 +1,5 @@
-"""Labelled pictures for depth predictors: true depth of a data set, or what a depth model says about any pictures."""
+"""Labelled images for depth predictors: true depth of a dataset, or what a depth model says about any images."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from noise2map.data.center_crop import PictureFolder, square_image, square_map
 from noise2map.data.folder import FolderDataset
@@ -23,7 +23,7 @@ SOURCES = ("freedoom", "folder", "lsun")
 
 @dataclass
 class LabelledImages:
-    """Pictures and their depth, as `fit_depth_predictor` takes them.
+    """Images and their depth, as `fit_depth_predictor` takes them.
 
     Attributes:
         images: ``(N, 3, H, W)`` uint8.
@@ -99,15 +99,13 @@ def choose(length: int, count: int, seed: int | None) -> list[int]:
         ValueError: if there are fewer samples.
     """
     if count > length:
-        raise ValueError(f"{count} labelled pictures are asked for, but there are {length}")
+        raise ValueError(f"{count} labelled images are asked for, but there are {length}")
     if seed is None:
         return evenly_spaced(length, count, ends=True)
     return np.random.default_rng([seed, 7]).permutation(length)[:count].tolist()
 
 
-def read_images(
-    dataset: Any, indices: list[int], size: int, labels: str, labeller: DepthLabeller | None, tick: Callable[[], object]
-) -> LabelledImages:
+def read_images(dataset: Any, indices: list[int], size: int, labels: str, labeller: DepthLabeller | None = None) -> LabelledImages:
     """Middle squares of some samples with their labels.
 
     Args:
@@ -116,17 +114,15 @@ def read_images(
         size: side in px.
         labels: name of the labels, for the record.
         labeller: the depth model that makes the labels; None for the samples' own depth.
-        tick: called after each picture.
     """
     images, depths = [], []
-    for index in indices:
+    for index in tqdm(indices, desc=f"images with depth by {labels}", unit="image"):
         sample = dataset[index]
-        if labeller is not None:  # it sees the whole picture, at the size that it knows
+        if labeller is not None:  # it sees the whole image, at the size that it knows
             sample["depth_m"] = labeller.label_image(sample["image"])
         elif "valid" in sample:
             sample["depth_m"] = np.where(sample["valid"], sample["depth_m"], np.float32(0))
         images.append(np.asarray(square_image(sample["image"], size)).transpose(2, 0, 1))
         depths.append(square_map(sample["depth_m"], size))
-        tick()
     metric = labeller is None or labeller.metric
     return LabelledImages(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(depths)).float(), metric, labels)

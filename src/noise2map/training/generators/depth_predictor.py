@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from torch import Tensor
+from tqdm import tqdm
 
 from noise2map.diffusion import add_noise, image_generator, tables_from_betas
 from noise2map.diffusion.schedule import DiscreteTables
@@ -44,6 +45,7 @@ def fit_depth_predictor(
     bf16: bool = False,
     seed: int = 0,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
+    progress: str | None = "depth predictor",
     **config: Any,
 ) -> DepthPredictorFit:
     """Trains all branches of a predictor together, by L1 at random time steps.
@@ -59,13 +61,14 @@ def fit_depth_predictor(
         valid: boolean mask ``(N, H, W)`` instead of that rule.
         predictor: trained further if given, else made for the U-Net.
         scheduler: gives the betas of the U-Net's process; by default the linear ones of 1000 steps.
-        num_steps: optimiser steps.
+        num_steps: optimizer steps.
         batch_size: images of a step, drawn with replacement.
         learning_rate: of Adam, at the start; it falls to zero along a cosine.
         flip: mirror half of the images.
         bf16: compute features and depth under bfloat16 autocast; weights, losses and statistics stay in float32.
         seed: of images, time steps, noise and, if the predictor is new, its weights.
         on_step: called with the step's number and losses.
+        progress: name of the progress bar; None for no bar.
         **config: of a new predictor, see `DepthPredictor` (``min_depth``, ``max_depth``, ``probe_blocks`` ...).
 
     Returns:
@@ -86,17 +89,17 @@ def fit_depth_predictor(
     predictor.to(device).train()
     sampler = _Batches(unet, predictor, images, depths, valid, scheduler, batch_size, flip, seed)
     _measure_statistics(predictor, sampler)
-    optimiser = torch.optim.Adam(predictor.parameters(), learning_rate)
-    curve = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, num_steps)
+    optimizer = torch.optim.Adam(predictor.parameters(), learning_rate)
+    curve = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
     fit = DepthPredictorFit(predictor)
-    for step in range(num_steps):
+    for step in tqdm(range(num_steps), desc=progress, unit="step", disable=progress is None):
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             features, timesteps, target, mask = sampler.draw()
             found = {blocks: predictor(features, timesteps, blocks) for blocks in predictor.branches}
         losses = {_label(blocks): masked_l1(signal, target, mask) for blocks, signal in found.items()}
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
-        optimiser.step()
+        optimizer.step()
         curve.step()
         fit.history.append({name: loss.item() for name, loss in losses.items()})
         if on_step is not None:

@@ -1,7 +1,7 @@
 """How well a U-Net's features tell depth: by decoder block, by noise level, by number of labelled images (DAG, Sec. 4)."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,13 +26,13 @@ SCORES_FILE = "scores.json"
 FINAL = "final"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PredictorStudyOptions:
     """How predictors are trained and scored.
 
     Attributes:
         counts: numbers of labelled images, ascending; a predictor is trained for each.
-        steps: optimiser steps of each.
+        steps: optimizer steps of each.
         batch_size: images of a step.
         learning_rate: of Adam.
         timesteps: noise levels that are scored.
@@ -79,9 +79,8 @@ def run_predictor_study(
     train: LabelledImages,
     test: LabelledImages,
     out: Path,
-    plan: PredictorStudyOptions,
+    options: PredictorStudyOptions,
     record: dict[str, Any],
-    tick: Callable[[], object] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Train a predictor for each number of images, score all, write predictors, table and plots.
 
@@ -91,12 +90,11 @@ def run_predictor_study(
     Args:
         unet: the generator's U-Net.
         scheduler: its scheduler.
-        train: labelled pictures, at least as many as the largest count; a smaller count takes the first of them.
-        test: pictures that are scored.
+        train: labelled images, at least as many as the largest count; a smaller count takes the first of them.
+        test: images that are scored.
         out: folder to write to.
-        plan: how.
+        options: how.
         record: what every row of the table says about the run.
-        tick: called after each optimiser step.
 
     Returns:
         The rows of the table.
@@ -105,20 +103,20 @@ def run_predictor_study(
         ValueError: if sizes, blocks or numbers cannot work.
     """
     steps_of_process = int(scheduler.config.num_train_timesteps)
-    if max(plan.timesteps) >= steps_of_process:
-        raise ValueError(f"timesteps are {plan.timesteps}; expected numbers below the process's {steps_of_process}")
+    if max(options.timesteps) >= steps_of_process:
+        raise ValueError(f"timesteps are {options.timesteps}; expected numbers below the process's {steps_of_process}")
     unet.eval().requires_grad_(False)
     rows: list[dict[str, Any]] = []
-    for count in plan.counts:
+    for count in options.counts:
         folder = out / f"images-{count:04d}"
-        found = _finished(folder, plan)
+        found = _finished(folder, options)
         if found is None:
-            found = _train_one(unet, scheduler, train.part(list(range(count))), test, folder, plan, tick)
+            found = _train_one(unet, scheduler, train.part(list(range(count))), test, folder, options)
         rows += [{"images_trained": count, "labels": train.source, "scored_against": test.source, **row, **record} for row in found]
-    largest = DepthPredictor.from_pretrained(out / f"images-{plan.counts[-1]:04d}")
-    _write_folder(out / FINAL, without_probes(largest), {"plan": asdict(plan), "record": record})
+    largest = DepthPredictor.from_pretrained(out / f"images-{options.counts[-1]:04d}")
+    _write_folder(out / FINAL, without_probes(largest), {"plan": asdict(options), "record": record})
     write_csv(out / ACCURACY_FILE, rows)
-    for name, figure in study_figures(rows, plan).items():
+    for name, figure in study_figures(rows, options).items():
         save_figure(out / f"{name}.png", figure)
     return rows
 
@@ -141,55 +139,54 @@ def _train_one(
     train: LabelledImages,
     test: LabelledImages,
     folder: Path,
-    plan: PredictorStudyOptions,
-    tick: Callable[[], object],
+    options: PredictorStudyOptions,
 ) -> list[dict[str, Any]]:
     probes = []
-    if plan.probe and len(train) == plan.counts[-1]:
-        known = {tuple(sorted(plan.strong_blocks)), tuple(sorted(plan.weak_blocks))}
+    if options.probe and len(train) == options.counts[-1]:
+        known = {tuple(sorted(options.strong_blocks)), tuple(sorted(options.weak_blocks))}
         probes = [[k] for k in decoder_blocks(unet) if (k,) not in known]
-    if train.metric and plan.missing == "far":
-        train = train.with_far(float(plan.max_depth or 0))
+    if train.metric and options.missing == "far":
+        train = train.with_far(float(options.max_depth or 0))
     fit = fit_depth_predictor(
         unet,
         train.images,
         train.depths,
         scheduler=scheduler,
-        num_steps=plan.steps,
-        batch_size=plan.batch_size,
-        learning_rate=plan.learning_rate,
-        bf16=plan.bf16,
-        seed=plan.seed,
-        on_step=lambda step, losses: tick(),
-        strong_blocks=plan.strong_blocks,
-        weak_blocks=plan.weak_blocks,
+        num_steps=options.steps,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        bf16=options.bf16,
+        seed=options.seed,
+        progress=f"predictor of {len(train)} images",
+        strong_blocks=options.strong_blocks,
+        weak_blocks=options.weak_blocks,
         probe_blocks=probes,
-        min_depth=plan.min_depth,
-        max_depth=plan.max_depth,
-        depth_representation=plan.depth_representation,
+        min_depth=options.min_depth,
+        max_depth=options.max_depth,
+        depth_representation=options.depth_representation,
         useful_timesteps=(0, round(0.8 * scheduler.config.num_train_timesteps)),
     )
     rows = score_depth_predictor(
-        unet, fit.predictor, test.images, test.depths, timesteps=plan.timesteps, scheduler=scheduler, seed=plan.seed
+        unet, fit.predictor, test.images, test.depths, timesteps=options.timesteps, scheduler=scheduler, seed=options.seed
     )
     _write_folder(
-        folder, fit.predictor, {"plan": _comparable(plan), "rows": rows, "history": fit.history[:: max(1, plan.steps // 200)]}
+        folder, fit.predictor, {"plan": _comparable(options), "rows": rows, "history": fit.history[:: max(1, options.steps // 200)]}
     )
     return rows
 
 
-def _comparable(plan: PredictorStudyOptions) -> dict[str, Any]:
+def _comparable(options: PredictorStudyOptions) -> dict[str, Any]:
     """What decides a predictor, as JSON has it; other counts do not matter, the largest one's probes do."""
-    return json.loads(json.dumps({name: value for name, value in asdict(plan).items() if name != "counts"}))
+    return json.loads(json.dumps({name: value for name, value in asdict(options).items() if name != "counts"}))
 
 
-def _finished(folder: Path, plan: PredictorStudyOptions) -> list[dict[str, Any]] | None:
+def _finished(folder: Path, options: PredictorStudyOptions) -> list[dict[str, Any]] | None:
     path = folder / SCORES_FILE
     if not path.is_file():
         return None
     stored = json.loads(path.read_text(encoding="utf-8"))
-    if stored["plan"] != _comparable(plan):
-        changed = [name for name, value in _comparable(plan).items() if stored["plan"].get(name) != value]
+    if stored["plan"] != _comparable(options):
+        changed = [name for name, value in _comparable(options).items() if stored["plan"].get(name) != value]
         raise ValueError(f"{folder} was trained with other settings ({', '.join(changed)}); choose another --out, or delete it")
     return stored["rows"]
 
@@ -200,38 +197,38 @@ def _write_folder(target: Path, predictor: DepthPredictor, scores: dict[str, Any
         write_json(folder / SCORES_FILE, scores)
 
 
-def study_figures(rows: Sequence[dict[str, Any]], plan: PredictorStudyOptions) -> "dict[str, Figure]":
+def study_figures(rows: Sequence[dict[str, Any]], options: PredictorStudyOptions) -> "dict[str, Figure]":
     """Plots of a study's rows: by block, by noise level, and by number of images where there are several."""
-    metric = plan.max_depth is not None
+    metric = options.max_depth is not None
     score, label = ("delta1", "δ1") if metric else ("l1", "L1 of relative depth, signal in [-1, 1]")
-    strong, weak = (",".join(map(str, sorted(blocks))) for blocks in (plan.strong_blocks, plan.weak_blocks))
+    strong, weak = (",".join(map(str, sorted(blocks))) for blocks in (options.strong_blocks, options.weak_blocks))
     names = {strong: f"strong {{{strong}}}", weak: f"weak {{{weak}}}"}
-    most = [row for row in rows if row["images_trained"] == plan.counts[-1]]
+    most = [row for row in rows if row["images_trained"] == options.counts[-1]]
     figures = {}
     single = sorted({int(row["blocks"]) for row in most if "," not in row["blocks"]})
     if len(single) > 1:
         series = {}
-        for t in plan.timesteps:
+        for t in options.timesteps:
             values = {row["blocks"]: row[score] for row in most if row["timestep"] == t}
             series[f"t = {t}"] = Series(single, [values[str(k)] for k in single])
-        title = f"Depth in single blocks, {plan.counts[-1]} labelled images"
+        title = f"Depth in single blocks, {options.counts[-1]} labelled images"
         figures["accuracy_by_block"] = quality_plot(series, "decoder block", label, title=title)
     by_time = {
-        name: Series(plan.timesteps, [row[score] for row in most if row["blocks"] == blocks]) for blocks, name in names.items()
+        name: Series(options.timesteps, [row[score] for row in most if row["blocks"] == blocks]) for blocks, name in names.items()
     }
-    title = f"Depth by noise level, {plan.counts[-1]} labelled images"
+    title = f"Depth by noise level, {options.counts[-1]} labelled images"
     figures["accuracy_by_timestep"] = quality_plot(by_time, "time step", label, title=title)
-    if len(plan.counts) > 1:
+    if len(options.counts) > 1:
         for one, word in (("delta1", "δ1"), ("abs_rel", "AbsRel")) if metric else (("l1", label),):
-            series = {name: Series(plan.counts, _mean_by_count(rows, plan, blocks, one)) for blocks, name in names.items()}
-            title = f"Depth by labelled images, mean of t = {', '.join(map(str, plan.timesteps))}"
+            series = {name: Series(options.counts, _mean_by_count(rows, options, blocks, one)) for blocks, name in names.items()}
+            title = f"Depth by labelled images, mean of t = {', '.join(map(str, options.timesteps))}"
             figures[f"{one}_by_images"] = quality_plot(series, "labelled images", word, title=title, log_x=True)
     return figures
 
 
-def _mean_by_count(rows: Sequence[dict[str, Any]], plan: PredictorStudyOptions, blocks: str, score: str) -> list[float]:
+def _mean_by_count(rows: Sequence[dict[str, Any]], options: PredictorStudyOptions, blocks: str, score: str) -> list[float]:
     means = []
-    for count in plan.counts:
+    for count in options.counts:
         values = [row[score] for row in rows if row["images_trained"] == count and row["blocks"] == blocks]
         means.append(float(torch.tensor(values).mean()))
     return means

@@ -1,0 +1,117 @@
+"""``noise2map train depth-predictor``: opens a generator, labelled images and a depth model, and runs the study on them."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+from noise2map.data.opening import open_dataset
+from noise2map.generation.loading import load_generator
+from noise2map.inference.depth_models import load_depth_model
+from noise2map.inference.loading import pick_device
+from noise2map.report.tables import text_table
+from noise2map.runs.files import check_writable
+from noise2map.runs.provenance import provenance
+from noise2map.training.generators.depth_labels import TRUTH, LabelledImages, choose, read_images
+from noise2map.training.generators.predictor_study import PredictorStudyOptions, run_predictor_study
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorTrainingOptions:
+    """What depth predictors are trained on, see ``noise2map train depth-predictor --help``.
+
+    Attributes:
+        model: the generator: shipped name, folder of a diffusers pipeline, or hub id.
+        out: folder to write to.
+        study: how predictors are trained and scored; depth bounds are not used with relative labels.
+        data: kind of data.
+        root: folder of the images to learn from.
+        val_root: folder of the images to score on.
+        labels: ``"truth"``, or a depth model that labels.
+        val_labels: what is scored against; None for the same.
+        val_images: images to score on.
+        depth_scale: metres per unit of a folder's maps.
+        threads: CPU threads; 0 for PyTorch's choice.
+        device: device by name.
+    """
+
+    model: str
+    out: Path
+    study: PredictorStudyOptions
+    data: str = "freedoom"
+    root: str = "data/freedoom/train"
+    val_root: str = "data/freedoom/val"
+    labels: str = TRUTH
+    val_labels: str | None = None
+    val_images: int = 100
+    depth_scale: float = 0.001
+    threads: int = 0
+    device: str = "auto"
+
+
+def train_predictors(options: PredictorTrainingOptions) -> list[dict[str, Any]]:
+    """Train and score depth predictors, see `run_predictor_study`.
+
+    Returns:
+        The rows of the table.
+
+    Raises:
+        OSError: if a model, a folder or a file is missing.
+        ValueError: if sizes, blocks, numbers or kinds of labels cannot work.
+    """
+    diffusers.utils.logging.disable_progress_bar()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = pick_device(options.device)
+    check_writable(options.out)
+    pipe = load_generator(options.model, device=device)
+    size = pipe.unet.config.sample_size
+    if not isinstance(size, int):
+        raise ValueError(f"the generator's images are {size}; expected squares")
+    train, val = _read(options, size, device)
+    study = options.study
+    if not train.metric:
+        study = replace(study, min_depth=None, max_depth=None)
+    folders = f"{options.data} {options.root}, {options.val_root}"
+    study = replace(study, source=f"{options.model}; {folders}; {train.source}, {val.source}")
+    dtype = torch.bfloat16 if study.bf16 else torch.float32
+    record = {"generator": options.model, **provenance(device, dtype, study.seed)}
+    return run_predictor_study(pipe.unet, pipe.scheduler, train, val, options.out, study, record)
+
+
+def _read(options: PredictorTrainingOptions, size: int, device: torch.device) -> tuple[LabelledImages, LabelledImages]:
+    """The images to learn from and those to score on, squares of the generator's size."""
+    sources = (options.labels, options.val_labels or options.labels)
+    parts = zip((options.root, options.val_root), ("train", "val"), sources)
+    train, val = (
+        open_dataset(
+            options.data,
+            root,
+            split if options.data == "lsun" else None,
+            "depth" if source == TRUTH else "image",
+            depth_scale=options.depth_scale,
+        )
+        for root, split, source in parts
+    )
+    chosen = (
+        choose(len(train), options.study.counts[-1], options.study.seed),
+        choose(len(val), min(options.val_images, len(val)), None),
+    )
+    labellers = {name: load_depth_model(name, device) for name in set(sources) - {TRUTH}}
+    read = [
+        read_images(dataset, indices, size, source, labellers.get(source))
+        for dataset, indices, source in zip((train, val), chosen, sources)
+    ]
+    if read[0].metric != read[1].metric:
+        raise ValueError(f"{sources[0]} and {sources[1]} differ: one gives metres, the other relative depth; choose --val-labels")
+    return read[0], read[1]
+
+
+def summary(rows: list[dict[str, Any]], study: PredictorStudyOptions) -> str:
+    """Scores of the strong and the weak branch of the predictor of the most images, as a table."""
+    both = {",".join(map(str, sorted(group))) for group in (study.strong_blocks, study.weak_blocks)}
+    shown = [row for row in rows if row["images_trained"] == study.counts[-1] and row["blocks"] in both]
+    metric = any("delta1" in row for row in shown)
+    return text_table(shown, ["timestep", "blocks", "delta1", "abs_rel", "l1"] if metric else ["timestep", "blocks", "l1"])
