@@ -6,12 +6,12 @@ import torch
 from tiny_training import RawSamples, tiny_model, tiny_processor
 from torch import nn
 
-from noise2map.report.palettes import INVALID_COLOR
+from noise2map.report.palettes import INVALID_COLOR, colorize_depth, depth_range
 from noise2map.runs.files import replace_directory
 from noise2map.runs.run_directory import append_metrics, last_checkpoint, mark_complete, read_metrics, rewind_metrics
 from noise2map.training.batches import AugmentedSamples, EpochSampler, MapCollator
 from noise2map.training.callbacks import EmaCallback
-from noise2map.training.maps.samples import sample_grid
+from noise2map.training.maps.samples import sample_cells, sample_panel
 from noise2map.training.optimization import decayed_parameters
 from noise2map.training.seeded_trainer import step_seed
 
@@ -163,9 +163,24 @@ def test_directories_are_replaced_whole(tmp_path):
     assert (tmp_path / "target" / "file").read_text() == "b"
 
 
-def test_sample_grid_of_depth_shows_the_truth_beside_the_image():
-    grid = np.asarray(sample_grid(tiny_model("depth").eval(), tiny_processor(), [RawSamples(1)[0]], steps=(2,), seed=0))
-    image, truth = grid[:32, :48], grid[:32, 52:100]
+def test_samples_of_depth_show_the_truth_beside_the_image_in_the_colors_of_reports():
     sample = RawSamples(1)[0]
-    assert np.array_equal(image, np.asarray(sample["image"]))
-    assert np.array_equal((truth == INVALID_COLOR).all(-1), ~sample["valid"])
+    cells = sample_cells(tiny_model("depth").eval(), tiny_processor(), [sample], (2,), 0, np.zeros((0, 3), np.uint8))[0]
+    assert [cell.title for cell in cells] == [str(sample["id"]), "truth", "2 steps", "uncertainty"]
+    assert np.array_equal(cells[0].image, np.asarray(sample["image"]))
+    known = np.where(sample["valid"], sample["depth_m"], 0)
+    assert np.array_equal(cells[1].image, colorize_depth(known, *depth_range(known)))
+    assert np.array_equal((cells[1].image == INVALID_COLOR).all(-1), ~sample["valid"])
+
+
+def test_samples_of_classes_have_a_legend_and_may_differ_in_size():
+    small, large = RawSamples(2)[0], RawSamples(2)[1]
+    large = {**large, "image": large["image"].resize((96, 64)), "labels": large["labels"].repeat(2, 0).repeat(2, 1)}
+    options = (tiny_processor(), [small, large], (1, 3), 0, RawSamples.palette)
+    rows = sample_cells(tiny_model().eval(), *options)
+    assert [len(row) for row in rows] == [5, 5] and [row[1].image.shape[:2] for row in rows] == [(32, 48), (64, 96)]
+    colors = {tuple(color) for row in rows for cell in row[1:4] for color in cell.image.reshape(-1, 3).tolist()}
+    assert colors <= {*map(tuple, RawSamples.palette.tolist()), (0, 0, 0)}
+    panel = np.asarray(sample_panel(tiny_model().eval(), *options))
+    legend = panel[-60:].reshape(-1, 3)
+    assert all((legend == color).all(-1).any() for color in RawSamples.palette)

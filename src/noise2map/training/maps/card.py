@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from noise2map.runs.files import write_text
+from noise2map.data.subsets import evenly_spaced
+from noise2map.runs.files import write_image, write_text
 from noise2map.tasks import get_task
 from noise2map.training.maps.recipe import Recipe
-from noise2map.training.maps.samples import sample_grid
+from noise2map.training.maps.samples import sample_panel
 
 CARD_FILE = "README.md"
 
@@ -29,16 +30,13 @@ def write_card(trainer: Any, final: Path, recipe: Recipe, scores: Mapping[str, f
         The files written.
     """
     dataset = trainer.eval_dataset
-    count = min(_PANEL_ROWS, len(dataset))
-    chosen = [dataset[index * len(dataset) // count] for index in range(count)]
+    chosen = [dataset[index] for index in evenly_spaced(len(dataset), _PANEL_ROWS)]
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     with trainer.averaged_weights():
         palette = getattr(dataset, "palette", None)
-        grid = sample_grid(model, trainer.processing_class, chosen, trainer.eval_steps, trainer.args.seed, palette)
+        image = sample_panel(model, trainer.processing_class, chosen, trainer.eval_steps, trainer.args.seed, palette)
     panel = final / PANEL_FILE
-    temporary = panel.with_name(f".{panel.name}.tmp")
-    grid.save(temporary, format="PNG")
-    temporary.replace(panel)
+    write_image(panel, image)
     card = final / CARD_FILE
     write_text(card, card_text(recipe, scores, len(trainer.train_dataset), len(dataset), trainer.eval_steps))
     return [card, panel]
@@ -50,8 +48,8 @@ def card_text(recipe: Recipe, scores: Mapping[str, float], train_count: int, val
     Args:
         recipe: what was trained.
         scores: e.g. ``final_mIoU_3``.
-        train_count: pictures trained on.
-        val_count: pictures scored.
+        train_count: images trained on.
+        val_count: images scored.
         steps: numbers of decoder calls that were scored.
     """
     task = get_task(recipe.model.task)
@@ -68,7 +66,7 @@ pipeline_tag: {task.pipeline_tag}
 
 Trained for {recipe.train.iterations} steps of {batch} on {train_count} pairs of image and map, at {recipe.data.size} pixels.
 {classes}
-Scores on {val_count} pictures that were not trained on, by decoder calls (last step, one sample):
+Scores on {val_count} images that were not trained on, by decoder calls (last step, one sample):
 
 | steps | {" | ".join(names)} |
 |---|{"---|" * len(names)}
@@ -76,7 +74,8 @@ Scores on {val_count} pictures that were not trained on, by decoder calls (last 
 
 ![image, truth, prediction by steps, uncertainty]({PANEL_FILE})
 
-Few pictures make uncertain scores: `noise2map evaluate --dataset folder` gives intervals.
+Few images make uncertain scores: `noise2map evaluate --model FOLDER --dataset folder --root YOUR_IMAGES` gives intervals on the
+images that were held out (`data_split.json`).
 
 ```python
 from noise2map import {task.model_class.__name__}, Noise2MapImageProcessor
