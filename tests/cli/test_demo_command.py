@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from noise2map import cli
 from noise2map.data.freedoom import load_samples
 from noise2map.data.freedoom.catalog import class_names
 from noise2map.demo.guidance import FIRST_SEEDS
-from noise2map.demo.maps import build_room, varied_frames
+from noise2map.demo.maps import Frame, build_room, varied_frames
+from noise2map.demo.page import frame_rows, shared_limit
 from noise2map.demo.run import FIRST_FRAMES
 from noise2map.generation.loading import load_generator
 from noise2map.models import Noise2MapImageProcessor
@@ -64,7 +66,7 @@ def test_every_file_is_there_and_whole(made):
     guided = {name for name in names if name.startswith("guided/")}
     assert {"guided/000000.png", "guided/denoising.webp", f"guided/clouds/{FIRST_SEEDS[0]:06d}-both.ply"} <= guided
     names -= guided
-    wanted = {"index.html", "hero.png", "normals.png", "room.ply", *(f"scores-{task}.csv" for task in TASKS)}
+    wanted = {"index.html", "settings.json", "hero.png", "normals.png", "room.ply", *(f"scores-{task}.csv" for task in TASKS)}
     wanted |= {f"denoising-{task}{suffix}" for task in TASKS for suffix in (".gif", ".webp")}
     assert wanted <= names
     panels = names - wanted
@@ -113,6 +115,35 @@ def test_scores_are_those_of_the_metrics(made):
     assert all(0 <= float(row["mIoU %"]) <= 100 and 0 <= float(row["error-AUROC"]) <= 1 for row in rows)
     depth = list(csv.DictReader((made / "scores-depth.csv").open()))
     assert all(float(row["AbsRel"]) > 0 and row["samples"] == "2" for row in depth)
+
+
+def test_another_folder_is_not_written_over(models, made, tmp_path, capsys):
+    (tmp_path / "index.html").write_text("mine")
+    words = ["--segmentation-model", models / "rooms", "--depth-model", models / "depth"]
+    assert run("--out", tmp_path, *words) == 2
+    assert "files that noise2map did not write (index.html)" in capsys.readouterr().err
+    assert (tmp_path / "index.html").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+    assert run("--out", made, *words, "--seed", 1) == 2  # a demo of other settings
+    assert "results of other settings" in capsys.readouterr().err
+
+
+def test_labels_say_what_the_numbers_are(made):
+    """Depth errors are means that can grow; no cell calls a share of pixels better. Uncertainty has one scale."""
+    page = (made / "index.html").read_text()
+    assert re.search(r"mean error \d+\.\d% → \d+\.\d%", page) and "% better" not in page
+    assert "as often as you like" not in page and "thousands" not in page
+    assert "DCG)" in page and not re.search(r">(DCG|DPG|none)<", page)  # explained once, and in no caption
+    assert "16 x 16 pixels, shown enlarged" in page
+
+
+def test_rounding_noise_is_not_painted_as_a_structure():
+    depth = np.full((6, 8), 2.0, np.float32)
+    noise = np.linspace(0, 1e-6, 48, dtype=np.float32).reshape(6, 8)
+    frame = Frame("a", "MAP01", np.zeros((6, 8, 3), np.uint8), depth, np.array([8.0, 8, 4, 3]), {})
+    frame.by_steps[1] = SimpleNamespace(depth_m=depth, labels=None, uncertainty=noise)
+    cell = frame_rows(frame, SimpleNamespace(task="depth"), shared_limit([frame]))[2][1]
+    assert cell.bar.high >= 0.01 and cell.note == "at most 1e-06"
+    assert len(np.unique(cell.image.reshape(-1, 3), axis=0)) == 1
 
 
 def test_a_model_of_the_other_task_is_refused(models, tmp_path, capsys):

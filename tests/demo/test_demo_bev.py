@@ -9,7 +9,7 @@ from PIL import Image
 from tiny_bev import ROOM_LAYERS, save_room_bev
 
 from noise2map.cli import main
-from noise2map.demo import bev as showcase_bev
+from noise2map.demo import bev as demo_bev
 from noise2map.report.html import Page
 
 pytest.importorskip("shapely")
@@ -25,11 +25,11 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(models, tmp_path_factory):
-    out, said, page = tmp_path_factory.mktemp("demo"), [], Page("demo")
-    acts = showcase_bev.open_bev_models([str(models / "cameras"), str(models / "both")], "cpu", said.append)
-    lines = showcase_bev.show_bev(page, acts, out, 0, said.append)
+    out, page = tmp_path_factory.mktemp("demo"), Page("demo")
+    opened = demo_bev.open_bev_models([str(models / "cameras"), str(models / "both")], "cpu")
+    lines = demo_bev.BevSection(opened, 0).show(page, out)
     page.write(out / "index.html")
-    return out, acts, lines
+    return out, opened, lines
 
 
 def test_the_page_shows_both_models_beside_the_truth(made):
@@ -39,29 +39,29 @@ def test_the_page_shows_both_models_beside_the_truth(made):
         assert word in page
     for sensors in ("cameras", "cameras + LiDAR"):
         for steps in ("1 step", "3 steps"):
-            assert page.count(f"<b>{sensors}, {steps}</b>") == len(showcase_bev.SHOWN)
+            assert page.count(f"<b>{sensors}, {steps}</b>") == len(demo_bev.SHOWN)
     assert "walkable %" in lines[-1] and "4 places" in lines[1]
     panels = {path.stem for path in (out / "birds-eye-view").iterdir()}
-    assert panels == set(showcase_bev.SHOWN)
+    assert panels == set(demo_bev.SHOWN)
 
 
-def test_the_film_has_a_frame_for_each_step(made):
-    out, acts, _ = made
-    assert len(acts[-1].film) == showcase_bev.FILM_STEPS
+def test_the_animation_has_a_frame_for_each_step(made):
+    out, opened, _ = made
+    assert len(opened[-1].trajectory) == demo_bev.ANIMATION_STEPS
     for suffix in (".gif", ".webp"):
-        with Image.open(out / f"denoising-birds-eye-view{suffix}") as film:
-            assert film.n_frames == showcase_bev.FILM_STEPS
+        with Image.open(out / f"denoising-birds-eye-view{suffix}") as animation:
+            assert animation.n_frames == demo_bev.ANIMATION_STEPS
     page = (out / "index.html").read_text()
     assert re.search(r'type="range" min="0" max="9"', page)
 
 
 def test_scores_are_the_overlap_of_prediction_and_truth(made):
-    out, acts, _ = made
+    out, opened, _ = made
     rows = list(csv.DictReader((out / "scores-birds-eye-view.csv").open()))
     assert [(row["sensors"], row["steps"]) for row in rows] == [
         ("cameras", "1"), ("cameras", "3"), ("cameras + LiDAR", "1"), ("cameras + LiDAR", "3"),
     ]  # fmt: skip
-    predictions = acts[1].by_steps[3]
+    predictions = opened[1].by_steps[3]
     assert len(predictions) == 4
     for layer, name in enumerate(ROOM_LAYERS):
         both = either = 0
@@ -73,22 +73,21 @@ def test_scores_are_the_overlap_of_prediction_and_truth(made):
 
 
 @pytest.mark.parametrize("missing", ["model", "shapely"])
-def test_the_section_is_left_out_with_a_line(monkeypatch, tmp_path, missing):
+def test_the_section_is_left_out_with_a_warning(monkeypatch, caplog, missing):
     if missing == "model":
-        monkeypatch.setattr(showcase_bev, "available", lambda: ["freedoom-bev-camera-tiny"])
+        monkeypatch.setattr(demo_bev, "available", lambda: ["freedoom-bev-camera-tiny"])
     else:
-        monkeypatch.setattr(showcase_bev, "find_spec", lambda name: None)
-    said, page = [], Page("demo")
-    acts = showcase_bev.open_bev_models(showcase_bev.SHIPPED, "cpu", said.append)
-    assert showcase_bev.show_bev(page, acts, tmp_path, 0, said.append) == []
-    assert len(said) == 1 and "left out" in said[0] and ("fusion-tiny" if missing == "model" else "shapely") in said[0]
-    assert "<h2" not in page.render() and not list(tmp_path.iterdir())
-    assert showcase_bev.open_bev_models(("none",), "cpu", said.append) == [] and len(said) == 1
+        monkeypatch.setattr(demo_bev, "find_spec", lambda name: None)
+    assert demo_bev.open_bev_models(demo_bev.SHIPPED, "cpu") == []
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and "left out" in record.getMessage()
+    assert ("fusion-tiny" if missing == "model" else "shapely") in record.getMessage()
+    assert demo_bev.open_bev_models(("none",), "cpu") == [] and len(caplog.records) == 1
 
 
 def test_a_model_of_another_task_is_refused():
     with pytest.raises(ValueError, match="noise2map-bev"):
-        showcase_bev.open_bev_models(["freedoom-depth-tiny"], "cpu", print)
+        demo_bev.open_bev_models(["freedoom-depth-tiny"], "cpu")
 
 
 def test_predict_bev_opens_the_shipped_places_by_default(models, tmp_path, capsys):

@@ -9,8 +9,8 @@ import torch
 from diffusers import DDIMPipeline
 from tiny_generator import save_generator, save_map_models
 
-from noise2map.demo import guidance as showcase_guided
-from noise2map.demo.guidance import FIRST_SEEDS, STEPS, course_frames, draw, open_generator, show_guided
+from noise2map.demo import guidance as demo_guidance
+from noise2map.demo.guidance import FIRST_SEEDS, STEPS, GuidanceSection, draw, open_generator, trajectory_frames
 from noise2map.generation.loading import load_generator
 from noise2map.guidance import GuidanceConfig, UNetFeatureTap
 from noise2map.report.html import Page
@@ -32,14 +32,14 @@ def pipe(root):
     return load_generator(root / "whole")
 
 
-def test_the_course_ends_with_the_picture_that_diffusers_draws(pipe):
+def test_the_trajectory_ends_with_the_picture_that_diffusers_draws(pipe):
     drawn = draw(pipe, GuidanceConfig(), (3, 7), 4)
     plain = DDIMPipeline(pipe.unet, pipe.scheduler)
     plain.set_progress_bar_config(disable=True)
     expected = plain(2, [torch.Generator().manual_seed(seed) for seed in (3, 7)], num_inference_steps=4, output_type="np").images
     assert np.abs(drawn.images.permute(0, 2, 3, 1).numpy() - expected * 255).max() <= 0.51
-    assert (drawn.course.noisy[-1] == drawn.images[0].permute(1, 2, 0).numpy()).all()
-    assert drawn.course.clean.shape == (4, 16, 16, 3) and drawn.course.depth.shape == (4, 16, 16)
+    assert (drawn.trajectory.noisy[-1] == drawn.images[0].permute(1, 2, 0).numpy()).all()
+    assert drawn.trajectory.clean.shape == (4, 16, 16, 3) and drawn.trajectory.depth.shape == (4, 16, 16)
 
 
 def test_the_depth_of_every_step_is_what_the_strong_branch_reads(pipe):
@@ -65,39 +65,50 @@ def test_the_depth_of_every_step_is_what_the_strong_branch_reads(pipe):
 
 
 def test_the_section_shows_pairs_numbers_clouds_and_the_denoising(root, pipe, tmp_path):
-    page, told = Page("demo"), []
-    show_guided(page, pipe, tmp_path, str(root / "whole"), str(root / "depth"), told.append)
+    page = Page("demo")
+    assert GuidanceSection(pipe, str(root / "whole"), str(root / "depth")).show(page, tmp_path) == []
     text = page.render()
-    for word in ("Guided generation", "seed 0", "seed 3", "DCG", "DPG", "both", "normals", "references", f"{STEPS}/{STEPS}"):
+    for word in (
+        "Guided generation",
+        "seed 0",
+        "seed 3",
+        "consistency",
+        "prior",
+        "both",
+        "normals",
+        "references",
+        f"{STEPS}/{STEPS}",
+    ):
         assert word in text
     assert text.count('class="card" data-points') == 2 and text.count('class="card" data-player') == 1 and str(root) not in text
     rows = list(csv.DictReader((tmp_path / "guided" / "plausibility.csv").open()))
-    assert [row["setting"] for row in rows] == ["none", "DCG", "DPG", "both", "references"]
+    assert [row["setting"] for row in rows] == ["unguided", "consistency", "prior", "both", "references"]
     assert all(0 <= float(row["readings differ %"]) <= 100 for row in rows)
     names = {path.relative_to(tmp_path / "guided").as_posix() for path in (tmp_path / "guided").rglob("*") if path.is_file()}
     assert names == {
         "plausibility.csv", "denoising.webp",
         *(f"{seed:06d}.png" for seed in FIRST_SEEDS),
-        *(f"clouds/{FIRST_SEEDS[0]:06d}-{name}.{kind}" for name in ("none", "both") for kind in ("ply", "glb")),
+        *(f"clouds/{FIRST_SEEDS[0]:06d}-{name}.{kind}" for name in ("unguided", "both") for kind in ("ply", "glb")),
     }  # fmt: skip
 
 
 def test_frames_of_the_denoising_are_labelled(pipe):
-    courses = {name: draw(pipe, GuidanceConfig.from_scales(scale), (1,), 2).course for name, scale in (("none", 0.0), ("DCG", 2.0))}
-    first, last = course_frames(courses)
-    assert [cell.title for cell in first] == [f"{what}, {name}" for name in courses for what in ("noisy", "expected", "depth")]
+    scales = {"unguided": 0.0, "consistency": 2.0}
+    drawn = {name: draw(pipe, GuidanceConfig.from_scales(scale), (1,), 2).trajectory for name, scale in scales.items()}
+    first, last = trajectory_frames(drawn)
+    assert [cell.title for cell in first] == [f"{what}, {name}" for name in drawn for what in ("noisy", "expected", "depth")]
     assert (first[0].note, last[0].note) == ("1/2", "2/2")
     assert len({(cell.bar.low, cell.bar.high) for row in (first, last) for cell in row if cell.bar}) == 1
 
 
-def test_without_a_generator_there_is_a_line_and_no_section(root, monkeypatch):
-    monkeypatch.setattr(showcase_guided, "available_generators", list)
-    told = []
-    assert open_generator("auto", CPU, told.append) is None and len(told) == 1 and "no generator is shipped" in told[0]
-    assert open_generator("none", CPU, told.append) is None and len(told) == 1
+def test_without_a_generator_there_is_a_warning_and_no_section(root, monkeypatch, caplog):
+    monkeypatch.setattr(demo_guidance, "available_generators", list)
+    assert open_generator("auto", CPU) is None
+    assert [record.levelname for record in caplog.records] == ["WARNING"] and "no generator is shipped" in caplog.text
+    assert open_generator("none", CPU) is None and len(caplog.records) == 1
     with pytest.raises(ValueError, match=r"has no depth_predictor/ in its folder"):
-        open_generator(str(root / "generator"), CPU, told.append)
+        open_generator(str(root / "generator"), CPU)
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        open_generator("./nowhere", CPU, told.append)
-    monkeypatch.setattr(showcase_guided, "available_generators", lambda: [str(root / "whole")])
-    assert open_generator("auto", CPU, told.append).depth_prior is not None
+        open_generator("./nowhere", CPU)
+    monkeypatch.setattr(demo_guidance, "available_generators", lambda: [str(root / "whole")])
+    assert open_generator("auto", CPU).depth_prior is not None

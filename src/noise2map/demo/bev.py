@@ -1,6 +1,7 @@
 """The demo's section of bird's-eye-view maps: shipped places seen all around, predicted by cameras alone and with LiDAR."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from noise2map.data.freedoom import SURROUND_SAMPLES_ROOT
 from noise2map.data.nuscenes import CAMERAS
+from noise2map.demo.section import DemoSection
 from noise2map.inference.bev import BevPrediction, denoising_steps, draw_prediction, encode_sample, predict_map
 from noise2map.inference.loading import load_model, pick_device
 from noise2map.metrics import bev_counts, bev_scores
@@ -30,7 +32,7 @@ NO_MODEL = "none"
 
 STEP_COUNTS = (1, 3)
 
-FILM_STEPS = 10
+ANIMATION_STEPS = 10
 
 THRESHOLD = 0.5
 
@@ -40,11 +42,11 @@ _FOLDER = "birds-eye-view"
 
 _SENSORS = {"camera": "cameras", "lidar": "LiDAR"}
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 @dataclass
-class BevAct:
+class BevMaps:
     """One model and what it says of the shipped places.
 
     Attributes:
@@ -52,14 +54,14 @@ class BevAct:
         model: In evaluation mode.
         processor: Its processor.
         by_steps: Number of steps to a prediction for each place.
-        film: Steps of one denoising of the first place shown; empty without diffusion.
+        trajectory: Steps of one denoising of the first place shown; empty without diffusion.
     """
 
     name: str
     model: Any
     processor: Any
     by_steps: dict[int, list[BevPrediction]] = field(default_factory=dict)
-    film: list[Any] = field(default_factory=list)
+    trajectory: list[Any] = field(default_factory=list)
 
     @property
     def sensors(self) -> str:
@@ -67,13 +69,12 @@ class BevAct:
         return " + ".join(_SENSORS[name] for name in self.model.config.sensors)
 
 
-def open_bev_models(names: Sequence[str], device: str, say: Say) -> list[BevAct]:
-    """Load the models of the section; none, and a line said, where this installation cannot show it.
+def open_bev_models(names: Sequence[str], device: str) -> list[BevMaps]:
+    """Load the models of the section; none, and a warning, where this installation cannot show it.
 
     Args:
         names: Shipped names, folders or hub ids; ``("none",)`` for no such section.
         device: As in ``pick_device``.
-        say: Told why the section is left out.
 
     Raises:
         OSError: If a model is missing that does not come with the package.
@@ -83,150 +84,146 @@ def open_bev_models(names: Sequence[str], device: str, say: Say) -> list[BevAct]
         return []
     absent = sorted(set(names) & set(SHIPPED) - set(available()))
     if absent:
-        say(f"bird's-eye view left out: {absent[0]} is not in this installation")
+        logger.warning("bird's-eye view left out: %s is not in this installation", absent[0])
         return []
     if find_spec("shapely") is None:
-        say('bird\'s-eye view left out: it needs shapely (pip install "noise2map[bev]")')
+        logger.warning('bird\'s-eye view left out: it needs shapely (the extra "bev")')
         return []
     where = pick_device(device)
-    return [BevAct(name, *load_model(name, where, torch.float32, ("noise2map-bev",))) for name in names]
+    return [BevMaps(name, *load_model(name, where, torch.float32, ("noise2map-bev",))) for name in names]
 
 
-def show_bev(page: Page, acts: Sequence[BevAct], out: Path, seed: int, say: Say) -> list[str]:
-    """Predict the shipped places, add the section to the page, write panels, films and scores.
+class BevSection(DemoSection):
+    """The shipped places from above, a row of maps for each model."""
 
-    Args:
-        page: The demo's page.
-        acts: From `open_bev_models`; with none nothing is shown.
-        out: Folder of the demo.
-        seed: With a place's token it fixes the noise.
-        say: Told what is being done.
+    title = "Bird's-eye view"
 
-    Returns:
-        Lines of the table of scores.
-    """
-    if not acts:
-        return []
-    say("bird's-eye view: the shipped places at 1 and 3 steps")
-    samples: list[dict[str, Any]] = []
-    for act in acts:
-        samples = _perform(act, seed, samples)
-    shown = [index for token in SHOWN for index, sample in enumerate(samples) if sample["id"] == token]
-    id2label, palette = _layers(acts[0])
-    page.section(
-        "Bird's-eye view",
-        "Six views around, and what the model makes of them from above, forward up, 25.6 m wide: overlapping layers of places on "
-        "maps that were not trained on. Below the views a row for each model, so that what LiDAR adds can be seen. Grey cells are "
-        f"seen by no camera and do not count; a layer is painted from a probability of {THRESHOLD} on; `errors` are cells where "
-        "any layer is wrong.",
-    )
-    items = [_gallery_item(samples[index], index, acts) for index in shown]
-    page.gallery(items)
-    last = acts[-1]
-    extent = map_extent(last.model.config)["size_m"]
-    for index in shown:
-        picture = draw_prediction(samples[index], last.by_steps[max(last.by_steps)][index], id2label, palette, extent, THRESHOLD)
-        write_image(out / _FOLDER / f"{samples[index]['id']}.png", picture)
-    _show_film(page, last, samples[shown[0]], out)
-    rows = bev_score_rows(acts)
-    heading = f"IoU of each layer at 0.5, in percent ({len(samples)} places)"
-    page.table(
-        rows, best={name: "high" for name in rows[0] if name.endswith("%") and any(row[name] for row in rows)}, heading=heading
-    )
-    page.text(
-        f"{len(samples)} places are few, chosen by eye for what is in view: the scores in the models' cards are on 270. "
-        "`mIoU max` takes for each layer the best of seven thresholds, as published; what a model is seldom half sure of is "
-        "hardly painted here. "
-        "`noise2map predict-bev 0 1 2 3 --model freedoom-bev-fusion-tiny --out bev` draws them all."
-    )
-    write_csv(out / "scores-birds-eye-view.csv", rows)
-    return ["", f"Bird's-eye view: {heading}", text_table(rows, digits=3)]
+    def __init__(self, models: Sequence[BevMaps], seed: int) -> None:
+        """Take models from `open_bev_models`; with a place's token the seed fixes the noise."""
+        self.models, self.seed = models, seed
+
+    def show(self, page: Page, out: Path) -> list[str]:
+        """Predict the shipped places; panels, animations and scores."""
+        models = self.models
+        samples: list[dict[str, Any]] = []
+        for maps in models:
+            samples = _predict(maps, self.seed, samples)
+        shown = [index for token in SHOWN for index, sample in enumerate(samples) if sample["id"] == token]
+        id2label, palette = _layers(models[0])
+        page.section(
+            self.title,
+            "Six views around, and what the model makes of them from above, forward up, 25.6 m wide: overlapping layers of places "
+            "on maps that were not trained on. Below the views a row for each model, so that what LiDAR adds can be seen. Grey "
+            "cells are seen by no camera and do not count; `errors` are cells where any layer is wrong. A layer is painted from "
+            f"a probability of {THRESHOLD} on: these small models are seldom half sure of anything but floor, from cameras alone "
+            "least, so much stays unpainted; the scores below say how much.",
+        )
+        items = [_gallery_item(samples[index], index, models) for index in shown]
+        page.gallery(items)
+        last = models[-1]
+        extent = map_extent(last.model.config)["size_m"]
+        for index in shown:
+            picture = draw_prediction(
+                samples[index], last.by_steps[max(last.by_steps)][index], id2label, palette, extent, THRESHOLD
+            )
+            write_image(out / _FOLDER / f"{samples[index]['id']}.png", picture)
+        _show_denoising(page, last, samples[shown[0]], out)
+        rows = bev_score_rows(models)
+        heading = f"IoU of each layer at 0.5, in percent ({len(samples)} places)"
+        page.table(rows, heading=heading)
+        page.text(
+            f"{len(samples)} places are few, chosen by eye for what is in view: the scores in the models' cards are on 270. "
+            "`mIoU max` takes for each layer the best of seven thresholds, as published. "
+            "`noise2map predict-bev 0 1 2 3 --model freedoom-bev-fusion-tiny --out bev` draws them all."
+        )
+        write_csv(out / "scores-birds-eye-view.csv", rows)
+        return ["", f"Bird's-eye view: {heading}", text_table(rows, digits=3)]
 
 
-def _perform(act: BevAct, seed: int, others: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _predict(maps: BevMaps, seed: int, others: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Predict every place; samples of the first model come back with the points that only a later one reads."""
-    dataset = open_bev_dataset("freedoom-surround", SURROUND_SAMPLES_ROOT, "test", act.model, act.processor)
-    config = act.model.config
+    dataset = open_bev_dataset("freedoom-surround", SURROUND_SAMPLES_ROOT, "test", maps.model, maps.processor)
+    config = maps.model.config
     dials = Dials(seed=seed).resolved(config)
     samples = [dataset[index] for index in range(len(dataset))]
-    act.by_steps = {steps: [] for steps in (STEP_COUNTS if config.diffusion else (1,))}
+    maps.by_steps = {steps: [] for steps in (STEP_COUNTS if config.diffusion else (1,))}
     for sample in samples:
-        features = encode_sample(act.model, act.processor, sample)
-        for steps, predictions in act.by_steps.items():
-            predictions.append(predict_map(act.model, features, sample, replace(dials, num_inference_steps=steps)))
+        features = encode_sample(maps.model, maps.processor, sample)
+        for steps, predictions in maps.by_steps.items():
+            predictions.append(predict_map(maps.model, features, sample, replace(dials, num_inference_steps=steps)))
         if config.diffusion and sample["id"] == SHOWN[0]:
-            act.film = denoising_steps(act.model, features, sample, FILM_STEPS, dials)
+            maps.trajectory = denoising_steps(maps.model, features, sample, ANIMATION_STEPS, dials)
     return [{**before, **sample} for before, sample in zip(others, samples)] if others else samples
 
 
-def _layers(act: BevAct) -> tuple[dict[int, str], np.ndarray]:
-    id2label = {int(index): str(name) for index, name in act.model.config.id2label.items()}
+def _layers(maps: BevMaps) -> tuple[dict[int, str], np.ndarray]:
+    id2label = {int(index): str(name) for index, name in maps.model.config.id2label.items()}
     return id2label, bev_panels.layer_palette(id2label)
 
 
-def _gallery_item(sample: dict[str, Any], index: int, acts: Sequence[BevAct]) -> GalleryItem:
+def _gallery_item(sample: dict[str, Any], index: int, models: Sequence[BevMaps]) -> GalleryItem:
     """Views in two rows beside truth and LiDAR, then the maps of each model."""
-    id2label, palette = _layers(acts[0])
-    truth = acts[0].by_steps[1][index].truth
+    id2label, palette = _layers(models[0])
+    truth = models[0].by_steps[1][index].truth
     painted = bev_panels.map_cell("truth", bev_panels.paint_layers(truth, palette))
     views = bev_panels.view_cells([np.asarray(image.convert("RGB")) for image in sample["images"]], CAMERAS)
     beside: Cell | None = None
     if "points" in sample:
-        extent = map_extent(acts[-1].model.config)["size_m"]
+        extent = map_extent(models[-1].model.config)["size_m"]
         beside = bev_panels.map_cell("LiDAR from above", bev_panels.points_picture(sample["points"], extent))
     rows: list[list[Cell | None]] = [[*views[:3], painted], [*views[3:], beside]]
-    unsure = [act.by_steps[max(act.by_steps)][index].uncertainty.max(0) for act in acts]
-    known = acts[0].by_steps[1][index].known
+    unsure = [maps.by_steps[max(maps.by_steps)][index].uncertainty.max(0) for maps in models]
+    known = models[0].by_steps[1][index].known
     limit = uncertainty_limit(*(values[known] for values in unsure))
-    rows += [_model_row(act, index, palette, values, limit) for act, values in zip(acts, unsure)]
+    rows += [_model_row(maps, index, palette, values, limit) for maps, values in zip(models, unsure)]
     thumbnail = bev_panels.map_cell("", bev_panels.paint_layers(truth, palette)).image
     place = str(sample["location"]).removeprefix("freedoom-")
     return GalleryItem(thumbnail, f"{place}  ·  {sample['id']}", rows, bev_panels.layer_legend(id2label, palette))
 
 
-def _model_row(act: BevAct, index: int, palette: np.ndarray, unsure: np.ndarray, limit: float) -> list[Cell | None]:
+def _model_row(maps: BevMaps, index: int, palette: np.ndarray, unsure: np.ndarray, limit: float) -> list[Cell | None]:
     """Maps at every number of steps, then errors and uncertainty at the largest."""
     row: list[Cell | None] = []
-    for steps, predictions in act.by_steps.items():
+    for steps, predictions in maps.by_steps.items():
         one = predictions[index]
         picture = bev_panels.paint_layers(one.probabilities >= THRESHOLD, palette, one.known)
-        title = f"{act.sensors}, {steps} step{'' if steps == 1 else 's'}"
+        title = f"{maps.sensors}, {steps} step{'' if steps == 1 else 's'}"
         row.append(bev_panels.map_cell(title, picture, f"mIoU {one.mean_iou(THRESHOLD):.0%}"))
-    last = act.by_steps[max(act.by_steps)][index]
+    last = maps.by_steps[max(maps.by_steps)][index]
     row.append(bev_panels.error_cell(last.probabilities >= THRESHOLD, last.truth, "errors"))
     kind = last.uncertainty_kind.replace("_", " ")
     row.append(bev_panels.uncertainty_map_cell(unsure, last.known, limit, f"uncertainty ({kind})"))
     return row
 
 
-def _show_film(page: Page, act: BevAct, sample: dict[str, Any], out: Path) -> None:
-    if not act.film:
+def _show_denoising(page: Page, maps: BevMaps, sample: dict[str, Any], out: Path) -> None:
+    if not maps.trajectory:
         return
-    id2label, palette = _layers(act)
+    id2label, palette = _layers(maps)
     truth = np.asarray(sample["labels"], np.uint8)
     known = ~(truth == bev_panels.UNKNOWN).any(0)
-    rows = bev_panels.denoising_cells(act.film, known, palette, THRESHOLD, truth)
-    page.player(rows, f"The denoising of {sample['id']} from above, {act.sensors}", bev_panels.layer_legend(id2label, palette))
-    pictures = bev_panels.denoising_pictures(act.film, known, palette, id2label, THRESHOLD)
+    rows = bev_panels.denoising_cells(maps.trajectory, known, palette, THRESHOLD, truth)
+    page.player(rows, f"The denoising of {sample['id']} from above, {maps.sensors}", bev_panels.layer_legend(id2label, palette))
+    pictures = bev_panels.denoising_pictures(maps.trajectory, known, palette, id2label, THRESHOLD)
     for suffix in (".webp", ".gif"):
         save_animation(out / f"denoising-birds-eye-view{suffix}", pictures)
 
 
-def bev_score_rows(acts: Sequence[BevAct]) -> list[dict[str, Any]]:
+def bev_score_rows(models: Sequence[BevMaps]) -> list[dict[str, Any]]:
     """One row per model and number of steps: IoU of each layer at 0.5 over all places, in percent, mean, and published score.
 
     A layer that no place has has no IoU: None.
     """
     rows = []
-    for act in acts:
-        id2label, _ = _layers(act)
-        for steps, predictions in act.by_steps.items():
+    for maps in models:
+        id2label, _ = _layers(maps)
+        for steps, predictions in maps.by_steps.items():
             probabilities = torch.from_numpy(np.stack([one.probabilities for one in predictions]))
             truth = torch.from_numpy(np.stack([one.truth for one in predictions]))
             scores = bev_scores(bev_counts(probabilities, truth).sum(0))
             iou, best = scores["IoU_50"], scores["IoU_max"]
             here = (truth == 1).flatten(2).any(2).any(0)
-            row: dict[str, Any] = {"sensors": act.sensors, "steps": steps}
+            row: dict[str, Any] = {"sensors": maps.sensors, "steps": steps}
             row |= {f"{name} %": 100 * float(iou[k]) if bool(here[k]) else None for k, name in id2label.items()}
             row |= {"mIoU %": 100 * float(iou[here].mean()), "mIoU max %": 100 * float(best[here].mean())}
             rows.append(row)

@@ -1,6 +1,6 @@
 """The demo's section on guided generation: the same seeds without guidance, with each kind, and with both."""
 
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from noise2map.demo.section import DemoSection
 from noise2map.generation.depth_reading import depth_probe
 from noise2map.generation.evaluation.measurements import stack_images
 from noise2map.generation.evaluation.page import DepthViews, add_clouds, seed_item, seed_rows
@@ -28,6 +29,8 @@ from noise2map.report.tables import write_csv
 from noise2map.runs.files import write_image
 from noise2map.zoo import available_generators, label_of
 
+logger = logging.getLogger(__name__)
+
 AUTO, NONE = "auto", "none"
 
 # One picture each; the denoising and the point clouds are those of the first.
@@ -39,9 +42,9 @@ STEPS = 50
 SCALE = 40.0
 
 SETTINGS = {
-    "none": GuidanceConfig(),
-    "DCG": GuidanceConfig.from_scales(SCALE, on_nonfinite="skip"),
-    "DPG": GuidanceConfig.from_scales(0.0, SCALE, on_nonfinite="skip"),
+    "unguided": GuidanceConfig(),
+    "consistency": GuidanceConfig.from_scales(SCALE, on_nonfinite="skip"),
+    "prior": GuidanceConfig.from_scales(0.0, SCALE, on_nonfinite="skip"),
     "both": GuidanceConfig.from_scales(SCALE, SCALE, on_nonfinite="skip"),
 }
 
@@ -51,7 +54,7 @@ _PROBE_TIMESTEP = 50
 
 
 @dataclass(frozen=True)
-class Course:
+class Trajectory:
     """The denoising of one picture.
 
     Attributes:
@@ -71,20 +74,19 @@ class Drawn:
 
     Attributes:
         images: `(N, 3, H, W)` uint8, one for each seed.
-        course: Of the first.
+        trajectory: Of the first.
     """
 
     images: Tensor
-    course: Course
+    trajectory: Trajectory
 
 
-def open_generator(name: str, device: torch.device, say: Callable[[str], None]) -> DepthGuidedPipeline | None:
-    """The generator that the demo shows; None, with a line, if there is none to show.
+def open_generator(name: str, device: torch.device) -> DepthGuidedPipeline | None:
+    """The generator that the demo shows; None, with a warning, if there is none to show.
 
     Args:
         name: `"auto"` for the one that is shipped, `"none"`, or as of `load_generator`.
         device: Where to.
-        say: Told why there is none.
 
     Raises:
         OSError: If it is missing.
@@ -94,7 +96,7 @@ def open_generator(name: str, device: torch.device, say: Callable[[str], None]) 
     if name == NONE:
         return None
     if name == AUTO and not shipped:
-        say("no generator is shipped: guided generation is left out")
+        logger.warning("no generator is shipped: guided generation is left out")
         return None
     diffusers.utils.logging.disable_progress_bar()
     pipe = load_generator(shipped[0] if name == AUTO else name, sampler=DEFAULT, device=device)
@@ -106,59 +108,69 @@ def open_generator(name: str, device: torch.device, say: Callable[[str], None]) 
     return pipe
 
 
-def show_guided(page: Page, pipe: DepthGuidedPipeline, out: Path, name: str, depth_model: str, say: Callable[[str], None]) -> None:
-    """Draw, score and show: adds a section to the page, and `guided/` to the folder.
+class GuidanceSection(DemoSection):
+    """The same seeds without guidance, with each kind, and with both."""
 
-    Args:
-        page: The demo's.
-        pipe: The generator, from `open_generator`.
-        out: The demo's folder.
-        name: As given to `open_generator`.
-        depth_model: A depth model that judges the pictures, by name.
-        say: Told what is being done.
+    title = "Guided generation"
 
-    Raises:
-        OSError: If a file cannot be written.
-    """
-    name = available_generators()[0] if name == AUTO else name
-    label = label_of(name)
-    say(f"guided generation: {len(FIRST_SEEDS)} seeds, {STEPS} steps, {len(SETTINGS)} settings")
-    drawn = {name: draw(pipe, one, FIRST_SEEDS, STEPS) for name, one in SETTINGS.items()}
-    estimator = load_depth_model(depth_model, pipe.device)
-    if not estimator.metric:
-        raise ValueError(f"depth model {depth_model!r} gives depth without a unit; the demo shows metres")
-    side = drawn["none"].images.shape[-1]
-    camera = torch.tensor(camera_of(name, side)[0])
-    views = {setting: DepthViews(one.images, estimator, camera) for setting, one in drawn.items()}
-    page.section(
-        "Guided generation",
-        f"Images that `{label}` draws from noise in {STEPS} steps, and the same noise with guidance: DCG moves the image so that "
-        "two readings of its depth agree, DPG so that a small diffusion model of depth finds it likely. Depth and normals below "
-        f"are those that `{label_of(depth_model)}` sees in the finished image; the number is how far the two readings differ.",
-    )
-    rows, apart = _scores(pipe, {setting: (one.images, views[setting].depth) for setting, one in drawn.items()}, estimator, side)
-    notes = [{setting: f"{values[place]:.1%} apart" for setting, values in apart.items()} for place in range(len(FIRST_SEEDS))]
-    page.gallery([seed_item(views, place, seed, notes[place]) for place, seed in enumerate(FIRST_SEEDS)])
-    folder = out / "guided"
-    for place, seed in enumerate(FIRST_SEEDS):
-        panel = Panel([cell for row in seed_rows(views, place, notes[place]) for cell in row], len(views), f"{label}, seed {seed}")
-        write_image(folder / f"{seed:06d}.png", render(panel, width=900))
-    page.table(rows, heading="How plausible the geometry is")
-    write_csv(folder / "plausibility.csv", rows)
-    page.text(
-        f"Means of {len(FIRST_SEEDS)} images show what the numbers are, not what guidance does: `noise2map evaluate generator` "
-        f"draws as many as that takes. The references are {_REFERENCES} frames of the test maps."
-    )
-    frames = course_frames({setting: drawn[setting].course for setting in ("none", "both")})
-    page.player(frames, f"From noise to picture and depth: seed {FIRST_SEEDS[0]}, without guidance and with both")
-    pictures = [render(Panel(row, columns=3), width=660) for row in frames]
-    save_animation(folder / "denoising.webp", pictures, duration_ms=200)
-    ends = {setting: views[setting] for setting in ("none", "both")}
-    add_clouds(page, ends, FIRST_SEEDS[:1], folder / "clouds")
+    def __init__(self, pipe: DepthGuidedPipeline, name: str, depth_model: str) -> None:
+        """Take a generator from `open_generator`.
+
+        Args:
+            pipe: The generator.
+            name: As given to `open_generator`.
+            depth_model: A depth model that judges the images, by name.
+        """
+        self.pipe, self.name, self.depth_model = pipe, name, depth_model
+
+    def show(self, page: Page, out: Path) -> list[str]:
+        """Draw, score and show; files go to `guided/`."""
+        name = available_generators()[0] if self.name == AUTO else self.name
+        label = label_of(name)
+        pipe, depth_model = self.pipe, self.depth_model
+        drawn = {setting: draw(pipe, one, FIRST_SEEDS, STEPS) for setting, one in SETTINGS.items()}
+        estimator = load_depth_model(depth_model, pipe.device)
+        if not estimator.metric:
+            raise ValueError(f"depth model {depth_model!r} gives depth without a unit; the demo shows metres")
+        side = drawn["unguided"].images.shape[-1]
+        camera = torch.tensor(camera_of(name, side)[0])
+        views = {setting: DepthViews(one.images, estimator, camera) for setting, one in drawn.items()}
+        page.section(
+            self.title,
+            f"Images of {side} x {side} pixels, shown enlarged, that `{label}` draws from noise in {STEPS} steps, and the same "
+            "noise with guidance: consistency guidance (DCG) moves the image so that two readings of its depth agree, prior "
+            "guidance (DPG) so that a small diffusion model of depth finds it likely. Depth and normals below are those that "
+            f"`{label_of(depth_model)}` sees in the finished image; the number is how far the two readings differ. What these four "
+            "seeds show, others need not: no gain of guidance is proven for this generator.",
+        )
+        rows, apart = _scores(
+            pipe, {setting: (one.images, views[setting].depth) for setting, one in drawn.items()}, estimator, side
+        )
+        notes = [{setting: f"{values[place]:.1%} apart" for setting, values in apart.items()} for place in range(len(FIRST_SEEDS))]
+        page.gallery([seed_item(views, place, seed, notes[place]) for place, seed in enumerate(FIRST_SEEDS)])
+        folder = out / "guided"
+        for place, seed in enumerate(FIRST_SEEDS):
+            panel = Panel(
+                [cell for row in seed_rows(views, place, notes[place]) for cell in row], len(views), f"{label}, seed {seed}"
+            )
+            write_image(folder / f"{seed:06d}.png", render(panel, width=900))
+        page.table(rows, heading="How plausible the geometry is")
+        write_csv(folder / "plausibility.csv", rows)
+        page.text(
+            f"Means of {len(FIRST_SEEDS)} images show what the numbers are, not what guidance does: `noise2map evaluate generator` "
+            f"draws as many as that takes. The references are {_REFERENCES} frames of the test maps."
+        )
+        frames = trajectory_frames({setting: drawn[setting].trajectory for setting in ("unguided", "both")})
+        page.player(frames, f"From noise to picture and depth: seed {FIRST_SEEDS[0]}, without guidance and with both")
+        pictures = [render(Panel(row, columns=3), width=660) for row in frames]
+        save_animation(folder / "denoising.webp", pictures, duration_ms=200)
+        ends = {setting: views[setting] for setting in ("unguided", "both")}
+        add_clouds(page, ends, FIRST_SEEDS[:1], folder / "clouds")
+        return []
 
 
 def draw(pipe: DepthGuidedPipeline, guidance: GuidanceConfig, seeds: tuple[int, ...], steps: int) -> Drawn:
-    """Images of seeds, and the course of the first one's denoising."""
+    """Images of seeds, and the trajectory of the first one's denoising."""
     noisy, clean, depth = [], [], []
 
     def keep(tensors: dict[str, Tensor]) -> None:
@@ -170,7 +182,7 @@ def draw(pipe: DepthGuidedPipeline, guidance: GuidanceConfig, seeds: tuple[int, 
     options = SamplingOptions(num_inference_steps=steps)
     drawn = draw_seeds(pipe, seeds, options, guidance, on_step=keep, on_step_tensors=names)
     steps_kept = [torch.cat(kept).permute(0, 2, 3, 1).numpy() for kept in (noisy, clean)]
-    return Drawn(drawn.images, Course(*steps_kept, torch.cat(depth).numpy()))
+    return Drawn(drawn.images, Trajectory(*steps_kept, torch.cat(depth).numpy()))
 
 
 def _bytes(signal: Tensor) -> Tensor:
@@ -206,14 +218,14 @@ def _scores(
     return rows, apart
 
 
-def course_frames(courses: dict[str, Course]) -> list[list[Cell]]:
+def trajectory_frames(trajectories: dict[str, Trajectory]) -> list[list[Cell]]:
     """One row of cells for each step: noisy picture, expected picture and depth of each way to draw."""
-    count = len(next(iter(courses.values())).depth)
-    limits = depth_range(*(one.depth[-1] for one in courses.values()))
+    count = len(next(iter(trajectories.values())).depth)
+    limits = depth_range(*(one.depth[-1] for one in trajectories.values()))
     rows = []
     for index in range(count):
         row = []
-        for name, one in courses.items():
+        for name, one in trajectories.items():
             reading = depth_cell(one.depth[index], f"depth, {name}", limits)
             row.append(Cell(f"noisy, {name}", one.noisy[index], note=f"{index + 1}/{count}"))
             row.append(Cell(f"expected, {name}", one.clean[index]))

@@ -1,6 +1,7 @@
 """The demo's page and pictures, drawn from the frames, moments, rooms and scores of :mod:`noise2map.inference.showcase`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,26 +29,33 @@ BETTER_COLOR, WORSE_COLOR = (64, 200, 110), (240, 72, 60)
 
 _CHANGE_MAP = "RdYlGn"
 
+# The least end of a scale of uncertainty: below it the structure would be rounding noise.
+LEAST_LIMIT = 0.01
+
 
 def counted(number: int, what: str) -> str:
     """``1 step``, ``3 steps``."""
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def frame_rows(frame: Frame, predictor: Predictor) -> list[list[Cell]]:
-    """Three rows: maps, errors and uncertainty, a column per number of steps; image, truth and change in the first."""
+def shared_limit(frames: Sequence[Frame]) -> float:
+    """The end of one scale of uncertainty for all frames and numbers of steps, at least `LEAST_LIMIT`."""
+    known = [p.uncertainty for frame in frames for p in frame.by_steps.values() if p.uncertainty is not None]
+    return max(uncertainty_limit(*known), LEAST_LIMIT) if known else LEAST_LIMIT
+
+
+def frame_rows(frame: Frame, predictor: Predictor, limit: float) -> list[list[Cell]]:
+    """Three rows: maps, errors and uncertainty, a column per number of steps; image, truth and change in the first.
+
+    Args:
+        frame: The frame.
+        predictor: What predicted it.
+        limit: The end of the scale of uncertainty, from `shared_limit`.
+    """
     steps = sorted(frame.by_steps)
     predictions = [frame.by_steps[count] for count in steps]
-    known = [p.uncertainty for p in predictions if p.uncertainty is not None]
-    # Samples of a depth map come together step by step: each number of steps has its own scale, said by its bar.
-    limit = uncertainty_limit(*known) if known and predictor.task == "segmentation" else None
     titles = [counted(count, "step") for count in steps]
-    unsure = [
-        uncertainty_cell(p.uncertainty, f"uncertainty, {title}", limit)
-        if p.uncertainty is not None
-        else Cell(f"uncertainty, {title}", _blank(frame), note="needs 2 steps or samples")
-        for p, title in zip(predictions, titles)
-    ]
+    unsure = [_unsure(frame, p.uncertainty, f"uncertainty, {title}", limit) for p, title in zip(predictions, titles)]
     image = Cell("image", frame.image)
     if predictor.task == "segmentation":
         maps = [Cell(title, colorize_labels(p.labels, predictor.palette)) for p, title in zip(predictions, titles)]
@@ -61,8 +69,11 @@ def frame_rows(frame: Frame, predictor: Predictor) -> list[list[Cell]]:
     return [[image, *maps], [truth, *errors], [_depth_change(frame, steps[0], steps[-1]), *unsure]]
 
 
-def _blank(frame: Frame) -> np.ndarray:
-    return np.broadcast_to(np.array(INVALID_COLOR, np.uint8), frame.image.shape).copy()
+def _unsure(frame: Frame, uncertainty: np.ndarray | None, title: str, limit: float) -> Cell:
+    if uncertainty is None:
+        blank = np.broadcast_to(np.array(INVALID_COLOR, np.uint8), frame.image.shape).copy()
+        return Cell(title, blank, note="needs 2 steps or samples")
+    return replace(uncertainty_cell(uncertainty, title, limit), note=f"at most {float(uncertainty.max()):.1g}")
 
 
 def _label_change(frame: Frame, few: int, many: int) -> Cell:
@@ -95,9 +106,9 @@ def frame_legend(frame: Frame, predictor: Predictor) -> list[tuple[tuple[int, in
     return legend_entries(shown, predictor.id2label, predictor.palette)
 
 
-def frame_panel(frame: Frame, predictor: Predictor) -> Panel:
-    """The rows of a frame as one picture."""
-    rows = frame_rows(frame, predictor)
+def frame_panel(frame: Frame, predictor: Predictor, limit: float) -> Panel:
+    """The rows of a frame as one picture; arguments as of `frame_rows`."""
+    rows = frame_rows(frame, predictor, limit)
     cells = [cell for row in rows for cell in row]
     return Panel(cells, len(rows[0]), f"{frame.place}  ·  {frame.id}", frame_legend(frame, predictor))
 
@@ -153,7 +164,7 @@ def room_cloud(frame: Frame, room: Room, steps: int, labels: np.ndarray | None, 
     colors["depth"] = colorize_depth(prediction.depth_m, *depth_range(frame.truth))
     colors["normals"] = colorize_normals(room.normals)
     if prediction.uncertainty is not None:
-        limit = uncertainty_limit(prediction.uncertainty)
+        limit = max(uncertainty_limit(prediction.uncertainty), LEAST_LIMIT)
         colors["uncertainty"] = colorize(prediction.uncertainty, 0.0, limit)
     flat = {name: picture.reshape(-1, 3) for name, picture in colors.items()}
     return Cloud(room.points_m.reshape(-1, 3), flat, float(frame.intrinsics[0]))
@@ -177,12 +188,6 @@ def score_rows(task: str, results: Sequence[StepScores], kind: str, samples: int
     return rows
 
 
-BEST = {
-    "mIoU %": "high", "mAcc %": "high", "aAcc %": "high", "δ1 %": "high", "AbsRel": "low", "RMSE m": "low",
-    "SILog": "low", "error-AUROC": "high", "AUSE": "low",
-}  # fmt: skip
-
-
 def risk_figure(task: str, result: StepScores, theme: str) -> Any:
     """Risk against coverage for every kind of uncertainty at one number of steps."""
     curves = {}
@@ -192,14 +197,14 @@ def risk_figure(task: str, result: StepScores, theme: str) -> Any:
     return risk_coverage_plot(curves, title=f"{task.capitalize()}, {counted(result.steps, 'step')}", theme=theme)
 
 
-Act = tuple[Frame, Predictor, Sequence[Moment]]
+Example = tuple[Frame, Predictor, Sequence[Moment]]
 
 
-def hero_panel(segmentation: Act, depth: Act, normals: Cell, cloud: Cloud) -> Panel:
+def hero_panel(segmentation: Example, depth: Example, normals: Cell, cloud: Cloud) -> Panel:
     """The picture at the top of the README: two rows, from the image and noise to the map and what it is good for.
 
     Args:
-        segmentation: A frame, its predictor and the course of its denoising.
+        segmentation: A frame, its predictor and the trajectory of its denoising.
         depth: Likewise.
         normals: The normals of the depth.
         cloud: Its point cloud.
@@ -210,20 +215,20 @@ def hero_panel(segmentation: Act, depth: Act, normals: Cell, cloud: Cloud) -> Pa
         cloud.points_m, cloud.colors["image"], size=(width * 2, height * 2), focal_px=cloud.focal_px, yaw_deg=14, pitch_deg=10
     )
     points = Cell("point cloud", np.asarray(Image.fromarray(view).resize((width, height), Image.Resampling.BOX)))
-    rows = frame_rows(frame, predictor)
+    rows = frame_rows(frame, predictor, shared_limit([frame]))
     cells = _hero_row(segmentation, [Cell("uncertainty", rows[2][-1].image), Cell("errors", rows[1][-1].image)])
     cells += _hero_row(depth, [Cell("normals", normals.image), points])
     return Panel(cells, columns=6, legend=frame_legend(frame, predictor))
 
 
-def _hero_row(act: Act, last: list[Cell]) -> list[Cell]:
-    frame, predictor, course = act
+def _hero_row(example: Example, last: list[Cell]) -> list[Cell]:
+    frame, predictor, trajectory = example
     height, width = frame.image.shape[:2]
     many = max(frame.by_steps)
-    maps, (truth, *_), *_ = frame_rows(frame, predictor)
+    maps, (truth, *_), *_ = frame_rows(frame, predictor, LEAST_LIMIT)
     cells = [Cell("image", frame.image)]
-    if course:
-        noise = Image.fromarray(noisy_pictures(course)[0]).resize((width, height), Image.Resampling.NEAREST)
+    if trajectory:
+        noise = Image.fromarray(noisy_pictures(trajectory)[0]).resize((width, height), Image.Resampling.NEAREST)
         cells.append(Cell("noise", np.asarray(noise)))
     what = "classes" if predictor.task == "segmentation" else "depth"
     cells += [Cell(f"{what}, {counted(many, 'step')}", maps[-1].image), Cell("truth", truth.image)]
