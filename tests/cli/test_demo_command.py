@@ -16,7 +16,7 @@ from noise2map import cli
 from noise2map.data.freedoom import load_samples
 from noise2map.data.freedoom.catalog import class_names
 from noise2map.demo.guidance import FIRST_SEEDS
-from noise2map.demo.maps import Frame, build_room, varied_frames
+from noise2map.demo.maps import Frame, lift_frame, varied_frames
 from noise2map.demo.page import frame_rows, shared_limit
 from noise2map.demo.run import FIRST_FRAMES
 from noise2map.generation.loading import load_generator
@@ -169,7 +169,7 @@ def test_a_flat_wall_has_normals_towards_the_camera():
     depth = np.full((12, 16), 3.0, np.float32)
     sky = np.zeros((12, 16), bool)
     sky[:2] = True
-    room = build_room(depth, depth, np.array([8.0, 9.6, 8.0, 6.0]), sky)
+    room = lift_frame(depth, depth, np.array([8.0, 9.6, 8.0, 6.0]), sky)
     np.testing.assert_allclose(room.normals, np.broadcast_to([0, 0, -1], (12, 16, 3)), atol=1e-5)
     assert room.mean_angle_deg == pytest.approx(0, abs=0.1)
     assert np.isnan(room.points_m[:2]).all() and np.isfinite(room.points_m[2:]).all()

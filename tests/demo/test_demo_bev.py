@@ -95,6 +95,6 @@ def test_predict_bev_opens_the_shipped_places_by_default(models, tmp_path, capsy
     with pytest.raises(SystemExit) as stop:
         main([str(word) for word in words])
     assert stop.value.code == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["surround-test-000085", "surround-test-000184"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["surround-test-000085", "surround-test-000184"]
     truth = np.load(tmp_path / "surround-test-000184" / "map.npz")["truth"]
     assert truth.shape == (6, 16, 16) and set(np.unique(truth)) == {0, 1, 255}

@@ -7,32 +7,35 @@ import torch
 from PIL import Image
 
 from noise2map.report import animation
-from noise2map.report.animation import Moment
+from noise2map.report.animation import DenoisingStep
 from noise2map.report.palettes import colorize_labels, generic_palette
 
 
 def sequence(steps=4, classes=5, channels=8):
     random = np.random.default_rng(1)
-    return [Moment(1 - i / steps, random.normal(size=(channels, 6, 8)), random.normal(size=(classes, 6, 8))) for i in range(steps)]
+    return [
+        DenoisingStep(1 - i / steps, random.normal(size=(channels, 6, 8)), random.normal(size=(classes, 6, 8)))
+        for i in range(steps)
+    ]
 
 
 def test_moments_take_one_map_of_the_batch():
     prediction = torch.arange(3.0)[:, None, None].expand(3, 4, 5)
     steps = [SimpleNamespace(t=1 - i / 2, x_t=torch.full((3, 2, 4, 5), float(i)), prediction=prediction) for i in range(2)]
-    found = animation.moments(steps, index=2)
-    assert [moment.t for moment in found] == [1.0, 0.5]
+    found = animation.denoising_steps(steps, index=2)
+    assert [step.t for step in found] == [1.0, 0.5]
     assert found[1].noisy.shape == (2, 4, 5) and (found[1].noisy == 1).all()
     assert found[0].prediction.shape == (1, 4, 5) and (found[0].prediction == 2).all()
     with pytest.raises(ValueError, match="output_steps"):
-        animation.moments([])
+        animation.denoising_steps([])
 
 
 def test_flips_are_counted_as_by_hand():
-    course = sequence()
-    flips = animation.flips_so_far(course)
+    trajectory = sequence()
+    flips = animation.flips_so_far(trajectory)
     assert (flips[0] == 0).all()
     for row, column in [(0, 0), (3, 5), (5, 7)]:
-        winners = [int(np.argmax(moment.prediction[:, row, column])) for moment in course]
+        winners = [int(np.argmax(step.prediction[:, row, column])) for step in trajectory]
         changes = [int(a != b) for a, b in pairwise(winners)]
         assert flips[-1][row, column] == pytest.approx(sum(changes) / 3)
         assert flips[2][row, column] == pytest.approx(sum(changes[:2]) / 3)
@@ -45,11 +48,11 @@ def test_classes_show_through_the_noise_at_the_end():
     labels[6:, 9:] = 2
     codes = random.normal(size=(3, 32))
     clean = np.moveaxis(codes[labels], -1, 0)
-    course = [
-        Moment(1.0, random.normal(size=clean.shape) * 50, clean),
-        Moment(0.0, clean + 0.05 * random.normal(size=clean.shape), clean),
+    trajectory = [
+        DenoisingStep(1.0, random.normal(size=clean.shape) * 50, clean),
+        DenoisingStep(0.0, clean + 0.05 * random.normal(size=clean.shape), clean),
     ]
-    first, last = (picture.astype(float) for picture in animation.noisy_pictures(course))
+    first, last = (picture.astype(float) for picture in animation.noisy_pictures(trajectory))
 
     def within_over_all(picture):
         means = np.stack([picture[labels == k].mean(0) for k in range(3)])[labels]
@@ -61,8 +64,8 @@ def test_classes_show_through_the_noise_at_the_end():
 
 
 def test_one_channel_is_painted_like_depth():
-    course = [Moment(0.0, np.linspace(-1, 1, 48).reshape(1, 6, 8), np.ones((1, 6, 8)))]
-    picture = animation.noisy_pictures(course)[0]
+    trajectory = [DenoisingStep(0.0, np.linspace(-1, 1, 48).reshape(1, 6, 8), np.ones((1, 6, 8)))]
+    picture = animation.noisy_pictures(trajectory)[0]
     assert picture.shape == (6, 8, 3) and picture[0, 0].sum() > picture[-1, -1].sum()
 
 

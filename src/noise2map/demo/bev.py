@@ -23,6 +23,7 @@ from noise2map.report.html import GalleryItem, Page
 from noise2map.report.panels import Cell, uncertainty_limit
 from noise2map.report.tables import text_table, write_csv
 from noise2map.runs.files import write_image
+from noise2map.runs.words import counted
 from noise2map.tasks.bev import map_extent, open_bev_dataset
 from noise2map.zoo import available
 
@@ -187,7 +188,7 @@ def _model_row(maps: BevMaps, index: int, palette: np.ndarray, unsure: np.ndarra
     for steps, predictions in maps.by_steps.items():
         one = predictions[index]
         picture = bev_panels.paint_layers(one.probabilities >= THRESHOLD, palette, one.known)
-        title = f"{maps.sensors}, {steps} step{'' if steps == 1 else 's'}"
+        title = f"{maps.sensors}, {counted(steps, 'step')}"
         row.append(bev_panels.map_cell(title, picture, f"mIoU {one.mean_iou(THRESHOLD):.0%}"))
     last = maps.by_steps[max(maps.by_steps)][index]
     row.append(bev_panels.error_cell(last.probabilities >= THRESHOLD, last.truth, "errors"))

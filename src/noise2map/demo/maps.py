@@ -1,4 +1,4 @@
-"""What the demo shows: a few frames at several step counts, the course of a denoising, a room in three dimensions."""
+"""What the demo shows: a few frames at several step counts, the trajectory of a denoising, a room in three dimensions."""
 
 import time
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from noise2map.metrics import (
     depth_valid,
 )
 from noise2map.models.decoding import Dials
-from noise2map.report.animation import Moment, moments
+from noise2map.report.animation import DenoisingStep, denoising_steps
 from noise2map.tasks.prediction import Prediction
 
 
@@ -158,7 +158,7 @@ def score_frames(predictor: Predictor, frames: Sequence[Frame], seconds: dict[in
 
 
 @torch.inference_mode()
-def denoising_moments(predictor: Predictor, image: Any, image_id: str, num_steps: int, seed: int = 0) -> list[Moment]:
+def denoise_image(predictor: Predictor, image: Any, image_id: str, num_steps: int, seed: int = 0) -> list[DenoisingStep]:
     """The steps of one denoising, as arrays at the resolution of the map decoder.
 
     Args:
@@ -169,7 +169,7 @@ def denoising_moments(predictor: Predictor, image: Any, image_id: str, num_steps
         seed: The seed.
 
     Returns:
-        One moment per step; none for a model trained without diffusion.
+        One entry per step; none for a model trained without diffusion.
     """
     if not predictor.model.config.diffusion:
         return []
@@ -179,11 +179,11 @@ def denoising_moments(predictor: Predictor, image: Any, image_id: str, num_steps
     out = predictor.model.decode_map(
         features, num_inference_steps=num_steps, ensemble_size=1, generator=generator, output_steps=True
     )
-    return moments(out.steps)
+    return denoising_steps(out.steps)
 
 
 @dataclass
-class Room:
+class PointCloudView:
     """A frame in three dimensions, from predicted depth.
 
     Attributes:
@@ -199,9 +199,9 @@ class Room:
     mean_angle_deg: float
 
 
-def build_room(
+def lift_frame(
     depth_m: np.ndarray, truth_m: np.ndarray, intrinsics: np.ndarray, leave_out: np.ndarray, far_m: float = 40.0
-) -> Room:
+) -> PointCloudView:
     """Lift a depth map into a point cloud with normals.
 
     Args:
@@ -219,4 +219,4 @@ def build_room(
     cosine = np.clip((normals * true_normals).sum(-1)[known], -1, 1)
     angle = float(np.degrees(np.arccos(cosine)).mean()) if known.any() else float("nan")
     points[leave_out | (depth_m > far_m) | (depth_m <= 0)] = np.nan
-    return Room(points, normals, true_normals, angle)
+    return PointCloudView(points, normals, true_normals, angle)

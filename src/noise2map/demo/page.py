@@ -1,4 +1,4 @@
-"""The demo's page and pictures, drawn from the frames, moments, rooms and scores of :mod:`noise2map.inference.showcase`."""
+"""Panels, tables and figures of the demo, from the frames, denoising steps, rooms and scores of :mod:`noise2map.demo.maps`."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from noise2map.demo.maps import Frame, Room, StepScores
+from noise2map.demo.maps import Frame, PointCloudView, StepScores
 from noise2map.inference.predictor import Predictor
-from noise2map.report.animation import Moment, flips_so_far, noisy_pictures
+from noise2map.report.animation import DenoisingStep, flips_so_far, noisy_pictures
 from noise2map.report.canvas import ColorBar
 from noise2map.report.html import Cloud
 from noise2map.report.palettes import (
@@ -24,6 +24,7 @@ from noise2map.report.palettes import (
 from noise2map.report.panels import Cell, Panel, depth_cell, depth_error_cell, label_error_cell, uncertainty_cell, uncertainty_limit
 from noise2map.report.plots import Series, risk_coverage_plot
 from noise2map.report.point_view import view_points
+from noise2map.runs.words import counted
 
 BETTER_COLOR, WORSE_COLOR = (64, 200, 110), (240, 72, 60)
 
@@ -31,11 +32,6 @@ _CHANGE_MAP = "RdYlGn"
 
 # The least end of a scale of uncertainty: below it the structure would be rounding noise.
 LEAST_LIMIT = 0.01
-
-
-def counted(number: int, what: str) -> str:
-    """``1 step``, ``3 steps``."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def shared_limit(frames: Sequence[Frame]) -> float:
@@ -113,26 +109,26 @@ def frame_panel(frame: Frame, predictor: Predictor, limit: float) -> Panel:
     return Panel(cells, len(rows[0]), f"{frame.place}  ·  {frame.id}", frame_legend(frame, predictor))
 
 
-def player_frames(frame: Frame, predictor: Predictor, sequence: Sequence[Moment]) -> list[list[Cell]]:
+def player_frames(frame: Frame, predictor: Predictor, sequence: Sequence[DenoisingStep]) -> list[list[Cell]]:
     """One row of cells per denoising step, at the resolution of the map decoder."""
     limits = depth_range(frame.truth) if predictor.task == "depth" else (1.0, 10.0)
     flips = flips_so_far(sequence) if predictor.task == "segmentation" else []
     limit = max(float(flips[-1].max()), 0.1) if flips else 1.0
     rows = []
-    for index, (moment, noisy) in enumerate(zip(sequence, noisy_pictures(sequence))):
+    for index, (one, noisy) in enumerate(zip(sequence, noisy_pictures(sequence))):
         step = f"step {index + 1} of {len(sequence)}"
-        row = [Cell("image", frame.image), Cell("noisy map", noisy, note=f"t = {moment.t:.2f}")]
+        row = [Cell("image", frame.image), Cell("noisy map", noisy, note=f"t = {one.t:.2f}")]
         if predictor.task == "segmentation":
-            row.append(Cell("prediction", paint_prediction(predictor, limits)(moment.prediction), note=step))
+            row.append(Cell("prediction", paint_prediction(predictor, limits)(one.prediction), note=step))
             row.append(uncertainty_cell(flips[index], "changes so far", limit))
         else:
-            cell = depth_cell(moment.prediction[0], "prediction", limits)
+            cell = depth_cell(one.prediction[0], "prediction", limits)
             row += [Cell(cell.title, cell.image, cell.bar, step), _step_change(sequence, index)]
         rows.append(row)
     return rows
 
 
-def _step_change(sequence: Sequence[Moment], index: int) -> Cell:
+def _step_change(sequence: Sequence[DenoisingStep], index: int) -> Cell:
     now, before = sequence[index].prediction[0], sequence[max(index - 1, 0)].prediction[0]
     return uncertainty_cell(np.abs(np.log(now / before)), "change of this step", 0.1)
 
@@ -144,7 +140,7 @@ def paint_prediction(predictor: Predictor, limits_m: tuple[float, float]) -> Any
     return lambda metres: colorize_depth(metres[0], *limits_m)
 
 
-def room_cells(frame: Frame, room: Room, steps: int) -> list[Cell]:
+def room_cells(frame: Frame, room: PointCloudView, steps: int) -> list[Cell]:
     """Image, depth, normals and true normals of a room."""
     depth_m = frame.by_steps[steps].depth_m
     return [
@@ -155,7 +151,7 @@ def room_cells(frame: Frame, room: Room, steps: int) -> list[Cell]:
     ]
 
 
-def room_cloud(frame: Frame, room: Room, steps: int, labels: np.ndarray | None, palette: np.ndarray) -> Cloud:
+def room_cloud(frame: Frame, room: PointCloudView, steps: int, labels: np.ndarray | None, palette: np.ndarray) -> Cloud:
     """The room's points, colored by image, classes, depth, normals and uncertainty."""
     prediction = frame.by_steps[steps]
     colors = {"image": frame.image}
@@ -197,7 +193,7 @@ def risk_figure(task: str, result: StepScores, theme: str) -> Any:
     return risk_coverage_plot(curves, title=f"{task.capitalize()}, {counted(result.steps, 'step')}", theme=theme)
 
 
-Example = tuple[Frame, Predictor, Sequence[Moment]]
+Example = tuple[Frame, Predictor, Sequence[DenoisingStep]]
 
 
 def hero_panel(segmentation: Example, depth: Example, normals: Cell, cloud: Cloud) -> Panel:

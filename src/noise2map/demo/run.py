@@ -14,9 +14,8 @@ from noise2map.data.freedoom import load_samples
 from noise2map.data.subsets import evenly_spaced
 from noise2map.demo.bev import SHIPPED, BevSection, open_bev_models
 from noise2map.demo.guidance import AUTO, GuidanceSection, open_generator
-from noise2map.demo.maps import Frame, StepScores, build_room, denoising_moments, predict_frames, score_frames, varied_frames
+from noise2map.demo.maps import Frame, StepScores, denoise_image, lift_frame, predict_frames, score_frames, varied_frames
 from noise2map.demo.page import (
-    counted,
     frame_legend,
     frame_panel,
     frame_rows,
@@ -34,13 +33,14 @@ from noise2map.geometry import write_ply
 from noise2map.inference.loading import pick_device
 from noise2map.inference.predictor import Predictor
 from noise2map.models.decoding import Dials
-from noise2map.report.animation import Moment, denoising_frames, save_animation
+from noise2map.report.animation import DenoisingStep, denoising_frames, save_animation
 from noise2map.report.html import Cloud, GalleryItem, Page
 from noise2map.report.palettes import depth_range
 from noise2map.report.panels import Cell, Panel, render
 from noise2map.report.tables import text_table, write_csv
 from noise2map.runs.files import write_image
 from noise2map.runs.output_folder import claim
+from noise2map.runs.words import counted
 
 logger = logging.getLogger(__name__)
 
@@ -164,10 +164,10 @@ class MapSection(DemoSection):
         self.frames: list[Frame] = []
         self.shown: list[Frame] = []
         self.scores: list[StepScores] = []
-        self.trajectory: list[Moment] = []
+        self.trajectory: list[DenoisingStep] = []
 
     @property
-    def example(self) -> tuple[Frame, Predictor, Sequence[Moment]]:
+    def example(self) -> tuple[Frame, Predictor, Sequence[DenoisingStep]]:
         """The first frame shown, its predictor, and its denoising."""
         return self.shown[0], self.predictor, self.trajectory
 
@@ -207,7 +207,7 @@ class MapSection(DemoSection):
         self.shown = [self.frames[index] for index in evenly_spaced(len(self.frames), options.frames, ends=True)]
         index = next(i for i in indices if dataset[i]["id"] == self.shown[0].id)
         image = dataset[index]["image"]
-        self.trajectory = denoising_moments(self.predictor, image, self.shown[0].id, max(self.steps), options.seed)
+        self.trajectory = denoise_image(self.predictor, image, self.shown[0].id, max(self.steps), options.seed)
         self.scores = score_frames(self.predictor, self.frames, seconds)
 
     def _text(self) -> str:
@@ -251,7 +251,7 @@ class CloudSection(DemoSection):
         leave_out = np.zeros(frame.truth.shape, bool) if labels is None or sky is None else labels == sky
         depth_m = frame.by_steps[steps].depth_m
         assert depth_m is not None
-        room = build_room(depth_m, frame.truth, frame.intrinsics, leave_out)
+        room = lift_frame(depth_m, frame.truth, frame.intrinsics, leave_out)
         self.cloud = room_cloud(frame, room, steps, labels, predictor.palette)
         page.section(
             self.title,

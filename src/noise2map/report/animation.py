@@ -17,7 +17,7 @@ from noise2map.runs.files import write_bytes
 
 
 @dataclass(frozen=True)
-class Moment:
+class DenoisingStep:
     """One denoising step of one image, as arrays.
 
     Attributes:
@@ -31,7 +31,7 @@ class Moment:
     prediction: np.ndarray
 
 
-def moments(steps: Sequence[Any], index: int = 0) -> list[Moment]:
+def denoising_steps(steps: Sequence[Any], index: int = 0) -> list[DenoisingStep]:
     """Take one image out of a list of ``noise2map.diffusion.Step``.
 
     Args:
@@ -39,7 +39,7 @@ def moments(steps: Sequence[Any], index: int = 0) -> list[Moment]:
         index: Which of the N maps.
 
     Returns:
-        One :class:`Moment` per step.
+        One :class:`DenoisingStep` per step.
 
     Raises:
         ValueError: If there is no step.
@@ -49,7 +49,7 @@ def moments(steps: Sequence[Any], index: int = 0) -> list[Moment]:
     found = []
     for step in steps:
         prediction = _array(step.prediction[index])
-        found.append(Moment(float(step.t), _array(step.x_t[index]), np.atleast_3d(prediction.T).T))
+        found.append(DenoisingStep(float(step.t), _array(step.x_t[index]), np.atleast_3d(prediction.T).T))
     return found
 
 
@@ -57,7 +57,7 @@ def _array(tensor: Any) -> np.ndarray:
     return tensor.detach().float().cpu().numpy()
 
 
-def noisy_pictures(sequence: Sequence[Moment], clean: np.ndarray | None = None) -> list[np.ndarray]:
+def noisy_pictures(sequence: Sequence[DenoisingStep], clean: np.ndarray | None = None) -> list[np.ndarray]:
     """Paint noisy maps so that structure shows as soon as there is some.
 
     A signal of one channel goes through the color map of depth. One of many is projected to three colors along the
@@ -74,15 +74,15 @@ def noisy_pictures(sequence: Sequence[Moment], clean: np.ndarray | None = None) 
     clean = sequence[-1].noisy if clean is None else clean
     channels = clean.shape[0]
     if channels == 1:
-        return [_normalised_depth(moment.noisy[0]) for moment in sequence]
+        return [_normalised_depth(step.noisy[0]) for step in sequence]
     flat = clean.reshape(channels, -1) - clean.reshape(channels, -1).mean(axis=1, keepdims=True)
     _, vectors = np.linalg.eigh(flat @ flat.T)
     axes = vectors[:, ::-1][:, :3].T  # (<= 3, C), the strongest first
     axes *= np.sign(axes.sum(axis=1, keepdims=True) + 1e-12)  # the sign of an eigenvector is arbitrary: fix it
     axes = np.concatenate([axes, np.zeros((3 - axes.shape[0], channels), axes.dtype)])
     pictures = []
-    for moment in sequence:
-        colors = np.moveaxis(np.tensordot(axes, moment.noisy, axes=1), 0, -1)
+    for step in sequence:
+        colors = np.moveaxis(np.tensordot(axes, step.noisy, axes=1), 0, -1)
         colors = colors - np.median(colors, axis=(0, 1))
         colors = colors / (2.2 * max(float(colors.std()), 1e-12))
         pictures.append(np.round(np.clip(colors * 0.5 + 0.5, 0, 1) * 255).astype(np.uint8))
@@ -94,13 +94,13 @@ def _normalised_depth(signal: np.ndarray) -> np.ndarray:
     return colorize(signal, float(low), float(max(high, low + 1e-9)), DEPTH_MAP)
 
 
-def flips_so_far(sequence: Sequence[Moment]) -> list[np.ndarray]:
+def flips_so_far(sequence: Sequence[DenoisingStep]) -> list[np.ndarray]:
     """How often each pixel has changed its class up to each step, over the number of chances in all.
 
     Returns:
         ``(h, w)`` floats in [0, 1], one per step; all zero at the first.
     """
-    classes = [moment.prediction.argmax(axis=0) for moment in sequence]
+    classes = [step.prediction.argmax(axis=0) for step in sequence]
     counts, total = [np.zeros(classes[0].shape)], max(len(classes) - 1, 1)
     for before, after in pairwise(classes):
         counts.append(counts[-1] + (before != after))
@@ -109,7 +109,7 @@ def flips_so_far(sequence: Sequence[Moment]) -> list[np.ndarray]:
 
 def denoising_frames(
     image: np.ndarray,
-    sequence: Sequence[Moment],
+    sequence: Sequence[DenoisingStep],
     paint: Callable[[np.ndarray], np.ndarray],
     *,
     theme: str = "light",
@@ -119,7 +119,7 @@ def denoising_frames(
 
     Args:
         image: ``(H, W, 3)`` uint8.
-        sequence: The steps of the image, from :func:`moments`.
+        sequence: The steps of the image, from :func:`denoising_steps`.
         paint: Turns a prediction ``(K, h, w)`` into ``(h, w, 3)`` uint8, e.g. argmax and palette.
         theme: ``"light"`` or ``"dark"``.
         width: The width to aim at, in pixels.
@@ -132,11 +132,11 @@ def denoising_frames(
     flips = flips_so_far(sequence) if classes else []
     limit = max(float(flips[-1].max()), 0.1) if classes else 1.0
     frames = []
-    for index, (moment, noisy) in enumerate(zip(sequence, noisy_pictures(sequence))):
+    for index, (step, noisy) in enumerate(zip(sequence, noisy_pictures(sequence))):
         cells = [
             Cell("image", image),
-            Cell("noisy map", _enlarge(noisy, size), note=f"t = {moment.t:.2f}"),
-            Cell("prediction", _enlarge(paint(moment.prediction), size), note=f"step {index + 1} of {len(sequence)}"),
+            Cell("noisy map", _enlarge(noisy, size), note=f"t = {step.t:.2f}"),
+            Cell("prediction", _enlarge(paint(step.prediction), size), note=f"step {index + 1} of {len(sequence)}"),
         ]
         if classes:
             flip_cell = uncertainty_cell(flips[index], "changes so far", limit)

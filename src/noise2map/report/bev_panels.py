@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from noise2map.report.animation import moments, noisy_pictures
+from noise2map.report.animation import denoising_steps, noisy_pictures
 from noise2map.report.canvas import THEMES, Color
 from noise2map.report.palettes import UNCERTAINTY_MAP, colorize, generic_palette
 from noise2map.report.panels import WRONG_COLOR, Cell, Panel, render, uncertainty_cell
@@ -152,15 +152,15 @@ def denoising_cells(
         threshold: Probability from which a layer counts as present.
         truth: True layers ``(K, X, Y)``, shown at the end of each row.
     """
-    sequence = moments(steps)
+    sequence = denoising_steps(steps)
     cut = np.log(threshold / (1 - threshold))  # what is read out are logits
-    layers = [moment.prediction >= cut for moment in sequence]
+    layers = [step.prediction >= cut for step in sequence]
     changes, rows = np.zeros(layers[0].shape[1:]), []
-    for index, (moment, noisy) in enumerate(zip(sequence, noisy_pictures(sequence))):
+    for index, (step, noisy) in enumerate(zip(sequence, noisy_pictures(sequence))):
         if index:
             changes = changes + (layers[index] != layers[index - 1]).any(0) / max(len(sequence) - 1, 1)
         cells = [
-            map_cell("noisy map", from_above(noisy), f"t = {moment.t:.2f}", car=False),
+            map_cell("noisy map", from_above(noisy), f"t = {step.t:.2f}", car=False),
             map_cell("prediction", paint_layers(layers[index], palette, known), f"step {index + 1} of {len(sequence)}"),
             uncertainty_map_cell(changes, known, 1.0, "changes so far"),
         ]
