@@ -155,6 +155,19 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(other), f"{page} links to {target}; there is no such heading"
 
 
+@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
+def test_files_and_modules_in_the_text_exist(page):
+    text = (PAGES.get(page) or ROOT / page).read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:tests|benchmarks|models|noise2map)/[\w/]+\.\w+)`", text):
+        assert any((folder / name).exists() for folder in (ROOT, ROOT / "src", ROOT / "src" / "noise2map")), f"{page}: no {name}"
+    for name in re.findall(r"`(noise2map(?:\.\w+)+)`", text):
+        module, _, last = name.rpartition(".")
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError:
+            assert hasattr(importlib.import_module(module), last), f"{page}: no {name}"
+
+
 @functools.cache
 def tables():
     spec = importlib.util.spec_from_file_location("update_tables", ROOT / "benchmarks" / "update_tables.py")
