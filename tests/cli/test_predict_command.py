@@ -70,7 +70,7 @@ def test_a_folder_and_a_single_image(models, images, tmp_path, capsys):
     assert code == 0 and "2 predicted" in text
     lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert [line["id"] for line in lines] == ["0.png", "1.png"]
-    assert all(line["dials"]["num_inference_steps"] == "auto" and line["num_steps"] >= 2 for line in lines)
+    assert all(line["options"]["num_inference_steps"] == "auto" and line["num_steps"] >= 2 for line in lines)
     whole_files(out)
     code, text, _ = run(capsys, images / "1.png", "--model", models / "depth", "--out", tmp_path / "one", "--no-panels")
     assert code == 0 and (tmp_path / "one" / "depth" / "1.npz").is_file() and not (tmp_path / "one" / "panels").exists()

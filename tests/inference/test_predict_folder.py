@@ -16,10 +16,10 @@ from noise2map.inference.maps_on_disk import depth_png_scale
 from noise2map.inference.predictor import Predictor
 from noise2map.inference.sources import output_names
 from noise2map.models import Noise2MapImageProcessor
-from noise2map.models.decoding import Dials
+from noise2map.models.decoding import PredictionOptions
 from noise2map.runs import files
 
-DIALS = Dials(num_inference_steps=2, ensemble_size=2)
+OPTIONS = PredictionOptions(num_inference_steps=2, ensemble_size=2)
 NAMES = {0: "floor", 1: "wall", 2: "ceiling", 3: "sky", 4: "door"}
 
 
@@ -48,8 +48,8 @@ def images(tmp_path):
     return source
 
 
-def run(images, out, predictor, **options):
-    return predict_folder(images, out, predictor, options.pop("dials", DIALS), model_name="tiny", progress=False, **options)
+def run(images, out, predictor, options=OPTIONS, **keywords):
+    return predict_folder(images, out, predictor, options, model_name="tiny", progress=False, **keywords)
 
 
 def at_size(values, size):
@@ -70,7 +70,7 @@ def test_segmentation_files_hold_the_maps(images, tmp_path, segmenter):
     lines = {line["id"]: line for line in lines_of(out)}
     for image_id, line in lines.items():
         image = Image.open(images / image_id)
-        expected = segmenter(image, [image_id], DIALS)[0]
+        expected = segmenter(image, [image_id], OPTIONS)[0]
         label = Image.open(out / line["files"]["labels"])
         assert label.mode == "P" and label.size == image.size == tuple(line["size"])
         assert (np.asarray(label) == expected.labels).all()
@@ -84,7 +84,7 @@ def test_segmentation_files_hold_the_maps(images, tmp_path, segmenter):
         share = (expected.labels == segmenter.model.config.label2id[first]).mean()
         assert line["class_shares"][first] == pytest.approx(share, abs=1e-5)
         assert Image.open(out / line["files"]["panel"]).width > 500
-        assert line["dials"]["num_inference_steps"] == 2 and line["num_steps"] == 2 and line["model"] == "tiny"
+        assert line["options"]["num_inference_steps"] == 2 and line["num_steps"] == 2 and line["model"] == "tiny"
     assert lines["sub/c.png"]["files"]["labels"] == "labels/sub/c.png"
 
 
@@ -153,12 +153,12 @@ def test_other_settings_are_refused_unless_overwritten(images, tmp_path, segment
     out = tmp_path / "out"
     run(images, out, segmenter)
     with pytest.raises(ValueError, match=r"num_inference_steps 2 -> 3.*--overwrite"):
-        run(images, out, segmenter, dials=Dials(num_inference_steps=3, ensemble_size=2))
+        run(images, out, segmenter, options=PredictionOptions(num_inference_steps=3, ensemble_size=2))
     other = Predictor(tiny_segmenter(seed=1, id2label=NAMES), segmenter.processor)
     with pytest.raises(ValueError, match="weights"):
         run(images, out, other)
     assert all(line["num_steps"] == 2 for line in lines_of(out))
-    run(images, out, segmenter, dials=Dials(num_inference_steps=3, ensemble_size=2), overwrite=True)
+    run(images, out, segmenter, options=PredictionOptions(num_inference_steps=3, ensemble_size=2), overwrite=True)
     assert [line["num_steps"] for line in lines_of(out)] == [3, 3, 3]
 
 
@@ -194,7 +194,7 @@ def test_a_line_that_does_not_fit_is_taken_back(images, tmp_path, segmenter, mon
     out = tmp_path / "out"
     run(images / "a.png", out, segmenter)
     before = (out / "predictions.jsonl").read_bytes()
-    place = folder_room.OutputFolder(out, folder_room.run_settings(segmenter, DIALS.resolved(segmenter.model.config), "tiny"))
+    place = folder_room.OutputFolder(out, folder_room.run_settings(segmenter, OPTIONS.resolved(segmenter.model.config), "tiny"))
 
     class Full:
         def __init__(self, file):

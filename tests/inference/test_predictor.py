@@ -13,7 +13,7 @@ from noise2map.inference import memory
 from noise2map.inference.memory import Workload, estimate_bytes, fitting_batch
 from noise2map.inference.predictor import Predictor
 from noise2map.models import Noise2MapImageProcessor
-from noise2map.models.decoding import Dials
+from noise2map.models.decoding import DecodingOptions, PredictionOptions
 from noise2map.models.image_processing import resized_argmax
 
 PROCESSOR = {"size": {"shortest_edge": 48, "longest_edge": 256}}
@@ -47,12 +47,12 @@ def the_map(prediction):
 def test_maps_do_not_depend_on_batch_order_or_company(predictor):
     images = [picture(48, 64), picture(60, 50, 1), picture(48, 64, 2), picture(30, 200, 3)]
     ids = ["a.png", "b.png", "sub/c.png", "d.png"]
-    dials = Dials(num_inference_steps=2, ensemble_size=2)
-    together = predictor(images, ids, dials)
+    options = PredictionOptions(num_inference_steps=2, ensemble_size=2)
+    together = predictor(images, ids, options)
     order = [2, 0, 3, 1]
-    shuffled = predictor([images[i] for i in order], [ids[i] for i in order], dials, batch_size=2)
+    shuffled = predictor([images[i] for i in order], [ids[i] for i in order], options, batch_size=2)
     for place, index in enumerate(order):
-        alone = predictor(images[index], [ids[index]], dials)[0]
+        alone = predictor(images[index], [ids[index]], options)[0]
         for other in (shuffled[place], alone):
             assert other.id == ids[index]
             np.testing.assert_allclose(the_map(other), the_map(together[index]), rtol=1e-4)
@@ -182,6 +182,13 @@ def test_impossible_dials_are_refused_before_any_work(segmenter, monkeypatch, ch
         segmenter(picture(48, 64), **choices)
 
 
+def test_options_that_do_not_exist_are_named(segmenter):
+    with pytest.raises(TypeError, match="Predictor has no option 'nope'; expected num_inference_steps"):
+        segmenter(picture(48, 64), nope=1)
+    plain = segmenter(picture(48, 64), options=DecodingOptions(num_inference_steps=2), size=(96, 40))[0]
+    assert plain.num_steps == 2 and plain.processed_size == (96, 40)
+
+
 def test_ids_must_match(segmenter):
     with pytest.raises(ValueError, match="1 images and 2 ids"):
         segmenter([picture(48, 64)], ["a", "b"])
@@ -189,8 +196,8 @@ def test_ids_must_match(segmenter):
 
 def test_dials_default_to_the_checkpoint():
     model = tiny_segmenter(num_inference_steps=5, average="steps")
-    found = Dials(ensemble_size=2).resolved(model.config)
-    assert found == Dials(num_inference_steps=5, ensemble_size=2, average="steps", sampler="ddim")
+    found = PredictionOptions(ensemble_size=2).resolved(model.config)
+    assert found == PredictionOptions(num_inference_steps=5, ensemble_size=2, average="steps", sampler="ddim")
 
 
 def test_a_model_without_diffusion_makes_one_step():

@@ -58,13 +58,13 @@ def _predict(
     from noise2map.inference.folder import predict_folder
     from noise2map.inference.loading import pick_device, pick_dtype
     from noise2map.inference.predictor import Predictor
-    from noise2map.models.decoding import Dials
+    from noise2map.models.decoding import PredictionOptions
 
     transformers.utils.logging.disable_progress_bar()
-    dials = Dials(**chosen)
+    options = PredictionOptions(**chosen)
     predictor = Predictor.from_pretrained(model, pick_device(device), pick_dtype(dtype))
     try:
-        report = predict_folder(found, folder, predictor, dials, model_name=model, **keywords)
+        report = predict_folder(found, folder, predictor, options, model_name=model, **keywords)
     except RuntimeError as error:
         if "out of memory" not in str(error):
             raise

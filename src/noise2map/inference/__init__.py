@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
     "DecodingOptions": "noise2map.models.decoding",
-    "Dials": "noise2map.inference.predictor",
+    "Dials": "noise2map.models.decoding",
     "Evaluation": "noise2map.evaluation.evaluate",
+    "PredictionOptions": "noise2map.models.decoding",
     "Prediction": "noise2map.tasks.prediction",
     "Predictor": "noise2map.inference.predictor",
     "Protocol": "noise2map.models.decoding",
@@ -25,6 +26,7 @@ __all__ = [
     "Dials",
     "Evaluation",
     "Prediction",
+    "PredictionOptions",
     "Predictor",
     "Protocol",
     "evaluate_model",
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from noise2map.inference.folder import predict_folder
     from noise2map.inference.loading import load_model
     from noise2map.inference.predictor import Predictor
-    from noise2map.models.decoding import DecodingOptions, Dials, Protocol
+    from noise2map.models.decoding import DecodingOptions, Dials, PredictionOptions, Protocol
     from noise2map.tasks.prediction import Prediction
 
 

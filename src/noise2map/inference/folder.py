@@ -1,7 +1,5 @@
 """Predicts a folder of images of mixed sizes and kinds, in batches; a broken file does not stop the others."""
 
-import hashlib
-import json
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,9 +14,9 @@ from noise2map.inference.maps_on_disk import encode_maps, map_summary
 from noise2map.inference.predictor import Predictor
 from noise2map.inference.resuming import PlannedImage, plan_images
 from noise2map.inference.sources import FoundImages, find_images, printable, read_image
-from noise2map.models.decoding import Dials, check_count
+from noise2map.models.decoding import PredictionOptions, check_count
 from noise2map.report.panels import render
-from noise2map.runs.files import encode_image
+from noise2map.runs.files import encode_image, settings_checksum, weights_checksum
 from noise2map.runs.output_folder import OutputFolder
 
 logger = logging.getLogger(__name__)
@@ -56,7 +54,7 @@ def predict_folder(
     source: str | Path | Sequence[str | Path] | FoundImages,
     out: str | Path | OutputFolder,
     predictor: Predictor,
-    dials: Dials | None = None,
+    options: PredictionOptions | None = None,
     *,
     model_name: str = "",
     batch_size: int = 8,
@@ -74,7 +72,7 @@ def predict_folder(
         source: An image, a folder, an http(s) address, several of them, or what :func:`find_images` found.
         out: The folder to write to, which keeps the contract of :class:`noise2map.runs.output_folder.OutputFolder`.
         predictor: The model with its processor.
-        dials: Steps, samples, averaging, seed, size.
+        options: Steps, samples, averaging, seed, size.
         model_name: What the model is called in the records.
         batch_size: The most images at a time.
         overwrite: Replace what an earlier run with other settings wrote, and write among foreign files.
@@ -94,13 +92,13 @@ def predict_folder(
         found = source if isinstance(source, FoundImages) else find_images(source, leave_out=Path(out))
         with OutputFolder(out, overwrite=overwrite) as folder:
             return predict_folder(
-                found, folder, predictor, dials, model_name=model_name, batch_size=batch_size, panels=panels, arrays=arrays,
+                found, folder, predictor, options, model_name=model_name, batch_size=batch_size, panels=panels, arrays=arrays,
                 progress=progress,
             )  # fmt: skip
     found = source if isinstance(source, FoundImages) else find_images(source, leave_out=out.root)
-    dials = (dials or Dials()).resolved(predictor.model.config)
+    options = (options or PredictionOptions()).resolved(predictor.model.config)
     model_name = model_name or str(predictor.model.config.name_or_path)
-    out.use(run_settings(predictor, dials, model_name))
+    out.use(run_settings(predictor, options, model_name))
     plan = plan_images(found, out)
     out.forget([one.id for one in plan.images])
     report = FolderReport(skipped=plan.done, left_out=found.skipped)
@@ -114,13 +112,13 @@ def predict_folder(
         bar.update(len(plan.done))
         for image_id, message in plan.failed.items():
             fail(image_id, message)
-        for group in _batches(_readable(plan.images, fail), predictor, dials, batch_size, fail):
+        for group in _batches(_readable(plan.images, fail), predictor, options, batch_size, fail):
             ids = [one.plan.id for one in group]
-            predictions = predictor([one.image for one in group], ids, dials, batch_size=batch_size)
+            predictions = predictor([one.image for one in group], ids, options, batch_size=batch_size)
             for one, prediction in zip(group, predictions):
                 maps = encode_maps(prediction, predictor, one.plan.name, arrays=arrays)
                 if panels:
-                    panel = prediction.panel(_describe(one.plan.id, prediction, dials))
+                    panel = prediction.panel(_describe(one.plan.id, prediction, options))
                     maps["panel"] = (f"panels/{one.plan.name}.png", encode_image(render(panel)))
                 line = {
                     "id": one.plan.id,
@@ -128,7 +126,7 @@ def predict_folder(
                     "processed_size": list(prediction.processed_size),
                     "model": model_name,
                     "num_steps": prediction.num_steps,
-                    "dials": asdict(dials),
+                    "options": asdict(options),
                     **map_summary(prediction, predictor),
                     "files": {kind: path for kind, (path, _) in maps.items()},
                     "source": one.plan.record,
@@ -140,19 +138,15 @@ def predict_folder(
     return report
 
 
-def run_settings(predictor: Predictor, dials: Dials, model_name: str) -> dict[str, Any]:
+def run_settings(predictor: Predictor, options: PredictionOptions, model_name: str) -> dict[str, Any]:
     """What decides how a map looks, apart from the image: runs that agree on it agree on their maps."""
-    digest = hashlib.blake2b(digest_size=8)
-    for key, value in sorted(predictor.model.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
-    digest.update(json.dumps(predictor.processor.to_dict(), sort_keys=True, default=str).encode())
     return {
         "model": model_name,
-        "weights": digest.hexdigest(),
+        "weights": weights_checksum(predictor.model),
+        "processor": settings_checksum(predictor.processor.to_dict()),
         "task": predictor.task,
         "dtype": str(predictor.model.dtype).removeprefix("torch."),
-        **asdict(dials),
+        **asdict(options),
     }
 
 
@@ -167,14 +161,14 @@ def _readable(planned: Iterable[PlannedImage], fail: Callable[[str, str], None])
 
 
 def _batches(
-    waiting: Iterable[_Waiting], predictor: Predictor, dials: Dials, batch_size: int, fail: Any
+    waiting: Iterable[_Waiting], predictor: Predictor, options: PredictionOptions, batch_size: int, fail: Any
 ) -> Iterator[list[_Waiting]]:
     """Images that are processed at one size, as many together as wanted and as fit in memory."""
     groups: dict[tuple[int, int], list[_Waiting]] = {}
     for one in waiting:
-        size = predictor.processed_size(*one.image.size, dials.size)
+        size = predictor.processed_size(*one.image.size, options.size)
         try:
-            room = predictor.check_fits(*one.image.size, dials, batch_size)
+            room = predictor.check_fits(*one.image.size, options, batch_size)
         except ValueError as error:
             fail(one.plan.id, str(error))
             continue
@@ -187,7 +181,7 @@ def _batches(
     yield from groups.values()
 
 
-def _describe(image_id: str, prediction: Any, dials: Dials) -> str:
-    steps, samples = prediction.num_steps, dials.ensemble_size or 1
-    counted = f"{steps} step{'s' if steps > 1 else ''}" + (" (auto)" if dials.num_inference_steps == "auto" else "")
-    return f"{image_id}  ·  {counted}, {samples} sample{'s' if samples > 1 else ''}, {dials.average}  ·  seed {dials.seed}"
+def _describe(image_id: str, prediction: Any, options: PredictionOptions) -> str:
+    steps, samples = prediction.num_steps, options.ensemble_size or 1
+    counted = f"{steps} step{'s' if steps > 1 else ''}" + (" (auto)" if options.num_inference_steps == "auto" else "")
+    return f"{image_id}  ·  {counted}, {samples} sample{'s' if samples > 1 else ''}, {options.average}  ·  seed {options.seed}"

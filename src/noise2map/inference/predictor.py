@@ -1,7 +1,7 @@
-"""From images of any size to maps of the same size: the model, its processor and the dials in one object."""
+"""From images of any size to maps of the same size: the model, its processor and the options in one object."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from noise2map.inference.loading import load_model
 from noise2map.inference.memory import Workload, fitting_batch
 from noise2map.inference.sources import as_image, as_images
 from noise2map.models import MapModel, Noise2MapForSemanticSegmentation, Noise2MapImageProcessor
-from noise2map.models.decoding import Dials, Size, check_count
+from noise2map.models.decoding import DecodingOptions, PredictionOptions, Size, check_count
 from noise2map.models.image_processing import MIN_SIDE, resized_argmax, to_rgb
 from noise2map.report.palettes import class_palette
 from noise2map.tasks.prediction import Prediction
@@ -62,15 +62,15 @@ class Predictor:
         rows, columns = self.processor.output_size(height, width)
         return columns, rows
 
-    def check_fits(self, width: int, height: int, dials: Dials, batch_size: int = 1) -> int:
+    def check_fits(self, width: int, height: int, options: PredictionOptions, batch_size: int = 1) -> int:
         """How many images of a size can be processed together, at most ``batch_size``.
 
         Raises:
             ValueError: If free memory does not suffice for one.
         """
-        columns, rows = self.processed_size(width, height, dials.size)
+        columns, rows = self.processed_size(width, height, options.size)
         work = Workload(
-            batch_size, rows, columns, dials.resolved(self.model.config).ensemble_size or 1, max(width * height, rows * columns)
+            batch_size, rows, columns, options.resolved(self.model.config).ensemble_size or 1, max(width * height, rows * columns)
         )
         return fitting_batch(self.model.config, work, self.model.device, self.model.dtype.itemsize)
 
@@ -78,7 +78,7 @@ class Predictor:
         self,
         images: Any,
         ids: Sequence[str] | None = None,
-        dials: Dials | None = None,
+        options: DecodingOptions | None = None,
         *,
         batch_size: int = 8,
         every_uncertainty: bool = False,
@@ -90,16 +90,17 @@ class Predictor:
             images: One image or several, of any size: Pillow images of any mode, arrays ``(H, W, 3)``, ``(3, H, W)`` or
                 ``(H, W)`` of bytes, paths, http(s) addresses.
             ids: A stable name for each, which with the seed fixes its noise; by default "0", "1", ...
-            dials: Steps, samples, averaging, seed, size.
+            options: Steps, samples, averaging, seed; in :class:`PredictionOptions` the size, too.
             batch_size: The most images at a time.
             every_uncertainty: Return every kind of uncertainty, not only the one the checkpoint names.
-            **choices: Fields of :class:`Dials` for this call, e.g. ``num_inference_steps=10``.
+            **choices: Fields of :class:`PredictionOptions` for this call, e.g. ``num_inference_steps=10``.
 
         Returns:
             One prediction per image, in the order given.
 
         Raises:
             ValueError: For an impossible dial, another number of ids, what is no image, or an image that does not fit in memory.
+            TypeError: For an option that does not exist.
             OSError: For a file or an address that cannot be read.
         """
         images = as_images(images)
@@ -107,34 +108,34 @@ class Predictor:
         if len(ids) != len(images):
             raise ValueError(f"got {len(images)} images and {len(ids)} ids; expected one id for each image")
         check_count("batch_size", batch_size)
-        dials = replace(dials or Dials(), **choices).resolved(self.model.config)
+        options = _chosen(options, choices).resolved(self.model.config)
         images = [as_image(image) for image in images]
         groups: dict[tuple[int, int], list[int]] = {}
         for index, image in enumerate(images):
-            groups.setdefault(self.processed_size(*image.size, dials.size), []).append(index)
+            groups.setdefault(self.processed_size(*image.size, options.size), []).append(index)
         found: dict[int, Prediction] = {}
         for size, members in groups.items():
-            room = min(self.check_fits(*images[index].size, dials, batch_size) for index in members)
+            room = min(self.check_fits(*images[index].size, options, batch_size) for index in members)
             for start in range(0, len(members), room):
                 part = members[start : start + room]
-                batch = self._predict_batch([images[i] for i in part], [ids[i] for i in part], size, dials, every_uncertainty)
+                batch = self._predict_batch([images[i] for i in part], [ids[i] for i in part], size, options, every_uncertainty)
                 found.update(zip(part, batch))
         return [found[index] for index in range(len(images))]
 
     @torch.inference_mode()
     def _predict_batch(
-        self, images: list[Image.Image], ids: list[str], size: tuple[int, int], dials: Dials, every_uncertainty: bool
+        self, images: list[Image.Image], ids: list[str], size: tuple[int, int], options: PredictionOptions, every_uncertainty: bool
     ) -> list[Prediction]:
         images = [to_rgb(image) for image in images]
         height_width = {"height": size[1], "width": size[0]}
         inputs = self.processor(images=images, do_resize=True, size=height_width, keep_aspect_ratio=False, return_tensors="pt")
         out = self.model(
             pixel_values=inputs["pixel_values"].to(self.model.device),
-            num_inference_steps=dials.num_inference_steps,
-            ensemble_size=dials.ensemble_size,
-            average=dials.average,
-            sampler=dials.sampler,
-            generator=[image_generator(dials.seed, one) for one in ids],
+            num_inference_steps=options.num_inference_steps,
+            ensemble_size=options.ensemble_size,
+            average=options.average,
+            sampler=options.sampler,
+            generator=[image_generator(options.seed, one) for one in ids],
         )
         shapes = [(image.height, image.width) for image in images]
         labels: list[Any] = [None] * len(images)
@@ -170,6 +171,15 @@ class Predictor:
             )
             for i, one in enumerate(ids)
         ]
+
+
+def _chosen(options: DecodingOptions | None, choices: dict[str, Any]) -> PredictionOptions:
+    known = [one.name for one in fields(PredictionOptions)]
+    for name in choices:
+        if name not in known:
+            raise TypeError(f"Predictor has no option {name!r}; expected {', '.join(known)}")
+    before = {} if options is None else {one.name: getattr(options, one.name) for one in fields(options)}
+    return PredictionOptions(**{**before, **choices})
 
 
 def _unit_maps(values: torch.Tensor, shapes: list[tuple[int, int]]) -> list[np.ndarray]:

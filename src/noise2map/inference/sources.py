@@ -69,9 +69,9 @@ def find_images(sources: str | Path | Sequence[str | Path], leave_out: Path | No
         elif path.exists():
             found.append((path.name, path))
         else:
-            raise FileNotFoundError(f"there is no image or folder {printable(str(path))!r}")
+            raise FileNotFoundError(f"there is no image or folder '{printable(str(path))}'")
     if not found:
-        what = f"folder {printable(str(given[0]))!r} holds" if len(given) == 1 else f"{len(given)} folders hold"
+        what = f"folder '{printable(str(given[0]))}' holds" if len(given) == 1 else f"{len(given)} folders hold"
         raise ValueError(f"{what} no image ({', '.join(sorted(image_suffixes()))}){_told(skipped)}")
     return FoundImages(_distinct(found), skipped)
 

@@ -129,7 +129,7 @@ Size = tuple[int, int] | str | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dials(DecodingOptions):
+class PredictionOptions(DecodingOptions):
     """`DecodingOptions` with the size to process at.
 
     Attributes:
@@ -146,3 +146,7 @@ class Dials(DecodingOptions):
             len(self.size) != 2 or not all(isinstance(side, int) and side >= MIN_SIDE for side in self.size)
         ):
             raise ValueError(f"size must be two whole numbers of at least {MIN_SIDE} pixels, got {self.size!r}")
+
+
+Dials = PredictionOptions
+"""The name of earlier releases."""
