@@ -95,7 +95,7 @@ def test_distances_are_those_of_the_files(study, paths):
     references = ReferenceImages("samples", 16, 20)
     real = torch.from_numpy(np.stack([references[index] for index in range(20)])).permute(0, 3, 1, 2)
     for row, key in zip(rows_of(out), ("unguided", "consistency-40")):
-        files = [np.asarray(Image.open(path)) for path in sorted((out / "samples").glob(f"{key}_*/*.png"))]
+        files = [np.asarray(Image.open(path)) for path in sorted((out / "samples").glob(f"{key}_??????????/*.png"))]
         assert len(files) == IMAGES
         drawn = torch.from_numpy(np.stack(files)).permute(0, 3, 1, 2)
         for metric, kind in (("FID", "frechet"), ("KID", "kernel")):

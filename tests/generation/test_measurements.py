@@ -6,6 +6,7 @@ import torch
 
 from noise2map.generation.evaluation import measurements
 from noise2map.generation.evaluation.measurements import FeatureModels, ImageFeatures, extract, stack_images
+from noise2map.generation.evaluation.scores import score_settings
 from noise2map.metrics import FeatureExtractor, PlausibilityScores, render_depth
 
 
@@ -117,3 +118,33 @@ def test_impossible_sets_are_refused():
     relative.metric = False
     with pytest.raises(ValueError, match="needs depth in metres"):
         extract(pictures(2), names(2), FeatureModels(Counting(), relative, "metric"))
+
+
+class Quadrants(FeatureExtractor):
+    """Mean color of each quarter of the image."""
+
+    name, size = "quadrants", 12
+
+    def forward(self, images):
+        return torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1)
+
+
+def rooms(count, seed, depth_shift=0, color_shift=0):
+    """Red is distance, larger towards the right; green and blue are the texture."""
+    random = np.random.default_rng(seed)
+    distance = 40 + 12 * np.arange(8)[None, None] + depth_shift * np.arange(8)[None, :, None] + random.normal(0, 8, (count, 8, 8))
+    texture = 90 + color_shift + random.normal(0, 8, (count, 8, 8, 2))
+    return np.concatenate([distance[..., None], texture], -1).clip(0, 255).astype(np.uint8)
+
+
+def test_dfid_orders_sets_by_geometry_and_fid_by_what_is_seen():
+    """One set has the references' distances and another texture, the other their texture and turned distances."""
+    models = FeatureModels(Quadrants(), Red(), "metric")
+    real, right, wrong = rooms(200, 0), rooms(200, 1, color_shift=60), rooms(200, 2, depth_shift=-6)
+    found = {name: extract(one, names(200), models) for name, one in (("right", right), ("wrong", wrong))}
+    scores = score_settings(found, extract(real, names(200), models), {"right": 1.0, "wrong": 1.0}, resamples=20)
+    for metric in ("dFID", "dKID"):
+        near, far = scores.distances[metric]
+        assert near.high < far.low
+    near, far = scores.distances["FID"]
+    assert near.low > far.high
