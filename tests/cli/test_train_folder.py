@@ -111,7 +111,7 @@ def test_a_folder_that_cannot_be_trained_on_is_refused_before_training(tmp_path,
     write(tmp_path / "broken", 8)
     (tmp_path / "broken" / "maps" / "005.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     assert "005.png" in error("--root", tmp_path / "broken")
-    assert "task is 'normals'" in error("--root", tmp_path / "few", "--task", "normals")
+    assert "'pose'" in error("--root", tmp_path / "few", "--task", "pose")
     assert not (tmp_path / "run").exists()
 
 
@@ -214,3 +214,45 @@ def test_the_folder_is_looked_through_once_although_the_process_starts_again(tra
     done = subprocess.run([*words, *changes], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert (done.stdout + done.stderr).count("pairs are whole") == 1 and done.stdout.count("is finished") == 1
+
+
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+def test_all_files_at_fault_are_named_at_once(tmp_path, capsys, task):
+    root = tmp_path / "data"
+    write(root, 12, task)
+    (root / "images" / "003.png").unlink()
+    (root / "maps" / "005.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (root / "images" / "007.png").write_bytes((root / "images" / "007.png").read_bytes()[:300])
+    Image.open(root / "maps" / "009.png").resize((32, 24), 0).save(root / "maps" / "009.png")
+    assert run("train", "folder", "--root", root, "--task", task, "--out", tmp_path / "run") == 2
+    text = capsys.readouterr().err
+    assert "4 files are at fault:" in text and "Traceback" not in text
+    assert all(name in text for name in ("003.png", "005.png", "007.png", "009.png is 64x48 and its map"))
+
+
+def test_masks_that_are_not_what_they_seem(tmp_path, capsys):
+    def error(root):
+        assert run("train", "folder", "--root", root, "--out", tmp_path / "run") == 2
+        return capsys.readouterr().err
+
+    binary, photos, stray = (tmp_path / name for name in ("binary", "photos", "stray"))
+    for root in (binary, photos, stray):
+        write(root, 8)
+    for path in (binary / "maps").iterdir():
+        Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8) * 255).save(path)
+    assert "only 0, 255; 255 means 'not known': for a mask of two classes write 0 and 1" in error(binary)
+    for path in list((photos / "maps").iterdir()):
+        Image.open(path).save(path.with_suffix(".jpg"))
+        path.unlink()
+    text = error(photos)
+    assert (
+        "8 files are at fault:" in text and "000.jpg is a JPEG, whose compression changes class ids; save class maps as PNG" in text
+    )
+    ids = np.array(Image.open(stray / "maps" / "004.png"))
+    ids[0, 0] = 254
+    Image.fromarray(ids).save(stray / "maps" / "004.png")
+    said = []
+    recipe = folder_recipe(stray, "segmentation", say=said.append)
+    assert len(recipe.data.class_names) == 255
+    assert "warning: class ids reach 254" in said[0] and "only 3 of them occur (0, 2, 254); id 254 is in" in said[0]
+    assert "004.png: is it meant?" in said[0]

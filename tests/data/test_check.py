@@ -182,19 +182,85 @@ def test_commands(tmp_path, capsys):
     missing.unlink()
     assert run("data", "check", "kitti", out) == 1
     text = capsys.readouterr().out
-    assert "1 missing files:" in text and missing.name in text and "3 of 3 samples read" in text
+    assert "1 missing file:" in text and missing.name in text and "3 of 3 samples read" in text
     assert run("data", "export", "--layout", "kitti", "--from", "samples", "--out", out) == 2
     assert "is not empty" in capsys.readouterr().err
 
 
 def test_commands_refuse_nonsense(tmp_path, capsys):
     assert run("data", "check", "coco", tmp_path) == 2
-    assert "dataset must be one of ade20k" in capsys.readouterr().err
+    assert "dataset must be one of freedoom, samples, folder" in capsys.readouterr().err
     assert run("data", "check", "nyu", tmp_path / "none") == 2
     assert "NYU-Depth V2 needs SCENE/rgb_NUMBER.jpg" in capsys.readouterr().err
     assert run("data", "check", "nyu", tmp_path, "--broken", "ignore") == 2
     assert run("data", "export", "--layout", "coco", "--from", "samples", "--out", tmp_path / "x") == 2
     assert "layout must be one of" in capsys.readouterr().err
+
+
+def pairs(folder, labels, suffix=".png"):
+    """Four images with the same map each."""
+    for part in ("images", "maps"):
+        (folder / part).mkdir(parents=True)
+    for name in "abcd":
+        Image.new("RGB", (8, 6), (9, 9, ord(name))).save(folder / "images" / f"{name}.png")
+        Image.fromarray(np.tile(np.uint8(labels), (6, 8 // len(labels)))).save(folder / "maps" / f"{name}{suffix}")
+    return folder
+
+
+def test_all_kinds_of_errors_are_collected(tmp_path, capsys):
+    root = pairs(tmp_path, [0, 1])
+    (root / "classes.json").write_text('["floor", "wall"]')
+    Image.new("RGB", (8, 6)).save(root / "images" / "alone.png")
+    Image.new("RGB", (8, 6)).save(root / "images" / "a.jpg")
+    cut_in_half(root / "images" / "b.png")
+    Image.new("L", (8, 5)).save(root / "maps" / "c.png")
+    Image.new("L", (8, 6), 7).save(root / "maps" / "d.png")
+    assert run("data", "check", "folder", root) == 1
+    text = capsys.readouterr().out
+    assert "1 of 4 samples read" in text and "2 missing files:" in text and "3 broken samples:" in text
+    for part in (
+        "maps has no map of",
+        "images/alone.png",
+        "a.jpg and",
+        "a.png have the same name",
+        "cannot read image",
+        "c.png is 8x6 and its map",
+        "d.png has unknown class ids 7; known are 0 to 1, and 255",
+    ):
+        assert part in text
+    assert run("data", "check", "folder", root, "--broken", "raise") == 2
+    assert "cannot read image" in capsys.readouterr().err
+
+
+def test_a_divided_folder_is_checked_part_by_part(tmp_path, capsys):
+    pairs(tmp_path / "train", [0, 1, 2, 1])
+    pairs(tmp_path / "val", [0, 1])
+    (tmp_path / "val" / "maps" / "a.png").unlink()
+    assert run("data", "check", "folder", tmp_path, "--sheet", tmp_path / "sheet.png") == 1
+    text = capsys.readouterr().out
+    assert "folder train: 4 of 4 samples read" in text and "folder val: 3 of 3 samples read" in text
+    assert (tmp_path / "sheet-train.png").is_file() and (tmp_path / "sheet-val.png").is_file()
+    assert run("data", "check", "folder", tmp_path, "--split", "train") == 0
+    assert "class 2" in capsys.readouterr().out  # what train accepts without classes.json
+    assert run("data", "check", "folder", tmp_path, "--split", "foo") == 2
+    assert "has no split 'foo'; it has train, val" in capsys.readouterr().err
+
+
+def test_masks_that_are_not_what_they_seem(tmp_path, capsys):
+    assert run("data", "check", "folder", pairs(tmp_path / "binary", [0, 255])) == 0
+    text = capsys.readouterr().out
+    assert "warning: the maps in" in text and "only 0, 255; 255 means 'not known': for a mask of two classes write 0 and 1" in text
+    assert run("data", "check", "folder", pairs(tmp_path / "jpeg", [0, 1], ".jpg")) == 1
+    text = capsys.readouterr().out
+    assert "4 broken samples:" in text and text.count("is a JPEG, whose compression changes class ids; save class maps as PNG") == 4
+    stray = pairs(tmp_path / "stray", [0, 1])
+    ids = np.tile(np.uint8([0, 1]), (6, 4))
+    ids[3, 3] = 254
+    Image.fromarray(ids).save(stray / "maps" / "c.png")
+    assert run("data", "check", "folder", stray) == 0
+    text = capsys.readouterr().out
+    assert "class ids reach 254, which makes 255 classes, but only 3 of them occur (0, 1, 254); id 254 is in" in text
+    assert "maps/c.png: is it meant?" in text
 
 
 def test_own_folder_with_a_wrong_scale(tmp_path, capsys):

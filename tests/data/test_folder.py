@@ -48,7 +48,7 @@ def test_depth_pairs_are_in_metres_and_know_their_holes(root):
 
 def test_missing_partners_are_named(root):
     Image.new("RGB", (4, 4)).save(root / "images" / "c.png")
-    with pytest.raises(ValueError, match=r"1 files in .*images have no partner in .*maps: c\.png"):
+    with pytest.raises(ValueError, match=r"one file in .*images has no partner in .*maps: c\.png"):
         FolderDataset(root, id2label=NAMES)
     (root / "images" / "c.png").unlink()
     for index in range(7):
@@ -113,7 +113,7 @@ def test_class_files_that_make_no_sense(root, text):
         ({"depth_scale": float("nan")}, "depth_scale is nan"),
         ({"intrinsics": (1, 2, 3)}, r"intrinsics is \(1, 2, 3\)"),
         ({"id2label": {0: "a", 5: "b"}}, "class ids must be 0 to K - 1"),
-        ({}, "the classes are not known: give id2label, or write"),
+        ({}, "the classes are not known: write .*classes"),
     ],
 )
 def test_bad_arguments(root, options, message):

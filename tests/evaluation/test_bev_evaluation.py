@@ -168,7 +168,8 @@ def test_the_command_scores_and_names_protocols(checkpoint, root, tmp_path, caps
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--dataset", "samples"), "dataset must be one of nuscenes, freedoom-surround for a model for bird's-eye-view maps"),
+        (("--dataset", "samples"), "it cannot be used for bird's-eye-view maps, expected one of nuscenes, freedoom-surround"),
+        (("--dataset", "cars", "--root", "."), "dataset must be one of nuscenes, freedoom-surround, got 'cars'"),
         (("--dataset", "nuscenes"), "needs the folder of the data"),
         (("--dataset", "nuscenes", "--root", "ROOT", "--protocol", "multi-scale"), "evaluated plain or official"),
         (("--dataset", "nuscenes", "--root", "ROOT", "--split", "trian"), "split is 'trian'"),
@@ -185,4 +186,4 @@ def test_bad_input_is_one_line(checkpoint, root, options, message, capsys):
 
 def test_image_models_and_bev_data_do_not_mix(root, capsys):
     assert run("evaluate", "--model", "freedoom-segmentation-tiny", "--dataset", "nuscenes", "--root", root) == 2
-    assert "holds bird's-eye-view maps; the model is one for segmentation" in capsys.readouterr().err
+    assert "has bird's-eye-view maps; it cannot be used for segmentation" in capsys.readouterr().err

@@ -10,8 +10,8 @@ from PIL import Image
 from tiny_generator import save_generator
 
 from noise2map.cli import main
+from noise2map.data.opening import open_dataset
 from noise2map.generation.depth_reading import depth_probe
-from noise2map.generation.evaluation.references import open_references
 from noise2map.generation.experiments import depth_from_generated as experiment
 from noise2map.generation.experiments.depth_from_generated import paired, summarise
 from noise2map.generation.experiments.training_sets import ARMS, ExperimentOptions, training_set
@@ -114,7 +114,7 @@ def test_training_sets_hold_what_they_say(paths, tmp_path):
         keep=0.5,
         sampling=SamplingOptions(num_inference_steps=1),
     )
-    real = open_references("samples", "depth")
+    real = open_dataset("samples", task="depth")
     sets = {arm: training_set(options, arm, pipe, real, 16) for arm in ARMS}
     assert torch.equal(sets["real"].images, sets["real-predicted"].images)
     assert not torch.equal(sets["real"].signal, sets["real-predicted"].signal)

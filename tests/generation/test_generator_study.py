@@ -185,7 +185,7 @@ def test_a_generator_alone_is_scored_without_guidance(paths, tmp_path, capsys):
         ({"limit": 3}, "3 reference images and 16 features"),
         ({"depth-predictor": None}, "a depth prior is given, but no depth predictor"),
         ({"depth-predictor": None, "depth-prior": None, "scales": "0,1"}, "needs a depth predictor"),
-        ({"references": "nowhere"}, "no folder nowhere"),
+        ({"references": "nowhere"}, "or a folder; there is no folder nowhere"),
         ({"consistency-scale": -1}, "--consistency-scale"),
         ({"scales": "0,ten"}, "'ten'"),
         ({"sampler": "euler"}, "'euler' is not one of"),

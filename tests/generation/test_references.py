@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from noise2map.data import load_samples
-from noise2map.generation.evaluation.references import ImageFiles, ReferenceImages, open_references
+from noise2map.data.opening import open_dataset
+from noise2map.generation.evaluation.references import ImageFiles, ReferenceImages
 from noise2map.rendering.export import export_frames
 
 
@@ -31,7 +32,7 @@ def test_shipped_frames_bring_their_camera():
 
 def test_public_data_sets_are_opened_by_name_and_split(tmp_path):
     export_frames("nyu", "samples", tmp_path / "nyu", limit=3)
-    tests, trains = (open_references(f"{name}:{tmp_path / 'nyu'}", "depth") for name in ("nyu", "nyu/train"))
+    tests, trains = (open_dataset(f"{name}:{tmp_path / 'nyu'}", task="depth") for name in ("nyu", "nyu/train"))
     assert tests[0]["depth_m"].max() > 0 and tests[0]["id"] != trains[0]["id"]
     assert len(ReferenceImages(f"nyu:{tmp_path / 'nyu'}", 32)) == len(tests)
 
@@ -39,8 +40,8 @@ def test_public_data_sets_are_opened_by_name_and_split(tmp_path):
 def test_what_cannot_be_opened_is_refused(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match="no depth that could be read"):
-        open_references(str(tmp_path), "depth")
+        open_dataset(str(tmp_path), task="depth")
     with pytest.raises(FileNotFoundError, match="no folder"):
-        open_references(str(tmp_path / "nowhere"))
+        open_dataset(str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match="it cannot be used for depth"):
-        open_references(f"ade20k:{tmp_path}", "depth")
+        open_dataset(f"ade20k:{tmp_path}", task="depth")

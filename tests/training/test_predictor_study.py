@@ -9,10 +9,11 @@ from tiny_guidance import tiny_unet
 from tiny_training import tiny_model, tiny_processor
 
 from noise2map.cli import main
+from noise2map.data.opening import open_dataset
 from noise2map.guidance import DepthPredictor, UNetFeatureTap
 from noise2map.inference.depth_models import DepthModel
 from noise2map.report.tables import read_csv
-from noise2map.training.generators.depth_labels import LabelledImages, choose, open_labelled, read_images
+from noise2map.training.generators.depth_labels import LabelledImages, choose, read_images
 from noise2map.training.generators.predictor_study import PredictorStudyOptions, run_predictor_study, without_probes
 
 CPU = torch.device("cpu")
@@ -83,7 +84,7 @@ def test_dropping_probes_changes_no_depth():
 
 
 def test_true_labels_are_those_of_the_middle_square(rooms):
-    dataset = open_labelled("folder", rooms / "train", "train", True)
+    dataset = open_dataset("folder", rooms / "train", task="depth")
     found = read_images(dataset, [4, 0], 10, "truth")
     assert found.images.shape == (2, 3, 10, 10) and found.metric
     middle = dataset[4]["depth_m"][:, 2:22]
@@ -128,7 +129,7 @@ def test_a_depth_model_labels_whole_pictures_before_they_are_cut(rooms):
             return iter([torch.zeros(())])
 
     labeller = RowsBelow()
-    dataset = open_labelled("folder", rooms / "train", "train", False)
+    dataset = open_dataset("folder", rooms / "train", task="image")
     found = read_images(dataset, [0], 20, "rows", labeller)
     assert labeller.seen == (1, 3, 20, 24) and found.metric and found.source == "rows"
     np.testing.assert_array_equal(found.depths[0, 0].numpy(), np.arange(3.0, 23.0))  # columns 2 to 21 of 24
@@ -153,7 +154,7 @@ def test_relative_labels_make_a_relative_predictor(tmp_path):
         (["--strong", "6"], "expected different ones"),
         (["--labels", "nowhere"], "model 'nowhere' is neither"),
         (["--root", "nowhere"], "nowhere"),
-        (["--data", "lsun"], "LSUN has no true depth"),
+        (["--data", "lsun"], "LSUN has no maps; it cannot be used for depth"),
         (["--model", "./nowhere"], "./nowhere"),
     ],
 )

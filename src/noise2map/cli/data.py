@@ -160,35 +160,52 @@ def check(
     shown: int = typer.Option(9, help="Samples on the contact sheet."),
 ) -> None:
     """Report counts, missing and broken files, sizes, classes, the range of depth; exit code 1 if files are at fault."""
-    from tqdm import tqdm
-
-    from noise2map.data.checking import check_dataset, check_lines
-    from noise2map.data.opening import PUBLIC_DATASETS
+    from noise2map.data.folder import split_names
 
     if broken not in ("skip", "raise"):
         raise ValueError(f"--broken must be skip or raise, got {broken!r}")
     if shown < 1:
         raise ValueError(f"--shown must be at least 1, got {shown}")
-    data = _open_for_check(dataset, root, split, task, depth_scale)
-    kind = PUBLIC_DATASETS.get(dataset)
-    split = split or (kind.evaluation_split if kind else "")
+    parts = split_names(root) if dataset == "folder" and not split else [split]
+    whole = True
+    for part in parts:
+        picture = sheet if sheet is None or len(parts) == 1 else sheet.with_stem(f"{sheet.stem}-{part}")
+        whole &= _check_split(dataset, root, part, task, depth_scale, limit, broken == "skip", picture, shown)
+    if not whole:
+        raise typer.Exit(1)
+
+
+def _check_split(
+    name: str, root: Path, split: str, task: str, depth_scale: float, limit: int, skip: bool, sheet: Path | None, shown: int
+) -> bool:
+    """Check one split and print what was found; whether it is complete."""
+    from tqdm import tqdm
+
+    from noise2map.data.checking import check_dataset, check_lines
+    from noise2map.data.opening import dataset_facts, open_dataset
+
+    facts = dataset_facts(name)
+    if len(facts.tasks) < 2:
+        task = (facts.task if facts.images else None) or "image"
+    data = open_dataset(name, root, split or None, task, depth_scale=depth_scale, missing="drop")
+    split = split or facts.evaluation_split or "" if name != "freedoom" else data.split
     with tqdm(unit="sample", disable=None) as bar:
         report = check_dataset(
             data,
-            f"{kind.title if kind else dataset} {split}".strip(),
+            f"{facts.title if facts.takes_root and name != 'folder' else name} {split}".strip(),
             limit,
-            broken == "skip",
-            kind.depth_median_m if kind else (0.2, 100.0),
-            kind.units_per_metre if kind else (1 / depth_scale if dataset == "folder" else None),
-            kind.released.get(split) if kind else None,
+            skip,
+            facts.depth_median_m or (0.2, 100.0),
+            1 / depth_scale if name == "folder" else facts.units_per_metre,
+            facts.released.get(split),
             _on(bar),
         )
-    print("\n".join(check_lines(report, data.id2label)))
+    id2label = getattr(data, "id2label", {})
+    print("\n".join(check_lines(report, id2label)))
     if sheet is not None and report.images:
         _write_sheet(sheet, data, shown, report.name)
         print(f"wrote {sheet}", file=sys.stderr)
-    if not report.complete:
-        raise typer.Exit(1)
+    return report.complete
 
 
 def _on(bar):
@@ -197,20 +214,6 @@ def _on(bar):
         bar.update(done - bar.n)
 
     return progress
-
-
-def _open_for_check(name: str, root: Path, split: str, task: str, depth_scale: float):
-    """The data set, without what is missing, so that all of it can be reported."""
-    from noise2map.data import PUBLIC_DATASETS, FolderDataset, FreedoomDataset, open_public_dataset
-
-    if name in PUBLIC_DATASETS:
-        return open_public_dataset(name, root, split or None, missing="drop")
-    folder = root / split if split and (root / split).is_dir() else root
-    if name == "freedoom":
-        return FreedoomDataset(folder, task)
-    if name == "folder":
-        return FolderDataset(folder, task, depth_scale=depth_scale)
-    raise ValueError(f"dataset must be one of {', '.join((*PUBLIC_DATASETS, 'freedoom', 'folder'))}, got {name!r}")
 
 
 def _write_sheet(path: Path, data, shown: int, heading: str) -> None:

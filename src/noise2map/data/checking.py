@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from noise2map.data.opening import PUBLIC_DATASETS
-from noise2map.data.paired import IGNORE
+from noise2map.data.paired import IGNORE, counted
 from noise2map.data.subsets import UNREADABLE, evenly_spaced
 
 # Depth is counted in bins of equal ratio, so that quantiles of billions of pixels take no memory: to 0.5 percent.
@@ -30,7 +30,7 @@ class CheckReport:
         listed: Samples that there should be.
         released: How many the released split has, if that is known.
         without_depth: Lines of the list that say that there is no depth; they are no samples.
-        missing: Files that are not there.
+        missing: Files that are not there, or have no partner.
         broken: What is wrong with the samples that could not be read.
         sizes: Number of samples by width and height.
         brightness: Least, mean and largest of the images' mean values, 0 to 255.
@@ -106,8 +106,10 @@ def check_dataset(
         raise ValueError(f"limit is {limit}; expected a number of samples, 0 for all")
     report = CheckReport(name, len(dataset), released, without_depth=getattr(dataset, "without_depth", 0))
     report.missing = [str(path) for path in getattr(dataset, "missing", [])]
-    report.class_pixels = np.zeros(len(dataset.id2label) + bool(dataset.id2label), np.int64)
-    report.class_images = np.zeros(len(dataset.id2label), np.int64)
+    id2label = getattr(dataset, "id2label", {})
+    report.class_pixels = np.zeros(len(id2label) + bool(id2label), np.int64)
+    report.class_images = np.zeros(len(id2label), np.int64)
+    report.warnings = list(getattr(dataset, "warnings", []))
     tally = _Tally(report)
     indices = evenly_spaced(len(dataset), limit or len(dataset))
     for done, index in enumerate(indices, 1):
@@ -119,7 +121,7 @@ def check_dataset(
             report.broken.append(str(error))
         progress(done, len(indices))
     tally.finish()
-    _warn(report, dataset.id2label, depth_median_m, units_per_metre, len(indices) < len(dataset))
+    _warn(report, id2label, depth_median_m, units_per_metre, len(indices) < len(dataset))
     return report
 
 
@@ -224,6 +226,33 @@ def scale_warning(report: CheckReport, bounds_m: tuple[float, float] | None, uni
     return text
 
 
+def check_classes(dataset: Any, id2label: Mapping[int, str], model_name: str) -> str | None:
+    """Compare the classes of a data set with a model's.
+
+    Returns:
+        A warning where the numbers agree but names differ, else None.
+
+    Raises:
+        ValueError: If the numbers of classes differ.
+    """
+    known = {int(index): str(label) for index, label in id2label.items()}
+    found = {int(index): str(label) for index, label in dataset.id2label.items()}
+    if len(known) != len(found):
+        raise ValueError(
+            f"model {model_name!r} knows {len(known)} classes ({_some(known)}), the data has {len(found)} ({_some(found)})"
+        )
+    different = [index for index in found if found[index] != known.get(index)]
+    if different:
+        first = different[0]
+        return f"class {first} is {known.get(first)!r} in the model and {found[first]!r} in the data ({len(different)} differ)"
+    return None
+
+
+def _some(names: Mapping[int, str]) -> str:
+    listed = [names[index] for index in sorted(names)]
+    return ", ".join(listed[:4]) + (", ..." if len(listed) > 4 else "")
+
+
 _SHOWN = 10
 
 _QUANTILES = (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)
@@ -233,15 +262,15 @@ _BAR_WIDTH = 30
 
 def check_lines(report: CheckReport, id2label: Mapping[int, str]) -> list[str]:
     """What was found, line by line: counts, files at fault, sizes, cameras, classes or depth, warnings."""
-    lines = [f"{report.name}: {report.images:,} of {report.listed:,} samples read"]
+    lines = [f"{report.name}: {report.images:,} of {counted(report.listed, 'sample')} read"]
     if report.without_depth:
-        lines.append(f"{report.without_depth} more are listed without depth")
-    lines += _listed("missing files", report.missing)
-    lines += _listed("broken samples", report.broken)
+        lines.append(f"{report.without_depth} more {'is' if report.without_depth == 1 else 'are'} listed without depth")
+    lines += _listed("missing file", report.missing)
+    lines += _listed("broken sample", report.broken)
     if not report.images:
         return lines + [f"warning: {text}" for text in report.warnings]
     sizes = [f"{width}x{height} ({count:,})" for (width, height), count in report.sizes.most_common(4)]
-    more = f" and {len(report.sizes) - 4} other sizes" if len(report.sizes) > 4 else ""
+    more = f" and {counted(len(report.sizes) - 4, 'other size')}" if len(report.sizes) > 4 else ""
     lines.append(f"sizes: {', '.join(sizes)}{more}")
     low, mean, high = report.brightness
     lines.append(f"images: mean value {mean:.0f} of 255, from {low:.0f} (darkest) to {high:.0f} (lightest)")
@@ -262,7 +291,7 @@ def _listed(what: str, found: list[str]) -> list[str]:
     if not found:
         return []
     more = [f"  and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
-    return [f"{len(found)} {what}:", *(f"  {text}" for text in found[:_SHOWN]), *more]
+    return [f"{counted(len(found), what)}:", *(f"  {text}" for text in found[:_SHOWN]), *more]
 
 
 def _class_lines(report: CheckReport, id2label: Mapping[int, str]) -> list[str]:

@@ -103,11 +103,15 @@ def decode_image(content: BinaryIO, name: str) -> Image.Image:
 
 
 def _load(path: str | Path, content: BinaryIO | None = None) -> Image.Image:
+    return _load_with_format(path, content)[0]
+
+
+def _load_with_format(path: str | Path, content: BinaryIO | None = None) -> tuple[Image.Image, str | None]:
     image_suffixes()  # registers the reader of HEIC, if there is one
     try:
         with Image.open(path if content is None else content) as image:
             image.load()
-            return ImageOps.exif_transpose(image)
+            return ImageOps.exif_transpose(image), image.format
     except _BROKEN as error:
         raise _unreadable(path, error) from error
 
@@ -151,9 +155,11 @@ def open_class_map(path: str | Path) -> np.ndarray:
 
     Raises:
         OSError: If the file cannot be decoded.
-        ValueError: If it is a colour image.
+        ValueError: If it is a color image, or a JPEG, whose compression makes up ids that nobody drew.
     """
-    image = _load(path)
+    image, kind = _load_with_format(path)
+    if kind in ("JPEG", "MPO"):
+        raise ValueError(f"{path} is a JPEG, whose compression changes class ids; save class maps as PNG")
     if image.mode not in ("L", "P", "1") and not image.mode.startswith("I"):
         raise ValueError(f"{path} has mode {image.mode}; class ids need a single-channel image (grey or palette)")
     return np.asarray(image).astype(np.int32)

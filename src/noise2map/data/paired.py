@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from noise2map.data.images import open_class_map, open_depth_map, open_image
+from noise2map.data.images import list_images, open_class_map, open_depth_map, open_image
+from noise2map.data.subsets import UNREADABLE
 
 IGNORE = 255
 
-_SHOWN = 5
+_SHOWN, _NAMED = 5, 20
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,53 @@ def read_depth(path: Path, metres_per_unit: float) -> dict[str, np.ndarray]:
     return {"depth_m": depth_m, "valid": depth_m > 0}
 
 
+def count_classes(map_folders: Sequence[Path], strict: bool = True) -> tuple[list[str], list[str]]:
+    """Names of as many classes as the ids in class maps need, and warnings where that looks wrong.
+
+    Files that cannot be read are passed over; whoever reads them later will say so.
+
+    Args:
+        map_folders: Folders of class maps.
+        strict: Refuse maps that do not hold two classes; else that is a warning.
+
+    Raises:
+        FileNotFoundError: If a folder is missing.
+        OSError: If no file can be read.
+        ValueError: If an id is out of range, or the maps do not hold two classes.
+    """
+    files_of: dict[int, list[Path]] = {}
+    errors: list[Exception] = []
+    for path in (path for folder in map_folders for path in list_images(folder)):
+        try:
+            ids = np.unique(open_class_map(path))
+        except UNREADABLE as error:
+            errors.append(error)
+            continue
+        for value in ids.tolist():
+            files_of.setdefault(value, []).append(path)
+    wrong = sorted(value for value in files_of if not 0 <= value <= IGNORE)
+    if wrong:
+        path = files_of[wrong[-1]][0]
+        raise ValueError(f"{path} has the class id {wrong[-1]}; expected 0 to {IGNORE - 1}, and {IGNORE} for unknown")
+    ids = sorted(files_of.keys() - {IGNORE})
+    warnings = []
+    if not ids or ids[-1] < 1:
+        advice = f"; {IGNORE} means 'not known': for a mask of two classes write 0 and 1" if IGNORE in files_of else ""
+        text = f"the maps in {map_folders[0]} hold no two classes, only {name_some(sorted(files_of)) or 'unreadable files'}{advice}"
+        if strict:
+            raise_together(errors)
+            raise ValueError(f"{text}; expected ids from 0 on in single-channel images")
+        return ["class 0"], [text]
+    count, last = ids[-1] + 1, files_of[ids[-1]]
+    if count > 2 * len(ids):
+        more = f" and {len(last) - 1} more" if len(last) > 1 else ""
+        warnings.append(
+            f"class ids reach {ids[-1]}, which makes {count} classes, but only {len(ids)} of them occur ({name_some(ids)}); "
+            f"id {ids[-1]} is in {last[0]}{more}: is it meant?"
+        )
+    return [f"class {index}" for index in range(count)], warnings
+
+
 def require_folder(root: str | Path, what: str, expected: str) -> Path:
     """Return ``root`` as a path if it is a folder.
 
@@ -172,6 +220,26 @@ def name_some(values: Sequence[object]) -> str:
     """The first few values, and how many more there are."""
     more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
     return ", ".join(str(value) for value in values[:_SHOWN]) + more
+
+
+def counted(number: int, what: str) -> str:
+    """``"1 file"``, ``"2 files"``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def raise_together(errors: Sequence[Exception]) -> None:
+    """Raise what is wrong with several files as one error that names each (the first few of many); one error as it is.
+
+    Raises:
+        OSError: If any of them is one.
+        ValueError: If not.
+    """
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        kind = OSError if any(isinstance(error, OSError) for error in errors) else ValueError
+        more = [f"and {len(errors) - _NAMED} more"] if len(errors) > _NAMED else []
+        raise kind("\n  ".join([f"{len(errors)} files are at fault:", *map(str, errors[:_NAMED]), *more]))
 
 
 ALL = "all"

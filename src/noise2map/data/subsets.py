@@ -73,6 +73,18 @@ class Subset:
         return self.dataset[self.indices[index]]
 
 
+def hold_out(dataset: Any, every: int) -> tuple[Subset, Subset]:
+    """Part a data set into training and validation: samples 0, ``every``, 2 ``every`` ... are held out for validation.
+
+    Raises:
+        ValueError: If ``every`` is below 2: nothing would be left to train on.
+    """
+    if every < 2:
+        raise ValueError(f"every is {every}; expected at least 2")
+    train = [index for index in range(len(dataset)) if index % every]
+    return Subset(dataset, train), Subset(dataset, range(0, len(dataset), every))
+
+
 class _Wrapper:
     """A data set with as many samples as the one it wraps; whatever else that one knows is asked of it."""
 

@@ -14,7 +14,7 @@ from noise2map.demo.section import DemoSection
 from noise2map.generation.depth_reading import depth_probe
 from noise2map.generation.evaluation.measurements import stack_images
 from noise2map.generation.evaluation.page import DepthViews, add_clouds, seed_item, seed_rows
-from noise2map.generation.evaluation.references import SHIPPED, ReferenceImages
+from noise2map.generation.evaluation.references import ReferenceImages
 from noise2map.generation.loading import DEFAULT, camera_of, load_generator
 from noise2map.generation.sampling import SamplingOptions
 from noise2map.generation.sampling import draw as draw_seeds
@@ -194,7 +194,7 @@ def _scores(
     pipe: DepthGuidedPipeline, drawn: dict[str, tuple[Tensor, Tensor]], estimator: Any, side: int
 ) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:
     """A row for each setting and one for real frames; and by setting, how far the readings of each image differ."""
-    references = ReferenceImages(SHIPPED, side, _REFERENCES)
+    references = ReferenceImages("samples", side, _REFERENCES)
     frames = stack_images(references, range(len(references)))
     real = {"references": (frames, estimator(frames.to(pipe.device)).float().cpu())}
     probe, rows, apart = depth_probe(pipe, _PROBE_TIMESTEP), [], {}

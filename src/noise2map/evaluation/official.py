@@ -7,7 +7,8 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
-from noise2map.data.evaluation_crops import EVALUATION_VIEWS, SUN_RGBD_FARTHEST_M
+from noise2map.data.evaluation_crops import SUN_RGBD_FARTHEST_M
+from noise2map.data.opening import DATASETS
 from noise2map.data.subsets import Cropped
 from noise2map.evaluation.test_time import SCALES, ViewPlan
 from noise2map.report.tables import text_table
@@ -79,7 +80,7 @@ def evaluation_plan(
 
 def look_at(data: Any, dataset: str, protocol: str) -> Any:
     """The data set cut and masked as its official protocol asks; as it is for the other protocols."""
-    view = EVALUATION_VIEWS.get(dataset) if protocol == "official" else None
+    view = DATASETS[dataset].evaluation_crop if protocol == "official" else None
     return data if view is None else Cropped(data, view)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from noise2map.data.checking import warn_of_scale
+from noise2map.data.checking import check_classes, warn_of_scale
 from noise2map.data.folder import FolderPart, open_folder_part
-from noise2map.data.opening import PUBLIC_DATASETS, check_classes, evaluation_split, open_dataset
+from noise2map.data.opening import PUBLIC_DATASETS, evaluation_split, open_dataset
 from noise2map.data.subsets import Subset
 from noise2map.evaluation import report as tables
 from noise2map.evaluation.bev import layer_table, named_protocols, protocol_label
@@ -212,7 +212,7 @@ def run_evaluation(job: EvaluationJob, say: Callable[[str], object] = lambda tex
             evaluation = evaluate_model(model, processor, subset, grid, *options)
         evaluations.append(evaluation)
         _add(report, evaluation, name, facts, job.resamples)
-        if split == evaluation_split(job.dataset) and job.window is None:
+        if split == evaluation_split(job.dataset, job.root) and job.window is None:
             _add_published(report, evaluation, model, job)
         if not task.of_images:
             count = len(evaluation.results)

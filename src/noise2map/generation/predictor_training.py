@@ -7,13 +7,14 @@ from typing import Any
 import diffusers
 import torch
 
+from noise2map.data.opening import open_dataset
 from noise2map.generation.loading import load_generator
 from noise2map.inference.depth_models import load_depth_model
 from noise2map.inference.loading import pick_device
 from noise2map.report.tables import text_table
 from noise2map.runs.files import check_writable
 from noise2map.runs.provenance import provenance
-from noise2map.training.generators.depth_labels import TRUTH, LabelledImages, choose, open_labelled, read_images
+from noise2map.training.generators.depth_labels import TRUTH, LabelledImages, choose, read_images
 from noise2map.training.generators.predictor_study import PredictorStudyOptions, run_predictor_study
 
 
@@ -83,8 +84,17 @@ def train_predictors(options: PredictorTrainingOptions) -> list[dict[str, Any]]:
 def _read(options: PredictorTrainingOptions, size: int, device: torch.device) -> tuple[LabelledImages, LabelledImages]:
     """The images to learn from and those to score on, squares of the generator's size."""
     sources = (options.labels, options.val_labels or options.labels)
-    parts = zip((options.root, options.val_root), ("train", "val"), sources)
-    train, val = (open_labelled(options.data, root, split, source == TRUTH, options.depth_scale) for root, split, source in parts)
+    lsun = options.data == "lsun"  # the others are folders of one split each
+    train, val = (
+        open_dataset(
+            options.data,
+            root,
+            split if lsun else None,
+            "depth" if source == TRUTH else "image",
+            depth_scale=options.depth_scale,
+        )
+        for root, split, source in zip((options.root, options.val_root), ("train", "val"), sources)
+    )
     chosen = (
         choose(len(train), options.study.counts[-1], options.study.seed),
         choose(len(val), min(options.val_images, len(val)), None),

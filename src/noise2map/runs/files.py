@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -53,14 +53,14 @@ def writing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        _name_final(error, temporary, path)
-        raise
+        _raise_naming(path, error, temporary)
 
 
-def _name_final(error: BaseException, temporary: Path, path: Path) -> None:
+def _raise_naming(path: Path, error: BaseException, temporary: Path) -> NoReturn:
     """Let an error of the file system name the file that was asked for; one about some other file keeps its name."""
     if isinstance(error, OSError) and error.errno is not None and error.filename in (None, str(temporary)):
-        error.filename, error.filename2 = str(path), None
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    raise error
 
 
 def write_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
@@ -168,8 +168,7 @@ def writing_directory(target: str | os.PathLike[str], *, replace: bool = True) -
         replace_directory(temporary, target)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        _name_final(error, temporary, target)
-        raise
+        _raise_naming(target, error, temporary)
 
 
 def check_writable(folder: Path) -> None:

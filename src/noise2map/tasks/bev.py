@@ -8,9 +8,8 @@ import torch
 from accelerate.utils import send_to_device
 from torch import Tensor
 
-from noise2map.data.freedoom.surround import FreedoomSurroundDataset
 from noise2map.data.nuscenes import NuScenesDataset
-from noise2map.data.opening import BEV_DATA_SETS
+from noise2map.data.opening import open_dataset
 from noise2map.metrics import BEV_THRESHOLDS, BevScores, ExpectedCalibrationError, bev_counts, bev_scores
 from noise2map.models.bev import Noise2MapBevConfig, Noise2MapBevProcessor, Noise2MapForBevSegmentation
 from noise2map.tasks.base import Scorer, ScoringOptions, Task, scoring_device, sort_rows
@@ -123,24 +122,17 @@ def open_bev_dataset(name: str, root: str | Path | None, split: str, model: Any,
         OSError: If files are missing.
         ValueError: If the name is unknown, the root is missing, or the split holds nothing.
     """
-    if name not in BEV_DATA_SETS:
-        raise ValueError(f"dataset must be one of {', '.join(BEV_DATA_SETS)} for a model for bird's-eye-view maps, got {name!r}")
-    if root is None:
-        raise ValueError(f"dataset {name!r} needs the folder of the data (--root)")
-    return bev_data_set(name, str(root), split, processor.sweeps, model.config)
+    return bev_data_set(name, root, split, processor.sweeps, model.config)
 
 
-def bev_data_set(name: str, root: str, split: str, sweeps: int, config: Noise2MapBevConfig) -> NuScenesDataset:
+def bev_data_set(name: str, root: str | Path | None, split: str, sweeps: int, config: Noise2MapBevConfig) -> NuScenesDataset:
     """A split of a data set, its map on the grid of the model.
 
     Raises:
         OSError: if files are missing.
         ValueError: if the split has no sample, or the map's grid is not centred on the car.
     """
-    options = {"sensors": tuple(config.sensors), "sweeps": sweeps, **map_extent(config)}
-    if name == "freedoom-surround":
-        return FreedoomSurroundDataset(root, split, **options)
-    return NuScenesDataset(root, split, **options)
+    return open_dataset(name, root, split, "bev", sensors=tuple(config.sensors), sweeps=sweeps, **map_extent(config))
 
 
 def map_extent(config: Noise2MapBevConfig) -> dict[str, Any]:

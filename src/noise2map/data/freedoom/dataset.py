@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from noise2map.data.freedoom import format as store
-from noise2map.data.freedoom.catalog import DEFAULT_GAIN, brighten, check_classes, class_names, class_palette, merge_classes
+from noise2map.data.freedoom.catalog import DEFAULT_GAIN, SPLITS, brighten, check_classes, class_names, class_palette, merge_classes
 from noise2map.data.images import open_class_map, open_depth_map, open_image, open_normals_map
 
 _TASKS = ("segmentation", "depth", "normals", "both", "image")
@@ -92,3 +92,37 @@ class FreedoomDataset:
 
     def _file(self, part: str, number: int) -> Path:
         return store.file_of(self.root, part, number)
+
+
+def is_rendered(folder: Path) -> bool:
+    """Whether a folder is a rendered split."""
+    return (folder / store.DESCRIPTION).is_file()
+
+
+def open_rendered(root: str | Path, split: str | None = None, task: str = "segmentation", **options: Any) -> FreedoomDataset:
+    """Open a split from its folder or from the folder of several splits.
+
+    Args:
+        root: The folder of the split, or one with ``train/``, ``val/`` or ``test/``.
+        split: The split; by default the one that ``root`` holds, or ``test/`` in it.
+        task: See :class:`FreedoomDataset`.
+        **options: Likewise.
+
+    Raises:
+        FileNotFoundError: If the split is not there, naming those that are, and the command that makes it.
+        ValueError: If ``root`` holds another split.
+    """
+    root = Path(root)
+    wanted = split or (root.name if root.name in SPLITS else "test")
+    folder = next((place for place in (root / wanted, root) if is_rendered(place)), None)
+    if folder is None:
+        there = [name for name in SPLITS if is_rendered(root / name)]
+        found = f"; it holds {' and '.join(there)}" if there else ""
+        target = root if root.name == wanted else root / wanted
+        command = f"noise2map data freedoom --split {wanted} --out {target}"
+        fault = f"holds no rendered split {wanted!r}{found}" if root.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{root} {fault} (make it with: {command})")
+    dataset = FreedoomDataset(folder, task, **options)
+    if split is not None and dataset.split != split:
+        raise ValueError(f"{folder} holds the split {dataset.split!r}, not {split!r}")
+    return dataset

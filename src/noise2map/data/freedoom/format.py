@@ -13,6 +13,8 @@ from noise2map.runs.files import TEMPORARY_SUFFIX, write_text
 
 FORMAT = 1
 
+DESCRIPTION = "dataset.json"
+
 PARTS = ("image", "depth", "labels")
 
 CENTIMETRES = 100.0
@@ -71,10 +73,10 @@ def read_description(root: Path) -> dict[str, Any]:
         FileNotFoundError: If the folder is not a rendered split.
         ValueError: If the file is not readable JSON or of another format.
     """
-    path = root / "dataset.json"
+    path = root / DESCRIPTION
     if not path.is_file():
         raise FileNotFoundError(
-            f"{root} is not a Freedoom split: it has no dataset.json (make one with: noise2map data freedoom --out {root})"
+            f"{root} is not a Freedoom split: it has no {DESCRIPTION} (make one with: noise2map data freedoom --out {root})"
         )
     try:
         description = json.loads(path.read_text())

@@ -37,7 +37,7 @@ class GeneratorOptions:
 
     Attributes:
         model: The generator, by folder or hub id.
-        references: Real images, see :func:`~noise2map.generation.evaluation.references.open_references`.
+        references: Real images, see :func:`~noise2map.data.opening.open_dataset`.
         out: Folder of samples, measurements and results.
         depth_predictor: Depth predictor, if the generator's folder has none.
         depth_priors: Depth priors; the first is the one of the main table, all of them are swept if there are several.

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from noise2map.data.opening import open_dataset
 from noise2map.generation.depth_reading import probe_name
-from noise2map.generation.evaluation.references import open_references
 from noise2map.generation.experiments.small_depth import fit_small_depth, score_small_depth
 from noise2map.generation.experiments.training_sets import ARMS, ExperimentOptions, guidance_of, real_images, training_set
 from noise2map.generation.loading import load_generator
@@ -116,8 +116,8 @@ def run_experiment(options: ExperimentOptions) -> ExperimentReport:
     if pipe.depth_prior is None:
         logger.warning("no depth prior: guided means DCG alone")
     size = predictor.image_size[0]
-    test_images, test_depth = real_images(open_references(options.test, "depth"), options.limit, size)
-    real = open_references(options.real, "depth") if {"real", "real-predicted"} & set(options.arms) else None
+    test_images, test_depth = real_images(open_dataset(options.test, task="depth"), options.limit, size)
+    real = open_dataset(options.real, task="depth") if {"real", "real-predicted"} & set(options.arms) else None
     if real is not None and len(real) < options.images:
         raise ValueError(f"{options.real} holds {len(real)} images; expected at least --images {options.images}")
     runs = []

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from noise2map.data.freedoom import FreedoomDataset, load_samples
+from noise2map.data.freedoom import FreedoomDataset
 from noise2map.data.freedoom.catalog import DEFAULT_GAIN
+from noise2map.data.freedoom.dataset import is_rendered
 from noise2map.data.freedoom.shipped import SAMPLES_ROOT
+from noise2map.data.opening import open_dataset
 from noise2map.rendering.export.layouts import LAYOUTS
 from noise2map.rendering.export.writer import FrameWriter
 from noise2map.runs.files import write_text, writing_directory
@@ -56,17 +58,17 @@ def open_source(source: str | Path, evaluation: str = "test", gain: float = DEFA
     if evaluation not in ("test", "val"):
         raise ValueError(f"the evaluation split is made of 'test' or 'val', got {evaluation!r}")
     if str(source) == SAMPLES:
-        return [load_samples("train", "both", gain=gain), load_samples(evaluation, "both", gain=gain)]
+        return [open_dataset(SAMPLES, split=name, task="both", gain=gain) for name in ("train", evaluation)]
     root = Path(source)
-    if (root / "dataset.json").is_file():
-        only = FreedoomDataset(root, "both", gain=gain)
+    if is_rendered(root):
+        only = open_dataset("freedoom", root, task="both", gain=gain)
         return [only, None] if only.split == "train" else [None, only]
-    found = [root / name if (root / name / "dataset.json").is_file() else None for name in ("train", evaluation)]
-    if not any(found):
+    if not any(is_rendered(root / name) for name in ("train", evaluation)):
         raise FileNotFoundError(
             f"{root} holds no rendered split (train or {evaluation}); make one with: noise2map data freedoom --out {root / 'train'}"
         )
-    return [None if folder is None else FreedoomDataset(folder, "both", gain=gain) for folder in found]
+    found = [name if is_rendered(root / name) else None for name in ("train", evaluation)]
+    return [None if name is None else open_dataset("freedoom", root, name, "both", gain=gain) for name in found]
 
 
 def export_frames(

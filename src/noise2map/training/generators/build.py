@@ -8,10 +8,9 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import set_seed
 
-from noise2map.data.center_crop import DepthFolder, PictureFolder, SquareCrops
-from noise2map.data.freedoom import FreedoomDataset
-from noise2map.data.lsun import LsunDataset
-from noise2map.data.subsets import Subset
+from noise2map.data.center_crop import SquareCrops
+from noise2map.data.opening import open_dataset
+from noise2map.data.subsets import Subset, hold_out
 from noise2map.data.transforms import HorizontalFlip
 from noise2map.guidance import DepthPrior, decoder_blocks
 from noise2map.guidance.depth_range import DepthRange
@@ -35,11 +34,7 @@ def make_datasets(recipe: GeneratorRecipe) -> tuple[SquareCrops, SquareCrops]:
     else:
         if len(train) < 2:
             raise ValueError(f"{data.train} holds {len(train)} picture; expected at least 2, one of which is held out")
-        every = min(data.hold_out_every, len(train))
-        train, val = (
-            Subset(train, [index for index in range(len(train)) if index % every]),
-            Subset(train, list(range(0, len(train), every))),
-        )
+        train, val = hold_out(train, min(data.hold_out_every, len(train)))
     return _squares(recipe, train), _squares(recipe, val)
 
 
@@ -53,10 +48,10 @@ def _squares(recipe: GeneratorRecipe, dataset: Any) -> SquareCrops:
 def _open(recipe: GeneratorRecipe, root: str, split: str) -> Any:
     data = recipe.data
     if data.name == "lsun":
-        return LsunDataset(root, data.category, split, data.limit)
+        return open_dataset("lsun", root, split, category=data.category, limit=data.limit)
     if data.name == "folder":
-        return PictureFolder(root) if recipe.model.target == "image" else DepthFolder(root, data.depth_scale)
-    return FreedoomDataset(root, task=recipe.model.target)
+        return open_dataset("images" if recipe.model.target == "image" else "depth-maps", root, depth_scale=data.depth_scale)
+    return open_dataset("freedoom", root, task=recipe.model.target)
 
 
 def make_generator_model(recipe: GeneratorRecipe, intrinsics: Any = None) -> UNetWithLoss:

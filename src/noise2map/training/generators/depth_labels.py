@@ -1,7 +1,6 @@
 """Labelled images for depth predictors: true depth of a dataset, or what a depth model says about any images."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,15 +9,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from noise2map.data.center_crop import PictureFolder, square_image, square_map
-from noise2map.data.folder import FolderDataset
-from noise2map.data.freedoom import FreedoomDataset
-from noise2map.data.lsun import LsunDataset
+from noise2map.data.center_crop import square_image, square_map
 from noise2map.data.subsets import evenly_spaced
 
 TRUTH = "truth"
-
-SOURCES = ("freedoom", "folder", "lsun")
 
 
 @dataclass
@@ -48,34 +42,6 @@ class LabelledImages:
         """The same with missing depth as far as ``far_m`` metres: sky."""
         filled = torch.where(self.depths > 0, self.depths, torch.full_like(self.depths, far_m))
         return LabelledImages(self.images, filled, self.metric, self.source)
-
-
-def open_labelled(kind: str, root: str, split: str, with_depth: bool, depth_scale: float = 0.001) -> Any:
-    """A data set of raw samples.
-
-    Args:
-        kind: ``"freedoom"``, ``"folder"`` (``images/`` and, with depth, 16-bit ``maps/``; or images alone) or ``"lsun"``.
-        root: its folder.
-        split: of LSUN.
-        with_depth: whether true depth is needed.
-        depth_scale: metres per unit of a folder's maps.
-
-    Raises:
-        OSError: if there is no such folder.
-        ValueError: if the kind is unknown, or has no true depth.
-    """
-    if kind not in SOURCES:
-        raise ValueError(f"data is {kind!r}; expected one of {', '.join(SOURCES)}")
-    if kind == "freedoom":
-        return FreedoomDataset(root, task="depth" if with_depth else "image")
-    if kind == "lsun":
-        if with_depth:
-            raise ValueError("LSUN has no true depth; name a depth model as labels")
-        return LsunDataset(root, split=split)
-    if with_depth:
-        return FolderDataset(root, task="depth", depth_scale=depth_scale)
-    inside = Path(root) / "images"
-    return PictureFolder(inside if inside.is_dir() else root)
 
 
 class DepthLabeller(Protocol):

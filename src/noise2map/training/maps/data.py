@@ -9,24 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from noise2map.data.ade20k_classes import CLASSES as ADE20K_CLASSES
 from noise2map.data.checking import warn_of_scale
-from noise2map.data.cityscapes import CLASSES as CITYSCAPES_CLASSES
-from noise2map.data.evaluation_crops import EVALUATION_VIEWS
 from noise2map.data.folder import FolderDataset
-from noise2map.data.freedoom import FreedoomDataset
 from noise2map.data.freedoom.catalog import class_names as freedoom_classes
-from noise2map.data.freedoom.surround import SURROUND_LAYERS
-from noise2map.data.nuscenes import MAP_LAYERS, BevAugmentation, NuScenesDataset
-from noise2map.data.opening import open_public_dataset
-from noise2map.data.subsets import Cropped, SkipUnreadable, Subset
+from noise2map.data.nuscenes import BevAugmentation, NuScenesDataset
+from noise2map.data.opening import DATASETS, open_dataset
+from noise2map.data.subsets import Cropped, SkipUnreadable, Subset, hold_out
 from noise2map.data.transforms import Compose, Photometric, RatioResize, Transform, default_transform, published_transform
 from noise2map.data.transforms.photometric import SurroundColours
 from noise2map.models.bev import Noise2MapBevConfig, Noise2MapBevProcessor
 from noise2map.runs.data_split import DataSplit
 from noise2map.tasks import get_task
 from noise2map.tasks.bev import bev_data_set
-from noise2map.training.maps.recipe import PUBLIC_DATA_SETS, BevSection, Recipe
+from noise2map.training.maps.recipe import FOLDERS, BevSection, Recipe
 
 
 def bev_config(fields: Mapping[str, Any], size: tuple[int, int] | None) -> Noise2MapBevConfig:
@@ -60,11 +55,6 @@ def bev_transform(section: BevSection, dataset: NuScenesDataset, size: tuple[int
     return Compose([SurroundColours(Photometric(photometric)), augmentation])
 
 
-BEV_LAYERS = {"nuscenes": tuple(MAP_LAYERS), "freedoom-surround": SURROUND_LAYERS}
-
-_PUBLIC_CLASSES = {"ade20k": ADE20K_CLASSES, "cityscapes": CITYSCAPES_CLASSES}
-
-
 def make_data(recipe: Recipe, config: Any = None) -> tuple[Any, Any]:
     """The training and validation sets of a recipe; public depth sets are validated on the pixels that their evaluation counts.
 
@@ -82,11 +72,10 @@ def make_data(recipe: Recipe, config: Any = None) -> tuple[Any, Any]:
         warnings.warn(scale, stacklevel=2)
     every = recipe.data.hold_out_every
     if every:
-        train = Subset(train, [index for index in range(len(train)) if index % every])
-        val = Subset(val, list(range(0, len(val), every)))
+        train, val = hold_out(train, every)
     if recipe.data.skip_broken:
         train = SkipUnreadable(train, recipe.data.skip_broken)
-    view = EVALUATION_VIEWS.get(recipe.data.name)
+    view = DATASETS[recipe.data.name].evaluation_crop
     return train, val if view is None else Cropped(val, view)
 
 
@@ -113,14 +102,14 @@ def _image_files(dataset: Any) -> dict[str, Path] | None:
 
 def _data_set(recipe: Recipe, part: str, config: Any) -> Any:
     data, task = recipe.data, recipe.model.task
-    if data.name in BEV_LAYERS:
+    if not DATASETS[data.name].images:
         return bev_data_set(data.name, data.root or "", part, recipe.bev.sweeps, config)
-    if data.name in PUBLIC_DATA_SETS:
-        return open_public_dataset(data.name, data.root or "", part, task)
-    if data.name == "freedoom":
-        return FreedoomDataset(part, task=task, classes=data.classes)
+    if data.name not in FOLDERS:
+        return open_dataset(data.name, data.root, part, task)
     names = dict(enumerate(data.class_names)) if data.class_names else None
-    return FolderDataset(part, task=task, id2label=names, depth_scale=data.depth_scale)
+    if data.name == "folder":
+        return FolderDataset(part, task, names, data.depth_scale)
+    return open_dataset(data.name, part, None, task, classes=data.classes)
 
 
 def class_names(recipe: Recipe) -> dict[int, str]:
@@ -130,16 +119,18 @@ def class_names(recipe: Recipe) -> dict[int, str]:
         ValueError: if the classes of a folder are neither in the recipe nor in its ``classes.json``.
     """
     data = recipe.data
-    if data.name in BEV_LAYERS:
-        return dict(enumerate(BEV_LAYERS[data.name]))
+    facts = DATASETS[data.name]
+    if not facts.images:
+        return dict(facts.classes or {})
     if not get_task(recipe.model.task).has_classes:
         return {}
     if data.class_names:
         return dict(enumerate(data.class_names))
-    if data.name in _PUBLIC_CLASSES:
-        return {index: entry[0] for index, entry in enumerate(_PUBLIC_CLASSES[data.name])}
     if data.name == "freedoom":
         return freedoom_classes(data.classes)
+    known = DATASETS[data.name].classes
+    if known is not None:
+        return dict(known)
     path = Path(data.train) / "classes.json"
     if data.name != "folder" or not path.is_file():
         raise ValueError(f"the classes of {data.name} are not known: set data.class_names, or write {path}")
@@ -150,7 +141,7 @@ def class_names(recipe: Recipe) -> dict[int, str]:
 def make_transform(recipe: Recipe, train_set: Any = None) -> Transform:
     """The augmentation of the training samples; that of bird's-eye-view maps draws the map of ``train_set`` anew."""
     data, crop, size = recipe.data, recipe.crop_size(), recipe.image_size()
-    if data.name in BEV_LAYERS:
+    if not DATASETS[data.name].images:
         return bev_transform(recipe.bev, train_set, size, data.photometric)
     if crop is not None:
         width, height = crop

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from noise2map.data.opening import BEV_DATA_SETS
 from noise2map.tasks import get_task, task_of
 from noise2map.training.maps.build import make_config
 from noise2map.training.maps.data import class_names
-from noise2map.training.maps.recipe import PUBLIC_DATA_SETS, Recipe
+from noise2map.training.maps.recipe import FOLDERS, Recipe
 from noise2map.training.optimization import decayed_parameters
 
 _GIB = 2**30
@@ -187,7 +186,7 @@ def kept_bytes(own: set[int]) -> Iterator[dict[int, int]]:
 
 def _remarks(recipe: Recipe) -> list[str]:
     data, model, remarks = recipe.data, recipe.model, []
-    folders = [data.root or ""] if data.name in (*PUBLIC_DATA_SETS, *BEV_DATA_SETS) else [data.train, data.val]
+    folders = [data.train, data.val] if data.name in FOLDERS else [data.root or ""]
     remarks += [f"no folder {folder} yet" for folder in dict.fromkeys(folders) if not Path(folder).is_dir()]
     if model.init_from is not None:
         there = (Path(model.init_from) / "config.json").is_file()

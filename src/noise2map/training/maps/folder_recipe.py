@@ -1,6 +1,5 @@
 """A recipe for the user's own folder: looked through first, then sane defaults for what is in it."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -9,14 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from noise2map.data.folder import FolderDataset
-from noise2map.data.images import image_size, list_images, open_class_map
-from noise2map.data.paired import IGNORE
+from noise2map.data.folder import CLASSES_FILE, HOLD_OUT_EVERY, FolderDataset, read_classes, read_whole
+from noise2map.data.images import image_size, list_images
+from noise2map.data.paired import count_classes
 from noise2map.tasks import get_task
 from noise2map.training.maps.recipe import Recipe, make_recipe
 from noise2map.training.recipe_files import recipe_tree
-
-VALIDATION_EVERY = 8
 
 _LONG_SIDE = 320
 
@@ -56,10 +53,11 @@ def folder_recipe(
     kind = get_task(task)
     split = (root / "train").is_dir() and (root / "val").is_dir()
     parts = [root / "train", root / "val"] if split else [root]
-    names = _class_names(root, parts) if kind.has_classes else None
+    names = _class_names(root, parts, say) if kind.has_classes else None
     labelled = None if names is None else dict(enumerate(names))
-    sets = [FolderDataset(part, task, labelled, depth_scale) for part in parts]
-    count = len(sets[0]) if split else len(sets[0]) - len(range(0, len(sets[0]), VALIDATION_EVERY))
+    sets = [FolderDataset(part, task, labelled, depth_scale, missing="drop") for part in parts]
+    fields = _read_all(sets, kind.in_metres, say)
+    count = len(sets[0]) if split else len(sets[0]) - len(range(0, len(sets[0]), HOLD_OUT_EVERY))
     if count < 2:
         raise ValueError(f"{root} holds {len(sets[0])} pictures; expected at least 4 to train on some and to validate on others")
     tree = recipe_tree(f"freedoom-{task}-tiny")
@@ -72,15 +70,12 @@ def folder_recipe(
         "name": "folder",
         "train": str(parts[0]),
         "val": str(parts[-1]),
-        "hold_out_every": 0 if split else VALIDATION_EVERY,
+        "hold_out_every": 0 if split else HOLD_OUT_EVERY,
         "class_names": names,
         "depth_scale": depth_scale,
         "size": f"{width}x{height}",
     }
-    if kind.in_metres:
-        tree["model"]["config"] |= _depth_fields(sets, say)
-    else:
-        _check_all(sets)
+    tree["model"]["config"] |= fields
     tree["schedule"]["warmup_iterations"] = min(200, iterations // 10)
     tree["train"] |= {"iterations": iterations, "batch_size": batch, "threads": 0, "bf16": False, "log_every": 20}
     tree["train"] |= {"save_every": 100, "eval_every": max(100, iterations // 500 * 100), "eval_images": 96}
@@ -90,29 +85,15 @@ def folder_recipe(
     return make_recipe(tree, overrides)
 
 
-def _class_names(root: Path, parts: list[Path]) -> list[str]:
+def _class_names(root: Path, parts: list[Path], say: Callable[[str], object]) -> list[str]:
     """Names of the classes in the order of their ids."""
     for folder in (root, *parts):
-        path = folder / "classes.json"
-        if path.is_file():
-            try:
-                found = json.loads(path.read_text(encoding="utf-8"))
-                if isinstance(found, dict):
-                    found = [found[key] for key in sorted(found, key=int)]
-                return [str(name) for name in found]
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"{path} must hold a list of names or an object from id to name: {error}") from error
-    highest = -1
-    for part in parts:
-        for path in list_images(part / "maps"):
-            ids = np.unique(open_class_map(path))
-            ids = ids[ids != IGNORE]
-            if len(ids) and (ids.min() < 0 or ids.max() > IGNORE):
-                raise ValueError(f"{path} has the class id {int(ids.max())}; expected 0 to {IGNORE - 1}, and {IGNORE} for unknown")
-            highest = max(highest, int(ids.max()) if len(ids) else -1)
-    if highest < 1:
-        raise ValueError(f"the maps in {parts[0] / 'maps'} hold no two classes; expected ids from 0 on in single-channel images")
-    return [f"class {index}" for index in range(highest + 1)]
+        if (folder / CLASSES_FILE).is_file():
+            return list(read_classes(folder / CLASSES_FILE).values())
+    names, warnings = count_classes([part / "maps" for part in parts])
+    for text in warnings:
+        say(f"warning: {text}")
+    return names
 
 
 def training_size(parts: list[Path]) -> tuple[int, int]:
@@ -123,21 +104,16 @@ def training_size(parts: list[Path]) -> tuple[int, int]:
     return max(32, round(width * scale / 32) * 32), max(32, round(height * scale / 32) * 32)
 
 
-def _check_all(sets: list[FolderDataset]) -> None:
-    for dataset in sets:
-        dataset.check()
-
-
-def _depth_fields(sets: list[FolderDataset], say: Callable[[str], object]) -> dict[str, Any]:
-    """Depth range of the model from that of the data; unlikely values are pointed out."""
+def _read_all(sets: list[FolderDataset], in_metres: bool, say: Callable[[str], object]) -> dict[str, Any]:
+    """Reads every pair; for depth, the range of the model's from that of the data, and a remark where its scale is unlikely."""
     low, high, medians = math.inf, 0.0, []
-    for dataset in sets:
-        for index in range(len(dataset)):
-            sample = dataset[index]
-            known = sample["depth_m"][sample["valid"]]
-            if len(known):
-                low, high = min(low, float(np.quantile(known, 0.001))), max(high, float(known.max()))
-                medians.append(float(np.median(known)))
+    for sample in read_whole(sets):
+        known = sample["depth_m"][sample["valid"]] if in_metres else ()
+        if len(known):
+            low, high = min(low, float(np.quantile(known, 0.001))), max(high, float(known.max()))
+            medians.append(float(np.median(known)))
+    if not in_metres:
+        return {}
     if not medians:
         raise ValueError(f"the depth maps of {sets[0].root} hold no depth: all values are 0")
     median = float(np.median(medians))

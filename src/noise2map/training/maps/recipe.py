@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from noise2map.data.opening import BEV_DATA_SETS
+from noise2map.data.opening import DATASETS, dataset_names
 from noise2map.tasks import TASKS
 from noise2map.training.recipe_files import load_as, make_as
 from noise2map.training.recipe_sections import OptimSection, RunSection, ScheduleSection, expect, parse_pixels
@@ -62,9 +62,9 @@ class BevSection:
             raise ValueError(f"recipe field bev.{name} is {getattr(self, name)!r}; expected {expected}")
 
 
-PUBLIC_DATA_SETS = ("ade20k", "cityscapes", "kitti", "nyu", "nyu-labelled", "sun-rgbd")
+FOLDERS = ("freedoom", "folder")
 
-DATA_SETS = ("freedoom", "folder", *PUBLIC_DATA_SETS, *BEV_DATA_SETS)
+"""Data sets of which `data.train` and `data.val` are folders; of the others they are splits of the folder `data.root`."""
 
 TRANSFORMS = ("default", "ade20k", "cityscapes", "kitti", "nyu")
 
@@ -175,7 +175,6 @@ class Recipe:
 
     def __post_init__(self) -> None:
         expect(self.model.task in TASKS, "model.task", self.model.task, f"one of {', '.join(TASKS)}")
-        expect(self.data.name in DATA_SETS, "data.name", self.data.name, f"one of {', '.join(DATA_SETS)}")
         expect(self.data.classes in (8, 10), "data.classes", self.data.classes, "10 or 8")
         self.optim.check()
         self.train.check()
@@ -203,9 +202,9 @@ class Recipe:
         one_folder = data.name == "folder" and data.train == data.val
         good = data.hold_out_every == 0 or (data.hold_out_every >= 2 and one_folder)
         expect(good, "data.hold_out_every", data.hold_out_every, "0, or at least 2 where a folder is both train and val")
-        names = BEV_DATA_SETS if self.model.task == "bev" else tuple(name for name in DATA_SETS if name not in BEV_DATA_SETS)
+        names = [name for name in dataset_names(self.model.task) if DATASETS[name].takes_root]
         expect(data.name in names, "data.name", data.name, f"one of {', '.join(names)} for task {self.model.task}")
-        if data.name in (*PUBLIC_DATA_SETS, *BEV_DATA_SETS) and data.root is None:
+        if data.name not in FOLDERS and data.root is None:
             raise ValueError(f"data.root is not set; expected the folder of {data.name}")
 
     def image_size(self) -> tuple[int, int] | None:
@@ -223,7 +222,7 @@ class Recipe:
             FileNotFoundError: if a folder of the recipe is missing, saying where it comes from.
         """
         data = self.data
-        for name in ("root",) if data.name in (*PUBLIC_DATA_SETS, *BEV_DATA_SETS) else ("train", "val"):
+        for name in ("train", "val") if data.name in FOLDERS else ("root",):
             folder = getattr(data, name)
             if Path(folder).is_dir():
                 continue
@@ -233,7 +232,7 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, as in the YAML file."""
         tree = dataclasses.asdict(self)
-        if self.data.name not in BEV_DATA_SETS:
+        if DATASETS[self.data.name].images:
             del tree["bev"]
         return tree
 
