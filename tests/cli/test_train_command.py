@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from noise2map.cli import main
+from noise2map.runs.output_folder import locked
 from noise2map.training import read_metrics
 
 TINY = """
@@ -154,6 +155,14 @@ def test_resuming_with_other_settings_is_refused_by_name(tmp_path, recipe, capsy
     assert content(out) == before
     # What is looked at on the way may change.
     assert run("train", recipe, "--out", out, "--resume", "--set", "train.eval_every=1", "--set", "train.threads=2") == 0
+
+
+def test_a_second_process_is_refused_before_it_has_read_anything(tmp_path, recipe, capsys):
+    out = tmp_path / "run"
+    with locked(out):
+        assert run("train", recipe, "--out", out) == 2
+        assert "another process" in capsys.readouterr().err and [path.name for path in out.iterdir()] == [".noise2map.lock"]
+    assert not out.exists()
 
 
 def test_other_files_are_not_trained_over(tmp_path, recipe, capsys):

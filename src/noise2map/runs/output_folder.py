@@ -243,6 +243,25 @@ def claim(root: str | Path, settings: Mapping[str, Any], *, overwrite: bool = Fa
         folder.begin(finished=True)
 
 
+@contextmanager
+def locked(root: str | Path) -> Iterator[None]:
+    """Hold the lock of a folder that keeps a contract of its own (a training run): rule 5 of `OutputFolder` alone.
+
+    Args:
+        root: The folder, made when missing; removed again if it was made here and stays empty.
+
+    Raises:
+        OSError: If the folder cannot be made or written; `BlockingIOError` if another process writes to it.
+    """
+    root = Path(root)
+    made = _make(root)
+    descriptor = _lock(root)
+    try:
+        yield
+    finally:
+        _unlock(descriptor, root, made)
+
+
 def _as_json(value: Mapping[str, Any]) -> dict[str, Any]:
     """The value as it comes back from a file: tuples are lists."""
     return json.loads(json.dumps(value, default=str))

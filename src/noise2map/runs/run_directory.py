@@ -6,6 +6,7 @@ export go to a temporary name and are renamed, and a checkpoint counts only once
 
 import datetime
 import json
+import logging
 import os
 import re
 import shlex
@@ -18,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from noise2map.runs.files import json_values, write_json, write_text
+from noise2map.runs.output_folder import locked
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 
@@ -257,16 +261,21 @@ def check_directory(directory: Path, recipe: Any, resume: bool, complete: Callab
         recipe: of maps or of a generator.
         resume: ``--resume``: a finished run may be trained further.
         complete: fills fields into a recorded recipe that are newer than the run.
+
+    Raises:
+        OSError: if data is missing, or the directory cannot be written or is in use by another process.
+        ValueError: as of :func:`find_start`.
     """
     start = find_start(directory, recipe.to_dict(), resume=resume, complete=complete)
+    first = int(os.environ.get("RANK", "0")) == 0
     if start.state == "finished":
-        if int(os.environ.get("RANK", "0")) == 0:
-            print(start.text(directory))
-    else:
-        recipe.check_folders()
-        directory.mkdir(parents=True, exist_ok=True)
-        if not os.access(directory, os.W_OK):
-            raise PermissionError(f"{directory} cannot be written")
+        if first:
+            logger.info(start.text(directory))
+        return start
+    recipe.check_folders()
+    if first:
+        with locked(directory):  # now for a moment, and again when the run begins: between the two much is imported and read
+            pass
     return start
 
 

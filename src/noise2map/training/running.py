@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from noise2map.report.tables import text_table
 from noise2map.runs.data_split import DataSplit
+from noise2map.runs.output_folder import locked
 from noise2map.runs.run_directory import RunStart, mark_finished, read_config, run_config, write_config
 
 logger = logging.getLogger(__name__)
@@ -39,10 +41,25 @@ def run_training(
         The folder of the exported model.
 
     Raises:
-        OSError: if something cannot be written.
+        OSError: if something cannot be written, or another process trains in the directory.
         ValueError: if the loss is not finite, or the images are no longer those that the run began with.
     """
     directory, first = Path(directory), trainer.is_world_process_zero()
+    with locked(directory) if first else nullcontext():
+        return _run(trainer, directory, start, recipe, name, score_all, split, write_card)
+
+
+def _run(
+    trainer: Any,
+    directory: Path,
+    start: RunStart,
+    recipe: Any,
+    name: str,
+    score_all: bool,
+    split: DataSplit | None,
+    write_card: Callable[[Path, Mapping[str, float]], object] | None,
+) -> Path:
+    first = trainer.is_world_process_zero()
     _check_split(directory, start, split)
     if first:
         logger.info("%s, into %s", describe(trainer), directory)
