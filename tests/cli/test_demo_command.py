@@ -23,6 +23,7 @@ from noise2map.generation.loading import load_generator
 from noise2map.models import Noise2MapImageProcessor
 
 pytest.importorskip("shapely")
+pytest.importorskip("cv2")
 
 TASKS = ("segmentation", "depth", "birds-eye-view")
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 pytest.importorskip("vizdoom")
 pytest.importorskip("shapely")
+pytest.importorskip("cv2")
 
 from noise2map.data.freedoom.catalog import UNITS_PER_METRE
 from noise2map.data.freedoom.surround import FreedoomSurroundDataset

@@ -14,6 +14,7 @@ from noise2map.data.nuscenes.points import read_points
 from noise2map.data.nuscenes.tables import rigid
 
 pytest.importorskip("shapely")
+pytest.importorskip("cv2")
 
 
 @pytest.fixture(scope="module")

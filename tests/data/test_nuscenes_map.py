@@ -11,6 +11,7 @@ from noise2map.data.nuscenes.rasterize import draw_polyline, fill_polygon
 from noise2map.data.nuscenes.tables import rigid
 
 pytest.importorskip("shapely")
+pytest.importorskip("cv2")
 CASES = json.loads((GOLDEN / "bev_toy_map_cases.json").read_text())
 
 

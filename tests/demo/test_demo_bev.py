@@ -13,6 +13,7 @@ from noise2map.demo import bev as demo_bev
 from noise2map.report.html import Page
 
 pytest.importorskip("shapely")
+pytest.importorskip("cv2")
 
 
 @pytest.fixture(scope="module")

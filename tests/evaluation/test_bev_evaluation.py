@@ -19,6 +19,7 @@ from noise2map.models import Noise2MapBevConfig, Noise2MapBevProcessor
 from noise2map.models.decoding import Protocol
 
 pytest.importorskip("shapely")
+pytest.importorskip("cv2")
 
 THRESHOLDS = (0.35, 0.40, 0.45, 0.50, 0.55, 0.60, 0.65)
 

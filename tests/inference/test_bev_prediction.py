@@ -16,6 +16,7 @@ from noise2map.models import Noise2MapBevProcessor
 from noise2map.report import bev_panels
 
 pytest.importorskip("shapely")
+pytest.importorskip("cv2")
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("shapely")
+pytest.importorskip("cv2")
 
 from noise2map.data.freedoom import SURROUND_SAMPLES_ROOT, load_surround_samples
 from noise2map.data.freedoom.surround import FreedoomSurroundDataset

@@ -7,6 +7,7 @@ import pytest
 from synthetic_level import make_lumps
 
 pytest.importorskip("shapely")
+pytest.importorskip("cv2")
 
 from noise2map.data.freedoom.surround import SURROUND_LAYERS
 from noise2map.data.nuscenes import MapExpansion

@@ -16,6 +16,7 @@ from noise2map.training.maps.recipe import load_recipe
 from noise2map.training.recipe_files import recipe_names
 
 pytest.importorskip("shapely")
+pytest.importorskip("cv2")
 
 TINY = [
     "model.encoder_from=none",

@@ -8,6 +8,7 @@ from noise2map.data.freedoom import load_surround_samples
 from noise2map.models import Noise2MapBevProcessor, Noise2MapForBevSegmentation
 
 pytest.importorskip("shapely")
+pytest.importorskip("cv2")
 
 
 def iou_of_layers(name):

@@ -87,8 +87,8 @@ def open_bev_models(names: Sequence[str], device: str) -> list[BevMaps]:
     if absent:
         logger.warning("bird's-eye view left out: %s is not in this installation", absent[0])
         return []
-    if find_spec("shapely") is None:
-        logger.warning('bird\'s-eye view left out: it needs shapely (the extra "bev")')
+    if find_spec("shapely") is None or find_spec("cv2") is None:
+        logger.warning('bird\'s-eye view left out: it needs shapely and OpenCV (the extra "bev")')
         return []
     where = pick_device(device)
     return [BevMaps(name, *load_model(name, where, torch.float32, ("noise2map-bev",))) for name in names]

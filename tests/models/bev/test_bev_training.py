@@ -14,6 +14,7 @@ from noise2map.training import MapTrainer
 from noise2map.training.batches import MapCollator
 
 pytest.importorskip("shapely")
+pytest.importorskip("cv2")
 
 
 @pytest.mark.parametrize("sensors", [("camera",), ("camera", "lidar")])

@@ -49,7 +49,7 @@ def load_surround_samples(**options: Any) -> "FreedoomSurroundDataset":
         **options: See :class:`noise2map.data.freedoom.surround.FreedoomSurroundDataset`.
 
     Raises:
-        ImportError: If shapely, which draws the map layers, is not installed.
+        ImportError: If shapely or OpenCV, which draw the map layers, is not installed.
     """
     from noise2map.data.freedoom.surround import FreedoomSurroundDataset  # it imports this package
 

@@ -47,7 +47,7 @@ class FreedoomSurroundDataset(NuScenesDataset):
     Raises:
         FileNotFoundError: If the folder is no finished surround set.
         ValueError: If an argument is out of range or the split has no sample.
-        ImportError: If labels are wanted and shapely is not installed.
+        ImportError: If labels are wanted and shapely or OpenCV is not installed.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""nuScenes read from its own files: tables, sensors, vector maps. No other package than shapely is needed."""
+"""nuScenes read from its own files: tables, sensors, vector maps. Maps need shapely and OpenCV, the rest no other package."""
 
 from noise2map.data.nuscenes.augmentation import BevAugmentation
 from noise2map.data.nuscenes.dataset import NuScenesDataset

@@ -34,7 +34,7 @@ class NuScenesDataset:
     Raises:
         FileNotFoundError: If tables or the map expansion are missing.
         ValueError: If an argument is out of range or the split has no sample.
-        ImportError: If labels are wanted and shapely is not installed.
+        ImportError: If labels are wanted and shapely or OpenCV is not installed.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The vector maps of nuScenes (map expansion, version 1.3), and the layers drawn from them around the car.
 
-The masks are those of the nuScenes tools, bit by bit, without the tools: geometry by shapely, pixels by
-`noise2map.data.nuscenes.rasterize`.
+The masks are those of the nuScenes tools, bit by bit, without the tools: geometry by shapely, pixels by OpenCV
+(`noise2map.data.nuscenes.rasterize`).
 """
 
 import json
@@ -36,11 +36,11 @@ class MapExpansion:
     Raises:
         FileNotFoundError: If there is no such file, with where to get it.
         ValueError: If the file is no map expansion of version 1.3 or later, lacks a layer, or has a node at NaN.
-        ImportError: If shapely is not installed.
+        ImportError: If shapely or OpenCV is not installed.
     """
 
     def __init__(self, path: str | Path) -> None:
-        require_shapely()
+        require_map_packages()
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(
@@ -183,16 +183,17 @@ def open_map(root: str | Path, location: str) -> MapExpansion:
     return MapExpansion(Path(root) / "maps" / "expansion" / f"{location}.json")
 
 
-def require_shapely() -> None:
-    """Refuses to go on without shapely.
+def require_map_packages() -> None:
+    """Refuses to go on without shapely and OpenCV.
 
     Raises:
         ImportError: With how to install it.
     """
     try:
+        import cv2  # noqa: F401
         import shapely  # noqa: F401
     except ImportError as error:
-        raise ImportError('nuScenes maps need shapely: pip install "noise2map[bev]"') from error
+        raise ImportError('nuScenes maps need shapely and OpenCV: pip install "noise2map[bev]"') from error
 
 
 def _parts(shape: Any, kind: str) -> list[Any]:

@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from noise2map.data.freedoom.catalog import SPLITS
-from noise2map.data.nuscenes.map_expansion import require_shapely
+from noise2map.data.nuscenes.map_expansion import require_map_packages
 from noise2map.rendering.engine import Engine, end_stray_engines, import_vizdoom, supported_sizes, wad_path
 from noise2map.rendering.level import Level
 from noise2map.rendering.lidar import LidarSpec
@@ -95,7 +95,7 @@ def make_surround(job: SurroundJob, progress: bool = True) -> int:
         KeyboardInterrupt: After engines are closed, finished samples recorded and tables written.
     """
     import_vizdoom()
-    require_shapely()
+    require_map_packages()
     if (job.width, job.height) not in supported_sizes():
         sizes = ", ".join(f"{width}x{height}" for width, height in supported_sizes())
         raise ValueError(f"the engine cannot render {job.width}x{job.height}; it has {sizes}")

@@ -97,9 +97,9 @@ def _edges(level: Level) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _areas(level: Level) -> list[tuple[Any, int]]:
     """Pieces of the plan between lines and the sector of each; a piece comes before those that lie in its holes."""
-    from noise2map.data.nuscenes.map_expansion import require_shapely
+    from noise2map.data.nuscenes.map_expansion import require_map_packages
 
-    require_shapely()
+    require_map_packages()
     from shapely import multilinestrings, polygonize, unary_union
     from shapely.geometry import Polygon
 
