@@ -11,6 +11,7 @@ from noise2map.data import FolderDataset, FreedoomDataset
 from noise2map.data.freedoom import SAMPLES_ROOT, SPLITS, brighten, class_names, class_palette, load_samples, merge_classes
 from noise2map.data.freedoom import format as store
 from noise2map.data.freedoom.shipped import LARGE, export_samples
+from noise2map.rendering.frames import depth_to_centimetres
 
 
 def test_no_map_is_in_two_splits():
@@ -158,7 +159,7 @@ def test_samples_stay_small_and_licensed():
 def test_depth_on_disk_is_centimetres():
     depth = np.array([[0.5, 12.344, np.inf], [1000.0, 3.0, 2.0]], np.float32)
     known = np.array([[True, True, True], [True, False, True]])
-    assert store.depth_to_centimetres(depth, known).tolist() == [[50, 1234, 0], [65535, 0, 200]]
+    assert depth_to_centimetres(depth, known).tolist() == [[50, 1234, 0], [65535, 0, 200]]
 
 
 def test_reading_frames_needs_neither_torch_nor_vizdoom():

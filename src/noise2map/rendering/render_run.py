@@ -16,7 +16,7 @@ from tqdm import tqdm
 from noise2map.data.freedoom import format as store
 from noise2map.data.freedoom.catalog import SPLITS
 from noise2map.rendering.engine import Engine, end_stray_engines, import_vizdoom, supported_sizes, wad_path
-from noise2map.rendering.frames import draw_frame
+from noise2map.rendering.frames import draw_frame, make_record, write_frame
 from noise2map.rendering.level import Level
 from noise2map.rendering.raycast import Camera
 from noise2map.rendering.wad import Wad
@@ -164,5 +164,5 @@ def _render_map(job: RenderJob, task: Task, results: Any, stopped: Any, scratch:
                     return
                 frame = draw_frame(level, engine, rng, job.keep_gore)
                 if index in wanted:
-                    store.write_frame(job.out, index, frame, engine.palette)
-                    results.put(store.make_record(frame, job.split, index, task.map_name, job.camera))
+                    write_frame(job.out, index, frame, engine.palette)
+                    results.put(make_record(frame, job.split, index, task.map_name, job.camera))
