@@ -9,7 +9,6 @@ from PIL import Image
 
 from noise2map.data import FolderDataset, FreedoomDataset
 from noise2map.data.freedoom import SAMPLES_ROOT, SPLITS, brighten, class_names, class_palette, load_samples, merge_classes
-from noise2map.data.freedoom import format as store
 from noise2map.data.freedoom.shipped import LARGE, export_samples
 from noise2map.rendering.frames import depth_to_centimetres
 

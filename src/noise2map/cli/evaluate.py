@@ -9,7 +9,16 @@ import typer
 
 
 def evaluate(
-    model: Annotated[str, typer.Option(help="Shipped name, folder of a checkpoint, or hub id.")],
+    model: Annotated[str | None, typer.Option(help="Shipped name, folder of a checkpoint, or hub id.")] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Score the maps in this folder in place of a model's: what predict wrote, or PNG (class ids, 16-bit depth, RGB "
+            "normals), .npy or .npz files named like the images."
+        ),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="What the maps of --predictions are. [default: as the folder says]")] = None,
+    classes: Annotated[Path | None, typer.Option(help="JSON file with the names of the classes of --predictions.")] = None,
     dataset: Annotated[
         str,
         typer.Option(
@@ -38,7 +47,9 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(help="With an image's id it fixes the image's noise.")] = 0,
-    compare: Annotated[str | None, typer.Option(help="A second model: paired differences on the same images.")] = None,
+    compare: Annotated[
+        str | None, typer.Option(help="A second model (or folder, with --predictions): paired differences on the same images.")
+    ] = None,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples for 95 % intervals over images; 0 for none.")] = 1000,
     min_depth: Annotated[float | None, typer.Option(help="Score depth from here, metres; default as the model.")] = None,
     max_depth: Annotated[float | None, typer.Option(help="Score depth up to here, metres; default as the model.")] = None,
@@ -47,7 +58,14 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json and evaluation.csv.")] = None,
     save_per_image: Annotated[bool, typer.Option("--save-per-image", help="Also write per_image.csv to --out.")] = False,
 ) -> None:
-    """Score a model: maps, calibration and every kind of uncertainty, by steps, samples and averaging."""
+    """Score a model: maps, calibration and every kind of uncertainty, by steps, samples and averaging.
+
+    With --predictions score a folder of maps, whoever made them.
+    """
+    if (model is None) == (predictions is None):
+        raise ValueError("expected --model or --predictions, one of them")
+    if predictions is not None and (steps or ensemble or average or window or fit_temperature):
+        raise ValueError("--steps, --ensemble, --average, --window and --fit-temperature are for models; maps are scored as stored")
     from noise2map.evaluation.protocols import parse_choices, parse_counts, parse_steps, protocol_grid
 
     grid = protocol_grid(
@@ -74,7 +92,10 @@ def evaluate(
     logging.disable_progress_bar()  # of loading weights, which takes no time
 
     job = EvaluationJob(
-        models=[model] if compare is None else [model, compare],
+        models=[name for name in (model, compare) if name] if predictions is None else [],
+        predictions=[path for path in (predictions, compare and Path(compare)) if path] if predictions else [],
+        task=task,
+        classes=classes,
         dataset=dataset,
         root=root,
         split=split,

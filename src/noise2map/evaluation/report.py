@@ -15,7 +15,7 @@ from noise2map.tasks.base import Task
 Row = dict[str, Any]
 
 # Kinds of uncertainty that say how the map was made come first in tables.
-_KINDS = ("step_flip", "sample_variance", "mutual_information", "entropy", "least_confidence")
+_KINDS = ("step_flip", "sample_variance", "mutual_information", "entropy", "least_confidence", "uncertainty")
 
 # What a row says of each kind of uncertainty, besides its share of the per-image file.
 _ROW_UNCERTAINTY = (

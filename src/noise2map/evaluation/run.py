@@ -9,13 +9,14 @@ import torch
 from tqdm import tqdm
 
 from noise2map.data.checking import check_classes, warn_of_scale
-from noise2map.data.folder import FolderPart, open_folder_part
+from noise2map.data.folder import FolderPart, open_folder_part, read_classes
 from noise2map.data.opening import PUBLIC_DATASETS, evaluation_split, open_dataset
 from noise2map.data.subsets import Subset
 from noise2map.evaluation import report as tables
 from noise2map.evaluation.bev import layer_table, named_protocols, protocol_label
 from noise2map.evaluation.evaluate import Evaluation, evaluate_model
 from noise2map.evaluation.official import EvaluationPlan, evaluation_plan, look_at, published_for, published_table
+from noise2map.evaluation.stored import MapFolder, evaluate_maps
 from noise2map.evaluation.test_time import ViewPlan
 from noise2map.inference.loading import load_model, pick_device, pick_dtype
 from noise2map.models.decoding import DecodingOptions
@@ -52,6 +53,9 @@ class EvaluationJob:
         window: Height and width of sliding windows, pixels.
         stride: Their distance, pixels.
         average_of_model: Average over steps as the model's configuration says, whatever `protocols` say.
+        predictions: Folders of maps to score in place of models, one or two.
+        task: What the maps of such a folder are; None for what the folder says.
+        classes: File with the names of the classes of such maps: a list, or an object from id to name.
     """
 
     models: Sequence[str]
@@ -73,6 +77,9 @@ class EvaluationJob:
     window: tuple[int, int] | None = None
     stride: tuple[int, int] | None = None
     average_of_model: bool = False
+    predictions: Sequence[Path] = ()
+    task: str | None = None
+    classes: Path | None = None
 
 
 @dataclass
@@ -171,6 +178,8 @@ def run_evaluation(job: EvaluationJob, say: Callable[[str], object] = lambda tex
         OSError: If a model, a folder or a file is missing or cannot be read.
         ValueError: If a value cannot work, models and data do not fit, or an output is not finite.
     """
+    if job.predictions:
+        return _score_folders(job, say, progress)
     device, dtype = pick_device(job.device), pick_dtype(job.dtype)
     loaded = [(name, *load_model(name, device, dtype, ("noise2map", "noise2map-bev"))) for name in job.models]
     first = loaded[0][1]
@@ -227,6 +236,41 @@ def run_evaluation(job: EvaluationJob, say: Callable[[str], object] = lambda tex
         if len(evaluations) == 2:
             pair = (job.models[0], job.models[1])
             report.differences += tables.model_differences(*evaluations, pair, job.resamples)
+    return report
+
+
+def _score_folders(job: EvaluationJob, say: Callable[[str], object], progress: bool) -> EvaluationReport:
+    """Score folders of maps: one, or two with paired differences."""
+    folders = [MapFolder(path, job.task) for path in job.predictions]
+    task = folders[0].task
+    if any(folder.task is not task for folder in folders):
+        raise ValueError(f"{folders[0].root} holds maps for {task}, {folders[1].root} for {folders[1].task}")
+    plan = evaluation_plan(job.dataset, task.name, job.test_protocol)
+    names = read_classes(job.classes) if job.classes else folders[0].classes
+    if job.dataset == "folder":
+        part = open_folder_part(job.root or "", job.split, task.name, [], names, job.depth_scale)
+        split, data = part.split, part.dataset
+    else:
+        split = evaluation_split(job.dataset) if job.split is None else job.split
+        data = look_at(
+            open_dataset(job.dataset, job.root, split, task.name, names, job.depth_scale), job.dataset, job.test_protocol
+        )
+    low, high = job.depth_range
+    default = plan.depth_range_m or (1e-3, 80.0)
+    depth_range = (default[0] if low is None else low, default[1] if high is None else high)
+    facts = {"dataset": job.dataset, "split": split, "test_protocol": plan.name.split(":")[0]}
+    facts |= {**provenance(torch.device("cpu"), torch.float32, job.seed), "batch_size": 1}
+    if task.in_metres:
+        facts |= {"min_depth": depth_range[0], "max_depth": depth_range[1]}
+    report, evaluations = EvaluationReport(), []
+    subset = Subset.evenly_spaced(data, job.limit or None)
+    for folder in folders:
+        with tqdm(total=len(subset), desc=folder.root.name, unit="image", disable=None if progress else True) as bar:
+            evaluations.append(evaluate_maps(folder, subset, depth_range, job.depth_scale, bar.update))
+        _add(report, evaluations[-1], str(folder.root), facts, job.resamples)
+    if job.resamples and len(evaluations) == 2:
+        pair = (str(folders[0].root), str(folders[1].root))
+        report.differences += tables.model_differences(*evaluations, pair, job.resamples)
     return report
 
 

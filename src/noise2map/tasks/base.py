@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,11 +28,13 @@ class ScoringOptions:
         depth_range_m: Where depth is scored, metres; the model's own range where it is not given.
         farthest_m: Predicted depths beyond are set to this, metres; the model's own limit where it is not given.
         temperature_images: If not 0, the number of images to come: fit the temperature of class scores.
+        without_probabilities: Class maps come as ids, without a score for each class.
     """
 
     depth_range_m: tuple[float, float] | None = None
     farthest_m: float | None = None
     temperature_images: int = 0
+    without_probabilities: bool = False
 
 
 class Scorer(ABC):
@@ -263,10 +266,12 @@ class ImageTask(Task):
 
     Attributes:
         processor_argument: How the processor calls its maps.
+        stored_folder: What the folder of its maps is called in the output of ``noise2map predict``.
     """
 
     processor_class = Noise2MapImageProcessor
     processor_argument: ClassVar[str] = "maps"
+    stored_folder: ClassVar[str]
 
     def batch(self, processor: Any, samples: Sequence[Mapping[str, Any]], **options: Any) -> dict[str, Any]:
         """``pixel_values`` ``(B, 3, H, W)`` and ``labels`` ``(B, ..., H, W)``."""
@@ -306,6 +311,32 @@ class ImageTask(Task):
     @abstractmethod
     def mean_output(self, mean: Tensor, **fields: Any) -> Any:
         """The model's output for a mean of `at_size` over views."""
+
+    @abstractmethod
+    def map_from_picture(self, path: Path, record: Mapping[str, Any], depth_scale: float) -> Tensor:
+        """A stored map, like `truth`.
+
+        Args:
+            path: A picture file.
+            record: What the command that wrote it said of it; empty if nobody knows.
+            depth_scale: Metres per unit of depth, if the record does not say.
+
+        Raises:
+            OSError: If the file cannot be read.
+            ValueError: If it is no picture of such a map.
+        """
+
+    @abstractmethod
+    def map_from_array(self, values: np.ndarray, path: Path) -> Tensor:
+        """A stored array as a map, like `truth`.
+
+        Raises:
+            ValueError: If it has another shape or type.
+        """
+
+    @abstractmethod
+    def stored_output(self, maps: Tensor, **fields: Any) -> Any:
+        """Stored maps ``(B, ..., H, W)`` as an output that the scorer takes."""
 
     @abstractmethod
     def paint(self, values: Tensor, reference: Tensor, palette: np.ndarray) -> np.ndarray:

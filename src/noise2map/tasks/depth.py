@@ -1,12 +1,14 @@
 """Depth maps of images."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from noise2map.data.images import open_depth_map
 from noise2map.metrics import DEPTH_SCORES, DepthScores, absolute_relative_error, depth_is_wrong, depth_valid
 from noise2map.models import MapDepthOutput, Noise2MapForDepthEstimation
 from noise2map.models.resizing import resize_map
@@ -69,6 +71,7 @@ class DepthTask(ImageTask):
     model_class = Noise2MapForDepthEstimation
     sample_key = "depth_m"
     processor_argument = "depth_maps"
+    stored_folder = "depth"
     in_metres = True
     crops_allowed = False  # what is magnified looks nearer than it is
     screen_scores = ("abs_rel", "rmse", "delta1", "silog", "log10", "sq_rel", "rmse_log", "delta2", "delta3")
@@ -96,6 +99,21 @@ class DepthTask(ImageTask):
     def mean_output(self, mean: Tensor, **fields: Any) -> MapDepthOutput:
         """The mean depth."""
         return MapDepthOutput(predicted_depth=mean[:, 0], **fields)
+
+    def map_from_picture(self, path: Path, record: Mapping[str, Any], depth_scale: float) -> Tensor:
+        """Metres ``(H, W)`` of a 16-bit picture."""
+        units = record.get("depth_png_units_per_m")
+        return torch.from_numpy(open_depth_map(path, 1 / units if units else depth_scale))
+
+    def map_from_array(self, values: np.ndarray, path: Path) -> Tensor:
+        """Metres ``(H, W)``."""
+        if values.ndim != 2 or values.dtype.kind != "f":
+            raise ValueError(f"{path} holds {values.dtype} of shape {values.shape}; expected metres (H, W) in floating point")
+        return torch.from_numpy(values.astype(np.float32))
+
+    def stored_output(self, maps: Tensor, **fields: Any) -> MapDepthOutput:
+        """Metres."""
+        return MapDepthOutput(predicted_depth=maps, **fields)
 
     def paint(self, values: Tensor, reference: Tensor, palette: np.ndarray) -> np.ndarray:
         """See `ImageTask.paint`: near warm, far cold, on a logarithmic scale."""

@@ -1,6 +1,7 @@
 """Maps of surface normals of images."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from noise2map.codecs.normals import unit_vectors
+from noise2map.data.images import open_normals_map
 from noise2map.metrics.normals import ANGLE_THRESHOLDS, NORMALS_SCORES, NormalsScores, angular_error, normals_valid
 from noise2map.models.normals import MapNormalsOutput, Noise2MapForNormalEstimation
 from noise2map.models.resizing import resize_map
@@ -64,6 +66,7 @@ class NormalsTask(ImageTask):
     name = "normals"
     model_class = Noise2MapForNormalEstimation
     sample_key = "normals"
+    stored_folder = "normals"
     screen_scores = NORMALS_SCORES
     compared_scores = card_scores = ("mean_angle", "median_angle", "within_11.25", "within_30")
     percent_scores = ("within_11.25", "within_22.5", "within_30")
@@ -93,6 +96,20 @@ class NormalsTask(ImageTask):
     def mean_output(self, mean: Tensor, **fields: Any) -> MapNormalsOutput:
         """The mean direction."""
         return MapNormalsOutput(predicted_normals=unit_vectors(mean), **fields)
+
+    def map_from_picture(self, path: Path, record: Mapping[str, Any], depth_scale: float) -> Tensor:
+        """Unit vectors ``(3, H, W)`` of a colour picture."""
+        return torch.from_numpy(np.ascontiguousarray(open_normals_map(path).transpose(2, 0, 1)))
+
+    def map_from_array(self, values: np.ndarray, path: Path) -> Tensor:
+        """Vectors ``(H, W, 3)`` as unit vectors ``(3, H, W)``."""
+        if values.ndim != 3 or values.shape[-1] != 3 or values.dtype.kind != "f":
+            raise ValueError(f"{path} holds {values.dtype} of shape {values.shape}; expected vectors (H, W, 3) in floating point")
+        return unit_vectors(torch.from_numpy(np.ascontiguousarray(values.astype(np.float32).transpose(2, 0, 1))), 0)
+
+    def stored_output(self, maps: Tensor, **fields: Any) -> MapNormalsOutput:
+        """Unit vectors."""
+        return MapNormalsOutput(predicted_normals=maps, **fields)
 
     def paint(self, values: Tensor, reference: Tensor, palette: np.ndarray) -> np.ndarray:
         """See `ImageTask.paint`: x red, y green, z blue."""

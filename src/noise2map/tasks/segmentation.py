@@ -1,12 +1,14 @@
 """Class maps of images."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from noise2map.data.images import open_class_map
 from noise2map.metrics import ExpectedCalibrationError, ProbabilityScores, SegmentationScores, fit_temperature, segmentation_scores
 from noise2map.models import MapSegmenterOutput, Noise2MapForSemanticSegmentation
 from noise2map.models.resizing import resize_logits, resize_map
@@ -113,6 +115,29 @@ class SegmentationScorer(ImageScorer):
         return {"classes": classes, "reliability": {name: value.tolist() for name, value in diagram.items()}}
 
 
+class LabelScorer(SegmentationScorer):
+    """mIoU and accuracies of class ids without class scores, and their uncertainty, if there is one, against the wrong pixels."""
+
+    def _prediction(self, output: Any, part: list[int], processed: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        return output.logits[part, 0].to(self.device)
+
+    def _update(self, prediction: Tensor, truth: Tensor, kinds: dict[str, Tensor], indices: list[int]) -> None:
+        self.maps.update(prediction, truth)
+        wrong = prediction != truth
+        self._score_uncertainties(kinds, wrong, wrong, truth != self.ignore_index, indices)
+
+    def scores(self) -> dict[str, float]:
+        """`mIoU`, `aAcc`, `mAcc`."""
+        return as_floats(self.maps.compute())
+
+    def extras(self) -> dict[str, Any]:
+        """IoU and accuracy of each class."""
+        scores = self.maps.compute()
+        return {
+            "classes": {self.id2label[k]: {"IoU": float(scores["IoU"][k]), "Acc": float(scores["Acc"][k])} for k in self.id2label}
+        }
+
+
 class SegmentationTask(ImageTask):
     """Semantic segmentation."""
 
@@ -120,6 +145,7 @@ class SegmentationTask(ImageTask):
     model_class = Noise2MapForSemanticSegmentation
     sample_key = "labels"
     processor_argument = "segmentation_maps"
+    stored_folder = "labels"
     has_classes = True
     binary_errors = True
     screen_scores = ("mIoU", "aAcc", "mAcc", "ece", "brier", "nll")
@@ -147,6 +173,20 @@ class SegmentationTask(ImageTask):
         """The logarithm of the mean probabilities."""
         return MapSegmenterOutput(logits=mean.clamp_min(torch.finfo(mean.dtype).tiny).log(), **fields)
 
+    def map_from_picture(self, path: Path, record: Mapping[str, Any], depth_scale: float) -> Tensor:
+        """Class ids ``(H, W)`` of a single-channel picture."""
+        return torch.from_numpy(open_class_map(path).astype(np.int64))
+
+    def map_from_array(self, values: np.ndarray, path: Path) -> Tensor:
+        """Class ids ``(H, W)``."""
+        if values.ndim != 2 or values.dtype.kind not in "iu":
+            raise ValueError(f"{path} holds {values.dtype} of shape {values.shape}; expected integer class ids (H, W)")
+        return torch.from_numpy(values.astype(np.int64))
+
+    def stored_output(self, maps: Tensor, **fields: Any) -> MapSegmenterOutput:
+        """Class ids in place of logits, ``(B, 1, H, W)``."""
+        return MapSegmenterOutput(logits=maps[:, None], **fields)
+
     def paint(self, values: Tensor, reference: Tensor, palette: np.ndarray) -> np.ndarray:
         """See `ImageTask.paint`."""
         return colorize_labels(values.numpy(), palette)
@@ -160,4 +200,6 @@ class SegmentationTask(ImageTask):
         config = model.config
         names = {int(index): str(name) for index, name in config.id2label.items()}
         ignore_index, temperature = config.semantic_loss_ignore_index, float(config.temperature)
+        if options.without_probabilities:
+            return LabelScorer(names, ignore_index, scoring_device(model))
         return SegmentationScorer(names, ignore_index, scoring_device(model), options.temperature_images, temperature)
