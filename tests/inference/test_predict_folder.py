@@ -12,12 +12,12 @@ from torch.nn import functional
 from noise2map.inference import folder as folder_room
 from noise2map.inference import memory
 from noise2map.inference.folder import predict_folder
-from noise2map.inference.maps_on_disk import depth_png_scale
 from noise2map.inference.predictor import Predictor
 from noise2map.inference.sources import output_names
 from noise2map.models import Noise2MapImageProcessor
 from noise2map.models.decoding import PredictionOptions
 from noise2map.runs import files
+from noise2map.tasks.depth import depth_png_scale
 
 OPTIONS = PredictionOptions(num_inference_steps=2, ensemble_size=2)
 NAMES = {0: "floor", 1: "wall", 2: "ceiling", 3: "sky", 4: "door"}

@@ -12,16 +12,15 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import PreTrainedConfig
 
 from noise2map.data.images import IMAGE_SUFFIXES
 from noise2map.evaluation.evaluate import Batch, Evaluation, ProtocolResult, evaluate
+from noise2map.inference.loading import class_names_of
 from noise2map.models.decoding import DecodingOptions
 from noise2map.models.resizing import resize_map
 from noise2map.runs.output_folder import LINES, SETTINGS
 from noise2map.tasks import TASKS
 from noise2map.tasks.base import ImageTask, ScoringOptions
-from noise2map.zoo import resolve_model
 
 logger = logging.getLogger(__name__)
 
@@ -96,9 +95,7 @@ class MapFolder:
     def classes(self) -> dict[int, str] | None:
         """Names of the classes of the model that made the maps, if its checkpoint is here."""
         try:
-            name = json.loads((self.root / SETTINGS).read_text(encoding="utf-8"))["model"]
-            config, _ = PreTrainedConfig.get_config_dict(resolve_model(name), local_files_only=True)
-            return {int(index): str(label) for index, label in config["id2label"].items()}
+            return class_names_of(json.loads((self.root / SETTINGS).read_text(encoding="utf-8"))["model"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

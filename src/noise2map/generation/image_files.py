@@ -12,11 +12,11 @@ from PIL import Image
 from noise2map.generation.loading import Camera
 from noise2map.geometry import known_depth, normals_from_depth, point_cloud, write_ply
 from noise2map.guidance.depth_range import DepthRange
-from noise2map.inference.maps_on_disk import depth_png_scale
 from noise2map.report.palettes import colorize, colorize_normals, depth_range
 from noise2map.report.panels import Cell, Panel, depth_cell, render
 from noise2map.runs.files import encode_image
 from noise2map.runs.output_folder import OutputFolder
+from noise2map.tasks.depth import depth_png_scale
 
 SHEET_FILE = "pairs.png"
 SHEET_ROWS = 16

@@ -109,6 +109,15 @@ def _classes(raw: dict[str, Any], source: str, kinds: Sequence[str]) -> tuple[ty
     return classes[architecture], processor_class
 
 
+def class_names_of(name: str | Path) -> dict[int, str] | None:
+    """Names of a checkpoint's classes, from its configuration alone; None if it is not on this machine."""
+    try:
+        raw, _ = PreTrainedConfig.get_config_dict(resolve_model(name), local_files_only=True)
+        return {int(index): str(label) for index, label in raw["id2label"].items()}
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None
+
+
 def _check_weights(model: MapModel, info: dict[str, Any], source: str) -> None:
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         keys = sorted(str(key) for key in info.get(kind) or ())

@@ -14,10 +14,12 @@ from noise2map.diffusion import image_generator
 from noise2map.inference.loading import load_model
 from noise2map.inference.memory import Workload, fitting_batch
 from noise2map.inference.sources import as_image, as_images
-from noise2map.models import MapModel, Noise2MapForSemanticSegmentation, Noise2MapImageProcessor
+from noise2map.models import MapModel, Noise2MapImageProcessor
 from noise2map.models.decoding import DecodingOptions, PredictionOptions, Size, check_count
-from noise2map.models.image_processing import MIN_SIDE, resized_argmax, to_rgb
+from noise2map.models.image_processing import MIN_SIDE, to_rgb
 from noise2map.report.palettes import class_palette
+from noise2map.tasks import task_of
+from noise2map.tasks.base import ImageTask
 from noise2map.tasks.prediction import Prediction
 
 
@@ -30,7 +32,7 @@ class Predictor:
     Attributes:
         model: The model, in evaluation mode.
         processor: Its image processor.
-        task: ``"segmentation"`` or ``"depth"``.
+        task: ``"segmentation"``, ``"depth"`` or ``"normals"``.
         id2label: Class id to name (segmentation).
         palette: ``(K, 3)`` uint8 (segmentation).
     """
@@ -38,10 +40,13 @@ class Predictor:
     def __init__(self, model: MapModel, processor: Noise2MapImageProcessor) -> None:
         """Wrap a model and its processor; :meth:`from_pretrained` loads both."""
         self.model, self.processor = model.eval(), processor
-        self.task = "segmentation" if isinstance(model, Noise2MapForSemanticSegmentation) else "depth"
+        self._task = task_of(model)
+        if not isinstance(self._task, ImageTask):
+            raise ValueError(f"the model is one for {self._task}; expected one for maps of single images")
+        self.task = self._task.name
         self.id2label = {int(index): str(name) for index, name in model.config.id2label.items()}
-        segmentation = self.task == "segmentation"
-        self.palette = class_palette(self.id2label, model.config.palette) if segmentation else np.zeros((0, 3), np.uint8)
+        no_colors = np.zeros((0, 3), np.uint8)
+        self.palette = class_palette(self.id2label, model.config.palette) if self._task.has_classes else no_colors
 
     @classmethod
     def from_pretrained(
@@ -138,27 +143,20 @@ class Predictor:
             generator=[image_generator(options.seed, one) for one in ids],
         )
         shapes = [(image.height, image.width) for image in images]
-        labels: list[Any] = [None] * len(images)
-        depths: list[Any] = [None] * len(images)
-        if self.task == "segmentation":
-            kind = np.uint8 if self.model.config.num_labels <= 256 else np.uint16
-            labels = [resized_argmax(logits, shape).cpu().numpy().astype(kind) for logits, shape in zip(out.logits, shapes)]
-        else:
-            maps = self.processor.post_process_depth_estimation(out, target_sizes=shapes)
-            depths = [one["predicted_depth"].float().cpu().numpy() for one in maps]
+        found = self._task.arrays(out, self.processor, shapes)
         name = self.model.config.uncertainty or self.model.default_uncertainty
         wanted = list(out.uncertainties) if every_uncertainty else [name] * (out.uncertainty is not None)
         kinds = {kind: _unit_maps(out.uncertainties[kind], shapes) for kind in wanted}
         steps = out.num_steps.tolist()
-        computed = {"depth_m": out.predicted_depth} if self.task == "depth" else {}
+        computed = self._task.computed(out)
         if name in kinds:
             computed["uncertainty"] = out.uncertainties[name].clamp(0, 1)
         computed = {kind: values.float().cpu().numpy() for kind, values in computed.items()}
         return [
             Prediction(
                 id=one,
-                labels=labels[i],
-                depth_m=depths[i],
+                task=self._task,
+                map=found[i],
                 uncertainty=kinds[name][i] if name in kinds else None,
                 uncertainty_kind=name,
                 num_steps=steps[i],

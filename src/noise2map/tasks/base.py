@@ -15,6 +15,8 @@ from noise2map.data.opening import open_dataset
 from noise2map.metrics import UncertaintyScores, nan_mean
 from noise2map.models import MapModel, Noise2MapImageProcessor
 from noise2map.models.resizing import resize_map
+from noise2map.report.panels import Panel
+from noise2map.tasks.prediction import Prediction
 
 # Floats of class probabilities at full size that are held at a time.
 _CHUNK_FLOATS = 16 * 2**20
@@ -311,6 +313,40 @@ class ImageTask(Task):
     @abstractmethod
     def mean_output(self, mean: Tensor, **fields: Any) -> Any:
         """The model's output for a mean of `at_size` over views."""
+
+    def arrays(self, output: Any, processor: Any, sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+        """The maps of an output as files hold them, each at the size of its image."""
+        return [one.numpy() for one in self.maps(output, processor, sizes)]
+
+    def computed(self, output: Any) -> dict[str, Tensor]:
+        """What of an output is worth keeping at the size at which it was computed, ``(B, h, w, ...)``."""
+        return {}
+
+    @abstractmethod
+    def files(self, prediction: Prediction, name: str, config: Any) -> dict[str, tuple[str, bytes]]:
+        """The picture files of a map: kind to relative path and content.
+
+        Args:
+            prediction: The map.
+            name: The files' name without suffix.
+            config: The model's configuration.
+        """
+
+    @abstractmethod
+    def summary(self, prediction: Prediction, config: Any) -> dict[str, Any]:
+        """Numbers of a map for the record."""
+
+    @abstractmethod
+    def panel(self, prediction: Prediction, image: np.ndarray, heading: str, kind: str, truth: np.ndarray | None = None) -> Panel:
+        """Image, map and uncertainty, and the truth with the errors where it is known.
+
+        Args:
+            prediction: The map.
+            image: ``(H, W, 3)`` uint8.
+            heading: A line above all.
+            kind: The title of the uncertainty.
+            truth: The true map, like the prediction's.
+        """
 
     @abstractmethod
     def map_from_picture(self, path: Path, record: Mapping[str, Any], depth_scale: float) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from noise2map.data.images import open_depth_map
@@ -13,7 +14,19 @@ from noise2map.metrics import DEPTH_SCORES, DepthScores, absolute_relative_error
 from noise2map.models import MapDepthOutput, Noise2MapForDepthEstimation
 from noise2map.models.resizing import resize_map
 from noise2map.report.palettes import colorize_depth, depth_range
+from noise2map.report.panels import Panel, depth_panel
+from noise2map.runs.files import encode_image
 from noise2map.tasks.base import ImageScorer, ImageTask, ScoringOptions, as_floats, scoring_device, sort_rows
+from noise2map.tasks.prediction import Prediction
+
+# Units of a depth PNG per metre: millimetres where 16 bits reach, else 1/256 m (as in KITTI), else centimetres.
+_DEPTH_SCALES = (1000, 256, 100)
+_FULL_16_BITS = 65535
+
+
+def depth_png_scale(max_depth_m: float) -> int:
+    """Units per metre of a 16-bit depth PNG for depths up to ``max_depth_m``."""
+    return next((scale for scale in _DEPTH_SCALES if max_depth_m * scale <= _FULL_16_BITS), _DEPTH_SCALES[-1])
 
 
 class DepthScorer(ImageScorer):
@@ -99,6 +112,27 @@ class DepthTask(ImageTask):
     def mean_output(self, mean: Tensor, **fields: Any) -> MapDepthOutput:
         """The mean depth."""
         return MapDepthOutput(predicted_depth=mean[:, 0], **fields)
+
+    def computed(self, output: Any) -> dict[str, Tensor]:
+        """Metres."""
+        return {"depth_m": output.predicted_depth}
+
+    def files(self, prediction: Prediction, name: str, config: Any) -> dict[str, tuple[str, bytes]]:
+        """``depth``: a 16-bit PNG, see :func:`depth_png_scale`."""
+        units = np.rint(prediction.map.astype(np.float64) * depth_png_scale(config.max_depth))
+        picture = Image.fromarray(units.clip(0, _FULL_16_BITS).astype(np.uint16))
+        return {"depth": (f"depth/{name}.png", encode_image(picture))}
+
+    def summary(self, prediction: Prediction, config: Any) -> dict[str, Any]:
+        """Quantiles of the depth, and the unit of the PNG."""
+        quantiles = np.quantile(prediction.map, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1])
+        names = ("min", "q05", "q25", "median", "q75", "q95", "max")
+        found = {name: round(float(value), 4) for name, value in zip(names, quantiles)}
+        return {"depth_m": found, "depth_png_units_per_m": depth_png_scale(config.max_depth)}
+
+    def panel(self, prediction: Prediction, image: np.ndarray, heading: str, kind: str, truth: np.ndarray | None = None) -> Panel:
+        """See `ImageTask.panel`; with colour bars in metres."""
+        return depth_panel(image, prediction.map, prediction.uncertainty, truth_m=truth, heading=heading, kind=kind)
 
     def map_from_picture(self, path: Path, record: Mapping[str, Any], depth_scale: float) -> Tensor:
         """Metres ``(H, W)`` of a 16-bit picture."""

@@ -6,16 +6,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from noise2map.codecs.normals import unit_vectors
-from noise2map.data.images import open_normals_map
+from noise2map.data.images import encode_normals, open_normals_map
 from noise2map.metrics.normals import ANGLE_THRESHOLDS, NORMALS_SCORES, NormalsScores, angular_error, normals_valid
 from noise2map.models.normals import MapNormalsOutput, Noise2MapForNormalEstimation
 from noise2map.models.resizing import resize_map
-from noise2map.report.palettes import colorize_normals
+from noise2map.report.canvas import ColorBar
+from noise2map.report.palettes import UNCERTAINTY_MAP, colorize, colorize_normals
+from noise2map.report.panels import Cell, Panel, uncertainty_cell
+from noise2map.runs.files import encode_image
 from noise2map.tasks.base import ImageScorer, ImageTask, ScoringOptions, as_floats, scoring_device, sort_rows
+from noise2map.tasks.prediction import Prediction
 
+_MOSTLY = 0.7  # of a vector, where one direction outweighs the two others
+_SHOWN_DEGREES = 60.0
 _CAMERA_AXES = np.array([1, -1, -1], np.float32)  # x right, y down, z forward, as cameras and point clouds have them
 
 
@@ -96,6 +103,40 @@ class NormalsTask(ImageTask):
     def mean_output(self, mean: Tensor, **fields: Any) -> MapNormalsOutput:
         """The mean direction."""
         return MapNormalsOutput(predicted_normals=unit_vectors(mean), **fields)
+
+    def arrays(self, output: Any, processor: Any, sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+        """Unit vectors ``(H, W, 3)``."""
+        return [np.ascontiguousarray(one.numpy().transpose(1, 2, 0)) for one in self.maps(output, processor, sizes)]
+
+    def computed(self, output: Any) -> dict[str, Tensor]:
+        """Unit vectors ``(B, h, w, 3)``."""
+        return {"normals": output.prediction.movedim(1, -1)}
+
+    def files(self, prediction: Prediction, name: str, config: Any) -> dict[str, tuple[str, bytes]]:
+        """``normals``: an RGB PNG, see :func:`noise2map.data.images.encode_normals`."""
+        return {"normals": (f"normals/{name}.png", encode_image(Image.fromarray(encode_normals(prediction.map))))}
+
+    def summary(self, prediction: Prediction, config: Any) -> dict[str, Any]:
+        """The mean direction, and the shares that face up, down, and neither."""
+        mean, up = prediction.map.reshape(-1, 3).mean(0), prediction.map[..., 1]
+        shares = {"up": (up > _MOSTLY).mean(), "down": (up < -_MOSTLY).mean(), "upright": (np.abs(up) <= _MOSTLY).mean()}
+        found = {name: round(float(share), 6) for name, share in shares.items()}
+        return {"mean_normal": [round(float(value), 4) for value in mean], "facing_shares": found}
+
+    def panel(self, prediction: Prediction, image: np.ndarray, heading: str, kind: str, truth: np.ndarray | None = None) -> Panel:
+        """See `ImageTask.panel`; x red, y green, z blue."""
+        cells = [Cell("image", image), Cell("normals", colorize_normals(prediction.map * _CAMERA_AXES))]
+        if prediction.uncertainty is not None:
+            cells.append(uncertainty_cell(prediction.uncertainty, kind))
+        if truth is not None:
+            vectors = [torch.from_numpy(np.ascontiguousarray(one)).movedim(-1, 0)[None] for one in (prediction.map, truth)]
+            known = normals_valid(vectors[1])[0].numpy()
+            error = np.where(known, angular_error(*vectors)[0].numpy(), np.nan)
+            note = f"mean {error[known].mean():.1f} degrees" if known.any() else ""
+            bar = ColorBar(0.0, _SHOWN_DEGREES, UNCERTAINTY_MAP, open_end=True)
+            cells.append(Cell("truth", colorize_normals(truth * _CAMERA_AXES)))
+            cells.append(Cell("angular error", colorize(error, 0.0, _SHOWN_DEGREES), bar, note))
+        return Panel(cells, heading=heading)
 
     def map_from_picture(self, path: Path, record: Mapping[str, Any], depth_scale: float) -> Tensor:
         """Unit vectors ``(3, H, W)`` of a colour picture."""

@@ -3,12 +3,16 @@
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from noise2map.report.panels import Panel, depth_panel, render, segmentation_panel
+from noise2map.report.panels import Panel, render
 from noise2map.runs.files import encode_image, write_bytes, write_image
+
+if TYPE_CHECKING:
+    from noise2map.tasks.base import ImageTask
 
 
 @dataclass
@@ -17,22 +21,22 @@ class Prediction:
 
     Attributes:
         id: The id of the image.
-        labels: Class ids ``(H, W)`` uint8 or uint16, for segmentation.
-        depth_m: Metres ``(H, W)`` float32, for depth.
+        task: What its map is.
+        map: Class ids ``(H, W)`` uint8 or uint16, metres ``(H, W)`` float32, or unit normals ``(H, W, 3)`` float32.
         uncertainty: ``(H, W)`` float32 in [0, 1]; None where it is not defined (one step of one sample of depth).
         uncertainty_kind: ``"entropy"``, ``"step_flip"``, ``"sample_variance"`` or ``"mutual_information"``.
         uncertainties: Every kind that is defined for the run, by name, if they were asked for.
         num_steps: Decoder calls that were made for it.
         processed_size: Width and height at which the model saw the image.
         image: The image ``(H, W, 3)`` uint8.
-        computed: ``depth_m`` and ``uncertainty`` ``(h, w)`` at the processed size, from which those at full size are resized.
+        computed: Map and uncertainty ``(h, w)`` at the processed size, from which those at full size are resized; of no class maps.
         id2label: Class id to name (segmentation).
         palette: ``(K, 3)`` uint8 (segmentation).
     """
 
     id: str
-    labels: np.ndarray | None
-    depth_m: np.ndarray | None
+    task: "ImageTask" = field(repr=False)
+    map: np.ndarray
     uncertainty: np.ndarray | None
     uncertainty_kind: str
     num_steps: int
@@ -42,6 +46,24 @@ class Prediction:
     computed: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     id2label: dict[int, str] = field(default_factory=dict, repr=False)
     palette: np.ndarray | None = field(default=None, repr=False)
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """Class ids ``(H, W)``, for segmentation."""
+        return self._if("labels")
+
+    @property
+    def depth_m(self) -> np.ndarray | None:
+        """Metres ``(H, W)``, for depth."""
+        return self._if("depth_m")
+
+    @property
+    def normals(self) -> np.ndarray | None:
+        """Unit vectors ``(H, W, 3)``, for surface normals."""
+        return self._if("normals")
+
+    def _if(self, key: str) -> np.ndarray | None:
+        return self.map if self.task.sample_key == key else None
 
     def panel(self, heading: str = "") -> Panel:
         """Image, map and, where it is defined, uncertainty, with legend or colour bar.
@@ -55,13 +77,7 @@ class Prediction:
         if self.image is None:
             raise ValueError("this prediction holds no image; expected one made by Predictor")
         kind = f"uncertainty ({self.uncertainty_kind.replace('_', ' ')})"
-        if self.labels is not None:
-            assert self.palette is not None
-            return segmentation_panel(
-                self.image, self.labels, self.uncertainty, self.id2label, self.palette, heading=heading, kind=kind
-            )
-        assert self.depth_m is not None
-        return depth_panel(self.image, self.depth_m, self.uncertainty, heading=heading, kind=kind)
+        return self.task.panel(self, self.image, heading, kind)
 
     def plot(self, heading: str = "") -> Image.Image:
         """The panel as a Pillow image; arguments and errors as in `panel`."""
@@ -77,7 +93,7 @@ class Prediction:
         if Path(path).suffix != ".npz":
             write_image(path, self.plot())
             return
-        maps = {"labels": self.labels, "depth_m": self.depth_m, "uncertainty": self.uncertainty}
+        maps = {self.task.sample_key: self.map, "uncertainty": self.uncertainty}
         buffer = BytesIO()
         np.savez_compressed(buffer, **{name: value for name, value in maps.items() if value is not None})
         write_bytes(path, buffer.getvalue())

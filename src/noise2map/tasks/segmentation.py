@@ -6,14 +6,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from noise2map.data.images import open_class_map
 from noise2map.metrics import ExpectedCalibrationError, ProbabilityScores, SegmentationScores, fit_temperature, segmentation_scores
 from noise2map.models import MapSegmenterOutput, Noise2MapForSemanticSegmentation
+from noise2map.models.image_processing import resized_argmax
 from noise2map.models.resizing import resize_logits, resize_map
-from noise2map.report.palettes import colorize_labels
+from noise2map.report.palettes import IGNORE_COLOR, colorize_labels
+from noise2map.report.panels import Panel, segmentation_panel
+from noise2map.runs.files import encode_image
 from noise2map.tasks.base import ImageScorer, ImageTask, ScoringOptions, as_floats, scoring_device, sort_rows
+from noise2map.tasks.prediction import Prediction
 
 _TEMPERATURE_FLOATS = 8 * 2**20
 
@@ -138,6 +143,18 @@ class LabelScorer(SegmentationScorer):
         }
 
 
+def label_image(labels: np.ndarray, palette: np.ndarray) -> Image.Image:
+    """Class ids as a picture whose pixel values are the ids: palette mode up to 256 classes, else 16-bit grey."""
+    if labels.dtype != np.uint8:
+        return Image.fromarray(labels.astype(np.uint16))
+    table = np.zeros((256, 3), np.uint8)
+    table[:] = IGNORE_COLOR
+    table[: len(palette)] = palette
+    image = Image.fromarray(labels)
+    image.putpalette(table.tobytes())
+    return image
+
+
 class SegmentationTask(ImageTask):
     """Semantic segmentation."""
 
@@ -172,6 +189,29 @@ class SegmentationTask(ImageTask):
     def mean_output(self, mean: Tensor, **fields: Any) -> MapSegmenterOutput:
         """The logarithm of the mean probabilities."""
         return MapSegmenterOutput(logits=mean.clamp_min(torch.finfo(mean.dtype).tiny).log(), **fields)
+
+    def arrays(self, output: Any, processor: Any, sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+        """Class ids ``(H, W)`` uint8, or uint16 for more than 256 classes; never all logits at full size."""
+        kind = np.uint8 if output.logits.shape[1] <= 256 else np.uint16
+        return [resized_argmax(logits, size).cpu().numpy().astype(kind) for logits, size in zip(output.logits, sizes)]
+
+    def files(self, prediction: Prediction, name: str, config: Any) -> dict[str, tuple[str, bytes]]:
+        """``labels``: a PNG whose pixel values are the ids."""
+        assert prediction.palette is not None
+        return {"labels": (f"labels/{name}.png", encode_image(label_image(prediction.map, prediction.palette)))}
+
+    def summary(self, prediction: Prediction, config: Any) -> dict[str, Any]:
+        """Shares of the classes, the largest first."""
+        ids, counts = np.unique(prediction.map, return_counts=True)
+        shares, names = counts / prediction.map.size, prediction.id2label
+        order = np.argsort(-shares, kind="stable")
+        return {"class_shares": {names.get(int(ids[i]), str(ids[i])): round(float(shares[i]), 6) for i in order}}
+
+    def panel(self, prediction: Prediction, image: np.ndarray, heading: str, kind: str, truth: np.ndarray | None = None) -> Panel:
+        """See `ImageTask.panel`; the classes in a legend."""
+        assert prediction.palette is not None
+        names, palette, unsure = prediction.id2label, prediction.palette, prediction.uncertainty
+        return segmentation_panel(image, prediction.map, unsure, names, palette, truth=truth, heading=heading, kind=kind)
 
     def map_from_picture(self, path: Path, record: Mapping[str, Any], depth_scale: float) -> Tensor:
         """Class ids ``(H, W)`` of a single-channel picture."""
