@@ -1,6 +1,7 @@
 """The plan of the house: who may import whom, sizes, names, documentation, and what never happens here."""
 
 import ast
+import collections
 import functools
 import importlib
 import inspect
@@ -106,7 +107,7 @@ PUBLIC = {
     "noise2map.geometry": [],
 }
 
-MAX_FILE, MAX_FUNCTION, MAX_MEDIAN = 400, 80, 150
+MAX_FILE, MAX_FUNCTION, MAX_MEDIAN, MAX_ROOM = 400, 80, 150, 16
 MEBI = 1024**2
 
 
@@ -192,12 +193,67 @@ def test_optional_packages_are_imported_where_they_are_used():
     assert complaints(check) == ""
 
 
-def test_the_rooms_do_not_import_each_other_in_a_circle():
-    edges = {room: set(rooms) - {room} for room, (rooms, _) in ROOMS.items()}
-    while edges:
-        free = {room for room, needs in edges.items() if not needs & set(edges)}
-        assert free, f"circle among {sorted(edges)}"
-        edges = {room: needs for room, needs in edges.items() if room not in free}
+@functools.cache
+def module_of(path):
+    """``noise2map.data.folder`` of a file; a package by its name."""
+    return ".".join(["noise2map", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__")
+
+
+@functools.cache
+def file_arrows():
+    """Module -> modules of the house that it imports, late imports included, imports for type checking aside."""
+    modules = {module_of(path) for path in SOURCES}
+    arrows = {module: set() for module in modules}
+    for path in SOURCES:
+        typing_only = inside(path, ast.If, lambda node: "TYPE_CHECKING" in ast.dump(node.test))
+        for node in ast.walk(tree_of(path)):
+            if id(node) in typing_only:
+                continue
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                parts = [f"{node.module}.{alias.name}" for alias in node.names]
+                names = [part if part in modules else node.module for part in parts]
+            else:
+                continue
+            arrows[module_of(path)] |= {name for name in names if name in modules} - {module_of(path)}
+    return arrows
+
+
+def room_arrows():
+    """Room -> rooms that its files import: the house as it is, not as it is planned."""
+    room = {module_of(path): room_of(path) for path in SOURCES}
+    arrows = {name: set() for name in room.values()}
+    for module, others in file_arrows().items():
+        arrows[room[module]] |= {room[other] for other in others} - {room[module], "__init__"}
+    return arrows
+
+
+def circles(arrows):
+    """What is left of a graph after all nodes without open arrows have been taken away, again and again."""
+    arrows = {node: set(others) for node, others in arrows.items()}
+    while free := [node for node, others in arrows.items() if not others & set(arrows)]:
+        for node in free:
+            del arrows[node]
+    return sorted(arrows)
+
+
+def test_circles_are_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]
+
+
+def test_no_circle_of_files():
+    assert circles(file_arrows()) == []
+
+
+def test_no_circle_of_rooms():
+    assert circles(room_arrows()) == []
+
+
+def test_only_commands_render():
+    users = {room for room, others in room_arrows().items() if "rendering" in others}
+    assert users <= {"cli"}
 
 
 def test_importing_the_package_is_quick():
@@ -222,6 +278,10 @@ def test_no_room_for_odds_and_ends():
     bad = {"utils", "util", "misc", "common", "helpers", "helper"}
     names = {part.removesuffix(".py") for path in SOURCES for part in path.relative_to(PACKAGE).parts}
     assert not names & bad
+
+
+def test_no_module_has_the_name_of_a_folder_beside_it():
+    assert [relative(path) for path in SOURCES if path.with_suffix("").is_dir()] == []
 
 
 def test_every_module_can_be_imported():
@@ -268,6 +328,11 @@ def test_files_are_short():
     lengths = {relative(path): len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
     assert {name: length for name, length in lengths.items() if length > MAX_FILE} == {}
     assert statistics.median(lengths.values()) <= MAX_MEDIAN
+
+
+def test_folders_are_small():
+    sizes = collections.Counter(path.parent for path in SOURCES)
+    assert {relative(folder): size for folder, size in sizes.items() if size > MAX_ROOM} == {}
 
 
 def test_functions_are_short():
