@@ -15,6 +15,7 @@ _PUBLIC = {
     "Noise2MapConfig": "noise2map.models",
     "Noise2MapForSemanticSegmentation": "noise2map.models",
     "Noise2MapForDepthEstimation": "noise2map.models",
+    "Noise2MapForNormalEstimation": "noise2map.models",
     "Noise2MapForBevSegmentation": "noise2map.models",
     "Noise2MapBevConfig": "noise2map.models",
     "Noise2MapBevProcessor": "noise2map.models",
@@ -22,16 +23,23 @@ _PUBLIC = {
     "MapTrainer": "noise2map.training",
 }
 _ROOMS = (
+    "bench",
     "codecs",
     "convert",
     "data",
+    "demo",
     "diffusion",
+    "evaluation",
+    "generation",
     "geometry",
     "guidance",
     "inference",
     "metrics",
     "models",
+    "rendering",
     "report",
+    "runs",
+    "tasks",
     "training",
     "zoo",
 )
@@ -55,6 +63,9 @@ if TYPE_CHECKING:
     )
     from noise2map.models import (
         Noise2MapForDepthEstimation as Noise2MapForDepthEstimation,
+    )
+    from noise2map.models import (
+        Noise2MapForNormalEstimation as Noise2MapForNormalEstimation,
     )
     from noise2map.models import (
         Noise2MapForSemanticSegmentation as Noise2MapForSemanticSegmentation,

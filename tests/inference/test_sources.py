@@ -195,3 +195,12 @@ def test_float_images_beyond_any_range_are_refused(tmp_path):
     Image.fromarray(np.array([[0.0, 1e6]], np.float32)).save(tmp_path / "f.tiff")
     with pytest.raises(OSError, match=r"f\.tiff: its values reach from 0 to 1e\+06, expected 16 bits, 0..255 or 0..1"):
         open_image(tmp_path / "f.tiff")
+
+
+def test_heic_is_read_where_pillow_heif_is_installed(tmp_path):
+    pytest.importorskip("pillow_heif")
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "a.png")
+    image_files.image_suffixes()
+    Image.open(tmp_path / "a.png").save(tmp_path / "a.heic")
+    assert list(find_images(tmp_path).images) == ["a.heic", "a.png"]
+    assert open_image(tmp_path / "a.heic").size == (64, 48)
