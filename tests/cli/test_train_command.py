@@ -178,7 +178,7 @@ def test_missing_data_is_found_out_before_anything_heavy_is_imported(tmp_path):
     code = (
         "import sys\nfrom noise2map.cli import main\n"
         "try: main(['train', 'official/ade20k-swin-t', '--set', 'data.root=nowhere'])\n"
-        "finally: print(sorted({'torch', 'transformers', 'diffusers', 'numpy'} & set(sys.modules)))"
+        "finally: print(sorted({'torch', 'transformers', 'diffusers', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and "no folder nowhere" in done.stderr and done.stderr.count("\n") == 1

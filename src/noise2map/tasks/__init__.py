@@ -30,6 +30,9 @@ class _Tasks(Mapping[str, "Task"]):
             self._made[name] = getattr(importlib.import_module(module), kind)()
         return self._made[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in _TASKS  # the mixin's would make the task, which imports torch
+
     def __iter__(self) -> Iterator[str]:
         return iter(_TASKS)
 
