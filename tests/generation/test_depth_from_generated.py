@@ -68,6 +68,7 @@ def test_all_arms_from_command_to_files_and_again(paths, tmp_path, monkeypatch, 
     assert run(*words(paths, tmp_path)) == 0
     assert [row["abs_rel"] for row in rows_of(tmp_path, "runs")] == [row["abs_rel"] for row in runs]
     assert (tmp_path / "summary.png").read_bytes() == plot
+    assert run(*words(paths, tmp_path, keep=0.25)) == 2 and "keep 0.5 -> 0.25" in capsys.readouterr().err
     with Image.open(tmp_path / "summary.png") as image:
         assert min(image.size) > 200 and image.convert("L").getextrema() != (255, 255)
 

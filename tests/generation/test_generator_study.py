@@ -175,6 +175,8 @@ def test_a_generator_alone_is_scored_without_guidance(paths, tmp_path, capsys):
     rows = rows_of(tmp_path)
     assert [row["setting"] for row in rows] == ["none", "references"] and "FID_low" not in rows[0]
     assert "only the unguided generator" in capsys.readouterr().err
+    assert run(*words(paths, tmp_path, depth_predictor=None, depth_prior=None, resamples=0, pairs=0, steps=1)) == 2
+    assert "num_inference_steps 2 -> 1" in capsys.readouterr().err
     assert not (tmp_path / "differences.csv").exists()
 
 
@@ -199,6 +201,13 @@ def test_bad_input_is_refused_before_anything_is_drawn(paths, tmp_path, capsys, 
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
     assert not (tmp_path / "samples").exists()
+
+
+def test_foreign_files_are_not_written_among(paths, tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert run(*words(paths, tmp_path)) == 2
+    assert "noise2map did not write (thesis.txt)" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["thesis.txt"]
 
 
 def test_plan_leaves_out_what_there_are_no_parts_for(tmp_path):

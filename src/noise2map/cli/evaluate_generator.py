@@ -67,6 +67,9 @@ def evaluate_generator(
         typer.Option(help="Draw only these rows, e.g. none,dcg, and stop: processes can share the work in one --out."),
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Kept measurements of references. [default: ~/.cache/noise2map]")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace results of other settings; images and measurements that fit are kept.")
+    ] = False,
 ) -> None:
     """None, DCG, DPG and both at equal seeds: FID, dFID, KID, geometry, time; sweeps; a page of pairs."""
     # Imported after the options have been checked: a mistake is reported at once, not after seconds of imports.
@@ -78,6 +81,7 @@ def evaluate_generator(
     from noise2map.generation.evaluation.study import GeneratorOptions, draw_only, run_study
     from noise2map.generation.sampling import SamplingOptions
     from noise2map.guidance import GuidanceConfig
+    from noise2map.runs.output_folder import claim
 
     logging.disable_progress_bar()
     diffusers.utils.logging.disable_progress_bar()
@@ -109,10 +113,11 @@ def evaluate_generator(
         cache=cache,
     )
     if draw is not None:
-        for path in draw_only(options, [word.strip() for word in draw.split(",")]):
+        for path in draw_only(options, [word.strip() for word in draw.split(",")], overwrite):
             print(f"drawn into {path}", file=sys.stderr)
         return
-    study = run_study(options)
-    print("\n\n".join(study_text(study)))
-    for path in [*write_study(study, out), *write_page(study, out / "page.html", pairs, fov)]:
-        print(f"wrote {path}", file=sys.stderr)
+    with claim(out, options.settings, overwrite=overwrite):
+        study = run_study(options)
+        print("\n\n".join(study_text(study)))
+        for path in [*write_study(study, out), *write_page(study, out / "page.html", pairs, fov)]:
+            print(f"wrote {path}", file=sys.stderr)

@@ -49,6 +49,9 @@ def depth_from_generated(
         Path | None,
         typer.Option(help="Take images from here, or add them, e.g. samples/ of an `evaluate generator`. [default: OUT/samples]"),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace results of other settings; images and trainings that fit are kept.")
+    ] = False,
 ) -> None:
     """What images teach a small depth network: real ones, unguided and guided samples, and samples filtered by agreement."""
     # Imported after the options have been checked: a mistake is reported at once, not after seconds of imports.
@@ -59,6 +62,7 @@ def depth_from_generated(
     from noise2map.generation.experiments.training_sets import ExperimentOptions
     from noise2map.generation.sampling import SamplingOptions
     from noise2map.guidance import GuidanceConfig
+    from noise2map.runs.output_folder import claim
 
     logging.disable_progress_bar()
     diffusers.utils.logging.disable_progress_bar()
@@ -88,10 +92,11 @@ def depth_from_generated(
         device=device,
         samples=samples,
     )
-    report = run_experiment(options)
-    print("\n\n".join(report.text()))
-    for path in report.write(out):
-        print(f"wrote {path}", file=sys.stderr)
+    with claim(out, options.settings, overwrite=overwrite):
+        report = run_experiment(options)
+        print("\n\n".join(report.text()))
+        for path in report.write(out):
+            print(f"wrote {path}", file=sys.stderr)
 
 
 app.command("depth-from-generated")(depth_from_generated)

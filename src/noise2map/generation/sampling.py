@@ -129,10 +129,29 @@ def image_settings(pipe: DepthGuidedPipeline, options: SamplingOptions, guidance
     )
     if guidance.losses:
         found["depth_predictor"] = _part_checksum(pipe.depth_predictor)
-        names = (one.name for one in fields(guidance) if one.name != "losses")
-        found |= {f"guidance.{name}": _value(getattr(guidance, name)) for name in names}
+        found |= {f"guidance.{name}": _value(getattr(guidance, name)) for name in _names(guidance) if name != "losses"}
     for loss in guidance.losses:
-        found |= {f"{loss.name}.{one.name}": _value(getattr(loss, one.name)) for one in fields(loss)}
+        found |= {f"{loss.name}.{name}": _value(getattr(loss, name)) for name in _names(loss)}
+    return found
+
+
+def option_settings(command: str, options: Any) -> dict[str, Any]:
+    """The options of a command that decide its results, as flat JSON values: all but folders, device and batch size.
+
+    Args:
+        command: Its name.
+        options: A dataclass with `sampling` and `guidance` among its fields.
+    """
+    found: dict[str, Any] = {"command": command}
+    for one in fields(options):
+        value = getattr(options, one.name)
+        if one.name == "guidance":
+            found |= {f"guidance.{name}": _value(getattr(value, name)) for name in _names(value) if name != "losses"}
+            found |= {f"{loss.name}.{name}": _value(getattr(loss, name)) for loss in value.losses for name in _names(loss)}
+        elif one.name == "sampling":
+            found |= {name: getattr(value, name) for name in _names(value) if name != "batch_size"}
+        elif one.name not in ("out", "cache", "device", "samples"):
+            found[one.name] = _value(value)
     return found
 
 
@@ -274,6 +293,10 @@ def _one(batch: DrawnBatch, index: int) -> DrawnImage:
 def _part_checksum(part: Any) -> str:
     """Weights and configuration of a network of the pipeline."""
     return settings_checksum({"weights": weights_checksum(part, 16), **{k: _value(v) for k, v in _public(part.config).items()}}, 16)
+
+
+def _names(options: Any) -> list[str]:
+    return [one.name for one in fields(options)]
 
 
 def _public(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What FID and KID look through: shipped encoders, vision backbones of transformers, Inception; each with a name that tells."""
+"""Feature extractors of FID and KID by name: shipped encoders, vision backbones of transformers, Inception."""
 
 import importlib.util
 from pathlib import Path
@@ -58,7 +58,7 @@ def make_extractor(spec: str = DEFAULT_EXTRACTOR, device: str | torch.device = "
 
 
 class EncoderFeatures(FeatureExtractor):
-    """Mean over the picture of a feature map of a map model's image encoder.
+    """Mean over the image of a feature map of a map model's image encoder.
 
     Args:
         model: A map model.

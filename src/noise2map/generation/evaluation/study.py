@@ -15,12 +15,12 @@ from noise2map.generation.evaluation.measurements import FeatureModels, ImageFea
 from noise2map.generation.evaluation.references import ImageFiles, ReferenceImages
 from noise2map.generation.evaluation.scores import SettingScores, score_settings
 from noise2map.generation.loading import camera_of, load_generator, load_priors, sampler_of, side_of
-from noise2map.generation.sampling import SamplingOptions, draw_images, folder_name, image_settings
+from noise2map.generation.sampling import SamplingOptions, draw_images, folder_name, image_settings, option_settings
 from noise2map.guidance import ConsistencyLoss, DepthGuidedPipeline, DepthPrior, GuidanceConfig, PriorLoss
 from noise2map.inference.depth_models import DEFAULT_DEPTH_MODEL, load_depth_model
 from noise2map.inference.loading import pick_device
 from noise2map.metrics.fid import ENOUGH_SAMPLES, check_samples
-from noise2map.runs.files import check_writable, user_cache
+from noise2map.runs.files import user_cache
 from noise2map.runs.output_folder import OutputFolder
 from noise2map.runs.provenance import provenance
 from noise2map.zoo import label_of
@@ -84,6 +84,11 @@ class GeneratorOptions:
     resamples: int = 200
     allow_singular: bool = False
     cache: Path | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides the results, as JSON values: what `OutputFolder` compares."""
+        return option_settings("evaluate generator", self)
 
     def count(self, table: str) -> int:
         """Images of each row of a table."""
@@ -192,7 +197,7 @@ def run_study(options: GeneratorOptions) -> GeneratorStudy:
     return GeneratorStudy(options, scores, tables, facts, roots, models, camera)
 
 
-def draw_only(options: GeneratorOptions, names: Sequence[str]) -> list[Path]:
+def draw_only(options: GeneratorOptions, names: Sequence[str], overwrite: bool = False) -> list[Path]:
     """Draw the images of some rows and stop; `run_study` with the same options finds them.
 
     Processes that draw different rows may run side by side: what guides differently has a folder of its own, and nothing else
@@ -201,6 +206,7 @@ def draw_only(options: GeneratorOptions, names: Sequence[str]) -> list[Path]:
     Args:
         options: As of `run_study`.
         names: Of rows, such as `"none"`, `"DCG"`, `"scale 0.1"`; in any case.
+        overwrite: Go on in a folder of other settings; images of theirs stay.
 
     Returns:
         The folders.
@@ -214,6 +220,8 @@ def draw_only(options: GeneratorOptions, names: Sequence[str]) -> list[Path]:
     unknown = [name for name in names if name.lower() not in known]
     if unknown:
         raise ValueError(f"there is no row {unknown[0]!r} to draw; expected some of {', '.join(known.values())}")
+    with OutputFolder(options.out, options.settings, overwrite=overwrite) as folder:
+        folder.begin()  # ours from now on, and free for others: each row's folder is locked by itself
     chosen = {known[name.lower()] for name in names}
     tables = {table: {name: one for name, one in rows.items() if name in chosen} for table, rows in tables.items()}
     return list(dict.fromkeys(one.folder.root for one in _draw_tables(options, pipe, tables).values()))
@@ -222,7 +230,6 @@ def draw_only(options: GeneratorOptions, names: Sequence[str]) -> list[Path]:
 def _open(options: GeneratorOptions) -> tuple[torch.device, DepthGuidedPipeline, Tables]:
     """The device, the generator with its parts, and what guides each row."""
     device = pick_device(options.device)
-    check_writable(options.out)
     pipe = load_generator(options.model, options.depth_predictor, sampler=options.sampler, device=device)
     priors = load_priors(pipe, options.model, options.depth_priors)
     if pipe.depth_predictor is None:

@@ -21,7 +21,7 @@ from noise2map.inference.loading import pick_device
 from noise2map.metrics import seed_interval
 from noise2map.report.plots import Estimates, comparison_plot, save_figure
 from noise2map.report.tables import text_table, write_csv
-from noise2map.runs.files import check_writable, settings_checksum, write_json
+from noise2map.runs.files import settings_checksum, write_json
 from noise2map.runs.provenance import provenance
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,6 @@ def run_experiment(options: ExperimentOptions) -> ExperimentReport:
     """
     _check(options)
     device = pick_device(options.device)
-    check_writable(options.out)
     pipe = load_generator(options.model, options.depth_predictor, options.depth_prior, sampler=options.sampler, device=device)
     predictor = pipe.depth_predictor
     if predictor is None:

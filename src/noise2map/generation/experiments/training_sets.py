@@ -17,7 +17,7 @@ from noise2map.generation.depth_reading import depth_probe, probe_name
 from noise2map.generation.evaluation.measurements import stack_images
 from noise2map.generation.evaluation.references import ImageFiles
 from noise2map.generation.image_files import seed_name
-from noise2map.generation.sampling import UNGUIDED, SamplingOptions, draw_images
+from noise2map.generation.sampling import UNGUIDED, SamplingOptions, draw_images, option_settings
 from noise2map.guidance import DepthGuidedPipeline, GuidanceConfig, PriorLoss
 from noise2map.metrics import depth_disagreement
 from noise2map.runs.files import content_checksum, write_bytes
@@ -74,6 +74,11 @@ class ExperimentOptions:
     limit: int = 0
     device: str = "auto"
     samples: Path | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides the results, as JSON values: what `OutputFolder` compares."""
+        return option_settings("experiment depth-from-generated", self)
 
 
 @dataclass
