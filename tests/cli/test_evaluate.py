@@ -71,7 +71,23 @@ def test_two_models_from_command_to_files(checkpoints, tmp_path, capsys):
     with open(out / "per_image.csv", newline="") as file:
         images = list(csv.DictReader(file))
     assert len(images) == 4 * len(rows) and len({row["id"] for row in images}) == 4
-    assert sorted(path.name for path in out.iterdir()) == ["evaluation.csv", "evaluation.json", "per_image.csv"]
+    assert sorted(path.name for path in out.iterdir()) == ["evaluation.csv", "evaluation.json", "per_image.csv", "settings.json"]
+
+
+def test_scores_of_other_settings_and_foreign_files_are_not_replaced(checkpoints, tmp_path, capsys):
+    words = ["--model", checkpoints / "depth", "--limit", 2, "--resamples", 0, "--out", tmp_path / "out"]
+    assert _run(*words, "--steps", 1) == 0
+    before = (tmp_path / "out" / "evaluation.csv").read_bytes()
+    capsys.readouterr()
+    assert "other settings (protocols" in _error(capsys, *words, "--steps", 2)
+    assert (tmp_path / "out" / "evaluation.csv").read_bytes() == before
+    assert _run(*words, "--steps", 2, "--overwrite") == 0
+    assert (tmp_path / "out" / "evaluation.csv").read_bytes() != before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "evaluation.csv").write_text("mine")
+    capsys.readouterr()
+    assert "did not write" in _error(capsys, *words[:-1], tmp_path / "mine", "--steps", 1)
+    assert (tmp_path / "mine" / "evaluation.csv").read_text() == "mine"
 
 
 def test_depth_from_command_to_files(checkpoints, tmp_path, capsys):

@@ -1,11 +1,13 @@
 """``noise2map evaluate``: scores by steps, samples and averaging, with the uncertainty scored."""
 
-import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from noise2map.cli import options
 
 
 def evaluate(
@@ -57,6 +59,7 @@ def evaluate(
     fit_temperature: Annotated[bool, typer.Option("--fit-temperature", help="Also fit the logits' temperature.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json and evaluation.csv.")] = None,
     save_per_image: Annotated[bool, typer.Option("--save-per-image", help="Also write per_image.csv to --out.")] = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Score a model: maps, calibration and every kind of uncertainty, by steps, samples and averaging.
 
@@ -81,13 +84,11 @@ def evaluate(
         raise ValueError(f"--protocol must be plain, official or multi-scale, got {protocol!r}")
     if save_per_image and out is None:
         raise ValueError("--save-per-image needs --out, the folder to write to")
-    if out is not None:
-        _check_directory(out)
-
     # Imported after the dials have been checked: a mistake is reported at once, not after seconds of imports.
     from transformers.utils import logging
 
     from noise2map.evaluation.run import EvaluationJob, run_evaluation
+    from noise2map.runs.output_folder import claim
 
     logging.disable_progress_bar()  # of loading weights, which takes no time
 
@@ -115,10 +116,10 @@ def evaluate(
         stride=_sides("stride", stride),
         average_of_model=average is None and protocol != "plain",
     )
-    report = run_evaluation(job, say=lambda text: print(text, file=sys.stderr))
-    print("\n\n".join(report.text()))
-    if out is not None:
-        for path in report.write(out, save_per_image):
+    with claim(out, job.settings(), overwrite=overwrite) if out is not None else nullcontext():
+        report = run_evaluation(job, say=lambda text: print(text, file=sys.stderr))
+        print("\n\n".join(report.text()))
+        for path in report.write(out, save_per_image) if out is not None else ():
             print(f"wrote {path}", file=sys.stderr)
 
 
@@ -130,10 +131,3 @@ def _sides(name: str, text: str | None) -> tuple[int, int] | None:
     if not (times and width.isdecimal() and height.isdecimal()):
         raise ValueError(f"--{name} must be WIDTHxHEIGHT in pixels, such as 512x512, got {text!r}")
     return int(height), int(width)
-
-
-def _check_directory(out: Path) -> None:
-    """Find out before a long run whether results can be written."""
-    out.mkdir(parents=True, exist_ok=True)
-    if not os.access(out, os.W_OK):
-        raise PermissionError(f"{out} cannot be written")

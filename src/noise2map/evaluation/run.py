@@ -1,7 +1,8 @@
 """One run of ``noise2map evaluate``: open models and data, score, compare, write."""
 
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,14 @@ class EvaluationJob:
     predictions: Sequence[Path] = ()
     task: str | None = None
     classes: Path | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the scores, for the record of an output folder; paths are made absolute."""
+        chosen = {name: value for name, value in asdict(self).items() if name not in ("batch_size", "device")}
+        chosen["models"] = [os.path.abspath(name) if Path(name).is_dir() else name for name in self.models]
+        chosen["predictions"] = [os.path.abspath(path) for path in self.predictions]
+        chosen |= {name: value and os.path.abspath(value) for name, value in (("root", self.root), ("classes", self.classes))}
+        return {"command": "evaluate", **chosen}
 
 
 @dataclass
