@@ -16,7 +16,7 @@ from noise2map.demo.section import DemoSection
 from noise2map.inference.bev import BevPrediction, denoising_steps, draw_prediction, encode_sample, predict_map
 from noise2map.inference.loading import load_model, pick_device
 from noise2map.metrics import bev_counts, bev_scores
-from noise2map.models.decoding import Dials
+from noise2map.models.decoding import DecodingOptions
 from noise2map.report import bev_panels
 from noise2map.report.animation import save_animation
 from noise2map.report.html import GalleryItem, Page
@@ -145,15 +145,15 @@ def _predict(maps: BevMaps, seed: int, others: list[dict[str, Any]]) -> list[dic
     """Predict every place; samples of the first model come back with the points that only a later one reads."""
     dataset = open_bev_dataset("freedoom-surround", SURROUND_SAMPLES_ROOT, "test", maps.model, maps.processor)
     config = maps.model.config
-    dials = Dials(seed=seed).resolved(config)
+    decoding = DecodingOptions(seed=seed).resolved(config)
     samples = [dataset[index] for index in range(len(dataset))]
     maps.by_steps = {steps: [] for steps in (STEP_COUNTS if config.diffusion else (1,))}
     for sample in samples:
         features = encode_sample(maps.model, maps.processor, sample)
         for steps, predictions in maps.by_steps.items():
-            predictions.append(predict_map(maps.model, features, sample, replace(dials, num_inference_steps=steps)))
+            predictions.append(predict_map(maps.model, features, sample, replace(decoding, num_inference_steps=steps)))
         if config.diffusion and sample["id"] == SHOWN[0]:
-            maps.trajectory = denoising_steps(maps.model, features, sample, ANIMATION_STEPS, dials)
+            maps.trajectory = denoising_steps(maps.model, features, sample, ANIMATION_STEPS, decoding)
     return [{**before, **sample} for before, sample in zip(others, samples)] if others else samples
 
 

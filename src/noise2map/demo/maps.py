@@ -19,7 +19,7 @@ from noise2map.metrics import (
     depth_is_wrong,
     depth_valid,
 )
-from noise2map.models.decoding import Dials
+from noise2map.models.decoding import DecodingOptions
 from noise2map.report.animation import DenoisingStep, denoising_steps
 from noise2map.tasks.prediction import Prediction
 
@@ -70,7 +70,7 @@ def varied_frames(dataset: Any, count: int, first: Sequence[str] = ()) -> list[i
 
 
 def predict_frames(
-    predictor: Predictor, dataset: Any, indices: Sequence[int], step_counts: Sequence[int], dials: Dials
+    predictor: Predictor, dataset: Any, indices: Sequence[int], step_counts: Sequence[int], decoding: DecodingOptions
 ) -> tuple[list[Frame], dict[int, float]]:
     """Predict frames at several step counts, from the same noise.
 
@@ -79,7 +79,7 @@ def predict_frames(
         dataset: Raw samples with the truth for its task.
         indices: Which ones.
         step_counts: Numbers of decoder calls.
-        dials: The other choices.
+        decoding: The other choices.
 
     Returns:
         One frame per index, and the seconds an image took by number of steps.
@@ -95,7 +95,7 @@ def predict_frames(
     images, ids = [sample["image"] for sample in samples], [sample["id"] for sample in samples]
     for steps in step_counts:
         began = time.perf_counter()
-        found = predictor(images, ids, dials, num_inference_steps=steps, every_uncertainty=True)
+        found = predictor(images, ids, decoding, num_inference_steps=steps, every_uncertainty=True)
         seconds[steps] = (time.perf_counter() - began) / len(images)
         for frame, prediction in zip(frames, found):
             frame.by_steps[steps] = prediction

@@ -32,7 +32,7 @@ from noise2map.demo.section import DemoSection
 from noise2map.geometry import write_ply
 from noise2map.inference.loading import pick_device
 from noise2map.inference.predictor import Predictor
-from noise2map.models.decoding import Dials
+from noise2map.models.decoding import DecodingOptions
 from noise2map.report.animation import DenoisingStep, denoising_frames, save_animation
 from noise2map.report.html import Cloud, GalleryItem, Page
 from noise2map.report.palettes import depth_range
@@ -202,8 +202,8 @@ class MapSection(DemoSection):
         options, dataset = self.options, load_samples("test", self.task)
         first = FIRST_FRAMES if self.task == "segmentation" else FIRST_FRAMES[::-1]
         indices = varied_frames(dataset, max(options.frames, options.scored), first)
-        dials = Dials(ensemble_size=self.samples, average="last", seed=options.seed)
-        self.frames, seconds = predict_frames(self.predictor, dataset, indices, self.steps, dials)
+        decoding = DecodingOptions(ensemble_size=self.samples, average="last", seed=options.seed)
+        self.frames, seconds = predict_frames(self.predictor, dataset, indices, self.steps, decoding)
         self.shown = [self.frames[index] for index in evenly_spaced(len(self.frames), options.frames, ends=True)]
         index = next(i for i in indices if dataset[i]["id"] == self.shown[0].id)
         image = dataset[index]["image"]
