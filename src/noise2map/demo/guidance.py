@@ -140,7 +140,7 @@ class GuidanceSection(DemoSection):
             f"Images of {side} x {side} pixels, shown enlarged, that `{label}` draws from noise in {STEPS} steps, and the same "
             "noise with guidance: consistency guidance (DCG) moves the image so that two readings of its depth agree, prior "
             "guidance (DPG) so that a small diffusion model of depth finds it likely. Depth and normals below are those that "
-            f"`{label_of(depth_model)}` sees in the finished image; the number is how far the two readings differ. What these four "
+            f"`{label_of(depth_model)}` sees in the finished image; the number is how far the two readings differ. What a few "
             "seeds show, others need not: no gain of guidance is proven for this generator.",
         )
         rows, apart = _scores(
@@ -161,7 +161,7 @@ class GuidanceSection(DemoSection):
             f"draws as many as that takes. The references are {_REFERENCES} frames of the test maps."
         )
         frames = trajectory_frames({setting: drawn[setting].trajectory for setting in ("unguided", "both")})
-        page.player(frames, f"From noise to picture and depth: seed {FIRST_SEEDS[0]}, without guidance and with both")
+        page.player(frames, f"From noise to image and depth: seed {FIRST_SEEDS[0]}, without guidance and with both")
         pictures = [render(Panel(row, columns=3), width=660) for row in frames]
         save_animation(folder / "denoising.webp", pictures, duration_ms=200)
         ends = {setting: views[setting] for setting in ("unguided", "both")}
