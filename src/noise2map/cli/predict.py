@@ -25,7 +25,7 @@ def predict(
     dtype: options.DType = "float32",
     batch_size: Annotated[int, typer.Option(min=1, help="The most images at a time; fewer where memory is short.")] = 8,
     size: options.Size = None,
-    panels: Annotated[bool, typer.Option(help="Draw a picture of image, map and uncertainty for each image.")] = True,
+    panels: Annotated[bool, typer.Option(help="Draw image, map and uncertainty side by side for each image.")] = True,
     arrays: Annotated[bool, typer.Option(help="Store depth as floats (npz), too.")] = True,
     overwrite: options.Overwrite = False,
 ) -> None:

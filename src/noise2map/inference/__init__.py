@@ -1,4 +1,4 @@
-"""Prediction and evaluation: models on images and data sets.
+"""Prediction: models on images, folders of images and samples of sensors.
 
 The names are imported on first use: checking a command's words must not cost the import of a model.
 """

@@ -1,4 +1,4 @@
-"""Predicts bird's-eye-view maps of samples of a data set, and shows them: views, layers, uncertainty, truth, the denoising."""
+"""Predicts bird's-eye-view maps of samples of a dataset, and shows them: views, layers, uncertainty, truth, the denoising."""
 
 import json
 import logging
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class BevPredictionOptions:
-    """What to predict; see ``noise2map predict-bev --help``.
+    """Options of a prediction; see ``noise2map predict-bev --help``.
 
     Attributes:
         samples: Tokens of samples, or their numbers in the split.
@@ -164,7 +164,7 @@ def predict_bev(options: BevPredictionOptions) -> list[Path]:
 
 
 def _settings(options: BevPredictionOptions, decoding: DecodingOptions, split: str, model: Any) -> dict[str, Any]:
-    """What decides what the files of a sample look like."""
+    """Settings that decide the files of a sample."""
     return {
         "command": "predict-bev",
         "model": options.model,
@@ -204,7 +204,7 @@ def _predict(
 
 @torch.no_grad()
 def encode_sample(model: Any, processor: Any, sample: dict[str, Any]) -> torch.Tensor:
-    """What a model makes of the sensors of one sample, the input of any number of decodings."""
+    """Features of the sensors of one sample, the input of any number of decodings."""
     inputs = dict(processor([sample]))
     inputs.pop("labels")
     return model.encode_sensors(**send_to_device(inputs, model.device))
@@ -284,7 +284,7 @@ def draw_prediction(
     size_m: tuple[float, float],
     threshold: float = 0.5,
 ) -> Image.Image:
-    """Views, LiDAR, map, truth, errors and uncertainty of a sample as one picture; the map covers ``size_m`` metres."""
+    """Views, LiDAR, map, truth, errors and uncertainty of a sample as one image; the map covers ``size_m`` metres."""
     layers, known = prediction.probabilities >= threshold, prediction.known
     unsure = prediction.uncertainty.max(0)
     limit = uncertainty_limit(unsure[known]) if known.any() else 1.0

@@ -27,7 +27,7 @@ _WAITING_BATCHES = 4
 
 @dataclass
 class FolderReport:
-    """What became of the images.
+    """Result of `predict_folder`: ids of the images by outcome.
 
     Attributes:
         written: Ids predicted now.
@@ -139,7 +139,7 @@ def predict_folder(
 
 
 def run_settings(predictor: Predictor, options: PredictionOptions, model_name: str) -> dict[str, Any]:
-    """What decides how a map looks, apart from the image: runs that agree on it agree on their maps."""
+    """Settings that decide a map, apart from the image: runs that agree on them agree on their maps."""
     return {
         "model": model_name,
         "weights": weights_checksum(predictor.model),

@@ -1,4 +1,4 @@
-"""How much memory a prediction takes, asked before it starts: a clear refusal instead of a killed process."""
+"""Memory estimate of a prediction, checked before it starts: what does not fit is refused and does not kill the process."""
 
 from dataclasses import dataclass
 

@@ -68,7 +68,7 @@ class Predictor:
         return columns, rows
 
     def check_fits(self, width: int, height: int, options: PredictionOptions, batch_size: int = 1) -> int:
-        """How many images of a size can be processed together, at most ``batch_size``.
+        """Number of images of a size that can be processed together, at most ``batch_size``.
 
         Raises:
             ValueError: If free memory does not suffice for one.

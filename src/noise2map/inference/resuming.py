@@ -1,4 +1,4 @@
-"""Which images an output folder of predictions holds already, and under which ids and names the others are to go there."""
+"""Resuming a folder of predictions: images done and to do, with ids and file names that no other image has."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -34,7 +34,7 @@ class PlannedImage:
 
 @dataclass
 class Plan:
-    """What is to be done.
+    """Images to predict, done and failed.
 
     Attributes:
         images: To predict, in the order of the ids found.
@@ -82,7 +82,7 @@ def _record(source: Path | str) -> dict[str, Any]:
 
 
 def _same_image(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether a record is of this image, changed or not; a folder that was moved with its times is the same."""
+    """Test of a record for this image, changed or not; a folder that was moved with its times is the same."""
     if "url" in now or "url" in before:
         return before.get("url") == now.get("url")
     return before.get("path", now["path"]) == now["path"] or _unchanged(before, now)
@@ -106,7 +106,7 @@ def _name_of(line: Mapping[str, Any]) -> str | None:
 
 
 def prediction_request(model: str, **options: Any) -> dict[str, Any]:
-    """What ``OutputFolder.recall`` compares: the content of a checkpoint's folder and the options of the command.
+    """Request for ``OutputFolder.recall``: the content of a checkpoint's folder and the options of the command.
 
     Returns:
         JSON values; empty for a checkpoint of the hub, whose files are not looked at.

@@ -36,7 +36,7 @@ class FoundImages:
 
 
 def is_url(source: Any) -> bool:
-    """Whether it is an http(s) address."""
+    """Test for an http(s) address."""
     return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
 
 
@@ -187,7 +187,7 @@ def read_image(source: Path | str) -> Image.Image:
 
 
 def download(url: str, max_bytes: int = MAX_DOWNLOAD_BYTES, timeout_s: float = DOWNLOAD_TIMEOUT_S) -> BytesIO:
-    """What is behind an http(s) address.
+    """Content of an http(s) address.
 
     Args:
         url: The address.

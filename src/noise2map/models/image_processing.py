@@ -114,16 +114,16 @@ class Noise2MapImageProcessor(ShippedNames, PilBackend):
         given = [name for name, value in kinds.items() if value is not None]
         if len(given) > 1:
             raise ValueError(f"got {' and '.join(given)}; expected the maps of one task")
-        pictures = [to_rgb(image) for image in _as_list(images)]
-        if not pictures:
+        images = [to_rgb(image) for image in _as_list(images)]
+        if not images:
             raise ValueError("got no images; expected at least one")
-        pixels = [self._prepare_image(picture, options) for picture in pictures]
+        pixels = [self._prepare_image(image, options) for image in images]
         data: dict[str, Any] = {"pixel_values": pixels}
         if given:
             targets, is_real = _as_list(kinds[given[0]]), segmentation_maps is None
-            if len(targets) != len(pictures):
-                raise ValueError(f"got {len(pictures)} images and {len(targets)} maps; expected one map for each image")
-            data["labels"] = [self._prepare_map(m, p, x, is_real, options) for m, p, x in zip(targets, pictures, pixels)]
+            if len(targets) != len(images):
+                raise ValueError(f"got {len(images)} images and {len(targets)} maps; expected one map for each image")
+            data["labels"] = [self._prepare_map(m, p, x, is_real, options) for m, p, x in zip(targets, images, pixels)]
         sizes = {x.shape[-2:] for x in pixels}
         if return_tensors is not None and len(sizes) > 1:
             raise ValueError(
@@ -156,14 +156,14 @@ class Noise2MapImageProcessor(ShippedNames, PilBackend):
             ratio = min(ratio, size.longest_edge / max(height, width))
         return max(MIN_SIDE, round(height * ratio)), max(MIN_SIDE, round(width * ratio))
 
-    def _prepare_image(self, picture: Image.Image, options: dict[str, Any]) -> np.ndarray:
-        height, width = picture.height, picture.width
+    def _prepare_image(self, image: Image.Image, options: dict[str, Any]) -> np.ndarray:
+        height, width = image.height, image.width
         target = (height, width)
         if options["do_resize"]:
             target = self.output_size(height, width, options["size"], options["keep_aspect_ratio"])
         if target != (height, width):
-            picture = picture.resize((target[1], target[0]), options["resample"])
-        pixels = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1)
+            image = image.resize((target[1], target[0]), options["resample"])
+        pixels = np.asarray(image, dtype=np.float32).transpose(2, 0, 1)
         if options["do_rescale"]:
             pixels = pixels * np.float32(options["rescale_factor"])
         if options["do_normalize"]:
@@ -172,11 +172,11 @@ class Noise2MapImageProcessor(ShippedNames, PilBackend):
         return np.ascontiguousarray(pixels)
 
     def _prepare_map(
-        self, target: Any, picture: Image.Image, pixels: np.ndarray, is_real: bool, options: dict[str, Any]
+        self, target: Any, image: Image.Image, pixels: np.ndarray, is_real: bool, options: dict[str, Any]
     ) -> np.ndarray:
         array = np.asarray(target.cpu() if isinstance(target, Tensor) else target)
-        if array.shape[:2] != (picture.height, picture.width) or array.ndim > (3 if is_real else 2):
-            raise ValueError(f"map has shape {array.shape}; expected the image's ({picture.height}, {picture.width})")
+        if array.shape[:2] != (image.height, image.width) or array.ndim > (3 if is_real else 2):
+            raise ValueError(f"map has shape {array.shape}; expected the image's ({image.height}, {image.width})")
         array = array.astype(np.float32) if is_real else array.astype(np.int64)
         if options["do_reduce_labels"] and not is_real:
             array = np.where((array == 0) | (array == 255), 255, array - 1)

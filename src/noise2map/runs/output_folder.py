@@ -28,7 +28,7 @@ _SYSTEM_FILES = frozenset({"Thumbs.db", "desktop.ini", "lost+found"})
 
 
 def is_output_folder(folder: Path) -> bool:
-    """Whether a command of this library wrote the folder: its ``settings.json`` carries our mark."""
+    """Test for an output folder of this library: its ``settings.json`` carries our mark."""
     try:
         return _MARK in json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
@@ -168,7 +168,7 @@ class OutputFolder:
         self._begun = True
 
     def is_done(self, item: str, source: Mapping[str, Any]) -> bool:
-        """Whether the item, unchanged since, has its line and all its files."""
+        """Test that the item, unchanged since, has its line and all its files."""
         line = self.done.get(item)
         if line is None or line.get("source") != source:
             return False
@@ -268,7 +268,7 @@ def _as_json(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides how files look, of the content of ``settings.json``."""
+    """The settings proper of the content of ``settings.json``."""
     return {name: value for name, value in settings.items() if name not in (_MARK, _FINISHED, _REQUEST)}
 
 
@@ -291,7 +291,7 @@ def _visible(root: Path) -> list[str]:
 
 
 def _state(root: Path) -> dict[str, tuple[int, int]]:
-    """What changes when something is written to the folder: a file that is replaced is another one, a directory is touched."""
+    """Identity and time of every entry: a file that is replaced is another one, a directory that is written to is touched."""
     statuses = {name: os.lstat(root / name) for name in _visible(root)}
     return {name: (status.st_ino, status.st_mtime_ns) for name, status in statuses.items()}
 
