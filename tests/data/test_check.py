@@ -194,7 +194,7 @@ def test_commands_refuse_nonsense(tmp_path, capsys):
     assert "NYU-Depth V2 needs SCENE/rgb_NUMBER.jpg" in capsys.readouterr().err
     assert run("data", "check", "nyu", tmp_path, "--broken", "ignore") == 2
     assert run("data", "export", "--layout", "coco", "--from", "samples", "--out", tmp_path / "x") == 2
-    assert "layout must be one of" in capsys.readouterr().err
+    assert "'coco' is not one of 'ade20k'" in capsys.readouterr().err
 
 
 def pairs(folder, labels, suffix=".png"):

@@ -163,10 +163,34 @@ def test_depth_on_disk_is_centimetres():
 
 def test_reading_frames_needs_neither_torch_nor_vizdoom():
     code = (
-        "import sys; sys.modules['vizdoom'] = None; from noise2map.data.freedoom import load_samples, render, RenderJob\n"
+        "import sys; sys.modules['vizdoom'] = None; from noise2map.data.freedoom import load_samples\n"
         "assert len(load_samples('test')) == 60 and 'torch' not in sys.modules\n"
-        "try: render(RenderJob(None))\n"
+        "from noise2map.rendering.frames import RenderOptions, render\n"
+        "try: render(RenderOptions(out=None))\n"
         "except ImportError as error: print(error)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 'pip install "noise2map[render]"' in result.stdout
+
+
+def test_copies_of_the_shipped_frames_are_not_mixed_with_foreign_files(tmp_path, capsys):
+    from noise2map.cli import main
+
+    def run(*words):
+        with pytest.raises(SystemExit) as stop:
+            main(["data", "samples", *map(str, words)])
+        return stop.value.code or 0, capsys.readouterr()
+
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "classes.json").write_text("my own")
+    code, said = run("--out", mine, "--split", "val")
+    assert code == 2 and str(mine) in said.err and "--overwrite" in said.err
+    assert (mine / "classes.json").read_text() == "my own" and len(list(mine.iterdir())) == 1
+    assert run("--out", tmp_path / "new", "--split", "val")[0] == 0
+    assert run("--out", tmp_path / "new", "--split", "val")[0] == 0  # the same again
+    code, said = run("--out", tmp_path / "new", "--split", "test")
+    assert code == 2 and "'val' -> 'test'" in said.err and len(list((tmp_path / "new" / "images").iterdir())) == 30
+    assert run("--out", mine, "--split", "val", "--overwrite")[0] == 0
+    assert json.loads((mine / "classes.json").read_text())["0"] == "floor"
+    assert FolderDataset(mine)[0]["labels"].shape == (120, 160)

@@ -22,7 +22,7 @@ from noise2map.rendering.engine import Engine, wad_path
 from noise2map.rendering.level import Level
 from noise2map.rendering.lidar import LidarSpec
 from noise2map.rendering.raycast import Camera, Pose, cast
-from noise2map.rendering.surround import SurroundJob, make_surround, map_expansion
+from noise2map.rendering.surround import SurroundOptions, make_surround, map_expansion
 from noise2map.rendering.surround import files as store
 from noise2map.rendering.surround import samples as job
 from noise2map.rendering.surround.vector_map import south_west
@@ -34,8 +34,8 @@ SPEC = LidarSpec(beams=16, azimuths=180)
 MAP = "E1M3"  # the first of the validation maps
 
 
-def small_job(out: Path, **changes) -> SurroundJob:
-    return SurroundJob(out, **{"split": "val", "samples": SAMPLES, "workers": 1, "lidar": SPEC, "sweeps": 1, **changes})
+def small_job(out: Path, **changes) -> SurroundOptions:
+    return SurroundOptions(out=out, **{"split": "val", "samples": SAMPLES, "workers": 1, "lidar": SPEC, "sweeps": 1, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -240,4 +240,4 @@ def _filled(folder: Path) -> Path:
 )
 def test_impossible_jobs_are_refused(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        SurroundJob(tmp_path, **options)
+        SurroundOptions(out=tmp_path, **options)

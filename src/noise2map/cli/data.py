@@ -1,92 +1,129 @@
-"""``noise2map data``: render Freedoom frames, copy the shipped ones out."""
+"""``noise2map data``: render Freedoom, copy the shipped frames out, write and check data sets."""
 
+import logging
 import shlex
 import sys
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
-from noise2map.cli.options import CommandGroup
+from noise2map.cli import options
+from noise2map.cli.options import CommandGroup, ImageSize
 
 app = CommandGroup("Render and inspect data.")
+logger = logging.getLogger(__name__)
+
+Split = Annotated[Literal["train", "val", "test"], typer.Option(help="Different maps of the game.")]
+Gore = Annotated[Literal["drop", "keep"], typer.Option(help="Views with corpses and gibs.")]
+EngineSize = Annotated[ImageSize, options.size("Image size, one of the engine's.")]
+Workers = Annotated[int, typer.Option(min=1, help="Engines at a time; what is drawn does not depend on it.")]
+DrawSeed = Annotated[int, typer.Option(min=0, help="What is drawn depends on the seed, the split and its index, on nothing else.")]
+NewFolder = Annotated[Path, typer.Option(help="Folder to make; it must not be there, or be empty.")]
+Layout = Literal["ade20k", "cityscapes", "kitti", "nyu", "sun-rgbd", "lsun"]
+
+
+def _command_line() -> str:
+    return shlex.join(["noise2map", *sys.argv[1:]])
 
 
 @app.command()
 def freedoom(
-    out: Path = typer.Option(..., help="Folder of the split; an unfinished one is gone on with."),
-    split: str = typer.Option("train", help="train, val or test: different maps."),
-    frames: int = typer.Option(20000, help="Number of frames."),
-    size: str = typer.Option("160x120", help="Picture size, WIDTHxHEIGHT."),
-    workers: int = typer.Option(2, help="Engines at a time."),
-    seed: int = typer.Option(0, help="Frames depend on the seed, the split and their index, on nothing else."),
-    gore: str = typer.Option("drop", help="drop or keep views with corpses and gibs."),
+    out: Annotated[Path, typer.Option(help="Folder of the split; an unfinished one is gone on with.")],
+    split: Split = "train",
+    frames: Annotated[int, typer.Option(min=1, help="Number of frames.")] = 20000,
+    size: EngineSize = "160x120",
+    workers: Workers = 2,
+    seed: DrawSeed = 0,
+    gore: Gore = "drop",
 ) -> None:
-    """Render rooms of Freedoom: images, depth in centimetres, classes. Needs the ``render`` extra."""
-    from noise2map.rendering.render_run import RenderJob, render
+    """Render rooms of Freedoom: images, depth in centimetres, classes, normals. Needs the ``render`` extra."""
+    from noise2map.rendering.frames import RenderOptions, render
 
-    if gore not in ("drop", "keep"):
-        raise ValueError(f"--gore must be drop or keep, got {gore!r}")
-    width, height = _parse_size(size)
-    job = RenderJob(
-        out.resolve(), split, frames, width, height, seed, workers, gore == "keep", shlex.join(["noise2map", *sys.argv[1:]])
+    rendered = render(
+        RenderOptions(
+            out=out.resolve(),
+            split=split,
+            frames=frames,
+            width=size.width,
+            height=size.height,
+            seed=seed,
+            workers=workers,
+            keep_gore=gore == "keep",
+            command=_command_line(),
+        )
     )
-    rendered = render(job)
-    print(f"{out}: {frames} {split} frames of {width}x{height} ({rendered} rendered now, {frames - rendered} were there)")
+    there = frames - rendered
+    logger.info("%s: %d %s frames of %s (%d rendered now, %d were there)", out, frames, split, size, rendered, there)
 
 
 @app.command(name="freedoom-surround")
 def freedoom_surround(
-    out: Path = typer.Option(..., help="Folder of the data set, for all its splits; an unfinished split is gone on with."),
-    split: str = typer.Option("train", help="train, val or test: different maps."),
-    samples: int = typer.Option(2000, help="Number of places."),
-    size: str = typer.Option("160x120", help="Picture size, WIDTHxHEIGHT."),
-    workers: int = typer.Option(2, help="Engines at a time."),
-    seed: int = typer.Option(0, help="Samples depend on the seed, the split and their index, on nothing else."),
-    gore: str = typer.Option("drop", help="drop or keep places with corpses and gibs in view."),
-    beams: int = typer.Option(16, help="Beams of the LiDAR."),
-    azimuths: int = typer.Option(360, help="Shots of the LiDAR in a full turn, a multiple of 4."),
-    lidar_range: float = typer.Option(40.0, help="Farthest return of the LiDAR, metres."),
-    sweeps: int = typer.Option(2, help="Readings of the LiDAR before each sample, 0 to 9."),
+    out: Annotated[Path, typer.Option(help="Folder of the data set, for all its splits; an unfinished split is gone on with.")],
+    split: Split = "train",
+    samples: Annotated[int, typer.Option(min=1, help="Number of places.")] = 2000,
+    size: EngineSize = "160x120",
+    workers: Workers = 2,
+    seed: DrawSeed = 0,
+    gore: Gore = "drop",
+    beams: Annotated[int, typer.Option(min=1, help="Beams of the LiDAR.")] = 16,
+    azimuths: Annotated[int, typer.Option(min=4, help="Shots of the LiDAR in a full turn, a multiple of 4.")] = 360,
+    lidar_range: Annotated[
+        float, typer.Option(callback=options.check_positive, help="Farthest return of the LiDAR, metres.")
+    ] = 40.0,
+    sweeps: Annotated[int, typer.Option(min=0, max=9, help="Readings of the LiDAR before each sample.")] = 2,
 ) -> None:
     """Make places of Freedoom seen all around, in nuScenes' format: six views, LiDAR, vector maps. Needs the ``render`` and
     ``bev`` extras."""
     from noise2map.rendering.lidar import LidarSpec
-    from noise2map.rendering.surround import SurroundJob, make_surround
+    from noise2map.rendering.surround import SurroundOptions, make_surround
 
-    if gore not in ("drop", "keep"):
-        raise ValueError(f"--gore must be drop or keep, got {gore!r}")
-    width, height = _parse_size(size)
-    lidar = LidarSpec(beams, azimuths, range_m=lidar_range)
-    command = shlex.join(["noise2map", *sys.argv[1:]])
-    job = SurroundJob(out.resolve(), split, samples, width, height, seed, workers, gore == "keep", lidar, sweeps, command)
-    made = make_surround(job)
-    print(f"{out}: {samples} {split} samples of six {width}x{height} views ({made} made now, {samples - made} were there)")
+    made = make_surround(
+        SurroundOptions(
+            out=out.resolve(),
+            split=split,
+            samples=samples,
+            width=size.width,
+            height=size.height,
+            seed=seed,
+            workers=workers,
+            keep_gore=gore == "keep",
+            lidar=LidarSpec(beams, azimuths, range_m=lidar_range),
+            sweeps=sweeps,
+            command=_command_line(),
+        )
+    )
+    there = samples - made
+    logger.info("%s: %d %s samples of six %s views (%d made now, %d were there)", out, samples, split, size, made, there)
 
 
 @app.command(name="cut-surround")
 def cut_surround_samples(
-    samples: list[str] = typer.Argument(metavar="SAMPLE...", help="Tokens of samples."),
-    source: Path = typer.Option(..., "--from", help="Folder of a Freedoom surround set."),
-    out: Path = typer.Option(..., help="Folder to make; it must not be there, or be empty."),
-    split: str = typer.Option("test", help="Split of the samples."),
-    sweeps: int = typer.Option(0, help="Readings of the LiDAR to keep before each sample."),
+    samples: Annotated[list[str], typer.Argument(metavar="SAMPLE...", help="Tokens of samples.")],
+    source: Annotated[Path, typer.Option("--from", help="Folder of a Freedoom surround set.")],
+    out: NewFolder,
+    split: Split = "test",
+    sweeps: Annotated[int, typer.Option(min=0, max=9, help="Readings of the LiDAR to keep before each sample.")] = 0,
 ) -> None:
     """Cut a few samples out of a Freedoom surround set, maps and tables included: how the shipped ones were made."""
+    from noise2map.data.paired import counted
     from noise2map.rendering.surround import cut_surround
 
     cut_surround(source, out, samples, split, sweeps)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    print(f"{out}: {len(set(samples))} {split} samples, {size / 1e6:.2f} MB")
+    logger.info("%s: %s, %.2f MB", out, counted(len(set(samples)), f"{split} sample"), size / 1e6)
 
 
-@app.command(name="select")
+@app.command()
 def select(
-    source: Path = typer.Option(..., "--from", help="A rendered split."),
-    out: Path = typer.Option(..., help="Folder to make; files are linked, so it takes next to no room."),
-    min_brightness: float = typer.Option(0.0, help="Mean luma of the middle square as drawn, 0 to 255."),
-    max_redness: float = typer.Option(255.0, help="Mean of red minus luma; lava and red skies are above 20."),
-    min_median_depth: float = typer.Option(0.0, help="Metres."),
-    min_depth_contrast: float = typer.Option(1.0, help="95th over 5th percentile of depth; a wall seen from the front has 1."),
+    source: Annotated[Path, typer.Option("--from", help="A rendered split.")],
+    out: Annotated[Path, typer.Option(help="Folder to make; files are linked, so it takes next to no room.")],
+    min_brightness: Annotated[float, typer.Option(help="Mean luma of the center crop as drawn, 0 to 255.")] = 0.0,
+    max_redness: Annotated[float, typer.Option(help="Mean of red minus luma; lava and red skies are above 20.")] = 255.0,
+    min_median_depth: Annotated[float, typer.Option(help="Metres.")] = 0.0,
+    min_depth_contrast: Annotated[
+        float, typer.Option(help="95th over 5th percentile of depth; a wall seen from the front has 1.")
+    ] = 1.0,
 ) -> None:
     """Pick the frames that show a place, bright and deep enough: what the shipped generator has learnt from."""
     from tqdm import tqdm
@@ -94,83 +131,80 @@ def select(
     from noise2map.rendering.selection import Selection, select_frames
 
     wanted = Selection(min_brightness, max_redness, min_median_depth, min_depth_contrast)
-    with tqdm(desc="looking at frames", unit="frame") as bar:
-
-        def advance(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        taken, total = select_frames(source, out, wanted, shlex.join(["noise2map", *sys.argv[1:]]), advance)
-    print(f"{out}: {taken} of {total} frames of {source}")
-
-
-def _parse_size(text: str) -> tuple[int, int]:
-    width, times, height = text.lower().partition("x")
-    if not (times and width.isdecimal() and height.isdecimal()):
-        raise ValueError(f"--size must be WIDTHxHEIGHT in pixels, such as 160x120, got {text!r}")
-    return int(width), int(height)
+    with tqdm(desc="looking at frames", unit="frame", disable=None) as bar:
+        taken, total = select_frames(source, out, wanted, _command_line(), _advance(bar))
+    logger.info("%s: %d of %d frames of %s", out, taken, total, source)
 
 
 @app.command()
 def samples(
-    out: Path = typer.Option(..., help="Folder to copy to."),
-    split: str = typer.Option("test", help="train, val or test."),
+    out: Annotated[Path, typer.Option(help="Folder to copy to.")],
+    split: Split = "test",
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Copy the shipped sample frames out, brightened, as an ``images`` + ``maps`` folder with depth and licence."""
     from noise2map.data.freedoom.shipped import export_samples
+    from noise2map.runs.output_folder import claim
 
-    count = export_samples(out, split)
-    print(f"{out}: {count} {split} frames")
+    with claim(out, {"copied": "shipped frames of Freedoom", "split": split}, overwrite=overwrite):
+        count = export_samples(out, split)
+    logger.info("%s: %d %s frames", out, count, split)
 
 
 @app.command()
 def export(
-    layout: str = typer.Option(..., help="ade20k, cityscapes, kitti, nyu, sun-rgbd or lsun."),
-    source: str = typer.Option(..., "--from", help="samples (shipped), a folder of rendered splits, or one rendered split."),
-    out: Path = typer.Option(..., help="Folder to make; it must not be there, or be empty."),
-    evaluation: str = typer.Option("test", help="Freedoom split that the evaluation split is made of: test or val."),
-    limit: int = typer.Option(0, help="At most this many frames of each split; 0 for all."),
+    layout: Annotated[Layout, typer.Option(help="The data set to look like.")],
+    source: Annotated[str, typer.Option("--from", help="samples (shipped), a folder of rendered splits, or one rendered split.")],
+    out: NewFolder,
+    evaluation: Annotated[
+        Literal["test", "val"], typer.Option(help="Freedoom split that the evaluation split is made of.")
+    ] = "test",
+    limit: Annotated[int, typer.Option(min=0, help="At most this many frames of each split; 0 for all.")] = 0,
 ) -> None:
     """Write Freedoom in the layout of a public data set, byte formats included, to try everything that reads it."""
     from tqdm import tqdm
 
+    from noise2map.data.paired import counted
     from noise2map.rendering.export import export_frames
 
-    if limit < 0:
-        raise ValueError(f"--limit must be at least 0, got {limit}")
     with tqdm(unit="frame", disable=None) as bar:
-        report = export_frames(layout, source, out, evaluation, limit=limit or None, progress=_on(bar))
+        report = export_frames(layout, source, out, evaluation, limit=limit or None, progress=_advance(bar))
     frames = " and ".join(f"{count} {split}" for split, count in report.frames.items())
-    print(f"{out}: {frames} frames in the layout of {layout}")
+    logger.info("%s: %s frames in the layout of %s", out, frames, layout)
     if report.lost_pixels:
-        print(f"{report.lost_pixels} pixels are farther away than the format can hold; they are stored as not known")
-    print(f"look at them with: {shlex.join(['noise2map', 'data', 'check', layout, str(out)])}")
+        lost = counted(report.lost_pixels, "pixel")
+        logger.info("farther away than the format can hold, and stored as not known: %s", lost)
+    logger.info("look at them with: %s", shlex.join(["noise2map", "data", "check", layout, str(out)]))
 
 
 @app.command()
 def check(
-    dataset: str = typer.Argument(help="ade20k, cityscapes, kitti, nyu, nyu-labelled, sun-rgbd, lsun, freedoom or folder."),
-    root: Path = typer.Argument(help="Folder of the data."),
-    split: str = typer.Option("", help="Split; by default the one that scores are published for."),
-    task: str = typer.Option("segmentation", help="What the maps of a folder or of Freedoom are: segmentation or depth."),
-    depth_scale: float = typer.Option(0.001, help="Metres per unit of a folder's depth maps."),
-    limit: int = typer.Option(0, help="Read this many samples, spread evenly; 0 for all."),
-    broken: str = typer.Option("skip", help="skip (collect what is broken) or raise (stop at the first)."),
-    sheet: Path | None = typer.Option(None, help="Write a contact sheet of samples and maps to this PNG."),
-    shown: int = typer.Option(9, help="Samples on the contact sheet."),
+    dataset: Annotated[
+        str, typer.Argument(help="ade20k, cityscapes, kitti, nyu, nyu-labelled, sun-rgbd, lsun, freedoom or folder.")
+    ],
+    root: Annotated[Path, typer.Argument(help="Folder of the data.")],
+    split: Annotated[str, typer.Option(help="Split; by default the one that scores are published for.")] = "",
+    task: Annotated[
+        Literal["segmentation", "depth", "normals"], typer.Option(help="What the maps of a folder or of Freedoom are.")
+    ] = "segmentation",
+    depth_scale: Annotated[
+        float, typer.Option(callback=options.check_positive, help="Metres per unit of a folder's depth maps.")
+    ] = 0.001,
+    limit: options.Limit = 0,
+    broken: Annotated[
+        Literal["skip", "raise"], typer.Option(help="skip: collect what is broken; raise: stop at the first.")
+    ] = "skip",
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of samples and maps to this PNG.")] = None,
+    shown: Annotated[int, typer.Option(min=1, help="Samples on the contact sheet.")] = 9,
 ) -> None:
     """Report counts, missing and broken files, sizes, classes, the range of depth; exit code 1 if files are at fault."""
     from noise2map.data.folder import split_names
 
-    if broken not in ("skip", "raise"):
-        raise ValueError(f"--broken must be skip or raise, got {broken!r}")
-    if shown < 1:
-        raise ValueError(f"--shown must be at least 1, got {shown}")
     parts = split_names(root) if dataset == "folder" and not split else [split]
     whole = True
     for part in parts:
-        picture = sheet if sheet is None or len(parts) == 1 else sheet.with_stem(f"{sheet.stem}-{part}")
-        whole &= _check_split(dataset, root, part, task, depth_scale, limit, broken == "skip", picture, shown)
+        image = sheet if sheet is None or len(parts) == 1 else sheet.with_stem(f"{sheet.stem}-{part}")
+        whole &= _check_split(dataset, root, part, task, depth_scale, limit, broken == "skip", image, shown)
     if not whole:
         raise typer.Exit(1)
 
@@ -178,7 +212,7 @@ def check(
 def _check_split(
     name: str, root: Path, split: str, task: str, depth_scale: float, limit: int, skip: bool, sheet: Path | None, shown: int
 ) -> bool:
-    """Check one split and print what was found; whether it is complete."""
+    """Check one split and say what was found; whether it is complete."""
     from tqdm import tqdm
 
     from noise2map.data.checking import check_dataset, check_lines
@@ -198,17 +232,16 @@ def _check_split(
             facts.depth_median_m or (0.2, 100.0),
             1 / depth_scale if name == "folder" else facts.units_per_metre,
             facts.released.get(split),
-            _on(bar),
+            _advance(bar),
         )
-    id2label = getattr(data, "id2label", {})
-    print("\n".join(check_lines(report, id2label)))
+    logger.info("%s", "\n".join(check_lines(report, getattr(data, "id2label", {}))))
     if sheet is not None and report.images:
         _write_sheet(sheet, data, shown, report.name)
-        print(f"wrote {sheet}", file=sys.stderr)
+        logger.info("wrote %s", sheet)
     return report.complete
 
 
-def _on(bar):
+def _advance(bar: Any) -> Any:
     def progress(done: int, total: int) -> None:
         bar.total = total
         bar.update(done - bar.n)
@@ -216,18 +249,17 @@ def _on(bar):
     return progress
 
 
-def _write_sheet(path: Path, data, shown: int, heading: str) -> None:
+def _write_sheet(path: Path, data: Any, shown: int, heading: str) -> None:
     """Draw samples at even distances; those that cannot be read have been reported and are left out."""
     from noise2map.data.subsets import UNREADABLE, evenly_spaced
     from noise2map.report.panels import contact_sheet
-    from noise2map.runs.files import write_file
+    from noise2map.runs.files import write_image
 
-    samples = []
+    found = []
     for index in evenly_spaced(len(data), shown):
         try:
-            samples.append(data[index])
+            found.append(data[index])
         except UNREADABLE:
             continue
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture = contact_sheet(samples or [data[0]], data.id2label, data.palette, heading)
-    write_file(path, lambda file: picture.save(file, "PNG"))
+    sheet = contact_sheet(found or [data[0]], getattr(data, "id2label", {}), getattr(data, "palette", None), heading)
+    write_image(path, sheet)

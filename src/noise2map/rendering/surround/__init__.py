@@ -5,7 +5,7 @@ Making them (:func:`make_surround`) needs the ``render`` and ``bev`` extras, rea
 """
 
 from noise2map.data.freedoom.surround import SURROUND_LAYERS, SURROUND_PALETTE, FreedoomSurroundDataset
-from noise2map.rendering.surround.samples import SurroundJob, make_surround
+from noise2map.rendering.surround.samples import SurroundOptions, make_surround
 from noise2map.rendering.surround.subset import cut_surround
 from noise2map.rendering.surround.vector_map import map_expansion
 
@@ -13,7 +13,7 @@ __all__ = [
     "SURROUND_LAYERS",
     "SURROUND_PALETTE",
     "FreedoomSurroundDataset",
-    "SurroundJob",
+    "SurroundOptions",
     "cut_surround",
     "make_surround",
     "map_expansion",
