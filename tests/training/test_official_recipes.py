@@ -136,7 +136,7 @@ def test_a_dry_run_measures_without_data():
     assert (found.parameters, found.batch, found.accumulation) == (39666734, 16, 8)
     # A Swin-T forward pass of 512x512 alone is 25 GFLOPs of multiply-adds; the backward pass costs twice the forward.
     assert found.step_flops > 3 * 16 * 2 * 25e9
-    assert "39.67M parameters" in found.text() and "160000 steps of 16 pictures" in found.text()
+    assert "39.67M parameters" in found.text() and "160000 steps of 16 images" in found.text()
     assert any("data/ade20k" in remark for remark in found.remarks)
     twice = dry_run(load_recipe("official/ade20k-swin-t", ["train.batch_size=4"]))
     assert twice.activation_bytes == pytest.approx(2 * found.activation_bytes, rel=0.05)

@@ -170,7 +170,7 @@ def test_mistakes_about_bases_are_named(tmp_path, text, error, message):
         ("data: {name: ade20k}", "data.root is not set"),
         ("data: {transform: nyu}", "data.crop"),
         ("data: {crop: 32x32}", "default transform cuts no window"),
-        ("data: {transform: ade20k, crop: 32x32, size: none}", "scales pictures about data.size"),
+        ("data: {transform: ade20k, crop: 32x32, size: none}", "scales images about data.size"),
         ("data: {transform: coco}", "data.transform is 'coco'"),
         ("data: {size: none, keep_ratio: true}", "expected a size"),
         ("train: {batch_size: 3, total_batch: 16}", "multiple of batch_size 3"),

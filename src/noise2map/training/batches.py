@@ -1,7 +1,7 @@
-"""From raw samples to batches: a stateless data set, a sampler whose order is a function of the epoch, and the collator.
+"""From raw samples to batches: a stateless dataset, a sampler whose order is a function of the epoch, and the collator.
 
 Randomness never lives in a worker process: the sampler hands out ``(epoch, index)`` and the augmentation's generator is made from
-``(seed, epoch, index)``, so a resumed or differently parallel run sees the same pictures.
+``(seed, epoch, index)``, so a resumed or differently parallel run sees the same images.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from noise2map.tasks.base import Task
 
 
 class AugmentedSamples(Dataset):
-    """A raw data set addressed by ``(epoch, index)``, with the joint transform applied.
+    """A raw dataset addressed by ``(epoch, index)``, with the joint transform applied.
 
     Args:
         dataset: anything with ``__len__`` and ``__getitem__(int)`` that returns raw samples.
@@ -61,7 +61,7 @@ class MapCollator:
     Args:
         processor: the model's processor.
         task: what its maps are, an object or a name of `noise2map.tasks.TASKS`.
-        resize: let the processor resize; ``False`` where the augmentation has cut all pictures to one size.
+        resize: let the processor resize; ``False`` where the augmentation has cut all images to one size.
         keep_raw: also return the raw samples as ``"samples"`` and their ``"ids"``: evaluation needs maps at their own size.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Callbacks of a run: exponential moving average of the weights, JSON-lines metrics, pictures of the predictions."""
+"""Callbacks of a run: exponential moving average of the weights, JSON-lines metrics, images of the predictions."""
 
 import json
 import math
@@ -134,7 +134,7 @@ class EmaCallback(TrainerCallback):
         self.start(kwargs["model"])
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """One step of the average for each optimiser step."""
+        """One step of the average for each optimizer step."""
         images_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         self.update(kwargs["model"], images_per_step, state.global_step * images_per_step)
 

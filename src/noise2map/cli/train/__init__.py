@@ -1,6 +1,5 @@
 """``noise2map train``: a run from a recipe of maps; generators, priors and depth predictors have commands of their own."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -69,7 +68,7 @@ def train(
 
         if not dry_run:  # before the folder is read: the process starts again, and would read it twice
             keep_freed_memory(threads_of(set_ or []))
-        loaded = folder_recipe(root or "", task, depth_scale, set_, lambda text: print(text, file=sys.stderr))
+        loaded = folder_recipe(root or "", task, depth_scale, set_)
     else:
         loaded = load_recipe(recipe, set_)
     directory = out if out is not None else Path("runs") / Path(recipe).stem

@@ -1,4 +1,4 @@
-"""From a recipe of a generator or a depth prior to data sets, model and trainer."""
+"""From a recipe of a generator or a depth prior to datasets, model and trainer."""
 
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from noise2map.training.optimization import make_arguments, make_curve
 
 
 def make_datasets(recipe: GeneratorRecipe) -> tuple[SquareCrops, SquareCrops]:
-    """The training and the held-out pictures.
+    """The training and the held-out images.
 
     Raises:
         OSError: if a directory is missing.
-        ValueError: if it holds no pictures, or too few to hold some out.
+        ValueError: if it holds no images, or too few to hold some out.
     """
     data = recipe.data
     train = _open(recipe, data.train, "train")
@@ -33,7 +33,7 @@ def make_datasets(recipe: GeneratorRecipe) -> tuple[SquareCrops, SquareCrops]:
         val = _open(recipe, data.val, "val")
     else:
         if len(train) < 2:
-            raise ValueError(f"{data.train} holds {len(train)} picture; expected at least 2, one of which is held out")
+            raise ValueError(f"{data.train} holds {len(train)} image; expected at least 2, one of which is held out")
         train, val = hold_out(train, min(data.hold_out_every, len(train)))
     return _squares(recipe, train), _squares(recipe, val)
 

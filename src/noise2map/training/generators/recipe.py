@@ -21,16 +21,16 @@ class ImagesSection:
 
     Attributes:
         name: ``freedoom`` (rendered frames), ``folder`` (any images; 16-bit depth maps for a prior) or ``lsun`` (its LMDB).
-        train: directory of the pictures; of LSUN the folder that holds ``CATEGORY_train_lmdb``.
-        val: directory of held-out pictures; ``none`` holds out every so many-th of ``train``.
+        train: directory of the images; of LSUN the folder that holds ``CATEGORY_train_lmdb``.
+        val: directory of held-out images; ``none`` holds out every so many-th of ``train``.
         hold_out_every: which part of ``train`` is held out if ``val`` is ``none``.
         category: of LSUN: ``bedroom``, ``church_outdoor``, ...; may be left out if the folder holds one.
-        limit: take this many pictures only; ``none`` for all.
+        limit: take this many images only; ``none`` for all.
         size: side of the middle square that is cut and resized to this many pixels.
         flip: probability of mirroring.
         depth_scale: metres in a unit of a folder's depth maps (0.001 for millimetres).
         missing: what pixels without depth are: ``far`` (sky), or ``ignore`` (left out of the loss).
-        workers: processes that load data; 0 loads in the training process, which keeps small data sets in memory.
+        workers: processes that load data; 0 loads in the training process, which keeps small datasets in memory.
     """
 
     name: str = "freedoom"

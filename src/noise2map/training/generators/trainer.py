@@ -36,7 +36,7 @@ class UNetWithLoss(nn.Module):
         unet: as many output as input channels.
         scheduler: its betas and its prediction type (``epsilon``, ``v_prediction`` or ``sample``) are learnt.
         prior: the depth prior that the two parts belong to; ``save_pretrained`` then writes it, else a pipeline.
-        intrinsics: ``fx, fy, cx, cy`` of the pictures' camera in pixels, if all have one; written beside the weights.
+        intrinsics: ``fx, fy, cx, cy`` of the images' camera in pixels, if all have one; written beside the weights.
         channels_last: keep activations with the channels last, which convolutions on CPUs and tensor cores are faster with.
 
     Raises:
@@ -75,7 +75,7 @@ class UNetWithLoss(nn.Module):
         """The training loss at random time steps.
 
         Args:
-            signal: clean pictures in [-1, 1], ``(B, C, h, w)``.
+            signal: clean images in [-1, 1], ``(B, C, h, w)``.
             mask: pixels that count, ``(B, 1, h, w)``; all by default.
             generator: source of time steps and noise, on the CPU.
 
@@ -167,7 +167,7 @@ class DepthCollator:
 
 
 class GeneratorTrainer(SeededTrainer):
-    """Trains a `UNetWithLoss`; ``evaluate`` gives the loss of the averaged weights on held-out pictures.
+    """Trains a `UNetWithLoss`; ``evaluate`` gives the loss of the averaged weights on held-out images.
 
     Args:
         model: what is trained.

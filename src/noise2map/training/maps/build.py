@@ -1,4 +1,4 @@
-"""From a recipe to data sets, processor, model and trainer."""
+"""From a recipe to datasets, processor, model and trainer."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +25,7 @@ _STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
 
 def make_processor(recipe: Recipe) -> Noise2MapImageProcessor | Noise2MapBevProcessor:
-    """The image processor: resizing to the recipe's picture size, or the one of the checkpoint that is fine-tuned."""
+    """The image processor: resizing to the recipe's image size, or the one of the checkpoint that is fine-tuned."""
     if not get_task(recipe.model.task).of_images:
         if recipe.model.init_from is None:
             return bev_processor(recipe.bev, recipe.image_size())
@@ -47,7 +47,7 @@ def make_processor(recipe: Recipe) -> Noise2MapImageProcessor | Noise2MapBevProc
 
 
 def make_config(recipe: Recipe, id2label: Mapping[int, str], from_checkpoint: bool = True) -> Noise2MapConfig:
-    """The model's configuration: defaults, then the checkpoint's, the data set's classes, the recipe's fields.
+    """The model's configuration: defaults, then the checkpoint's, the dataset's classes, the recipe's fields.
 
     Args:
         recipe: the recipe.
@@ -66,7 +66,7 @@ def make_config(recipe: Recipe, id2label: Mapping[int, str], from_checkpoint: bo
     if recipe.model.init_from is not None and from_checkpoint:
         _check_checkpoint(recipe.model.init_from)
         base = kind.from_pretrained(recipe.model.init_from).to_dict()
-        fields = {**base, "palette": None, **fields}  # colours are those of the new data
+        fields = {**base, "palette": None, **fields}  # colors are those of the new data
     return kind(**fields) if task.of_images else bev_config(fields, recipe.image_size())
 
 
@@ -99,7 +99,7 @@ def make_model(recipe: Recipe, dataset: Any) -> nn.Module:
     task = get_task(recipe.model.task)
     kind, config = task.model_class, make_config(recipe, dataset.id2label if task.has_classes else {})
     if task.has_classes and task.of_images and len(dataset.palette) == config.num_labels:
-        config.palette = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in dataset.palette.tolist()]
+        config.palette = ["#{:02x}{:02x}{:02x}".format(*color) for color in dataset.palette.tolist()]
     set_seed(recipe.train.seed)
     if recipe.model.init_from is not None:
         return kind.from_pretrained(recipe.model.init_from, config=config)

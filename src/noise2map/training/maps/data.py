@@ -1,4 +1,4 @@
-"""Data of a recipe of maps: data sets, class names, augmentation."""
+"""Data of a recipe of maps: datasets, class names, augmentation."""
 
 import json
 import warnings
@@ -37,7 +37,7 @@ def bev_processor(section: BevSection, size: tuple[int, int] | None) -> Noise2Ma
 
 
 def bev_transform(section: BevSection, dataset: NuScenesDataset, size: tuple[int, int] | None, photometric: float) -> Any:
-    """The augmentation of training samples of a data set."""
+    """The augmentation of training samples of a dataset."""
     augmentation = BevAugmentation(
         dataset,
         image_scale=tuple(section.augment_image_scale),
@@ -80,7 +80,7 @@ def make_data(recipe: Recipe, config: Any = None) -> tuple[Any, Any]:
 
 
 def recorded_split(train: Any, val: Any) -> DataSplit | None:
-    """Which images of a folder are trained on and which are held out; ``None`` for data sets that have splits of their own.
+    """Which images of a folder are trained on and which are held out; ``None`` for datasets that have splits of their own.
 
     Args:
         train: the training set of :func:`make_data`.
@@ -113,7 +113,7 @@ def _data_set(recipe: Recipe, part: str, config: Any) -> Any:
 
 
 def class_names(recipe: Recipe) -> dict[int, str]:
-    """Names of the classes, without opening the data set; empty for maps without classes.
+    """Names of the classes, without opening the dataset; empty for maps without classes.
 
     Raises:
         ValueError: if the classes of a folder are neither in the recipe nor in its ``classes.json``.

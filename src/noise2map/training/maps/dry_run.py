@@ -29,11 +29,11 @@ class DryRun:
         parameters: of the model, with the auxiliary head, which only trains.
         encoder_parameters: of the image encoder.
         decayed: of those that weight decay shrinks.
-        steps: optimiser steps.
+        steps: optimizer steps.
         micro_batch: samples that go through the model together.
         accumulation: micro-batches of a step in each process.
         processes: processes.
-        size: width and height of a training picture in pixels; ``None`` where the pictures decide.
+        size: width and height of a training image in pixels; ``None`` where the images decide.
         state_bytes: weights, gradients, two moments of AdamW, averaged weights.
         activation_bytes: what the forward pass of a micro-batch keeps for the backward pass; 0 if the size is unknown.
         step_flops: floating-point operations of a step over all processes, forward and backward; 0 if the size is unknown.
@@ -56,7 +56,7 @@ class DryRun:
 
     @property
     def batch(self) -> int:
-        """Samples of an optimiser step over all processes."""
+        """Samples of an optimizer step over all processes."""
         return self.micro_batch * self.accumulation * self.processes
 
     def text(self) -> str:
@@ -65,16 +65,16 @@ class DryRun:
         processes = f"{self.processes} process{'es' * (self.processes != 1)}"
         share = f"micro-batch {self.micro_batch} x accumulation {self.accumulation} x {processes}"
         images = get_task(self.task).of_images
-        things = "pictures" if images else "samples"
+        things = "images" if images else "samples"
         lines = [
             f"{self.task}: {everything:.2f}M parameters, {encoder:.2f}M in the image encoder; weight decay on {decayed:.2f}M",
             f"{self.steps} steps of {self.batch} {things} ({share}), {self.steps * self.batch} in all",
         ]
-        memory = f"memory: {self.state_bytes / _GIB:.2f} GiB of weights, gradients and optimiser"
+        memory = f"memory: {self.state_bytes / _GIB:.2f} GiB of weights, gradients and optimizer"
         if not images:
             lines.append(f"{memory}; activations depend on the rig and are not estimated")
         elif self.size is None:
-            lines.append(f"{memory}; activations depend on the size of the pictures (data.size none)")
+            lines.append(f"{memory}; activations depend on the size of the images (data.size none)")
         else:
             total = (self.state_bytes + self.activation_bytes) / _GIB
             activations = (
@@ -137,7 +137,7 @@ def measure_step(model: Any, batch_size: int, size: tuple[int, int]) -> tuple[in
 
     Args:
         model: a map model on the meta device.
-        batch_size: pictures.
+        batch_size: images.
         size: their width and height in pixels.
     """
     width, height = size

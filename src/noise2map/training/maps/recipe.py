@@ -64,7 +64,7 @@ class BevSection:
 
 FOLDERS = ("freedoom", "folder")
 
-"""Data sets of which `data.train` and `data.val` are folders; of the others they are splits of the folder `data.root`."""
+"""Datasets of which `data.train` and `data.val` are folders; of the others they are splits of the folder `data.root`."""
 
 TRANSFORMS = ("default", "ade20k", "cityscapes", "kitti", "nyu")
 
@@ -74,24 +74,24 @@ class DataSection:
     """What is trained on.
 
     Attributes:
-        name: kind of data set: ``freedoom`` (rendered frames), ``folder`` (``images/`` and ``maps/``), or a public one in its
+        name: kind of dataset: ``freedoom`` (rendered frames), ``folder`` (``images/`` and ``maps/``), or a public one in its
             released layout: ``ade20k``, ``cityscapes``, ``kitti``, ``nyu``, ``nyu-labelled``, ``sun-rgbd``; for bird's-eye-view
             maps ``nuscenes`` or ``freedoom-surround``.
-        root: directory of a public data set.
-        train: directory of the training samples; of a public data set the split (a name or a list file).
+        root: directory of a public dataset.
+        train: directory of the training samples; of a public dataset the split (a name or a list file).
         val: directory or split of the validation samples.
         classes: number of Freedoom classes, 10 or 8.
         hold_out_every: where ``train`` and ``val`` are one folder, every so many-th pair is for validation alone.
         class_names: names of a folder's classes in the order of their ids; by default those of its ``classes.json``.
         depth_scale: metres in a unit of a folder's depth maps (0.001 for millimetres, 0.00390625 for KITTI).
-        size: picture size ``WxH`` that the network sees; ``none`` for the pictures' own (all of one size).
-        keep_ratio: ``size`` is a frame ``LONGxSHORT`` that pictures are fitted into, whichever way they lie.
+        size: image size ``WxH`` that the network sees; ``none`` for the images' own (all of one size).
+        keep_ratio: ``size`` is a frame ``LONGxSHORT`` that images are fitted into, whichever way they lie.
         transform: family of the augmentation: ``default`` (the next three fields), or that of the published runs on ``ade20k``,
-            ``cityscapes``, ``kitti`` or ``nyu``, which cut windows of ``crop`` out of pictures scaled about ``size``.
+            ``cityscapes``, ``kitti`` or ``nyu``, which cut windows of ``crop`` out of images scaled about ``size``.
         crop: size ``WxH`` of those windows.
         flip: probability of mirroring.
         crop_scale: range of the random window's side (segmentation only); ``none`` for no crops.
-        photometric: half-width of the colour factors; 0 for none.
+        photometric: half-width of the color factors; 0 for none.
         skip_broken: how many unreadable training samples to skip, each named in a warning; 0 stops at the first.
         workers: processes that load data; 0 loads in the training process.
     """
@@ -192,13 +192,13 @@ class Recipe:
         expect(scale is None or len(scale) == 2, "data.crop_scale", scale, "[low, high] or none")
         size, crop = self.image_size(), self.crop_size()
         if data.keep_ratio and size is None:
-            raise ValueError("data.keep_ratio fits pictures into data.size; expected a size, got none")
+            raise ValueError("data.keep_ratio fits images into data.size; expected a size, got none")
         if data.transform != "default" and crop is None:
             raise ValueError(f"data.transform {data.transform} cuts windows; expected their size data.crop, e.g. 512x512")
         if data.transform == "default" and crop is not None:
             raise ValueError(f"data.crop is {crop}; the default transform cuts no window of fixed size (see data.crop_scale)")
         if data.transform in ("ade20k", "cityscapes") and size is None:
-            raise ValueError(f"data.transform {data.transform} scales pictures about data.size; expected a size, got none")
+            raise ValueError(f"data.transform {data.transform} scales images about data.size; expected a size, got none")
         one_folder = data.name == "folder" and data.train == data.val
         good = data.hold_out_every == 0 or (data.hold_out_every >= 2 and one_folder)
         expect(good, "data.hold_out_every", data.hold_out_every, "0, or at least 2 where a folder is both train and val")

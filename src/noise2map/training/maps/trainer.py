@@ -1,4 +1,4 @@
-"""``MapTrainer``: transformers' Trainer for map models on raw data sets."""
+"""``MapTrainer``: transformers' Trainer for map models on raw datasets."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ class MapTrainer(SeededTrainer):
     """Trains a map model on raw samples; noise, augmentation, order and loss curve are functions of the seed and the step.
 
     Beyond :class:`~noise2map.training.seeded_trainer.SeededTrainer`: ``evaluate`` streams over the raw evaluation set at several
-    step counts with the averaged weights, and draws sample pictures.
+    step counts with the averaged weights, and draws sample images.
 
     Args:
         model: a map model of any task.
@@ -31,7 +31,7 @@ class MapTrainer(SeededTrainer):
         resize_training: let the processor resize training samples; ``False`` where the transform cuts windows of the final size.
         eval_steps: numbers of decoder calls to evaluate; a model without diffusion is evaluated at one call.
         eval_images: evaluate on this many images spread evenly over the set; ``None`` for all.
-        sample_images: rows of the sample picture; 0 for none, and none for bird's-eye-view maps.
+        sample_images: rows of the sample image; 0 for none, and none for bird's-eye-view maps.
         **kwargs: of :class:`~noise2map.training.seeded_trainer.SeededTrainer` (``transform``, ``curve``, ``no_decay``,
             ``ema_half_life_images``, ``ema_warmup_ratio``, ``callbacks``) and :class:`transformers.Trainer`.
 
