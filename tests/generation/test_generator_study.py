@@ -183,7 +183,7 @@ def test_a_generator_alone_is_scored_without_guidance(paths, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"samples": FEATURES}, "the covariance is singular"),
+        ({"samples": FEATURES}, "KID, or --allow-singular to have a number"),
         ({"limit": 3}, "3 reference images and 16 features"),
         ({"depth-predictor": None}, "a depth prior is given, but no depth predictor"),
         ({"depth-predictor": None, "depth-prior": None, "scales": "0,1"}, "needs a depth predictor"),

@@ -68,13 +68,12 @@ def sample(
     from noise2map.generation.loading import camera_of, load_generator
     from noise2map.generation.sampling import SamplingOptions, describe, sample_images
     from noise2map.guidance import GuidanceConfig
-    from noise2map.inference.loading import pick_device
     from noise2map.runs.files import check_writable
     from noise2map.zoo import label_of
 
     diffusers.utils.logging.disable_progress_bar()
     check_writable(out)
-    pipe = load_generator(model, depth_predictor, depth_prior, sampler=sampler, device=pick_device(device))
+    pipe = load_generator(model, depth_predictor, depth_prior, sampler=sampler, device=device)
     options = SamplingOptions(num_inference_steps=steps, eta=eta, dtype=dtype, batch_size=batch_size)
     guidance = GuidanceConfig.from_scales(
         consistency_scale,

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from noise2map.geometry import intrinsics_from_fov
 from noise2map.guidance import DepthGuidedPipeline, DepthPredictor, DepthPrior
+from noise2map.inference.loading import pick_device
 from noise2map.runs.files import weights_checksum
 from noise2map.zoo import resolve_generator
 
@@ -41,7 +42,7 @@ def load_generator(
         depth_predictor: folder or hub id; by default ``depth_predictor/`` in the folder, if it is there.
         depth_prior: folder or hub id; by default ``depth_prior/`` in the folder, if it is there.
         sampler: ``"ddim"``, ``"ddpm"``, or ``"default"``: the one that the generator was saved with.
-        device: where to.
+        device: where to; a name as of `pick_device`.
         dtype: of the weights.
 
     Raises:
@@ -51,6 +52,7 @@ def load_generator(
     sampler = DEFAULT if sampler == _FORMER_DEFAULT else sampler
     if sampler not in (DEFAULT, *SAMPLERS):
         raise ValueError(f"sampler is {sampler!r}; expected 'default', 'ddim' or 'ddpm'")
+    device = pick_device(device) if isinstance(device, str) else device
     source = resolve_generator(name)
     try:
         pipe = DepthGuidedPipeline.from_pretrained(source)

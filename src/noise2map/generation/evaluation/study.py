@@ -18,7 +18,6 @@ from noise2map.generation.loading import camera_of, load_generator, load_priors,
 from noise2map.generation.sampling import SamplingOptions, draw_images, folder_name, image_settings, option_settings
 from noise2map.guidance import ConsistencyLoss, DepthGuidedPipeline, DepthPrior, GuidanceConfig, PriorLoss
 from noise2map.inference.depth_models import DEFAULT_DEPTH_MODEL, load_depth_model
-from noise2map.inference.loading import pick_device
 from noise2map.metrics.fid import ENOUGH_SAMPLES, check_samples
 from noise2map.runs.files import user_cache
 from noise2map.runs.output_folder import OutputFolder
@@ -160,8 +159,8 @@ def run_study(options: GeneratorOptions) -> GeneratorStudy:
         OSError: If something is missing or cannot be written.
         ValueError: If a value cannot work or the parts do not belong together, before anything is drawn.
     """
-    device, pipe, tables = _open(options)
-    models = _feature_models(options, pipe, device)
+    pipe, tables = _open(options)
+    models = _feature_models(options, pipe)
     references = ReferenceImages(options.references, side_of(pipe), options.limit)
     _check_counts(options, tables, len(references), models.extractor.size)
     drawn = _draw_tables(options, pipe, tables)
@@ -187,7 +186,7 @@ def run_study(options: GeneratorOptions) -> GeneratorStudy:
         "convention": options.guidance.convention or pipe.config.convention,
         "reduction": options.guidance.reduction or pipe.config.reduction,
         "drawn_in": options.sampling.dtype,
-        **provenance(device, pipe.unet.dtype, options.first_seed),
+        **provenance(pipe.device, pipe.unet.dtype, options.first_seed),
     }
     roots = {name: drawn["guidance", name].folder.root for name in tables["guidance"]}
     camera = references.intrinsics
@@ -215,7 +214,7 @@ def draw_only(options: GeneratorOptions, names: Sequence[str], overwrite: bool =
         OSError: If something is missing or cannot be written.
         ValueError: If there is no row of a name, or a value cannot work, before anything is drawn.
     """
-    _, pipe, tables = _open(options)
+    pipe, tables = _open(options)
     known = {name.lower(): name for rows in tables.values() for name in rows}
     unknown = [name for name in names if name.lower() not in known]
     if unknown:
@@ -227,10 +226,9 @@ def draw_only(options: GeneratorOptions, names: Sequence[str], overwrite: bool =
     return list(dict.fromkeys(one.folder.root for one in _draw_tables(options, pipe, tables).values()))
 
 
-def _open(options: GeneratorOptions) -> tuple[torch.device, DepthGuidedPipeline, Tables]:
-    """The device, the generator with its parts, and what guides each row."""
-    device = pick_device(options.device)
-    pipe = load_generator(options.model, options.depth_predictor, sampler=options.sampler, device=device)
+def _open(options: GeneratorOptions) -> tuple[DepthGuidedPipeline, Tables]:
+    """The generator with its parts, and what guides each row."""
+    pipe = load_generator(options.model, options.depth_predictor, sampler=options.sampler, device=options.device)
     priors = load_priors(pipe, options.model, options.depth_priors)
     if pipe.depth_predictor is None:
         if options.sweep_scales:
@@ -238,11 +236,11 @@ def _open(options: GeneratorOptions) -> tuple[torch.device, DepthGuidedPipeline,
         logger.warning("no depth predictor: only the unguided generator is evaluated")
     elif not priors:
         logger.warning("no depth prior: DPG and both are left out, and the scales sweep that of DCG alone")
-    return device, pipe, guidance_tables(options, pipe.depth_predictor is not None, priors)
+    return pipe, guidance_tables(options, pipe.depth_predictor is not None, priors)
 
 
-def _feature_models(options: GeneratorOptions, pipe: DepthGuidedPipeline, device: torch.device) -> FeatureModels:
-    extractor, depth_model = make_extractor(options.extractor, device), load_depth_model(options.estimator, device)
+def _feature_models(options: GeneratorOptions, pipe: DepthGuidedPipeline) -> FeatureModels:
+    extractor, depth_model = make_extractor(options.extractor, pipe.device), load_depth_model(options.estimator, pipe.device)
     models = FeatureModels(extractor, depth_model, options.rendering)
     models.depth_features()  # refuses a rendering that the depth model cannot have
     return models if pipe.depth_predictor is None else models.with_probe(pipe, options.probe_timestep)

@@ -17,7 +17,6 @@ from noise2map.generation.experiments.training_sets import ARMS, ExperimentOptio
 from noise2map.generation.loading import load_generator
 from noise2map.generation.sampling import UNGUIDED, image_settings
 from noise2map.guidance import DepthGuidedPipeline
-from noise2map.inference.loading import pick_device
 from noise2map.metrics import seed_interval
 from noise2map.report.plots import Estimates, comparison_plot, save_figure
 from noise2map.report.tables import text_table, write_csv
@@ -105,8 +104,9 @@ def run_experiment(options: ExperimentOptions) -> ExperimentReport:
         ValueError: If a value cannot work or the parts do not belong together, before anything is drawn.
     """
     _check(options)
-    device = pick_device(options.device)
-    pipe = load_generator(options.model, options.depth_predictor, options.depth_prior, sampler=options.sampler, device=device)
+    pipe = load_generator(
+        options.model, options.depth_predictor, options.depth_prior, sampler=options.sampler, device=options.device
+    )
     predictor = pipe.depth_predictor
     if predictor is None:
         raise ValueError("labelling generated images needs a depth predictor; expected one in its folder, or --depth-predictor")
@@ -136,7 +136,7 @@ def run_experiment(options: ExperimentOptions) -> ExperimentReport:
                         data.mask,
                         num_steps=options.iterations,
                         seed=record.seed,
-                        device=device,
+                        device=pipe.device,
                         on_step=bar.update,
                     )
                     scores = score_small_depth(model, test_images, test_depth, predictor.depth_range)
