@@ -10,6 +10,7 @@ from noise2map.data.transforms import (
     default_transform,
     sample_generator,
 )
+from noise2map.data.transforms import sample as sample_module
 
 
 def make_sample(height=24, width=32):
@@ -141,3 +142,21 @@ def test_compose_without_transforms_copies():
 def test_impossible_values_are_named(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_a_point_keeps_its_place_in_the_image_whatever_is_done_to_it():
+    camera, point = np.array([80, 96, 70, 65], np.float32), np.array([0.4, -0.3, 2.0])
+
+    def pixel(intrinsics, at=point):
+        fx, fy, cx, cy = intrinsics
+        return fx * at[0] / at[2] + cx, fy * at[1] / at[2] + cy
+
+    u, v = pixel(camera)
+    assert pixel(sample_module.resize_intrinsics(camera, 2, 0.5)) == pytest.approx((2 * u, v / 2))
+    assert pixel(sample_module.crop_intrinsics(camera, left=-3, top=10)) == pytest.approx((u + 3, v - 10))
+    mirrored = pixel(sample_module.mirror_intrinsics(camera, 160), point * (-1, 1, 1))
+    assert mirrored == pytest.approx((160 - u, v))
+    square = np.array([90, 90, 70, 65], np.float32)  # pixels as high as wide: the scene can turn with the image
+    u, v = pixel(square)
+    turned = pixel(sample_module.rotate_intrinsics(square, 160, 120, 90), np.array([point[1], -point[0], point[2]]))
+    assert turned == pytest.approx((80 + (v - 60), 60 - (u - 80)))  # the right edge goes up

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from noise2map.data.images import list_images, open_depth_map, open_image
+from noise2map.data.transforms.sample import crop_intrinsics, resize_intrinsics
 
 _CACHE_BYTES = 2 * 2**30
 
@@ -148,5 +149,5 @@ def square_map(values: np.ndarray, size: int) -> np.ndarray:
 def square_intrinsics(intrinsics: Any, width: int, height: int, size: int) -> np.ndarray:
     """``fx, fy, cx, cy`` of the middle square at ``size`` pixels, ``(4,)`` float32."""
     left, top, right, _ = square_box(width, height)
-    fx, fy, cx, cy = (float(value) for value in intrinsics)
-    return np.array([fx, fy, cx - left, cy - top], np.float32) * np.float32(size / (right - left))
+    scale = size / (right - left)
+    return resize_intrinsics(crop_intrinsics(intrinsics, left, top), scale, scale)

@@ -1,6 +1,5 @@
 """Geometric transforms of image, maps and camera together: flip, resize, crop, pad, rotate."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +14,12 @@ from noise2map.data.transforms.sample import (
     check_probability,
     check_range,
     check_size,
+    crop_intrinsics,
+    mirror_intrinsics,
     mirror_map,
     move_map,
+    resize_intrinsics,
+    rotate_intrinsics,
     turn_map,
 )
 
@@ -35,8 +38,7 @@ def cut(sample: Mapping[str, Any], left: int, top: int, width: int, height: int)
         if key in result:
             result[key] = np.ascontiguousarray(result[key][top : top + height, left : left + width])
     if "intrinsics" in result:
-        fx, fy, cx, cy = result["intrinsics"]
-        result["intrinsics"] = np.array([fx, fy, cx - left, cy - top], np.float32)
+        result["intrinsics"] = crop_intrinsics(result["intrinsics"], left, top)
     return result
 
 
@@ -200,8 +202,7 @@ def resized(sample: Mapping[str, Any], width: int, height: int) -> Sample:
         if key in result:
             result[key] = move_map(result[key], lambda picture: picture.resize((width, height), Image.Resampling.NEAREST))
     if "intrinsics" in result:
-        across, down = width / old_width, height / old_height
-        result["intrinsics"] = (result["intrinsics"] * np.array([across, down, across, down])).astype(np.float32)
+        result["intrinsics"] = resize_intrinsics(result["intrinsics"], width / old_width, height / old_height)
     return result
 
 
@@ -261,11 +262,7 @@ class RandomRotation:
             if key in result:
                 result[key] = turn_map(key, result[key], angle)
         if "intrinsics" in result:
-            fx, fy, cx, cy = (float(value) for value in result["intrinsics"])
-            right, down = cx - width / 2, cy - height / 2
-            cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-            turned_x, turned_y = width / 2 + cos * right + sin * down, height / 2 - sin * right + cos * down
-            result["intrinsics"] = np.array([fx, fy, turned_x, turned_y], np.float32)
+            result["intrinsics"] = rotate_intrinsics(result["intrinsics"], width, height, angle)
         return result
 
 
@@ -292,8 +289,7 @@ class HorizontalFlip:
             width = result["image"].width
             result["image"] = result["image"].transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if "intrinsics" in result:
-            fx, fy, cx, cy = result["intrinsics"]
-            result["intrinsics"] = np.array([fx, fy, width - cx, cy], dtype=np.float32)
+            result["intrinsics"] = mirror_intrinsics(result["intrinsics"], width)
         return result
 
 
@@ -327,8 +323,7 @@ class RandomResizedCrop:
             if key in result:
                 result[key] = _crop_map(result[key], (width, height), box)
         if "intrinsics" in result:
-            fx, fy, cx, cy = result["intrinsics"]
-            result["intrinsics"] = np.array([fx / side, fy / side, (cx - left) / side, (cy - top) / side], dtype=np.float32)
+            result["intrinsics"] = resize_intrinsics(crop_intrinsics(result["intrinsics"], left, top), 1 / side, 1 / side)
         return result
 
 

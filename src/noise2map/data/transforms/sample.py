@@ -60,6 +60,30 @@ def turn_map(key: str, values: np.ndarray, degrees: float) -> np.ndarray:
     return turned @ turn
 
 
+def resize_intrinsics(intrinsics: Any, across: float, down: float) -> np.ndarray:
+    """``fx, fy, cx, cy`` in pixels, ``(4,)`` float32, of an image whose width was scaled by ``across`` and height by ``down``."""
+    return (np.asarray(intrinsics, np.float64) * (across, down, across, down)).astype(np.float32)
+
+
+def crop_intrinsics(intrinsics: Any, left: float, top: float) -> np.ndarray:
+    """``fx, fy, cx, cy`` in pixels, ``(4,)`` float32, of an image without its first ``left`` columns and ``top`` rows."""
+    return (np.asarray(intrinsics, np.float64) - (0, 0, left, top)).astype(np.float32)
+
+
+def mirror_intrinsics(intrinsics: Any, width: float) -> np.ndarray:
+    """``fx, fy, cx, cy`` in pixels, ``(4,)`` float32, of an image of ``width`` pixels with left and right exchanged."""
+    fx, fy, cx, cy = np.asarray(intrinsics, np.float64)
+    return np.array([fx, fy, width - cx, cy], np.float32)
+
+
+def rotate_intrinsics(intrinsics: Any, width: float, height: float, degrees: float) -> np.ndarray:
+    """``fx, fy, cx, cy`` in pixels, ``(4,)`` float32, of an image turned anticlockwise about its middle."""
+    fx, fy, cx, cy = np.asarray(intrinsics, np.float64)
+    right, below = cx - width / 2, cy - height / 2
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    return np.array([fx, fy, width / 2 + cos * right + sin * below, height / 2 - sin * right + cos * below], np.float32)
+
+
 def check_probability(value: float, what: str) -> None:
     """Refuse what is not a probability.
 
