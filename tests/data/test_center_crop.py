@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from noise2map.data.center_crop import DepthFolder, PictureFolder, SquareCrops, square_image, square_intrinsics, square_map
+from noise2map.data.center_crop import CenterCrops, DepthFolder, ImageFolder, square_image, square_intrinsics, square_map
 from noise2map.data.freedoom import load_samples
 
 
@@ -33,7 +33,7 @@ def test_a_point_seen_in_the_crop_lies_on_the_same_ray():
 
 def test_samples_are_read_once_and_equal(tmp_path):
     frames = load_samples("test", "both")
-    squares = SquareCrops(frames, 32, ("image", "depth"))
+    squares = CenterCrops(frames, 32, ("image", "depth"))
     reads = []
     original = frames.__class__.__getitem__
     squares.dataset = type("Counting", (), {"__getitem__": lambda _, i: (reads.append(i), original(frames, i))[1]})()
@@ -48,7 +48,7 @@ def test_samples_are_read_once_and_equal(tmp_path):
 def test_folders_of_pictures_and_depth(tmp_path):
     Image.new("L", (5, 4), 7).save(tmp_path / "a.png")
     (tmp_path / "notes.txt").write_text("not a picture")
-    folder = PictureFolder(tmp_path)
+    folder = ImageFolder(tmp_path)
     assert len(folder) == 1 and folder[0]["id"] == "a.png" and folder[0]["image"].getpixel((0, 0)) == (7, 7, 7)
     with pytest.raises(ValueError, match="16-bit"):
         DepthFolder(tmp_path)[0]
@@ -59,13 +59,13 @@ def test_folders_of_pictures_and_depth(tmp_path):
 
 def test_bad_input(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        PictureFolder(tmp_path / "nowhere")
+        ImageFolder(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="depth_scale is 0"):
         DepthFolder(tmp_path, 0)
     frames = load_samples("test", "segmentation")
     with pytest.raises(ValueError, match="size is 0"):
-        SquareCrops(frames, 0)
+        CenterCrops(frames, 0)
     with pytest.raises(ValueError, match="parts are"):
-        SquareCrops(frames, 8, ("labels",))
+        CenterCrops(frames, 8, ("labels",))
     with pytest.raises(ValueError, match="has no depth"):
-        SquareCrops(frames, 8, ("depth",))[0]
+        CenterCrops(frames, 8, ("depth",))[0]

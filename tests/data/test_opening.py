@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from noise2map.data import PUBLIC_DATASETS, FolderDataset, open_public_dataset
-from noise2map.data.center_crop import PictureFolder
+from noise2map.data.center_crop import ImageFolder
 from noise2map.data.checking import check_classes, check_dataset, check_lines
 from noise2map.data.freedoom import SAMPLES_ROOT, SURROUND_SAMPLES_ROOT
 from noise2map.data.nuscenes import MAP_LAYERS
@@ -169,7 +169,7 @@ def test_a_path_is_told_by_what_lies_in_it(tmp_path):
     pairs(tmp_path / "own" / "val")
     assert isinstance(open_dataset(tmp_path / "own"), FolderDataset)
     plain = open_dataset(str(tmp_path / "own" / "val" / "images"))
-    assert isinstance(plain, PictureFolder) and len(plain) == 3
+    assert isinstance(plain, ImageFolder) and len(plain) == 3
     frames = open_dataset(SAMPLES_ROOT / "val", task="image")
     assert frames.split == "val" and frames[0].keys() == {"image", "intrinsics", "id"}
     assert open_dataset("images", tmp_path / "own" / "val" / "images").paths == plain.paths

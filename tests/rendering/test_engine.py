@@ -60,7 +60,7 @@ def test_geometry_agrees_with_the_engines_own_buffers(name, tmp_path):
 
 def test_labels_keep_the_objects_and_ignore_little(tmp_path):
     level = open_level("MAP05")
-    ignored, objects = [], 0
+    ignored, agree = [], []
     with Engine("MAP05", CAMERA, tmp_path) as engine:
         for view in views(level, engine, 15):
             frame = label_view(level, view, CAMERA)
@@ -72,8 +72,9 @@ def test_labels_keep_the_objects_and_ignore_little(tmp_path):
                 assert (frame.labels[mask] == catalog.OBJECT_CLASS[seen.category]).all()
                 assert len(np.unique(frame.depth_m[mask])) == 1
                 near = np.abs(frame.depth_m[mask] * 32 / STEP_UNITS - view.depth[mask]) < 4
-                objects += bool(near.mean() > 0.5 or view.depth[mask].min() >= 62)
-    assert objects >= 10
+                agree.append(bool(near.mean() > 0.5 or view.depth[mask].min() >= 62))
+    # Depth along another axis than the camera's agrees with the engine's buffer for fewer than half of them.
+    assert len(agree) >= 30 and np.mean(agree) > 0.8
     assert np.median(ignored) < 0.02
 
 

@@ -1,4 +1,4 @@
-"""Square pictures of one size for image generators: from a folder, an LSUN database or any data set of raw samples."""
+"""Center crops of one size for image generators, and folders of images or of depth maps alone."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from noise2map.data.transforms.sample import crop_intrinsics, resize_intrinsics
 _CACHE_BYTES = 2 * 2**30
 
 
-class PictureFolder:
+class ImageFolder:
     """All images of a folder, without maps.
 
     Args:
@@ -62,7 +62,7 @@ class DepthFolder:
         return {"depth_m": depth_m, "valid": depth_m > 0, "id": path.name}
 
 
-class SquareCrops:
+class CenterCrops:
     """The middle square of every sample, at one size; what has been read once is kept in memory if all of it fits in 2 GiB.
 
     Images are resampled bicubically with averaging, depth takes the nearest pixel: an average of two distances is a place
@@ -151,3 +151,7 @@ def square_intrinsics(intrinsics: Any, width: int, height: int, size: int) -> np
     left, top, right, _ = square_box(width, height)
     scale = size / (right - left)
     return resize_intrinsics(crop_intrinsics(intrinsics, left, top), scale, scale)
+
+
+SquareCrops = CenterCrops
+"""The name of earlier releases."""

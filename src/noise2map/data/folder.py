@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from noise2map.data.center_crop import PictureFolder
+from noise2map.data.center_crop import ImageFolder
 from noise2map.data.images import image_size, list_images, open_class_map, open_depth_map, open_image, open_normals_map
 from noise2map.data.paired import IGNORE, count_classes, name_some, raise_together
 from noise2map.data.subsets import UNREADABLE, hold_out
@@ -200,7 +200,7 @@ def open_folder(
     folder, held_out = _folder_of_split(root, split or usual_split(root))
     warnings: list[str] = []
     if task == "image":
-        dataset: Any = PictureFolder(folder / "images" if (folder / "images").is_dir() else folder)
+        dataset: Any = ImageFolder(folder / "images" if (folder / "images").is_dir() else folder)
     else:
         if task == "segmentation":
             named = next((place / CLASSES_FILE for place in (folder, root) if (place / CLASSES_FILE).is_file()), None)

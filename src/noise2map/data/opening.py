@@ -7,7 +7,7 @@ from typing import Any
 
 from noise2map.data.ade20k import Ade20kDataset
 from noise2map.data.ade20k_classes import CLASSES as ADE20K_CLASSES
-from noise2map.data.center_crop import DepthFolder, PictureFolder
+from noise2map.data.center_crop import DepthFolder, ImageFolder
 from noise2map.data.cityscapes import CLASSES as CITYSCAPES_CLASSES
 from noise2map.data.cityscapes import CityscapesDataset
 from noise2map.data.evaluation_crops import EVALUATION_VIEWS, View
@@ -134,7 +134,7 @@ DATASETS: dict[str, DatasetFacts] = {
         takes_root=False,
     ),
     "folder": DatasetFacts("images/ and maps/", _of_folder, ("segmentation", "depth", "normals"), None, ("train", "val", ALL)),
-    "images": DatasetFacts("images alone", lambda root, *_, **options: PictureFolder(root), (), None),
+    "images": DatasetFacts("images alone", lambda root, *_, **options: ImageFolder(root), (), None),
     "depth-maps": DatasetFacts(
         "depth maps alone", lambda root, *_, **options: DepthFolder(root, options["depth_scale"]), (), None, images=False
     ),

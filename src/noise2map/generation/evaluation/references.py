@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from noise2map.data.center_crop import SquareCrops
+from noise2map.data.center_crop import CenterCrops
 from noise2map.data.opening import open_dataset
 from noise2map.data.subsets import Subset
 
@@ -27,7 +27,7 @@ class ReferenceImages:
     def __init__(self, name: str, size: int, limit: int = 0) -> None:
         dataset = open_dataset(name, task="image")
         count = len(dataset) if not limit else min(limit, len(dataset))
-        self.squares = SquareCrops(Subset.evenly_spaced(dataset, count), size)
+        self.squares = CenterCrops(Subset.evenly_spaced(dataset, count), size)
         self.ids = [str(index) for index in range(count)]
         self.intrinsics = self.squares[0].get("intrinsics")
 

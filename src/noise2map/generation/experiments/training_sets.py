@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
-from noise2map.data.center_crop import SquareCrops
+from noise2map.data.center_crop import CenterCrops
 from noise2map.data.subsets import Subset
 from noise2map.generation.depth_reading import depth_probe, probe_name
 from noise2map.generation.evaluation.measurements import stack_images
@@ -104,7 +104,7 @@ def guidance_of(options: ExperimentOptions, pipe: DepthGuidedPipeline) -> Guidan
 
 def real_images(dataset: Any, limit: int, size: int) -> tuple[Tensor, Tensor]:
     """Center crops of real samples, evenly spaced: images uint8 and depth in metres, 0 unknown."""
-    squares = SquareCrops(Subset.evenly_spaced(dataset, limit or None), size, ("image", "depth"))
+    squares = CenterCrops(Subset.evenly_spaced(dataset, limit or None), size, ("image", "depth"))
     samples = [squares[index] for index in range(len(squares))]
     images = torch.from_numpy(np.stack([np.asarray(one["image"]) for one in samples])).permute(0, 3, 1, 2).contiguous()
     return images, torch.from_numpy(np.stack([one["depth_m"] for one in samples]))

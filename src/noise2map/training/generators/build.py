@@ -8,7 +8,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import set_seed
 
-from noise2map.data.center_crop import SquareCrops
+from noise2map.data.center_crop import CenterCrops
 from noise2map.data.opening import open_dataset
 from noise2map.data.subsets import Subset, hold_out
 from noise2map.data.transforms import HorizontalFlip
@@ -20,7 +20,7 @@ from noise2map.training.generators.trainer import DepthCollator, GeneratorTraine
 from noise2map.training.optimization import make_arguments, make_curve
 
 
-def make_datasets(recipe: GeneratorRecipe) -> tuple[SquareCrops, SquareCrops]:
+def make_datasets(recipe: GeneratorRecipe) -> tuple[CenterCrops, CenterCrops]:
     """The training and the held-out images.
 
     Raises:
@@ -38,11 +38,11 @@ def make_datasets(recipe: GeneratorRecipe) -> tuple[SquareCrops, SquareCrops]:
     return _squares(recipe, train), _squares(recipe, val)
 
 
-def _squares(recipe: GeneratorRecipe, dataset: Any) -> SquareCrops:
+def _squares(recipe: GeneratorRecipe, dataset: Any) -> CenterCrops:
     limit = recipe.data.limit
     if limit is not None and limit < len(dataset):
         dataset = Subset(dataset, list(range(limit)))
-    return SquareCrops(dataset, recipe.data.size, (recipe.model.target,))
+    return CenterCrops(dataset, recipe.data.size, (recipe.model.target,))
 
 
 def _open(recipe: GeneratorRecipe, root: str, split: str) -> Any:
