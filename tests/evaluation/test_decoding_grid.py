@@ -1,28 +1,12 @@
-"""Dials from the command line, and the grid of protocols."""
+"""The grid of protocols."""
 
 import pytest
 
-from noise2map.evaluation.protocols import parse_choices, parse_counts, parse_steps, protocol_grid
+from noise2map.evaluation.protocols import protocol_grid
 from noise2map.models.decoding import Protocol
 
 
-def test_steps_are_read_in_any_spelling():
-    assert parse_steps(["1", "3,10", "auto 3"]) == [1, 3, 10, "auto"]
-    assert parse_counts(["1,4", "4"], "ensemble") == [1, 4]
-    assert parse_choices(["last,steps"], "average", ("last", "steps")) == ["last", "steps"]
-
-
-@pytest.mark.parametrize("word", ["0", "abc", "-1", "1.5", "AUTO", "²"])
-def test_impossible_steps_are_refused_by_name(word):
-    with pytest.raises(ValueError, match=r"steps must be a whole number of at least 1 or 'auto', got "):
-        parse_steps([word])
-
-
-def test_other_impossible_dials_are_refused():
-    with pytest.raises(ValueError, match=r"ensemble must be a whole number of at least 1, got 'auto'"):
-        parse_counts(["auto"], "ensemble")
-    with pytest.raises(ValueError, match="average must be 'last' or 'steps', got 'mean'"):
-        parse_choices(["mean"], "average", ("last", "steps"))
+def test_impossible_choices_are_refused():
     with pytest.raises(ValueError, match="sampler is 'euler'; expected one of 'ddim', 'ddpm'"):
         protocol_grid([1], [1], ["last"], "euler")
     with pytest.raises(ValueError, match="steps needs at least one value"):

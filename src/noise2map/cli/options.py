@@ -191,6 +191,14 @@ def numbers(help: str, least: int = 1) -> Any:
     return _list_option(help, "N,N,...", parse)
 
 
+def step_counts(help: str) -> Any:
+    """A typer option of numbers of denoising steps; annotate it ``list[str] | None``.
+
+    ``1,3 auto`` gives ``[1, 3, "auto"]``, without repetition; None if it is not there.
+    """
+    return _list_option(help, "N|auto,...", parse_step_count)
+
+
 def scales(help: str) -> Any:
     """A typer option of finite numbers of at least 0; annotate it ``list[str] | None``.
 
@@ -249,7 +257,7 @@ Steps = Annotated[
 
 StepsList = Annotated[
     list[str] | None,
-    _list_option("Denoising steps: numbers or auto, e.g. 1 3 10 or 1,3,auto.", "N|auto,...", parse_step_count),
+    step_counts("Denoising steps: numbers or auto, e.g. 1 3 10 or 1,3,auto."),
 ]
 
 Ensemble = Annotated[int | None, typer.Option(min=1, help="Noise samples of an image. [default: the model's]")]

@@ -1,7 +1,8 @@
 """One run of ``noise2map evaluate``: open models and data, score, compare, write."""
 
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,11 @@ from noise2map.tasks import TASKS, task_of
 from noise2map.tasks.base import Task
 from noise2map.tasks.bev import map_extent
 
+logger = logging.getLogger(__name__)
 
-@dataclass
-class EvaluationJob:
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
     """What to evaluate; see ``noise2map evaluate --help``.
 
     Attributes:
@@ -146,25 +149,25 @@ class EvaluationReport:
         return paths
 
 
-def _protocols(job: EvaluationJob, model: Any, name: str, first: bool) -> list[DecodingOptions]:
-    """The job's protocols, or the only one there is for a model without diffusion."""
+def _protocols(chosen: EvaluationOptions, model: Any, name: str, first: bool) -> list[DecodingOptions]:
+    """The chosen protocols, or the only one there is for a model without diffusion."""
     if model.config.diffusion:
-        if not task_of(model).of_images and job.test_protocol == "official" and not job.steps_chosen:
+        if not task_of(model).of_images and chosen.test_protocol == "official" and not chosen.steps_chosen:
             return named_protocols(model.config)
-        if not job.average_of_model:
-            return list(job.protocols)
+        if not chosen.average_of_model:
+            return list(chosen.protocols)
         average = model.config.average
-        return [replace(one, average="last" if one.num_inference_steps == 1 else average) for one in job.protocols]
+        return [replace(one, average="last" if one.num_inference_steps == 1 else average) for one in chosen.protocols]
     only = DecodingOptions().resolved(model.config)
-    if first and job.steps_chosen and {one.name for one in job.protocols} != {only.name}:
+    if first and chosen.steps_chosen and {one.name for one in chosen.protocols} != {only.name}:
         raise ValueError(
             f"model {name!r} was trained without diffusion: its map takes 1 step of 1 sample; leave out --steps and --ensemble"
         )
     return [only]
 
 
-def _depth_range(job: EvaluationJob, model: Any, plan: EvaluationPlan) -> tuple[float, float]:
-    low, high = job.depth_range
+def _depth_range(chosen: EvaluationOptions, model: Any, plan: EvaluationPlan) -> tuple[float, float]:
+    low, high = chosen.depth_range
     default = plan.depth_range_m or (model.config.min_depth, model.config.max_depth)
     bounds = (default[0] if low is None else low, default[1] if high is None else high)
     if not 0 < bounds[0] < bounds[1]:
@@ -172,12 +175,11 @@ def _depth_range(job: EvaluationJob, model: Any, plan: EvaluationPlan) -> tuple[
     return float(bounds[0]), float(bounds[1])
 
 
-def run_evaluation(job: EvaluationJob, say: Callable[[str], object] = lambda text: None, progress: bool = True) -> EvaluationReport:
+def run_evaluation(chosen: EvaluationOptions, progress: bool = True) -> EvaluationReport:
     """Evaluate one model, or two on the same images.
 
     Args:
-        job: What to evaluate.
-        say: Called with remarks for the user.
+        chosen: What to evaluate.
         progress: Show a progress bar on standard error.
 
     Returns:
@@ -187,51 +189,51 @@ def run_evaluation(job: EvaluationJob, say: Callable[[str], object] = lambda tex
         OSError: If a model, a folder or a file is missing or cannot be read.
         ValueError: If a value cannot work, models and data do not fit, or an output is not finite.
     """
-    if job.predictions:
-        return _score_folders(job, say, progress)
-    device, dtype = pick_device(job.device), pick_dtype(job.dtype)
-    loaded = [(name, *load_model(name, device, dtype, ("noise2map", "noise2map-bev"))) for name in job.models]
+    if chosen.predictions:
+        return _score_folders(chosen, progress)
+    device, dtype = pick_device(chosen.device), pick_dtype(chosen.dtype)
+    loaded = [(name, *load_model(name, device, dtype, ("noise2map", "noise2map-bev"))) for name in chosen.models]
     first = loaded[0][1]
     task = task_of(first)
     for name, model, _ in loaded[1:]:
         if task_of(model) is not task:
-            raise ValueError(f"cannot compare {job.models[0]!r}, a model for {task}, with {name!r}, one for {task_of(model)}")
-    plan = _plan(job, task)
-    own = _own_folder(job, task, first) if job.dataset == "folder" and task.of_images else None
+            raise ValueError(f"cannot compare {chosen.models[0]!r}, a model for {task}, with {name!r}, one for {task_of(model)}")
+    plan = _plan(chosen, task)
+    own = _own_folder(chosen, task, first) if chosen.dataset == "folder" and task.of_images else None
     if own is None:
-        split = evaluation_split(job.dataset) if job.split is None else job.split
-        data = _open(job, task, split, loaded)
+        split = evaluation_split(chosen.dataset) if chosen.split is None else chosen.split
+        data = _open(chosen, task, split, loaded)
     else:
-        say(own.text())
+        logger.info(own.text())
         split, data = own.split, [own.dataset] * len(loaded)
     for (name, model, _), one in zip(loaded, data):
         warning = check_classes(one, model.config.id2label, name) if task.has_classes else None
         if warning:
-            say(f"warning: {name}: {warning}")
+            logger.warning("warning: %s: %s", name, warning)
     scale = None
     if task.in_metres:  # of whole pictures: what a protocol counts may lie nearer
-        whole = own.dataset if own else open_dataset(job.dataset, job.root, split, task.name, None, job.depth_scale)
-        scale = warn_of_scale(whole, job.dataset)
+        whole = own.dataset if own else open_dataset(chosen.dataset, chosen.root, split, task.name, None, chosen.depth_scale)
+        scale = warn_of_scale(whole, chosen.dataset)
     if scale:
-        say(f"warning: {scale}")
-    grids = [_protocols(job, model, name, index == 0) for index, (name, model, _) in enumerate(loaded)]
-    depth_range = _depth_range(job, first, plan) if task.in_metres else None
-    facts = {"dataset": job.dataset, "split": split, "test_protocol": plan.name}
-    facts |= {**provenance(device, dtype, job.seed), "batch_size": job.batch_size}
+        logger.warning("warning: %s", scale)
+    grids = [_protocols(chosen, model, name, index == 0) for index, (name, model, _) in enumerate(loaded)]
+    depth_range = _depth_range(chosen, first, plan) if task.in_metres else None
+    facts = {"dataset": chosen.dataset, "split": split, "test_protocol": plan.name}
+    facts |= {**provenance(device, dtype, chosen.seed), "batch_size": chosen.batch_size}
     if own is not None and own.trained_on is not None:
         facts["images_trained_on"] = own.trained_on
     if depth_range is not None:
         facts |= {"min_depth": depth_range[0], "max_depth": depth_range[1]}
     report, evaluations = EvaluationReport(), []
     for (name, model, processor), grid, one in zip(loaded, grids, data):
-        subset = Subset.evenly_spaced(one, job.limit or None)
+        subset = Subset.evenly_spaced(one, chosen.limit or None)
         with tqdm(total=len(subset), desc=Path(name).name, unit="image", disable=None if progress else True) as bar:
-            options = (job.batch_size, job.seed, depth_range, job.fit_temperature, bar.update, plan)
+            options = (chosen.batch_size, chosen.seed, depth_range, chosen.fit_temperature, bar.update, plan)
             evaluation = evaluate_model(model, processor, subset, grid, *options)
         evaluations.append(evaluation)
-        _add(report, evaluation, name, facts, job.resamples)
-        if split == evaluation_split(job.dataset, job.root) and job.window is None:
-            _add_published(report, evaluation, model, job)
+        _add(report, evaluation, name, facts, chosen.resamples)
+        if split == evaluation_split(chosen.dataset, chosen.root) and chosen.window is None:
+            _add_published(report, evaluation, model, chosen)
         if not task.of_images:
             count = len(evaluation.results)
             for result, row, extra in zip(evaluation.results, report.rows[-count:], report.extras[-count:]):
@@ -239,91 +241,95 @@ def run_evaluation(job: EvaluationJob, say: Callable[[str], object] = lambda tex
         model.to("cpu")
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    if job.resamples:
-        for name, evaluation in zip(job.models, evaluations):
-            report.differences += tables.step_differences(evaluation, name, job.resamples)
+    if chosen.resamples:
+        for name, evaluation in zip(chosen.models, evaluations):
+            report.differences += tables.step_differences(evaluation, name, chosen.resamples)
         if len(evaluations) == 2:
-            pair = (job.models[0], job.models[1])
-            report.differences += tables.model_differences(*evaluations, pair, job.resamples)
+            pair = (chosen.models[0], chosen.models[1])
+            report.differences += tables.model_differences(*evaluations, pair, chosen.resamples)
     return report
 
 
-def _score_folders(job: EvaluationJob, say: Callable[[str], object], progress: bool) -> EvaluationReport:
+def _score_folders(chosen: EvaluationOptions, progress: bool) -> EvaluationReport:
     """Score folders of maps: one, or two with paired differences."""
-    folders = [MapFolder(path, job.task) for path in job.predictions]
+    folders = [MapFolder(path, chosen.task) for path in chosen.predictions]
     task = folders[0].task
     if any(folder.task is not task for folder in folders):
         raise ValueError(f"{folders[0].root} holds maps for {task}, {folders[1].root} for {folders[1].task}")
-    plan = evaluation_plan(job.dataset, task.name, job.test_protocol)
-    names = read_classes(job.classes) if job.classes else folders[0].classes
-    if job.dataset == "folder":
-        part = open_folder_part(job.root or "", job.split, task.name, [], names, job.depth_scale)
+    plan = evaluation_plan(chosen.dataset, task.name, chosen.test_protocol)
+    names = read_classes(chosen.classes) if chosen.classes else folders[0].classes
+    if chosen.dataset == "folder":
+        part = open_folder_part(chosen.root or "", chosen.split, task.name, [], names, chosen.depth_scale)
         split, data = part.split, part.dataset
     else:
-        split = evaluation_split(job.dataset) if job.split is None else job.split
+        split = evaluation_split(chosen.dataset) if chosen.split is None else chosen.split
         data = look_at(
-            open_dataset(job.dataset, job.root, split, task.name, names, job.depth_scale), job.dataset, job.test_protocol
+            open_dataset(chosen.dataset, chosen.root, split, task.name, names, chosen.depth_scale),
+            chosen.dataset,
+            chosen.test_protocol,
         )
-    low, high = job.depth_range
+    low, high = chosen.depth_range
     default = plan.depth_range_m or (1e-3, 80.0)
     depth_range = (default[0] if low is None else low, default[1] if high is None else high)
-    facts = {"dataset": job.dataset, "split": split, "test_protocol": plan.name.split(":")[0]}
-    facts |= {**provenance(torch.device("cpu"), torch.float32, job.seed), "batch_size": 1}
+    facts = {"dataset": chosen.dataset, "split": split, "test_protocol": plan.name.split(":")[0]}
+    facts |= {**provenance(torch.device("cpu"), torch.float32, chosen.seed), "batch_size": 1}
     if task.in_metres:
         facts |= {"min_depth": depth_range[0], "max_depth": depth_range[1]}
     report, evaluations = EvaluationReport(), []
-    subset = Subset.evenly_spaced(data, job.limit or None)
+    subset = Subset.evenly_spaced(data, chosen.limit or None)
     for folder in folders:
         with tqdm(total=len(subset), desc=folder.root.name, unit="image", disable=None if progress else True) as bar:
-            evaluations.append(evaluate_maps(folder, subset, depth_range, job.depth_scale, bar.update))
-        _add(report, evaluations[-1], str(folder.root), facts, job.resamples)
-    if job.resamples and len(evaluations) == 2:
+            evaluations.append(evaluate_maps(folder, subset, depth_range, chosen.depth_scale, bar.update))
+        _add(report, evaluations[-1], str(folder.root), facts, chosen.resamples)
+    if chosen.resamples and len(evaluations) == 2:
         pair = (str(folders[0].root), str(folders[1].root))
-        report.differences += tables.model_differences(*evaluations, pair, job.resamples)
+        report.differences += tables.model_differences(*evaluations, pair, chosen.resamples)
     return report
 
 
-def _plan(job: EvaluationJob, task: Task) -> EvaluationPlan:
+def _plan(chosen: EvaluationOptions, task: Task) -> EvaluationPlan:
     """How samples are looked at; there is one way for bird's-eye-view maps.
 
     Raises:
         ValueError: If an option is not for this task.
     """
     if task.of_images:
-        return evaluation_plan(job.dataset, task.name, job.test_protocol, job.window, job.stride)
-    if job.test_protocol == "multi-scale" or job.window is not None or job.stride is not None or job.fit_temperature:
+        return evaluation_plan(chosen.dataset, task.name, chosen.test_protocol, chosen.window, chosen.stride)
+    if chosen.test_protocol == "multi-scale" or chosen.window is not None or chosen.stride is not None or chosen.fit_temperature:
         raise ValueError("bird's-eye-view maps are evaluated plain or official: no scales, no windows, no temperature")
-    return EvaluationPlan(job.test_protocol, ViewPlan())
+    return EvaluationPlan(chosen.test_protocol, ViewPlan())
 
 
-def _own_folder(job: EvaluationJob, task: Task, model: Any) -> FolderPart:
+def _own_folder(chosen: EvaluationOptions, task: Task, model: Any) -> FolderPart:
     """The split of the user's own folder, by default what the models were not trained on."""
-    if job.root is None:
+    if chosen.root is None:
         raise ValueError("dataset 'folder' needs the folder of the data (--root)")
     names = model.config.id2label if task.has_classes else None
-    return open_folder_part(job.root, job.split, task.name, [DataSplit.read(name) for name in job.models], names, job.depth_scale)
+    return open_folder_part(
+        chosen.root, chosen.split, task.name, [DataSplit.read(name) for name in chosen.models], names, chosen.depth_scale
+    )
 
 
-def _open(job: EvaluationJob, task: Task, split: str, loaded: Sequence[tuple[str, Any, Any]]) -> list[Any]:
+def _open(chosen: EvaluationOptions, task: Task, split: str, loaded: Sequence[tuple[str, Any, Any]]) -> list[Any]:
     """The data set for each model; models for bird's-eye-view maps may need other sensors, but the same map."""
     if not task.of_images:
         extents = [map_extent(model.config) for _, model, _ in loaded]
         if any(extent != extents[0] for extent in extents):
             raise ValueError(f"the models map areas of {extents}; expected the same area and cells to compare them")
-        return [task.open_dataset(job.dataset, job.root, split, model, processor) for _, model, processor in loaded]
-    data = task.open_dataset(job.dataset, job.root, split, *loaded[0][1:], job.depth_scale)
-    return [look_at(data, job.dataset, job.test_protocol)] * len(loaded)
+        return [task.open_dataset(chosen.dataset, chosen.root, split, model, processor) for _, model, processor in loaded]
+    data = task.open_dataset(chosen.dataset, chosen.root, split, *loaded[0][1:], chosen.depth_scale)
+    return [look_at(data, chosen.dataset, chosen.test_protocol)] * len(loaded)
 
 
-def _add_published(report: EvaluationReport, evaluation: Evaluation, model: Any, job: EvaluationJob) -> None:
+def _add_published(report: EvaluationReport, evaluation: Evaluation, model: Any, chosen: EvaluationOptions) -> None:
     for result, row in zip(evaluation.results, report.rows[-len(evaluation.results) :]):
         options = result.protocol
         if options.sampler == "ddim":
-            chosen = (options.num_inference_steps, options.ensemble_size, options.average)
-            found = published_for(model.config, job.dataset, job.test_protocol, *chosen)
+            setting = (options.num_inference_steps, options.ensemble_size, options.average)
+            found = published_for(model.config, chosen.dataset, chosen.test_protocol, *setting)
             row |= {f"published_{score}": value for score, value in found.items()}
-            if found and job.dataset in PUBLIC_DATASETS:  # a published score is of the whole split, the measured one perhaps not
-                row["released_images"] = PUBLIC_DATASETS[job.dataset].released.get(row["split"])
+            if found and chosen.dataset in PUBLIC_DATASETS:  # a published score is of the whole split, the measured one perhaps not
+                row["released_images"] = PUBLIC_DATASETS[chosen.dataset].released.get(row["split"])
 
 
 def _add(report: EvaluationReport, evaluation: Evaluation, name: str, facts: dict[str, Any], resamples: int) -> None:
