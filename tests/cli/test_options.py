@@ -6,7 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from noise2map.cli import options
+from noise2map.cli import commands, options
 
 SEEN = {}
 
@@ -142,8 +142,8 @@ def test_spellings_of_earlier_releases(words, name, value):
 
 
 def test_an_option_that_a_command_still_has_is_not_respelt():
-    assert options.modern_spelling(["--generator", "x"], {"--generator", "--model"}) == ["--generator", "x"]
-    assert options.modern_spelling(["--bf16"], {"--out"}) == ["--bf16"]
+    assert commands.modern_spelling(["--generator", "x"], {"--generator", "--model"}) == ["--generator", "x"]
+    assert commands.modern_spelling(["--bf16"], {"--out"}) == ["--bf16"]
 
 
 @pytest.mark.parametrize(
@@ -157,4 +157,4 @@ def test_an_option_that_a_command_still_has_is_not_respelt():
     ],
 )
 def test_values_after_an_option_that_takes_several(words, expected):
-    assert options.repeat_options(words.split(), ["--steps", "--ensemble"]) == expected.split()
+    assert commands.repeat_options(words.split(), ["--steps", "--ensemble"]) == expected.split()
