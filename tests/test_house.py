@@ -97,6 +97,7 @@ PUBLIC = {
         "Noise2MapConfig",
         "Noise2MapForSemanticSegmentation",
         "Noise2MapForDepthEstimation",
+        "Noise2MapForNormalEstimation",
         "Noise2MapImageProcessor",
         "MapTrainer",
     ],
@@ -319,6 +320,52 @@ def test_what_is_public_is_documented():
                     yield node.lineno, f"{node.name} without a docstring"
 
     assert complaints(check) == ""
+
+
+TASK_NAMES = {"segmentation", "depth", "normals", "bev"}
+
+
+def task_comparisons(path):
+    """Lines where code finds out the task by itself: by a name, by the class of a model, by what a head or an output has."""
+    for node in ast.walk(tree_of(path)):
+        text = ast.unparse(node) if isinstance(node, (ast.Compare, ast.Call)) else ""
+        if isinstance(node, ast.Compare):
+            said = {one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str)}
+            if (said & TASK_NAMES and "task" in text) or ("__name__" in text and re.search("Segmentation|Estimation|Bev", text)):
+                yield node.lineno, text
+        elif isinstance(node, ast.Dict):
+            keys = {key.value for key in node.keys if isinstance(key, ast.Constant)}
+            if len(keys & TASK_NAMES) > 1 and ("segmentation" in keys or keys <= TASK_NAMES):
+                yield node.lineno, f"mapping from {sorted(keys)}"
+        elif isinstance(node, ast.Call):
+            function = ast.unparse(node.func)
+            sniffed = function == "isinstance" and "Noise2MapFor" in text
+            sniffed |= function == "hasattr" and bool(re.search("'(classifier|regressor|logits|predicted_depth)'", text))
+            if sniffed or function.endswith("__name__.endswith"):
+                yield node.lineno, text
+
+
+def test_tasks_are_told_apart_in_their_room():
+    """A new task must not have to be added to a comparison here and there: `noise2map.tasks` has one object for each."""
+    outside = [path for path in SOURCES if room_of(path) != "tasks"]
+    found = [f"{relative(path)}:{line}: {text}" for path in outside for line, text in task_comparisons(path)]
+    assert len(found) < 15, "\n".join(found)
+
+
+def test_comparisons_of_tasks_are_found():
+    code = """if recipe.model.task == "bev" or task not in ("segmentation", "depth"): pass
+kinds = {"segmentation": 1, "depth": 2}
+if isinstance(model, Noise2MapForDepthEstimation) or hasattr(head, "classifier"): pass
+if type(model).__name__.endswith("DepthEstimation"): pass
+if part == "depth" or kind == "normals": pass
+"""
+    tree = ast.parse(code)
+    path = Path("imagined.py")
+    original, globals()["tree_of"] = tree_of, lambda _: tree
+    try:
+        assert sorted(line for line, _ in task_comparisons(path)) == [1, 1, 2, 3, 3, 4]
+    finally:
+        globals()["tree_of"] = original
 
 
 # ---- sizes -----------------------------------------------------------------------------------------------------------------

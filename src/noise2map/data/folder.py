@@ -21,7 +21,8 @@ ALL = "all"
 HOLD_OUT_EVERY = 8
 """Of a folder without ``train/`` and ``val/``, pairs 0, 8, 16 ... are for validation."""
 
-_TASKS = ("segmentation", "depth", "normals")
+# Task -> where its samples hold the map.
+MAP_KEYS = {"segmentation": "labels", "depth": "depth_m", "normals": "normals"}
 _GOLDEN_ANGLE = 0.618033988749895
 
 
@@ -69,14 +70,15 @@ class FolderDataset:
         maps: str = "maps",
         missing: str = "raise",
     ) -> None:
-        if task not in _TASKS:
-            raise ValueError(f"task is {task!r}; expected one of {', '.join(map(repr, _TASKS))}")
+        if task not in MAP_KEYS:
+            raise ValueError(f"task is {task!r}; expected one of {', '.join(map(repr, MAP_KEYS))}")
         if not (np.isfinite(depth_scale) and depth_scale > 0):
             raise ValueError(f"depth_scale is {depth_scale!r}; expected metres per unit, a positive number")
         if intrinsics is not None and (len(intrinsics) != 4 or not np.isfinite(np.asarray(intrinsics, float)).all()):
             raise ValueError(f"intrinsics is {intrinsics!r}; expected fx, fy, cx, cy in pixels")
         if missing not in ("raise", "drop"):
             raise ValueError(f"missing is {missing!r}; expected 'raise' or 'drop'")
+        self.key = MAP_KEYS[task]
         self.root, self.task, self.depth_scale = Path(root), task, float(depth_scale)
         self.intrinsics = None if intrinsics is None else np.array(intrinsics, np.float32)
         (image_of, twice), (map_of, twice_too) = _by_stem(self.root / images), _by_stem(self.root / maps)
@@ -94,7 +96,7 @@ class FolderDataset:
         if missing == "raise":
             raise_together(list(_wrong_sizes(self._pairs)))
         self.id2label: dict[int, str] = {}
-        if task == "segmentation":
+        if self.key == "labels":
             self.id2label = _check_names(dict(id2label)) if id2label is not None else read_classes(self.root / CLASSES_FILE)
         self.palette = distinct_colours(len(self.id2label))
 
@@ -110,14 +112,14 @@ class FolderDataset:
         """
         image_path, map_path = self._pairs[index]
         sample: dict[str, Any] = {"image": open_image(image_path), "id": self.ids[index]}
-        if self.task == "segmentation":
+        if self.key == "labels":
             sample["labels"] = self._read_labels(map_path)
-        elif self.task == "normals":
+        elif self.key == "normals":
             sample["normals"] = open_normals_map(map_path)
         else:
             sample["depth_m"] = open_depth_map(map_path, self.depth_scale)
             sample["valid"] = sample["depth_m"] > 0
-        height, width = sample[{"segmentation": "labels", "depth": "depth_m", "normals": "normals"}[self.task]].shape[:2]
+        height, width = sample[self.key].shape[:2]
         _check_size(image_path, sample["image"].size, map_path, (width, height))
         if self.intrinsics is not None:
             sample["intrinsics"] = self.intrinsics.copy()
@@ -202,14 +204,14 @@ def open_folder(
     if task == "image":
         dataset: Any = ImageFolder(folder / "images" if (folder / "images").is_dir() else folder)
     else:
-        if task == "segmentation":
+        if MAP_KEYS.get(task) == "labels":
             named = next((place / CLASSES_FILE for place in (folder, root) if (place / CLASSES_FILE).is_file()), None)
             if named is not None:
                 id2label = read_classes(named)
             elif id2label is None and missing == "drop":
                 names, warnings = count_classes([folder / "maps"], strict=False)
                 id2label = dict(enumerate(names))
-        dataset = FolderDataset(folder, task, id2label if task == "segmentation" else None, depth_scale, missing=missing)
+        dataset = FolderDataset(folder, task, id2label if MAP_KEYS.get(task) == "labels" else None, depth_scale, missing=missing)
         dataset.warnings = warnings
     return dataset if held_out is None else hold_out(dataset, hold_out_every)[held_out == "val"]
 
@@ -272,7 +274,7 @@ def open_folder_part(
 
     def opened(folder: Path) -> tuple[FolderDataset, dict[str, str]]:
         classes = next((name for name in (folder, root) if (name / CLASSES_FILE).is_file()), None)
-        names = None if task != "segmentation" else id2label if classes is None else read_classes(classes / CLASSES_FILE)
+        names = None if MAP_KEYS.get(task) != "labels" else id2label if classes is None else read_classes(classes / CLASSES_FILE)
         dataset = FolderDataset(folder, task, names, depth_scale)
         return dataset, {name: file_checksum(path) for name, path in dataset.image_files.items()} if known else {}
 

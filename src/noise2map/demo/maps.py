@@ -87,7 +87,7 @@ def predict_frames(
     samples = [dataset[index] for index in indices]
     frames = []
     for index, sample in zip(indices, samples):
-        truth = sample["labels"] if predictor.task == "segmentation" else sample["depth_m"]
+        truth = sample["labels"] if predictor.has_classes else sample["depth_m"]
         image = np.asarray(sample["image"].convert("RGB"))
         place = str(dataset.records[index]["map"])
         frames.append(Frame(sample["id"], place, image, truth, sample["intrinsics"], {}))
@@ -131,7 +131,7 @@ def score_frames(predictor: Predictor, frames: Sequence[Frame], seconds: dict[in
         One entry per number of steps.
     """
     config = predictor.model.config
-    segments = predictor.task == "segmentation"
+    segments = predictor.has_classes
     rows = []
     for steps, duration in seconds.items():
         maps: Any = SegmentationScores(config.num_labels) if segments else DepthScores(config.min_depth, config.max_depth)

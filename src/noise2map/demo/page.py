@@ -25,6 +25,7 @@ from noise2map.report.panels import Cell, Panel, depth_cell, depth_error_cell, l
 from noise2map.report.plots import Series, risk_coverage_plot
 from noise2map.report.point_view import view_points
 from noise2map.runs.words import counted
+from noise2map.tasks import TASKS
 
 BETTER_COLOR, WORSE_COLOR = (64, 200, 110), (240, 72, 60)
 
@@ -53,7 +54,7 @@ def frame_rows(frame: Frame, predictor: Predictor, limit: float) -> list[list[Ce
     titles = [counted(count, "step") for count in steps]
     unsure = [_unsure(frame, p.uncertainty, f"uncertainty, {title}", limit) for p, title in zip(predictions, titles)]
     image = Cell("image", frame.image)
-    if predictor.task == "segmentation":
+    if predictor.has_classes:
         maps = [Cell(title, colorize_labels(p.labels, predictor.palette)) for p, title in zip(predictions, titles)]
         truth = Cell("truth", colorize_labels(frame.truth, predictor.palette))
         errors = [label_error_cell(frame.image, p.labels, frame.truth, f"errors, {title}") for p, title in zip(predictions, titles)]
@@ -96,7 +97,7 @@ def _depth_change(frame: Frame, few: int, many: int) -> Cell:
 
 def frame_legend(frame: Frame, predictor: Predictor) -> list[tuple[tuple[int, int, int], str]]:
     """The classes of truth and predictions; nothing for depth."""
-    if predictor.task != "segmentation":
+    if not predictor.has_classes:
         return []
     shown = [frame.truth, *(p.labels for p in frame.by_steps.values() if p.labels is not None)]
     return legend_entries(shown, predictor.id2label, predictor.palette)
@@ -111,14 +112,14 @@ def frame_panel(frame: Frame, predictor: Predictor, limit: float) -> Panel:
 
 def player_frames(frame: Frame, predictor: Predictor, sequence: Sequence[DenoisingStep]) -> list[list[Cell]]:
     """One row of cells per denoising step, at the resolution of the map decoder."""
-    limits = depth_range(frame.truth) if predictor.task == "depth" else (1.0, 10.0)
-    flips = flips_so_far(sequence) if predictor.task == "segmentation" else []
+    limits = depth_range(frame.truth) if predictor.in_metres else (1.0, 10.0)
+    flips = flips_so_far(sequence) if predictor.has_classes else []
     limit = max(float(flips[-1].max()), 0.1) if flips else 1.0
     rows = []
     for index, (one, noisy) in enumerate(zip(sequence, noisy_pictures(sequence))):
         step = f"step {index + 1} of {len(sequence)}"
         row = [Cell("image", frame.image), Cell("noisy map", noisy, note=f"t = {one.t:.2f}")]
-        if predictor.task == "segmentation":
+        if predictor.has_classes:
             row.append(Cell("prediction", paint_prediction(predictor, limits)(one.prediction), note=step))
             row.append(uncertainty_cell(flips[index], "changes so far", limit))
         else:
@@ -135,7 +136,7 @@ def _step_change(sequence: Sequence[DenoisingStep], index: int) -> Cell:
 
 def paint_prediction(predictor: Predictor, limits_m: tuple[float, float]) -> Any:
     """A function from ``(K, h, w)`` logits or metres to ``(h, w, 3)`` uint8."""
-    if predictor.task == "segmentation":
+    if predictor.has_classes:
         return lambda logits: colorize_labels(logits.argmax(axis=0), predictor.palette)
     return lambda metres: colorize_depth(metres[0], *limits_m)
 
@@ -172,7 +173,7 @@ def score_rows(task: str, results: Sequence[StepScores], kind: str, samples: int
     for result in results:
         scores = result.scores
         row: dict[str, Any] = {"steps": result.steps, "samples": samples}
-        if task == "segmentation":
+        if TASKS[task].has_classes:
             row |= {f"{name} %": 100 * scores[name] for name in ("mIoU", "mAcc", "aAcc")}
         else:
             row |= {"δ1 %": 100 * scores["delta1"], "AbsRel": scores["abs_rel"], "RMSE m": scores["rmse"], "SILog": scores["silog"]}
@@ -226,6 +227,6 @@ def _hero_row(example: Example, last: list[Cell]) -> list[Cell]:
     if trajectory:
         noise = Image.fromarray(noisy_pictures(trajectory)[0]).resize((width, height), Image.Resampling.NEAREST)
         cells.append(Cell("noise", np.asarray(noise)))
-    what = "classes" if predictor.task == "segmentation" else "depth"
+    what = "classes" if predictor.has_classes else "depth"
     cells += [Cell(f"{what}, {counted(many, 'step')}", maps[-1].image), Cell("truth", truth.image)]
     return cells + last

@@ -41,6 +41,7 @@ from noise2map.report.tables import text_table, write_csv
 from noise2map.runs.files import write_image
 from noise2map.runs.output_folder import claim
 from noise2map.runs.words import counted
+from noise2map.tasks import TASKS
 
 logger = logging.getLogger(__name__)
 
@@ -153,14 +154,14 @@ class MapSection(DemoSection):
             OSError: If it is missing.
             ValueError: If it is for another task.
         """
-        name = options.segmentation_model if task == "segmentation" else options.depth_model
+        name = options.segmentation_model if TASKS[task].has_classes else options.depth_model
         self.predictor = Predictor.from_pretrained(name, device)
         if self.predictor.task != task:
             raise ValueError(f"model {name!r} is for {self.predictor.task}; expected one for {task}")
         diffuses = self.predictor.model.config.diffusion
         self.title, self.task, self.options = task.capitalize(), task, options
         self.steps = options.step_counts if diffuses else (1,)
-        self.samples = options.depth_samples if task == "depth" and diffuses else 1
+        self.samples = options.depth_samples if TASKS[task].in_metres and diffuses else 1
         self.frames: list[Frame] = []
         self.shown: list[Frame] = []
         self.scores: list[StepScores] = []
@@ -192,7 +193,7 @@ class MapSection(DemoSection):
         if self.trajectory:
             frame = self.shown[0]
             page.player(player_frames(frame, predictor, self.trajectory), f"The denoising of {frame.id}, step by step")
-            paint = paint_prediction(predictor, depth_range(frame.truth) if self.task == "depth" else (1.0, 10.0))
+            paint = paint_prediction(predictor, depth_range(frame.truth) if TASKS[self.task].in_metres else (1.0, 10.0))
             pictures = denoising_frames(frame.image, self.trajectory, paint)
             for suffix in (".webp", ".gif"):
                 save_animation(out / f"denoising-{self.task}{suffix}", pictures)
@@ -200,7 +201,7 @@ class MapSection(DemoSection):
 
     def _predict(self) -> None:
         options, dataset = self.options, load_samples("test", self.task)
-        first = FIRST_FRAMES if self.task == "segmentation" else FIRST_FRAMES[::-1]
+        first = FIRST_FRAMES if TASKS[self.task].has_classes else FIRST_FRAMES[::-1]
         indices = varied_frames(dataset, max(options.frames, options.scored), first)
         decoding = DecodingOptions(ensemble_size=self.samples, average="last", seed=options.seed)
         self.frames, seconds = predict_frames(self.predictor, dataset, indices, self.steps, decoding)
@@ -211,7 +212,7 @@ class MapSection(DemoSection):
         self.scores = score_frames(self.predictor, self.frames, seconds)
 
     def _text(self) -> str:
-        what = "classes" if self.task == "segmentation" else "meters"
+        what = "classes" if TASKS[self.task].has_classes else "meters"
         key, name, factor, unit = _VERDICTS[self.task]
         scores = [f"{factor * one.scores[key]:.1f}{unit} at {counted(one.steps, 'step')}" for one in self.scores]
         ends = scores[:1] + scores[-1:] * (len(scores) > 1)

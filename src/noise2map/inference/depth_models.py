@@ -20,8 +20,9 @@ from noise2map.inference.pixels import (
     processor_settings,
     short_side_of,
 )
-from noise2map.models import MapModel, Noise2MapForDepthEstimation
+from noise2map.models import MapModel
 from noise2map.runs.files import weights_checksum
+from noise2map.tasks import task_of
 from noise2map.zoo import label_of, resolve_model
 
 DEFAULT_DEPTH_MODEL = "freedoom-depth-tiny"
@@ -89,7 +90,7 @@ def load_depth_model(spec: str = DEFAULT_DEPTH_MODEL, device: str | torch.device
     model: DepthModel
     if is_map_model(spec):
         ours, processor = load_model(spec, device)
-        if not isinstance(ours, Noise2MapForDepthEstimation):
+        if not task_of(ours).in_metres:
             raise ValueError(f"{spec!r} is a {type(ours).__name__}; expected a model for depth")
         model = MapModelDepth(ours, processor, label_of(spec), steps)
     else:

@@ -48,6 +48,16 @@ class Predictor:
         no_colors = np.zeros((0, 3), np.uint8)
         self.palette = class_palette(self.id2label, model.config.palette) if self._task.has_classes else no_colors
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether its maps are of named classes."""
+        return self._task.has_classes
+
+    @property
+    def in_metres(self) -> bool:
+        """Whether its maps are of lengths."""
+        return self._task.in_metres
+
     @classmethod
     def from_pretrained(
         cls, name: str | Path, device: str | torch.device = "auto", dtype: str | torch.dtype = "float32"

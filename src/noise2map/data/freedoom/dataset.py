@@ -10,7 +10,14 @@ from noise2map.data.freedoom import format as store
 from noise2map.data.freedoom.catalog import DEFAULT_GAIN, SPLITS, brighten, check_classes, class_names, class_palette, merge_classes
 from noise2map.data.images import open_class_map, open_depth_map, open_image, open_normals_map
 
-_TASKS = ("segmentation", "depth", "normals", "both", "image")
+# Task -> what its samples hold beside the image.
+_TASKS = {
+    "segmentation": ("labels",),
+    "depth": ("depth",),
+    "normals": ("normals",),
+    "both": ("labels", "depth"),
+    "image": (),
+}
 
 
 class FreedoomDataset:
@@ -49,13 +56,14 @@ class FreedoomDataset:
             raise ValueError(f"limit is {limit}; expected at least 1, or None for all frames")
         brighten(Image.new("RGB", (1, 1)), gain)  # refuses an impossible gain now, not at the first frame
         self.root, self.task, self.classes, self.gain = Path(root), task, check_classes(classes), gain
+        self.parts = _TASKS[task]
         self.id2label, self.palette = class_names(classes), class_palette(classes)
         self.split: str = store.read_description(self.root)["split"]
         records = store.finished_records(self.root)
         self.records = [records[index] for index in sorted(records)][:limit]
         if not self.records:
             raise ValueError(f"{self.root} holds no finished frame")
-        if task == "normals":
+        if "normals" in self.parts:
             missing = [name for name in (record["index"] for record in self.records) if not self._file("normals", name).is_file()]
             if missing:
                 raise FileNotFoundError(
@@ -80,13 +88,13 @@ class FreedoomDataset:
             "intrinsics": np.array(record["intrinsics"], np.float32),
             "id": record["id"],
         }
-        if self.task in ("segmentation", "both"):
+        if "labels" in self.parts:
             labels = open_class_map(store.file_of(self.root, "labels", number)).astype(np.uint8)
             sample["labels"] = labels if self.classes == 10 else merge_classes(labels)
-        if self.task in ("depth", "both"):
+        if "depth" in self.parts:
             sample["depth_m"] = open_depth_map(store.file_of(self.root, "depth", number), 1 / store.CENTIMETRES)
             sample["valid"] = sample["depth_m"] > 0
-        if self.task == "normals":
+        if "normals" in self.parts:
             sample["normals"] = open_normals_map(self._file("normals", number))
         return sample
 

@@ -161,7 +161,7 @@ def _forward(model: Any, pixels: Tensor, labels: Tensor) -> Tensor:
     modulations = model.decoder.modulations(torch.empty(batch_size, device="meta"))
     readout = model.head(model.decoder(context, noisy, modulations), context.size)
     enlarged = nn.functional.interpolate(readout, size=labels.shape[-2:], mode="bilinear", align_corners=False)
-    if labels.is_floating_point():
+    if not task_of(model).has_classes:
         return (enlarged[:, 0].log() - labels.log()).square().mean()
     loss = nn.functional.cross_entropy(enlarged, labels)
     return loss if model.auxiliary_head is None else loss + model.auxiliary_loss(features, labels)
