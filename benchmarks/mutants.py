@@ -215,18 +215,30 @@ def names_in(path: Path) -> frozenset[str]:
     return frozenset(re.findall(r"[A-Za-z_]\w+", path.read_text(encoding="utf-8")))
 
 
+@cache
+def defined_in(file: Path) -> frozenset[str]:
+    """Functions and classes of a module."""
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    return frozenset(node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef))
+
+
+@cache
 def tests_of(file: str) -> list[str]:
-    """The test files for a module, the nearest first: of its name, of its room, and those that use what it defines."""
+    """The test files for a module, the nearest first: of its name, of its room, and those that use what it defines.
+
+    What a neighbour in the room makes of the module counts, too: histograms are tested as the scores that they give.
+    """
     path = Path(file).relative_to(PACKAGE)
-    tree = ast.parse(Path(file).read_text(encoding="utf-8"))
-    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    own, module = defined_in(Path(file)), ".".join(["noise2map", *path.with_suffix("").parts])
+    importers = [one for one in Path(file).parent.glob("*.py") if module in one.read_text(encoding="utf-8")]
+    made = frozenset().union(*(defined_in(one) for one in importers if one.name != "__init__.py"))
     rooms = {"tasks": ("tasks", "evaluation", "inference")}.get(path.parts[0], (path.parts[0],))
     ranked = []
     for test in sorted(Path("tests").glob("*/**/test_*.py")):
-        uses, room = len(defined & names_in(test)), test.parts[1]
+        uses, nearby, near = len(own & names_in(test)), len(made & names_in(test)), test.parts[1] in rooms
         named = path.stem in test.stem
-        if (room in rooms and (named or uses or path.parts[0] == "models")) or uses >= 2:
-            ranked.append((not named, room not in rooms, "golden" in test.stem, -uses, str(test)))
+        if (near and (named or uses or nearby or path.parts[0] == "models")) or uses >= 2:
+            ranked.append((not named, not near, "golden" in test.stem, -uses, -nearby, str(test)))
     return [rank[-1] for rank in sorted(ranked)]
 
 
@@ -315,9 +327,8 @@ def start(tree: Path, tests: list[str], skipped: list[str]) -> int:
         import pytest
 
         words = ["-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist", "-m"]
-        code = pytest.main(
-            [*words, "not slow", *(f"--deselect={test}" if "::" in test else f"--ignore={test}" for test in skipped), *tests]
-        )
+        deselected = [f"--deselect={test}" for test in skipped]
+        code = pytest.main([*words, "not slow", *deselected, *(test for test in tests if test not in skipped)])
     finally:
         sys.stdout.flush()
         os._exit(int(code))
