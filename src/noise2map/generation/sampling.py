@@ -124,9 +124,8 @@ def image_settings(pipe: DepthGuidedPipeline, options: SamplingOptions, guidance
         "device": pipe.device.type,
         "noise": "a CPU generator for each image",
     }
-    guidance = guidance.bound(
-        convention=pipe.config.convention, reduction=pipe.config.reduction, pipe_parts={"depth_prior": pipe.depth_prior}
-    )
+    parts = {"depth_predictor": pipe.depth_predictor, "depth_prior": pipe.depth_prior}
+    guidance = guidance.bound(convention=pipe.config.convention, reduction=pipe.config.reduction, pipe_parts=parts)
     if guidance.losses:
         found["depth_predictor"] = _part_checksum(pipe.depth_predictor)
         found |= {f"guidance.{name}": _value(getattr(guidance, name)) for name in _names(guidance) if name != "losses"}

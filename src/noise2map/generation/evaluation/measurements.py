@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
@@ -13,8 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
-from noise2map.generation.depth_reading import DepthProbe, depth_probe, probe_name
-from noise2map.guidance import DepthGuidedPipeline
+from noise2map.generation.depth_reading import DepthProbe
 from noise2map.inference.depth_models import DepthModel
 from noise2map.metrics import DepthFeatures, FeatureExtractor, PlausibilityScores
 from noise2map.runs.files import content_checksum, write_bytes
@@ -51,10 +50,6 @@ class FeatureModels:
     rendering: str = "disparity"
     probe: DepthProbe | None = None
     probe_name: str = ""
-
-    def with_probe(self, pipe: DepthGuidedPipeline, timestep: int) -> "FeatureModels":
-        """With the strong and weak depth that a generator's features tell at a time step."""
-        return replace(self, probe=depth_probe(pipe, timestep), probe_name=probe_name(pipe, timestep))
 
     def depth_features(self) -> DepthFeatures:
         """Features of the estimated depth."""

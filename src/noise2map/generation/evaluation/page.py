@@ -11,6 +11,7 @@ from noise2map.generation.evaluation.measurements import stack_images
 from noise2map.generation.evaluation.references import ImageFiles
 from noise2map.generation.evaluation.report import geometry_columns, short_differences, short_row, sweep_figures
 from noise2map.generation.evaluation.study import GeneratorStudy
+from noise2map.generation.loading import camera_of
 from noise2map.geometry import intrinsics_from_fov, normals_from_depth, point_cloud, write_glb, write_ply
 from noise2map.guidance import GuidanceConfig
 from noise2map.inference.depth_models import DepthModel
@@ -120,9 +121,12 @@ _SHOWN_CLOUDS = 2
 
 
 def camera_for(study: GeneratorStudy, size: int, fov_deg: float | None) -> torch.Tensor:
-    """`fx, fy, cx, cy` of the images: of the field of view if one is given, else of the references, else of 74 degrees."""
+    """`fx, fy, cx, cy` of the images: of the field of view if given, else of the references or the generator, else 74 degrees."""
     if fov_deg is None and study.intrinsics is not None:
         return torch.as_tensor(np.asarray(study.intrinsics), dtype=torch.float32)
+    camera = camera_of(study.options.model, size, fov_deg)
+    if fov_deg is None and camera.source != "assumed":
+        return torch.tensor(camera.intrinsics_px, dtype=torch.float32)
     return intrinsics_from_fov(DEFAULT_FOV_DEG if fov_deg is None else fov_deg, size, size)
 
 

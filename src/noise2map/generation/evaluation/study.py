@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from noise2map.generation.depth_reading import depth_probe, probe_name
 from noise2map.generation.evaluation.feature_extractors import DEFAULT_EXTRACTOR, make_extractor
 from noise2map.generation.evaluation.measurements import FeatureModels, ImageFeatures, extract, images_checksum
 from noise2map.generation.evaluation.references import ImageFiles, ReferenceImages
 from noise2map.generation.evaluation.scores import SettingScores, score_settings
-from noise2map.generation.loading import camera_of, load_generator, load_priors, sampler_of, side_of
+from noise2map.generation.loading import load_generator, load_priors, sampler_of, side_of
 from noise2map.generation.sampling import SamplingOptions, draw_images, folder_name, image_settings, option_settings
 from noise2map.guidance import ConsistencyLoss, DepthGuidedPipeline, DepthPrior, GuidanceConfig, PriorLoss
 from noise2map.inference.depth_models import DEFAULT_DEPTH_MODEL, load_depth_model
@@ -189,11 +190,7 @@ def run_study(options: GeneratorOptions) -> GeneratorStudy:
         **provenance(pipe.device, pipe.unet.dtype, options.first_seed),
     }
     roots = {name: drawn["guidance", name].folder.root for name in tables["guidance"]}
-    camera = references.intrinsics
-    if camera is None:
-        values, source = camera_of(options.model, side_of(pipe))
-        camera = None if source == "assumed" else tuple(values)
-    return GeneratorStudy(options, scores, tables, facts, roots, models, camera)
+    return GeneratorStudy(options, scores, tables, facts, roots, models, references.intrinsics)
 
 
 def draw_only(options: GeneratorOptions, names: Sequence[str], overwrite: bool = False) -> list[Path]:
@@ -241,9 +238,12 @@ def _open(options: GeneratorOptions) -> tuple[DepthGuidedPipeline, Tables]:
 
 def _feature_models(options: GeneratorOptions, pipe: DepthGuidedPipeline) -> FeatureModels:
     extractor, depth_model = make_extractor(options.extractor, pipe.device), load_depth_model(options.estimator, pipe.device)
-    models = FeatureModels(extractor, depth_model, options.rendering)
+    probe, name = None, ""
+    if pipe.depth_predictor is not None:
+        probe, name = depth_probe(pipe, options.probe_timestep), probe_name(pipe, options.probe_timestep)
+    models = FeatureModels(extractor, depth_model, options.rendering, probe, name)
     models.depth_features()  # refuses a rendering that the depth model cannot have
-    return models if pipe.depth_predictor is None else models.with_probe(pipe, options.probe_timestep)
+    return models
 
 
 def _check_counts(options: GeneratorOptions, tables: Tables, references: int, size: int) -> None:
