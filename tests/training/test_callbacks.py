@@ -3,9 +3,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_training import RawSamples, tiny_model, tiny_processor
 from torch import nn
 
+from noise2map.models import Noise2MapImageProcessor
 from noise2map.report.palettes import INVALID_COLOR, colorize_depth, depth_range
 from noise2map.runs.files import replace_directory
 from noise2map.runs.run_directory import append_metrics, last_checkpoint, mark_complete, read_metrics, rewind_metrics
@@ -109,6 +111,13 @@ def test_collator_keeps_units_and_masks_invalid_depth():
     assert classes.dtype == torch.int64 and np.array_equal(classes[1].numpy(), samples[1]["labels"])
     with pytest.raises(ValueError, match="'x' has no 'depth_m'"):
         MapCollator(tiny_processor(), "depth")([{"image": samples[0]["image"], "id": "x"}])
+
+
+def test_images_of_several_shapes_make_one_batch():
+    images = [Image.new("RGB", size) for size in ((48, 32), (32, 48), (100, 40))]
+    samples = [{"id": str(index), "image": one, "labels": np.zeros(one.size[::-1], np.uint8)} for index, one in enumerate(images)]
+    batch = MapCollator(Noise2MapImageProcessor(size={"height": 32, "width": 64}), "segmentation")(samples)
+    assert batch["pixel_values"].shape == (3, 3, 32, 64) and batch["labels"].shape == (3, 32, 64)
 
 
 def test_decay_groups():

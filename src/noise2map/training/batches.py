@@ -70,7 +70,9 @@ class MapCollator:
 
     def __init__(self, processor: Any, task: Task | str, keep_raw: bool = False, resize: bool = True) -> None:
         self.processor, self.task, self.keep_raw = processor, get_task(task) if isinstance(task, str) else task, keep_raw
-        self.options: dict[str, Any] = {} if resize else {"do_resize": False}
+        # Images of several shapes make one batch: they are brought to the very size that is trained at.
+        exact = {"keep_aspect_ratio": False} if self.task.of_images else {}
+        self.options: dict[str, Any] = exact if resize else {"do_resize": False}
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The inputs of the model and its ``labels``, e.g. ``pixel_values`` ``(B, 3, H, W)`` and class ids ``(B, H, W)``."""
