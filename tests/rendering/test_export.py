@@ -9,6 +9,7 @@ from PIL import Image
 from noise2map.data import LsunDataset, SunRgbdDataset, load_samples, open_public_dataset
 from noise2map.data.freedoom import SAMPLES_ROOT, class_names
 from noise2map.rendering.export import LAYOUTS, export_frames
+from noise2map.rendering.export.layouts import NyuLayout
 from noise2map.rendering.export.writer import to_16_bits
 
 LIMIT = 3
@@ -169,17 +170,18 @@ def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def full_disk(*args):
         raise OSError(28, "No space left on device", "picture")
 
-    count = 0
+    write, written = NyuLayout.write, []
 
-    def stop(done, total):
-        nonlocal count
-        count = done
-        if done == 2:
+    def two_fit(self, *arguments):
+        if len(written) == 2:
             monkeypatch.setattr(os, "replace", full_disk)
+        written.append(write(self, *arguments))
+        return written[-1]
 
+    monkeypatch.setattr(NyuLayout, "write", two_fit)
     with pytest.raises(OSError, match="No space left"):
-        export_frames("nyu", "samples", tmp_path / "out", limit=3, progress=stop)
-    assert count == 2 and list(tmp_path.iterdir()) == []
+        export_frames("nyu", "samples", tmp_path / "out", limit=3)
+    assert len(written) == 2 and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

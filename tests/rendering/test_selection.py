@@ -1,11 +1,11 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from noise2map.cli import app
+from noise2map.cli import main
 from noise2map.data import FreedoomDataset
 from noise2map.data.freedoom import SAMPLES_ROOT
 from noise2map.data.freedoom import format as store
@@ -64,15 +64,16 @@ def test_everything_passes_without_bounds(tmp_path):
     assert select_frames(SOURCE, tmp_path / "all", Selection()) == (60, 60)
 
 
-def test_an_interrupted_selection_is_finished_by_the_next_call(tmp_path):
+def test_an_interrupted_selection_is_finished_by_the_next_call(tmp_path, monkeypatch):
     out = tmp_path / "rooms"
 
-    def interrupt(done, total):
-        if done == 30:
-            raise KeyboardInterrupt
+    def interrupted(indices, **options):
+        yield from indices[:30]
+        raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        select_frames(SOURCE, out, ROOMS, progress=interrupt)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("noise2map.rendering.selection.tqdm", interrupted)
+        select_frames(SOURCE, out, ROOMS)
     with pytest.raises(FileNotFoundError):
         FreedoomDataset(out)
     select_frames(SOURCE, tmp_path / "whole", ROOMS)
@@ -94,9 +95,22 @@ def test_what_cannot_be_selected_is_refused(tmp_path):
         select_frames(tmp_path, tmp_path / "none", ROOMS)
 
 
-def test_command(tmp_path):
+def test_command(tmp_path, capsys):
     out = tmp_path / "rooms"
     bounds = ["--min-brightness", "38", "--max-redness", "18", "--min-median-depth", "3", "--min-depth-contrast", "4"]
-    result = CliRunner().invoke(app, ["data", "select", "--from", str(SOURCE), "--out", str(out), *bounds])
-    assert result.exit_code == 0, result.output
-    assert f"{len(FreedoomDataset(out))} of 60 frames" in result.output
+    with pytest.raises(SystemExit) as stop:
+        main(["data", "select", "--from", str(SOURCE), "--out", str(out), *bounds])
+    assert not stop.value.code
+    assert f"{len(FreedoomDataset(out))} of 60 frames" in capsys.readouterr().out
+
+
+def test_normals_are_taken_along_where_there_are_any(tmp_path):
+    source = tmp_path / "train"
+    shutil.copytree(SOURCE, source)
+    (source / "normals").mkdir()
+    for path in (source / "image").iterdir():
+        (source / "normals" / path.name).write_text(path.stem)
+    taken, _ = select_frames(source, tmp_path / "rooms", ROOMS)
+    found = {path.name: path.read_text() for path in (tmp_path / "rooms" / "normals").iterdir()}
+    assert len(found) == taken and all(name == f"{text}.png" for name, text in found.items())
+    assert found.keys() == {path.name for path in (tmp_path / "rooms" / "image").iterdir()}

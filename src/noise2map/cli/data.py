@@ -126,13 +126,10 @@ def select(
     ] = 1.0,
 ) -> None:
     """Pick the frames that show a place, bright and deep enough: what the shipped generator has learnt from."""
-    from tqdm import tqdm
-
     from noise2map.rendering.selection import Selection, select_frames
 
     wanted = Selection(min_brightness, max_redness, min_median_depth, min_depth_contrast)
-    with tqdm(desc="looking at frames", unit="frame", disable=None) as bar:
-        taken, total = select_frames(source, out, wanted, _command_line(), _advance(bar))
+    taken, total = select_frames(source, out, wanted, _command_line(), progress=True)
     logger.info("%s: %d of %d frames of %s", out, taken, total, source)
 
 
@@ -162,13 +159,10 @@ def export(
     limit: Annotated[int, typer.Option(min=0, help="At most this many frames of each split; 0 for all.")] = 0,
 ) -> None:
     """Write Freedoom in the layout of a public data set, byte formats included, to try everything that reads it."""
-    from tqdm import tqdm
-
     from noise2map.data.paired import counted
     from noise2map.rendering.export import export_frames
 
-    with tqdm(unit="frame", disable=None) as bar:
-        report = export_frames(layout, source, out, evaluation, limit=limit or None, progress=_advance(bar))
+    report = export_frames(layout, source, out, evaluation, limit=limit or None, progress=True)
     frames = " and ".join(f"{count} {split}" for split, count in report.frames.items())
     logger.info("%s: %s frames in the layout of %s", out, frames, layout)
     if report.lost_pixels:
@@ -213,8 +207,6 @@ def _check_split(
     name: str, root: Path, split: str, task: str, depth_scale: float, limit: int, skip: bool, sheet: Path | None, shown: int
 ) -> bool:
     """Check one split and say what was found; whether it is complete."""
-    from tqdm import tqdm
-
     from noise2map.data.checking import check_dataset, check_lines
     from noise2map.data.opening import dataset_facts, open_dataset
 
@@ -223,30 +215,21 @@ def _check_split(
         task = (facts.task if facts.images else None) or "image"
     data = open_dataset(name, root, split or None, task, depth_scale=depth_scale, missing="drop")
     split = split or facts.evaluation_split or "" if name != "freedoom" else data.split
-    with tqdm(unit="sample", disable=None) as bar:
-        report = check_dataset(
-            data,
-            f"{facts.title if facts.takes_root and name != 'folder' else name} {split}".strip(),
-            limit,
-            skip,
-            facts.depth_median_m or (0.2, 100.0),
-            1 / depth_scale if name == "folder" else facts.units_per_metre,
-            facts.released.get(split),
-            _advance(bar),
-        )
+    report = check_dataset(
+        data,
+        f"{facts.title if facts.takes_root and name != 'folder' else name} {split}".strip(),
+        limit,
+        skip,
+        facts.depth_median_m or (0.2, 100.0),
+        1 / depth_scale if name == "folder" else facts.units_per_metre,
+        facts.released.get(split),
+        progress=True,
+    )
     logger.info("%s", "\n".join(check_lines(report, getattr(data, "id2label", {}))))
     if sheet is not None and report.images:
         _write_sheet(sheet, data, shown, report.name)
         logger.info("wrote %s", sheet)
     return report.complete
-
-
-def _advance(bar: Any) -> Any:
-    def progress(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-
-    return progress
 
 
 def _write_sheet(path: Path, data: Any, shown: int, heading: str) -> None:

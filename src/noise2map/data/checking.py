@@ -1,11 +1,12 @@
 """A data set looked through before it is trained on: counts, broken files, ranges, classes, the scale of depth."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from noise2map.data.opening import PUBLIC_DATASETS
 from noise2map.data.paired import IGNORE, counted
@@ -84,7 +85,7 @@ def check_dataset(
     depth_median_m: tuple[float, float] | None = None,
     units_per_metre: float | None = None,
     released: int | None = None,
-    progress: Callable[[int, int], object] = lambda done, total: None,
+    progress: bool = False,
 ) -> CheckReport:
     """Read samples and report.
 
@@ -96,7 +97,7 @@ def check_dataset(
         depth_median_m: Where the median depth should lie, metres.
         units_per_metre: What the depth files are taken to hold, to say what they may hold instead.
         released: How many samples the released split has.
-        progress: Called with the number of samples read and to be read.
+        progress: Show a bar on a terminal.
 
     Raises:
         OSError: If a sample cannot be read and ``skip_broken`` is off.
@@ -112,14 +113,13 @@ def check_dataset(
     report.warnings = list(getattr(dataset, "warnings", []))
     tally = _Tally(report)
     indices = evenly_spaced(len(dataset), limit or len(dataset))
-    for done, index in enumerate(indices, 1):
+    for index in tqdm(indices, unit="sample", disable=None if progress else True):
         try:
             tally.add(dataset[index])
         except UNREADABLE as error:
             if not skip_broken:
                 raise
             report.broken.append(str(error))
-        progress(done, len(indices))
     tally.finish()
     _warn(report, id2label, depth_median_m, units_per_metre, len(indices) < len(dataset))
     return report

@@ -3,12 +3,12 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from noise2map.data.freedoom import format as store
 from noise2map.data.images import open_depth_map, open_image
@@ -93,9 +93,7 @@ def view_of(image: Image.Image, depth_m: np.ndarray) -> View:
     return View(float(luma.mean()), float((colours[..., 0] - luma).mean()), float(median), float(far / near))
 
 
-def select_frames(
-    source: Path, out: Path, selection: Selection, command: str = "", progress: Callable[[int, int], None] | None = None
-) -> tuple[int, int]:
+def select_frames(source: Path, out: Path, selection: Selection, command: str = "", progress: bool = False) -> tuple[int, int]:
     """Make a split of the frames that a selection takes: files linked, or copied where links cannot be made.
 
     Frames keep their numbers and ids. A call that was interrupted is made again and finishes the work; ``dataset.json`` is
@@ -106,7 +104,7 @@ def select_frames(
         out: where to; must not hold a finished split.
         selection: what to take.
         command: recorded in ``dataset.json``.
-        progress: called with frames looked at and frames in all.
+        progress: show a bar on a terminal.
 
     Returns:
         Frames taken and frames in all.
@@ -117,25 +115,24 @@ def select_frames(
         ValueError: if nothing is taken.
     """
     description = store.read_description(source)
-    if (out / "dataset.json").exists():
+    if (out / store.DESCRIPTION).exists():
         raise FileExistsError(f"{out} is a finished split already; remove it or name another folder")
     records = store.finished_records(source)
     taken = {}
-    for done, index in enumerate(sorted(records), 1):
+    for index in tqdm(sorted(records), unit="frame", desc="looking at frames", disable=None if progress else True):
         depth_m = open_depth_map(store.file_of(source, "depth", index), 1 / store.CENTIMETRES)
         if selection.takes(view_of(open_image(store.file_of(source, "image", index)), depth_m)):
             taken[index] = records[index]
-        if progress is not None:
-            progress(done, len(records))
     if not taken:
         raise ValueError(f"no frame of {len(records)} in {source} is within {selection}")
-    for part in store.PARTS:
+    parts = [*store.PARTS, *([store.NORMALS] if (source / store.NORMALS).is_dir() else [])]
+    for part in parts:
         (out / part).mkdir(parents=True, exist_ok=True)
         for index in taken:
             _link(store.file_of(source, part, index), store.file_of(out, part, index))
     store.write_records(out, taken)
     fields = {**description, "frames": len(taken), "selection": {**asdict(selection), "of": len(records), "command": command}}
-    write_text(out / "dataset.json", json.dumps(fields, indent=2) + "\n")
+    write_text(out / store.DESCRIPTION, json.dumps(fields, indent=2) + "\n")
     return len(taken), len(records)
 
 

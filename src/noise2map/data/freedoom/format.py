@@ -16,6 +16,7 @@ FORMAT = 1
 DESCRIPTION = "dataset.json"
 
 PARTS = ("image", "depth", "labels")
+NORMALS = "normals"  # a part, too, which splits rendered by older versions lack
 
 CENTIMETRES = 100.0
 

@@ -2,10 +2,11 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from noise2map.data.freedoom import FreedoomDataset
 from noise2map.data.freedoom.catalog import DEFAULT_GAIN
@@ -78,7 +79,7 @@ def export_frames(
     evaluation: str = "test",
     gain: float = DEFAULT_GAIN,
     limit: int | None = None,
-    progress: Callable[[int, int], object] = lambda done, total: None,
+    progress: bool = False,
 ) -> ExportReport:
     """Write Freedoom frames in the layout of a public data set.
 
@@ -92,7 +93,7 @@ def export_frames(
         evaluation: See :func:`open_source`.
         gain: See :func:`open_source`.
         limit: At most this many frames of each split.
-        progress: Called with the number of frames written and to be written.
+        progress: Show a bar on a terminal.
 
     Raises:
         FileExistsError: If ``out`` holds anything.
@@ -125,17 +126,18 @@ def _write_all(
     layout: str,
     frames: list[FreedoomDataset | None],
     limit: int | None,
-    progress: Callable[[int, int], object],
+    progress: bool,
 ) -> ExportReport:
     report = ExportReport(layout, classes=dict(writer.classes))
     counts = [0 if data is None else min(len(data), limit or len(data)) for data in frames]
-    for split, data, count in zip(writer.splits, frames, counts):
-        for number in range(count):
-            assert data is not None
-            sample = data[number]
-            report.ids[writer.write(split, number, sample, data.records[number])] = sample["id"]
-            report.frames[split] = number + 1
-            progress(len(report.ids), sum(counts))
+    with tqdm(total=sum(counts), unit="frame", disable=None if progress else True) as bar:
+        for split, data, count in zip(writer.splits, frames, counts):
+            for number in range(count):
+                assert data is not None
+                sample = data[number]
+                report.ids[writer.write(split, number, sample, data.records[number])] = sample["id"]
+                report.frames[split] = number + 1
+                bar.update()
     writer.finish()
     report.lost_pixels = writer.lost_pixels
     return report
