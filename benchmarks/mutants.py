@@ -51,6 +51,7 @@ OPERATORS = (
 # Swaps that only raise TypeError or ruin a type union say nothing about tests.
 UNLIKELY = ("Pow", "RShift", "LShift", "BitOr", "BitAnd", "BitXor", "Mod", "Is")
 PASSED = (0, 5)  # exit codes of pytest: all passed, no test found
+WHOLE = {"models": "models", "tasks": "evaluation"}  # rooms of tests that hardly name what they test
 LIMIT_S = 600  # of the processor; a mutant may well run forever
 
 
@@ -237,7 +238,7 @@ def tests_of(file: str) -> list[str]:
     for test in sorted(Path("tests").glob("*/**/test_*.py")):
         uses, nearby, near = len(own & names_in(test)), len(made & names_in(test)), test.parts[1] in rooms
         named = path.stem in test.stem
-        if (near and (named or uses or nearby or path.parts[0] == "models")) or uses >= 2:
+        if (near and (named or uses or nearby)) or uses >= 2 or test.parts[1] == WHOLE.get(path.parts[0]):
             ranked.append((not named, not near, "golden" in test.stem, -uses, -nearby, str(test)))
     return [rank[-1] for rank in sorted(ranked)]
 
