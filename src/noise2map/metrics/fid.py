@@ -174,7 +174,7 @@ class FeatureDistance(Metric):
     def _check_samples(self) -> tuple[FeatureStatistics, FeatureStatistics]:
         generated, reference = (self._statistics(side) for side in _SIDES)
         for side, statistics in zip(_SIDES, (generated, reference)):
-            check_samples(self.metric, side, statistics.count, self.extractor.size, self.kind, self.allow_singular)
+            check_samples(self.metric, side, statistics.count, self.extractor.size, self.kind, allow_singular=self.allow_singular)
         return generated, reference
 
     def compute(self) -> Tensor:
@@ -214,7 +214,7 @@ class FeatureDistance(Metric):
         return Distance(self.metric, value, low, high, bias, name, count, reference_count, self.reference_name)
 
 
-def check_samples(metric: str, side: str, count: int, size: int, kind: str = "frechet", allow_singular: bool = False) -> None:
+def check_samples(metric: str, side: str, count: int, size: int, kind: str = "frechet", *, allow_singular: bool) -> None:
     """Refuses too few samples, and warns of few.
 
     Raises:
