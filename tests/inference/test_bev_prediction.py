@@ -125,7 +125,7 @@ def test_layers_are_painted_with_forward_up():
 
 def test_points_are_drawn_where_they_are():
     points = np.array([[5.05, 8.95, 1.0], [50.0, 0.0, 0.0]])
-    picture = bev_panels.points_picture(points, (20.0, 20.0), 100)
+    picture = bev_panels.points_image(points, (20.0, 20.0), 100)
     rows, columns = np.nonzero((picture != picture[50, 50]).any(-1))
     assert set(rows) == {5, 6} and set(columns) == {75, 76}  # to the right, near the top; the other is outside
 

@@ -52,7 +52,7 @@ def test_classes_show_through_the_noise_at_the_end():
         DenoisingStep(1.0, random.normal(size=clean.shape) * 50, clean),
         DenoisingStep(0.0, clean + 0.05 * random.normal(size=clean.shape), clean),
     ]
-    first, last = (picture.astype(float) for picture in animation.noisy_pictures(trajectory))
+    first, last = (picture.astype(float) for picture in animation.noisy_images(trajectory))
 
     def within_over_all(picture):
         means = np.stack([picture[labels == k].mean(0) for k in range(3)])[labels]
@@ -65,7 +65,7 @@ def test_classes_show_through_the_noise_at_the_end():
 
 def test_one_channel_is_painted_like_depth():
     trajectory = [DenoisingStep(0.0, np.linspace(-1, 1, 48).reshape(1, 6, 8), np.ones((1, 6, 8)))]
-    picture = animation.noisy_pictures(trajectory)[0]
+    picture = animation.noisy_images(trajectory)[0]
     assert picture.shape == (6, 8, 3) and picture[0, 0].sum() > picture[-1, -1].sum()
 
 

@@ -62,10 +62,10 @@ class GuidanceBenchOptions(BenchOptions):
 
     Attributes:
         channels: width of the finest level; that of the published LSUN-256 U-Net is 256.
-        size: side of the pictures in px; 256 there.
-        prior_size: side of the prior's depth maps in px; 128 in the paper, half of the pictures'.
+        size: side of the images in px; 256 there.
+        prior_size: side of the prior's depth maps in px; 128 in the paper, half of the images'.
         prior_channels: width of its finest level; 32 beside a U-Net of 256, and the same proportion if 0.
-        batch_size: pictures at a time.
+        batch_size: images at a time.
         checkpointing: recompute the U-Net's activations instead of keeping them.
     """
 

@@ -1,4 +1,4 @@
-"""``noise2map data``: render Freedoom, copy the shipped frames out, write and check data sets."""
+"""``noise2map data``: render Freedoom, copy the shipped frames out, write and check datasets."""
 
 import logging
 import shlex
@@ -158,7 +158,7 @@ def export(
     ] = "test",
     limit: Annotated[int, typer.Option(min=0, help="At most this many frames of each split; 0 for all.")] = 0,
 ) -> None:
-    """Write Freedoom in the layout of a public data set, byte formats included, to try everything that reads it."""
+    """Write Freedoom in the layout of a public dataset, byte formats included, to try everything that reads it."""
     from noise2map.data.paired import counted
     from noise2map.rendering.export import export_frames
 

@@ -243,7 +243,7 @@ def _from_text(text: str, task: str) -> dict[str, Any]:
         if accumulation:
             found["average"] = "steps" if accumulation[1] == "True" else "last"
     else:
-        # The model, its head and the data sets each have a range: where they differ, only the user knows.
+        # The model, its head and the datasets each have a range: where they differ, only the user knows.
         for name in ("min_depth", "max_depth"):
             values = {float(value) for value in re.findall(rf"\b{name}={_NUMBER}", text)}
             if len(values) == 1:

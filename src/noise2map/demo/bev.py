@@ -171,7 +171,7 @@ def _gallery_item(sample: dict[str, Any], index: int, models: Sequence[BevMaps])
     beside: Cell | None = None
     if "points" in sample:
         extent = map_extent(models[-1].model.config)["size_m"]
-        beside = bev_panels.map_cell("LiDAR from above", bev_panels.points_picture(sample["points"], extent))
+        beside = bev_panels.map_cell("LiDAR from above", bev_panels.points_image(sample["points"], extent))
     rows: list[list[Cell | None]] = [[*views[:3], painted], [*views[3:], beside]]
     unsure = [maps.by_steps[max(maps.by_steps)][index].uncertainty.max(0) for maps in models]
     known = models[0].by_steps[1][index].known
@@ -205,7 +205,7 @@ def _show_denoising(page: Page, maps: BevMaps, sample: dict[str, Any], out: Path
     known = ~(truth == bev_panels.UNKNOWN).any(0)
     rows = bev_panels.denoising_cells(maps.trajectory, known, palette, THRESHOLD, truth)
     page.player(rows, f"The denoising of {sample['id']} from above, {maps.sensors}", bev_panels.layer_legend(id2label, palette))
-    pictures = bev_panels.denoising_pictures(maps.trajectory, known, palette, id2label, THRESHOLD)
+    pictures = bev_panels.denoising_animation(maps.trajectory, known, palette, id2label, THRESHOLD)
     for suffix in (".webp", ".gif"):
         save_animation(out / f"denoising-birds-eye-view{suffix}", pictures)
 

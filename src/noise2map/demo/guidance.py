@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 AUTO, NONE = "auto", "none"
 
-# One picture each; the denoising and the point clouds are those of the first.
+# One image each; the denoising and the point clouds are those of the first.
 FIRST_SEEDS = (9, 0, 12, 3)
 
 STEPS = 50
@@ -55,11 +55,11 @@ _PROBE_TIMESTEP = 50
 
 @dataclass(frozen=True)
 class Trajectory:
-    """The denoising of one picture.
+    """The denoising of one image.
 
     Attributes:
         noisy: `(steps, H, W, 3)` uint8: what each step left.
-        clean: `(steps, H, W, 3)` uint8: the picture that the U-Net expected at each step.
+        clean: `(steps, H, W, 3)` uint8: the image that the U-Net expected at each step.
         depth: `(steps, H, W)`: what the strong branch read at each step, in the predictor's unit.
     """
 
@@ -70,7 +70,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Pictures of one setting.
+    """Images of one setting.
 
     Attributes:
         images: `(N, 3, H, W)` uint8, one for each seed.
@@ -219,7 +219,7 @@ def _scores(
 
 
 def trajectory_frames(trajectories: dict[str, Trajectory]) -> list[list[Cell]]:
-    """One row of cells for each step: noisy picture, expected picture and depth of each way to draw."""
+    """One row of cells for each step: noisy image, expected image and depth of each way to draw."""
     count = len(next(iter(trajectories.values())).depth)
     limits = depth_range(*(one.depth[-1] for one in trajectories.values()))
     rows = []

@@ -29,7 +29,7 @@ class Frame:
     """One frame with the truth and the predictions of one model.
 
     Attributes:
-        id: Its id in the data set.
+        id: Its id in the dataset.
         place: The map it was rendered in.
         image: ``(H, W, 3)`` uint8.
         truth: Class ids ``(H, W)`` uint8 with 255 unknown, or metres ``(H, W)`` float32 with 0 unknown.
@@ -49,12 +49,12 @@ def varied_frames(dataset: Any, count: int, first: Sequence[str] = ()) -> list[i
     """Frames to show: those with most classes in view, from different maps before a second one of the same map.
 
     Args:
-        dataset: A Freedoom data set; its ``records`` tell map and classes.
+        dataset: A Freedoom dataset; its ``records`` tell map and classes.
         count: How many.
-        first: Ids to begin with, where the data set has them.
+        first: Ids to begin with, where the dataset has them.
 
     Returns:
-        Indices: of ``first``, then of the others in the order of the data set.
+        Indices: of ``first``, then of the others in the order of the dataset.
     """
     places = {record["id"]: index for index, record in enumerate(dataset.records)}
     chosen = [places[one] for one in first if one in places][:count]

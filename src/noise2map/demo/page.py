@@ -9,7 +9,7 @@ from PIL import Image
 
 from noise2map.demo.maps import Frame, PointCloudView, StepScores
 from noise2map.inference.predictor import Predictor
-from noise2map.report.animation import DenoisingStep, flips_so_far, noisy_pictures
+from noise2map.report.animation import DenoisingStep, flips_so_far, noisy_images
 from noise2map.report.canvas import ColorBar
 from noise2map.report.html import Cloud
 from noise2map.report.palettes import (
@@ -104,7 +104,7 @@ def frame_legend(frame: Frame, predictor: Predictor) -> list[tuple[tuple[int, in
 
 
 def frame_panel(frame: Frame, predictor: Predictor, limit: float) -> Panel:
-    """The rows of a frame as one picture; arguments as of `frame_rows`."""
+    """The rows of a frame as one image; arguments as of `frame_rows`."""
     rows = frame_rows(frame, predictor, limit)
     cells = [cell for row in rows for cell in row]
     return Panel(cells, len(rows[0]), f"{frame.place}  ·  {frame.id}", frame_legend(frame, predictor))
@@ -116,7 +116,7 @@ def player_frames(frame: Frame, predictor: Predictor, sequence: Sequence[Denoisi
     flips = flips_so_far(sequence) if predictor.has_classes else []
     limit = max(float(flips[-1].max()), 0.1) if flips else 1.0
     rows = []
-    for index, (one, noisy) in enumerate(zip(sequence, noisy_pictures(sequence))):
+    for index, (one, noisy) in enumerate(zip(sequence, noisy_images(sequence))):
         step = f"step {index + 1} of {len(sequence)}"
         row = [Cell("image", frame.image), Cell("noisy map", noisy, note=f"t = {one.t:.2f}")]
         if predictor.has_classes:
@@ -198,7 +198,7 @@ Example = tuple[Frame, Predictor, Sequence[DenoisingStep]]
 
 
 def hero_panel(segmentation: Example, depth: Example, normals: Cell, cloud: Cloud) -> Panel:
-    """The picture at the top of the README: two rows, from the image and noise to the map and what it is good for.
+    """The image at the top of the README: two rows, from the image and noise to the map and what it is good for.
 
     Args:
         segmentation: A frame, its predictor and the trajectory of its denoising.
@@ -225,7 +225,7 @@ def _hero_row(example: Example, last: list[Cell]) -> list[Cell]:
     maps, (truth, *_), *_ = frame_rows(frame, predictor, LEAST_LIMIT)
     cells = [Cell("image", frame.image)]
     if trajectory:
-        noise = Image.fromarray(noisy_pictures(trajectory)[0]).resize((width, height), Image.Resampling.NEAREST)
+        noise = Image.fromarray(noisy_images(trajectory)[0]).resize((width, height), Image.Resampling.NEAREST)
         cells.append(Cell("noise", np.asarray(noise)))
     what = "classes" if predictor.has_classes else "depth"
     cells += [Cell(f"{what}, {counted(many, 'step')}", maps[-1].image), Cell("truth", truth.image)]

@@ -66,7 +66,7 @@ class DemoOptions:
         scored: Frames predicted and scored per task; those shown are among them.
         seed: Seed of the noise.
         device: As in ``pick_device``.
-        hero: Where to write the README's picture, or None.
+        hero: Where to write the README's image, or None.
         bev_models: Models for bird's-eye-view maps, the one with most sensors last; ``("none",)`` for none.
         generator: What draws images, as of `open_generator`.
         overwrite: Replace a demo of other settings, and write among foreign files.

@@ -255,7 +255,7 @@ def _files(
     files = {"map.npz": arrays.getvalue()}
     if steps:
         suffix = f".{options.animation}"
-        frames = bev_panels.denoising_pictures(steps, prediction.known, palette, id2label, options.threshold)
+        frames = bev_panels.denoising_animation(steps, prediction.known, palette, id2label, options.threshold)
         files[f"denoising{suffix}"] = animation_bytes(frames, suffix, 450, _HOLD_MS)
     files["panel.png"] = encode_image(draw_prediction(sample, prediction, id2label, palette, size_m, options.threshold))
     facts = {
@@ -299,6 +299,6 @@ def draw_prediction(
     if "images" in sample:
         views = bev_panels.view_cells([np.asarray(image.convert("RGB")) for image in sample["images"]], CAMERAS)
     if "points" in sample and len(sample["points"]):
-        maps.append(bev_panels.map_cell("LiDAR from above", bev_panels.points_picture(sample["points"], size_m)))
+        maps.append(bev_panels.map_cell("LiDAR from above", bev_panels.points_image(sample["points"], size_m)))
     heading = f"{prediction.id} ({sample['location']})" if "location" in sample else prediction.id
     return bev_panels.bev_panel(views, maps, id2label, palette, heading)

@@ -1,1 +1,1 @@
-"""Pictures, plots, tables and pages from results: nothing here runs a model."""
+"""Images, plots, tables and pages from results: nothing here runs a model."""

@@ -1,4 +1,4 @@
-"""The denoising as moving pictures: the noisy map, what the model reads in it, and where it changed its mind."""
+"""The denoising as moving images: the noisy map, what the model reads in it, and where it changed its mind."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -57,11 +57,11 @@ def _array(tensor: Any) -> np.ndarray:
     return tensor.detach().float().cpu().numpy()
 
 
-def noisy_pictures(sequence: Sequence[DenoisingStep], clean: np.ndarray | None = None) -> list[np.ndarray]:
+def noisy_images(sequence: Sequence[DenoisingStep], clean: np.ndarray | None = None) -> list[np.ndarray]:
     """Paint noisy maps so that structure shows as soon as there is some.
 
     A signal of one channel goes through the color map of depth. One of many is projected to three colors along the
-    main directions of the clean signal, which are those that tell classes apart. Every picture is scaled by its own
+    main directions of the clean signal, which are those that tell classes apart. Every image is scaled by its own
     spread: the noise at the start is a hundred times stronger than the map.
 
     Args:
@@ -125,14 +125,14 @@ def denoising_frames(
         width: The width to aim at, in pixels.
 
     Returns:
-        RGB pictures of one size.
+        RGB images of one size.
     """
     size = (image.shape[1], image.shape[0])
     classes = sequence[0].prediction.shape[0] > 1
     flips = flips_so_far(sequence) if classes else []
     limit = max(float(flips[-1].max()), 0.1) if classes else 1.0
     frames = []
-    for index, (step, noisy) in enumerate(zip(sequence, noisy_pictures(sequence))):
+    for index, (step, noisy) in enumerate(zip(sequence, noisy_images(sequence))):
         cells = [
             Cell("image", image),
             Cell("noisy map", _enlarge(noisy, size), note=f"t = {step.t:.2f}"),
@@ -156,7 +156,7 @@ def save_animation(
 
     Args:
         path: ``.gif`` (shown everywhere, 256 colors a frame) or ``.webp`` (all colors, smaller).
-        frames: RGB pictures of one size.
+        frames: RGB images of one size.
         duration_ms: How long each frame stays.
         hold_ms: How long the last one stays.
 

@@ -1,4 +1,4 @@
-"""Pictures of bird's-eye-view samples: the views around, map layers, uncertainty, LiDAR points; forward is up."""
+"""Images of bird's-eye-view samples: the views around, map layers, uncertainty, LiDAR points; forward is up."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from noise2map.report.animation import denoising_steps, noisy_pictures
+from noise2map.report.animation import denoising_steps, noisy_images
 from noise2map.report.canvas import THEMES, Color
 from noise2map.report.palettes import UNCERTAINTY_MAP, colorize, generic_palette
 from noise2map.report.panels import WRONG_COLOR, Cell, Panel, render, uncertainty_cell
 
-# Layers by name. Those of the rooms are compared with the data set's in a test.
+# Layers by name. Those of the rooms are compared with the dataset's in a test.
 LAYER_COLORS: dict[str, Color] = {
     "walkable": (150, 122, 92),
     "door": (238, 150, 30),
@@ -68,7 +68,7 @@ def paint_layers(layers: np.ndarray, palette: np.ndarray, known: np.ndarray | No
 
 
 def from_above(cells: np.ndarray) -> np.ndarray:
-    """``(X, Y, ...)`` with x to the right and y forward -> ``(Y, X, ...)`` as a picture, forward up."""
+    """``(X, Y, ...)`` with x to the right and y forward -> ``(Y, X, ...)`` as an image, forward up."""
     return np.ascontiguousarray(np.swapaxes(cells, 0, 1)[::-1])
 
 
@@ -99,7 +99,7 @@ def error_cell(layers: np.ndarray, truth: np.ndarray, title: str = "errors") -> 
     Args:
         layers: Predicted, ``(K, X, Y)`` bool.
         truth: ``(K, X, Y)`` of 0, 1 and 255.
-        title: Written above the picture.
+        title: Written above the image.
     """
     known = ~(truth == UNKNOWN).any(0)
     wrong = ((layers != (truth == 1)) & (truth != UNKNOWN)).any(0)
@@ -112,13 +112,13 @@ def error_cell(layers: np.ndarray, truth: np.ndarray, title: str = "errors") -> 
     return map_cell(title, from_above(picture), f"{share:.1%} of cells")
 
 
-def points_picture(points: np.ndarray, size_m: tuple[float, float], side: int = _ENLARGED) -> np.ndarray:
+def points_image(points: np.ndarray, size_m: tuple[float, float], side: int = _ENLARGED) -> np.ndarray:
     """LiDAR points from above, colored by height.
 
     Args:
         points: ``(P, 3+)`` metres, x to the right, y forward, z up.
         size_m: Extent along x and y, centred on the sensor.
-        side: Height of the picture in pixels.
+        side: Height of the image in pixels.
 
     Returns:
         ``(h, w, 3)`` uint8.
@@ -156,7 +156,7 @@ def denoising_cells(
     cut = np.log(threshold / (1 - threshold))  # what is read out are logits
     layers = [step.prediction >= cut for step in sequence]
     changes, rows = np.zeros(layers[0].shape[1:]), []
-    for index, (step, noisy) in enumerate(zip(sequence, noisy_pictures(sequence))):
+    for index, (step, noisy) in enumerate(zip(sequence, noisy_images(sequence))):
         if index:
             changes = changes + (layers[index] != layers[index - 1]).any(0) / max(len(sequence) - 1, 1)
         cells = [
@@ -168,7 +168,7 @@ def denoising_cells(
     return rows
 
 
-def denoising_pictures(
+def denoising_animation(
     steps: Sequence[Any],
     known: np.ndarray,
     palette: np.ndarray,
@@ -177,7 +177,7 @@ def denoising_pictures(
     theme: str = "light",
     width: int = 1000,
 ) -> list[Image.Image]:
-    """The rows of `denoising_cells`, each as a picture with the legend.
+    """The rows of `denoising_cells`, each as an image with the legend.
 
     Args:
         steps: As there.
@@ -228,7 +228,7 @@ def bev_panel(
     """The views above the maps, with the layers' colors in a legend.
 
     Args:
-        views: Camera pictures, see `view_cells`; may be empty.
+        views: Camera images, see `view_cells`; may be empty.
         maps: Maps.
         id2label: Names of the layers.
         palette: Their colors.

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: pictures, players, point clouds and tables inside the file, no request to anywhere."""
+"""One self-contained HTML page: images, players, point clouds and tables inside the file, no request to anywhere."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ def data_uri(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def picture_uri(picture: np.ndarray) -> str:
+def image_uri(picture: np.ndarray) -> str:
     """``(H, W, 3)`` uint8 as a ``data:`` address; lossless WebP, a third smaller than PNG."""
     return data_uri(encode_image(Image.fromarray(picture), ".webp", lossless=True, method=2), "image/webp")
 
@@ -37,12 +37,12 @@ Legend = Sequence[tuple[tuple[int, int, int], str]]
 
 @dataclass(frozen=True)
 class GalleryItem:
-    """One set of pictures of a gallery.
+    """One set of images of a gallery.
 
     Attributes:
         thumbnail: ``(H, W, 3)`` uint8, shown small.
-        heading: Above the pictures.
-        rows: The pictures.
+        heading: Above the images.
+        rows: The images.
         legend: Below them.
     """
 
@@ -59,7 +59,7 @@ class Cloud:
     Attributes:
         points_m: ``(N, 3)`` metres in camera axes (x right, y down, z forward); rows that are not finite are left out.
         colors: Name of a coloring to ``(N, 3)`` uint8.
-        focal_px: Focal length of the picture that the points come from: each is drawn as large as its pixel.
+        focal_px: Focal length of the image that the points come from: each is drawn as large as its pixel.
     """
 
     points_m: np.ndarray
@@ -111,14 +111,14 @@ class Page:
         self._footer = text
 
     def cells(self, rows: Sequence[Sequence[Cell | None]], heading: str = "", legend: Legend = ()) -> None:
-        """Add a card with pictures in rows and columns; None leaves a place empty."""
+        """Add a card with images in rows and columns; None leaves a place empty."""
         self._card(_grid(rows) + _legend(legend), heading)
 
     def gallery(self, items: Sequence[GalleryItem]) -> None:
-        """Add a card with one of several sets of pictures, chosen by a click on its thumbnail; without scripts, all."""
+        """Add a card with one of several sets of images, chosen by a click on its thumbnail; without scripts, all."""
         thumbs, sheets = [], []
         for index, item in enumerate(items):
-            uri = picture_uri(item.thumbnail)
+            uri = image_uri(item.thumbnail)
             pressed = "false" if index else "true"
             thumbs.append(
                 f'<button type="button" aria-pressed="{pressed}" title="{escape(item.heading)}"><img class="pixels" '
@@ -133,7 +133,7 @@ class Page:
             raise ValueError("a player needs frames with the same number of cells")
         figures = []
         for column in zip(*frames):
-            uris = [picture_uri(cell.image) for cell in column]
+            uris = [image_uri(cell.image) for cell in column]
             still = len(set(uris)) == 1  # what does not change is stored once
             attributes = "" if still else f" data-frames='{json.dumps(uris)}'"
             notes = escape(json.dumps([cell.note for cell in column]), quote=True)
@@ -164,7 +164,7 @@ class Page:
         content = {
             "points": base64.b64encode(packed.tobytes()).decode("ascii"),
             "unit": 1 / 2000,
-            "eye": float(center[2] / radius),  # what to add to z to get the distance from the eye that took the picture
+            "eye": float(center[2] / radius),  # what to add to z to get the distance from the eye that took the image
             "focal": float(cloud.focal_px),
             "colors": [
                 {"rgb": base64.b64encode(np.ascontiguousarray(rgb[finite], np.uint8).tobytes()).decode("ascii")}
@@ -288,7 +288,7 @@ def _figure(cell: Cell) -> str:
     small = ' class="pixels"' if cell.image.shape[1] <= 400 else ""
     return (
         f"<figure><figcaption><b>{escape(cell.title)}</b>{note}</figcaption>"
-        f'<img{small} alt="{escape(cell.title)}" src="{picture_uri(cell.image)}">{_bar(cell.bar)}</figure>'
+        f'<img{small} alt="{escape(cell.title)}" src="{image_uri(cell.image)}">{_bar(cell.bar)}</figure>'
     )
 
 

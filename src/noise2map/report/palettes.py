@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import hsv_to_rgb
 
-# The classes of the rendered Freedoom rooms, in the colors of that data set (a test compares them): large surfaces are
+# The classes of the rendered Freedoom rooms, in the colors of that dataset (a test compares them): large surfaces are
 # muted, small things are vivid.
 CLASS_COLORS: dict[str, tuple[int, int, int]] = {
     "floor": (140, 110, 80),

@@ -1,4 +1,4 @@
-"""Panels: image, map, uncertainty, truth and error beside each other, with a legend and color bars, as one picture.
+"""Panels: image, map, uncertainty, truth and error beside each other, with a legend and color bars, as one image.
 
 Drawn with Pillow: a panel takes some tens of milliseconds, so that a folder of thousands of images can have one each.
 """
@@ -41,7 +41,7 @@ _NICE = [digit * 10.0**power for power in range(-6, 0) for digit in (1, 2, 5)] +
 
 @dataclass
 class Cell:
-    """One picture of a panel.
+    """One image of a panel.
 
     Attributes:
         title: Written above it.
@@ -61,8 +61,8 @@ class Panel:
     """Cells in rows, and what is written around them.
 
     Attributes:
-        cells: The pictures, row by row.
-        columns: Pictures per row; by default what suits their number and shape.
+        cells: The images, row by row.
+        columns: Images per row; by default what suits their number and shape.
         heading: A line above all.
         legend: Pairs of color and class name, drawn below all.
     """
@@ -85,7 +85,7 @@ def render(panel: Panel, width: int = PANEL_WIDTH, theme: str = "light") -> Imag
         theme: ``"light"`` or ``"dark"``.
 
     Returns:
-        An RGB picture.
+        An RGB image.
 
     Raises:
         ValueError: If there is no cell, a cell is not ``(H, W, 3)`` uint8, or the theme is unknown.
@@ -129,14 +129,14 @@ def _check(panel: Panel, theme: str) -> None:
 
 
 def default_columns(count: int, aspect: float) -> int:
-    """How many pictures go in a row: one for wide strips, three for more than four, else all."""
+    """How many images go in a row: one for wide strips, three for more than four, else all."""
     if aspect >= 2.5:
         return 1
     return count if count <= 4 else 3
 
 
 def _cell_size(width: int, height: int, room: int) -> tuple[int, int]:
-    """The size in which a ``width x height`` picture is shown where ``room`` pixels of width are free."""
+    """The size in which a ``width x height`` image is shown where ``room`` pixels of width are free."""
     room = max(min(room, _LONGEST_CELL), _SHORTEST_CELL)
     scale = min(room / width, _LONGEST_CELL / height)
     if scale >= 1:
@@ -185,7 +185,7 @@ def label_error_cell(image: np.ndarray, labels: np.ndarray, truth: np.ndarray, t
         image: ``(H, W, 3)`` uint8.
         labels: Predicted ids ``(H, W)``.
         truth: True ids ``(H, W)``, 255 where unknown.
-        title: Written above the picture.
+        title: Written above the image.
     """
     known = truth != 255
     gray = (image.astype(np.float32).mean(axis=-1, keepdims=True) * 0.45).astype(np.uint8).repeat(3, axis=-1)
@@ -306,7 +306,7 @@ def contact_sheet(
 
 
 def _fitted(pixels: np.ndarray, smooth: bool) -> np.ndarray:
-    """A picture ``(H, W, 3)`` uint8 scaled into a cell of fixed size, on grey: pictures of a data set differ in shape."""
+    """An image ``(H, W, 3)`` uint8 scaled into a cell of fixed size, on grey: images of a dataset differ in shape."""
     picture = Image.fromarray(pixels)
     scale = min(_CELL[0] / picture.width, _CELL[1] / picture.height)
     size = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))

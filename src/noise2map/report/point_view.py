@@ -1,4 +1,4 @@
-"""A picture of a colored point cloud from a chosen side, by a z-buffer in numpy."""
+"""An image of a colored point cloud from a chosen side, by a z-buffer in numpy."""
 
 import numpy as np
 
@@ -21,11 +21,11 @@ def view_points(
     Args:
         points_m: ``(N, 3)`` metres in camera axes: x right, y down, z forward. Non-finite rows are left out.
         colors: ``(N, 3)`` uint8.
-        size: Width and height of the picture.
+        size: Width and height of the image.
         yaw_deg: How far the camera goes round to the right, 0 being the original view.
         pitch_deg: How far it rises.
         zoom: Larger is nearer.
-        focal_px: Focal length of the picture that the points come from: each is drawn as large as its pixel.
+        focal_px: Focal length of the image that the points come from: each is drawn as large as its pixel.
         background: Color where there is no point.
 
     Returns:
