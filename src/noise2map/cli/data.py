@@ -59,7 +59,7 @@ def freedoom(
 
 @app.command(name="freedoom-surround")
 def freedoom_surround(
-    out: Annotated[Path, typer.Option(help="Folder of the data set, for all its splits; an unfinished split is gone on with.")],
+    out: Annotated[Path, typer.Option(help="Folder of the dataset, for all its splits; an unfinished split is gone on with.")],
     split: Split = "train",
     samples: Annotated[int, typer.Option(min=1, help="Number of places.")] = 2000,
     size: EngineSize = "160x120",
@@ -150,7 +150,7 @@ def samples(
 
 @app.command()
 def export(
-    layout: Annotated[Layout, typer.Option(help="The data set to look like.")],
+    layout: Annotated[Layout, typer.Option(help="The dataset to look like.")],
     source: Annotated[str, typer.Option("--from", help="samples (shipped), a folder of rendered splits, or one rendered split.")],
     out: NewFolder,
     evaluation: Annotated[

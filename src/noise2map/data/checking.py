@@ -1,4 +1,4 @@
-"""A data set looked through before it is trained on: counts, broken files, ranges, classes, the scale of depth."""
+"""A dataset looked through before it is trained on: counts, broken files, ranges, classes, the scale of depth."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class CheckReport:
     """What was found.
 
     Attributes:
-        name: The data set.
+        name: The dataset.
         images: Samples that could be read.
         listed: Samples that there should be.
         released: How many the released split has, if that is known.
@@ -90,7 +90,7 @@ def check_dataset(
     """Read samples and report.
 
     Args:
-        dataset: A data set of raw samples; its ``missing`` files and ``without_depth`` are reported if it has them.
+        dataset: A dataset of raw samples; its ``missing`` files and ``without_depth`` are reported if it has them.
         name: What to call it.
         limit: Read this many samples, spread evenly; 0 for all.
         skip_broken: Collect what is broken and go on; else the first broken sample is an error.
@@ -227,7 +227,7 @@ def scale_warning(report: CheckReport, bounds_m: tuple[float, float] | None, uni
 
 
 def check_classes(dataset: Any, id2label: Mapping[int, str], model_name: str) -> str | None:
-    """Compare the classes of a data set with a model's.
+    """Compare the classes of a dataset with a model's.
 
     Returns:
         A warning where the numbers agree but names differ, else None.
@@ -313,10 +313,10 @@ _LOOKED_AT = 8
 
 
 def warn_of_scale(dataset: Any, name: str) -> str | None:
-    """Reads a few samples of a public depth data set; says what is odd about its scale, or nothing.
+    """Reads a few samples of a public depth dataset; says what is odd about its scale, or nothing.
 
     Args:
-        dataset: The opened data set.
+        dataset: The opened dataset.
         name: A key of ``PUBLIC_DATASETS``; of any other nothing is known.
     """
     kind = PUBLIC_DATASETS.get(name)

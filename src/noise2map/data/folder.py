@@ -131,7 +131,7 @@ class FolderDataset:
         return {name: image_path for name, (image_path, _) in zip(self.ids, self._pairs)}
 
     def only(self, names: Sequence[str]) -> "FolderDataset":
-        """The same data set with some of its pairs."""
+        """The same dataset with some of its pairs."""
         part, kept = copy.copy(self), set(names)
         part._pairs = [pair for name, pair in zip(self.ids, self._pairs) if name in kept]
         part.ids = [name for name in self.ids if name in kept]

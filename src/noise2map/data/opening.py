@@ -1,4 +1,4 @@
-"""The opener of data sets by name, ``name[/split]:root``, and one table of what is known of each."""
+"""The opener of datasets by name, ``name[/split]:root``, and one table of what is known of each."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,7 +41,7 @@ def evaluation_split(name: str, root: str | Path | None = None) -> str:
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What is known of a data set before it is opened.
+    """What is known of a dataset before it is opened.
 
     Attributes:
         title: Its full name.
@@ -102,7 +102,7 @@ def _freedoom_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _released(kind: Callable[..., Any], split: str, droppable: bool = True) -> Opener:
-    """Opens a data set that has splits and, if ``droppable``, files that may be missing one by one."""
+    """Opens a dataset that has splits and, if ``droppable``, files that may be missing one by one."""
     ours = ("id2label", "depth_scale", *(() if droppable else ("missing",)))
 
     def opener(root: Path, chosen: str | None, task: str | None, **options: Any) -> Any:
@@ -227,7 +227,7 @@ DATASETS: dict[str, DatasetFacts] = {
     ),
 }
 
-"""Every data set by its name."""
+"""Every dataset by its name."""
 
 PUBLIC_DATASETS: dict[str, DatasetFacts] = {
     name: DATASETS[name] for name in ("ade20k", "cityscapes", "kitti", "nyu", "nyu-labelled", "sun-rgbd", "lsun")
@@ -237,12 +237,12 @@ PUBLIC_DATASETS: dict[str, DatasetFacts] = {
 
 
 def dataset_names(task: str | None = None) -> tuple[str, ...]:
-    """Names of the data sets that have maps for a task; of all for None."""
+    """Names of the datasets that have maps for a task; of all for None."""
     return tuple(name for name, facts in DATASETS.items() if task is None or _serves(facts, task))
 
 
 def dataset_facts(name: str, task: str | None = None) -> DatasetFacts:
-    """What is known of a data set.
+    """What is known of a dataset.
 
     Raises:
         ValueError: If there is none of that name, naming those that have maps for ``task``.
@@ -263,7 +263,7 @@ def open_dataset(
     missing: str = "raise",
     **options: Any,
 ) -> Any:
-    """Open a data set of raw samples.
+    """Open a dataset of raw samples.
 
     Args:
         spec: ``"name"``, ``"name:root"`` or ``"name/split:root"``, such as ``"nyu/test:/data/nyu"``; ``DATASETS`` lists the names.
@@ -273,15 +273,15 @@ def open_dataset(
             one's own is split into ``train/``, ``val/`` ... where it has such sub-folders; else ``"train"`` and ``"val"`` (each
             eighth pair) part it, and ``"all"`` is all of it.
         task: What the maps are for: ``"segmentation"``, ``"depth"``, ``"normals"``, ``"bev"``, or ``"image"`` for images alone. By
-            default what the data set has; ``"segmentation"`` where it has several.
+            default what the dataset has; ``"segmentation"`` where it has several.
         id2label: The model's classes: they choose between the eight and the ten classes of Freedoom, and name those of
             a folder without ``classes.json``.
         depth_scale: Metres per unit of a folder's depth maps.
-        missing: ``"raise"`` refuses an incomplete data set, ``"drop"`` takes what is there.
-        **options: Arguments of one kind of data set, e.g. ``gain``, ``hold_out_every``, ``sweeps``.
+        missing: ``"raise"`` refuses an incomplete dataset, ``"drop"`` takes what is there.
+        **options: Arguments of one kind of dataset, e.g. ``gain``, ``hold_out_every``, ``sweeps``.
 
     Returns:
-        A data set with ``__len__`` and ``__getitem__``; ``id2label`` and ``palette`` where it has classes.
+        A dataset with ``__len__`` and ``__getitem__``; ``id2label`` and ``palette`` where it has classes.
 
     Raises:
         FileNotFoundError: If a folder, list or file is missing, saying what was expected.
@@ -305,7 +305,7 @@ def open_dataset(
 def open_public_dataset(
     name: str, root: str | Path, split: str | None = None, task: str | None = None, missing: str = "raise"
 ) -> Any:
-    """Open a public data set in its released layout, see :func:`open_dataset`.
+    """Open a public dataset in its released layout, see :func:`open_dataset`.
 
     Raises:
         ValueError: Also if ``name`` is no key of ``PUBLIC_DATASETS``.

@@ -1,4 +1,4 @@
-"""Data sets of pairs of files, and the list files that name them."""
+"""Datasets of pairs of files, and the list files that name them."""
 
 import math
 from collections import Counter
@@ -45,9 +45,9 @@ class PairedDataset:
 
     Args:
         pairs: All pairs that should be there.
-        what: The data set and split, for messages.
+        what: The dataset and split, for messages.
         expected: Where files are expected, for messages.
-        missing: ``"raise"`` refuses an incomplete data set, ``"drop"`` leaves out incomplete pairs.
+        missing: ``"raise"`` refuses an incomplete dataset, ``"drop"`` leaves out incomplete pairs.
 
     Attributes:
         pairs: The pairs whose two files are there.
@@ -300,7 +300,7 @@ def find_split_list(root: Path, split: str, names: Sequence[str], what: str) -> 
         root: Folder of the data.
         split: Name of the split, or a list file of the user's own (ending in ``.txt``), relative to ``root`` or not.
         names: File names under which the list of this split is known; empty if the split is unknown.
-        what: The data set, for messages.
+        what: The dataset, for messages.
 
     Raises:
         FileNotFoundError: Naming the files that were looked for, if there is none.

@@ -1,4 +1,4 @@
-"""Subsets and wrappers of data sets that keep class names and colors: evenly spaced, cropped, without unreadable samples."""
+"""Subsets and wrappers of datasets that keep class names and colors: evenly spaced, cropped, without unreadable samples."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 Sample = dict[str, Any]
 
 UNREADABLE = (OSError, ValueError)
-"""What data sets raise, naming the file, when a sample cannot be read or makes no sense."""
+"""What datasets raise, naming the file, when a sample cannot be read or makes no sense."""
 
 
 def evenly_spaced(total: int, count: int, *, ends: bool = False) -> list[int]:
@@ -34,15 +34,15 @@ def evenly_spaced(total: int, count: int, *, ends: bool = False) -> list[int]:
 
 
 class Subset:
-    """Some samples of a data set, with its class names and colors.
+    """Some samples of a dataset, with its class names and colors.
 
     Args:
-        dataset: Any data set of raw samples.
+        dataset: Any dataset of raw samples.
         indices: Which samples, in which order.
 
     Attributes:
-        id2label: Names of the classes; empty where the data set has none.
-        palette: Colors of the classes, ``(K, 3)`` uint8; None where the data set has none.
+        id2label: Names of the classes; empty where the dataset has none.
+        palette: Colors of the classes, ``(K, 3)`` uint8; None where the dataset has none.
     """
 
     def __init__(self, dataset: Any, indices: Sequence[int]) -> None:
@@ -52,10 +52,10 @@ class Subset:
 
     @classmethod
     def evenly_spaced(cls, dataset: Any, limit: int | None = None) -> "Subset":
-        """At most ``limit`` samples at even distances: a fair look at a data set whose neighbors look alike.
+        """At most ``limit`` samples at even distances: a fair look at a dataset whose neighbors look alike.
 
         Args:
-            dataset: Any data set of raw samples.
+            dataset: Any dataset of raw samples.
             limit: How many at most; None for all.
 
         Raises:
@@ -74,7 +74,7 @@ class Subset:
 
 
 def hold_out(dataset: Any, every: int) -> tuple[Subset, Subset]:
-    """Part a data set into training and validation: samples 0, ``every``, 2 ``every`` ... are held out for validation.
+    """Part a dataset into training and validation: samples 0, ``every``, 2 ``every`` ... are held out for validation.
 
     Raises:
         ValueError: If ``every`` is below 2: nothing would be left to train on.
@@ -86,7 +86,7 @@ def hold_out(dataset: Any, every: int) -> tuple[Subset, Subset]:
 
 
 class _Wrapper:
-    """A data set with as many samples as the one it wraps; whatever else that one knows is asked of it."""
+    """A dataset with as many samples as the one it wraps; whatever else that one knows is asked of it."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -95,17 +95,17 @@ class _Wrapper:
         return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:
-        """Names of classes, colors and whatever else the data set knows."""
+        """Names of classes, colors and whatever else the dataset knows."""
         if name == "dataset":  # not there yet while a worker unpickles
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
 
 class Cropped(_Wrapper):
-    """A data set whose samples are cropped or masked, one by one.
+    """A dataset whose samples are cropped or masked, one by one.
 
     Args:
-        dataset: Any data set of raw samples.
+        dataset: Any dataset of raw samples.
         crop: From raw sample to raw sample.
     """
 
@@ -119,14 +119,14 @@ class Cropped(_Wrapper):
 
 
 class SkipUnreadable(_Wrapper):
-    """A data set for training in which an unreadable sample is replaced by the next one that can be read.
+    """A dataset for training in which an unreadable sample is replaced by the next one that can be read.
 
     Each unreadable sample is named in a warning, once in a process. Too many of them are an error: a disk that went away
     should not look like an epoch. Do not evaluate on this (a neighbor would count twice): evaluation should fail, or
     be given a list without the broken files.
 
     Args:
-        dataset: Any data set of raw samples.
+        dataset: Any dataset of raw samples.
         at_most: How many different unreadable samples to skip.
 
     Attributes:

@@ -26,7 +26,7 @@ LARGE = "test-320x240"
 
 
 def load_samples(split: str = "test", task: str = "segmentation", **options: Any) -> FreedoomDataset:
-    """Open shipped frames as a data set.
+    """Open shipped frames as a dataset.
 
     Args:
         split: ``train``, ``val`` or ``test`` (160x120), or ``test-320x240`` for a few larger ones of test maps.

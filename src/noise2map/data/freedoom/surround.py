@@ -30,7 +30,7 @@ class FreedoomSurroundDataset(NuScenesDataset):
     What no camera can see is not known: such cells have label 255.
 
     Args:
-        root: Folder of the data set.
+        root: Folder of the dataset.
         split: ``train``, ``val`` or ``test``.
         sensors: What a sample holds: ``"camera"``, ``"lidar"`` or both.
         sweeps: Most LiDAR readings before each key frame.

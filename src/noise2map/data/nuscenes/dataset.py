@@ -133,10 +133,10 @@ class NuScenesDataset:
             ``(6, X, Y)`` of 0 and 1, rows along the (augmented) LiDAR's x, columns along its y.
 
         Raises:
-            ValueError: If the data set was made without labels.
+            ValueError: If the dataset was made without labels.
         """
         if not self.with_labels:
-            raise ValueError("this data set was made with with_labels=False; expected True to draw the map")
+            raise ValueError("this dataset was made with with_labels=False; expected True to draw the map")
         matrix = self.lidar_to_global(index)
         if lidar_augmentation is not None:
             matrix = matrix @ np.linalg.inv(lidar_augmentation.astype(np.float32))

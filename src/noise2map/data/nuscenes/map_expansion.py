@@ -44,7 +44,7 @@ class MapExpansion:
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(
-                f"there is no map {self.path}: the map expansion is a download of its own, apart from the data set; get "
+                f"there is no map {self.path}: the map expansion is a download of its own, apart from the dataset; get "
                 f"'Map expansion pack (v1.3)' from the nuScenes download page and unpack it into {self.path.parent.parent}"
             )
         try:
@@ -172,7 +172,7 @@ class MapExpansion:
 
 
 def open_map(root: str | Path, location: str) -> MapExpansion:
-    """The vector map of a location under the root of a data set.
+    """The vector map of a location under the root of a dataset.
 
     Raises:
         FileNotFoundError: If the map expansion is not there.

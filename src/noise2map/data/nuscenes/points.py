@@ -38,7 +38,7 @@ def load_sweeps(tables: NuScenesTables, sample: Record, key_frame: Record, count
     key frame stands in, as in the published code.
 
     Args:
-        tables: Of the data set.
+        tables: Of the dataset.
         sample: The sample.
         key_frame: Its LiDAR reading.
         count: Most sweeps; the nearest are taken (the published code picks at random where it has more).

@@ -55,7 +55,7 @@ def version_of(split: str) -> str:
 
 
 class NuScenesTables:
-    """The tables of one version of the data set.
+    """The tables of one version of the dataset.
 
     Args:
         root: Folder with ``samples``, ``sweeps``, ``maps`` and the version's folder.

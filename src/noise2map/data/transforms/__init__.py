@@ -1,6 +1,6 @@
 """Joint transforms of raw samples: the image, its maps and its camera move together, and every draw has an explicit generator.
 
-A transform is a callable ``transform(sample, rng) -> sample`` on the dictionaries that the data sets return (``image`` a
+A transform is a callable ``transform(sample, rng) -> sample`` on the dictionaries that the datasets return (``image`` a
 Pillow RGB picture, ``labels`` / ``depth_m`` / ``valid`` arrays ``(H, W)``, ``intrinsics`` fx, fy, cx, cy in pixels). The
 input sample is not changed.
 

@@ -64,7 +64,7 @@ PUBLISHED: dict[str, tuple[Size, Callable[[Size], Compose]]] = {
     "nyu": ((416, 544), lambda crop: _depth(BoxCrop(), crop, (0.75, 1.25))),
 }
 
-"""Data set to the size ``(height, width)`` of its training crops, and what makes its transform."""
+"""Dataset to the size ``(height, width)`` of its training crops, and what makes its transform."""
 
 
 def published_transform(name: str, crop_size: Size | None = None) -> Compose:
@@ -75,7 +75,7 @@ def published_transform(name: str, crop_size: Size | None = None) -> Compose:
         crop_size: ``(height, width)`` of the crops, if not the published one.
 
     Raises:
-        ValueError: If there is none for the data set, or the size is impossible.
+        ValueError: If there is none for the dataset, or the size is impossible.
     """
     if name not in PUBLISHED:
         raise ValueError(f"there is no published augmentation for {name!r}; expected one of {', '.join(PUBLISHED)}")

@@ -1,4 +1,4 @@
-"""Freedoom rooms written in the layouts of the public data sets, so that all that reads those can be tried on real content."""
+"""Freedoom rooms written in the layouts of the public datasets, so that all that reads those can be tried on real content."""
 
 from noise2map.rendering.export.export import ExportReport, export_frames
 from noise2map.rendering.export.layouts import LAYOUTS

@@ -30,8 +30,8 @@ class ExportReport:
         layout: Name of the layout.
         frames: Frames by split, as the layout calls it.
         lost_pixels: Pixels with depth that the format cannot hold, stored as "not known".
-        classes: Freedoom class to class of the data set.
-        ids: Id in the data set to Freedoom id.
+        classes: Freedoom class to class of the dataset.
+        ids: Id in the dataset to Freedoom id.
     """
 
     layout: str
@@ -81,7 +81,7 @@ def export_frames(
     limit: int | None = None,
     progress: bool = False,
 ) -> ExportReport:
-    """Write Freedoom frames in the layout of a public data set.
+    """Write Freedoom frames in the layout of a public dataset.
 
     The folder is put together beside ``out`` and renamed at the end: an export that is killed, or runs out of disk,
     leaves no ``out``.

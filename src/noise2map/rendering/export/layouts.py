@@ -14,7 +14,7 @@ from noise2map.data.lsun import import_lmdb
 from noise2map.rendering.export.writer import FrameWriter, classes_of_frames, save_array, save_picture, to_16_bits
 from noise2map.runs.files import write_text
 
-# Freedoom class -> class of the data set. No two share one, so that nothing is lost.
+# Freedoom class -> class of the dataset. No two share one, so that nothing is lost.
 ADE20K_CLASSES = {
     "floor": "floor",
     "wall": "wall",

@@ -24,7 +24,7 @@ class FrameWriter:
 
     Attributes:
         splits: What the layout calls its training and its evaluation split.
-        classes: Freedoom class to class of the data set; empty if it has no classes.
+        classes: Freedoom class to class of the dataset; empty if it has no classes.
         lost_pixels: Pixels with depth so far that the format cannot hold; they are stored as "not known".
     """
 
@@ -45,7 +45,7 @@ class FrameWriter:
             record: Metadata of the frame: ``map``, ``index``.
 
         Returns:
-            The id under which the data set will know it.
+            The id under which the dataset will know it.
         """
         raise NotImplementedError
 
@@ -60,8 +60,8 @@ def classes_of_frames(classes: Mapping[str, str], file_ids: Mapping[str, int], o
     """File id of each Freedoom label, ``(256,)`` uint8; ``other`` for "not known".
 
     Args:
-        classes: Freedoom class to class of the data set.
-        file_ids: Class of the data set to id in its files.
+        classes: Freedoom class to class of the dataset.
+        file_ids: Class of the dataset to id in its files.
         other: The id of pixels that are not scored.
     """
     table = np.full(IGNORE + 1, other, np.uint8)

@@ -29,7 +29,7 @@ def cut_surround(source: Path, out: Path, tokens: Sequence[str], split: str = "t
     Images, points and tables are the same; a map keeps what comes within ``REACH_M`` metres (along x or y) of a sample.
 
     Args:
-        source: Folder of the data set.
+        source: Folder of the dataset.
         out: Folder to make; it must not be there, or be empty.
         tokens: The samples.
         split: Their split.
