@@ -13,6 +13,7 @@ from noise2map.data.opening import open_dataset
 from noise2map.guidance import DepthPredictor, UNetFeatureTap
 from noise2map.inference.depth_models import DepthModel
 from noise2map.report.tables import read_csv
+from noise2map.runs.output_folder import locked
 from noise2map.training.generators.depth_labels import LabelledImages, choose, read_images
 from noise2map.training.generators.predictor_study import PredictorStudyOptions, run_predictor_study, without_probes
 
@@ -182,3 +183,14 @@ def test_the_spelling_of_earlier_releases(rooms, tmp_path):
     assert run(*old, "--counts", 1, "--bf16", "--no-by-block", "--steps", 1) == 0
     scores = json.loads((tmp_path / "new" / "final" / "scores.json").read_text())
     assert scores["plan"]["bf16"] and scores["plan"]["counts"] == [1]
+
+
+def test_an_output_folder_of_something_else_or_in_use_is_refused(rooms, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "accuracy.csv").write_text("of the user")
+    assert run(*command(rooms, tmp_path / "mine")) == 2
+    assert "no depth predictor of this command" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "accuracy.csv").read_text() == "of the user"
+    with locked(tmp_path / "used"):
+        assert run(*command(rooms, tmp_path / "used")) == 2
+    assert "another process" in capsys.readouterr().err

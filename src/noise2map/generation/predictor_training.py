@@ -12,10 +12,10 @@ from noise2map.generation.loading import load_generator
 from noise2map.inference.depth_models import load_depth_model
 from noise2map.inference.loading import pick_device
 from noise2map.report.tables import text_table
-from noise2map.runs.files import check_writable
+from noise2map.runs.output_folder import locked
 from noise2map.runs.provenance import provenance
 from noise2map.training.generators.depth_labels import TRUTH, LabelledImages, choose, read_images
-from noise2map.training.generators.predictor_study import PredictorStudyOptions, run_predictor_study
+from noise2map.training.generators.predictor_study import SCORES_FILE, PredictorStudyOptions, run_predictor_study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +58,21 @@ def train_predictors(options: PredictorTrainingOptions) -> list[dict[str, Any]]:
         The rows of the table.
 
     Raises:
-        OSError: if a model, a folder or a file is missing.
-        ValueError: if sizes, blocks, numbers or kinds of labels cannot work.
+        OSError: if a model, a folder or a file is missing, or another process writes to ``out``.
+        ValueError: if sizes, blocks, numbers or kinds of labels cannot work, or ``out`` holds files of something else.
     """
+    with locked(options.out):
+        visible = [path for path in options.out.iterdir() if not path.name.startswith(".")]
+        if visible and not any(options.out.glob(f"*/{SCORES_FILE}")):
+            raise ValueError(f"{options.out} holds files, but no depth predictor of this command; choose another --out")
+        return _train(options)
+
+
+def _train(options: PredictorTrainingOptions) -> list[dict[str, Any]]:
     diffusers.utils.logging.disable_progress_bar()
     if options.threads:
         torch.set_num_threads(options.threads)
     device = pick_device(options.device)
-    check_writable(options.out)
     pipe = load_generator(options.model, device=device)
     size = pipe.unet.config.sample_size
     if not isinstance(size, int):
