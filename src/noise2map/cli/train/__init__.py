@@ -62,7 +62,7 @@ def train(
         raise ValueError(f"{recipe} is not a recipe of maps; use 'noise2map train {command_of(recipe)} {recipe}'")
     own = recipe == "folder" and not Path(recipe).is_file()
     if own != (root is not None):
-        raise ValueError("your own data: noise2map train folder --root DIR --task segmentation|depth")
+        raise ValueError("your own data: noise2map train folder --root DIR --task segmentation|depth|normals")
     if own:
         from noise2map.training.maps.folder_recipe import folder_recipe
 
@@ -115,5 +115,6 @@ app.command("depth-predictor")(train_depth_predictor)
 
 
 def threads_of(changes: list[str]) -> int:
-    """The ``train.threads`` that ``--set`` asks for; 0 if it does not."""
-    return next((int(text) for name, _, text in (c.partition("=") for c in changes[::-1]) if name == "train.threads"), 0)
+    """The ``train.threads`` that ``--set`` asks for; 0 if it does not, or asks for something that the recipe will refuse."""
+    found = dict(change.split("=", 1) for change in changes if "=" in change).get("train.threads", "0")
+    return int(found) if found.isdecimal() else 0
