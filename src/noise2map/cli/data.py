@@ -106,8 +106,8 @@ def cut_surround_samples(
     sweeps: Annotated[int, typer.Option(min=0, max=9, help="Readings of the LiDAR to keep before each sample.")] = 0,
 ) -> None:
     """Cut a few samples out of a Freedoom surround set, maps and tables included: how the shipped ones were made."""
-    from noise2map.data.paired import counted
     from noise2map.rendering.surround import cut_surround
+    from noise2map.runs.words import counted
 
     cut_surround(source, out, samples, split, sweeps)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
@@ -159,8 +159,8 @@ def export(
     limit: Annotated[int, typer.Option(min=0, help="At most this many frames of each split; 0 for all.")] = 0,
 ) -> None:
     """Write Freedoom in the layout of a public dataset, byte formats included, to try everything that reads it."""
-    from noise2map.data.paired import counted
     from noise2map.rendering.export import export_frames
+    from noise2map.runs.words import counted
 
     report = export_frames(layout, source, out, evaluation, limit=limit or None, progress=True)
     frames = " and ".join(f"{count} {split}" for split, count in report.frames.items())

@@ -9,8 +9,9 @@ import numpy as np
 from tqdm import tqdm
 
 from noise2map.data.opening import PUBLIC_DATASETS
-from noise2map.data.paired import IGNORE, counted
+from noise2map.data.paired import IGNORE
 from noise2map.data.subsets import UNREADABLE, evenly_spaced
+from noise2map.runs.words import counted
 
 # Depth is counted in bins of equal ratio, so that quantiles of billions of pixels take no memory: to 0.5 percent.
 _EDGES_M = np.geomspace(1e-3, 1e3, 2801)

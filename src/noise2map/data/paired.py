@@ -222,11 +222,6 @@ def name_some(values: Sequence[object]) -> str:
     return ", ".join(str(value) for value in values[:_SHOWN]) + more
 
 
-def counted(number: int, what: str) -> str:
-    """``"1 file"``, ``"2 files"``."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
 def raise_together(errors: Sequence[Exception]) -> None:
     """Raise what is wrong with several files as one error that names each (the first few of many); one error as it is.
 
