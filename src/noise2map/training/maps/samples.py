@@ -60,7 +60,10 @@ def sample_panel(
     """The rows of :func:`sample_cells` as one image with titles and, for classes, a legend; in the colors of reports."""
     task = task_of(model)
     names = {int(index): str(name) for index, name in model.config.id2label.items()} if task.has_classes else {}
-    colors = np.asarray(palette) if palette is not None and len(palette) else class_palette(names)
+    if palette is not None and len(palette):
+        colors = np.asarray(palette)
+    else:
+        colors = class_palette(names) if names else np.zeros((0, 3), np.uint8)
     rows = sample_cells(model, processor, samples, steps, seed, colors)
     legend = legend_entries([task.truth(sample).numpy() for sample in samples], names, colors) if names else []
     size = tuple(max(row[0].image.shape[axis] for row in rows) for axis in (0, 1))
