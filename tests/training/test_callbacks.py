@@ -180,6 +180,7 @@ def test_samples_of_depth_show_the_truth_beside_the_image_in_the_colors_of_repor
     known = np.where(sample["valid"], sample["depth_m"], 0)
     assert np.array_equal(cells[1].image, colorize_depth(known, *depth_range(known)))
     assert np.array_equal((cells[1].image == INVALID_COLOR).all(-1), ~sample["valid"])
+    assert sample_panel(tiny_model("depth").eval(), tiny_processor(), [sample], (2,), 0).width > 4 * 48
 
 
 def test_samples_of_classes_have_a_legend_and_may_differ_in_size():
