@@ -8,7 +8,7 @@ from torch import Tensor
 from noise2map.diffusion.ensemble import unfold
 
 
-class Readout(ABC):
+class Aggregator(ABC):
     """Collects a run of B images with R samples each.
 
     Args:
@@ -23,17 +23,17 @@ class Readout(ABC):
         self.last: Tensor | None = None  # newest prediction of every image (B, R, K, h, w)
         self._sums: dict[str, Tensor] = {}
 
-    def update(self, readout: Tensor, active: Tensor) -> Tensor:
+    def update(self, prediction: Tensor, active: Tensor) -> Tensor:
         """Takes the predictions of one step.
 
         Args:
-            readout: ``(B*R, K, h, w)``; rows of images that are not active are ignored.
+            prediction: ``(B*R, K, h, w)``; rows of images that are not active are ignored.
             active: images still running ``(B,)``, boolean.
 
         Returns:
             Fraction of pixels that changed since the step before, ``(B,)``; 1 at the first step.
         """
-        value = unfold(readout, self.ensemble_size)
+        value = unfold(prediction, self.ensemble_size)
         fraction = torch.ones(value.shape[0])
         rows = active.to(value.device).view(-1, 1, 1, 1, 1)
         if self.last is not None:

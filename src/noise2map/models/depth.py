@@ -11,7 +11,7 @@ from transformers.modeling_outputs import DepthEstimatorOutput
 
 from noise2map.codecs import DepthCodec, check_depth
 from noise2map.diffusion.sampling import Step
-from noise2map.models.aggregation import Readout
+from noise2map.models.aggregation import Aggregator
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.labels import check_label_shape
 from noise2map.models.map_model import MapModel
@@ -96,7 +96,7 @@ class MapDepthOutput(DepthEstimatorOutput):
         return self.predicted_depth.unsqueeze(1)
 
 
-class DepthReadout(Readout):
+class DepthAggregator(Aggregator):
     """Depth maps in metres; the spread is relative to the depth."""
 
     def _flips(self, before: Tensor, after: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ class Noise2MapForDepthEstimation(MapModel):
     """DDP for depth estimation: metres by denoising normalised depth."""
 
     task = "depth"
-    readout_class = DepthReadout
+    aggregator_class = DepthAggregator
     default_uncertainty = "sample_variance"
 
     def __init__(self, config: Noise2MapConfig) -> None:

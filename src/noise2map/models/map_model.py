@@ -14,7 +14,7 @@ from noise2map.diffusion.ensemble import Generators, check_noise, draw_noise, fo
 from noise2map.diffusion.process import add_noise, uniform_times
 from noise2map.diffusion.sampling import Step, ddim_steps, ddpm_steps, time_pairs
 from noise2map.diffusion.schedule import make_schedule
-from noise2map.models.aggregation import Readout
+from noise2map.models.aggregation import Aggregator
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.decoding import DecodingOptions
 from noise2map.models.encoder import ImageEncoder
@@ -34,12 +34,12 @@ class MapModel(Noise2MapPreTrainedModel):
 
     Attributes:
         task: name of the task, which says how its maps are scored, stored and drawn.
-        readout_class: what turns the stream of steps into a map and its uncertainties.
+        aggregator_class: what turns the stream of steps into a map and its uncertainties.
         default_uncertainty: kind that is returned as ``uncertainty`` where the configuration names none.
     """
 
     task: ClassVar[str]
-    readout_class: ClassVar[type[Readout]]
+    aggregator_class: ClassVar[type[Aggregator]]
     default_uncertainty: ClassVar[str]
     codec: MapCodec
     head: nn.Module
@@ -176,7 +176,7 @@ class MapModel(Noise2MapPreTrainedModel):
             noise = draw_noise(shape[1:], generators, features.device)
         x_T = tokens_in_memory(check_noise(noise, shape).to(features.device, torch.promote_types(features.dtype, torch.float32)))
 
-        aggregator = self.readout_class(batch_size, ensemble_size, options.average)
+        aggregator = self.aggregator_class(batch_size, ensemble_size, options.average)
         active = torch.ones(batch_size, dtype=torch.bool)
         denoise = self.denoiser(features, pairs, ensemble_size, active)
         if options.sampler == "ddim":

@@ -11,7 +11,7 @@ from transformers.utils import ModelOutput
 
 from noise2map.codecs.normals import NormalsCodec, check_normals, unit_vectors
 from noise2map.diffusion.sampling import Step
-from noise2map.models.aggregation import Readout
+from noise2map.models.aggregation import Aggregator
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.labels import check_label_shape
 from noise2map.models.map_model import MapModel
@@ -54,7 +54,7 @@ def reduce_normals(normals: Tensor, size: tuple[int, int]) -> Tensor:
     return unit_vectors(functional.interpolate(normals, size=size, mode="area"))
 
 
-class NormalsAggregator(Readout):
+class NormalsAggregator(Aggregator):
     """Unit vectors; the mean over samples (and steps) is one of directions."""
 
     def _flips(self, before: Tensor, after: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class Noise2MapForNormalEstimation(MapModel):
     """DDP for surface normals: unit vectors by denoising scaled ones."""
 
     task = "normals"
-    readout_class = NormalsAggregator
+    aggregator_class = NormalsAggregator
     default_uncertainty = "sample_variance"
 
     def __init__(self, config: Noise2MapConfig) -> None:

@@ -12,7 +12,7 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from noise2map.codecs import CODECS
 from noise2map.diffusion.ensemble import entropy
 from noise2map.diffusion.sampling import Step
-from noise2map.models.aggregation import Readout
+from noise2map.models.aggregation import Aggregator
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.encoder import AuxiliaryHead
 from noise2map.models.labels import check_label_shape
@@ -61,7 +61,7 @@ class MapSegmenterOutput(SemanticSegmenterOutput):
         return self.logits
 
 
-class SegmentationReadout(Readout):
+class SegmentationAggregator(Aggregator):
     """Class maps. Result: logits, or the log of averaged probabilities with ``average="steps"``."""
 
     def _flips(self, before: Tensor, after: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class Noise2MapForSemanticSegmentation(MapModel):
     """DDP for semantic segmentation: class maps by denoising encoded labels."""
 
     task = "segmentation"
-    readout_class = SegmentationReadout
+    aggregator_class = SegmentationAggregator
     default_uncertainty = "entropy"
 
     def __init__(self, config: Noise2MapConfig) -> None:

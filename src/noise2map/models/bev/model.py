@@ -12,7 +12,7 @@ from transformers import initialization as init
 
 from noise2map.codecs import MultiLabelCodec
 from noise2map.diffusion.ensemble import Generators
-from noise2map.models.aggregation import Readout
+from noise2map.models.aggregation import Aggregator
 from noise2map.models.bev.camera import CameraNeck
 from noise2map.models.bev.configuration import Noise2MapBevConfig
 from noise2map.models.bev.encoder import BevEncoder
@@ -40,7 +40,7 @@ class BevSegmenterOutput(MapSegmenterOutput):
     losses: Tensor | None = None
 
 
-class MultiLabelReadout(Readout):
+class LayerAggregator(Aggregator):
     """Non-exclusive layers, each with its own probability and its own uncertainty.
 
     Probabilities are what is averaged, over samples and (with ``average="steps"``) over steps, as in the published model.
@@ -92,7 +92,7 @@ class Noise2MapForBevSegmentation(MapModel):
     config_class = Noise2MapBevConfig
     config: Noise2MapBevConfig
     task = "bev"
-    readout_class = MultiLabelReadout
+    aggregator_class = LayerAggregator
     default_uncertainty = "entropy"
     codec: MultiLabelCodec
     encoder: BevEncoder
