@@ -440,3 +440,14 @@ def test_nothing_is_left_undone():
                 yield number, line.strip()
 
     assert complaints(check) == ""
+
+
+def test_modules_that_tests_and_benchmarks_name_are_there():
+    """Also in scripts that tests hand to another process as text, where no checker looks."""
+    missing = []
+    for path in [*ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/*.py")]:
+        for module in re.findall(r"^\s*from (noise2map[\w.]*) import", path.read_text(encoding="utf-8"), re.M):
+            place = PACKAGE.parent / module.replace(".", "/")
+            if not (place.is_dir() or place.with_suffix(".py").is_file()):
+                missing.append(f"{path.relative_to(ROOT)}: {module}")
+    assert not missing, missing

@@ -1,4 +1,4 @@
-"""A whole Cityscapes picture in single precision fits into six gibibytes, weights, libraries and scores included."""
+"""A whole Cityscapes image in single precision fits into six gibibytes, weights, libraries and scores included."""
 
 import json
 import subprocess
@@ -10,29 +10,30 @@ SCRIPT = """
 import json, resource, sys
 import numpy as np, torch
 from PIL import Image
-from noise2map.inference.evaluation_plans import evaluation_plan
-from noise2map.inference.evaluator import make_scorer
-from noise2map.models.decoding import Protocol
-from noise2map.inference.views import PlannedImage
+from noise2map.evaluation.official import evaluation_plan
+from noise2map.evaluation.test_time import PlannedImage
 from noise2map.models import Noise2MapForSemanticSegmentation, Noise2MapImageProcessor
-from noise2map.training.build import make_config
-from noise2map.training.recipe_data import class_names
-from noise2map.training.recipes import load_recipe
+from noise2map.models.decoding import DecodingOptions
+from noise2map.tasks import task_of
+from noise2map.tasks.base import ScoringOptions
+from noise2map.training.maps.build import make_config
+from noise2map.training.maps.data import class_names
+from noise2map.training.maps.recipe import load_recipe
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
 recipe = load_recipe("official/cityscapes-swin-t")
 model = Noise2MapForSemanticSegmentation(make_config(recipe, class_names(recipe))).eval()
-picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (1024, 2048, 3), dtype=np.uint8))
+image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (1024, 2048, 3), dtype=np.uint8))
 plan = evaluation_plan("cityscapes", "segmentation", "official")
 with torch.no_grad():
-    seen = PlannedImage(model, Noise2MapImageProcessor(do_resize=False), picture, plan.views)
+    seen = PlannedImage(model, Noise2MapImageProcessor(do_resize=False), image, plan.views)
     encoded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    output = seen.decode(Protocol(3), "a", (1024, 2048))
+    output = seen.decode(DecodingOptions(num_inference_steps=3), "a", (1024, 2048))
 decoded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 truth = torch.randint(0, 19, (1024, 2048), generator=torch.Generator().manual_seed(0))
-scorer = make_scorer(model)
-scorer.update(output, "last", (1024, 2048), [0], [truth])
+scorer = task_of(model).scorer(model, ScoringOptions())
+scorer.update(output, (1024, 2048), [0], [truth])
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(json.dumps({
     "parameters": sum(p.numel() for p in model.parameters()), "shape": list(output.logits.shape),
