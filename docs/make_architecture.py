@@ -243,7 +243,7 @@ def draw_matrix(axes, edges: dict[str, Counter], plan: dict[str, set[str]]) -> N
     axes.set_aspect("equal")
     for side in axes.spines.values():
         side.set_visible(False)
-    axes.set_xlabel("A row imports its columns: import statements; empty squares are allowed and not used.", fontsize=9, loc="left")
+    axes.set_xlabel("A row imports its columns: number of import statements.", fontsize=9, loc="left")
 
 
 def draw() -> Figure:
