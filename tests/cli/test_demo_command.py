@@ -142,7 +142,7 @@ def test_rounding_noise_is_not_painted_as_a_structure():
     noise = np.linspace(0, 1e-6, 48, dtype=np.float32).reshape(6, 8)
     frame = Frame("a", "MAP01", np.zeros((6, 8, 3), np.uint8), depth, np.array([8.0, 8, 4, 3]), {})
     frame.by_steps[1] = SimpleNamespace(depth_m=depth, labels=None, uncertainty=noise)
-    cell = frame_rows(frame, SimpleNamespace(task="depth"), shared_limit([frame]))[2][1]
+    cell = frame_rows(frame, SimpleNamespace(task="depth", has_classes=False), shared_limit([frame]))[2][1]
     assert cell.bar.high >= 0.01 and cell.note == "at most 1e-06"
     assert len(np.unique(cell.image.reshape(-1, 3), axis=0)) == 1
 
