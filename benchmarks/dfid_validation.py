@@ -1,7 +1,7 @@
 """Does dFID see geometry, and nothing else? FID and dFID of corrupted real frames, where we know what was changed.
 
 Freedoom test and validation frames are dealt into two halves. One is the reference; the other is compared with it as it is (the
-floor that the number of frames gives), with its colours changed (geometry untouched), and with its geometry broken (colours
+floor that the number of frames gives), with its colors changed (geometry untouched), and with its geometry broken (colors
 untouched). An instrument for geometry should answer to the second more than FID does, relative to the first.
 
     python benchmarks/dfid_validation.py --root data/freedoom --out results/dfid_validation.csv

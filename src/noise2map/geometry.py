@@ -213,7 +213,7 @@ def _write(path: str | os.PathLike[str], parts: Sequence[bytes]) -> None:
 
 
 def _vertices(points: Tensor, colors: Tensor | None, normals: Tensor | None) -> list[Tensor | None]:
-    """Flatten to `(N, 3)` on the CPU and check: float32 points, uint8 colours, float32 normals."""
+    """Flatten to `(N, 3)` on the CPU and check: float32 points, uint8 colors, float32 normals."""
     if points.shape[-1:] != (3,) or points.numel() == 0:
         raise ValueError(f"points must be (..., 3) and at least one, got shape {tuple(points.shape)}")
     for name, values in (("colors", colors), ("normals", normals)):
@@ -261,7 +261,7 @@ def write_ply(path: str | os.PathLike[str], points: Tensor, colors: Tensor | Non
 
 
 def _linear_light(colors: Tensor) -> Tensor:
-    """SRGB bytes `(N, 3)` to linear 16-bit RGBA `(N, 4)` as int32: what glTF means by vertex colours.
+    """SRGB bytes `(N, 3)` to linear 16-bit RGBA `(N, 4)` as int32: what glTF means by vertex colors.
 
     Sixteen bits, because a byte of linear light has almost no levels left for dark pictures.
     """
@@ -315,7 +315,7 @@ def write_glb(path: str | os.PathLike[str], points: Tensor, colors: Tensor | Non
         "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0}],
         "meshes": [{"primitives": [primitive]}],
-        # The picture's light is already in the colours.
+        # The picture's light is already in the colors.
         "materials": [{"extensions": {"KHR_materials_unlit": {}}, "pbrMetallicRoughness": {"metallicFactor": 0}}],
         "buffers": [{"byteLength": offset}],
         "bufferViews": views,

@@ -51,7 +51,7 @@ def hub_cache(folder, name, content):
     (home / "refs" / "main").write_text(COMMIT)
 
 
-def test_converted_segmentation_has_names_colours_size_and_normalisation(tmp_path, capsys):
+def test_converted_segmentation_has_names_colors_size_and_normalisation(tmp_path, capsys):
     code, text, _ = run(capsys, official_file(tmp_path / "model.pth"), "--out", tmp_path / "out")
     assert code == 0 and "19 classes (road, sidewalk, building, ...); 3 steps" in text
     model, processor = (kind.from_pretrained(tmp_path / "out") for kind in (AutoModelForSemanticSegmentation, AutoImageProcessor))
@@ -59,7 +59,7 @@ def test_converted_segmentation_has_names_colours_size_and_normalisation(tmp_pat
     assert dict(processor.size) == {"shortest_edge": 1024, "longest_edge": 2048}
     assert np.allclose(np.array(processor.image_mean) * 255, [123.675, 116.28, 103.53])
     assert np.allclose(np.array(processor.image_std) * 255, [58.395, 57.12, 57.375])
-    assert np.array_equal(Predictor(model, processor).palette, [colour for _, _, colour in CITYSCAPES])
+    assert np.array_equal(Predictor(model, processor).palette, [color for _, _, color in CITYSCAPES])
     processor.size = {"height": 64, "width": 96}
     picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     found = pipeline("image-segmentation", model=model, image_processor=processor)(Image.fromarray(picture))
@@ -79,8 +79,8 @@ def test_ade20k_keeps_the_ratio_up_to_2048_and_512(tmp_path, capsys):
 
 def test_what_the_meta_data_say_is_taken_and_options_come_first(tmp_path, capsys):
     text = CONFIG_TEXT.format(type="SelfAlignedDDP", steps=10, scale=0.02, accumulation=True)
-    names, colours = [f"thing {index} " for index in range(19)], [[index, 2 * index, 255] for index in range(19)]
-    file = official_file(tmp_path / "model.pth", config=text, CLASSES=names, PALETTE=colours)
+    names, colors = [f"thing {index} " for index in range(19)], [[index, 2 * index, 255] for index in range(19)]
+    file = official_file(tmp_path / "model.pth", config=text, CLASSES=names, PALETTE=colors)
     assert run(capsys, file, "--out", tmp_path / "out")[0] == 0
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     expected = {"self_aligned": True, "num_inference_steps": 10, "map_scale": 0.02, "average": "steps"}

@@ -29,7 +29,7 @@ def test_other_is_ignored_and_classes_count_from_zero(root):
     assert "intrinsics" not in sample
 
 
-def test_names_and_colours_of_the_challenge(root):
+def test_names_and_colors_of_the_challenge(root):
     data = Ade20kDataset(root / "ADEChallengeData2016", "training")
     assert len(data.id2label) == 150 == len(set(data.id2label.values()))
     assert [data.id2label[index] for index in (0, 2, 12, 149)] == ["wall", "sky", "person", "flag"]

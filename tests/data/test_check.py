@@ -280,8 +280,8 @@ def test_contact_sheet_shows_pictures_and_maps():
 
     data = load_samples("val")
     sheet = np.asarray(contact_sheet([data[0], data[1]], data.id2label, data.palette, "rooms"))
-    colours = {tuple(colour) for colour in sheet.reshape(-1, 3)[::7].tolist()}
+    colors = {tuple(color) for color in sheet.reshape(-1, 3)[::7].tolist()}
     present = {tuple(data.palette[label].tolist()) for label in np.unique(data[0]["labels"]) if label < 3}
-    assert present and present <= colours
+    assert present and present <= colors
     with pytest.raises(ValueError, match="at least one sample"):
         contact_sheet([], {}, data.palette)

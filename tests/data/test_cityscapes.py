@@ -36,7 +36,7 @@ def test_label_ids_become_train_ids(root):
     assert labels.dtype == np.uint8 and (labels == expected).all()
 
 
-def test_names_and_colours(root):
+def test_names_and_colors(root):
     data = CityscapesDataset(root)
     assert len(data.id2label) == 19
     assert [data.id2label[index] for index in (0, 10, 11, 13, 18)] == ["road", "sky", "person", "car", "bicycle"]

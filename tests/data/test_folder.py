@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from noise2map.data import FolderDataset
-from noise2map.data.folder import distinct_colours
+from noise2map.data.folder import distinct_colors
 
 NAMES = {0: "floor", 1: "wall", 2: "sky"}
 
@@ -121,9 +121,9 @@ def test_bad_arguments(root, options, message):
         FolderDataset(root, **options)
 
 
-def test_colours_are_distinct():
-    colours = distinct_colours(150)
-    assert len(np.unique(colours, axis=0)) == 150
-    near = np.abs(colours[:20, None].astype(int) - colours[None, :20]).sum(-1) + 999 * np.eye(20)
+def test_colors_are_distinct():
+    colors = distinct_colors(150)
+    assert len(np.unique(colors, axis=0)) == 150
+    near = np.abs(colors[:20, None].astype(int) - colors[None, :20]).sum(-1) + 999 * np.eye(20)
     assert near.min() > 25
-    assert distinct_colours(0).shape == (0, 3)
+    assert distinct_colors(0).shape == (0, 3)

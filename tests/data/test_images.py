@@ -34,10 +34,10 @@ def test_transparency_is_laid_on_white(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mode", "colour", "suffix"), [("L", 90, "png"), ("1", 1, "png"), ("CMYK", (0, 255, 255, 0), "jpg"), ("P", 0, "gif")]
+    ("mode", "color", "suffix"), [("L", 90, "png"), ("1", 1, "png"), ("CMYK", (0, 255, 255, 0), "jpg"), ("P", 0, "gif")]
 )
-def test_every_mode_becomes_rgb(mode, colour, suffix, tmp_path):
-    Image.new(mode, (5, 3), colour).save(tmp_path / f"a.{suffix}")
+def test_every_mode_becomes_rgb(mode, color, suffix, tmp_path):
+    Image.new(mode, (5, 3), color).save(tmp_path / f"a.{suffix}")
     image = open_image(tmp_path / f"a.{suffix}")
     assert (image.mode, image.size) == ("RGB", (5, 3))
     if mode == "CMYK":  # no cyan, all magenta and yellow: red

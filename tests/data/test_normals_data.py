@@ -49,7 +49,7 @@ def test_files_of_others_are_read(tmp_path):
     found = open_normals_map(tmp_path / "a.png")
     assert angle(found, truth)[known].max() < 1.5 and not found[~known].any()
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "grey.png")
-    with pytest.raises(ValueError, match="mode L; normals need a colour image"):
+    with pytest.raises(ValueError, match="mode L; normals need a color image"):
         open_normals_map(tmp_path / "grey.png")
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 from noise2map.data.transforms import (
     BottomCrop,
     BoxCrop,
-    ColourAugmentation,
+    ColorAugmentation,
     PadTo,
     PhotometricDistortion,
     RandomCrop,
@@ -157,7 +157,7 @@ def test_crops_reach_every_place_and_no_farther():
     assert RandomCrop((20, 5))(sample, rng())["labels"].shape == (9, 5)
 
 
-def test_padding_is_ignored_invalid_and_mean_coloured():
+def test_padding_is_ignored_invalid_and_mean_colored():
     sample = smooth_sample(20, 10)
     padded = PadTo((15, 24))(sample)
     assert padded["image"].size == (24, 15)
@@ -197,8 +197,8 @@ class Draws:
         return np.array(value) if size else value
 
 
-def pixel(transform, colour, draws):
-    return np.asarray(transform({"image": Image.new("RGB", (1, 1), colour)}, draws)["image"])[0, 0].tolist()
+def pixel(transform, color, draws):
+    return np.asarray(transform({"image": Image.new("RGB", (1, 1), color)}, draws)["image"])[0, 0].tolist()
 
 
 def test_photometric_distortion_step_by_step():
@@ -215,11 +215,11 @@ def test_photometric_distortion_step_by_step():
     assert greyer == pytest.approx([200, 140, 140], abs=2)
 
 
-def test_colour_augmentation_works_on_values_to_255():
-    out = pixel(ColourAugmentation(), (100, 50, 9), Draws([0.1], [1.1, 0.9, [1.0, 1.1, 0.9]]))
+def test_color_augmentation_works_on_values_to_255():
+    out = pixel(ColorAugmentation(), (100, 50, 9), Draws([0.1], [1.1, 0.9, [1.0, 1.1, 0.9]]))
     assert out == pytest.approx([100**1.1 * 0.9, 50**1.1 * 0.99, 9**1.1 * 0.81], abs=0.6)
-    assert pixel(ColourAugmentation(), (255, 255, 0), Draws([0.1], [1.1, 1.0, [1.0, 1.0, 1.0]])) == [255, 255, 0]
-    assert pixel(ColourAugmentation(), (100, 50, 9), Draws([0.6], [])) == [100, 50, 9]
+    assert pixel(ColorAugmentation(), (255, 255, 0), Draws([0.1], [1.1, 1.0, [1.0, 1.0, 1.0]])) == [255, 255, 0]
+    assert pixel(ColorAugmentation(), (100, 50, 9), Draws([0.6], [])) == [100, 50, 9]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_published_sizes():
         (lambda: RandomRotation(2, 1.5), "rotation probability is 1.5"),
         (lambda: PhotometricDistortion(contrast=(0.0, 1.0)), "contrast is"),
         (lambda: PhotometricDistortion(brightness=-1), "brightness is -1"),
-        (lambda: ColourAugmentation(p=-0.1), "colour probability"),
+        (lambda: ColorAugmentation(p=-0.1), "color probability"),
         (lambda: BoxCrop((5, 5), (0, 3)), "box crop's rows"),
         (lambda: published_transform("sun-rgbd"), "no published augmentation for 'sun-rgbd'; expected one of ade20k"),
     ],

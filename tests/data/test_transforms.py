@@ -83,7 +83,7 @@ def test_crop_of_everything_changes_nothing():
     assert np.array_equal(same["labels"], sample["labels"]) and np.allclose(same["intrinsics"], sample["intrinsics"])
 
 
-def test_photometric_changes_colours_only():
+def test_photometric_changes_colors_only():
     sample = make_sample()
     changed = Photometric(0.5, 0.5, 0.5, 0.3)(sample, rng(1))
     assert not np.array_equal(np.asarray(changed["image"]), np.asarray(sample["image"]))

@@ -11,9 +11,9 @@ from noise2map.metrics import FeatureExtractor, PlausibilityScores, render_depth
 
 
 class Counting(FeatureExtractor):
-    """Mean colours; counts the pictures it sees and stops where it is told to."""
+    """Mean colors; counts the pictures it sees and stops where it is told to."""
 
-    name, size = "colours", 3
+    name, size = "colors", 3
 
     def __init__(self):
         super().__init__()
@@ -85,7 +85,7 @@ def test_what_is_kept_is_not_measured_again_and_other_content_is(chunks_of_four,
     extract(changed, names(6), FeatureModels(first, Red()), cache=tmp_path)
     assert first.seen == seen + 2 * 2  # images and rendered depth of two pictures
     other = Counting()
-    other.name = "colours of another training"
+    other.name = "colors of another training"
     extract(pictures(6), names(6), FeatureModels(other, Red()), cache=tmp_path)
     assert other.seen == 12
 

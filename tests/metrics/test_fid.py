@@ -37,7 +37,7 @@ def spd(size, seed):
 
 
 class Patches(FeatureExtractor):
-    """Mean colours of the four quarters: 12 features."""
+    """Mean colors of the four quarters: 12 features."""
 
     name, size, num_features = "quarters", 12, 12
 
@@ -359,7 +359,7 @@ def test_impossible_depth_and_renderings_are_refused():
     with pytest.raises(ValueError, match="positive and finite"):
         render_depth(torch.tensor([[[1.0, 0.0]]]))
     with pytest.raises(ValueError, match="rendering must be"):
-        DepthFeatures(lambda x: x, Patches(), "colour")
+        DepthFeatures(lambda x: x, Patches(), "color")
     with pytest.raises(ValueError, match="0 < near < far"):
         render_depth(torch.ones(1, 2, 2), "metric", (2.0, 1.0))
 
@@ -369,11 +369,11 @@ def test_dfid_is_fid_of_rendered_depth_and_sees_nothing_else():
         return 1 + images[:, 0].float()
 
     real, fake = pictures(40, 0), pictures(40, 1)
-    recoloured = real.clone()
-    recoloured[:, 1:] = fake[:, 1:]
+    recolored = real.clone()
+    recolored[:, 1:] = fake[:, 1:]
     metric = DepthFrechetDistance(Patches(), estimator, "metric", "red", (1.0, 256.0))
     metric.update(real, real=True)
-    metric.update(recoloured, real=False)
+    metric.update(recolored, real=False)
     assert metric.compute().item() < 1e-12
     result = metric.result(0)
     assert result.metric == "dFID" and result.extractor == "quarters of metric of red"

@@ -51,7 +51,7 @@ def test_normalisation_by_hand():
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "CMYK", "YCbCr", "HSV", "RGBX", "P"])
-def test_colour_modes(mode):
+def test_color_modes(mode):
     flat = Image.new("RGB", (40, 36), (204, 102, 51))  # in the standard palette
     assert np.abs(processed(flat.convert(mode)) - np.array([204, 102, 51])).max() <= 4
 

@@ -103,10 +103,10 @@ def test_a_restart_forgets_what_was_before(tmp_path):
         fresh = views(level, engine, 4, seed=3)
     for one, other, third in zip(first, again, fresh):
         assert one.pose == other.pose == third.pose
-        assert (one.colour == other.colour).all()
-        assert (one.colour == third.colour).all()
+        assert (one.color == other.color).all()
+        assert (one.color == third.color).all()
         assert (one.labels == third.labels).all()
-    assert len({view.colour.tobytes() for view in first}) == 4
+    assert len({view.color.tobytes() for view in first}) == 4
 
 
 def test_palette_is_what_the_engine_draws_with(tmp_path):
@@ -118,7 +118,7 @@ def test_palette_is_what_the_engine_draws_with(tmp_path):
     engine._game.set_screen_format(vizdoom.ScreenFormat.RGB24)
     with engine:
         rgb = views(level, engine, 1)[0]
-    assert (palette[indexed.colour] == rgb.colour).all()
+    assert (palette[indexed.color] == rgb.color).all()
 
 
 def test_the_engine_uses_its_own_freedoom_and_leaves_nothing_behind(tmp_path, monkeypatch):

@@ -58,7 +58,7 @@ def test_classes_show_through_the_noise_at_the_end():
         means = np.stack([picture[labels == k].mean(0) for k in range(3)])[labels]
         return ((picture - means) ** 2).mean() / picture.var(axis=(0, 1)).mean()
 
-    assert within_over_all(first) > 0.9  # colours of noise tell nothing about classes
+    assert within_over_all(first) > 0.9  # colors of noise tell nothing about classes
     assert within_over_all(last) < 0.05
     assert first.std() > 20  # and the strong noise is not clipped to black and white
 

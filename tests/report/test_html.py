@@ -134,7 +134,7 @@ def test_the_best_value_is_marked(page):
     assert '<td class="best">62.0</td>' in page and '<td class="best">60.0</td>' not in page
 
 
-def test_colour_bars_have_ticks_with_units(page):
+def test_color_bars_have_ticks_with_units(page):
     bar = page[page.index('class="bar"') : page.index('class="bar"') + 1500]
     assert "linear-gradient" in bar and "2 m" in bar and "10 m" in bar
 

@@ -35,13 +35,13 @@ def smallest_distance(colors):
 
 
 @pytest.mark.parametrize("classes", [8, 10])
-def test_freedoom_classes_have_the_colours_of_the_data_set_and_are_told_apart(classes):
+def test_freedoom_classes_have_the_colors_of_the_data_set_and_are_told_apart(classes):
     palette = class_palette(class_names(classes))
     assert (palette == freedoom_palette(classes)).all()
     assert smallest_distance(palette) > 20  # 2.3 is just noticeable
 
 
-def test_colours_of_a_checkpoint_come_first():
+def test_colors_of_a_checkpoint_come_first():
     found = class_palette({0: "floor", 1: "wall"}, ["#ff8000", "#000102"])
     assert found.dtype == np.uint8 and found.tolist() == [[255, 128, 0], [0, 1, 2]]
     with pytest.raises(ValueError, match="fromhex"):
@@ -63,7 +63,7 @@ def test_unknown_names_get_the_generic_palette_and_gaps_are_refused():
         class_palette({0: "a", 2: "b"})
 
 
-def test_labels_take_their_colour_and_ids_outside_are_ignored():
+def test_labels_take_their_color_and_ids_outside_are_ignored():
     palette = generic_palette(3)
     colors = colorize_labels(np.array([[0, 2], [255, 3]]), palette)
     assert (colors[0, 0] == palette[0]).all() and (colors[0, 1] == palette[2]).all()

@@ -99,7 +99,7 @@ def test_uncertainty_scale_is_a_round_number_above_nearly_all_values():
     assert panels.uncertainty_limit(np.ones(10)) == 1.0
 
 
-def test_colour_bar_runs_from_low_to_high(frame):
+def test_color_bar_runs_from_low_to_high(frame):
     low, high = np.zeros((120, 160)), np.ones((120, 160))
     cell = panels.uncertainty_cell(low, limit=1.0)
     picture = np.asarray(panels.render(Panel([Cell("u", cell.image, ColorBar(0, 1, "magma"))])))

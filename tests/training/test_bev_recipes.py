@@ -5,7 +5,7 @@ import pytest
 import torch
 import toy_nuscenes as toy
 
-from noise2map.data.transforms.photometric import SurroundColours
+from noise2map.data.transforms.photometric import SurroundColors
 from noise2map.models import Noise2MapBevProcessor, Noise2MapForBevSegmentation, Noise2MapForSemanticSegmentation
 from noise2map.runs.run_directory import read_metrics
 from noise2map.tasks.bev import map_extent
@@ -142,13 +142,13 @@ def test_a_map_beside_the_car_is_refused():
         map_extent(make_config(recipe, class_names(recipe)))
 
 
-def test_all_views_change_colour_alike():
+def test_all_views_change_color_alike():
     from PIL import Image
 
     from noise2map.data.transforms import Photometric
 
     views = [Image.new("RGB", (4, 4), (90, 120, 60))] * 3
-    change = SurroundColours(Photometric(0.3))
+    change = SurroundColors(Photometric(0.3))
     changed = change({"images": views, "id": "a"}, np.random.default_rng(0))
     assert changed["images"][0].tobytes() == changed["images"][2].tobytes() != views[0].tobytes()
     assert change({"points": 1}, np.random.default_rng(0)) == {"points": 1}

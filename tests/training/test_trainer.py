@@ -221,7 +221,7 @@ def test_depth_without_diffusion_in_bf16_trains_and_is_evaluated_at_one_call(tmp
 
 
 def test_training_learns(tmp_path):
-    """The class is the colour: after a few dozen steps the tiny model must beat its start by far."""
+    """The class is the color: after a few dozen steps the tiny model must beat its start by far."""
     trainer = make_trainer(
         tmp_path, max_steps=40, eval_strategy="no", save_strategy="no", options={"curve": None, "transform": None}
     )

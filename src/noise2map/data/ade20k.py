@@ -45,7 +45,7 @@ class Ade20kDataset(PairedDataset):
         pairs = [Pair(path.stem, path, annotations / f"{path.stem}.png") for path in list_images(images)]
         super().__init__(pairs, f"ADE20K {folder} in {self.root}", _EXPECTED, missing)
         self.id2label = {index: name for index, (name, _) in enumerate(CLASSES)}
-        self.palette = np.array([colour for _, colour in CLASSES], np.uint8)
+        self.palette = np.array([color for _, color in CLASSES], np.uint8)
         self._table = file_table()
 
     def read_map(self, pair: Pair) -> dict[str, np.ndarray]:

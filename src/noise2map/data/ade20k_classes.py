@@ -1,4 +1,4 @@
-"""The 150 classes of the ADE20K scene parsing challenge: names (the first of their synonyms) and the challenge's colours."""
+"""The 150 classes of the ADE20K scene parsing challenge: names (the first of their synonyms) and the challenge's colors."""
 
 # In the order of the class ids 0 to 149; the annotation files count from 1, 0 being "other".
 CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (

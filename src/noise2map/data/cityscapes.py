@@ -7,7 +7,7 @@ import numpy as np
 
 from noise2map.data.paired import IGNORE, Intrinsics, Pair, PairedDataset, pick_split, read_labels, require_folder
 
-# name, label id in the files, colour; in the order of the train ids 0 to 18. All other label ids are ignored.
+# name, label id in the files, color; in the order of the train ids 0 to 18. All other label ids are ignored.
 CLASSES: tuple[tuple[str, int, tuple[int, int, int]], ...] = (
     ("road", 7, (128, 64, 128)),
     ("sidewalk", 8, (244, 35, 232)),
@@ -75,7 +75,7 @@ class CityscapesDataset(PairedDataset):
             pairs.append(Pair(name, path, label_file, camera))
         super().__init__(pairs, f"Cityscapes {folder} in {self.root}", _EXPECTED, missing)
         self.id2label = {index: name for index, (name, _, _) in enumerate(CLASSES)}
-        self.palette = np.array([colour for _, _, colour in CLASSES], np.uint8)
+        self.palette = np.array([color for _, _, color in CLASSES], np.uint8)
         self._table = file_table()
 
     def read_map(self, pair: Pair) -> dict[str, np.ndarray]:

@@ -98,7 +98,7 @@ class FolderDataset:
         self.id2label: dict[int, str] = {}
         if self.key == "labels":
             self.id2label = _check_names(dict(id2label)) if id2label is not None else read_classes(self.root / CLASSES_FILE)
-        self.palette = distinct_colours(len(self.id2label))
+        self.palette = distinct_colors(len(self.id2label))
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -325,10 +325,10 @@ def _folder_of_split(root: Path, split: str) -> tuple[Path, str | None]:
     raise ValueError(f"{root} has no split {split!r}; it has {known}")
 
 
-def distinct_colours(count: int) -> np.ndarray:
+def distinct_colors(count: int) -> np.ndarray:
     """``count`` colors ``(count, 3)`` uint8: hues by the golden angle, in three lightnesses."""
-    colours = [colorsys.hls_to_rgb(index * _GOLDEN_ANGLE % 1, (0.5, 0.65, 0.35)[index % 3], 0.65) for index in range(count)]
-    return np.rint(np.array(colours, float).reshape(count, 3) * 255).astype(np.uint8)
+    colors = [colorsys.hls_to_rgb(index * _GOLDEN_ANGLE % 1, (0.5, 0.65, 0.35)[index % 3], 0.65) for index in range(count)]
+    return np.rint(np.array(colors, float).reshape(count, 3) * 255).astype(np.uint8)
 
 
 def _check_size(image: Path, image_size_px: tuple[int, int], map_: Path, map_size_px: tuple[int, int]) -> None:

@@ -202,11 +202,11 @@ def open_normals_map(path: str | Path) -> np.ndarray:
 
     Raises:
         OSError: If the file cannot be decoded.
-        ValueError: If it is not a colour image.
+        ValueError: If it is not a color image.
     """
     image = _load(path)
     if image.mode not in ("RGB", "RGBA"):
-        raise ValueError(f"{path} has mode {image.mode}; normals need a colour image (red is x, green y, blue z)")
+        raise ValueError(f"{path} has mode {image.mode}; normals need a color image (red is x, green y, blue z)")
     vectors = (np.asarray(image.convert("RGB")).astype(np.float32) - 128) / 127
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     known = (length > 0.8) & (length < 1.2)

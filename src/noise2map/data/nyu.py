@@ -26,7 +26,7 @@ LISTS = {
     "test": ("nyu_test.txt", "nyudepthv2_test_files_with_gt.txt"),
 }
 
-# The colour camera of the Kinect that took all pictures, as published with the data's tools, whose pixel
+# The color camera of the Kinect that took all pictures, as published with the data's tools, whose pixel
 # centres are at 1, 2, ...: half a pixel less here.
 INTRINSICS = (518.85790, 519.46961, 325.58245 - 0.5, 253.73617 - 0.5)
 

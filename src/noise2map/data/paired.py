@@ -54,7 +54,7 @@ class PairedDataset:
         ids: Their ids.
         missing: The files that are not there.
         id2label: Names of the classes; empty for depth.
-        palette: Their colours, ``(K, 3)`` uint8.
+        palette: Their colors, ``(K, 3)`` uint8.
 
     Raises:
         FileNotFoundError: If files are missing (unless dropped), naming the first of them.

@@ -95,7 +95,7 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
         temperature (`float`, defaults to 1): Divides the logits; fitted by calibration, does not move the arg max.
         objective (`str`, defaults to `"task"`): Loss on the output (`"task"`) or on the encoded map (`"l2"`, the ablation).
         self_aligned (`bool`, defaults to `False`): Train on the model's own predictions (fine-tuning of the last iterations).
-        palette (`list[str]`, *optional*): Colours of the classes, `"#rrggbb"`; by default chosen by their names.
+        palette (`list[str]`, *optional*): Colors of the classes, `"#rrggbb"`; by default chosen by their names.
         semantic_loss_ignore_index (`int`, defaults to 255): Label of unknown pixels.
         loss_average (`str`, defaults to `"all"`): The cross entropy is averaged over all pixels (published) or the `"valid"` ones.
         use_auxiliary_head (`bool`, defaults to `True`): Auxiliary segmentation head on the image features, in training only.
@@ -207,10 +207,10 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
             farthest = getattr(self, name)
             if farthest is not None and not self.min_depth < farthest < math.inf:
                 raise ValueError(f"{name} is {farthest!r} m; expected more than min_depth, {self.min_depth} m")
-        if self.palette is not None and not all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in self.palette):
-            raise ValueError(f"palette is {self.palette!r}; expected colours such as '#8040ff'")
+        if self.palette is not None and not all(re.fullmatch("#[0-9a-f]{6}", color) for color in self.palette):
+            raise ValueError(f"palette is {self.palette!r}; expected colors such as '#8040ff'")
         if self.palette is not None and len(self.palette) != self.num_labels:
-            raise ValueError(f"palette has {len(self.palette)} colours; expected one for each of the {self.num_labels} classes")
+            raise ValueError(f"palette has {len(self.palette)} colors; expected one for each of the {self.num_labels} classes")
         if not 0 <= self.auto_threshold < 1:
             raise ValueError(f"auto_threshold is {self.auto_threshold!r}; expected a fraction in [0, 1)")
         for name in ("time_difference", "min_inverse_snr", "auxiliary_loss_weight"):

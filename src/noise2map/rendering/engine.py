@@ -42,14 +42,14 @@ class Observation:
 
     Attributes:
         pose: Camera pose as the engine reports it.
-        colour: Index of each pixel's colour in the game's palette.
+        color: Index of each pixel's color in the game's palette.
         depth: The engine's own depth, in steps of 7.16 map units and clipped; only for checking.
         labels: 0 wall or sky, 1 floor or ceiling, more for objects (see ``objects``).
         objects: Objects with visible pixels.
     """
 
     pose: Pose
-    colour: np.ndarray
+    color: np.ndarray
     depth: np.ndarray
     labels: np.ndarray
     objects: tuple[SeenObject, ...]

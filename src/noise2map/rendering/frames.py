@@ -44,11 +44,11 @@ _FREEDOOM_VERSION = "0.13.0"
 class Frame:
     """One labelled view.
 
-    ``colour`` and ``labels`` are ``(H, W)`` uint8, ``depth_m`` ``(H, W)`` and ``normals`` ``(H, W, 3)`` float32.
+    ``color`` and ``labels`` are ``(H, W)`` uint8, ``depth_m`` ``(H, W)`` and ``normals`` ``(H, W, 3)`` float32.
 
     Attributes:
         pose: Camera pose, map units.
-        colour: Index into the game's palette.
+        color: Index into the game's palette.
         labels: Ten-class ids, 255 where geometry and engine disagree.
         depth_m: Depth along the horizontal optical axis in metres; infinite for sky.
         normals: Unit normals of the surfaces: x right, y up, z towards the viewer; zero for sky and where ``labels`` are 255.
@@ -56,7 +56,7 @@ class Frame:
     """
 
     pose: Pose
-    colour: np.ndarray
+    color: np.ndarray
     labels: np.ndarray
     depth_m: np.ndarray
     normals: np.ndarray
@@ -131,7 +131,7 @@ def label_view(level: Level, view: Observation, camera: Camera) -> Frame:
         depth[mask] = max((seen.x - view.pose.x) * cos + (seen.y - view.pose.y) * sin, 1.0)
         normals[mask] = (0, 0, 1)  # objects are pictures that face the viewer
     gore = any(seen.category in catalog.GORE_CATEGORIES for seen in view.objects)
-    return Frame(view.pose, view.colour, labels, depth / catalog.UNITS_PER_METRE, normals, gore)
+    return Frame(view.pose, view.color, labels, depth / catalog.UNITS_PER_METRE, normals, gore)
 
 
 def worth_keeping(frame: Frame, palette: np.ndarray) -> bool:
@@ -141,7 +141,7 @@ def worth_keeping(frame: Frame, palette: np.ndarray) -> bool:
         return False
     if np.median(frame.depth_m) < _MIN_MEDIAN_DEPTH_M:
         return False
-    return float(palette.mean(-1)[frame.colour].mean()) >= _MIN_MEAN_VALUE
+    return float(palette.mean(-1)[frame.color].mean()) >= _MIN_MEAN_VALUE
 
 
 def draw_frame(level: Level, engine: Engine, rng: np.random.Generator, keep_gore: bool) -> Frame:
@@ -183,12 +183,12 @@ def depth_to_centimetres(depth_m: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 def write_frame(root: Path, index: int, frame: Frame, palette: np.ndarray) -> None:
     """Write the files of a frame, each all or nothing; normals first, as the others say that the frame is finished."""
-    image = Image.fromarray(frame.colour)  # mode L of palette indices
+    image = Image.fromarray(frame.color)  # mode L of palette indices
     image.putpalette(palette.tobytes())
     labels = Image.fromarray(frame.labels)
-    colours = np.zeros((256, 3), np.uint8)
-    colours[:10] = catalog.class_palette(10)
-    labels.putpalette(colours.tobytes())
+    colors = np.zeros((256, 3), np.uint8)
+    colors[:10] = catalog.class_palette(10)
+    labels.putpalette(colors.tobytes())
     depth = Image.fromarray(depth_to_centimetres(frame.depth_m, frame.labels != catalog.IGNORE))
     normals = Image.fromarray(encode_normals(frame.normals))
     (root / "normals").mkdir(exist_ok=True)

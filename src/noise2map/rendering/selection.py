@@ -86,11 +86,11 @@ def view_of(image: Image.Image, depth_m: np.ndarray) -> View:
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     square = np.s_[top : top + side, left : left + side]
-    colours = np.asarray(image.convert("RGB"))[square].astype(np.float64)
-    luma = colours @ _LUMA
+    colors = np.asarray(image.convert("RGB"))[square].astype(np.float64)
+    luma = colors @ _LUMA
     known = depth_m[square][depth_m[square] > 0]
     near, median, far = np.percentile(known, (5, 50, 95)) if known.size else (1.0, 0.0, 1.0)
-    return View(float(luma.mean()), float((colours[..., 0] - luma).mean()), float(median), float(far / near))
+    return View(float(luma.mean()), float((colors[..., 0] - luma).mean()), float(median), float(far / near))
 
 
 def select_frames(source: Path, out: Path, selection: Selection, command: str = "", progress: bool = False) -> tuple[int, int]:

@@ -76,7 +76,7 @@ class Wad:
         raise ValueError(f"{self.path} has no lump {name!r}")
 
     def palette(self) -> np.ndarray:
-        """The engine's 256 colours, ``(256, 3)`` uint8."""
+        """The engine's 256 colors, ``(256, 3)`` uint8."""
         return np.frombuffer(self.lump("PLAYPAL")[:768], np.uint8).reshape(256, 3)
 
     def read_map(self, name: str) -> MapLumps:

@@ -376,12 +376,12 @@ class ImageTask(Task):
 
     @abstractmethod
     def paint(self, values: Tensor, reference: Tensor, palette: np.ndarray) -> np.ndarray:
-        """A map in colours.
+        """A map in colors.
 
         Args:
             values: The map, like `truth`.
-            reference: The map that sets the range of colours.
-            palette: Colours of the classes ``(K, 3)`` uint8.
+            reference: The map that sets the range of colors.
+            palette: Colors of the classes ``(K, 3)`` uint8.
 
         Returns:
             ``(H, W, 3)`` uint8.

@@ -131,7 +131,7 @@ class DepthTask(ImageTask):
         return {"depth_m": found, "depth_png_units_per_m": depth_png_scale(config.max_depth)}
 
     def panel(self, prediction: Prediction, image: np.ndarray, heading: str, kind: str, truth: np.ndarray | None = None) -> Panel:
-        """See `ImageTask.panel`; with colour bars in metres."""
+        """See `ImageTask.panel`; with color bars in metres."""
         return depth_panel(image, prediction.map, prediction.uncertainty, truth_m=truth, heading=heading, kind=kind)
 
     def map_from_picture(self, path: Path, record: Mapping[str, Any], depth_scale: float) -> Tensor:

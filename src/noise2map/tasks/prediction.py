@@ -66,7 +66,7 @@ class Prediction:
         return self.map if self.task.sample_key == key else None
 
     def panel(self, heading: str = "") -> Panel:
-        """Image, map and, where it is defined, uncertainty, with legend or colour bar.
+        """Image, map and, where it is defined, uncertainty, with legend or color bar.
 
         Args:
             heading: A line above all.

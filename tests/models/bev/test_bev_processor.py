@@ -34,7 +34,7 @@ def test_batch_is_what_the_model_takes():
     assert torch.isfinite(out.loss)
 
 
-def test_colours_are_normalised():
+def test_colors_are_normalised():
     white = [Image.new("RGB", (140, 80), (255, 255, 255))] * 2
     values = PROCESSOR(sample(images=white))["pixel_values"]
     expected = (1 - torch.tensor(PROCESSOR.image_mean)) / torch.tensor(PROCESSOR.image_std)

@@ -8,7 +8,7 @@ IGNORE = 255
 
 FLOOR, WALL, CEILING, SKY, DOOR, STEP, LIQUID, ITEM, DECOR, MONSTER = range(10)
 _NAMES_10 = ("floor", "wall", "ceiling", "sky", "door", "step", "liquid", "item", "decor", "monster")
-_COLOURS_10 = (
+_COLORS_10 = (
     (140, 110, 80),
     (120, 120, 130),
     (70, 70, 110),
@@ -70,9 +70,9 @@ def class_names(classes: int = 10) -> dict[int, str]:
 
 
 def class_palette(classes: int = 10) -> np.ndarray:
-    """Colours ``(classes, 3)`` uint8, the same colour for the same name in both label sets."""
+    """Colors ``(classes, 3)`` uint8, the same color for the same name in both label sets."""
     kept = range(10) if check_classes(classes) == 10 else _KEPT_IN_8
-    return np.array([_COLOURS_10[original] for original in kept], np.uint8)
+    return np.array([_COLORS_10[original] for original in kept], np.uint8)
 
 
 def merge_classes(labels: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ class FreedoomDataset:
 
     Attributes:
         id2label: Names of the classes.
-        palette: Colours of the classes, ``(K, 3)`` uint8.
+        palette: Colors of the classes, ``(K, 3)`` uint8.
         split: ``train``, ``val`` or ``test``.
         records: The metadata of each frame: map, position in metres, yaw, intrinsics, classes in view.
 

@@ -42,7 +42,7 @@ class FreedoomSurroundDataset(NuScenesDataset):
 
     Attributes:
         id2label: Names of the layers.
-        palette: Their colours, ``(6, 3)`` uint8.
+        palette: Their colors, ``(6, 3)`` uint8.
 
     Raises:
         FileNotFoundError: If the folder is no finished surround set.

@@ -6,7 +6,7 @@ input sample is not changed.
 
 Depth is metric: scaling a picture by ``s`` looks like a camera with another focal length at the *same* distances. A model that
 is not told the focal length cannot know that, so :func:`default_transform` crops and scales for segmentation only; for depth
-it flips and changes colours. The published depth recipes (:mod:`~noise2map.data.transforms.presets`) do not scale either.
+it flips and changes colors. The published depth recipes (:mod:`~noise2map.data.transforms.presets`) do not scale either.
 """
 
 from noise2map.data.transforms.geometric import (
@@ -19,7 +19,7 @@ from noise2map.data.transforms.geometric import (
     RandomRotation,
     RatioResize,
 )
-from noise2map.data.transforms.photometric import ColourAugmentation, Photometric, PhotometricDistortion
+from noise2map.data.transforms.photometric import ColorAugmentation, ColourAugmentation, Photometric, PhotometricDistortion
 from noise2map.data.transforms.presets import PUBLISHED, default_transform, published_transform
 from noise2map.data.transforms.sample import Compose, Sample, Transform, sample_generator
 
@@ -27,6 +27,7 @@ __all__ = [
     "PUBLISHED",
     "BottomCrop",
     "BoxCrop",
+    "ColorAugmentation",
     "ColourAugmentation",
     "Compose",
     "HorizontalFlip",

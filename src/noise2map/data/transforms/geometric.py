@@ -25,7 +25,7 @@ from noise2map.data.transforms.sample import (
 
 _IGNORE = 255
 
-MEAN_COLOUR = (124, 116, 104)
+MEAN_COLOR = (124, 116, 104)
 
 """The mean of the usual normalisation (123.675, 116.28, 103.53), so that padding is close to 0 for the network."""
 
@@ -148,15 +148,15 @@ class BoxCrop:
 
 @dataclass(frozen=True)
 class PadTo:
-    """Adds pixels right and below until the picture has a size: mean colour, ignored labels, invalid depth.
+    """Adds pixels right and below until the picture has a size: mean color, ignored labels, invalid depth.
 
     Attributes:
         size: ``(height, width)`` to reach; larger pictures are left alone.
-        colour: The colour of the new pixels.
+        color: The color of the new pixels.
     """
 
     size: tuple[int, int]
-    colour: tuple[int, int, int] = MEAN_COLOUR
+    color: tuple[int, int, int] = MEAN_COLOR
 
     def __post_init__(self) -> None:
         check_size(self.size, "padded size")
@@ -168,7 +168,7 @@ class PadTo:
         height, width = max(self.size[0], image.height), max(self.size[1], image.width)
         if (width, height) == image.size:
             return result
-        canvas = Image.new("RGB", (width, height), self.colour)
+        canvas = Image.new("RGB", (width, height), self.color)
         canvas.paste(image, (0, 0))
         result["image"] = canvas
         for key in MAPS:

@@ -1,4 +1,4 @@
-"""Colour transforms of images."""
+"""Color transforms of images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class PhotometricDistortion:
         brightness: Largest number added to or taken from the values, of 255.
         contrast: Range of the factor of the values.
         saturation: Range of the factor of the saturation.
-        hue_degrees: Largest turn of the colour circle, degrees.
+        hue_degrees: Largest turn of the color circle, degrees.
     """
 
     brightness: float = 32.0
@@ -39,7 +39,7 @@ class PhotometricDistortion:
             raise ValueError(f"brightness is {self.brightness}, hue {self.hue_degrees}; expected 0 to 255 and 0 to 180 degrees")
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator) -> Sample:
-        """The sample with other colours."""
+        """The sample with other colors."""
         result = dict(sample)
         image: Image.Image = result["image"]
         if rng.random() < 0.5:
@@ -67,7 +67,7 @@ class PhotometricDistortion:
 
 
 @dataclass(frozen=True)
-class ColourAugmentation:
+class ColorAugmentation:
     """Gamma, brightness and a factor for each channel, as the published depth recipes have it.
 
     The gamma is an exponent of the values 0 to 255 themselves, not of 0 to 1: 1.1 makes a value of 100 to 158.
@@ -76,28 +76,31 @@ class ColourAugmentation:
         p: Probability of changing anything.
         gamma: Range of the exponent.
         brightness: Range of the factor of all channels.
-        colour: Range of the factor of each channel.
+        color: Range of the factor of each channel.
     """
 
     p: float = 0.5
     gamma: tuple[float, float] = (0.9, 1.1)
     brightness: tuple[float, float] = (0.9, 1.1)
-    colour: tuple[float, float] = (0.9, 1.1)
+    color: tuple[float, float] = (0.9, 1.1)
 
     def __post_init__(self) -> None:
-        check_probability(self.p, "colour")
-        for name in ("gamma", "brightness", "colour"):
+        check_probability(self.p, "color")
+        for name in ("gamma", "brightness", "color"):
             check_range(getattr(self, name), name)
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator) -> Sample:
-        """The sample with other colours, or as it was."""
+        """The sample with other colors, or as it was."""
         result = dict(sample)
         if rng.random() >= self.p:
             return result
         levels = _LEVELS ** rng.uniform(*self.gamma) * rng.uniform(*self.brightness)
-        tables = [entry for factor in rng.uniform(*self.colour, size=3) for entry in _table(levels * factor)]
+        tables = [entry for factor in rng.uniform(*self.color, size=3) for entry in _table(levels * factor)]
         result["image"] = result["image"].point(tables)
         return result
+
+
+ColourAugmentation = ColorAugmentation
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class Photometric:
                 raise ValueError(f"photometric {name} is {value}; expected a number in [0, 1)")
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator) -> Sample:
-        """The sample with other colours."""
+        """The sample with other colors."""
         result = dict(sample)
         gamma, brightness, contrast, saturation = (
             1 + rng.uniform(-1, 1) * half for half in (self.gamma, self.brightness, self.contrast, self.saturation)
@@ -136,8 +139,8 @@ class Photometric:
 
 
 @dataclass(frozen=True)
-class SurroundColours:
-    """The same colour change for all views of a sample.
+class SurroundColors:
+    """The same color change for all views of a sample.
 
     Attributes:
         change: a transform of ``image``.
@@ -146,7 +149,7 @@ class SurroundColours:
     change: Any
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """The sample with other colours."""
+        """The sample with other colors."""
         result = dict(sample)
         if "images" in result:
             seed = int(rng.integers(2**62))

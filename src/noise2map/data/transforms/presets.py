@@ -12,7 +12,7 @@ from noise2map.data.transforms.geometric import (
     RandomRotation,
     RatioResize,
 )
-from noise2map.data.transforms.photometric import ColourAugmentation, Photometric, PhotometricDistortion
+from noise2map.data.transforms.photometric import ColorAugmentation, Photometric, PhotometricDistortion
 from noise2map.data.transforms.sample import Compose, Transform
 
 # What is magnified looks nearer than it is; its classes and the directions of its surfaces stay.
@@ -22,7 +22,7 @@ _MAY_ZOOM = {"segmentation": True, "depth": False, "normals": True}
 def default_transform(
     task: str, flip: float = 0.5, crop_scale: tuple[float, float] | None = (0.7, 1.0), photometric: float = 0.2
 ) -> Compose:
-    """The augmentation of a task: flip, small scale change (not of depth), colours.
+    """The augmentation of a task: flip, small scale change (not of depth), colors.
 
     Args:
         task: ``"segmentation"``, ``"depth"`` or ``"normals"``.
@@ -54,7 +54,7 @@ def _segmentation(box: Size, crop: Size) -> Compose:
 
 
 def _depth(first: Transform, crop: Size, brightness: tuple[float, float]) -> Compose:
-    return Compose([first, RandomRotation(), HorizontalFlip(), RandomCrop(crop), ColourAugmentation(brightness=brightness)])
+    return Compose([first, RandomRotation(), HorizontalFlip(), RandomCrop(crop), ColorAugmentation(brightness=brightness)])
 
 
 PUBLISHED: dict[str, tuple[Size, Callable[[Size], Compose]]] = {

@@ -22,7 +22,7 @@ class Noise2MapBevProcessor(ShippedNames, ImageProcessingMixin):
     Args:
         image_size: height and width of the network's images.
         image_scale: new size of an image over its old one; what is then too large is cut, centred across and at the bottom.
-        image_mean: subtracted from colours in [0, 1].
+        image_mean: subtracted from colors in [0, 1].
         image_std: they are divided by it.
         sweeps: how many LiDAR readings before each key frame the model was trained with; data sets are opened with it.
     """

@@ -77,7 +77,7 @@ def to_16_bits(depth_m: np.ndarray, units_per_metre: float) -> np.ndarray:
 
 
 def save_picture(path: Path, picture: Image.Image) -> None:
-    """Write an image as its suffix says: ``.jpg`` (quality 95, full colour resolution) or ``.png``."""
+    """Write an image as its suffix says: ``.jpg`` (quality 95, full color resolution) or ``.png``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kind, options = ("JPEG", _JPEG) if path.suffix == ".jpg" else ("PNG", {})
     write_file(path, lambda file: picture.save(file, kind, **options))

@@ -78,7 +78,7 @@ def visible_area_m2(sight_m: np.ndarray) -> float:
 def worth_keeping(frames: list[Frame], palette: np.ndarray) -> bool:
     """Whether the views are neither dark nor badly labelled."""
     ignored = np.mean([(frame.labels == catalog.IGNORE).mean() for frame in frames])
-    value = np.mean([palette.mean(-1)[frame.colour].mean() for frame in frames])
+    value = np.mean([palette.mean(-1)[frame.color].mean() for frame in frames])
     return bool(ignored <= _MAX_IGNORED and value >= _MIN_MEAN_VALUE)
 
 

@@ -63,7 +63,7 @@ def write_sample(root: Path, identity: str, surround: Surround, palette: np.ndar
     """Write the files of a sample, each all or nothing."""
     table = brighten(Image.fromarray(palette[None]), DEFAULT_GAIN).tobytes()
     for channel, frame in zip(CHANNELS_CLOCKWISE, surround.frames, strict=True):
-        image = Image.fromarray(frame.colour)  # mode L of palette indices
+        image = Image.fromarray(frame.color)  # mode L of palette indices
         image.putpalette(table)
         write_file(root / camera_file(identity, channel), lambda file, image=image: image.save(file, "PNG"))
     for sweep, cloud in enumerate(surround.clouds):

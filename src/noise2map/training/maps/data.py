@@ -16,7 +16,7 @@ from noise2map.data.nuscenes import BevAugmentation, NuScenesDataset
 from noise2map.data.opening import DATASETS, open_dataset
 from noise2map.data.subsets import Cropped, SkipUnreadable, Subset, hold_out
 from noise2map.data.transforms import Compose, Photometric, RatioResize, Transform, default_transform, published_transform
-from noise2map.data.transforms.photometric import SurroundColours
+from noise2map.data.transforms.photometric import SurroundColors
 from noise2map.models.bev import Noise2MapBevConfig, Noise2MapBevProcessor
 from noise2map.runs.data_split import DataSplit
 from noise2map.tasks import get_task
@@ -52,7 +52,7 @@ def bev_transform(section: BevSection, dataset: NuScenesDataset, size: tuple[int
         augmentation = replace(augmentation, network_size=(size[1], size[0]))
     if not photometric:
         return augmentation
-    return Compose([SurroundColours(Photometric(photometric)), augmentation])
+    return Compose([SurroundColors(Photometric(photometric)), augmentation])
 
 
 def make_data(recipe: Recipe, config: Any = None) -> tuple[Any, Any]:
