@@ -19,9 +19,9 @@ from golden_reference import (
 )
 
 from noise2map.convert import load_official_ddp
+from noise2map.models.aggregation import ProbabilityAggregator, Softmax
 from noise2map.models.kernels import deformable_attention
 from noise2map.models.map_decoder import sine_position_encoding
-from noise2map.models.segmentation import SegmentationAggregator
 
 pytestmark = pytest.mark.golden
 CONFIG = "ddp_swin_t_2x8_512x512_160k_ade20k"
@@ -223,7 +223,7 @@ def test_sampler(model, runs, golden, tag):
         tolerance = first_step_tolerance(model.schedule, 1e-4) if steps == 1 else 3e-5
         assert_close(out.logits[:, ::10, ::2, ::2], golden[f"{tag}.out.c10_s2"], tolerance)
         return
-    readout = SegmentationAggregator(1, samples, "steps")
+    readout = ProbabilityAggregator(Softmax(), 1, samples, "steps")
     for step in out.steps:
         readout.update(step.readout, torch.ones(1, dtype=torch.bool))
     probabilities = readout.result()[0].exp()

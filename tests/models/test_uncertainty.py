@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_models import images, tiny_depth_model, tiny_segmenter
 
+from noise2map.models.aggregation import ProbabilityAggregator, Softmax
 from noise2map.models.depth import DEPTH_FLIP_TOLERANCE, DepthAggregator
-from noise2map.models.segmentation import SegmentationAggregator
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def entropy_of(p):
 def test_class_map_uncertainties_by_brute_force(average, steps, samples):
     batch = 2
     stream = scripted(steps, batch, samples)
-    logits, kinds = consume(SegmentationAggregator(batch, samples, average), stream, batch)
+    logits, kinds = consume(ProbabilityAggregator(Softmax(), batch, samples, average), stream, batch)
     runs = stream.unflatten(1, (batch, samples))  # (S, B, R, K, h, w)
     for b in range(batch):
         for y in range(3):
@@ -87,7 +87,7 @@ def test_depth_uncertainties_by_brute_force(average, steps, samples):
 
 
 def test_one_step_of_one_sample_has_an_entropy_and_nothing_else():
-    _, kinds = consume(SegmentationAggregator(1, 1, "last"), scripted(1, 1, 1), 1)
+    _, kinds = consume(ProbabilityAggregator(Softmax(), 1, 1, "last"), scripted(1, 1, 1), 1)
     assert set(kinds) == {"entropy"}
     _, kinds = consume(DepthAggregator(1, 1, "last"), scripted_depth(1, 1, 1), 1)
     assert kinds == {}
@@ -96,7 +96,7 @@ def test_one_step_of_one_sample_has_an_entropy_and_nothing_else():
 @pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 50.0])
 @pytest.mark.parametrize("average", ["last", "steps"])
 def test_all_lie_between_zero_and_one(scale, average):
-    _, kinds = consume(SegmentationAggregator(2, 3, average), scripted(4, 2, 3) * scale, 2)
+    _, kinds = consume(ProbabilityAggregator(Softmax(), 2, 3, average), scripted(4, 2, 3) * scale, 2)
     assert set(kinds) == {"step_flip", "entropy", "sample_variance", "mutual_information"}
     for name, value in kinds.items():
         assert value.shape == (2, 3, 5), name
@@ -109,17 +109,17 @@ def test_all_lie_between_zero_and_one(scale, average):
 def test_agreement_is_certain_and_disagreement_is_not():
     same = torch.zeros(3, 2, 4, 1, 1)
     same[:, :, 1] = 100.0
-    _, kinds = consume(SegmentationAggregator(1, 2, "steps"), same, 1)
+    _, kinds = consume(ProbabilityAggregator(Softmax(), 1, 2, "steps"), same, 1)
     assert all(float(value.max()) < 1e-6 for value in kinds.values())
     alternating = same.clone()
     alternating[1] = same[1].roll(1, dims=1)
-    _, kinds = consume(SegmentationAggregator(1, 2, "steps"), alternating, 1)
+    _, kinds = consume(ProbabilityAggregator(Softmax(), 1, 2, "steps"), alternating, 1)
     assert float(kinds["step_flip"]) == 1
     assert float(kinds["mutual_information"]) == pytest.approx(entropy_of(torch.tensor([0, 2 / 3, 1 / 3, 0])), abs=1e-5)
 
 
 def test_a_step_tells_which_fraction_changed():
-    readout = SegmentationAggregator(2, 1, "last")
+    readout = ProbabilityAggregator(Softmax(), 2, 1, "last")
     active = torch.ones(2, dtype=torch.bool)
     logits = torch.zeros(2, 3, 2, 2)
     logits[:, 0] = 1
@@ -133,12 +133,12 @@ def test_a_step_tells_which_fraction_changed():
 @pytest.mark.parametrize("samples", [1, 2])
 def test_images_that_stopped_keep_what_they_had(average, samples):
     stream = scripted(4, 2, samples)
-    readout = SegmentationAggregator(2, samples, average)
+    readout = ProbabilityAggregator(Softmax(), 2, samples, average)
     for i, value in enumerate(stream):
         readout.update(value, torch.tensor([True, i < 2]))
     logits, kinds = readout.result()
     assert readout.num_steps.tolist() == [4, 2]
-    alone, kinds_alone = consume(SegmentationAggregator(1, samples, average), stream[:2, samples:], 1)
+    alone, kinds_alone = consume(ProbabilityAggregator(Softmax(), 1, samples, average), stream[:2, samples:], 1)
     assert torch.allclose(logits[1:], alone)
     for name, value in kinds_alone.items():
         assert torch.allclose(kinds[name][1:], value, atol=1e-6), name

@@ -1,11 +1,12 @@
 """Aggregation of the stream of denoising steps into one map and its uncertainty."""
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
 
-from noise2map.diffusion.ensemble import unfold
+from noise2map.diffusion.ensemble import entropy, unfold
 
 
 class Aggregator(ABC):
@@ -70,3 +71,139 @@ class Aggregator(ABC):
     @abstractmethod
     def result(self) -> tuple[Tensor, dict[str, Tensor]]:
         """The map ``(B, K, h, w)`` and its uncertainties ``(B, h, w)``, or ``(B, K, h, w)`` if each layer has its own."""
+
+
+class Link(ABC):
+    """From logits to probabilities, and what follows from how the K channels hang together."""
+
+    @abstractmethod
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Of logits ``(B, R, K, h, w)``."""
+
+    @abstractmethod
+    def differ(self, before: Tensor, after: Tensor) -> Tensor:
+        """Where logits ``(B, R, K, h, w)`` give another map; without K where the channels exclude each other."""
+
+    @abstractmethod
+    def entropy(self, probabilities: Tensor) -> Tensor:
+        """In [0, 1], of ``(..., K, h, w)``; without K where the channels exclude each other."""
+
+    @abstractmethod
+    def variance(self, variances: Tensor) -> Tensor:
+        """In [0, 1], of the variance of every channel's probability ``(B, K, h, w)``."""
+
+    @abstractmethod
+    def of_samples(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and probabilities ``(B, K, h, w)`` of the samples of one step ``(B, R, K, h, w)``."""
+
+    @abstractmethod
+    def of_mean(self, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Logarithm and value of averaged probabilities ``(B, K, h, w)``."""
+
+
+class Softmax(Link):
+    """Classes that exclude each other: one uncertainty for a pixel."""
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """See `Link.probabilities`."""
+        return logits.softmax(2)
+
+    def differ(self, before: Tensor, after: Tensor) -> Tensor:
+        """See `Link.differ`; where another class is the most probable."""
+        return before.argmax(2) != after.argmax(2)
+
+    def entropy(self, probabilities: Tensor) -> Tensor:
+        """See `Link.entropy`."""
+        return entropy(probabilities, dim=-3)
+
+    def variance(self, variances: Tensor) -> Tensor:
+        """See `Link.variance`; summed over classes."""
+        return variances.clamp(min=0).sum(1).clamp(max=1)
+
+    def of_samples(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Link.of_samples`; samples are averaged as logits, as in the published model."""
+        mean = logits.mean(1)
+        return mean, mean.softmax(1)
+
+    def of_mean(self, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Link.of_mean`."""
+        logits = _log(mean)
+        return logits, logits.softmax(1)
+
+
+class Sigmoid(Link):
+    """Layers that do not exclude each other, each with its own uncertainty."""
+
+    threshold = 0.5  # a layer is present above it: what the codec would feed back
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """See `Link.probabilities`."""
+        return logits.sigmoid()
+
+    def differ(self, before: Tensor, after: Tensor) -> Tensor:
+        """See `Link.differ`; which layers came or went."""
+        return (before.sigmoid() > self.threshold) != (after.sigmoid() > self.threshold)
+
+    def entropy(self, probabilities: Tensor) -> Tensor:
+        """See `Link.entropy`; of a yes or no, in bits."""
+        other = 1 - probabilities
+        return -(torch.xlogy(probabilities, probabilities) + torch.xlogy(other, other)) / math.log(2)
+
+    def variance(self, variances: Tensor) -> Tensor:
+        """See `Link.variance`; a probability's variance is at most 1/4."""
+        return (4 * variances).clamp(0, 1)
+
+    def of_samples(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Link.of_samples`; samples are averaged as probabilities, as in the published model."""
+        probabilities = logits.sigmoid().mean(1)
+        return logits[:, 0] if logits.shape[1] == 1 else torch.logit(probabilities, eps=1e-7), probabilities
+
+    def of_mean(self, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Link.of_mean`."""
+        return _log(mean), mean
+
+
+def _log(probabilities: Tensor) -> Tensor:
+    return probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
+
+
+class ProbabilityAggregator(Aggregator):
+    """Maps of probabilities. Result: logits, or the log of averaged probabilities with ``average="steps"``.
+
+    Args:
+        link: from logits to probabilities.
+        batch_size: B.
+        ensemble_size: R.
+        average: ``"last"`` or ``"steps"``.
+    """
+
+    def __init__(self, link: Link, batch_size: int, ensemble_size: int, average: str) -> None:
+        super().__init__(batch_size, ensemble_size, average)
+        self.link = link
+
+    def _flips(self, before: Tensor, after: Tensor) -> Tensor:
+        return self.link.differ(before, after)
+
+    def _accumulate(self, value: Tensor, rows: Tensor) -> None:
+        if self.average == "last" and self.ensemble_size > 1:
+            return  # the members are the last step's samples
+        for name, moment in self._moments(value).items():
+            self._add(name, moment, rows)
+
+    def _moments(self, logits: Tensor) -> dict[str, Tensor]:
+        """Means over samples of probabilities, of their squares and of each sample's entropy."""
+        p = self.link.probabilities(logits)
+        return {"p": p.mean(1), "p2": p.square().mean(1), "h": self.link.entropy(p).mean(1)}
+
+    def result(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits ``(B, K, h, w)`` and uncertainties, of the kinds that `Noise2MapConfig.uncertainty` names."""
+        assert self.last is not None
+        moments = {name: self._per_step(name) for name in ("p", "p2", "h")} if "p" in self._sums else self._moments(self.last)
+        mean = moments["p"]
+        logits, probabilities = self.link.of_mean(mean) if self.average == "steps" else self.link.of_samples(self.last)
+        kinds = self._step_flip()
+        kinds["entropy"] = self.link.entropy(probabilities)
+        if self.ensemble_size > 1 or int(self.num_steps.max()) > 1:
+            kinds["sample_variance"] = self.link.variance(moments["p2"] - mean.square())
+            kinds["mutual_information"] = (self.link.entropy(mean) - moments["h"]).clamp(0, 1)
+        return logits, kinds

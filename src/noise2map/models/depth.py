@@ -130,7 +130,6 @@ class Noise2MapForDepthEstimation(MapModel):
     """DDP for depth estimation: metres by denoising normalised depth."""
 
     task = "depth"
-    aggregator_class = DepthAggregator
     default_uncertainty = "sample_variance"
 
     def __init__(self, config: Noise2MapConfig) -> None:
@@ -163,6 +162,10 @@ class Noise2MapForDepthEstimation(MapModel):
     def loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
         """See `MapModel.loss`."""
         return sigloss(prediction, labels)
+
+    def make_aggregator(self, batch_size: int, ensemble_size: int, average: str) -> Aggregator:
+        """See `MapModel.make_aggregator`."""
+        return DepthAggregator(batch_size, ensemble_size, average)
 
     def make_output(
         self, prediction: Tensor, size: tuple[int, int] | None = None, log_probabilities: bool | None = None, **fields: Any

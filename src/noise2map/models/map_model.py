@@ -30,16 +30,14 @@ class MapModel(Noise2MapPreTrainedModel):
     """Encoder, map decoder, sampling and training.
 
     A task is a subclass: its codec and head, the class attributes, and the hooks below (`check_labels`, `encode_labels`, `loss`,
-    `auxiliary_loss`, `expected_signal`, `prediction_encoder`, `make_output`).
+    `auxiliary_loss`, `expected_signal`, `prediction_encoder`, `make_aggregator`, `make_output`).
 
     Attributes:
         task: name of the task, which says how its maps are scored, stored and drawn.
-        aggregator_class: what turns the stream of steps into a map and its uncertainties.
         default_uncertainty: kind that is returned as ``uncertainty`` where the configuration names none.
     """
 
     task: ClassVar[str]
-    aggregator_class: ClassVar[type[Aggregator]]
     default_uncertainty: ClassVar[str]
     codec: MapCodec
     head: nn.Module
@@ -93,6 +91,10 @@ class MapModel(Noise2MapPreTrainedModel):
     def prediction_encoder(self) -> Callable[[Tensor], Tensor]:
         """A function from predictions ``(N, K, h, w)`` to signals ``(N, C, h, w)``; made once for a run."""
         return self.codec.encode_prediction
+
+    @abstractmethod
+    def make_aggregator(self, batch_size: int, ensemble_size: int, average: str) -> Aggregator:
+        """What turns the stream of steps of one run into a map and its uncertainties."""
 
     @abstractmethod
     def make_output(
@@ -176,7 +178,7 @@ class MapModel(Noise2MapPreTrainedModel):
             noise = draw_noise(shape[1:], generators, features.device)
         x_T = tokens_in_memory(check_noise(noise, shape).to(features.device, torch.promote_types(features.dtype, torch.float32)))
 
-        aggregator = self.aggregator_class(batch_size, ensemble_size, options.average)
+        aggregator = self.make_aggregator(batch_size, ensemble_size, options.average)
         active = torch.ones(batch_size, dtype=torch.bool)
         denoise = self.denoiser(features, pairs, ensemble_size, active)
         if options.sampler == "ddim":

@@ -115,7 +115,6 @@ class Noise2MapForNormalEstimation(MapModel):
     """DDP for surface normals: unit vectors by denoising scaled ones."""
 
     task = "normals"
-    aggregator_class = NormalsAggregator
     default_uncertainty = "sample_variance"
 
     def __init__(self, config: Noise2MapConfig) -> None:
@@ -143,6 +142,10 @@ class Noise2MapForNormalEstimation(MapModel):
     def loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
         """See `MapModel.loss`."""
         return normals_loss(prediction, labels)
+
+    def make_aggregator(self, batch_size: int, ensemble_size: int, average: str) -> Aggregator:
+        """See `MapModel.make_aggregator`."""
+        return NormalsAggregator(batch_size, ensemble_size, average)
 
     def make_output(
         self, prediction: Tensor, size: tuple[int, int] | None = None, log_probabilities: bool | None = None, **fields: Any

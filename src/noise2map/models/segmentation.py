@@ -1,4 +1,4 @@
-"""Class maps: head, loss, aggregation, output and model."""
+"""Class maps: head, loss, output and model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,9 +10,8 @@ from torch.nn import functional
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from noise2map.codecs import CODECS
-from noise2map.diffusion.ensemble import entropy
 from noise2map.diffusion.sampling import Step
-from noise2map.models.aggregation import Aggregator
+from noise2map.models.aggregation import Aggregator, ProbabilityAggregator, Softmax
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.encoder import AuxiliaryHead
 from noise2map.models.labels import check_label_shape
@@ -61,45 +60,10 @@ class MapSegmenterOutput(SemanticSegmenterOutput):
         return self.logits
 
 
-class SegmentationAggregator(Aggregator):
-    """Class maps. Result: logits, or the log of averaged probabilities with ``average="steps"``."""
-
-    def _flips(self, before: Tensor, after: Tensor) -> Tensor:
-        return before.argmax(2) != after.argmax(2)
-
-    def _accumulate(self, value: Tensor, rows: Tensor) -> None:
-        if self.average == "last" and self.ensemble_size > 1:
-            return  # the members are the last step's samples
-        probabilities = value.softmax(2)
-        self._add("p", probabilities.mean(1), rows)
-        self._add("p2", probabilities.square().mean(1), rows)
-        self._add("h", entropy(probabilities, dim=2).mean(1), rows)
-
-    def result(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits ``(B, K, h, w)`` and uncertainties; see the module's names in `Noise2MapConfig.uncertainty`."""
-        assert self.last is not None
-        if "p" in self._sums:
-            mean, square, member_entropy = self._per_step("p"), self._per_step("p2"), self._per_step("h")
-        else:
-            members = self.last.softmax(2)
-            mean, square, member_entropy = members.mean(1), members.square().mean(1), entropy(members, dim=2).mean(1)
-        if self.average == "steps":
-            logits = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
-        else:
-            logits = self.last.mean(1)
-        kinds = self._step_flip()
-        kinds["entropy"] = entropy(logits.softmax(1))
-        if self.ensemble_size > 1 or int(self.num_steps.max()) > 1:
-            kinds["sample_variance"] = (square - mean.square()).clamp(min=0).sum(1).clamp(max=1)
-            kinds["mutual_information"] = (entropy(mean) - member_entropy).clamp(0, 1)
-        return logits, kinds
-
-
 class Noise2MapForSemanticSegmentation(MapModel):
     """DDP for semantic segmentation: class maps by denoising encoded labels."""
 
     task = "segmentation"
-    aggregator_class = SegmentationAggregator
     default_uncertainty = "entropy"
 
     def __init__(self, config: Noise2MapConfig) -> None:
@@ -146,6 +110,10 @@ class Noise2MapForSemanticSegmentation(MapModel):
         """See `MapModel.prediction_encoder`."""
         codes = self.codec.codes()  # the sigmoid of the table, once for a run
         return lambda prediction: self.codec.encode_prediction(prediction, codes)
+
+    def make_aggregator(self, batch_size: int, ensemble_size: int, average: str) -> Aggregator:
+        """See `MapModel.make_aggregator`."""
+        return ProbabilityAggregator(Softmax(), batch_size, ensemble_size, average)
 
     def make_output(
         self, prediction: Tensor, size: tuple[int, int] | None = None, log_probabilities: bool | None = None, **fields: Any

@@ -10,7 +10,8 @@ from transformers import AutoConfig, AutoModelForSemanticSegmentation
 
 import noise2map
 from noise2map.models import Noise2MapForBevSegmentation
-from noise2map.models.bev.model import LayerAggregator, multilabel_focal_loss
+from noise2map.models.aggregation import ProbabilityAggregator, Sigmoid
+from noise2map.models.bev.model import multilabel_focal_loss
 
 SENSORS = [("camera",), ("lidar",), ("camera", "lidar")]
 
@@ -177,7 +178,7 @@ def test_maps_reach_the_diffusion_grid_by_nearest_neighbour():
 
 def test_uncertainty_is_for_each_layer_and_cell():
     """Two members that disagree about one layer of one cell."""
-    readout = LayerAggregator(1, 2, "last")
+    readout = ProbabilityAggregator(Sigmoid(), 1, 2, "last")
     logits = torch.full((2, 3, 2, 2), -50.0)
     logits[1, 1, 0, 1] = 50.0
     readout.update(logits, torch.ones(1, dtype=torch.bool))

@@ -12,7 +12,7 @@ from transformers import initialization as init
 
 from noise2map.codecs import MultiLabelCodec
 from noise2map.diffusion.ensemble import Generators
-from noise2map.models.aggregation import Aggregator
+from noise2map.models.aggregation import Aggregator, ProbabilityAggregator, Sigmoid
 from noise2map.models.bev.camera import CameraNeck
 from noise2map.models.bev.configuration import Noise2MapBevConfig
 from noise2map.models.bev.encoder import BevEncoder
@@ -40,47 +40,6 @@ class BevSegmenterOutput(MapSegmenterOutput):
     losses: Tensor | None = None
 
 
-class LayerAggregator(Aggregator):
-    """Non-exclusive layers, each with its own probability and its own uncertainty.
-
-    Probabilities are what is averaged, over samples and (with ``average="steps"``) over steps, as in the published model.
-    """
-
-    threshold = 0.5  # a layer is present above it
-
-    def _flips(self, before: Tensor, after: Tensor) -> Tensor:
-        return (before.sigmoid() > self.threshold) != (after.sigmoid() > self.threshold)  # what the codec would feed back
-
-    def _accumulate(self, value: Tensor, rows: Tensor) -> None:
-        if self.average == "last" and self.ensemble_size > 1:
-            return  # the members are the last step's samples
-        probabilities = value.sigmoid()
-        self._add("p", probabilities.mean(1), rows)
-        self._add("p2", probabilities.square().mean(1), rows)
-        self._add("h", _binary_entropy(probabilities).mean(1), rows)
-
-    def result(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits, or with ``average="steps"`` the log of averaged probabilities, and uncertainties, all ``(B, K, h, w)``."""
-        assert self.last is not None
-        if "p" in self._sums:
-            mean, square, member_entropy = self._per_step("p"), self._per_step("p2"), self._per_step("h")
-        else:
-            members = self.last.sigmoid()
-            mean, square, member_entropy = members.mean(1), members.square().mean(1), _binary_entropy(members).mean(1)
-        if self.average == "steps":
-            prediction, probabilities = mean.clamp(min=torch.finfo(mean.dtype).tiny).log(), mean
-        else:
-            probabilities = self.last.sigmoid().mean(1)
-            prediction = self.last[:, 0] if self.ensemble_size == 1 else torch.logit(probabilities, eps=1e-7)
-        kinds = self._step_flip()
-        kinds["entropy"] = _binary_entropy(probabilities)
-        if self.ensemble_size > 1 or int(self.num_steps.max()) > 1:
-            # A probability's variance is at most 1/4.
-            kinds["sample_variance"] = (4 * (square - mean.square())).clamp(0, 1)
-            kinds["mutual_information"] = (_binary_entropy(mean) - member_entropy).clamp(0, 1)
-        return prediction, kinds
-
-
 class Noise2MapForBevSegmentation(MapModel):
     """DDP for bird's-eye-view maps: layers by denoising encoded layers, from cameras, LiDAR or both.
 
@@ -92,7 +51,6 @@ class Noise2MapForBevSegmentation(MapModel):
     config_class = Noise2MapBevConfig
     config: Noise2MapBevConfig
     task = "bev"
-    aggregator_class = LayerAggregator
     default_uncertainty = "entropy"
     codec: MultiLabelCodec
     encoder: BevEncoder
@@ -260,6 +218,10 @@ class Noise2MapForBevSegmentation(MapModel):
         """See `MapModel.loss`."""
         return multilabel_focal_loss(prediction, labels, self.config.focal_gamma, UNKNOWN).sum()
 
+    def make_aggregator(self, batch_size: int, ensemble_size: int, average: str) -> Aggregator:
+        """See `MapModel.make_aggregator`."""
+        return ProbabilityAggregator(Sigmoid(), batch_size, ensemble_size, average)
+
     def make_output(
         self, prediction: Tensor, size: tuple[int, int] | None = None, log_probabilities: bool | None = None, **fields: Any
     ) -> BevSegmenterOutput:
@@ -309,9 +271,3 @@ def multilabel_focal_loss(logits: Tensor, layers: Tensor, gamma: float = 2.0, ig
     p_truth = torch.exp(-entropy)  # the cross entropy of a binary label is minus the log of its probability
     loss = (1 - p_truth) ** gamma * entropy * known
     return loss.sum(dim=(0, 2, 3)) / known.sum(dim=(0, 2, 3)).clamp(min=1)
-
-
-def _binary_entropy(probabilities: Tensor) -> Tensor:
-    """Entropy of a yes or no in bits, so that it lies in [0, 1]."""
-    other = 1 - probabilities
-    return -(torch.xlogy(probabilities, probabilities) + torch.xlogy(other, other)) / math.log(2)
