@@ -18,15 +18,15 @@ from noise2map.data.evaluation_crops import EVALUATION_VIEWS
 from noise2map.diffusion import image_generator
 from noise2map.evaluation.evaluate import evaluate_model
 from noise2map.evaluation.official import (
-    EvaluationPlan,
+    TestProtocol,
+    apply_crop,
     backbone_name,
-    evaluation_plan,
-    look_at,
+    find_protocol,
     published_for,
     published_scores,
     published_table,
 )
-from noise2map.evaluation.test_time import SCALES, ViewPlan
+from noise2map.evaluation.test_time import SCALES, TestTimeAugmentation
 from noise2map.metrics import DEPTH_SCORES
 from noise2map.models import Noise2MapImageProcessor
 from noise2map.models.decoding import Protocol
@@ -50,8 +50,8 @@ def test_one_window_around_everything_scores_as_the_plain_evaluation(rooms, dial
     for name, model in (("nyu", tiny_depth_model()), ("ade20k", tiny_segmenter(num_labels=150))):
         data = open_public_dataset(name, rooms / name)
         plain = evaluate_model(model, PROCESSOR, data, dials, seed=2)
-        plan = EvaluationPlan("", ViewPlan(window=(128, 128)))
-        planned = evaluate_model(model, PROCESSOR, data, dials, plan=plan, seed=2)
+        plan = TestProtocol("", TestTimeAugmentation(window=(128, 128)))
+        planned = evaluate_model(model, PROCESSOR, data, dials, test_protocol=plan, seed=2)
         assert planned.image_ids == plain.image_ids
         for one, other in zip(planned.results, plain.results):
             found, expected = one.scorer.scores(), other.scorer.scores()
@@ -63,9 +63,9 @@ def test_one_window_around_everything_scores_as_the_plain_evaluation(rooms, dial
 def test_official_depth_scores_by_hand(rooms):
     model, seed = tiny_depth_model(min_depth=1e-3, max_depth=10.0), 3
     processor = Noise2MapImageProcessor(do_resize=False)
-    data = look_at(open_public_dataset("nyu", rooms / "nyu"), "nyu", "official")
-    plan = evaluation_plan("nyu", "depth", "official")
-    evaluation = evaluate_model(model, processor, data, [Protocol(2)], plan=plan, seed=seed)
+    data = apply_crop(open_public_dataset("nyu", rooms / "nyu"), "nyu", "official")
+    plan = find_protocol("nyu", "depth", "official")
+    evaluation = evaluate_model(model, processor, data, [Protocol(2)], test_protocol=plan, seed=seed)
     rows = []
     for index in range(len(data)):
         sample = data[index]
@@ -104,8 +104,8 @@ def test_official_segmentation_scores_by_hand(rooms):
     """Fitted into 2048x512 whole, mean over steps, logits brought to the picture's size, intersection over union by counting."""
     model, seed = tiny_segmenter(num_labels=150), 3
     data = open_public_dataset("ade20k", rooms / "ade20k")
-    plan = evaluation_plan("ade20k", "segmentation", "official")
-    evaluation = evaluate_model(model, PROCESSOR, data, [Protocol(2, 1, "steps")], plan=plan, seed=seed)
+    plan = find_protocol("ade20k", "segmentation", "official")
+    evaluation = evaluate_model(model, PROCESSOR, data, [Protocol(2, 1, "steps")], test_protocol=plan, seed=seed)
     both, either = np.zeros(150), np.zeros(150)
     for index in range(len(data)):
         sample = data[index]
@@ -145,18 +145,18 @@ def test_sun_rgbd_predictions_end_at_eight_metres():
             return EVALUATION_VIEWS["sun-rgbd"]({"id": "a", "image": Image.new("RGB", (96, 64)), "depth_m": depth})
 
     for name, error in (("sun-rgbd", 0.0), ("nyu", 0.25)):
-        found = evaluate_model(model, picture, Far(), [Protocol(1)], plan=evaluation_plan(name, "depth", "official"))
+        found = evaluate_model(model, picture, Far(), [Protocol(1)], test_protocol=find_protocol(name, "depth", "official"))
         assert found.results[0].scorer.scores()["abs_rel"] == pytest.approx(error, abs=1e-6)  # the truth ends at 8 m too
 
 
 def test_plans_of_the_data_sets():
-    assert evaluation_plan("ade20k", "segmentation", "official").views == ViewPlan(frame=(2048, 512))
-    cityscapes = evaluation_plan("cityscapes", "segmentation", "multi-scale", (512, 512))
-    assert cityscapes.views == ViewPlan(frame=(2048, 1024), scales=SCALES, flip=True, window=(512, 512))
+    assert find_protocol("ade20k", "segmentation", "official").views == TestTimeAugmentation(frame=(2048, 512))
+    cityscapes = find_protocol("cityscapes", "segmentation", "multi-scale", (512, 512))
+    assert cityscapes.views == TestTimeAugmentation(frame=(2048, 1024), scales=SCALES, flip=True, window=(512, 512))
     assert cityscapes.name == "multi-scale: fitted into 2048x1024, 6 scales, flip, windows 512x512"
-    kitti = evaluation_plan("kitti", "depth", "official")
+    kitti = find_protocol("kitti", "depth", "official")
     assert kitti.depth_range_m == (1e-3, 80.0) and kitti.views.flip and "Garg" in kitti.name
-    assert evaluation_plan("folder", "depth").views == ViewPlan()
+    assert find_protocol("folder", "depth").views == TestTimeAugmentation()
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_plans_of_the_data_sets():
 )
 def test_impossible_plans_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        evaluation_plan(*arguments)
+        find_protocol(*arguments)
 
 
 def test_published_scores_are_found_by_model_data_and_dials():

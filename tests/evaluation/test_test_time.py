@@ -14,8 +14,8 @@ from torch.nn import functional
 from noise2map.diffusion import image_generator
 from noise2map.evaluation.test_time import (
     SCALES,
-    PlannedImage,
-    ViewPlan,
+    AugmentedImage,
+    TestTimeAugmentation,
     decode_windows,
     encode_view,
     keep_ratio_size,
@@ -96,9 +96,9 @@ class PointwiseModel:
 @pytest.mark.parametrize("height, width", [(128, 160), (130, 163), (64, 64)])
 def test_windows_have_no_seams_where_the_network_makes_none(height, width):
     model, pixels, dials = PointwiseModel(), torch.randn(1, 3, height, width), Protocol(2, samples=3)
-    plan = ViewPlan(window=(64, 96), stride=(32, 64))
+    plan = TestTimeAugmentation(window=(64, 96), stride=(32, 64))
     windows = encode_view(model, pixels, plan)
-    whole = encode_view(model, pixels, ViewPlan())
+    whole = encode_view(model, pixels, TestTimeAugmentation())
     tiles = decode_windows(model, windows, dials, torch.Generator().manual_seed(4))
     reference = decode_windows(model, whole, dials, torch.Generator().manual_seed(4))[0].logits
     for seen, tile in zip(windows, tiles):
@@ -108,9 +108,9 @@ def test_windows_have_no_seams_where_the_network_makes_none(height, width):
 
 def test_shared_noise_makes_windows_agree_where_they_overlap():
     model = tiny_segmenter(map_scale=0.3)
-    pixels = view_pixels(picture(160, 96), Noise2MapImageProcessor(do_resize=False), ViewPlan())
-    left = encode_view(model, pixels[..., :96], ViewPlan())[0]
-    right = encode_view(model, pixels[..., 64:], ViewPlan())[0]
+    pixels = view_pixels(picture(160, 96), Noise2MapImageProcessor(do_resize=False), TestTimeAugmentation())
+    left = encode_view(model, pixels[..., :96], TestTimeAugmentation())[0]
+    right = encode_view(model, pixels[..., 64:], TestTimeAugmentation())[0]
     right.left = 16
 
     def disagreement(first, second):
@@ -140,7 +140,9 @@ def test_one_window_around_everything_is_the_plain_run(kind, dials):
             sampler=dials.sampler,
             generator=[image_generator(5, "a")],
         )
-        planned = PlannedImage(model, processor, image, ViewPlan(window=(96, 96))).decode(replace(dials, seed=5), "a", (64, 80))
+        planned = AugmentedImage(model, processor, image, TestTimeAugmentation(window=(96, 96))).decode(
+            replace(dials, seed=5), "a", (64, 80)
+        )
     if kind is tiny_segmenter:
         assert torch.allclose(planned.logits.softmax(1), output.logits.softmax(1), atol=1e-5)
     else:
@@ -151,8 +153,8 @@ def test_one_window_around_everything_is_the_plain_run(kind, dials):
 def test_mirror_images_and_scales_are_averaged_as_probabilities():
     model, image = PointwiseModel(), picture(96, 64)
     processor = Noise2MapImageProcessor(do_resize=False)
-    planned = PlannedImage(model, processor, image, ViewPlan(scales=SCALES, flip=True))
-    assert planned.views[0] == ViewPlan() and len(planned.views) == 12
+    planned = AugmentedImage(model, processor, image, TestTimeAugmentation(scales=SCALES, flip=True))
+    assert planned.views[0] == TestTimeAugmentation() and len(planned.views) == 12
 
     model.decode_map = lambda features, **dials: MapSegmenterOutput(
         logits=features[:, :2], uncertainties={"entropy": features[:, 0].sigmoid()}, num_steps=torch.tensor([2])
@@ -174,12 +176,13 @@ def test_mirror_images_and_scales_are_averaged_as_probabilities():
 def test_depth_of_the_mirror_image_is_mirrored_back():
     model = tiny_depth_model(diffusion=False)
     processor, image = Noise2MapImageProcessor(do_resize=False), picture(96, 64)
-    plan, dials = ViewPlan(own_size=True, flip=True), Protocol(1)
+    plan, dials = TestTimeAugmentation(own_size=True, flip=True), Protocol(1)
     with torch.no_grad():
-        both = PlannedImage(model, processor, image, plan).decode(dials, "a", (64, 96)).predicted_depth
+        both = AugmentedImage(model, processor, image, plan).decode(dials, "a", (64, 96)).predicted_depth
         turned = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        other = PlannedImage(model, processor, turned, plan).decode(dials, "a", (64, 96)).predicted_depth
-        alone = PlannedImage(model, processor, image, ViewPlan(own_size=True)).decode(dials, "a", (64, 96)).predicted_depth
+        other = AugmentedImage(model, processor, turned, plan).decode(dials, "a", (64, 96)).predicted_depth
+        alone = AugmentedImage(model, processor, image, TestTimeAugmentation(own_size=True))
+        alone = alone.decode(dials, "a", (64, 96)).predicted_depth
     assert torch.allclose(both, other.flip(-1), rtol=1e-4)  # averaging over mirror images makes a model indifferent to mirroring
     assert not torch.allclose(both, alone, rtol=1e-3)
 
@@ -194,8 +197,8 @@ def test_uncertainty_of_the_mirror_image_is_mirrored_back():
         return MapSegmenterOutput(logits=features[:, :2], uncertainties={"entropy": unsure}, num_steps=torch.tensor([1]))
 
     model.decode_map = decode_map
-    plan = ViewPlan(own_size=True, flip=True)
-    planned = PlannedImage(model, Noise2MapImageProcessor(do_resize=False), picture(96, 64), plan)
+    plan = TestTimeAugmentation(own_size=True, flip=True)
+    planned = AugmentedImage(model, Noise2MapImageProcessor(do_resize=False), picture(96, 64), plan)
     found = planned.decode(Protocol(1), "a", (64, 96)).uncertainties["entropy"][0]
     assert found[8, 8] == found[8, -8] == 0.5
     assert found[-8, 8] == found[-8, -8] == 0
@@ -212,4 +215,4 @@ def test_uncertainty_of_the_mirror_image_is_mirrored_back():
 )
 def test_impossible_plans_are_named(fields, message):
     with pytest.raises(ValueError, match=message):
-        ViewPlan(**fields)
+        TestTimeAugmentation(**fields)

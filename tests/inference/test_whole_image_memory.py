@@ -10,8 +10,8 @@ SCRIPT = """
 import json, resource, sys
 import numpy as np, torch
 from PIL import Image
-from noise2map.evaluation.official import evaluation_plan
-from noise2map.evaluation.test_time import PlannedImage
+from noise2map.evaluation.official import find_protocol
+from noise2map.evaluation.test_time import AugmentedImage
 from noise2map.models import Noise2MapForSemanticSegmentation, Noise2MapImageProcessor
 from noise2map.models.decoding import DecodingOptions
 from noise2map.tasks import task_of
@@ -25,9 +25,9 @@ torch.manual_seed(0)
 recipe = load_recipe("official/cityscapes-swin-t")
 model = Noise2MapForSemanticSegmentation(make_config(recipe, class_names(recipe))).eval()
 image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (1024, 2048, 3), dtype=np.uint8))
-plan = evaluation_plan("cityscapes", "segmentation", "official")
+plan = find_protocol("cityscapes", "segmentation", "official")
 with torch.no_grad():
-    seen = PlannedImage(model, Noise2MapImageProcessor(do_resize=False), image, plan.views)
+    seen = AugmentedImage(model, Noise2MapImageProcessor(do_resize=False), image, plan.views)
     encoded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     output = seen.decode(DecodingOptions(num_inference_steps=3), "a", (1024, 2048))
 decoded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noise2map.evaluation.official import EvaluationPlan
-from noise2map.evaluation.test_time import PlannedImage, ViewPlan
+from noise2map.evaluation.official import TestProtocol
+from noise2map.evaluation.test_time import AugmentedImage, TestTimeAugmentation
 from noise2map.models.decoding import DecodingOptions, check_count
 from noise2map.tasks import task_of
 from noise2map.tasks.base import Scorer, ScoringOptions, Task
@@ -125,14 +125,14 @@ class AugmentedBatch(Batch):
         model: The model.
         processor: Its image processor.
         image: The image.
-        plan: How to look at it.
+        augmentation: Its views.
     """
 
     model: Any = None
     processor: Any = None
     image: Any = None
-    plan: ViewPlan = field(default_factory=ViewPlan)
-    seen: PlannedImage | None = None
+    augmentation: TestTimeAugmentation = field(default_factory=TestTimeAugmentation)
+    seen: AugmentedImage | None = None
 
     @property
     def processed(self) -> tuple[int, int]:
@@ -142,7 +142,7 @@ class AugmentedBatch(Batch):
 
     def encode(self) -> None:
         """Runs the encoder on every view."""
-        self.seen = PlannedImage(self.model, self.processor, self.image, self.plan)
+        self.seen = AugmentedImage(self.model, self.processor, self.image, self.augmentation)
 
     def decode(self, options: DecodingOptions) -> Any:
         """The map averaged over views, at the size of the truth."""
@@ -180,14 +180,14 @@ def sensor_batches(model: Any, processor: Any, dataset: Any, batch_size: int) ->
         yield EncodedBatch(indices, ids, list(inputs.pop("labels")), model, task, inputs)
 
 
-def augmented_batches(model: Any, processor: Any, dataset: Any, plan: ViewPlan) -> Iterator[AugmentedBatch]:
-    """Images one by one, each to be looked at as a plan says."""
+def augmented_batches(model: Any, processor: Any, dataset: Any, augmentation: TestTimeAugmentation) -> Iterator[AugmentedBatch]:
+    """Images one by one, each in all views of an augmentation."""
     task = task_of(model)
     for index in range(len(dataset)):
         sample = dataset[index]
         task.check_sample(sample)
         name = str(sample.get("id", index))
-        yield AugmentedBatch([index], [name], [task.truth(sample)], model, processor, sample["image"], plan)
+        yield AugmentedBatch([index], [name], [task.truth(sample)], model, processor, sample["image"], augmentation)
 
 
 class Stopwatch:
@@ -282,7 +282,7 @@ def evaluate_model(
     depth_range: tuple[float, float] | None = None,
     fit_temperature: bool = False,
     progress: Callable[[int], object] | None = None,
-    plan: EvaluationPlan | None = None,
+    test_protocol: TestProtocol | None = None,
 ) -> Evaluation:
     """Score a model on a data set under several protocols.
 
@@ -296,10 +296,10 @@ def evaluate_model(
         protocols: How maps are decoded.
         batch_size: Images at a time.
         seed: Seed of the start noise; by default that of each protocol.
-        depth_range: Where depth is scored, metres; the plan's or the model's own range where it is not given.
+        depth_range: Where depth is scored, metres; the test_protocol's or the model's own range where it is not given.
         fit_temperature: Also fit the temperature of the logits (segmentation, whole images, protocols with `average="last"`).
         progress: Called with the number of images just done.
-        plan: How images are looked at; by default once, as the processor says.
+        test_protocol: How images are looked at; by default once, as the processor says.
 
     Returns:
         The scores.
@@ -308,11 +308,11 @@ def evaluate_model(
         ValueError: If there is no image or no protocol, a sample has no map for the task, two samples share an id, a temperature
             is asked of averaged probabilities, or the model's output is not finite.
     """
-    task, plan = task_of(model), plan or EvaluationPlan("plain", ViewPlan())
+    task, test_protocol = task_of(model), test_protocol or TestProtocol("plain", TestTimeAugmentation())
     check_count("batch_size", batch_size)
     if not len(dataset):
         raise ValueError(f"the data set holds no {task.things}")
-    augmented = plan.views != ViewPlan() or plan.farthest_m is not None
+    augmented = test_protocol.views != TestTimeAugmentation() or test_protocol.farthest_m is not None
     if augmented and fit_temperature:
         raise ValueError("the temperature is that of the logits of whole pictures; fit it with the plain protocol")
     results = []
@@ -322,11 +322,11 @@ def evaluate_model(
         # A mean over steps is taken of probabilities: no temperature of its logarithm is the one of the logits.
         images = len(dataset) if fit_temperature and protocol.resolved(model.config).average == "last" else 0
         scoring = ScoringOptions(
-            depth_range_m=depth_range or plan.depth_range_m, farthest_m=plan.farthest_m, temperature_images=images
+            depth_range_m=depth_range or test_protocol.depth_range_m, farthest_m=test_protocol.farthest_m, temperature_images=images
         )
         results.append(ProtocolResult(protocol, task.scorer(model, scoring)))
     if augmented:
-        batches: Iterable[Batch] = augmented_batches(model, processor, dataset, plan.views)
+        batches: Iterable[Batch] = augmented_batches(model, processor, dataset, test_protocol.views)
     else:
         batches = (image_batches if task.of_images else sensor_batches)(model, processor, dataset, batch_size)
     return evaluate(task, batches, results, model.device, progress)

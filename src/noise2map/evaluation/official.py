@@ -10,7 +10,7 @@ from typing import Any
 from noise2map.data.evaluation_crops import SUN_RGBD_FARTHEST_M
 from noise2map.data.opening import DATASETS
 from noise2map.data.subsets import Cropped
-from noise2map.evaluation.test_time import SCALES, ViewPlan
+from noise2map.evaluation.test_time import SCALES, TestTimeAugmentation
 from noise2map.report.tables import text_table
 from noise2map.tasks import get_task
 
@@ -18,38 +18,40 @@ PROTOCOLS = ("plain", "official", "multi-scale")
 
 
 @dataclass(frozen=True)
-class EvaluationPlan:
+class TestProtocol:
     """How a model is tested on a data set.
 
     Attributes:
         name: For the table.
-        views: How pictures are looked at.
+        views: Sizes, mirror images and windows in which images are seen.
         depth_range_m: Depths that count, metres; None leaves it to the model.
         farthest_m: Predictions beyond are set to this, metres; None for the model's own range.
     """
 
+    __test__ = False  # for pytest, which takes the name for that of tests
+
     name: str
-    views: ViewPlan
+    views: TestTimeAugmentation
     depth_range_m: tuple[float, float] | None = None
     farthest_m: float | None = None
 
 
-_DEPTH = ViewPlan(own_size=True, flip=True)
+_DEPTH = TestTimeAugmentation(own_size=True, flip=True)
 
 _OFFICIAL = {
-    "ade20k": EvaluationPlan("official", ViewPlan(frame=(2048, 512))),
-    "cityscapes": EvaluationPlan("official", ViewPlan(frame=(2048, 1024))),
-    "kitti": EvaluationPlan("official, Garg crop", _DEPTH, (1e-3, 80.0)),
-    "nyu": EvaluationPlan("official, Eigen crop", _DEPTH, (1e-3, 10.0)),
-    "nyu-labelled": EvaluationPlan("official, Eigen crop", _DEPTH, (1e-3, 10.0)),
-    "sun-rgbd": EvaluationPlan("official, Eigen crop", _DEPTH, (1e-3, 10.0), SUN_RGBD_FARTHEST_M),
+    "ade20k": TestProtocol("official", TestTimeAugmentation(frame=(2048, 512))),
+    "cityscapes": TestProtocol("official", TestTimeAugmentation(frame=(2048, 1024))),
+    "kitti": TestProtocol("official, Garg crop", _DEPTH, (1e-3, 80.0)),
+    "nyu": TestProtocol("official, Eigen crop", _DEPTH, (1e-3, 10.0)),
+    "nyu-labelled": TestProtocol("official, Eigen crop", _DEPTH, (1e-3, 10.0)),
+    "sun-rgbd": TestProtocol("official, Eigen crop", _DEPTH, (1e-3, 10.0), SUN_RGBD_FARTHEST_M),
 }
 
 
-def evaluation_plan(
+def find_protocol(
     dataset: str, task: str, protocol: str = "plain", window: tuple[int, int] | None = None, stride: tuple[int, int] | None = None
-) -> EvaluationPlan:
-    """The plan of a data set.
+) -> TestProtocol:
+    """The test protocol of a data set.
 
     Args:
         dataset: Name of the data set.
@@ -70,7 +72,8 @@ def evaluation_plan(
         raise ValueError(f"there is no official protocol for {dataset!r}; there is one for {', '.join(_OFFICIAL)}")
     if protocol == "multi-scale" and not get_task(task).crops_allowed:
         raise ValueError(f"{task} is not tested at several scales: a scaled image shows another focal length, not another distance")
-    base = _OFFICIAL.get(dataset, EvaluationPlan("", ViewPlan())) if protocol != "plain" else EvaluationPlan("plain", ViewPlan())
+    plain = TestProtocol("plain", TestTimeAugmentation())
+    base = plain if protocol == "plain" else _OFFICIAL.get(dataset, TestProtocol("", TestTimeAugmentation()))
     views = replace(base.views, window=window, stride=stride)
     if protocol == "multi-scale":
         views = replace(views, scales=SCALES, flip=True)
@@ -78,7 +81,7 @@ def evaluation_plan(
     return replace(base, name=f"{name}: {views.name}", views=views)
 
 
-def look_at(data: Any, dataset: str, protocol: str) -> Any:
+def apply_crop(data: Any, dataset: str, protocol: str) -> Any:
     """The data set cut and masked as its official protocol asks; as it is for the other protocols."""
     view = DATASETS[dataset].evaluation_crop if protocol == "official" else None
     return data if view is None else Cropped(data, view)

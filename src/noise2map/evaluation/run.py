@@ -17,9 +17,9 @@ from noise2map.data.subsets import Subset
 from noise2map.evaluation import report as tables
 from noise2map.evaluation.bev import layer_table, named_protocols, protocol_label
 from noise2map.evaluation.evaluate import Evaluation, evaluate_model
-from noise2map.evaluation.official import EvaluationPlan, evaluation_plan, look_at, published_for, published_table
+from noise2map.evaluation.official import TestProtocol, apply_crop, find_protocol, published_for, published_table
 from noise2map.evaluation.stored import MapFolder, evaluate_maps
-from noise2map.evaluation.test_time import ViewPlan
+from noise2map.evaluation.test_time import TestTimeAugmentation
 from noise2map.inference.loading import load_model, pick_device, pick_dtype
 from noise2map.models.decoding import DecodingOptions
 from noise2map.report.tables import write_csv
@@ -53,7 +53,7 @@ class EvaluationOptions:
         depth_range: Bounds of the scored depth, metres; None for the first model's.
         depth_scale: Metres per unit of a folder's depth maps.
         fit_temperature: Also fit the temperature of the logits.
-        test_protocol: `"plain"`, `"official"` or `"multi-scale"`: how pictures are looked at, see `evaluation_plan`.
+        test_protocol: `"plain"`, `"official"` or `"multi-scale"`: how pictures are looked at, see `find_protocol`.
         window: Height and width of sliding windows, pixels.
         stride: Their distance, pixels.
         average_of_model: Average over steps as the model's configuration says, whatever `protocols` say.
@@ -166,9 +166,9 @@ def _protocols(chosen: EvaluationOptions, model: Any, name: str, first: bool) ->
     return [only]
 
 
-def _depth_range(chosen: EvaluationOptions, model: Any, plan: EvaluationPlan) -> tuple[float, float]:
+def _depth_range(chosen: EvaluationOptions, model: Any, test_protocol: TestProtocol) -> tuple[float, float]:
     low, high = chosen.depth_range
-    default = plan.depth_range_m or (model.config.min_depth, model.config.max_depth)
+    default = test_protocol.depth_range_m or (model.config.min_depth, model.config.max_depth)
     bounds = (default[0] if low is None else low, default[1] if high is None else high)
     if not 0 < bounds[0] < bounds[1]:
         raise ValueError(f"need 0 < min_depth < max_depth (metres), got {bounds[0]} and {bounds[1]}")
@@ -198,7 +198,7 @@ def run_evaluation(chosen: EvaluationOptions, progress: bool = True) -> Evaluati
     for name, model, _ in loaded[1:]:
         if task_of(model) is not task:
             raise ValueError(f"cannot compare {chosen.models[0]!r}, a model for {task}, with {name!r}, one for {task_of(model)}")
-    plan = _plan(chosen, task)
+    test_protocol = _protocol(chosen, task)
     own = _own_folder(chosen, task, first) if chosen.dataset == "folder" and task.of_images else None
     if own is None:
         split = evaluation_split(chosen.dataset) if chosen.split is None else chosen.split
@@ -217,8 +217,8 @@ def run_evaluation(chosen: EvaluationOptions, progress: bool = True) -> Evaluati
     if scale:
         logger.warning("warning: %s", scale)
     grids = [_protocols(chosen, model, name, index == 0) for index, (name, model, _) in enumerate(loaded)]
-    depth_range = _depth_range(chosen, first, plan) if task.in_metres else None
-    facts = {"dataset": chosen.dataset, "split": split, "test_protocol": plan.name}
+    depth_range = _depth_range(chosen, first, test_protocol) if task.in_metres else None
+    facts = {"dataset": chosen.dataset, "split": split, "test_protocol": test_protocol.name}
     facts |= {**provenance(device, dtype, chosen.seed), "batch_size": chosen.batch_size}
     if own is not None and own.trained_on is not None:
         facts["images_trained_on"] = own.trained_on
@@ -228,7 +228,7 @@ def run_evaluation(chosen: EvaluationOptions, progress: bool = True) -> Evaluati
     for (name, model, processor), grid, one in zip(loaded, grids, data):
         subset = Subset.evenly_spaced(one, chosen.limit or None)
         with tqdm(total=len(subset), desc=Path(name).name, unit="image", disable=None if progress else True) as bar:
-            options = (chosen.batch_size, chosen.seed, depth_range, chosen.fit_temperature, bar.update, plan)
+            options = (chosen.batch_size, chosen.seed, depth_range, chosen.fit_temperature, bar.update, test_protocol)
             evaluation = evaluate_model(model, processor, subset, grid, *options)
         evaluations.append(evaluation)
         _add(report, evaluation, name, facts, chosen.resamples)
@@ -256,22 +256,22 @@ def _score_folders(chosen: EvaluationOptions, progress: bool) -> EvaluationRepor
     task = folders[0].task
     if any(folder.task is not task for folder in folders):
         raise ValueError(f"{folders[0].root} holds maps for {task}, {folders[1].root} for {folders[1].task}")
-    plan = evaluation_plan(chosen.dataset, task.name, chosen.test_protocol)
+    test_protocol = find_protocol(chosen.dataset, task.name, chosen.test_protocol)
     names = read_classes(chosen.classes) if chosen.classes else folders[0].classes
     if chosen.dataset == "folder":
         part = open_folder_part(chosen.root or "", chosen.split, task.name, [], names, chosen.depth_scale)
         split, data = part.split, part.dataset
     else:
         split = evaluation_split(chosen.dataset) if chosen.split is None else chosen.split
-        data = look_at(
+        data = apply_crop(
             open_dataset(chosen.dataset, chosen.root, split, task.name, names, chosen.depth_scale),
             chosen.dataset,
             chosen.test_protocol,
         )
     low, high = chosen.depth_range
-    default = plan.depth_range_m or (1e-3, 80.0)
+    default = test_protocol.depth_range_m or (1e-3, 80.0)
     depth_range = (default[0] if low is None else low, default[1] if high is None else high)
-    facts = {"dataset": chosen.dataset, "split": split, "test_protocol": plan.name.split(":")[0]}
+    facts = {"dataset": chosen.dataset, "split": split, "test_protocol": test_protocol.name.split(":")[0]}
     facts |= {**provenance(torch.device("cpu"), torch.float32, chosen.seed), "batch_size": 1}
     if task.in_metres:
         facts |= {"min_depth": depth_range[0], "max_depth": depth_range[1]}
@@ -287,17 +287,17 @@ def _score_folders(chosen: EvaluationOptions, progress: bool) -> EvaluationRepor
     return report
 
 
-def _plan(chosen: EvaluationOptions, task: Task) -> EvaluationPlan:
+def _protocol(chosen: EvaluationOptions, task: Task) -> TestProtocol:
     """How samples are looked at; there is one way for bird's-eye-view maps.
 
     Raises:
         ValueError: If an option is not for this task.
     """
     if task.of_images:
-        return evaluation_plan(chosen.dataset, task.name, chosen.test_protocol, chosen.window, chosen.stride)
+        return find_protocol(chosen.dataset, task.name, chosen.test_protocol, chosen.window, chosen.stride)
     if chosen.test_protocol == "multi-scale" or chosen.window is not None or chosen.stride is not None or chosen.fit_temperature:
         raise ValueError("bird's-eye-view maps are evaluated plain or official: no scales, no windows, no temperature")
-    return EvaluationPlan(chosen.test_protocol, ViewPlan())
+    return TestProtocol(chosen.test_protocol, TestTimeAugmentation())
 
 
 def _own_folder(chosen: EvaluationOptions, task: Task, model: Any) -> FolderPart:
@@ -318,7 +318,7 @@ def _open(chosen: EvaluationOptions, task: Task, split: str, loaded: Sequence[tu
             raise ValueError(f"the models map areas of {extents}; expected the same area and cells to compare them")
         return [task.open_dataset(chosen.dataset, chosen.root, split, model, processor) for _, model, processor in loaded]
     data = task.open_dataset(chosen.dataset, chosen.root, split, *loaded[0][1:], chosen.depth_scale)
-    return [look_at(data, chosen.dataset, chosen.test_protocol)] * len(loaded)
+    return [apply_crop(data, chosen.dataset, chosen.test_protocol)] * len(loaded)
 
 
 def _add_published(report: EvaluationReport, evaluation: Evaluation, model: Any, chosen: EvaluationOptions) -> None:

@@ -29,8 +29,8 @@ _WINDOW_STEP = 32  # the encoder's coarsest map
 
 
 @dataclass(frozen=True)
-class ViewPlan:
-    """How a picture is looked at.
+class TestTimeAugmentation:
+    """Sizes, mirror images and windows in which an image is seen.
 
     Attributes:
         frame: The longer and the shorter side, pixels, that pictures are fitted into with their ratio kept; None leaves the size to
@@ -44,6 +44,8 @@ class ViewPlan:
     Raises:
         ValueError: If a number cannot work.
     """
+
+    __test__ = False  # for pytest, which takes the name for that of tests
 
     frame: tuple[int, int] | None = None
     scales: tuple[float, ...] = (1.0,)
@@ -74,8 +76,8 @@ class ViewPlan:
         return ", ".join(parts)
 
     @property
-    def views(self) -> list["ViewPlan"]:
-        """One plan for each look at a whole picture: a single scale, mirrored (``flip``) or not; the plain one first."""
+    def views(self) -> list["TestTimeAugmentation"]:
+        """One for each look at a whole image: a single scale, mirrored (``flip``) or not; the plain one first."""
         scales = sorted(self.scales, key=lambda scale: abs(scale - 1))
         mirrored = (False, True) if self.flip else (False,)
         return [replace(self, scales=(scale,), flip=flip) for scale in scales for flip in mirrored]
@@ -100,7 +102,7 @@ def resize_picture(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(resized.round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
 
 
-def view_pixels(image: Image.Image, processor: Any, view: ViewPlan) -> Tensor:
+def view_pixels(image: Image.Image, processor: Any, view: TestTimeAugmentation) -> Tensor:
     """What the model gets to see of a picture under a single view, ``(1, 3, H, W)``."""
     height, width = image.height, image.width
     scale = view.scales[0]
@@ -175,13 +177,13 @@ class SharedNoise:
         return field[..., seen.top : seen.top + height, seen.left : seen.left + width]
 
 
-def encode_view(model: Any, pixels: Tensor, plan: ViewPlan) -> list[_Seen]:
+def encode_view(model: Any, pixels: Tensor, view: TestTimeAugmentation) -> list[_Seen]:
     """Runs the image encoder on a picture ``(1, 3, H, W)``, whole or window by window."""
-    if plan.window is None:
+    if view.window is None:
         return [_Seen(0, 0, model.encode_image(pixels))]
-    stride = plan.stride or tuple(max(_WINDOW_STEP, side * 2 // 3 // _WINDOW_STEP * _WINDOW_STEP) for side in plan.window)
-    rows = window_spans(pixels.shape[-2], plan.window[0], stride[0])
-    columns = window_spans(pixels.shape[-1], plan.window[1], stride[1])
+    stride = view.stride or tuple(max(_WINDOW_STEP, side * 2 // 3 // _WINDOW_STEP * _WINDOW_STEP) for side in view.window)
+    rows = window_spans(pixels.shape[-2], view.window[0], stride[0])
+    columns = window_spans(pixels.shape[-1], view.window[1], stride[1])
     return [
         _Seen(top // _QUARTER, left // _QUARTER, model.encode_image(pixels[..., top:bottom, left:right]))
         for top, bottom in rows
@@ -240,18 +242,18 @@ def noise_key(image_id: str, number: int) -> str:
     return image_id if number == 0 else f"{image_id}|view {number}"
 
 
-class PlannedImage:
-    """One picture under a plan: encoded once for each view, decoded as often as asked.
+class AugmentedImage:
+    """One image under an augmentation: encoded once for each view, decoded as often as asked.
 
     Args:
         model: A map model in evaluation mode.
         processor: Its image processor.
-        image: The picture.
-        plan: How to look at it.
+        image: The image.
+        augmentation: Its views.
     """
 
-    def __init__(self, model: Any, processor: Any, image: Image.Image, plan: ViewPlan) -> None:
-        self.model, self.views, self.task = model, plan.views, task_of(model)
+    def __init__(self, model: Any, processor: Any, image: Image.Image, augmentation: TestTimeAugmentation) -> None:
+        self.model, self.views, self.task = model, augmentation.views, task_of(model)
         self.seen: list[tuple[tuple[int, int], list[_Seen]]] = []
         for view in self.views:
             pixels = view_pixels(image, processor, view).to(model.device)
