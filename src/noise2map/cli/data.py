@@ -178,9 +178,7 @@ def check(
     ],
     root: Annotated[Path, typer.Argument(help="Folder of the data.")],
     split: Annotated[str, typer.Option(help="Split; by default the one that scores are published for.")] = "",
-    task: Annotated[
-        Literal["segmentation", "depth", "normals"], typer.Option(help="What the maps of a folder or of Freedoom are.")
-    ] = "segmentation",
+    task: Annotated[options.ImageTask, typer.Option(help="What the maps of a folder or of Freedoom are.")] = "segmentation",
     depth_scale: Annotated[
         float, typer.Option(callback=options.check_positive, help="Metres per unit of a folder's depth maps.")
     ] = 0.001,

@@ -20,7 +20,7 @@ def evaluate(
         ),
     ] = None,
     task: Annotated[
-        Literal["segmentation", "depth", "normals"] | None,
+        options.ImageTask | None,
         typer.Option(help="What the maps of --predictions are. [default: as the folder says]"),
     ] = None,
     classes: Annotated[Path | None, typer.Option(help="JSON file with the names of the classes of --predictions.")] = None,

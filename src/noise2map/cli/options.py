@@ -30,13 +30,14 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
 from noise2map.cli.commands import Command as Command
 from noise2map.cli.commands import CommandGroup as CommandGroup
 from noise2map.cli.commands import Group as Group
+from noise2map.tasks import IMAGE_TASKS
 
 MAX_STEPS = 1000  # denoising steps: the published schedules have no more noise levels
 
@@ -223,6 +224,12 @@ def words(help: str, choices: Sequence[str]) -> Any:
 
 
 # ---------------------------------------------------------------------------------------------------- the shared options
+# What the maps of images are, as choices: a new task is among them.
+if TYPE_CHECKING:
+    ImageTask = str
+else:
+    ImageTask = Literal[IMAGE_TASKS]
+
 Device = Annotated[str, typer.Option(callback=check_device, metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")]
 
 DType = Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Precision of most arithmetic.")]

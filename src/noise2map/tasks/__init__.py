@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from noise2map.tasks.base import Task
 
+# Name: module, class, and whether its maps are of images (`Task.of_images`).
 _TASKS = {
-    "segmentation": ("noise2map.tasks.segmentation", "SegmentationTask"),
-    "depth": ("noise2map.tasks.depth", "DepthTask"),
-    "normals": ("noise2map.tasks.normals", "NormalsTask"),
-    "bev": ("noise2map.tasks.bev", "BevTask"),
+    "segmentation": ("noise2map.tasks.segmentation", "SegmentationTask", True),
+    "depth": ("noise2map.tasks.depth", "DepthTask", True),
+    "normals": ("noise2map.tasks.normals", "NormalsTask", True),
+    "bev": ("noise2map.tasks.bev", "BevTask", False),
 }
+
+IMAGE_TASKS = tuple(name for name, (_, _, of_images) in _TASKS.items() if of_images)
 
 
 class _Tasks(Mapping[str, "Task"]):
@@ -26,7 +29,7 @@ class _Tasks(Mapping[str, "Task"]):
 
     def __getitem__(self, name: str) -> "Task":
         if name not in self._made:
-            module, kind = _TASKS[name]
+            module, kind, _ = _TASKS[name]
             self._made[name] = getattr(importlib.import_module(module), kind)()
         return self._made[name]
 
@@ -66,4 +69,4 @@ def task_of(model: Any) -> "Task":
     return TASKS[name]
 
 
-__all__ = ["TASKS", "get_task", "task_of"]
+__all__ = ["IMAGE_TASKS", "TASKS", "get_task", "task_of"]

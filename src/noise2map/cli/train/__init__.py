@@ -1,13 +1,13 @@
 """``noise2map train``: a run from a recipe of maps; generators, priors and depth predictors have commands of their own."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 import yaml
 
 from noise2map.cli.launch import hide_progress_of_files, keep_freed_memory
-from noise2map.cli.options import CommandGroup, Group, check_positive
+from noise2map.cli.options import CommandGroup, Group, ImageTask, check_positive
 from noise2map.cli.train.depth_predictor import train_depth_predictor
 from noise2map.cli.train.generator import DryRun, Listing, Out, Resume, Set, command_of, train_depth_prior, train_generator
 from noise2map.runs.run_directory import check_directory
@@ -32,9 +32,7 @@ def train(
         str, typer.Argument(help="Recipe file, name of a shipped recipe (see --list), or folder: your own images/ and maps/.")
     ] = "",
     root: Annotated[Path | None, typer.Option(help="With folder: what holds images/ and maps/, or train/ and val/.")] = None,
-    task: Annotated[
-        Literal["segmentation", "depth", "normals"], typer.Option(help="With folder: what the maps are.")
-    ] = "segmentation",
+    task: Annotated[ImageTask, typer.Option(help="With folder: what the maps are.")] = "segmentation",
     depth_scale: Annotated[
         float, typer.Option(callback=check_positive, help="With folder: metres per unit of the depth maps.")
     ] = 0.001,
