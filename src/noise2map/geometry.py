@@ -2,7 +2,7 @@
 
 Conventions. Intrinsics are four numbers `fx, fy, cx, cy` in pixels, with `fx` and `fy` kept apart because pixels need
 not be square. Pixel coordinates are continuous: column `j` covers `[j, j + 1]` and its centre is `j + 0.5`, so the
-middle of a picture `W` wide is `W / 2`, and resizing multiplies `fx` and `cx` by the same factor. The camera looks
+middle of an image `W` wide is `W / 2`, and resizing multiplies `fx` and `cx` by the same factor. The camera looks
 along `+z`, `x` points right and `y` down; depth is `z`, in metres, and 0 or anything not finite means unknown.
 """
 
@@ -26,8 +26,8 @@ def intrinsics_from_fov(horizontal_fov_deg: float, height: int, width: int, vert
 
     Args:
         horizontal_fov_deg: Full horizontal field of view, degrees, in (0, 180).
-        height: Height of the picture, pixels.
-        width: Width of the picture, pixels.
+        height: Height of the image, pixels.
+        width: Width of the image, pixels.
         vertical_fov_deg: Full vertical field of view, degrees; square pixels where it is not given.
 
     Returns:
@@ -47,7 +47,7 @@ def intrinsics_from_fov(horizontal_fov_deg: float, height: int, width: int, vert
 
 
 def resize_intrinsics(intrinsics: Tensor, old_size: tuple[int, int], new_size: tuple[int, int]) -> Tensor:
-    """Intrinsics `(..., 4)` after the picture was resized from `(H, W)` to `(H, W)`."""
+    """Intrinsics `(..., 4)` after the image was resized from `(H, W)` to `(H, W)`."""
     if min(*old_size, *new_size) < 1:
         raise ValueError(f"sizes must be at least 1 pixel, got {old_size} and {new_size}")
     y, x = new_size[0] / old_size[0], new_size[1] / old_size[1]
@@ -60,7 +60,7 @@ def crop_intrinsics(intrinsics: Tensor, top: float, left: float) -> Tensor:
 
 
 def flip_intrinsics(intrinsics: Tensor, width: int) -> Tensor:
-    """Intrinsics `(..., 4)` after the picture was mirrored left to right."""
+    """Intrinsics `(..., 4)` after the image was mirrored left to right."""
     fx, fy, cx, cy = intrinsics.unbind(-1)
     return torch.stack([fx, fy, width - cx, cy], dim=-1)
 
@@ -263,7 +263,7 @@ def write_ply(path: str | os.PathLike[str], points: Tensor, colors: Tensor | Non
 def _linear_light(colors: Tensor) -> Tensor:
     """SRGB bytes `(N, 3)` to linear 16-bit RGBA `(N, 4)` as int32: what glTF means by vertex colors.
 
-    Sixteen bits, because a byte of linear light has almost no levels left for dark pictures.
+    Sixteen bits, because a byte of linear light has almost no levels left for dark images.
     """
     srgb = colors.float() / 255
     linear = torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
@@ -315,7 +315,7 @@ def write_glb(path: str | os.PathLike[str], points: Tensor, colors: Tensor | Non
         "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0}],
         "meshes": [{"primitives": [primitive]}],
-        # The picture's light is already in the colors.
+        # The image's light is already in the colors.
         "materials": [{"extensions": {"KHR_materials_unlit": {}}, "pbrMetallicRoughness": {"metallicFactor": 0}}],
         "buffers": [{"byteLength": offset}],
         "bufferViews": views,

@@ -160,7 +160,7 @@ def identity_of(data, index):
 def test_broken_pictures_are_named(root):
     with lmdb.open(str(root / "church_outdoor_val_lmdb"), map_size=2**24) as environment, environment.begin(write=True) as t:
         t.put(b"0000", b"RIFF no picture")
-    with pytest.raises(OSError, match=r"cannot read picture 0000 of .*church_outdoor_val_lmdb"):
+    with pytest.raises(OSError, match=r"cannot read image 0000 of .*church_outdoor_val_lmdb"):
         LsunDataset(root, split="val")[0]
 
 
@@ -170,7 +170,7 @@ def test_no_database(tmp_path):
     with pytest.raises(ValueError, match="cannot be opened as an LMDB database"):
         LsunDataset(tmp_path, split="val")
     write_database(tmp_path / "b_test_lmdb", 0)
-    with pytest.raises(ValueError, match="holds no picture"):
+    with pytest.raises(ValueError, match="holds no image"):
         LsunDataset(tmp_path, split="test")
     with pytest.raises(ValueError, match="limit is 0"):
         LsunDataset(tmp_path, limit=0)

@@ -96,7 +96,7 @@ def test_objects_that_make_no_sense_are_named(tmp_path):
         write_labelled(tmp_path / f"{name}.mat")
     with h5py.File(tmp_path / "unknown.mat", "a") as file:
         file["labels"][1, 0, 0] = 9
-    with pytest.raises(ValueError, match=r"picture 2 of .* has label 9; the file names 3 objects"):
+    with pytest.raises(ValueError, match=r"image 2 of .* has label 9; the file names 3 objects"):
         NyuLabelledDataset(tmp_path / "unknown.mat", "all", objects=True)[1]
     with h5py.File(tmp_path / "untold.mat", "a") as file:
         del file["names"]

@@ -126,7 +126,7 @@ class CenterCrops:
 
 
 def square_box(width: int, height: int) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of the middle square of a picture, in pixels."""
+    """Left, top, right and bottom of the middle square of an image, in pixels."""
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side

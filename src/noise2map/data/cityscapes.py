@@ -83,7 +83,7 @@ class CityscapesDataset(PairedDataset):
         return {"labels": read_labels(pair.map, self._table)}
 
     def read_camera(self, pair: Pair, width: int, height: int) -> Intrinsics | None:
-        """The intrinsics of the picture's camera file, if that is there."""
+        """The intrinsics of the image's camera file, if that is there."""
         return read_camera_file(pair.camera) if pair.camera is not None and pair.camera.is_file() else None
 
 

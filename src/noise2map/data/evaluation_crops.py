@@ -1,6 +1,6 @@
-"""What of a picture the published depth evaluations look at: cut windows, pixels that count, farthest depth.
+"""What of an image the published depth evaluations look at: cut windows, pixels that count, farthest depth.
 
-A view is a function from raw sample to raw sample. It leaves pixels in the picture that do not count and marks their depth as
+A view is a function from raw sample to raw sample. It leaves pixels in the image that do not count and marks their depth as
 "not known", so that any evaluation that honours ``valid`` scores the same pixels.
 """
 
@@ -19,13 +19,13 @@ SUN_RGBD_FARTHEST_M = 8.0
 
 
 def garg_window(height: int, width: int) -> tuple[slice, slice]:
-    """Rows and columns that count on KITTI (Garg et al. 2016), as fractions of the cut picture."""
+    """Rows and columns that count on KITTI (Garg et al. 2016), as fractions of the cut image."""
     rows = slice(int(0.40810811 * height), int(0.99189189 * height))
     return rows, slice(int(0.03594771 * width), int(0.96405229 * width))
 
 
 def eigen_window(height: int, width: int) -> tuple[slice, slice]:
-    """Rows and columns that count on NYU-Depth V2 (Eigen et al. 2014), in pixels whatever the size of the picture."""
+    """Rows and columns that count on NYU-Depth V2 (Eigen et al. 2014), in pixels whatever the size of the image."""
     return slice(45, 471), slice(41, 601)
 
 
@@ -47,18 +47,18 @@ def kitti_view(sample: Mapping[str, Any]) -> Sample:
     """The window of the KITTI benchmark (lowest 352 rows, middle 1216 columns), scored in the Garg crop.
 
     Raises:
-        ValueError: If the picture is smaller than that window.
+        ValueError: If the image is smaller than that window.
     """
     return count_only(BottomCrop()(sample), garg_window)
 
 
 def nyu_view(sample: Mapping[str, Any]) -> Sample:
-    """The whole picture, scored in the Eigen crop."""
+    """The whole image, scored in the Eigen crop."""
     return count_only(sample, eigen_window)
 
 
 def sun_rgbd_view(sample: Mapping[str, Any]) -> Sample:
-    """The whole picture with depth up to 8 m, scored in the Eigen crop."""
+    """The whole image with depth up to 8 m, scored in the Eigen crop."""
     return count_only(cut_off(sample, SUN_RGBD_FARTHEST_M), eigen_window)
 
 

@@ -1,4 +1,4 @@
-"""The user's own pictures: ``ROOT/images`` and ``ROOT/maps``, paired by file name without suffix."""
+"""The user's own images: ``ROOT/images`` and ``ROOT/maps``, paired by file name without suffix."""
 
 import colorsys
 import copy

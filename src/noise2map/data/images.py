@@ -80,7 +80,7 @@ def open_image(path: str | Path) -> Image.Image:
     """Read an image as 8-bit RGB, upright.
 
     The EXIF orientation is applied, 16-bit greys are scaled to 8 bits, greys and CMYK are converted, transparent parts are
-    laid on white, of an animation the first picture is taken.
+    laid on white, of an animation the first image is taken.
 
     Raises:
         FileNotFoundError: If there is no such file.

@@ -1,4 +1,4 @@
-"""LSUN as distributed: one LMDB folder per category and split, WebP or JPEG pictures under random keys."""
+"""LSUN as distributed: one LMDB folder per category and split, WebP or JPEG images under random keys."""
 
 import hashlib
 import io
@@ -23,7 +23,7 @@ _INSTALL = 'pip install "noise2map[lsun]"'
 
 
 class LsunDataset:
-    """Pictures of one category without maps, for unconditional image models.
+    """Images of one category without maps, for unconditional image models.
 
     LMDB has no access by index, so the keys are listed once: 3 million keys of 40 bytes take 120 MB and some minutes. The list is
     kept in the user's cache directory and made again when the database has changed.
@@ -57,7 +57,7 @@ class LsunDataset:
         key_file: str | Path | None = None,
     ) -> None:
         if limit is not None and limit < 1:
-            raise ValueError(f"limit is {limit}; expected at least 1, or None for all pictures")
+            raise ValueError(f"limit is {limit}; expected at least 1, or None for all images")
         self.path = find_database(Path(root), category, split)
         self.keys = self._read_keys(None if key_file is None else Path(key_file), limit)
 
@@ -68,19 +68,19 @@ class LsunDataset:
         """The raw sample: ``image`` (RGB) and ``id`` (the key).
 
         Raises:
-            OSError: Naming key and database, if the picture cannot be decoded.
+            OSError: Naming key and database, if the image cannot be decoded.
         """
         key = bytes(self.keys[index])
         with self._open().begin(buffers=False) as transaction:
             stored = transaction.get(key)
         name = key.decode("ascii", "backslashreplace")
         if stored is None:
-            raise OSError(f"{self.path} has no picture {name}")
+            raise OSError(f"{self.path} has no image {name}")
         try:
             with Image.open(io.BytesIO(stored)) as image:
                 return {"image": image.convert("RGB"), "id": name}
         except (OSError, SyntaxError, ValueError) as error:
-            raise OSError(f"cannot read picture {name} of {self.path}: {error}") from error
+            raise OSError(f"cannot read image {name} of {self.path}: {error}") from error
 
     def _open(self) -> Any:
         return open_database(self.path.resolve())
@@ -93,7 +93,7 @@ class LsunDataset:
             return keys[:limit]
         keys = list_keys(self.path, self._open(), limit)
         if not len(keys):
-            raise ValueError(f"{self.path} holds no picture")
+            raise ValueError(f"{self.path} holds no image")
         if key_file is not None:
             write_file(key_file, lambda file: np.save(file, keys))
         return keys

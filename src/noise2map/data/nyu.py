@@ -26,7 +26,7 @@ LISTS = {
     "test": ("nyu_test.txt", "nyudepthv2_test_files_with_gt.txt"),
 }
 
-# The color camera of the Kinect that took all pictures, as published with the data's tools, whose pixel
+# The color camera of the Kinect that took all images, as published with the data's tools, whose pixel
 # centres are at 1, 2, ...: half a pixel less here.
 INTRINSICS = (518.85790, 519.46961, 325.58245 - 0.5, 253.73617 - 0.5)
 
@@ -74,7 +74,7 @@ class NyuDataset(PairedDataset):
         return read_depth(pair.map, METRES_PER_UNIT)
 
     def read_camera(self, pair: Pair, width: int, height: int) -> Intrinsics | None:
-        """The Kinect's intrinsics, unless the list gives another focal length or the picture is of another size."""
+        """The Kinect's intrinsics, unless the list gives another focal length or the image is of another size."""
         same = pair.focal_px is None or abs(pair.focal_px - INTRINSICS[0]) < 0.01
         return INTRINSICS if same and (width, height) == SIZE else super().read_camera(pair, width, height)
 
@@ -89,20 +89,20 @@ _INSTALL = 'pip install "noise2map[nyu]"'
 
 
 class NyuLabelledDataset:
-    """Pictures, depth and objects of ``nyu_depth_v2_labeled.mat`` (HDF5 inside); the official split is in ``splits.mat`` beside it.
+    """Images, depth and objects of ``nyu_depth_v2_labeled.mat`` (HDF5 inside); the official split is in ``splits.mat`` beside it.
 
     MATLAB stores columns first: what it calls 480x640x3x1449 comes out of HDF5 as 1449x3x640x480 and is turned back here.
     Nothing is held in memory; every process opens the file for itself.
 
     Args:
         path: The file, or the folder that holds it.
-        split: ``train`` (795 pictures) or ``test`` (654), which need ``splits.mat``, or ``all``.
+        split: ``train`` (795 images) or ``test`` (654), which need ``splits.mat``, or ``all``.
         depth: ``"filled"`` (the makers filled the holes, every pixel is valid) or ``"raw"`` (holes are not valid).
         objects: Also give ``object_labels``, ``(H, W)`` int32: 0 is unlabelled, k the k-th of ``object_names``. These are the
             file's own 894 kinds; the tables that merge them into 40 or 13 classes are not in the file.
 
     Attributes:
-        numbers: The official number, from 1, of each picture of the split.
+        numbers: The official number, from 1, of each image of the split.
         object_names: Number from 1 to name, of all kinds of objects; empty unless asked for.
 
     Raises:
@@ -142,7 +142,7 @@ class NyuLabelledDataset:
             depth_m = np.ascontiguousarray(file[self._depths][number - 1].T.astype(np.float32))  # (W, H) -> (H, W)
             objects = file["labels"][number - 1].T.astype(np.int32) if self._objects else None
         except OSError as error:
-            raise OSError(f"cannot read picture {number} of {self.path}: {error}") from error
+            raise OSError(f"cannot read image {number} of {self.path}: {error}") from error
         known = np.isfinite(depth_m) & (depth_m > 0)
         sample = {
             "image": Image.fromarray(image),
@@ -153,7 +153,7 @@ class NyuLabelledDataset:
         if objects is not None:
             if objects.size and objects.max() > len(self.object_names):
                 raise ValueError(
-                    f"picture {number} of {self.path} has label {objects.max()}; the file names {len(self.object_names)} objects"
+                    f"image {number} of {self.path} has label {objects.max()}; the file names {len(self.object_names)} objects"
                 )
             sample["object_labels"] = np.ascontiguousarray(objects)
         if sample["image"].size == SIZE:

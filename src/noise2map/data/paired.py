@@ -89,7 +89,7 @@ class PairedDataset:
 
         Raises:
             OSError: Naming the file, if it cannot be decoded.
-            ValueError: Naming the file, if its values make no sense or the two pictures of the pair differ in size.
+            ValueError: Naming the file, if its values make no sense or the two images of the pair differ in size.
         """
         pair = self.pairs[index]
         image = open_image(pair.image)
@@ -108,7 +108,7 @@ class PairedDataset:
         raise NotImplementedError
 
     def read_camera(self, pair: Pair, width: int, height: int) -> Intrinsics | None:
-        """``fx, fy, cx, cy`` in pixels of a ``width`` x ``height`` picture, pixel centres at 0.5; None if they are not known.
+        """``fx, fy, cx, cy`` in pixels of a ``width`` x ``height`` image, pixel centres at 0.5; None if they are not known.
 
         With nothing but a focal length, the principal point is taken to be the middle.
         """

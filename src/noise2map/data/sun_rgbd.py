@@ -1,4 +1,4 @@
-"""SUN RGB-D in its released folders: four sensors, 16-bit depth whose bits are rotated, intrinsics beside every picture."""
+"""SUN RGB-D in its released folders: four sensors, 16-bit depth whose bits are rotated, intrinsics beside every image."""
 
 from pathlib import Path
 

@@ -124,10 +124,8 @@ class BevSection(DemoSection):
         last = models[-1]
         extent = map_extent(last.model.config)["size_m"]
         for index in shown:
-            picture = draw_prediction(
-                samples[index], last.by_steps[max(last.by_steps)][index], id2label, palette, extent, THRESHOLD
-            )
-            write_image(out / _FOLDER / f"{samples[index]['id']}.png", picture)
+            image = draw_prediction(samples[index], last.by_steps[max(last.by_steps)][index], id2label, palette, extent, THRESHOLD)
+            write_image(out / _FOLDER / f"{samples[index]['id']}.png", image)
         _show_denoising(page, last, samples[shown[0]], out)
         rows = bev_score_rows(models)
         heading = f"IoU of each layer at 0.5, in percent ({len(samples)} places)"
@@ -187,9 +185,9 @@ def _model_row(maps: BevMaps, index: int, palette: np.ndarray, unsure: np.ndarra
     row: list[Cell | None] = []
     for steps, predictions in maps.by_steps.items():
         one = predictions[index]
-        picture = bev_panels.paint_layers(one.probabilities >= THRESHOLD, palette, one.known)
+        image = bev_panels.paint_layers(one.probabilities >= THRESHOLD, palette, one.known)
         title = f"{maps.sensors}, {counted(steps, 'step')}"
-        row.append(bev_panels.map_cell(title, picture, f"mIoU {one.mean_iou(THRESHOLD):.0%}"))
+        row.append(bev_panels.map_cell(title, image, f"mIoU {one.mean_iou(THRESHOLD):.0%}"))
     last = maps.by_steps[max(maps.by_steps)][index]
     row.append(bev_panels.error_cell(last.probabilities >= THRESHOLD, last.truth, "errors"))
     kind = last.uncertainty_kind.replace("_", " ")
@@ -205,9 +203,9 @@ def _show_denoising(page: Page, maps: BevMaps, sample: dict[str, Any], out: Path
     known = ~(truth == bev_panels.UNKNOWN).any(0)
     rows = bev_panels.denoising_cells(maps.trajectory, known, palette, THRESHOLD, truth)
     page.player(rows, f"The denoising of {sample['id']} from above, {maps.sensors}", bev_panels.layer_legend(id2label, palette))
-    pictures = bev_panels.denoising_animation(maps.trajectory, known, palette, id2label, THRESHOLD)
+    images = bev_panels.denoising_animation(maps.trajectory, known, palette, id2label, THRESHOLD)
     for suffix in (".webp", ".gif"):
-        save_animation(out / f"denoising-birds-eye-view{suffix}", pictures)
+        save_animation(out / f"denoising-birds-eye-view{suffix}", images)
 
 
 def bev_score_rows(models: Sequence[BevMaps]) -> list[dict[str, Any]]:

@@ -162,8 +162,8 @@ class GuidanceSection(DemoSection):
         )
         frames = trajectory_frames({setting: drawn[setting].trajectory for setting in ("unguided", "both")})
         page.player(frames, f"From noise to image and depth: seed {FIRST_SEEDS[0]}, without guidance and with both")
-        pictures = [render(Panel(row, columns=3), width=660) for row in frames]
-        save_animation(folder / "denoising.webp", pictures, duration_ms=200)
+        images = [render(Panel(row, columns=3), width=660) for row in frames]
+        save_animation(folder / "denoising.webp", images, duration_ms=200)
         ends = {setting: views[setting] for setting in ("unguided", "both")}
         add_clouds(page, ends, FIRST_SEEDS[:1], folder / "clouds")
         return []

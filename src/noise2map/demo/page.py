@@ -79,9 +79,9 @@ def _label_change(frame: Frame, few: int, many: int) -> Cell:
     known = frame.truth != 255
     better = known & (before != frame.truth) & (after == frame.truth)
     worse = known & (before == frame.truth) & (after != frame.truth)
-    picture = (frame.image.astype(np.float32).mean(axis=-1, keepdims=True) * 0.45).astype(np.uint8).repeat(3, axis=-1)
-    picture[better], picture[worse] = BETTER_COLOR, WORSE_COLOR
-    return Cell(f"{few} → {many} steps", picture, note=f"{better.sum()} better, {worse.sum()} worse")
+    image = (frame.image.astype(np.float32).mean(axis=-1, keepdims=True) * 0.45).astype(np.uint8).repeat(3, axis=-1)
+    image[better], image[worse] = BETTER_COLOR, WORSE_COLOR
+    return Cell(f"{few} → {many} steps", image, note=f"{better.sum()} better, {worse.sum()} worse")
 
 
 def _depth_change(frame: Frame, few: int, many: int) -> Cell:
@@ -91,8 +91,8 @@ def _depth_change(frame: Frame, few: int, many: int) -> Cell:
     errors = [np.abs(frame.by_steps[count].depth_m - truth) / truth for count in (few, many)]
     gain = np.where(known, errors[0] - errors[1], np.nan)
     before, after = (float(error[known].mean()) for error in errors)
-    picture = colorize(gain, -0.1, 0.1, _CHANGE_MAP)
-    return Cell(f"{few} → {many} steps", picture, ColorBar(-0.1, 0.1, _CHANGE_MAP), note=f"mean error {before:.1%} → {after:.1%}")
+    image = colorize(gain, -0.1, 0.1, _CHANGE_MAP)
+    return Cell(f"{few} → {many} steps", image, ColorBar(-0.1, 0.1, _CHANGE_MAP), note=f"mean error {before:.1%} → {after:.1%}")
 
 
 def frame_legend(frame: Frame, predictor: Predictor) -> list[tuple[tuple[int, int, int], str]]:
@@ -163,7 +163,7 @@ def room_cloud(frame: Frame, room: PointCloudView, steps: int, labels: np.ndarra
     if prediction.uncertainty is not None:
         limit = max(uncertainty_limit(prediction.uncertainty), LEAST_LIMIT)
         colors["uncertainty"] = colorize(prediction.uncertainty, 0.0, limit)
-    flat = {name: picture.reshape(-1, 3) for name, picture in colors.items()}
+    flat = {name: image.reshape(-1, 3) for name, image in colors.items()}
     return Cloud(room.points_m.reshape(-1, 3), flat, float(frame.intrinsics[0]))
 
 

@@ -194,9 +194,9 @@ class MapSection(DemoSection):
             frame = self.shown[0]
             page.player(player_frames(frame, predictor, self.trajectory), f"The denoising of {frame.id}, step by step")
             paint = paint_prediction(predictor, depth_range(frame.truth) if TASKS[self.task].in_metres else (1.0, 10.0))
-            pictures = denoising_frames(frame.image, self.trajectory, paint)
+            images = denoising_frames(frame.image, self.trajectory, paint)
             for suffix in (".webp", ".gif"):
-                save_animation(out / f"denoising-{self.task}{suffix}", pictures)
+                save_animation(out / f"denoising-{self.task}{suffix}", images)
         return []
 
     def _predict(self) -> None:

@@ -73,7 +73,7 @@ def wad_path(map_name: str) -> Path:
 
 
 def supported_sizes() -> list[tuple[int, int]]:
-    """Picture sizes (width, height) that the engine can render, smallest first."""
+    """Image sizes (width, height) that the engine can render, smallest first."""
     names = (name for name in dir(import_vizdoom().ScreenResolution) if name.startswith("RES_"))
     sizes = (tuple(int(part) for part in name[4:].split("X")) for name in names)
     return sorted((width, height) for width, height in sizes)
@@ -107,12 +107,12 @@ class Engine:
 
     Args:
         map_name: ``E1M1`` to ``E4M9`` or ``MAP01`` to ``MAP32``.
-        camera: Picture size.
+        camera: Image size.
         scratch: Parent of the engine's scratch directory (default: the system's).
 
     Raises:
         ImportError: If ViZDoom is missing.
-        ValueError: If the engine has no such picture size.
+        ValueError: If the engine has no such image size.
     """
 
     def __init__(self, map_name: str, camera: Camera, scratch: Path | None = None) -> None:

@@ -129,7 +129,7 @@ def label_view(level: Level, view: Observation, camera: Camera) -> Frame:
         mask = view.labels == seen.mark
         labels[mask] = catalog.OBJECT_CLASS.get(seen.category, catalog.DECOR)
         depth[mask] = max((seen.x - view.pose.x) * cos + (seen.y - view.pose.y) * sin, 1.0)
-        normals[mask] = (0, 0, 1)  # objects are pictures that face the viewer
+        normals[mask] = (0, 0, 1)  # objects are images that face the viewer
     gore = any(seen.category in catalog.GORE_CATEGORIES for seen in view.objects)
     return Frame(view.pose, view.color, labels, depth / catalog.UNITS_PER_METRE, normals, gore)
 
@@ -192,8 +192,8 @@ def write_frame(root: Path, index: int, frame: Frame, palette: np.ndarray) -> No
     depth = Image.fromarray(depth_to_centimetres(frame.depth_m, frame.labels != catalog.IGNORE))
     normals = Image.fromarray(encode_normals(frame.normals))
     (root / "normals").mkdir(exist_ok=True)
-    for part, picture in (("normals", normals), ("image", image), ("depth", depth), ("labels", labels)):
-        write_file(file_of(root, part, index), lambda file, picture=picture: picture.save(file, "PNG"))
+    for part, content in (("normals", normals), ("image", image), ("depth", depth), ("labels", labels)):
+        write_file(file_of(root, part, index), lambda file, content=content: content.save(file, "PNG"))
 
 
 @dataclass(frozen=True, kw_only=True)

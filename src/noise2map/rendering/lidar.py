@@ -77,7 +77,7 @@ def scan(level: Level, pose: Pose, spec: LidarSpec) -> np.ndarray:
 
 
 def sight(level: Level, pose: Pose, azimuths: int, steepest: float) -> np.ndarray:
-    """How far one sees in each direction, to the last surface that shows between the borders of the picture.
+    """How far one sees in each direction, to the last surface that shows between the borders of the image.
 
     Args:
         level: The map.

@@ -23,9 +23,9 @@ _COLUMN_OFFSET = 0.25
 
 @dataclass(frozen=True)
 class Camera:
-    """The engine's camera: 90 degrees across a 4:3 picture with pixels 1.2 times as tall as wide.
+    """The engine's camera: 90 degrees across a 4:3 image with pixels 1.2 times as tall as wide.
 
-    Wider pictures see more at the sides with the same focal lengths.
+    Wider images see more at the sides with the same focal lengths.
     """
 
     width: int
@@ -50,7 +50,7 @@ class Camera:
 @dataclass(frozen=True)
 class Pose:
     """Where the camera is: position and eye height in map units, yaw in degrees anticlockwise from east, pitch in degrees
-    downwards. The engine shears the picture for pitch, it does not rotate it."""
+    downwards. The engine shears the image for pitch, it does not rotate it."""
 
     x: float
     y: float
@@ -97,7 +97,7 @@ def cast(level: Level, pose: Pose, camera: Camera) -> Surfaces:
     Args:
         level: The map.
         pose: Camera pose in the map.
-        camera: Picture size.
+        camera: Image size.
     """
     column_tan = (np.arange(camera.width) + _COLUMN_OFFSET - camera.width / 2) / camera.focal_x_px
     spans = _walk(level, pose, camera, cross(level, pose, column_tan))
@@ -151,7 +151,7 @@ def cross(level: Level, pose: Pose, column_tan: np.ndarray) -> Crossings:
 
 
 def _row_at(y: np.ndarray) -> np.ndarray:
-    """First row at or below an edge at height ``y`` of the picture: the one whose lower border reaches it."""
+    """First row at or below an edge at height ``y`` of the image: the one whose lower border reaches it."""
     return np.ceil(np.clip(y, -1e6, 1e6) - 1.0 + 1e-6)
 
 

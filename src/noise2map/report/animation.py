@@ -80,13 +80,13 @@ def noisy_images(sequence: Sequence[DenoisingStep], clean: np.ndarray | None = N
     axes = vectors[:, ::-1][:, :3].T  # (<= 3, C), the strongest first
     axes *= np.sign(axes.sum(axis=1, keepdims=True) + 1e-12)  # the sign of an eigenvector is arbitrary: fix it
     axes = np.concatenate([axes, np.zeros((3 - axes.shape[0], channels), axes.dtype)])
-    pictures = []
+    images = []
     for step in sequence:
         colors = np.moveaxis(np.tensordot(axes, step.noisy, axes=1), 0, -1)
         colors = colors - np.median(colors, axis=(0, 1))
         colors = colors / (2.2 * max(float(colors.std()), 1e-12))
-        pictures.append(np.round(np.clip(colors * 0.5 + 0.5, 0, 1) * 255).astype(np.uint8))
-    return pictures
+        images.append(np.round(np.clip(colors * 0.5 + 0.5, 0, 1) * 255).astype(np.uint8))
+    return images
 
 
 def _normalised_depth(signal: np.ndarray) -> np.ndarray:
@@ -145,8 +145,8 @@ def denoising_frames(
     return frames
 
 
-def _enlarge(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.NEAREST))
+def _enlarge(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.NEAREST))
 
 
 def save_animation(

@@ -58,13 +58,13 @@ def paint_layers(layers: np.ndarray, palette: np.ndarray, known: np.ndarray | No
     """
     layers = np.asarray(layers)
     known = ~(layers == UNKNOWN).any(0) if known is None else known
-    picture = np.empty((*layers.shape[1:], 3), np.uint8)
-    picture[:] = _EMPTY
+    image = np.empty((*layers.shape[1:], 3), np.uint8)
+    image[:] = _EMPTY
     order = _PAINT_ORDER if len(layers) == len(_PAINT_ORDER) else range(len(layers))
     for layer in order:
-        picture[(layers[layer] >= 0.5) & (layers[layer] != UNKNOWN)] = palette[layer]
-    picture[~known] = _UNKNOWN
-    return from_above(picture)
+        image[(layers[layer] >= 0.5) & (layers[layer] != UNKNOWN)] = palette[layer]
+    image[~known] = _UNKNOWN
+    return from_above(image)
 
 
 def from_above(cells: np.ndarray) -> np.ndarray:
@@ -72,10 +72,10 @@ def from_above(cells: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.swapaxes(cells, 0, 1)[::-1])
 
 
-def map_cell(title: str, picture: np.ndarray, note: str = "", car: bool = True) -> Cell:
+def map_cell(title: str, image: np.ndarray, note: str = "", car: bool = True) -> Cell:
     """A painted map ``(h, w, 3)`` as a cell, enlarged without smoothing, with a mark where the car is."""
-    factor = max(_ENLARGED // max(picture.shape[:2]), 1)
-    large = np.repeat(np.repeat(picture, factor, 0), factor, 1)
+    factor = max(_ENLARGED // max(image.shape[:2]), 1)
+    large = np.repeat(np.repeat(image, factor, 0), factor, 1)
     image = Image.fromarray(large)
     if car:
         x, y, r = image.width / 2, image.height / 2, max(image.width // 60, 4)
@@ -87,9 +87,9 @@ def map_cell(title: str, picture: np.ndarray, note: str = "", car: bool = True) 
 def uncertainty_map_cell(uncertainty: np.ndarray, known: np.ndarray, limit: float, title: str = "uncertainty") -> Cell:
     """Uncertainty ``(X, Y)`` in [0, 1] as a cell with a color bar; cells that nobody knows are grey."""
     bar = uncertainty_cell(uncertainty, title, limit).bar
-    picture = colorize(uncertainty, 0.0, limit, UNCERTAINTY_MAP)
-    picture[~known] = _UNKNOWN
-    cell = map_cell(title, from_above(picture))
+    image = colorize(uncertainty, 0.0, limit, UNCERTAINTY_MAP)
+    image[~known] = _UNKNOWN
+    cell = map_cell(title, from_above(image))
     return Cell(title, cell.image, bar)
 
 
@@ -103,13 +103,13 @@ def error_cell(layers: np.ndarray, truth: np.ndarray, title: str = "errors") -> 
     """
     known = ~(truth == UNKNOWN).any(0)
     wrong = ((layers != (truth == 1)) & (truth != UNKNOWN)).any(0)
-    picture = np.empty((*known.shape, 3), np.uint8)
-    picture[:] = (248, 248, 245)
-    picture[(truth == 1).any(0)] = (222, 220, 212)
-    picture[wrong] = WRONG_COLOR
-    picture[~known] = _UNKNOWN
+    image = np.empty((*known.shape, 3), np.uint8)
+    image[:] = (248, 248, 245)
+    image[(truth == 1).any(0)] = (222, 220, 212)
+    image[wrong] = WRONG_COLOR
+    image[~known] = _UNKNOWN
     share = wrong.sum() / max(int(known.sum()), 1)
-    return map_cell(title, from_above(picture), f"{share:.1%} of cells")
+    return map_cell(title, from_above(image), f"{share:.1%} of cells")
 
 
 def points_image(points: np.ndarray, size_m: tuple[float, float], side: int = _ENLARGED) -> np.ndarray:
@@ -128,12 +128,12 @@ def points_image(points: np.ndarray, size_m: tuple[float, float], side: int = _E
     row = np.floor((0.5 - points[:, 1] / size_m[1]) * height).astype(int)
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     order = np.argsort(points[inside, 2], kind="stable")  # the highest on top
-    picture = np.full((height, width, 3), THEMES["dark"].background, np.uint8)
+    image = np.full((height, width, 3), THEMES["dark"].background, np.uint8)
     colors = colorize(points[inside, 2][order][None], -2.0, 1.5, "viridis")[0]
     for dy in (0, 1):
         for dx in (0, 1):
-            picture[(row[inside][order] + dy).clip(max=height - 1), (column[inside][order] + dx).clip(max=width - 1)] = colors
-    return picture
+            image[(row[inside][order] + dy).clip(max=height - 1), (column[inside][order] + dx).clip(max=width - 1)] = colors
+    return image
 
 
 def denoising_cells(
@@ -241,7 +241,7 @@ def bev_panel(
     if not views:
         return below
     above = render(Panel(list(views), 3, heading), width, theme)
-    picture = Image.new("RGB", (max(above.width, below.width), above.height + below.height), THEMES[theme].background)
-    picture.paste(above, (0, 0))
-    picture.paste(below, (0, above.height))
-    return picture
+    image = Image.new("RGB", (max(above.width, below.width), above.height + below.height), THEMES[theme].background)
+    image.paste(above, (0, 0))
+    image.paste(below, (0, above.height))
+    return image

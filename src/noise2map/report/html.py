@@ -27,9 +27,9 @@ def data_uri(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def image_uri(picture: np.ndarray) -> str:
+def image_uri(image: np.ndarray) -> str:
     """``(H, W, 3)`` uint8 as a ``data:`` address; lossless WebP, a third smaller than PNG."""
-    return data_uri(encode_image(Image.fromarray(picture), ".webp", lossless=True, method=2), "image/webp")
+    return data_uri(encode_image(Image.fromarray(image), ".webp", lossless=True, method=2), "image/webp")
 
 
 Legend = Sequence[tuple[tuple[int, int, int], str]]
@@ -233,15 +233,15 @@ class Page:
 
     def figures(self, pairs: Sequence[tuple[Figure, Figure | None]], heading: str = "", alt: str = "plot") -> None:
         """Add plots beside each other: pairs of a light one and a dark one for readers whose system is dark."""
-        pictures = []
+        images = []
         for light, dark in pairs:
             source = ""
             if dark is not None:
                 uri = data_uri(figure_bytes(dark), "image/svg+xml")
                 source = f'<source media="(prefers-color-scheme: dark)" srcset="{uri}">'
             uri = data_uri(figure_bytes(light), "image/svg+xml")
-            pictures.append(f'<picture>{source}<img alt="{escape(alt)}" src="{uri}"></picture>')
-        self._card(f'<div class="grid collapses" style="{_columns(len(pairs))}">{"".join(pictures)}</div>', heading)
+            images.append(f'<picture>{source}<img alt="{escape(alt)}" src="{uri}"></picture>')
+        self._card(f'<div class="grid collapses" style="{_columns(len(pairs))}">{"".join(images)}</div>', heading)
 
     def _card(self, body: str, heading: str, attribute: str = "") -> None:
         title = f"<h3>{escape(heading)}</h3>" if heading else ""

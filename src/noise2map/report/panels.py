@@ -153,9 +153,9 @@ def _draw_cell(canvas: Image.Image, cell: Cell, corner: tuple[int, int], size: t
     draw.text((left, top), fit_text(cell.title, font, size[0] - note_width), colors.text, font)
     if note:
         draw.text((left + size[0] - note_width + 8, top + 1), note, colors.muted, note_font)
-    picture = Image.fromarray(cell.image)
-    shrinks = picture.width > size[0] or picture.height > size[1]
-    canvas.paste(picture.resize(size, Image.Resampling.BOX if shrinks else Image.Resampling.NEAREST), (left, top + 22))
+    image = Image.fromarray(cell.image)
+    shrinks = image.width > size[0] or image.height > size[1]
+    canvas.paste(image.resize(size, Image.Resampling.BOX if shrinks else Image.Resampling.NEAREST), (left, top + 22))
     if cell.bar is not None:
         draw_color_bar(canvas, cell.bar, (left, top + 22 + size[1] + 6), size[0], colors)
 
@@ -307,12 +307,12 @@ def contact_sheet(
 
 def _fitted(pixels: np.ndarray, smooth: bool) -> np.ndarray:
     """An image ``(H, W, 3)`` uint8 scaled into a cell of fixed size, on grey: images of a dataset differ in shape."""
-    picture = Image.fromarray(pixels)
-    scale = min(_CELL[0] / picture.width, _CELL[1] / picture.height)
-    size = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))
+    image = Image.fromarray(pixels)
+    scale = min(_CELL[0] / image.width, _CELL[1] / image.height)
+    size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
     kind = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
     canvas = Image.new("RGB", _CELL, (_AROUND, _AROUND, _AROUND))
-    canvas.paste(picture.resize(size, kind), ((_CELL[0] - size[0]) // 2, (_CELL[1] - size[1]) // 2))
+    canvas.paste(image.resize(size, kind), ((_CELL[0] - size[0]) // 2, (_CELL[1] - size[1]) // 2))
     return np.asarray(canvas)
 
 

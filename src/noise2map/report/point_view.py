@@ -59,11 +59,11 @@ def view_points(
             column, row = x + dx - side // 2, y + dy - side // 2
             drawn = (np.maximum(dx, dy) < side) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
             np.maximum.at(front, row[drawn] * width + column[drawn], np.flatnonzero(drawn))
-    picture = np.empty((height, width, 3), np.uint8)
-    picture[:] = background
+    image = np.empty((height, width, 3), np.uint8)
+    image[:] = background
     seen = front >= 0
-    picture.reshape(-1, 3)[seen] = colors[ahead][order][front[seen]]
-    return picture
+    image.reshape(-1, 3)[seen] = colors[ahead][order][front[seen]]
+    return image
 
 
 def _rotation(yaw_deg: float, pitch_deg: float) -> np.ndarray:

@@ -166,7 +166,7 @@ class Task(ABC):
         sample_key: Where a raw sample holds the true map.
         has_classes: Maps of named classes, which data and model must agree on.
         in_metres: Maps of lengths, whose unit and range matter.
-        crops_allowed: Whether a magnified part of a picture has the same true map as before, so that training may zoom.
+        crops_allowed: Whether a magnified part of an image has the same true map as before, so that training may zoom.
         of_images: One map for each image; else maps of several sensors on a grid of their own.
         binary_errors: Whether a pixel is right or wrong, or more or less wrong.
         screen_scores: Scores in the table of an evaluation.
@@ -293,7 +293,7 @@ class ImageTask(Task):
 
     @abstractmethod
     def maps(self, output: Any, processor: Any, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """The maps of an output, each at the size of its picture, like `truth`, on the CPU."""
+        """The maps of an output, each at the size of its image, like `truth`, on the CPU."""
 
     def at_size(self, model: Any, prediction: Tensor, probabilities: bool, *sizes: tuple[int, int]) -> Tensor:
         """A prediction ``(B, K, h, w)`` brought to one size after the other, as what may be averaged over views.
@@ -324,7 +324,7 @@ class ImageTask(Task):
 
     @abstractmethod
     def files(self, prediction: Prediction, name: str, config: Any) -> dict[str, tuple[str, bytes]]:
-        """The picture files of a map: kind to relative path and content.
+        """The image files of a map: kind to relative path and content.
 
         Args:
             prediction: The map.
@@ -353,13 +353,13 @@ class ImageTask(Task):
         """A stored map, like `truth`.
 
         Args:
-            path: A picture file.
+            path: An image file.
             record: What the command that wrote it said of it; empty if nobody knows.
             depth_scale: Metres per unit of depth, if the record does not say.
 
         Raises:
             OSError: If the file cannot be read.
-            ValueError: If it is no picture of such a map.
+            ValueError: If it is no image of such a map.
         """
 
     @abstractmethod
@@ -388,7 +388,7 @@ class ImageTask(Task):
         """
 
     def update_metric(self, metric: Metric, output: Any, batch: Mapping[str, Any], processor: Any) -> None:
-        """See `Task.update_metric`: pictures are scored at their own size, one by one."""
+        """See `Task.update_metric`: images are scored at their own size, one by one."""
         truths = [self.truth(sample) for sample in batch["samples"]]
         for predicted, truth in zip(self.maps(output, processor, [tuple(truth.shape[-2:]) for truth in truths]), truths):
             metric.update(predicted[None], truth[None])

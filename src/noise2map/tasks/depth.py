@@ -120,8 +120,8 @@ class DepthTask(ImageTask):
     def files(self, prediction: Prediction, name: str, config: Any) -> dict[str, tuple[str, bytes]]:
         """``depth``: a 16-bit PNG, see :func:`depth_png_scale`."""
         units = np.rint(prediction.map.astype(np.float64) * depth_png_scale(config.max_depth))
-        picture = Image.fromarray(units.clip(0, _FULL_16_BITS).astype(np.uint16))
-        return {"depth": (f"depth/{name}.png", encode_image(picture))}
+        image = Image.fromarray(units.clip(0, _FULL_16_BITS).astype(np.uint16))
+        return {"depth": (f"depth/{name}.png", encode_image(image))}
 
     def summary(self, prediction: Prediction, config: Any) -> dict[str, Any]:
         """Quantiles of the depth, and the unit of the PNG."""
@@ -135,7 +135,7 @@ class DepthTask(ImageTask):
         return depth_panel(image, prediction.map, prediction.uncertainty, truth_m=truth, heading=heading, kind=kind)
 
     def map_from_picture(self, path: Path, record: Mapping[str, Any], depth_scale: float) -> Tensor:
-        """Metres ``(H, W)`` of a 16-bit picture."""
+        """Metres ``(H, W)`` of a 16-bit image."""
         units = record.get("depth_png_units_per_m")
         return torch.from_numpy(open_depth_map(path, 1 / units if units else depth_scale))
 

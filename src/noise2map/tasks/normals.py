@@ -139,7 +139,7 @@ class NormalsTask(ImageTask):
         return Panel(cells, heading=heading)
 
     def map_from_picture(self, path: Path, record: Mapping[str, Any], depth_scale: float) -> Tensor:
-        """Unit vectors ``(3, H, W)`` of a color picture."""
+        """Unit vectors ``(3, H, W)`` of a color image."""
         return torch.from_numpy(np.ascontiguousarray(open_normals_map(path).transpose(2, 0, 1)))
 
     def map_from_array(self, values: np.ndarray, path: Path) -> Tensor:

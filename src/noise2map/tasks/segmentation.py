@@ -144,7 +144,7 @@ class LabelScorer(SegmentationScorer):
 
 
 def label_image(labels: np.ndarray, palette: np.ndarray) -> Image.Image:
-    """Class ids as a picture whose pixel values are the ids: palette mode up to 256 classes, else 16-bit grey."""
+    """Class ids as an image whose pixel values are the ids: palette mode up to 256 classes, else 16-bit grey."""
     if labels.dtype != np.uint8:
         return Image.fromarray(labels.astype(np.uint16))
     table = np.zeros((256, 3), np.uint8)
@@ -214,7 +214,7 @@ class SegmentationTask(ImageTask):
         return segmentation_panel(image, prediction.map, unsure, names, palette, truth=truth, heading=heading, kind=kind)
 
     def map_from_picture(self, path: Path, record: Mapping[str, Any], depth_scale: float) -> Tensor:
-        """Class ids ``(H, W)`` of a single-channel picture."""
+        """Class ids ``(H, W)`` of a single-channel image."""
         return torch.from_numpy(open_class_map(path).astype(np.int64))
 
     def map_from_array(self, values: np.ndarray, path: Path) -> Tensor:

@@ -76,6 +76,6 @@ def export_samples(out: Path, split: str = "test") -> int:
         labels = Image.fromarray(sample["labels"])
         labels.putpalette(palette.tobytes())
         depth = Image.fromarray(np.rint(sample["depth_m"] * CENTIMETRES).astype(np.uint16))
-        for part, picture in (("images", sample["image"]), ("maps", labels), ("depth", depth)):
-            write_file(out / part / f"{sample['id']}.png", lambda file, picture=picture: picture.save(file, "PNG"))
+        for part, image in (("images", sample["image"]), ("maps", labels), ("depth", depth)):
+            write_file(out / part / f"{sample['id']}.png", lambda file, image=image: image.save(file, "PNG"))
     return len(frames)

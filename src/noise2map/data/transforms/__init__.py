@@ -1,10 +1,10 @@
 """Joint transforms of raw samples: the image, its maps and its camera move together, and every draw has an explicit generator.
 
 A transform is a callable ``transform(sample, rng) -> sample`` on the dictionaries that the datasets return (``image`` a
-Pillow RGB picture, ``labels`` / ``depth_m`` / ``valid`` arrays ``(H, W)``, ``intrinsics`` fx, fy, cx, cy in pixels). The
+Pillow RGB image, ``labels`` / ``depth_m`` / ``valid`` arrays ``(H, W)``, ``intrinsics`` fx, fy, cx, cy in pixels). The
 input sample is not changed.
 
-Depth is metric: scaling a picture by ``s`` looks like a camera with another focal length at the *same* distances. A model that
+Depth is metric: scaling an image by ``s`` looks like a camera with another focal length at the *same* distances. A model that
 is not told the focal length cannot know that, so :func:`default_transform` crops and scales for segmentation only; for depth
 it flips and changes colors. The published depth recipes (:mod:`~noise2map.data.transforms.presets`) do not scale either.
 """

@@ -47,7 +47,7 @@ class RandomCrop:
     """Cuts a random window; with a limit on how much of it one class may cover.
 
     Up to ``tries`` windows are drawn until the most frequent class covers less than ``cat_max_ratio`` of the known pixels
-    and there are at least two classes; after that the last one is taken. A picture smaller than the window is cut where
+    and there are at least two classes; after that the last one is taken. An image smaller than the window is cut where
     it is larger and left as it is elsewhere (see :class:`PadTo`).
 
     Attributes:
@@ -69,13 +69,13 @@ class RandomCrop:
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator) -> Sample:
         """A random window of the sample."""
-        picture_width, picture_height = sample["image"].size
-        height, width = min(self.size[0], picture_height), min(self.size[1], picture_width)
+        image_width, image_height = sample["image"].size
+        height, width = min(self.size[0], image_height), min(self.size[1], image_width)
         limited = self.cat_max_ratio < 1 and "labels" in sample
         left = top = 0
         for _ in range(self.tries if limited else 1):
-            top = int(rng.integers(0, picture_height - height + 1))
-            left = int(rng.integers(0, picture_width - width + 1))
+            top = int(rng.integers(0, image_height - height + 1))
+            left = int(rng.integers(0, image_width - width + 1))
             if not limited or self._varied(sample["labels"][top : top + height, left : left + width]):
                 break
         return cut(sample, left, top, width, height)
@@ -102,19 +102,19 @@ class BottomCrop:
         """The window; nothing is drawn.
 
         Raises:
-            ValueError: If the picture is smaller than the window.
+            ValueError: If the image is smaller than the window.
         """
-        (height, width), (picture_width, picture_height) = self.size, sample["image"].size
-        if picture_width < width or picture_height < height:
+        (height, width), (image_width, image_height) = self.size, sample["image"].size
+        if image_width < width or image_height < height:
             raise ValueError(
-                f"sample {sample.get('id', '?')!r} is {picture_width}x{picture_height}, smaller than the crop of {width}x{height}"
+                f"sample {sample.get('id', '?')!r} is {image_width}x{image_height}, smaller than the crop of {width}x{height}"
             )
-        return cut(sample, (picture_width - width) // 2, picture_height - height, width, height)
+        return cut(sample, (image_width - width) // 2, image_height - height, width, height)
 
 
 @dataclass(frozen=True)
 class BoxCrop:
-    """A fixed window, by default what is left of a NYU-Depth V2 picture without its white frame.
+    """A fixed window, by default what is left of a NYU-Depth V2 image without its white frame.
 
     Attributes:
         rows: First row, and the row after the last.
@@ -134,24 +134,24 @@ class BoxCrop:
         """The window; nothing is drawn.
 
         Raises:
-            ValueError: If the picture does not hold the window.
+            ValueError: If the image does not hold the window.
         """
         (top, bottom), (left, right) = self.rows, self.columns
         width, height = sample["image"].size
         if bottom > height or right > width:
             raise ValueError(
                 f"sample {sample.get('id', '?')!r} is {width}x{height}; the crop of rows {top}:{bottom}, columns {left}:{right} "
-                "is made for larger pictures"
+                "is made for larger images"
             )
         return cut(sample, left, top, right - left, bottom - top)
 
 
 @dataclass(frozen=True)
 class PadTo:
-    """Adds pixels right and below until the picture has a size: mean color, ignored labels, invalid depth.
+    """Adds pixels right and below until the image has a size: mean color, ignored labels, invalid depth.
 
     Attributes:
-        size: ``(height, width)`` to reach; larger pictures are left alone.
+        size: ``(height, width)`` to reach; larger images are left alone.
         color: The color of the new pixels.
     """
 
@@ -182,9 +182,9 @@ def fit_size(width: int, height: int, box: tuple[int, int]) -> tuple[int, int]:
     """The largest size of the same ratio that fits into a box, whichever way the box lies.
 
     Args:
-        width: Of the picture.
-        height: Of the picture.
-        box: Two sides in any order: the long side of the picture fits the longer, the short one the shorter.
+        width: Of the image.
+        height: Of the image.
+        box: Two sides in any order: the long side of the image fits the longer, the short one the shorter.
 
     Returns:
         Width and height, rounded to whole pixels.
@@ -200,7 +200,7 @@ def resized(sample: Mapping[str, Any], width: int, height: int) -> Sample:
     result["image"] = result["image"].resize((width, height), Image.Resampling.BILINEAR)
     for key in MAPS:
         if key in result:
-            result[key] = move_map(result[key], lambda picture: picture.resize((width, height), Image.Resampling.NEAREST))
+            result[key] = move_map(result[key], lambda image: image.resize((width, height), Image.Resampling.NEAREST))
     if "intrinsics" in result:
         result["intrinsics"] = resize_intrinsics(result["intrinsics"], width / old_width, height / old_height)
     return result
@@ -208,7 +208,7 @@ def resized(sample: Mapping[str, Any], width: int, height: int) -> Sample:
 
 @dataclass(frozen=True)
 class RatioResize:
-    """Scales a picture, its ratio kept, to fit a box that is itself scaled by a random factor.
+    """Scales an image, its ratio kept, to fit a box that is itself scaled by a random factor.
 
     Attributes:
         box: Sides of the box in pixels, in any order: ``(2048, 512)`` for ADE20K, ``(2048, 1024)`` for Cityscapes.
@@ -232,9 +232,9 @@ class RatioResize:
 
 @dataclass(frozen=True)
 class RandomRotation:
-    """Turns a picture about its middle, as if the camera were rolled; corners that come into view are not known.
+    """Turns an image about its middle, as if the camera were rolled; corners that come into view are not known.
 
-    The depth along the axis does not change. The principal point turns with the picture; the focal lengths stay, which is
+    The depth along the axis does not change. The principal point turns with the image; the focal lengths stay, which is
     exact for square pixels.
 
     Attributes:
@@ -295,13 +295,13 @@ class HorizontalFlip:
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """Cuts a window with the picture's aspect ratio and scales it back to the picture's size.
+    """Cuts a window with the image's aspect ratio and scales it back to the image's size.
 
     The image is resampled bilinearly, maps take the nearest pixel. Depth values stay as they are and the intrinsics change:
     see the note of the package before using it for depth.
 
     Attributes:
-        scale: range of the window's side as a fraction of the picture's, within (0, 1].
+        scale: range of the window's side as a fraction of the image's, within (0, 1].
     """
 
     scale: tuple[float, float] = (0.7, 1.0)
@@ -329,4 +329,4 @@ class RandomResizedCrop:
 
 def _crop_map(values: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]) -> np.ndarray:
     """Nearest-pixel crop and scale of a map of integers, floats or booleans."""
-    return move_map(values, lambda picture: picture.resize(size, Image.Resampling.NEAREST, box=box))
+    return move_map(values, lambda image: image.resize(size, Image.Resampling.NEAREST, box=box))

@@ -107,7 +107,7 @@ ColourAugmentation = ColorAugmentation
 class Photometric:
     """Random gamma, brightness, contrast and saturation of the image; maps are untouched.
 
-    Each attribute is the half-width of a factor's range: 0.2 draws from [0.8, 1.2]. Contrast is about the picture's mean.
+    Each attribute is the half-width of a factor's range: 0.2 draws from [0.8, 1.2]. Contrast is about the image's mean.
     """
 
     brightness: float = 0.2

@@ -11,10 +11,10 @@ Sample = dict[str, Any]
 Transform = Callable[[Mapping[str, Any], np.random.Generator], Sample]
 
 UNKNOWN: dict[str, Any] = {"labels": 255, "depth_m": 0.0, "valid": False, "normals": 0.0}
-"""What a map holds where there is no picture."""
+"""What a map holds where there is no image."""
 MAPS = tuple(UNKNOWN)
 VECTORS = ("normals",)
-"""Maps ``(H, W, 3)`` of vectors, x to the right and y up, which turn with the picture."""
+"""Maps ``(H, W, 3)`` of vectors, x to the right and y up, which turn with the image."""
 
 
 def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -37,11 +37,11 @@ class Compose:
 
 
 def move_map(values: np.ndarray, move: Callable[[Image.Image], Image.Image]) -> np.ndarray:
-    """A map ``(H, W)`` or ``(H, W, C)`` of bytes, booleans or floats, moved as Pillow moves a picture, in its own type."""
+    """A map ``(H, W)`` or ``(H, W, C)`` of bytes, booleans or floats, moved as Pillow moves an image, in its own type."""
     if values.ndim == 3:
         return np.stack([move_map(np.ascontiguousarray(channel), move) for channel in np.moveaxis(values, -1, 0)], -1)
-    picture = Image.fromarray(values.astype(np.uint8) if values.dtype == np.bool_ else values)
-    return np.asarray(move(picture)).astype(values.dtype)
+    image = Image.fromarray(values.astype(np.uint8) if values.dtype == np.bool_ else values)
+    return np.asarray(move(image)).astype(values.dtype)
 
 
 def mirror_map(key: str, values: np.ndarray) -> np.ndarray:
@@ -52,7 +52,7 @@ def mirror_map(key: str, values: np.ndarray) -> np.ndarray:
 
 def turn_map(key: str, values: np.ndarray, degrees: float) -> np.ndarray:
     """A map turned anticlockwise about its middle by the nearest pixel; vectors turn with it."""
-    turned = move_map(values, lambda picture: picture.rotate(degrees, Image.Resampling.NEAREST, fillcolor=UNKNOWN[key]))
+    turned = move_map(values, lambda image: image.rotate(degrees, Image.Resampling.NEAREST, fillcolor=UNKNOWN[key]))
     if key not in VECTORS:
         return turned
     cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))

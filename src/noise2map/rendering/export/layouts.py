@@ -11,7 +11,7 @@ import numpy as np
 
 from noise2map.data import ade20k, cityscapes, kitti, nyu, sun_rgbd
 from noise2map.data.lsun import import_lmdb
-from noise2map.rendering.export.writer import FrameWriter, classes_of_frames, save_array, save_picture, to_16_bits
+from noise2map.rendering.export.writer import FrameWriter, classes_of_frames, save_array, save_image, to_16_bits
 from noise2map.runs.files import write_text
 
 # Freedoom class -> class of the dataset. No two share one, so that nothing is lost.
@@ -57,7 +57,7 @@ class Ade20kLayout(FrameWriter):
         """Write a frame."""
         name, folder = f"ADE_{split}_{number + 1:08d}", ade20k.SPLITS[split]
         base = self.root / "ADEChallengeData2016"
-        save_picture(base / "images" / folder / f"{name}.jpg", frame["image"])
+        save_image(base / "images" / folder / f"{name}.jpg", frame["image"])
         save_array(base / "annotations" / folder / f"{name}.png", self._ids[frame["labels"]])
         return name
 
@@ -77,7 +77,7 @@ class CityscapesLayout(FrameWriter):
         """Write a frame."""
         city = record["map"].lower()
         name = f"{city}_000000_{record['index']:06d}"
-        save_picture(self.root / "leftImg8bit" / split / city / f"{name}{cityscapes.IMAGE_END}", frame["image"])
+        save_image(self.root / "leftImg8bit" / split / city / f"{name}{cityscapes.IMAGE_END}", frame["image"])
         save_array(self.root / "gtFine" / split / city / f"{name}{cityscapes.LABEL_END}", self._ids[frame["labels"]])
         fx, fy, cx, cy = (float(value) for value in frame["intrinsics"])
         camera = self.root / "camera" / split / city / f"{name}{cityscapes.CAMERA_END}"
@@ -121,7 +121,7 @@ class KittiLayout(_DepthLayout):
         drive = f"{date}_drive_{self._drives.setdefault(record['map'], len(self._drives) + 1):04d}_sync"
         image = f"{date}/{drive}/image_02/data/{record['index']:010d}.png"
         depth = f"{drive}/proj_depth/groundtruth/image_02/{record['index']:010d}.png"
-        save_picture(self.root / "input" / image, frame["image"])
+        save_image(self.root / "input" / image, frame["image"])
         self.save_depth(self.root / "gt_depth" / depth, frame["depth_m"], 1 / kitti.METRES_PER_UNIT)
         known = self._cameras.setdefault(date, frame["intrinsics"])
         if not np.array_equal(known, frame["intrinsics"]):
@@ -146,7 +146,7 @@ class NyuLayout(_DepthLayout):
         """Write a frame."""
         scene, index = record["map"].lower(), f"{record['index']:05d}"
         image, depth = f"{scene}/rgb_{index}.jpg", f"{scene}/sync_depth_{index}.png"
-        save_picture(self.root / image, frame["image"])
+        save_image(self.root / image, frame["image"])
         self.save_depth(self.root / depth, frame["depth_m"], 1 / nyu.METRES_PER_UNIT)
         slash = "/" if split == "train" else ""  # as the published lists have it
         self.lines[split].append(f"{slash}{image} {slash}{depth} {float(frame['intrinsics'][0]):.4f}")
@@ -158,7 +158,7 @@ class NyuLayout(_DepthLayout):
 
 
 class SunRgbdLayout(_DepthLayout):
-    """A folder per picture with ``image``, ``depth`` (rotated bits), ``depth_bfx`` and ``intrinsics.txt``, and lists."""
+    """A folder per image with ``image``, ``depth`` (rotated bits), ``depth_bfx`` and ``intrinsics.txt``, and lists."""
 
     splits = ("train", "test")
 
@@ -166,7 +166,7 @@ class SunRgbdLayout(_DepthLayout):
         """Write a frame."""
         scene = f"xtion/freedoom/{record['map'].lower()}/{record['index']:06d}"
         folder, name = f"SUNRGBD/{scene}", f"{record['index']:07d}"
-        save_picture(self.root / folder / "image" / f"{name}.jpg", frame["image"])
+        save_image(self.root / folder / "image" / f"{name}.jpg", frame["image"])
         millimetres = to_16_bits(frame["depth_m"], 1000)
         self.lost_pixels += int(((frame["depth_m"] > 0) & (millimetres == 0)).sum())
         for part in ("depth", "depth_bfx"):
@@ -201,10 +201,10 @@ class LsunLayout(FrameWriter):
         return key
 
     def _put(self, split: str, key: bytes, value: bytes) -> None:
-        """Store a picture; LMDB must be told its size beforehand, so a full database is enlarged."""
+        """Store an image; LMDB must be told its size beforehand, so a full database is enlarged."""
         if split not in self._open:
             path = self.root / f"{CATEGORY}_{split}_lmdb"
-            # Without a flush for every picture: the whole folder is thrown away if the export does not finish.
+            # Without a flush for every image: the whole folder is thrown away if the export does not finish.
             self._open[split] = self._lmdb.open(str(path), map_size=_SPARE_BYTES, sync=False, metasync=False)
         environment = self._open[split]
         while True:

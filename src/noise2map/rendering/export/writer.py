@@ -76,13 +76,13 @@ def to_16_bits(depth_m: np.ndarray, units_per_metre: float) -> np.ndarray:
     return np.where(units <= _MAX_16_BITS, units, 0).astype(np.uint16)
 
 
-def save_picture(path: Path, picture: Image.Image) -> None:
+def save_image(path: Path, image: Image.Image) -> None:
     """Write an image as its suffix says: ``.jpg`` (quality 95, full color resolution) or ``.png``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kind, options = ("JPEG", _JPEG) if path.suffix == ".jpg" else ("PNG", {})
-    write_file(path, lambda file: picture.save(file, kind, **options))
+    write_file(path, lambda file: image.save(file, kind, **options))
 
 
 def save_array(path: Path, values: np.ndarray) -> None:
     """Write ``(H, W)`` uint8 or uint16 as a grey PNG."""
-    save_picture(path, Image.fromarray(values))
+    save_image(path, Image.fromarray(values))
