@@ -121,7 +121,7 @@ CORRUPTIONS: dict[str, tuple[str, Corruption]] = {
 
 
 class CorruptedFrames:
-    """Frames of a data set by index, each with the corruption of its own random numbers."""
+    """Frames of a dataset by index, each with the corruption of its own random numbers."""
 
     def __init__(self, frames, indices, corrupt: Corruption, seed: int) -> None:
         self.frames, self.indices, self.corrupt, self.seed = frames, indices, corrupt, seed

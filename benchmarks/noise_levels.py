@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--compare", help="another model beside it, e.g. the same network without diffusion")
     parser.add_argument("--root", required=True, help="rendered frames of Freedoom")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--limit", type=int, default=360, help="frames, evenly over the data set")
+    parser.add_argument("--limit", type=int, default=360, help="frames, evenly over the dataset")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rows, device = [], torch.device("cpu")

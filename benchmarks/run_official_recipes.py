@@ -1,4 +1,4 @@
-"""One official recipe of each family, shortened, on Freedoom in that data set's own layout: does its loss go down?
+"""One official recipe of each family, shortened, on Freedoom in that dataset's own layout: does its loss go down?
 
 Frames are rendered at a fitting size, exported, trained on for some hundred iterations (smaller crops, short warm-up, no pretrained
 backbone; every change is printed and recorded) and a few frames are scored under the official protocol. What is there already is
@@ -34,8 +34,8 @@ class Family:
     Attributes:
         title: In the plot.
         recipe: Its smallest recipe.
-        layout: Data set whose layout it reads.
-        frame: Size of the rendered frames, ``WIDTHxHEIGHT``: like the data set's, or as large as its crops need.
+        layout: Dataset whose layout it reads.
+        frame: Size of the rendered frames, ``WIDTHxHEIGHT``: like the dataset's, or as large as its crops need.
         crop: Size of the training crops, ``WIDTHxHEIGHT``; the published ones are nine to twenty times as large.
         warmup: Iterations of warm-up as a share of all. The published shares are 1/107 and 1/3.
     """

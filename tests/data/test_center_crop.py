@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from noise2map.data.center_crop import CenterCrops, DepthFolder, ImageFolder, square_image, square_intrinsics, square_map
+from noise2map.data.center_crop import (
+    CenterCrops,
+    DepthFolder,
+    ImageFolder,
+    center_crop_image,
+    center_crop_intrinsics,
+    center_crop_map,
+)
 from noise2map.data.freedoom import load_samples
 
 
@@ -10,22 +17,22 @@ def test_the_middle_is_kept_and_averaged():
     values = np.zeros((4, 8, 3), np.uint8)
     values[:, 2:6] = 200  # the middle square
     values[:, :2] = 255
-    assert (np.asarray(square_image(Image.fromarray(values), 2)) == 200).all()
-    assert (np.asarray(square_image(Image.fromarray(values.transpose(1, 0, 2)), 4)) == 200).all()
+    assert (np.asarray(center_crop_image(Image.fromarray(values), 2)) == 200).all()
+    assert (np.asarray(center_crop_image(Image.fromarray(values.transpose(1, 0, 2)), 4)) == 200).all()
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
-    small = np.asarray(square_image(Image.fromarray(noise), 4)).astype(float)
+    small = np.asarray(center_crop_image(Image.fromarray(noise), 4)).astype(float)
     means = noise.reshape(4, 16, 4, 16, 3).mean((1, 3))
     assert np.abs(small - means).max() < 25  # a picked pixel would be off by 64 on average
 
 
 def test_depth_takes_one_pixel_and_no_average():
     depth = np.array([[1, 1, 9, 9], [1, 1, 9, 9]], np.float32)
-    assert square_map(depth, 2).tolist() == [[1, 9], [1, 9]]
-    assert set(np.unique(square_map(depth, 7))) == {1, 9}
+    assert center_crop_map(depth, 2).tolist() == [[1, 9], [1, 9]]
+    assert set(np.unique(center_crop_map(depth, 7))) == {1, 9}
 
 
 def test_a_point_seen_in_the_crop_lies_on_the_same_ray():
-    fx, fy, cx, cy = square_intrinsics([80, 96, 80, 60], 160, 120, 64)
+    fx, fy, cx, cy = center_crop_intrinsics([80, 96, 80, 60], 160, 120, 64)
     u, v = 100.0, 30.0  # pixel of the frame; the square starts at x = 20 and 120 px become 64
     crop = ((u - 20) * 64 / 120, v * 64 / 120)
     assert (crop[0] - cx) / fx == pytest.approx((u - 80) / 80) and (crop[1] - cy) / fy == pytest.approx((v - 60) / 96)

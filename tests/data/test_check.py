@@ -34,7 +34,7 @@ def cut_in_half(path):
 
 
 class Arrays:
-    """A data set of given depth maps."""
+    """A dataset of given depth maps."""
 
     id2label = {}
     palette = np.zeros((0, 3), np.uint8)

@@ -150,7 +150,7 @@ def test_forked_workers_read_for_themselves(root):
     with multiprocessing.get_context("fork").Pool(2) as pool:
         assert pool.map(partial(identity_of, data), [0, 1, 0, 1], chunksize=1) == expected * 2
     assert [data[index]["id"] for index in range(2)] == expected
-    assert LsunDataset(root, split="val")[0]["id"] == expected[0]  # a second data set on the same database
+    assert LsunDataset(root, split="val")[0]["id"] == expected[0]  # a second dataset on the same database
 
 
 def identity_of(data, index):

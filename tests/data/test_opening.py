@@ -1,4 +1,4 @@
-"""Data sets by name: what they are called, where they lie, which split is meant, and what is said if there is none."""
+"""Datasets by name: what they are called, where they lie, which split is meant, and what is said if there is none."""
 
 import json
 

@@ -7,7 +7,7 @@ from noise2map.data.subsets import Cropped, SkipUnreadable, Subset, evenly_space
 
 
 class Five:
-    """A data set with names and colors."""
+    """A dataset with names and colors."""
 
     id2label, palette, rig = {0: "a"}, np.array([[1, 2, 3]], np.uint8), "six cameras"
 

@@ -1,4 +1,4 @@
-"""Real images by name: which data set is opened, what of an image is taken."""
+"""Real images by name: which dataset is opened, what of an image is taken."""
 
 import numpy as np
 import pytest

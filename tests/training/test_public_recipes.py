@@ -1,4 +1,4 @@
-"""Recipes of the public data sets train on Freedoom rooms in those data sets' own formats."""
+"""Recipes of the public datasets train on Freedoom rooms in those datasets' own formats."""
 
 import numpy as np
 import pytest

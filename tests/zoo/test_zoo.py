@@ -128,7 +128,7 @@ def test_a_run_directory_points_to_its_model(room):
 
 def test_the_shipped_generators_parts_belong_together_and_read_the_depth_of_real_frames():
     """Its predictor, asked about frames that it never saw, does better than the best constant; weak and strong differ."""
-    from noise2map.data.center_crop import square_image, square_map
+    from noise2map.data.center_crop import center_crop_image, center_crop_map
     from noise2map.generation.depth_reading import depth_probe
     from noise2map.generation.loading import load_generator
 
@@ -136,8 +136,8 @@ def test_the_shipped_generators_parts_belong_together_and_read_the_depth_of_real
     assert pipe.depth_predictor.depth_range == pipe.depth_prior.depth_range and pipe.depth_predictor.depth_range.metric
     assert (pipe.depth_predictor.strong_blocks, pipe.depth_predictor.weak_blocks) == ((1, 2, 3, 4, 5), (4,))
     frames = [load_samples("test", "depth")[index] for index in range(0, 24, 3)]
-    images = torch.stack([torch.from_numpy(np.array(square_image(one["image"], 64))).permute(2, 0, 1) for one in frames])
-    truth = torch.from_numpy(np.stack([square_map(np.where(one["valid"], one["depth_m"], 0), 64) for one in frames])).float()
+    images = torch.stack([torch.from_numpy(np.array(center_crop_image(one["image"], 64))).permute(2, 0, 1) for one in frames])
+    truth = torch.from_numpy(np.stack([center_crop_map(np.where(one["valid"], one["depth_m"], 0), 64) for one in frames])).float()
     strong, weak = depth_probe(pipe)(images, [str(index) for index in range(len(frames))])
     known = truth > 0
     errors = [(pipe.depth_predictor.decode_depth(one)[known].log() - truth[known].log()).abs().mean() for one in (strong, weak)]

@@ -63,7 +63,7 @@ class DepthFolder:
 
 
 class CenterCrops:
-    """The middle square of every sample, at one size; what has been read once is kept in memory if all of it fits in 2 GiB.
+    """The center crop of every sample, at one size; what has been read once is kept in memory if all of it fits in 2 GiB.
 
     Images are resampled bicubically with averaging, depth takes the nearest pixel: an average of two distances is a place
     where there is nothing.
@@ -113,42 +113,42 @@ class CenterCrops:
         width, height = 0, 0
         if "image" in self.parts:
             width, height = sample["image"].size
-            result["image"] = np.asarray(square_image(sample["image"], self.size))
+            result["image"] = np.asarray(center_crop_image(sample["image"], self.size))
         if "depth" in self.parts:
             if "depth_m" not in sample:
                 raise ValueError(f"sample {sample['id']!r} has no depth")
             depth_m = np.where(sample.get("valid", sample["depth_m"] > 0), sample["depth_m"], np.float32(0))
             height, width = depth_m.shape
-            result["depth_m"] = square_map(depth_m.astype(np.float32), self.size)
+            result["depth_m"] = center_crop_map(depth_m.astype(np.float32), self.size)
         if "intrinsics" in sample:
-            result["intrinsics"] = square_intrinsics(sample["intrinsics"], width, height, self.size)
+            result["intrinsics"] = center_crop_intrinsics(sample["intrinsics"], width, height, self.size)
         return result
 
 
-def square_box(width: int, height: int) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of the middle square of an image, in pixels."""
+def center_crop_box(width: int, height: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the center crop of an image, in pixels."""
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side
 
 
-def square_image(image: Image.Image, size: int) -> Image.Image:
-    """The middle square of an image at ``size`` x ``size`` pixels."""
+def center_crop_image(image: Image.Image, size: int) -> Image.Image:
+    """The center crop of an image at ``size`` x ``size`` pixels."""
     # Cut first: resampling a box would let the pixels around it bleed in.
-    return image.convert("RGB").crop(square_box(*image.size)).resize((size, size), Image.Resampling.BICUBIC)
+    return image.convert("RGB").crop(center_crop_box(*image.size)).resize((size, size), Image.Resampling.BICUBIC)
 
 
-def square_map(values: np.ndarray, size: int) -> np.ndarray:
-    """The middle square of a map ``(H, W)`` -> ``(size, size)``, nearest pixel, same type."""
-    left, top, right, bottom = square_box(values.shape[1], values.shape[0])
+def center_crop_map(values: np.ndarray, size: int) -> np.ndarray:
+    """The center crop of a map ``(H, W)`` -> ``(size, size)``, nearest pixel, same type."""
+    left, top, right, bottom = center_crop_box(values.shape[1], values.shape[0])
     side = right - left
     chosen = ((np.arange(size) + 0.5) * side / size).astype(int)
     return np.ascontiguousarray(values[top:bottom, left:right][np.ix_(chosen, chosen)])
 
 
-def square_intrinsics(intrinsics: Any, width: int, height: int, size: int) -> np.ndarray:
-    """``fx, fy, cx, cy`` of the middle square at ``size`` pixels, ``(4,)`` float32."""
-    left, top, right, _ = square_box(width, height)
+def center_crop_intrinsics(intrinsics: Any, width: int, height: int, size: int) -> np.ndarray:
+    """``fx, fy, cx, cy`` of the center crop at ``size`` pixels, ``(4,)`` float32."""
+    left, top, right, _ = center_crop_box(width, height)
     scale = size / (right - left)
     return resize_intrinsics(crop_intrinsics(intrinsics, left, top), scale, scale)
 

@@ -89,7 +89,7 @@ def _train(options: PredictorTrainingOptions) -> list[dict[str, Any]]:
 
 
 def _read(options: PredictorTrainingOptions, size: int, device: torch.device) -> tuple[LabelledImages, LabelledImages]:
-    """The images to learn from and those to score on, squares of the generator's size."""
+    """The images to learn from and those to score on, center crops of the generator's size."""
     sources = (options.labels, options.val_labels or options.labels)
     lsun = options.data == "lsun"  # the others are folders of one split each
     train, val = (

@@ -19,7 +19,7 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 
 @dataclass(frozen=True)
 class View:
-    """What a frame's middle square shows.
+    """What a frame's center crop shows.
 
     Attributes:
         brightness: mean luma of the image as drawn, in [0, 255].
@@ -71,7 +71,7 @@ class Selection:
 
 
 def view_of(image: Image.Image, depth_m: np.ndarray) -> View:
-    """Measure the middle square of a frame.
+    """Measure the center crop of a frame.
 
     Args:
         image: as drawn.
@@ -85,10 +85,10 @@ def view_of(image: Image.Image, depth_m: np.ndarray) -> View:
     height, width = depth_m.shape
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    square = np.s_[top : top + side, left : left + side]
-    colors = np.asarray(image.convert("RGB"))[square].astype(np.float64)
+    crop = np.s_[top : top + side, left : left + side]
+    colors = np.asarray(image.convert("RGB"))[crop].astype(np.float64)
     luma = colors @ _LUMA
-    known = depth_m[square][depth_m[square] > 0]
+    known = depth_m[crop][depth_m[crop] > 0]
     near, median, far = np.percentile(known, (5, 50, 95)) if known.size else (1.0, 0.0, 1.0)
     return View(float(luma.mean()), float((colors[..., 0] - luma).mean()), float(median), float(far / near))
 

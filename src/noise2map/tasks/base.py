@@ -62,7 +62,7 @@ class Scorer(ABC):
         Args:
             output: What `decode_map` gave for B images.
             processed: Height and width that went into the model.
-            indices: Place of each image in the data set.
+            indices: Place of each image in the dataset.
             truths: True map of each image.
         """
 
@@ -84,11 +84,11 @@ class Scorer(ABC):
 
     @abstractmethod
     def image_rows(self) -> Tensor:
-        """What the bootstrap resamples, `(N, ...)`, in the order of the data set."""
+        """What the bootstrap resamples, `(N, ...)`, in the order of the dataset."""
 
     @abstractmethod
     def image_scores(self) -> dict[str, Tensor]:
-        """Scores of every image by name, `(N,)` each, in the order of the data set."""
+        """Scores of every image by name, `(N,)` each, in the order of the dataset."""
 
     def statistic(self) -> Callable[[Tensor], Tensor]:
         """Maps `image_rows` to the values of `statistics`."""
@@ -99,7 +99,7 @@ class Scorer(ABC):
         return {}
 
     def uncertainty_rows(self, name: str) -> Tensor:
-        """Scores `(N, 12)` of one kind of uncertainty for every image, in the order of the data set."""
+        """Scores `(N, 12)` of one kind of uncertainty for every image, in the order of the dataset."""
         return sort_rows(self.uncertainties[name].per_image().cpu(), self.uncertainty_order[name])
 
 
@@ -112,7 +112,7 @@ class ImageScorer(Scorer):
         Args:
             output: What `decode_map` gave for B images.
             processed: Height and width that went into the model.
-            indices: Place of each image in the data set.
+            indices: Place of each image in the dataset.
             truths: True map `(..., H, W)` of each image; sizes may differ.
         """
         # A checkpoint may ask for too much memory at once: images of one size go together, in chunks.
@@ -145,7 +145,7 @@ class ImageScorer(Scorer):
 
 
 def sort_rows(rows: Tensor, order: list[int]) -> Tensor:
-    """Rows `(N, ...)` that came in some order of images, in the order of the data set."""
+    """Rows `(N, ...)` that came in some order of images, in the order of the dataset."""
     return rows[torch.tensor(order).argsort()]
 
 
@@ -198,7 +198,7 @@ class Task(ABC):
 
     @property
     def things(self) -> str:
-        """What a data set of the task holds."""
+        """What a dataset of the task holds."""
         return "images" if self.of_images else "samples"
 
     def __str__(self) -> str:
@@ -236,7 +236,7 @@ class Task(ABC):
 
     @abstractmethod
     def training_metric(self, config: Any) -> Metric:
-        """An empty metric with the model's classes or range; a few numbers whatever the size of the data set."""
+        """An empty metric with the model's classes or range; a few numbers whatever the size of the dataset."""
 
     @abstractmethod
     def update_metric(self, metric: Metric, output: Any, batch: Mapping[str, Any], processor: Any) -> None:
@@ -254,7 +254,7 @@ class Task(ABC):
         """An empty scorer for maps of a model: intervals, calibration, uncertainty."""
 
     def open_dataset(self, name: str, root: Any, split: str, model: Any, processor: Any, depth_scale: float = 0.001) -> Any:
-        """A split of a data set as a model needs it.
+        """A split of a dataset as a model needs it.
 
         Raises:
             OSError: If files are missing.

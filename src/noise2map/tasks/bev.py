@@ -45,7 +45,7 @@ class BevScorer(Scorer):
         Args:
             output: What `decode_map` gave for B samples.
             processed: Not used: maps have a grid of their own.
-            indices: Place of each sample in the data set.
+            indices: Place of each sample in the dataset.
             truths: True layers `(K, X, Y)` of each sample, 0, 1 or 255.
 
         Raises:
@@ -116,7 +116,7 @@ def _flat(maps: Tensor) -> Tensor:
 
 
 def open_bev_dataset(name: str, root: str | Path | None, split: str, model: Any, processor: Any) -> Any:
-    """A split of a data set as a model needs it: its sensors, its sweeps, its grid of the map.
+    """A split of a dataset as a model needs it: its sensors, its sweeps, its grid of the map.
 
     Raises:
         OSError: If files are missing.
@@ -126,7 +126,7 @@ def open_bev_dataset(name: str, root: str | Path | None, split: str, model: Any,
 
 
 def bev_data_set(name: str, root: str | Path | None, split: str, sweeps: int, config: Noise2MapBevConfig) -> NuScenesDataset:
-    """A split of a data set, its map on the grid of the model.
+    """A split of a dataset, its map on the grid of the model.
 
     Raises:
         OSError: if files are missing.
@@ -139,7 +139,7 @@ def map_extent(config: Noise2MapBevConfig) -> dict[str, Any]:
     """Size in metres and in cells of a model's map.
 
     Raises:
-        ValueError: if the map is not centred on the car, where data sets draw it.
+        ValueError: if the map is not centred on the car, where datasets draw it.
     """
     grid = config.map_grid
     for name, axis in zip(("map_x_bounds", "map_y_bounds"), grid):

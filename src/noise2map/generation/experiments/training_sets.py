@@ -104,8 +104,8 @@ def guidance_of(options: ExperimentOptions, pipe: DepthGuidedPipeline) -> Guidan
 
 def real_images(dataset: Any, limit: int, size: int) -> tuple[Tensor, Tensor]:
     """Center crops of real samples, evenly spaced: images uint8 and depth in metres, 0 unknown."""
-    squares = CenterCrops(Subset.evenly_spaced(dataset, limit or None), size, ("image", "depth"))
-    samples = [squares[index] for index in range(len(squares))]
+    crops = CenterCrops(Subset.evenly_spaced(dataset, limit or None), size, ("image", "depth"))
+    samples = [crops[index] for index in range(len(crops))]
     images = torch.from_numpy(np.stack([np.asarray(one["image"]) for one in samples])).permute(0, 3, 1, 2).contiguous()
     return images, torch.from_numpy(np.stack([one["depth_m"] for one in samples]))
 

@@ -24,7 +24,7 @@ class Noise2MapBevProcessor(ShippedNames, ImageProcessingMixin):
         image_scale: new size of an image over its old one; what is then too large is cut, centred across and at the bottom.
         image_mean: subtracted from colors in [0, 1].
         image_std: they are divided by it.
-        sweeps: how many LiDAR readings before each key frame the model was trained with; data sets are opened with it.
+        sweeps: how many LiDAR readings before each key frame the model was trained with; datasets are opened with it.
     """
 
     model_input_names = ["pixel_values"]

@@ -35,10 +35,10 @@ def make_datasets(recipe: GeneratorRecipe) -> tuple[CenterCrops, CenterCrops]:
         if len(train) < 2:
             raise ValueError(f"{data.train} holds {len(train)} image; expected at least 2, one of which is held out")
         train, val = hold_out(train, min(data.hold_out_every, len(train)))
-    return _squares(recipe, train), _squares(recipe, val)
+    return _center_crops(recipe, train), _center_crops(recipe, val)
 
 
-def _squares(recipe: GeneratorRecipe, dataset: Any) -> CenterCrops:
+def _center_crops(recipe: GeneratorRecipe, dataset: Any) -> CenterCrops:
     limit = recipe.data.limit
     if limit is not None and limit < len(dataset):
         dataset = Subset(dataset, list(range(limit)))

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from noise2map.data.center_crop import square_image, square_map
+from noise2map.data.center_crop import center_crop_image, center_crop_map
 from noise2map.data.subsets import evenly_spaced
 
 TRUTH = "truth"
@@ -72,7 +72,7 @@ def choose(length: int, count: int, seed: int | None) -> list[int]:
 
 
 def read_images(dataset: Any, indices: list[int], size: int, labels: str, labeller: DepthLabeller | None = None) -> LabelledImages:
-    """Middle squares of some samples with their labels.
+    """Center crops of some samples with their labels.
 
     Args:
         dataset: raw samples.
@@ -88,7 +88,7 @@ def read_images(dataset: Any, indices: list[int], size: int, labels: str, labell
             sample["depth_m"] = labeller.label_image(sample["image"])
         elif "valid" in sample:
             sample["depth_m"] = np.where(sample["valid"], sample["depth_m"], np.float32(0))
-        images.append(np.asarray(square_image(sample["image"], size)).transpose(2, 0, 1))
-        depths.append(square_map(sample["depth_m"], size))
+        images.append(np.asarray(center_crop_image(sample["image"], size)).transpose(2, 0, 1))
+        depths.append(center_crop_map(sample["depth_m"], size))
     metric = labeller is None or labeller.metric
     return LabelledImages(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(depths)).float(), metric, labels)

@@ -26,7 +26,7 @@ class ImagesSection:
         hold_out_every: which part of ``train`` is held out if ``val`` is ``none``.
         category: of LSUN: ``bedroom``, ``church_outdoor``, ...; may be left out if the folder holds one.
         limit: take this many images only; ``none`` for all.
-        size: side of the middle square that is cut and resized to this many pixels.
+        size: side of the images in pixels; the center crop is resized to it.
         flip: probability of mirroring.
         depth_scale: metres in a unit of a folder's depth maps (0.001 for millimetres).
         missing: what pixels without depth are: ``far`` (sky), or ``ignore`` (left out of the loss).
