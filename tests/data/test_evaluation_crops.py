@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from noise2map.data.evaluation_crops import EVALUATION_VIEWS, eigen_window, garg_window
+from noise2map.data.evaluation_crops import EVALUATION_CROPS, eigen_window, garg_window
 
 
 def sample(width, height, depth_m=5.0):
@@ -19,7 +19,7 @@ def sample(width, height, depth_m=5.0):
 
 
 def test_kitti_counts_the_garg_crop_of_the_benchmark_window():
-    seen = EVALUATION_VIEWS["kitti"](sample(1242, 375))
+    seen = EVALUATION_CROPS["kitti"](sample(1242, 375))
     assert seen["image"].size == (1216, 352) and seen["depth_m"].shape == (352, 1216)
     assert seen["image"].getpixel((0, 0)) == (13, 23, 0)  # column (1242 - 1216) / 2, row 375 - 352
     rows, columns = np.nonzero(seen["valid"])
@@ -28,14 +28,14 @@ def test_kitti_counts_the_garg_crop_of_the_benchmark_window():
     assert len(rows) == (349 - 143) * (1172 - 43) and (seen["depth_m"][~seen["valid"]] == 0).all()
     assert seen["intrinsics"][2:] == pytest.approx([600 - 13, 180 - 23])
     with pytest.raises(ValueError, match="640x480"):
-        EVALUATION_VIEWS["kitti"](sample(640, 480))
+        EVALUATION_CROPS["kitti"](sample(640, 480))
 
 
 @pytest.mark.parametrize("name", ["nyu", "nyu-labelled", "sun-rgbd"])
 def test_rooms_count_the_eigen_crop(name):
     whole = sample(640, 480)
     whole["valid"][100, 100] = False
-    seen = EVALUATION_VIEWS[name](whole)
+    seen = EVALUATION_CROPS[name](whole)
     assert seen["image"].size == (640, 480)
     rows, columns = np.nonzero(seen["valid"])
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (45, 470, 41, 600)
@@ -44,8 +44,8 @@ def test_rooms_count_the_eigen_crop(name):
 
 
 def test_sun_rgbd_ends_at_eight_metres():
-    assert EVALUATION_VIEWS["sun-rgbd"](sample(640, 480, 9.5))["depth_m"].max() == 8.0
-    assert EVALUATION_VIEWS["nyu"](sample(640, 480, 9.5))["depth_m"].max() == 9.5
+    assert EVALUATION_CROPS["sun-rgbd"](sample(640, 480, 9.5))["depth_m"].max() == 8.0
+    assert EVALUATION_CROPS["nyu"](sample(640, 480, 9.5))["depth_m"].max() == 9.5
 
 
 def test_windows_stay_inside_small_pictures():

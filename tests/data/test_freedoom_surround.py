@@ -72,7 +72,7 @@ def engine_pose(dataset, index: int, channel: str, level: Level) -> Pose:
 
 
 def test_the_tables_give_the_engines_poses_back(root, dataset, level):
-    record = store.read_ledger(root, "val")[0]
+    record = store.read_manifest(root, "val")[0]
     poses = [engine_pose(dataset, 0, channel, level) for channel in CAMERAS]
     assert record["map"] == MAP and dataset[0]["location"] == f"freedoom-{MAP}"
     for pose in poses[1:]:  # one centre, whole map units, an eye's height above the floor
@@ -204,7 +204,7 @@ def test_another_seed_gives_other_places(root, tmp_path):
     (task,) = chunks.plan(other.split, other.samples, job._open_folder(other))
     messages: queue.Queue = queue.Queue()
     job._make_map(other, task, messages, lambda: False, tmp_path)
-    assert messages.get()["poses"] != store.read_ledger(root, "val")[0]["poses"]
+    assert messages.get()["poses"] != store.read_manifest(root, "val")[0]["poses"]
 
 
 def test_a_set_of_another_kind_is_refused(root, tmp_path):

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from noise2map.cli import main
 from noise2map.data import open_public_dataset
-from noise2map.data.evaluation_crops import EVALUATION_VIEWS
+from noise2map.data.evaluation_crops import EVALUATION_CROPS
 from noise2map.diffusion import image_generator
 from noise2map.evaluation.evaluate import evaluate_model
 from noise2map.evaluation.official import (
@@ -142,7 +142,7 @@ def test_sun_rgbd_predictions_end_at_eight_metres():
         def __getitem__(self, index):
             from PIL import Image
 
-            return EVALUATION_VIEWS["sun-rgbd"]({"id": "a", "image": Image.new("RGB", (96, 64)), "depth_m": depth})
+            return EVALUATION_CROPS["sun-rgbd"]({"id": "a", "image": Image.new("RGB", (96, 64)), "depth_m": depth})
 
     for name, error in (("sun-rgbd", 0.0), ("nyu", 0.25)):
         found = evaluate_model(model, picture, Far(), [Protocol(1)], test_protocol=find_protocol(name, "depth", "official"))

@@ -24,7 +24,7 @@ STAGES = ("inference", "compiled inference", "forward and backward")
 
 # Eager indexing builds every sampled vector in memory, and compiled indexing scatters backward with atomic additions: both
 # are seconds where the others take milliseconds, and nothing chooses them.
-_HOPELESS = {("gather", "inference"), ("gather", "forward and backward")}
+_SKIPPED = {("gather", "inference"), ("gather", "forward and backward")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ def _calls(options: AttentionBenchOptions, dtype: torch.dtype) -> dict[str, Call
             "forward and backward": lambda name=name: training(name),
         }
         for stage in STAGES:
-            if (name, stage) not in _HOPELESS and (options.compile or not stage.startswith("compiled")):
+            if (name, stage) not in _SKIPPED and (options.compile or not stage.startswith("compiled")):
                 calls[f"{name}|{stage}"] = found[stage]
     return calls
 

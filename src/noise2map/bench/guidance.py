@@ -140,7 +140,7 @@ def guidance_calls(options: GuidanceBenchOptions, dtype: torch.dtype) -> tuple[d
         found = guided_prediction(unet, predictor, prior, x_t, _TIMESTEP, GuidanceConfig.from_scales(*scales), generators())
         guided_step(scheduler, found.model_output, _TIMESTEP, x_t, found.gradient)
 
-    def careless(from_output: bool) -> None:
+    def naive(from_output: bool) -> None:
         """The graph of the whole U-Net, and gradients of all weights: what ``loss.backward()`` does."""
         for module in (unet, predictor, prior):
             module.requires_grad_(True)
@@ -162,7 +162,7 @@ def guidance_calls(options: GuidanceBenchOptions, dtype: torch.dtype) -> tuple[d
 
     calls: dict[str, Callable[[], Any]] = {UNGUIDED: unguided}
     calls |= {name: lambda scales=scales: guided(scales) for name, scales in _SCALES.items()}
-    calls |= {_FULL: lambda: careless(False), _FROM_OUTPUT: lambda: careless(True)}
+    calls |= {_FULL: lambda: naive(False), _FROM_OUTPUT: lambda: naive(True)}
     tensors = [one for module in (unet, predictor, prior) for one in (*module.parameters(), *module.buffers())]
     return calls, {tensor.untyped_storage()._cdata for tensor in tensors}
 

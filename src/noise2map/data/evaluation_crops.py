@@ -1,7 +1,7 @@
 """What of an image the published depth evaluations look at: cut windows, pixels that count, farthest depth.
 
-A view is a function from raw sample to raw sample. It leaves pixels in the image that do not count and marks their depth as
-"not known", so that any evaluation that honours ``valid`` scores the same pixels.
+An evaluation crop is a function from raw sample to raw sample. It leaves pixels in the image that do not count and
+marks their depth as "not known", so that any evaluation that honours ``valid`` scores the same pixels.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from noise2map.data.transforms import BottomCrop
 
 Sample = dict[str, Any]
 
-View = Callable[[Mapping[str, Any]], Sample]
+EvaluationCrop = Callable[[Mapping[str, Any]], Sample]
 
 SUN_RGBD_FARTHEST_M = 8.0
 
@@ -43,7 +43,7 @@ def cut_off(sample: Mapping[str, Any], farthest_m: float) -> Sample:
     return {**sample, "depth_m": np.minimum(np.asarray(sample["depth_m"], np.float32), np.float32(farthest_m))}
 
 
-def kitti_view(sample: Mapping[str, Any]) -> Sample:
+def kitti_crop(sample: Mapping[str, Any]) -> Sample:
     """The window of the KITTI benchmark (lowest 352 rows, middle 1216 columns), scored in the Garg crop.
 
     Raises:
@@ -52,19 +52,19 @@ def kitti_view(sample: Mapping[str, Any]) -> Sample:
     return count_only(BottomCrop()(sample), garg_window)
 
 
-def nyu_view(sample: Mapping[str, Any]) -> Sample:
+def nyu_crop(sample: Mapping[str, Any]) -> Sample:
     """The whole image, scored in the Eigen crop."""
     return count_only(sample, eigen_window)
 
 
-def sun_rgbd_view(sample: Mapping[str, Any]) -> Sample:
+def sun_rgbd_crop(sample: Mapping[str, Any]) -> Sample:
     """The whole image with depth up to 8 m, scored in the Eigen crop."""
     return count_only(cut_off(sample, SUN_RGBD_FARTHEST_M), eigen_window)
 
 
-EVALUATION_VIEWS: dict[str, View] = {
-    "kitti": kitti_view,
-    "nyu": nyu_view,
-    "nyu-labelled": nyu_view,
-    "sun-rgbd": sun_rgbd_view,
+EVALUATION_CROPS: dict[str, EvaluationCrop] = {
+    "kitti": kitti_crop,
+    "nyu": nyu_crop,
+    "nyu-labelled": nyu_crop,
+    "sun-rgbd": sun_rgbd_crop,
 }

@@ -204,8 +204,8 @@ def _walk(transaction: Any, entries: int, limit: int | None) -> np.ndarray:
 
 
 def _kept_file(path: Path) -> Path:
-    digits = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
-    return user_cache("lsun") / f"{path.resolve().name}-{digits}.npz"
+    checksum = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    return user_cache("lsun") / f"{path.resolve().name}-{checksum}.npz"
 
 
 def _identity(path: Path, transaction: int, entries: int) -> str:

@@ -10,7 +10,7 @@ from noise2map.data.ade20k_classes import CLASSES as ADE20K_CLASSES
 from noise2map.data.center_crop import DepthFolder, ImageFolder
 from noise2map.data.cityscapes import CLASSES as CITYSCAPES_CLASSES
 from noise2map.data.cityscapes import CityscapesDataset
-from noise2map.data.evaluation_crops import EVALUATION_VIEWS, View
+from noise2map.data.evaluation_crops import EVALUATION_CROPS, EvaluationCrop
 from noise2map.data.folder import ALL, open_folder, usual_split
 from noise2map.data.freedoom.catalog import SPLITS as FREEDOOM_MAPS
 from noise2map.data.freedoom.catalog import class_names
@@ -69,7 +69,7 @@ class DatasetFacts:
     takes_root: bool = True
     classes: Mapping[int, str] | None = None
     augmentation: str | None = None
-    evaluation_crop: View | None = None
+    evaluation_crop: EvaluationCrop | None = None
     released: Mapping[str, int] = field(default_factory=dict)
     depth_median_m: tuple[float, float] | None = None
     units_per_metre: float | None = None
@@ -165,7 +165,7 @@ DATASETS: dict[str, DatasetFacts] = {
         "test",
         _PARTS,
         augmentation="kitti",
-        evaluation_crop=EVALUATION_VIEWS["kitti"],
+        evaluation_crop=EVALUATION_CROPS["kitti"],
         released={"train": 23158, "test": 652},
         depth_median_m=(4.0, 40.0),
         units_per_metre=256,
@@ -177,7 +177,7 @@ DATASETS: dict[str, DatasetFacts] = {
         "test",
         _PARTS,
         augmentation="nyu",
-        evaluation_crop=EVALUATION_VIEWS["nyu"],
+        evaluation_crop=EVALUATION_CROPS["nyu"],
         released={"train": 24231, "test": 654},
         depth_median_m=(1.0, 8.0),
         units_per_metre=1000,
@@ -189,7 +189,7 @@ DATASETS: dict[str, DatasetFacts] = {
         "test",
         _PARTS,
         augmentation="nyu",
-        evaluation_crop=EVALUATION_VIEWS["nyu-labelled"],
+        evaluation_crop=EVALUATION_CROPS["nyu-labelled"],
         released={"train": 795, "test": 654, "all": 1449},
         depth_median_m=(1.0, 8.0),
         extra="nyu",
@@ -200,7 +200,7 @@ DATASETS: dict[str, DatasetFacts] = {
         ("depth",),
         "test",
         ("test", ALL),
-        evaluation_crop=EVALUATION_VIEWS["sun-rgbd"],
+        evaluation_crop=EVALUATION_CROPS["sun-rgbd"],
         released={"test": 5050, "all": 10335},
         depth_median_m=(0.8, 8.0),
         units_per_metre=1000,

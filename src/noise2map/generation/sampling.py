@@ -155,7 +155,7 @@ def option_settings(command: str, options: Any) -> dict[str, Any]:
 
 
 def folder_name(settings: Mapping[str, Any], guidance: GuidanceConfig = UNGUIDED) -> str:
-    """`consistency-40_prior-40_DIGITS`: what guides, and a checksum of all that decides an image."""
+    """`consistency-40_prior-40_CHECKSUM`: what guides, and a checksum of all that decides an image."""
     words = [f"{loss.name.replace(' ', '-')}-{loss.scale:g}" for loss in guidance.active] or ["unguided"]
     return "_".join([*words, settings_checksum(dict(settings), 10)])
 

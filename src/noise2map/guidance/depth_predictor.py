@@ -112,7 +112,7 @@ class DepthPredictor(ModelMixin, ConfigMixin):
         max_depth: farthest depth, metres.
         depth_representation: ``"log"`` or ``"linear"``, of metric depth.
         useful_timesteps: half-open range of time steps in which the features carry depth; guidance outside of it is skipped.
-        unet_signature: fingerprint of the U-Net's weights, see `unet_signature`; None is not compared.
+        unet_signature: numbers that identify the U-Net's weights, see `unet_signature`; None is not compared.
     """
 
     @register_to_config

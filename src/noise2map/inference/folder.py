@@ -85,7 +85,7 @@ def predict_folder(
 
     Raises:
         OSError: If ``source`` does not exist or ``out`` cannot be written.
-        ValueError: If there is no image, a dial is impossible, or ``out`` holds foreign files or maps of other settings.
+        ValueError: If there is no image, decoding options are invalid, or ``out`` holds foreign files or maps of other settings.
     """
     check_count("batch_size", batch_size)
     if not isinstance(out, OutputFolder):

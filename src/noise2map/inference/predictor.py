@@ -114,7 +114,7 @@ class Predictor:
             One prediction per image, in the order given.
 
         Raises:
-            ValueError: For an impossible dial, another number of ids, what is no image, or an image that does not fit in memory.
+            ValueError: Invalid decoding options, another number of ids, no image, or an image that does not fit in memory.
             TypeError: For an option that does not exist.
             OSError: For a file or an address that cannot be read.
         """

@@ -33,7 +33,7 @@ class Distance:
         extractor: Name of the features.
         samples: Number of generated images.
         reference_samples: Number of reference images.
-        reference: Name or fingerprint of the reference, if known.
+        reference: Name or checksum of the reference, if known.
     """
 
     metric: str

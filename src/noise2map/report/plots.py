@@ -84,7 +84,7 @@ def quality_plot(
     theme: str = "light",
     log_x: bool = False,
 ) -> Figure:
-    """Quality against steps, milliseconds or operations: the compute dial as a curve per model or protocol.
+    """Quality against steps, milliseconds or operations: the compute budget as a curve per model or protocol.
 
     Args:
         series: Name to curve; bands are drawn where they are given.

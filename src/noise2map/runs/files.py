@@ -192,12 +192,12 @@ def user_cache(kind: str) -> Path:
 
 
 def settings_checksum(settings: Mapping[str, Any], digits: int = 8) -> str:
-    """Hexadecimal digits of JSON values in whatever order: other settings, other digits."""
+    """Checksum of JSON values, independent of their order, in hexadecimal digits."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:digits]
 
 
 def content_checksum(parts: Iterable[bytes | str], digits: int = 16) -> str:
-    """Hexadecimal digits of bytes and texts, taken one after the other as if they were one."""
+    """Checksum of bytes and texts in hexadecimal digits, taken one after the other as if they were one."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part.encode() if isinstance(part, str) else part)
@@ -205,7 +205,7 @@ def content_checksum(parts: Iterable[bytes | str], digits: int = 16) -> str:
 
 
 def weights_checksum(module: "nn.Module", digits: int = 8) -> str:
-    """Hexadecimal digits of all weights and buffers of a module at their precision: other weights, other digits."""
+    """Checksum of all weights and buffers of a module at their precision, in hexadecimal digits."""
     import torch
 
     digest = hashlib.sha256()

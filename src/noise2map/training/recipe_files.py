@@ -97,11 +97,11 @@ def recipe_tree(name_or_path: str | Path, folder: str = "") -> dict[str, Any]:
     return _read_with_bases(name_or_path, [], folder)
 
 
-def _read_with_bases(name_or_path: str | Path, heirs: list[str], folder: str) -> dict[str, Any]:
-    """The mapping of a recipe laid over that of its base, and so on down to a recipe without one."""
-    text, source = _read(name_or_path, heirs, folder)
-    if source in heirs:
-        raise ValueError(f"recipes name each other as base: {' -> '.join([*heirs, source])}")
+def _read_with_bases(name_or_path: str | Path, including: list[str], folder: str) -> dict[str, Any]:
+    """The mapping of a recipe merged into that of its base, and so on down to a recipe without one."""
+    text, source = _read(name_or_path, including, folder)
+    if source in including:
+        raise ValueError(f"recipes name each other as base: {' -> '.join([*including, source])}")
     try:
         tree = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
@@ -115,28 +115,28 @@ def _read_with_bases(name_or_path: str | Path, heirs: list[str], folder: str) ->
         raise ValueError(f"{source}: base is {base!r}; expected the name or the path of one recipe")
     beside = Path(name_or_path).parent / base
     is_file = Path(name_or_path).is_file() and beside.is_file()
-    return _lay_over(_read_with_bases(beside if is_file else base, [*heirs, source], folder), tree)
+    return _deep_merge(_read_with_bases(beside if is_file else base, [*including, source], folder), tree)
 
 
-def _lay_over(base: Any, change: Any) -> Any:
+def _deep_merge(base: Any, change: Any) -> Any:
     """``change`` where it says something, else ``base``; a backbone of another type replaces the base's as a whole."""
     if not (isinstance(base, dict) and isinstance(change, dict)):
         return change
     if "model_type" in base and change.get("model_type", base["model_type"]) != base["model_type"]:
         return change
-    return base | {key: _lay_over(base[key], value) if key in base else value for key, value in change.items()}
+    return base | {key: _deep_merge(base[key], value) if key in base else value for key, value in change.items()}
 
 
-def _read(name_or_path: str | Path, heirs: list[str], folder: str) -> tuple[str, str]:
+def _read(name_or_path: str | Path, including: list[str], folder: str) -> tuple[str, str]:
     path = Path(name_or_path)
     if path.is_file():
         return path.read_text(encoding="utf-8"), str(path)
     names = recipe_names(folder)
     # Only a recipe may name an unlisted one (_ade20k) as its base.
     file = resources.files("noise2map.training").joinpath("recipes", folder, f"{name_or_path}.yaml")
-    if str(name_or_path) in names or (heirs and not path.is_absolute() and file.is_file()):
+    if str(name_or_path) in names or (including and not path.is_absolute() and file.is_file()):
         return file.read_text(encoding="utf-8"), f"recipe {name_or_path}"
-    asked = f" (base of {heirs[-1]})" if heirs else ""
+    asked = f" (base of {including[-1]})" if including else ""
     raise FileNotFoundError(f"no recipe file {path}{asked}; shipped recipes: {', '.join(names)}")
 
 

@@ -115,7 +115,7 @@ class Noise2MapForBevSegmentation(MapModel):
         """Denoises a map, given features; the arguments are those of `MapModel.decode_map`.
 
         Raises:
-            ValueError: for features of another size, an impossible dial, or noise of another shape.
+            ValueError: for features of another size, invalid decoding options, or noise of another shape.
         """
         expected = (self.config.feature_channels, *self.config.feature_size)
         if features.ndim != 4 or tuple(features.shape[1:]) != expected:
@@ -167,7 +167,7 @@ class Noise2MapForBevSegmentation(MapModel):
             `BevSegmenterOutput`.
 
         Raises:
-            ValueError: for inputs, labels, noise or dials that cannot work.
+            ValueError: for inputs, labels, noise or decoding options that cannot work.
         """
         if labels is not None:
             self.check_labels(labels, points if pixel_values is None else pixel_values)

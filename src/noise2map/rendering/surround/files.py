@@ -1,8 +1,8 @@
-"""The folder that surround samples live in: files in nuScenes' places, and a ledger of what is finished for each split.
+"""The folder that surround samples live in: files in nuScenes' places, and a manifest of what is finished for each split.
 
 ``samples/CAM_FRONT/ID__CAM_FRONT.png`` (palette, brightened), ``samples/LIDAR_TOP/ID__LIDAR_TOP.pcd.bin``,
 ``sweeps/LIDAR_TOP/ID__LIDAR_TOP__1.pcd.bin``, ``maps/expansion/freedoom-MAP.json``, ``surround-SPLIT.jsonl`` (a line for each
-sample), ``surround-SPLIT.json`` (what was asked for). The tables are made of the ledger.
+sample), ``surround-SPLIT.json`` (what was asked for). The tables are made of the manifest.
 """
 
 import json
@@ -72,7 +72,7 @@ def write_sample(root: Path, identity: str, surround: Surround, palette: np.ndar
 
 
 def make_record(surround: Surround, split: str, index: int, map_name: str, level: Level) -> Record:
-    """The ledger's line of a sample."""
+    """The manifest's line of a sample."""
     origin = south_west(level)
     readings = {
         channel: reading_of(frame.pose, channel, origin) for channel, frame in zip(CHANNELS_CLOCKWISE, surround.frames, strict=True)
@@ -104,7 +104,7 @@ def write_map(root: Path, map_name: str, level: Level) -> None:
         write_text(path, json.dumps(map_expansion(level)))
 
 
-def ledger_path(root: Path, split: str) -> Path:
+def manifest_path(root: Path, split: str) -> Path:
     """The file with a line for each finished sample of a split."""
     return root / f"surround-{split}.jsonl"
 
@@ -114,19 +114,19 @@ def description_path(root: Path, split: str) -> Path:
     return root / f"surround-{split}.json"
 
 
-def write_ledger(root: Path, split: str, records: dict[int, Record]) -> None:
-    """Write the ledger of a split, in the order of the indices."""
+def write_manifest(root: Path, split: str, records: dict[int, Record]) -> None:
+    """Write the manifest of a split, in the order of the indices."""
     text = "".join(json.dumps(records[index]) + "\n" for index in sorted(records))
-    write_text(ledger_path(root, split), text)
+    write_text(manifest_path(root, split), text)
 
 
-def read_ledger(root: Path, split: str) -> dict[int, Record]:
+def read_manifest(root: Path, split: str) -> dict[int, Record]:
     """Records of a split by index; empty if there is none yet.
 
     Raises:
         ValueError: Naming file and line, if a line is not a record.
     """
-    path, records = ledger_path(root, split), {}
+    path, records = manifest_path(root, split), {}
     if path.exists():
         for number, line in enumerate(path.read_text().splitlines(), 1):
             try:
@@ -142,7 +142,7 @@ def finished_records(root: Path, split: str, sweeps: int) -> dict[int, Record]:
     present = {path.parent: {entry.name for entry in (root / path.parent).glob("*")} for path in files_of("any", sweeps)}
     return {
         index: record
-        for index, record in read_ledger(root, split).items()
+        for index, record in read_manifest(root, split).items()
         if all(path.name in present[path.parent] for path in files_of(record["id"], sweeps))
     }
 

@@ -1,7 +1,7 @@
 """Makes a split of surround samples with several engines at once, straight into a folder in nuScenes' format.
 
-A sample depends on the seed, the split and its index only. The folder may hold several splits; their ledgers say what is finished,
-and the tables are written from them when a run ends, also when it is interrupted.
+A sample depends on the seed, the split and its index only. The folder may hold several splits; their manifests say what is
+finished, and the tables are written from them when a run ends, also when it is interrupted.
 """
 
 import json
@@ -73,7 +73,7 @@ def make_surround(options: SurroundOptions, progress: bool = True) -> int:
     try:
         if tasks:
             bar = tqdm(total=options.samples, initial=options.samples - left, unit="sample", desc=title, disable=not progress)
-            run_split(_make_map, options, tasks, records, lambda done: store.write_ledger(options.out, options.split, done), bar)
+            run_split(_make_map, options, tasks, records, lambda done: store.write_manifest(options.out, options.split, done), bar)
     finally:
         store.remove_partial_files(options.out, options.sweeps)
         for name in sorted({record["map"] for record in records.values()}):

@@ -69,7 +69,7 @@ def cut_surround(source: Path, out: Path, tokens: Sequence[str], split: str = "t
     for index, record in chosen.items():
         poses = {name: pose for name, pose in record["poses"].items() if name not in kept}
         chosen[index] = {**record, "poses": poses}
-    store.write_ledger(out, split, chosen)
+    store.write_manifest(out, split, chosen)
     write_tables(out, split, Camera(*description["size"]), sweeps)
     text = json.dumps({**description, "sweeps": sweeps, "maps": maps}, indent=1) + "\n"
     write_text(store.description_path(out, split), text)  # last: a folder with it is whole

@@ -1,4 +1,4 @@
-"""The ledger of surround samples as nuScenes' tables: each viewpoint is a scene of one sample."""
+"""The manifest of surround samples as nuScenes' tables: each viewpoint is a scene of one sample."""
 
 import json
 from pathlib import Path
@@ -30,21 +30,21 @@ def write_tables(root: Path, split: str, camera: Camera, sweeps: int) -> Path:
         The tables' folder. ``splits.json`` is written last, so that a set with it is whole.
     """
     version = version_of(split)
-    ledgers = {name: store.finished_records(root, name, sweeps) for name in SPLITS if version_of(name) == version}
+    manifests = {name: store.finished_records(root, name, sweeps) for name in SPLITS if version_of(name) == version}
     folder = root / version
     folder.mkdir(exist_ok=True)
-    tables = make_tables(ledgers, camera, sweeps)
+    tables = make_tables(manifests, camera, sweeps)
     for name, records in tables.items():
         write_text(folder / f"{name}.json", json.dumps(records))
-    scenes = {name: [ledger[index]["id"] for index in sorted(ledger)] for name, ledger in ledgers.items() if ledger}
+    scenes = {name: [manifest[index]["id"] for index in sorted(manifest)] for name, manifest in manifests.items() if manifest}
     write_text(folder / "splits.json", json.dumps(scenes))
     return folder
 
 
-def make_tables(ledgers: dict[str, dict[int, store.Record]], camera: Camera, sweeps: int) -> Tables:
+def make_tables(manifests: dict[str, dict[int, store.Record]], camera: Camera, sweeps: int) -> Tables:
     """nuScenes' thirteen tables, and one of our own, of the records of some splits."""
     channels = (*CAMERAS, LIDAR)
-    records = [(number, ledger[index]) for number, ledger in enumerate(ledgers.values()) for index in sorted(ledger)]
+    records = [(number, manifest[index]) for number, manifest in enumerate(manifests.values()) for index in sorted(manifest)]
     maps = sorted({record["map"] for _, record in records})
     tables: Tables = {name: [] for name in _UNUSED}
     tables["sensor"] = [

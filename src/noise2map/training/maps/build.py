@@ -121,20 +121,20 @@ def _backbone_of(model: nn.Module) -> nn.Module:
 
 def _copy_encoder(source: str, model: nn.Module) -> None:
     source = resolve_model(source)
-    donor_config = Noise2MapConfig.from_pretrained(source)
+    source_config = Noise2MapConfig.from_pretrained(source)
     kinds = [task.model_class for task in TASKS.values()]
-    donor_kind = next((kind for kind in kinds if [kind.__name__] == donor_config.architectures), None)
-    if donor_kind is None:
-        raise ValueError(f"model.encoder_from {source} holds {donor_config.architectures}; expected a map model of this library")
-    donor = donor_kind.from_pretrained(source)
+    source_kind = next((kind for kind in kinds if [kind.__name__] == source_config.architectures), None)
+    if source_kind is None:
+        raise ValueError(f"model.encoder_from {source} holds {source_config.architectures}; expected a map model of this library")
+    source_model = source_kind.from_pretrained(source)
     try:
         if not task_of(model).of_images:
             backbone = _backbone_of(model)
             wanted = backbone.state_dict()  # fewer outputs, fewer norms of outputs
-            given = _backbone_of(donor).state_dict()
+            given = _backbone_of(source_model).state_dict()
             backbone.load_state_dict({name: value for name, value in given.items() if name in wanted})
         else:
-            model.encoder.load_state_dict(donor.encoder.state_dict())
+            model.encoder.load_state_dict(source_model.encoder.state_dict())
     except RuntimeError as error:
         raise ValueError(f"model.encoder_from {source} has an encoder of other sizes than the recipe's: {error}") from error
 

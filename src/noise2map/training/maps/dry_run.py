@@ -159,8 +159,8 @@ def _forward(model: Any, pixels: Tensor, labels: Tensor) -> Tensor:
     batch_size, _, height, width = features.shape
     noisy = torch.empty(batch_size, model.codec.channels, height, width, device="meta")
     modulations = model.decoder.modulations(torch.empty(batch_size, device="meta"))
-    readout = model.head(model.decoder(context, noisy, modulations), context.size)
-    enlarged = nn.functional.interpolate(readout, size=labels.shape[-2:], mode="bilinear", align_corners=False)
+    prediction = model.head(model.decoder(context, noisy, modulations), context.size)
+    enlarged = nn.functional.interpolate(prediction, size=labels.shape[-2:], mode="bilinear", align_corners=False)
     if not task_of(model).has_classes:
         return (enlarged[:, 0].log() - labels.log()).square().mean()
     loss = nn.functional.cross_entropy(enlarged, labels)

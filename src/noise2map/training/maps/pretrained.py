@@ -93,7 +93,7 @@ def _read(kind: Any, source: str) -> dict[str, Tensor]:
                 f"{kind.config_class.model_type!r}"
             )
         with _quiet():  # the report of what a backbone lacks is made here, for the keys that matter
-            donor, info = kind.from_pretrained(folder, output_loading_info=True)
+            model, info = kind.from_pretrained(folder, output_loading_info=True)
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"model.backbone_from {source!r}: the weights cannot be read: {error}") from error
     except OSError as error:
@@ -103,4 +103,4 @@ def _read(kind: Any, source: str) -> dict[str, Tensor]:
             "Without a network, give the folder of a downloaded copy, or 'none' to start from random weights"
         ) from error
     invented = set(info["missing_keys"])
-    return {name: value for name, value in donor.state_dict().items() if name not in invented}
+    return {name: value for name, value in model.state_dict().items() if name not in invented}
