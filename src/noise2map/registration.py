@@ -23,7 +23,7 @@ _PIPELINES = {
 
 
 class _OnDemand(dict):
-    """What users registered with a table of transformers; our models register themselves when it is first searched."""
+    """Entries that users registered with a table of transformers; our models register themselves when it is first searched."""
 
     def __init__(self, content: dict, keys: Sequence[str] = ()) -> None:
         super().__init__(content)

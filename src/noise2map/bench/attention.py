@@ -29,7 +29,7 @@ _SKIPPED = {("gather", "inference"), ("gather", "forward and backward")}
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionBenchOptions(BenchOptions):
-    """What to measure of the sampling: size of the map in tokens, heads, channels and points of a head."""
+    """Options of the attention benchmark: size of the map in tokens, heads, channels and points of a head."""
 
     width: int
     height: int

@@ -31,7 +31,7 @@ _STRIDE = 8  # of the camera features, in pixels
 
 @dataclass(frozen=True, kw_only=True)
 class BevBenchOptions(BenchOptions):
-    """What to measure of the pooling.
+    """Options of the pooling benchmark.
 
     Attributes:
         cameras: Of a ring, at even angles.

@@ -1,4 +1,4 @@
-"""What guidance costs: a guided step against an unguided one, and against gradients taken without care."""
+"""Cost of guidance: a guided step against an unguided one, and against naive gradients."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ _MIB = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class GuidanceBenchOptions(BenchOptions):
-    """What to measure of a sampling step.
+    """Options of the guidance benchmark.
 
     Attributes:
         channels: width of the finest level; that of the published LSUN-256 U-Net is 256.
@@ -189,7 +189,7 @@ class _Operations(TorchDispatchMode):
 
 
 def count(call: Callable[[], Any], weights: set[int], device: torch.device) -> dict[str, float | None]:
-    """What a call computes, keeps for its backward pass (weights aside), and on CUDA allocates beyond what was there."""
+    """Operations of a call, bytes kept for its backward pass (weights aside), and additional CUDA memory."""
     with kept_bytes(weights) as kept, _Operations() as operations:
         call()
     peak = None

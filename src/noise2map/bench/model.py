@@ -63,7 +63,7 @@ PRESETS: dict[str, tuple[type[MapModel], dict[str, Any]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ModelBenchOptions(BenchOptions):
-    """What to measure of a model.
+    """Options of the model benchmark.
 
     Attributes:
         model: A preset, a shipped name, a folder or a hub id.

@@ -24,7 +24,7 @@ IDENTITY = ("size", "batch_size", "device", "threads", "dtype", "stage", "clock"
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
-    """What every benchmark is told.
+    """Options of every benchmark.
 
     Attributes:
         dtypes: Types to run in.
@@ -83,7 +83,7 @@ def _finish(device: torch.device) -> None:
 
 
 def in_own_process(measure: Callable[..., None], arguments: tuple[Any, ...], name: str) -> Any:
-    """What `measure(sender, *arguments)` sends from a fresh process.
+    """Result that `measure(sender, *arguments)` sends from a fresh process.
 
     Raises:
         RuntimeError: If the process ended without an answer, for instance because it was killed for its memory.

@@ -53,7 +53,7 @@ def depth_from_generated(
         bool, typer.Option("--overwrite", help="Replace results of other settings; images and trainings that fit are kept.")
     ] = False,
 ) -> None:
-    """What images teach a small depth network: real ones, unguided and guided samples, and samples filtered by agreement."""
+    """Train a small depth network on real images, unguided and guided samples, and samples filtered by agreement, and compare."""
     # Imported after the options have been checked: a mistake is reported at once, not after seconds of imports.
     import diffusers
     from transformers.utils import logging

@@ -1,4 +1,4 @@
-"""What every codec does: a map in physical units or class ids <-> a signal in ``[-scale, scale]`` that diffusion can corrupt."""
+"""Base class of codecs: a map in physical units or class ids <-> a signal in ``[-scale, scale]`` that diffusion can corrupt."""
 
 from abc import ABC, abstractmethod
 
@@ -38,7 +38,7 @@ class MapCodec(nn.Module, ABC):
 
     @abstractmethod
     def encode_prediction(self, prediction: Tensor) -> Tensor:
-        """What the model predicted (logits or metres, ``(B, K, h, w)``) -> signal ``(B, C, h, w)``."""
+        """Prediction of the model (logits or metres, ``(B, K, h, w)``) -> signal ``(B, C, h, w)``."""
 
     def encode_readout(self, readout: Tensor, *further: Tensor) -> Tensor:
         """`encode_prediction` by its former name."""

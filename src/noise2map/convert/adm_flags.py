@@ -42,7 +42,7 @@ _CLASSES = 1000
 
 @dataclass(frozen=True)
 class AdmArchitecture:
-    """What the flags resolve to.
+    """Architecture that the flags resolve to.
 
     Attributes:
         image_size: side of the images in px.

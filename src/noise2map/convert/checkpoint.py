@@ -59,7 +59,7 @@ def find_checkpoint(source: str | Path) -> Path:
 
 
 def _folder_says(folder: Path) -> str:
-    """What to do with a folder where a file is expected: name what lies in it."""
+    """Error message for a folder where a file is expected, with the files in it."""
     if (folder / "config.json").is_file():
         return f"{folder} is a folder with a config.json: it is converted already, or a model of another library"
     found = sorted(path.name for path in folder.iterdir() if path.suffix in _SUFFIXES)
@@ -77,7 +77,7 @@ def _unreachable(repository: str, name: str) -> str:
 
 @dataclass
 class ConversionReport:
-    """What became of every key of a converted checkpoint.
+    """Outcome for every key of a converted checkpoint.
 
     Attributes:
         used: official key -> our keys that it fills.
@@ -136,7 +136,7 @@ def read_content(path: str | Path) -> Any:
 
 
 def _numpy_scalars() -> list[Any]:
-    """What a pickled numpy number is made of: training frameworks write their best score as one, under numpy 1 or 2's name."""
+    """Globals of a pickled numpy number: training frameworks write their best score as one, under numpy 1 or 2's name."""
     scalar = np.float64(0).__reduce__()[0]
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
     types = {type(np.dtype(kind)) for kind in (np.bool_, np.int32, np.int64, np.float16, np.float32, np.float64)}

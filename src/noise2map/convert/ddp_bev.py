@@ -34,7 +34,7 @@ Shape = Callable[[str], tuple[int, ...]]
 
 
 def is_bev(tensors: dict[str, Tensor]) -> bool:
-    """Whether a state dict is that of an official bird's-eye-view model."""
+    """True if a state dict is that of an official bird's-eye-view model."""
     return f"{_HEAD}conv_seg.weight" in tensors
 
 

@@ -111,7 +111,7 @@ def dropped_because(key: str, time_conditioning: bool) -> str | None:
 
 
 def split_parts(name: str, tensor: Tensor) -> Parts:
-    """What one official tensor becomes: renamed, split or permuted."""
+    """Parts of one official tensor: renamed, split or permuted."""
     for pattern, transform in _TRANSFORMS:
         if re.search(pattern, name):
             return transform(name, tensor)

@@ -13,7 +13,7 @@ _EXPECTED = "images/{training,validation}/NAME.jpg and annotations/{training,val
 
 
 def file_table() -> np.ndarray:
-    """What the ids of an annotation file mean, ``(256,)``: 0 is "other" and ignored, 1 to 150 are the classes 0 to 149."""
+    """Class of each id of an annotation file, ``(256,)``: 0 is "other" and ignored, 1 to 150 are the classes 0 to 149."""
     table = np.full(256, -1)
     table[1 : len(CLASSES) + 1] = np.arange(len(CLASSES))
     table[[0, IGNORE]] = IGNORE

@@ -24,7 +24,7 @@ _FEW_KNOWN, _FEW_KNOWN_IMAGES = 0.02, 0.5
 
 @dataclass
 class CheckReport:
-    """What was found.
+    """Findings of a check.
 
     Attributes:
         name: The dataset.
@@ -66,7 +66,7 @@ class CheckReport:
 
     @property
     def complete(self) -> bool:
-        """Whether every file is there and can be read."""
+        """True if every file is there and can be read."""
         return not self.missing and not self.broken
 
     def depth_quantiles(self, *shares: float) -> list[float]:
@@ -204,7 +204,7 @@ def _warn(
 
 
 def scale_warning(report: CheckReport, bounds_m: tuple[float, float] | None, units_per_metre: float | None) -> str | None:
-    """What is wrong with the scale of depth, None if nothing seems to be.
+    """Warning about the scale of depth, None if it is plausible.
 
     Args:
         report: What was read.
@@ -262,7 +262,7 @@ _BAR_WIDTH = 30
 
 
 def check_lines(report: CheckReport, id2label: Mapping[int, str]) -> list[str]:
-    """What was found, line by line: counts, files at fault, sizes, cameras, classes or depth, warnings."""
+    """Findings, line by line: counts, files at fault, sizes, cameras, classes or depth, warnings."""
     lines = [f"{report.name}: {report.images:,} of {counted(report.listed, 'sample')} read"]
     if report.without_depth:
         lines.append(f"{report.without_depth} more {'is' if report.without_depth == 1 else 'are'} listed without depth")

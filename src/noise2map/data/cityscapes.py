@@ -38,7 +38,7 @@ _EXPECTED = "leftImg8bit/SPLIT/CITY/NAME_leftImg8bit.png and gtFine/SPLIT/CITY/N
 
 
 def file_table() -> np.ndarray:
-    """What the label ids of a file mean, ``(256,)``: train ids 0 to 18, 255 for the fifteen that are not scored."""
+    """Train id of each label id of a file, ``(256,)``: train ids 0 to 18, 255 for the fifteen that are not scored."""
     table = np.full(256, -1)
     table[:LABEL_IDS] = IGNORE
     table[IGNORE] = IGNORE

@@ -1,4 +1,4 @@
-"""What of an image the published depth evaluations look at: cut windows, pixels that count, farthest depth.
+"""Crops of the published depth evaluations: cut windows, pixels that count, farthest depth.
 
 An evaluation crop is a function from raw sample to raw sample. It leaves pixels in the image that do not count and
 marks their depth as "not known", so that any evaluation that honours ``valid`` scores the same pixels.

@@ -338,7 +338,7 @@ def _check_size(image: Path, image_size_px: tuple[int, int], map_: Path, map_siz
 
 
 def _wrong_sizes(pairs: Sequence[tuple[Path, Path]]) -> Iterator[Exception]:
-    """What is wrong with pairs, as far as the headers of the files tell."""
+    """Errors in the sizes of pairs, from the headers of the files."""
     for image, map_ in pairs:
         try:
             _check_size(image, image_size(image), map_, image_size(map_))

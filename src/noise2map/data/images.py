@@ -38,7 +38,7 @@ def list_images(folder: str | Path) -> list[Path]:
 
 
 def is_image_name(path: Path) -> bool:
-    """Whether a file's name says that it is an image that can be read here."""
+    """True if a file's name says that it is an image that can be read here."""
     return path.suffix.lower() in image_suffixes() and not path.name.startswith(".")
 
 

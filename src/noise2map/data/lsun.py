@@ -209,7 +209,7 @@ def _kept_file(path: Path) -> Path:
 
 
 def _identity(path: Path, transaction: int, entries: int) -> str:
-    """What changes when the content does: LMDB numbers its transactions, another database may have as many."""
+    """Identity of the content: LMDB numbers its transactions, another database may have as many."""
     file = path.resolve() / "data.mdb"
     stat = file.stat()
     values = {"file": str(file), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "transaction": transaction}

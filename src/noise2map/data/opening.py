@@ -41,7 +41,7 @@ def evaluation_split(name: str, root: str | Path | None = None) -> str:
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What is known of a dataset before it is opened.
+    """Facts about a dataset before it is opened.
 
     Attributes:
         title: Its full name.
@@ -242,7 +242,7 @@ def dataset_names(task: str | None = None) -> tuple[str, ...]:
 
 
 def dataset_facts(name: str, task: str | None = None) -> DatasetFacts:
-    """What is known of a dataset.
+    """Facts about a dataset.
 
     Raises:
         ValueError: If there is none of that name, naming those that have maps for ``task``.
@@ -335,7 +335,7 @@ def _parse(
 
 
 def _kind_of_folder(folder: Path, task: str | None) -> str:
-    """What a folder holds, by what lies in it."""
+    """Kind of a folder, by its contents."""
     if is_rendered(folder):
         return "freedoom"
     if folder.name.endswith("_lmdb"):

@@ -66,7 +66,7 @@ class BevMaps:
 
     @property
     def sensors(self) -> str:
-        """What it looks with, in words."""
+        """Sensors of the model, in words."""
         return " + ".join(_SENSORS[name] for name in self.model.config.sensors)
 
 

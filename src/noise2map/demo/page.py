@@ -85,7 +85,7 @@ def _label_change(frame: Frame, few: int, many: int) -> Cell:
 
 
 def _depth_change(frame: Frame, few: int, many: int) -> Cell:
-    """How much of the relative error more steps took away (green) or added (red)."""
+    """Change of the relative error by more steps: removed (green) or added (red)."""
     known = frame.truth > 0
     truth = np.where(known, frame.truth, 1.0)
     errors = [np.abs(frame.by_steps[count].depth_m - truth) / truth for count in (few, many)]

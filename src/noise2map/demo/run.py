@@ -54,7 +54,7 @@ _VERDICTS = {"segmentation": ("mIoU", "mIoU", 100.0, " %"), "depth": ("abs_rel",
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """What to show.
+    """Options of the demo.
 
     Attributes:
         out: Folder to write to.
@@ -88,7 +88,7 @@ class DemoOptions:
 
     @property
     def settings(self) -> dict[str, object]:
-        """What decides what the files look like."""
+        """Settings that decide the content of the files."""
         return {"command": "demo", **{key: value for key, value in asdict(self).items() if key not in _NOT_SETTINGS}}
 
 

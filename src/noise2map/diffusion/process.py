@@ -79,7 +79,7 @@ def to_x0(prediction: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor, predict
 
 
 def prediction_target(x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor, prediction_type: str) -> Tensor:
-    """What a network of a prediction type should give for ``x_t = alpha x_0 + sigma eps``; :func:`to_x0` of it is ``x0``.
+    """Training target of a prediction type for ``x_t = alpha x_0 + sigma eps``; :func:`to_x0` of it is ``x0``.
 
     Args:
         x0: clean maps ``(B, ...)``.

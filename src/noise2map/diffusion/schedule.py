@@ -93,7 +93,7 @@ def make_schedule(name: str, min_inverse_snr: float = 1e-5) -> Schedule:
 
 @dataclass(frozen=True)
 class DiscreteTables:
-    """What a discrete-time U-Net's sampler reads, one value for each of ``T`` time steps, float64 ``(T,)``.
+    """Tables of a discrete-time U-Net's sampler, one value for each of ``T`` time steps, float64 ``(T,)``.
 
     ``alphas_cumprod[i]`` is the squared signal level after step ``i``; ``posterior_*`` are mean coefficients and variance
     of ``q(x_{i-1} | x_i, x_0)`` (Ho et al. 2020, Eq. 7).

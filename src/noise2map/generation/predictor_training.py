@@ -20,7 +20,7 @@ from noise2map.training.generators.predictor_study import SCORES_FILE, Predictor
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorTrainingOptions:
-    """What depth predictors are trained on, see ``noise2map train depth-predictor --help``.
+    """Options of the training of depth predictors, see ``noise2map train depth-predictor --help``.
 
     Attributes:
         model: the generator: shipped name, folder of a diffusers pipeline, or hub id.

@@ -25,7 +25,7 @@ UNGUIDED = GuidanceConfig()
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """How images are drawn, beside their guidance and their seeds.
+    """Sampling options of images, beside their guidance and their seeds.
 
     Attributes:
         num_inference_steps: Steps.
@@ -205,7 +205,7 @@ def draw_images(
 
 @dataclass
 class SamplingReport:
-    """What a run of `sample_images` did.
+    """Report of a run of `sample_images`.
 
     Attributes:
         written: Seeds drawn now.

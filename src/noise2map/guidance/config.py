@@ -104,7 +104,7 @@ class GuidanceConfig:
         return (module for loss in self.active for module in loss.modules)
 
     def guides(self, index: int, timestep: int, num_inference_steps: int, predictor: DepthPredictor) -> bool:
-        """Whether the step of this index, at this time step, is guided."""
+        """True if the step of this index, at this time step, is guided."""
         end = num_inference_steps if self.end is None else self.end
         low, high = self.timesteps or predictor.config.useful_timesteps
         in_turn = self.start <= index < end and (index - self.start) % self.every == 0

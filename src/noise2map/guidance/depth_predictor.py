@@ -76,7 +76,7 @@ def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _weights(before: int, after: int, like: Tensor) -> Tensor:
-    """What each old pixel gives to each new one along an axis, ``(after, before)``."""
+    """Interpolation weights from old pixels to new ones along an axis, ``(after, before)``."""
     unit = torch.eye(before, dtype=torch.float32, device=like.device)[None]
     return functional.interpolate(unit, after, mode="linear", align_corners=False)[0].T.to(like.dtype)
 

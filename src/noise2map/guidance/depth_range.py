@@ -27,7 +27,7 @@ class DepthRange:
 
     @property
     def metric(self) -> bool:
-        """Whether depth is in metres."""
+        """True if depth is in metres."""
         return self.codec is not None
 
     def __eq__(self, other: object) -> bool:

@@ -17,7 +17,7 @@ from noise2map.guidance.losses import StepDepth
 
 @dataclass
 class GuidedPrediction:
-    """What one forward pass gives.
+    """Output of one guided forward pass.
 
     Attributes:
         model_output: the U-Net's prediction, ``(B, C or 2C, H, W)``, without a graph.

@@ -27,7 +27,7 @@ _OUTPUT_TYPES = ("pil", "np", "pt")
 
 @dataclass
 class DepthGuidedPipelineOutput(BaseOutput):
-    """What a run gives.
+    """Output of a run.
 
     Attributes:
         images: PIL images, or an array ``(B, H, W, C)``, or a tensor ``(B, C, H, W)``, in [0, 1].

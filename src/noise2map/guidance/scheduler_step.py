@@ -175,7 +175,7 @@ def ddpm_variance(scheduler: DDPMScheduler, timestep: int, predicted: Tensor | N
 
 
 def ddim_shift(scheduler: DDIMScheduler, timestep: int, eta: float) -> tuple[float, float]:
-    """What a unit gradient adds to ``x_{t-1}`` and to the clean image of a DDIM step.
+    """Shift of ``x_{t-1}`` and of the clean image of a DDIM step by a unit gradient.
 
     ``eps' = eps + sqrt(1 - a) g`` moves the clean image by ``-(1 - a) / sqrt(a) g`` (it is not clipped again), and ``x_{t-1}``
     by both.

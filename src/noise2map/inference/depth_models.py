@@ -182,7 +182,7 @@ class TransformersDepth(DepthModel):
 
 
 def gives_metres(config: Any) -> bool:
-    """Whether a depth model of transformers gives metres; else it gives inverse depth up to scale and shift.
+    """True if a depth model of transformers gives metres; else it gives inverse depth up to scale and shift.
 
     Raises:
         ValueError: If neither its configuration nor its type says so.

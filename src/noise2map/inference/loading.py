@@ -132,7 +132,7 @@ def _check_weights(model: MapModel, info: dict[str, Any], source: str) -> None:
 
 
 def is_map_model(name: str) -> bool:
-    """Whether a name stands for a checkpoint of this library: shipped, or a folder whose config says so."""
+    """True if a name stands for a checkpoint of this library: shipped, or a folder whose config says so."""
     if bare_name(name) in available():
         return True
     config = Path(name).expanduser() / "config.json"

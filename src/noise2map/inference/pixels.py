@@ -40,7 +40,7 @@ def short_side_of(processor: Any) -> int:
 
 
 def processor_settings(source: str) -> dict[str, Any]:
-    """What `preprocessor_config.json` of a folder or hub id says; empty where there is none."""
+    """Content of `preprocessor_config.json` of a folder or hub id; empty where there is none."""
     try:
         return ImageProcessingMixin.get_image_processor_dict(source)[0]
     except OSError:

@@ -50,12 +50,12 @@ class Predictor:
 
     @property
     def has_classes(self) -> bool:
-        """Whether its maps are of named classes."""
+        """True if its maps are of named classes."""
         return self._task.has_classes
 
     @property
     def in_metres(self) -> bool:
-        """Whether its maps are of lengths."""
+        """True if its maps are of lengths."""
         return self._task.in_metres
 
     @classmethod

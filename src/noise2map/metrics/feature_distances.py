@@ -68,7 +68,7 @@ class FeatureStatistics:
 
     @property
     def singular(self) -> bool:
-        """Whether there are too few samples for a covariance of full rank."""
+        """True if there are too few samples for a covariance of full rank."""
         return self.count <= len(self.mean)
 
 

@@ -28,7 +28,7 @@ class Interval:
     images: int
 
     def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of zero; False where it is not defined."""
+        """True if the interval lies on one side of zero; False where it is not defined."""
         return self.low > 0 or self.high < 0
 
 

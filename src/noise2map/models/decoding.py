@@ -23,7 +23,7 @@ _Options = TypeVar("_Options", bound="DecodingOptions")
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingOptions:
-    """What a user chooses for each decoding. None means: as the checkpoint says.
+    """Options of a decoding. None means the checkpoint's default.
 
     Attributes:
         num_inference_steps: Decoder calls, 1 to 1000, or ``"auto"``: each image stops when its map stops changing.
@@ -77,7 +77,7 @@ class DecodingOptions:
 
     @property
     def name(self) -> str:
-        """What is told apart in tables, e.g. ``"3 steps x 4 samples, last, ddim"``; the seed is not."""
+        """Name in tables, e.g. ``"3 steps x 4 samples, last, ddim"``; the seed is not."""
         count = "default" if self.num_inference_steps is None else self.num_inference_steps
         steps = f"{count} step{'s' * (count != 1)}"
         samples = "" if self.ensemble_size == 1 else f" x {self.ensemble_size or 'default'} samples"

@@ -71,7 +71,7 @@ class DeformableAttention(nn.Module):
         return torch.cat([self.offsets.weight, self.weights.weight])
 
     def position_term(self, position: Tensor) -> Tensor:
-        """What the positional encoding ``(h*w, C)`` adds to offsets and weights, ``(h*w, 3 heads points)``, biases included.
+        """Contribution of the positional encoding ``(h*w, C)`` to offsets and weights, ``(h*w, 3 heads points)``, biases included.
 
         Both are linear in tokens plus encoding, and the encoding is the same at every step.
         """
@@ -121,7 +121,7 @@ class MapDecoderLayer(nn.Module):
 
 @dataclass
 class DecoderContext:
-    """What stays the same over the steps of a run.
+    """Tensors that stay the same over the steps of a run.
 
     Attributes:
         image: image half of the projection, with its bias, ``(B, h*w, C)``.

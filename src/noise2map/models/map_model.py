@@ -81,7 +81,7 @@ class MapModel(Noise2MapPreTrainedModel):
         """Loss of a prediction ``(B, K, h, w)`` against the labels, a scalar."""
 
     def auxiliary_loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """What is added to either objective, a scalar; nothing where there is no auxiliary head."""
+        """Auxiliary loss added to either objective, a scalar; nothing where there is no auxiliary head."""
         return features.new_zeros(())
 
     @abstractmethod
@@ -218,7 +218,7 @@ class MapModel(Noise2MapPreTrainedModel):
         ensemble_size: int = 1,
         active: Tensor | None = None,
     ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """What a sampler calls: ``(x_t, t) -> (x0, prediction)``; everything that does not change over a run is computed here.
+        """Denoiser for a sampler: ``(x_t, t) -> (x0, prediction)``; everything that does not change over a run is computed here.
 
         Args:
             features: from `encode_image`, ``(B, C, h, w)``.

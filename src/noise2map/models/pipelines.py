@@ -25,7 +25,7 @@ _ONE_IMAGE = "0"
 
 
 class MapPipeline(Pipeline):
-    """What both pipelines do with a map model.
+    """Base class of the pipelines with a map model.
 
     Keywords, in ``pipeline(...)`` or in a call:
 

@@ -135,7 +135,7 @@ def label_view(level: Level, view: Observation, camera: Camera) -> Frame:
 
 
 def worth_keeping(frame: Frame, palette: np.ndarray) -> bool:
-    """Whether a view is neither dull (a wall before the nose, one class all over), nor dark, nor badly labelled."""
+    """True if a view is neither dull (a wall before the nose, one class all over), nor dark, nor badly labelled."""
     counts = np.bincount(frame.labels.reshape(-1), minlength=256) / frame.labels.size
     if counts[catalog.IGNORE] > _MAX_IGNORED or counts[:10].max() > _MAX_ONE_CLASS:
         return False

@@ -18,7 +18,7 @@ _QUADRANTS = 4  # of 90 degrees: within one, azimuths have finite tangents
 
 @dataclass(frozen=True)
 class LidarSpec:
-    """What a LiDAR shoots.
+    """Rays of a LiDAR.
 
     Attributes:
         beams: Beams above each other, at even angles.
@@ -77,7 +77,7 @@ def scan(level: Level, pose: Pose, spec: LidarSpec) -> np.ndarray:
 
 
 def sight(level: Level, pose: Pose, azimuths: int, steepest: float) -> np.ndarray:
-    """How far one sees in each direction, to the last surface that shows between the borders of the image.
+    """Visible distance in each direction, to the last surface that shows between the borders of the image.
 
     Args:
         level: The map.

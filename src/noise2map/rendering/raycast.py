@@ -61,7 +61,7 @@ class Pose:
 
 @dataclass(frozen=True)
 class Surfaces:
-    """What each pixel sees, arrays ``(H, W)``.
+    """Visible surface of each pixel, arrays ``(H, W)``.
 
     Attributes:
         depth: Distance along the horizontal optical axis in map units, float32; infinite for sky.

@@ -19,7 +19,7 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 
 @dataclass(frozen=True)
 class View:
-    """What a frame's center crop shows.
+    """Statistics of a frame's center crop.
 
     Attributes:
         brightness: mean luma of the image as drawn, in [0, 255].
@@ -61,7 +61,7 @@ class Selection:
                 raise ValueError(f"{name} is {value!r}; expected a finite number, at least {bound:g}")
 
     def takes(self, view: View) -> bool:
-        """Whether a view is within all bounds."""
+        """True if a view is within all bounds."""
         return (
             view.brightness >= self.min_brightness
             and view.redness <= self.max_redness

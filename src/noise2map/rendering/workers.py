@@ -32,7 +32,7 @@ class Task:
 
 
 def plan(split: str, count: int, finished: Container[int]) -> list[Task]:
-    """What is missing of the first ``count`` samples of a split, by map."""
+    """Tasks for the missing ones of the first ``count`` samples of a split, by map."""
     maps = SPLITS[split]
     by_map: dict[str, list[tuple[int, frozenset[int]]]] = {}
     for chunk in range(math.ceil(count / CHUNK)):
@@ -44,7 +44,7 @@ def plan(split: str, count: int, finished: Container[int]) -> list[Task]:
 
 
 def missing(tasks: list[Task]) -> int:
-    """How many samples the tasks will make."""
+    """Number of samples that the tasks will make."""
     return sum(len(wanted) for task in tasks for _, wanted in task.chunks)
 
 

@@ -95,7 +95,7 @@ def _normalised_depth(signal: np.ndarray) -> np.ndarray:
 
 
 def flips_so_far(sequence: Sequence[DenoisingStep]) -> list[np.ndarray]:
-    """How often each pixel has changed its class up to each step, over the number of chances in all.
+    """Class changes of each pixel up to each step, as a fraction of all possible changes.
 
     Returns:
         ``(h, w)`` floats in [0, 1], one per step; all zero at the first.

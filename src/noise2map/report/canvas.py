@@ -1,4 +1,4 @@
-"""What panels are drawn with: fonts, themes, color bars with ticks, legends."""
+"""Elements of panels: fonts, themes, color bars with ticks, legends."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ THEMES = {
 
 @dataclass(frozen=True)
 class ColorBar:
-    """What the colors of a cell stand for.
+    """Meaning of the colors of a cell.
 
     Attributes:
         low: The value at the left end.

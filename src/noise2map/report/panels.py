@@ -129,7 +129,7 @@ def _check(panel: Panel, theme: str) -> None:
 
 
 def default_columns(count: int, aspect: float) -> int:
-    """How many images go in a row: one for wide strips, three for more than four, else all."""
+    """Number of images in a row: one for wide strips, three for more than four, else all."""
     if aspect >= 2.5:
         return 1
     return count if count <= 4 else 3

@@ -1,1 +1,1 @@
-"""What commands write and resume: files and folders that appear whole, checksums, records of a run."""
+"""Output of commands, and how it is resumed: files and folders that appear whole, checksums, records of a run."""

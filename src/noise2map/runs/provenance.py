@@ -37,7 +37,7 @@ def commit() -> str | None:
 
 
 def provenance(device: torch.device, dtype: torch.dtype, seed: int) -> dict[str, Any]:
-    """What every row of a result says about the run that made it."""
+    """Provenance of a result: columns about the run that made it."""
     return {
         "device": device_name(device),
         "dtype": str(dtype).removeprefix("torch."),

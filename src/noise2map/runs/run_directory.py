@@ -140,7 +140,7 @@ def writing_checkpoint(checkpoint: str | Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class RunStart:
-    """What a training command finds in its run directory.
+    """State of a run directory at the start of a training command.
 
     Attributes:
         state: ``"new"``, ``"restart"`` (a run that ended before its first checkpoint), ``"resume"`` or ``"finished"``.
@@ -200,7 +200,7 @@ def find_start(
 
 
 def read_config(run_directory: str | Path) -> dict[str, Any]:
-    """What ``config.json`` records; empty where there is none.
+    """Content of ``config.json``; empty where there is none.
 
     Raises:
         ValueError: if it is not a JSON object.
@@ -254,7 +254,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def check_directory(directory: Path, recipe: Any, resume: bool, complete: Callable[[dict[str, Any]], dict]) -> RunStart:
-    """What a run of this recipe finds in its directory; says how the run starts. Its data must be there, the directory writable.
+    """State of the directory for a run of this recipe, logged. Its data must be there, the directory writable.
 
     Args:
         directory: the run directory.
@@ -280,7 +280,7 @@ def check_directory(directory: Path, recipe: Any, resume: bool, complete: Callab
 
 
 def run_config(recipe: dict, model: dict, name: str) -> dict:
-    """What ``config.json`` records about a run."""
+    """Content of ``config.json`` for a run."""
     import torch
     import transformers
 

@@ -1,4 +1,4 @@
-"""What every task has: the `Task` object and the base of its scorer."""
+"""Base of every task: the `Task` object and the base of its scorer."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ _CHUNK_FLOATS = 16 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringOptions:
-    """What decides which pixels count and how; each task takes what concerns it.
+    """Options of scoring: which pixels count and how; each task takes what concerns it.
 
     Attributes:
         depth_range_m: Where depth is scored, metres; the model's own range where it is not given.
@@ -84,7 +84,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def image_rows(self) -> Tensor:
-        """What the bootstrap resamples, `(N, ...)`, in the order of the dataset."""
+        """Rows that the bootstrap resamples, `(N, ...)`, in the order of the dataset."""
 
     @abstractmethod
     def image_scores(self) -> dict[str, Tensor]:
@@ -95,7 +95,7 @@ class Scorer(ABC):
         return nan_mean
 
     def extras(self) -> dict[str, Any]:
-        """What does not fit into a row of a table."""
+        """Results that do not fit into a row of a table."""
         return {}
 
     def uncertainty_rows(self, name: str) -> Tensor:
@@ -198,7 +198,7 @@ class Task(ABC):
 
     @property
     def things(self) -> str:
-        """What a dataset of the task holds."""
+        """Plural noun for the samples of a dataset."""
         return "images" if self.of_images else "samples"
 
     def __str__(self) -> str:
@@ -319,7 +319,7 @@ class ImageTask(Task):
         return [one.numpy() for one in self.maps(output, processor, sizes)]
 
     def computed(self, output: Any) -> dict[str, Tensor]:
-        """What of an output is worth keeping at the size at which it was computed, ``(B, h, w, ...)``."""
+        """Maps of an output to be kept at the size at which it was computed, ``(B, h, w, ...)``."""
         return {}
 
     @abstractmethod

@@ -167,7 +167,7 @@ class BevTask(Task):
         return torch.as_tensor(sample["labels"])
 
     def batch(self, processor: Any, samples: Sequence[Mapping[str, Any]], **options: Any) -> dict[str, Any]:
-        """What the processor makes of the samples; it resizes as its fields say."""
+        """Model inputs of the samples; the processor resizes as its fields say."""
         for sample in samples:
             self.check_sample(sample)
         return dict(processor(samples))

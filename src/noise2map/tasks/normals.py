@@ -97,7 +97,7 @@ class NormalsTask(ImageTask):
         return unit_vectors(resize_map(prediction, *sizes))
 
     def mirror(self, values: Tensor) -> Tensor:
-        """What faced right faces left."""
+        """Normals of the mirrored map: x changes its sign."""
         return values.flip(-1) * values.new_tensor([-1, 1, 1]).view(3, 1, 1)
 
     def mean_output(self, mean: Tensor, **fields: Any) -> MapNormalsOutput:

@@ -73,7 +73,7 @@ class EmaCallback(TrainerCallback):
 
     @property
     def running(self) -> bool:
-        """Whether an average exists (training has begun)."""
+        """True if an average exists (training has begun)."""
         return self._average is not None
 
     @contextmanager

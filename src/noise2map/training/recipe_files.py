@@ -93,7 +93,7 @@ def recipe_names(folder: str = "") -> list[str]:
 
 
 def recipe_tree(name_or_path: str | Path, folder: str = "") -> dict[str, Any]:
-    """What a recipe and its bases say, as nested mappings; ``folder`` as of :func:`recipe_names`, errors of :func:`load_recipe`."""
+    """A recipe and its bases as nested mappings; ``folder`` as of :func:`recipe_names`, errors of :func:`load_recipe`."""
     return _read_with_bases(name_or_path, [], folder)
 
 

@@ -87,7 +87,7 @@ def _run(
 
 
 def describe(trainer: Any) -> str:
-    """What is trained on what, in one line."""
+    """Summary of model and data, in one line."""
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     arguments = trainer.args
     batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size

@@ -56,7 +56,7 @@ class _RunCallback(TrainerCallback):
 
 
 class SeededTrainer(Trainer):
-    """What training maps and training generators have in common.
+    """Base class of the trainers of maps and of generators.
 
     Beyond :class:`transformers.Trainer`: the noise of a step comes from ``(seed, step, micro-batch, rank)``, augmentation from
     ``(seed, epoch, sample)``; each checkpoint holds averaged weights under ``ema/``; ``export_final`` writes ``final/``. The

@@ -16,7 +16,7 @@ _RECIPE = "recipe"
 
 
 class _RecipeGroup(Group):
-    """What is not the name of a command is a recipe: ``noise2map train freedoom-depth-tiny``."""
+    """Command group that takes any other name for a recipe: ``noise2map train freedoom-depth-tiny``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         known = args and args[0] in self.commands

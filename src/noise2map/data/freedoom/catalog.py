@@ -1,4 +1,4 @@
-"""What a Freedoom frame contains: splits by map, classes, palettes, units, and the brightening of its dark images."""
+"""Contents of Freedoom frames: splits by map, classes, palettes, units, and the brightening of its dark images."""
 
 import numpy as np
 from PIL import Image

@@ -103,7 +103,7 @@ class FreedoomDataset:
 
 
 def is_rendered(folder: Path) -> bool:
-    """Whether a folder is a rendered split."""
+    """True if a folder is a rendered split."""
     return (folder / store.DESCRIPTION).is_file()
 
 

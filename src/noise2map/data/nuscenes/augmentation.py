@@ -1,4 +1,4 @@
-"""What happens to images and points before the network sees them, and the matrices that say so.
+"""Augmentation of images and points, and its matrices.
 
 An image matrix maps an original pixel (column, row) to one of the network's image; a LiDAR matrix maps a point of the LiDAR's frame
 to the augmented one. Both are 4x4.

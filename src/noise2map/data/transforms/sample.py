@@ -1,4 +1,4 @@
-"""What all transforms share: the sample, its maps, the generator of its draws, and transforms in a row."""
+"""Base of all transforms: the sample, its maps, the generator of its draws, and transforms in a row."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

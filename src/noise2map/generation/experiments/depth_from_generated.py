@@ -1,4 +1,4 @@
-"""What generated images with predicted depth teach a depth estimator, beside real ones: DAG's application as an experiment."""
+"""Experiment on depth estimators trained on generated images with predicted depth, beside real ones: DAG's application."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ _PLOTTED = {"delta1": "δ1 (higher is better)", "abs_rel": "AbsRel (lower is bet
 
 @dataclass
 class ExperimentReport:
-    """What was found.
+    """Findings of the experiment.
 
     Attributes:
         runs: A row for each arm and training seed.

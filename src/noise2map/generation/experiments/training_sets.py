@@ -33,7 +33,7 @@ ARMS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentOptions:
-    """What to do; see ``noise2map experiment depth-from-generated --help``.
+    """Options of the experiment; see ``noise2map experiment depth-from-generated --help``.
 
     Attributes:
         model: The generator, by folder or hub id.
@@ -97,7 +97,7 @@ class TrainingSet:
 
 
 def guidance_of(options: ExperimentOptions, pipe: DepthGuidedPipeline) -> GuidanceConfig:
-    """What guides the guided samples: without a prior there is no prior loss."""
+    """Guidance of the guided samples: without a prior there is no prior loss."""
     losses = [one for one in options.guidance.losses if pipe.depth_prior is not None or not isinstance(one, PriorLoss)]
     return replace(options.guidance, losses=losses)
 

@@ -27,7 +27,7 @@ _HAS_BFLOAT16 = _linear_pointwise is not None and torch.ops.mkldnn._is_mkldnn_bf
 
 
 def available(x: Tensor, *parameters: Tensor | None) -> bool:
-    """Whether oneDNN can take over: x86 CPU, float32 (bfloat16 where the CPU has it), no gradient to keep, no autocast."""
+    """True if oneDNN can take over: x86 CPU, float32 (bfloat16 where the CPU has it), no gradient to keep, no autocast."""
     tensors = [x, *(parameter for parameter in parameters if parameter is not None)]
     return (
         _linear_pointwise is not None

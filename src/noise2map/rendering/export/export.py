@@ -24,7 +24,7 @@ _LICENCE = "LICENSE.freedoom"
 
 @dataclass
 class ExportReport:
-    """What an export wrote; also in ``export.json`` of the folder.
+    """Report of an export; also in ``export.json`` of the folder.
 
     Attributes:
         layout: Name of the layout.

@@ -1,4 +1,4 @@
-"""How a frame is written in each layout: folders, names, byte formats, and the lists or cameras that belong to it."""
+"""Writers of frames for each layout: folders, names, byte formats, and the lists or cameras that belong to it."""
 
 import hashlib
 import io
@@ -88,7 +88,7 @@ class CityscapesLayout(FrameWriter):
 
 
 class _DepthLayout(FrameWriter):
-    """What the layouts with list files share."""
+    """Base class of the layouts with list files."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)

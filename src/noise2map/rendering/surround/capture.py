@@ -29,7 +29,7 @@ SWEEP_STEP_M = 0.1  # between readings of the LiDAR: 2 m/s at 20 a second
 
 @dataclass(frozen=True)
 class Surround:
-    """What is seen from one place.
+    """Views from one place.
 
     Attributes:
         frames: Six views, clockwise, the first one forward.
@@ -76,7 +76,7 @@ def visible_area_m2(sight_m: np.ndarray) -> float:
 
 
 def worth_keeping(frames: list[Frame], palette: np.ndarray) -> bool:
-    """Whether the views are neither dark nor badly labelled."""
+    """True if the views are neither dark nor badly labelled."""
     ignored = np.mean([(frame.labels == catalog.IGNORE).mean() for frame in frames])
     value = np.mean([palette.mean(-1)[frame.color].mean() for frame in frames])
     return bool(ignored <= _MAX_IGNORED and value >= _MIN_MEAN_VALUE)

@@ -128,7 +128,7 @@ def make_generator_trainer(recipe: GeneratorRecipe, run_directory: str | Path) -
 
 
 def dry_run(recipe: GeneratorRecipe) -> str:
-    """What the recipe would train: parameters, decoder blocks, arithmetic; no data is needed."""
+    """Summary of a recipe: parameters, decoder blocks, arithmetic; no data is needed."""
     if recipe.model.init_from is not None:
         return f"starts from {recipe.model.init_from}"
     unet = make_generator_model(recipe).unet.to("meta")

@@ -45,7 +45,7 @@ class LabelledImages:
 
 
 class DepthLabeller(Protocol):
-    """What makes labels: a depth model of any kind, see ``noise2map.inference.depth_models``.
+    """Source of labels: a depth model of any kind, see ``noise2map.inference.depth_models``.
 
     Attributes:
         metric: whether it gives metres; else relative depth in [0, 1].

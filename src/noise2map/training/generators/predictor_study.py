@@ -1,4 +1,4 @@
-"""How well a U-Net's features tell depth: by decoder block, by noise level, by number of labelled images (DAG, Sec. 4)."""
+"""Accuracy of depth from a U-Net's features: by decoder block, by noise level, by number of labelled images (DAG, Sec. 4)."""
 
 import json
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ FINAL = "final"
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorStudyOptions:
-    """How predictors are trained and scored.
+    """Options of the training and scoring of predictors.
 
     Attributes:
         counts: numbers of labelled images, ascending; a predictor is trained for each.
@@ -176,7 +176,7 @@ def _train_one(
 
 
 def _comparable(options: PredictorStudyOptions) -> dict[str, Any]:
-    """What decides a predictor, as JSON has it; other counts do not matter, the largest one's probes do."""
+    """Settings that decide a predictor, as JSON has them; other counts do not matter, the largest one's probes do."""
     return json.loads(json.dumps({name: value for name, value in asdict(options).items() if name != "counts"}))
 
 

@@ -17,7 +17,7 @@ SOURCES = ("freedoom", "folder", "lsun")
 
 @dataclass(frozen=True)
 class ImagesSection:
-    """What is learnt.
+    """Section of the images.
 
     Attributes:
         name: ``freedoom`` (rendered frames), ``folder`` (any images; 16-bit depth maps for a prior) or ``lsun`` (its LMDB).

@@ -68,7 +68,7 @@ class UNetWithLoss(nn.Module):
 
     @property
     def config(self) -> "_Record":
-        """What the run directory records of the model."""
+        """Configuration of the model for the run directory."""
         return _Record({"unet": dict(self.unet.config), "scheduler": dict(self.scheduler.config)})
 
     def forward(self, signal: Tensor, mask: Tensor | None = None, generator: torch.Generator | None = None) -> ModelOutput:
@@ -202,7 +202,7 @@ class GeneratorTrainer(SeededTrainer):
 
     @property
     def title(self) -> str:
-        """What is trained, in a few words."""
+        """Title of the run, in a few words."""
         size = self.train_dataset.size
         return f"{'depth prior' if self.model.prior else 'generator'} at {size}x{size}"
 

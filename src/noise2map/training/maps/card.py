@@ -1,4 +1,4 @@
-"""What a trained model says of itself: a model card and a panel of predictions beside the weights."""
+"""Documentation of a trained model: a model card and a panel of predictions beside the weights."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a recipe would train, without weights and without data: parameters, memory, arithmetic, length."""
+"""Dry run of a recipe, without weights and without data: parameters, memory, arithmetic, length."""
 
 import os
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ _GIB = 2**30
 
 @dataclass
 class DryRun:
-    """What a recipe would train.
+    """Summary of what a recipe would train.
 
     Attributes:
         task: name of the task.

@@ -71,7 +71,7 @@ TRANSFORMS = ("default", "ade20k", "cityscapes", "kitti", "nyu")
 
 @dataclass(frozen=True)
 class DataSection:
-    """What is trained on.
+    """Section of the data.
 
     Attributes:
         name: kind of dataset: ``freedoom`` (rendered frames), ``folder`` (``images/`` and ``maps/``), or a public one in its
@@ -117,7 +117,7 @@ class DataSection:
 
 @dataclass(frozen=True)
 class ModelSection:
-    """What is trained.
+    """Section of the model.
 
     Attributes:
         task: ``segmentation``, ``depth`` or ``bev``.

@@ -75,7 +75,7 @@ class MapTrainer(SeededTrainer):
 
     @property
     def title(self) -> str:
-        """What is trained, in a few words."""
+        """Title of the run, in a few words."""
         return f"{self.task} maps"
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
