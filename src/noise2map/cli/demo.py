@@ -26,6 +26,9 @@ def demo(
             "[default: both shipped ones]"
         ),
     ] = None,
+    normals_model: Annotated[
+        str, typer.Option(help="Likewise, for surface normals; auto: a shipped one, if any; none: no such section.")
+    ] = "auto",
     generator: Annotated[
         str,
         typer.Option(
@@ -52,6 +55,7 @@ def demo(
         device=device,
         hero=hero,
         generator=generator,
+        normals_model=normals_model,
         overwrite=overwrite,
         **bev,
     )

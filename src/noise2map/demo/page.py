@@ -52,7 +52,7 @@ def frame_rows(frame: Frame, predictor: Predictor, limit: float) -> list[list[Ce
     steps = sorted(frame.by_steps)
     predictions = [frame.by_steps[count] for count in steps]
     titles = [counted(count, "step") for count in steps]
-    unsure = [_unsure(frame, p.uncertainty, f"uncertainty, {title}", limit) for p, title in zip(predictions, titles)]
+    unsure = [uncertainty_of_frame(frame, count, limit) for count in steps]
     image = Cell("image", frame.image)
     if predictor.has_classes:
         maps = [Cell(title, colorize_labels(p.labels, predictor.palette)) for p, title in zip(predictions, titles)]
@@ -66,7 +66,9 @@ def frame_rows(frame: Frame, predictor: Predictor, limit: float) -> list[list[Ce
     return [[image, *maps], [truth, *errors], [_depth_change(frame, steps[0], steps[-1]), *unsure]]
 
 
-def _unsure(frame: Frame, uncertainty: np.ndarray | None, title: str, limit: float) -> Cell:
+def uncertainty_of_frame(frame: Frame, steps: int, limit: float) -> Cell:
+    """Uncertainty at a number of steps on the scale of `shared_limit`; blank where it is not defined."""
+    uncertainty, title = frame.by_steps[steps].uncertainty, f"uncertainty, {counted(steps, 'step')}"
     if uncertainty is None:
         blank = np.broadcast_to(np.array(INVALID_COLOR, np.uint8), frame.image.shape).copy()
         return Cell(title, blank, note="needs 2 steps or samples")

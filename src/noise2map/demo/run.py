@@ -15,6 +15,8 @@ from noise2map.data.subsets import evenly_spaced
 from noise2map.demo.bev import SHIPPED, BevSection, open_bev_models
 from noise2map.demo.guidance import AUTO, GuidanceSection, open_generator
 from noise2map.demo.maps import Frame, StepScores, denoise_image, lift_frame, predict_frames, score_frames, varied_frames
+from noise2map.demo.normals import AUTO as AUTO_NORMALS
+from noise2map.demo.normals import NormalsSection, open_normals_model
 from noise2map.demo.page import (
     frame_legend,
     frame_panel,
@@ -69,6 +71,7 @@ class DemoOptions:
         hero: Where to write the README's image, or None.
         bev_models: Models for bird's-eye-view maps, the one with most sensors last; ``("none",)`` for none.
         generator: What draws images, as of `open_generator`.
+        normals_model: As of `open_normals_model`.
         overwrite: Replace a demo of other settings, and write among foreign files.
     """
 
@@ -84,6 +87,7 @@ class DemoOptions:
     hero: Path | None = None
     bev_models: tuple[str, ...] = SHIPPED
     generator: str = AUTO
+    normals_model: str = AUTO_NORMALS
     overwrite: bool = False
 
     @property
@@ -117,9 +121,12 @@ def _make(options: DemoOptions) -> list[str]:
     device = pick_device(options.device)
     bev = open_bev_models(options.bev_models, options.device)
     generator = open_generator(options.generator, device)
+    normals = open_normals_model(options.normals_model, device)
     segmentation, depth = MapSection(options, "segmentation", device), MapSection(options, "depth", device)
     cloud = CloudSection(segmentation, depth)
     sections: list[DemoSection] = [segmentation, depth, cloud]
+    if normals is not None:
+        sections.append(NormalsSection(normals, options.step_counts, options.frames, options.seed))
     sections += [BevSection(bev, options.seed)] * bool(bev)
     if generator is not None:
         sections.append(GuidanceSection(generator, options.generator, options.depth_model))
