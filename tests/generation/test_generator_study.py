@@ -16,6 +16,7 @@ from noise2map.cli import main
 from noise2map.generation.evaluation.feature_extractors import make_extractor
 from noise2map.generation.evaluation.references import ReferenceImages
 from noise2map.generation.evaluation.study import GeneratorOptions, guidance_tables
+from noise2map.generation.loading import prior_name
 from noise2map.guidance import DepthGuidedPipeline
 from noise2map.metrics import feature_distance
 
@@ -213,13 +214,15 @@ def test_foreign_files_are_not_written_among(paths, tmp_path, capsys):
 def test_plan_leaves_out_what_there_are_no_parts_for(tmp_path):
     options = GeneratorOptions(model="g", references="r", out=tmp_path, sweep_scales=(10.0, 0.0))
     first, second = tiny_prior(), tiny_prior(seed=3)
-    assert list(guidance_tables(options, False, {})) == ["guidance"]
-    assert list(guidance_tables(options, True, {})["guidance"]) == ["none", "DCG"]
-    sweep = guidance_tables(options, True, {})["scales"]
+    assert list(guidance_tables(options, False, [])) == ["guidance"]
+    assert list(guidance_tables(options, True, [])["guidance"]) == ["none", "DCG"]
+    sweep = guidance_tables(options, True, [])["scales"]
     assert [[(loss.name, loss.scale) for loss in one.active] for one in sweep.values()] == [[], [("consistency", 10.0)]]
-    assert list(guidance_tables(options, True, {"a": first})) == ["guidance", "scales"]
-    tables = guidance_tables(options, True, {"a": first, "b": second})
-    assert list(tables) == ["guidance", "scales", "priors"] and tables["priors"]["prior b"].losses[1].prior is second
+    assert list(guidance_tables(options, True, [first])) == ["guidance", "scales"]
+    tables = guidance_tables(options, True, [first, second])
+    assert list(tables) == ["guidance", "scales", "priors"]
+    assert tables["priors"][f"prior {prior_name(second)}"].losses[1].prior is second
+    assert list(guidance_tables(options, True, [first, first])) == ["guidance", "scales"]  # given twice, there is nothing to sweep
 
 
 def test_settings_can_be_drawn_apart_and_are_found_again(paths, tmp_path, capsys):

@@ -77,10 +77,11 @@ def evaluate_generator(
     from transformers.utils import logging
 
     from noise2map.generation.evaluation.page import write_page
-    from noise2map.generation.evaluation.report import study_text, write_study
+    from noise2map.generation.evaluation.report import study_facts, study_text, write_study
     from noise2map.generation.evaluation.study import GeneratorOptions, draw_only, run_study
     from noise2map.generation.sampling import SamplingOptions
     from noise2map.guidance import GuidanceConfig
+    from noise2map.inference.loading import pick_device
     from noise2map.runs.output_folder import claim
 
     logging.disable_progress_bar()
@@ -107,7 +108,7 @@ def evaluate_generator(
         estimator=estimator,
         rendering=rendering,
         probe_timestep=probe_timestep,
-        device=device,
+        device=pick_device(device),
         resamples=resamples,
         allow_singular=allow_singular,
         cache=cache,
@@ -118,6 +119,7 @@ def evaluate_generator(
         return
     with claim(out, options.settings, overwrite=overwrite):
         study = run_study(options)
-        print("\n\n".join(study_text(study)))
-        for path in [*write_study(study, out), *write_page(study, out / "page.html", pairs, fov)]:
+        facts = study_facts(study)
+        print("\n\n".join(study_text(study, facts)))
+        for path in [*write_study(study, facts, out), *write_page(study, facts, out / "page.html", pairs, fov)]:
             print(f"wrote {path}", file=sys.stderr)

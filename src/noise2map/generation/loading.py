@@ -104,8 +104,8 @@ def load_part(part: str, path: str | Path | None, generator: str | None = None) 
         raise ValueError(f"{part.replace('_', ' ')} {source!r} could not be loaded: {error}") from error
 
 
-def load_priors(pipe: DepthGuidedPipeline, generator: str | Path, paths: Sequence[str | Path]) -> dict[str, DepthPrior]:
-    """Depth priors on the device of a pipeline, by resolution and weights (`"64px-ab12"`).
+def load_priors(pipe: DepthGuidedPipeline, generator: str | Path, paths: Sequence[str | Path]) -> list[DepthPrior]:
+    """Depth priors on the device of a pipeline, whose prior becomes the first.
 
     Args:
         pipe: the generator, which refuses priors that do not fit its predictor.
@@ -121,14 +121,10 @@ def load_priors(pipe: DepthGuidedPipeline, generator: str | Path, paths: Sequenc
         loaded = [prior for prior in (pipe.depth_prior or load_part("depth_prior", None, resolve_generator(generator)),) if prior]
     if loaded and pipe.depth_predictor is None:
         raise ValueError("a depth prior is given, but no depth predictor; expected --depth-predictor")
-    found = {}
-    for prior in loaded:
+    for prior in reversed(loaded):  # the first is registered last
         pipe.register_modules(depth_prior=prior.to(pipe.device))
         pipe.check_components()
-        found[prior_name(prior)] = prior
-    if found:
-        pipe.register_modules(depth_prior=next(iter(found.values())))
-    return found
+    return loaded
 
 
 def prior_name(prior: DepthPrior) -> str:

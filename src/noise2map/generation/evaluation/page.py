@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -122,19 +123,22 @@ _SHOWN_CLOUDS = 2
 
 def camera_for(study: GeneratorStudy, size: int, fov_deg: float | None) -> torch.Tensor:
     """`fx, fy, cx, cy` of the images: of the field of view if given, else of the references or the generator, else 74 degrees."""
-    if fov_deg is None and study.intrinsics is not None:
-        return torch.as_tensor(np.asarray(study.intrinsics), dtype=torch.float32)
+    if fov_deg is None and study.references.intrinsics is not None:
+        return torch.as_tensor(np.asarray(study.references.intrinsics), dtype=torch.float32)
     camera = camera_of(study.options.model, size, fov_deg)
     if fov_deg is None and camera.source != "assumed":
         return torch.tensor(camera.intrinsics_px, dtype=torch.float32)
     return intrinsics_from_fov(DEFAULT_FOV_DEG if fov_deg is None else fov_deg, size, size)
 
 
-def write_page(study: GeneratorStudy, path: Path, pairs: int = 8, fov_deg: float | None = None) -> list[Path]:
+def write_page(
+    study: GeneratorStudy, facts: Mapping[str, Any], path: Path, pairs: int = 8, fov_deg: float | None = None
+) -> list[Path]:
     """Write the page, and the point clouds that it shows as PLY and GLB.
 
     Args:
         study: What was found.
+        facts: What all its rows share.
         path: The page.
         pairs: Number of seeds to show.
         fov_deg: Horizontal field of view of the images, degrees; that of the references by default.
@@ -146,12 +150,12 @@ def write_page(study: GeneratorStudy, path: Path, pairs: int = 8, fov_deg: float
         OSError: If a file cannot be written.
         ValueError: If the field of view is impossible.
     """
-    scores, facts = study.tables["guidance"], study.facts
+    scores = study.tables["guidance"]
     page = Page(
         f"Guidance of {facts['model']}",
         f"{scores.samples} images of each row, against {facts['reference_images']} real ones ({facts['references']}).",
     )
-    _tables(page, study)
+    _tables(page, study, facts)
     seeds = range(study.options.first_seed, study.options.first_seed + min(pairs, scores.samples))
     written = []
     if len(seeds):
@@ -175,8 +179,7 @@ def write_page(study: GeneratorStudy, path: Path, pairs: int = 8, fov_deg: float
     return [path, *written]
 
 
-def _tables(page: Page, study: GeneratorStudy) -> None:
-    facts = study.facts
+def _tables(page: Page, study: GeneratorStudy, facts: Mapping[str, Any]) -> None:
     page.section(
         "Scores",
         f"Distances are those of the features of `{facts['extractor']}`; they cannot be compared with those of other features. "

@@ -4,13 +4,16 @@ import math
 from pathlib import Path
 from typing import Any
 
+from noise2map.generation.evaluation.measurements import images_checksum
 from noise2map.generation.evaluation.scores import DISTANCES, SettingScores
 from noise2map.generation.evaluation.study import GeneratorStudy
-from noise2map.generation.loading import prior_name
+from noise2map.generation.loading import prior_name, sampler_of
 from noise2map.guidance import GuidanceConfig
 from noise2map.report.plots import Series, quality_plot, save_figure
 from noise2map.report.tables import text_table, write_csv
 from noise2map.runs.files import json_values, write_json
+from noise2map.runs.provenance import provenance
+from noise2map.zoo import label_of
 
 Row = dict[str, Any]
 
@@ -24,13 +27,33 @@ _PLAUSIBILITY = {
 _FRECHET = tuple(name for name, (kind, _) in DISTANCES.items() if kind == "frechet")
 
 
-def study_rows(study: GeneratorStudy) -> list[Row]:
+def study_facts(study: GeneratorStudy) -> Row:
+    """Columns that are the same in all rows: what was measured, with what, against what, and where that ran."""
+    options, models, pipe = study.options, study.feature_models, study.pipe
+    return {
+        "model": label_of(options.model),
+        "references": label_of(options.references),
+        "reference_images": len(study.references),
+        "reference_hash": images_checksum(study.references),
+        "extractor": models.extractor.name,
+        "estimator": models.depth_model.name,
+        "rendering": options.rendering,
+        "scheduler": sampler_of(pipe),
+        "steps": options.sampling.num_inference_steps,
+        "convention": options.guidance.convention or pipe.config.convention,
+        "reduction": options.guidance.reduction or pipe.config.reduction,
+        "drawn_in": options.sampling.dtype,
+        **provenance(pipe.device, pipe.unet.dtype, options.first_seed),
+    }
+
+
+def study_rows(study: GeneratorStudy, facts: Row) -> list[Row]:
     """One flat row for each table and setting, and one for the references of each table."""
     rows = []
     for table, scores in study.tables.items():
         for row in scores.rows():
             scales = _scales(study.guidance[table].get(row["setting"]))
-            rows.append({"table": table, "setting": row["setting"], **scales, **row, **study.facts})
+            rows.append({"table": table, "setting": row["setting"], **scales, **row, **facts})
     return rows
 
 
@@ -45,14 +68,13 @@ def _scales(guidance: GuidanceConfig | None) -> Row:
     return found | {"prior": None if prior is None else prior_name(prior)}
 
 
-def difference_rows(study: GeneratorStudy) -> list[Row]:
+def difference_rows(study: GeneratorStudy, facts: Row) -> list[Row]:
     """Paired differences of the main table."""
-    return [row | study.facts for row in study.tables["guidance"].differences()]
+    return [row | facts for row in study.tables["guidance"].differences()]
 
 
-def study_text(study: GeneratorStudy) -> list[str]:
+def study_text(study: GeneratorStudy, facts: Row) -> list[str]:
     """Tables for the screen; the features are named, because a distance means nothing without them."""
-    facts = study.facts
     parts = [
         f"{facts['model']}: {facts['steps']} {facts['scheduler']} steps, convention {facts['convention']}, {facts['reduction']} of "
         f"pixels; {facts['reference_images']} references from {facts['references']}\n"
@@ -131,8 +153,13 @@ def sweep_figures(study: GeneratorStudy, theme: str = "light") -> dict[str, Any]
     return figures
 
 
-def write_study(study: GeneratorStudy, out: Path) -> list[Path]:
+def write_study(study: GeneratorStudy, facts: Row, out: Path) -> list[Path]:
     """Write `generator.csv`, `differences.csv`, `generator.json` and the plots.
+
+    Args:
+        study: What was found.
+        facts: Of `study_facts`.
+        out: The folder.
 
     Returns:
         The paths written.
@@ -140,7 +167,7 @@ def write_study(study: GeneratorStudy, out: Path) -> list[Path]:
     Raises:
         OSError: If a file cannot be written.
     """
-    rows, differences = study_rows(study), difference_rows(study)
+    rows, differences = study_rows(study, facts), difference_rows(study, facts)
     paths = [out / "generator.csv", out / "generator.json"]
     write_csv(paths[0], rows)
     write_json(paths[1], json_values({"rows": rows, "differences": differences}))

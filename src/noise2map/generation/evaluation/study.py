@@ -12,18 +12,16 @@ from tqdm import tqdm
 
 from noise2map.generation.depth_reading import depth_probe, probe_name
 from noise2map.generation.evaluation.feature_extractors import DEFAULT_EXTRACTOR, make_extractor
-from noise2map.generation.evaluation.measurements import FeatureModels, ImageFeatures, extract, images_checksum
+from noise2map.generation.evaluation.measurements import FeatureModels, ImageFeatures, extract
 from noise2map.generation.evaluation.references import ImageFiles, ReferenceImages
 from noise2map.generation.evaluation.scores import SettingScores, score_settings
-from noise2map.generation.loading import load_generator, load_priors, sampler_of, side_of
+from noise2map.generation.loading import load_generator, load_priors, prior_name, side_of
 from noise2map.generation.sampling import SamplingOptions, draw_images, folder_name, image_settings, option_settings
 from noise2map.guidance import ConsistencyLoss, DepthGuidedPipeline, DepthPrior, GuidanceConfig, PriorLoss
 from noise2map.inference.depth_models import DEFAULT_DEPTH_MODEL, load_depth_model
 from noise2map.metrics.fid import ENOUGH_SAMPLES, check_samples
 from noise2map.runs.files import user_cache
 from noise2map.runs.output_folder import OutputFolder
-from noise2map.runs.provenance import provenance
-from noise2map.zoo import label_of
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +53,7 @@ class GeneratorOptions:
         estimator: Depth model, by name.
         rendering: Of depth as images.
         probe_timestep: Noise at which strong and weak depth are read.
-        device: By name.
+        device: Or its name.
         resamples: Of the bootstrap, 0 for no intervals.
         allow_singular: Accept fewer samples than features.
         cache: Where measurements of references are kept.
@@ -80,7 +78,7 @@ class GeneratorOptions:
     estimator: str = DEFAULT_DEPTH_MODEL
     rendering: str = "disparity"
     probe_timestep: int = 50
-    device: str = "auto"
+    device: str | torch.device = "auto"
     resamples: int = 200
     allow_singular: bool = False
     cache: Path | None = None
@@ -107,33 +105,33 @@ class GeneratorStudy:
         options: What was asked for.
         tables: Table to its scores.
         guidance: Table to what guides its rows, in the order of the scores.
-        facts: Columns that are the same in all rows.
         folders: Row of the main table to the folder of its images.
         feature_models: What was measured with.
-        intrinsics: Camera of the references, `fx, fy, cx, cy` in pixels of the images, if known.
+        references: What was compared with.
+        pipe: What was drawn with.
     """
 
     options: GeneratorOptions
     tables: dict[str, SettingScores]
     guidance: Tables
-    facts: dict[str, Any]
     folders: dict[str, Path]
     feature_models: FeatureModels
-    intrinsics: Any
+    references: ReferenceImages
+    pipe: DepthGuidedPipeline
 
 
-def guidance_tables(options: GeneratorOptions, has_predictor: bool, priors: dict[str, DepthPrior]) -> Tables:
+def guidance_tables(options: GeneratorOptions, has_predictor: bool, priors: Sequence[DepthPrior]) -> Tables:
     """What guides each row of each table.
 
     Args:
         options: What is asked for.
         has_predictor: Whether there is a depth predictor; without one nothing is guided.
-        priors: By name.
+        priors: The first is that of the main table; rows of a sweep bear their names.
 
     Returns:
         `"guidance"`: none, DCG, DPG, both, as far as there are parts for them; `"scales"` and `"priors"`: the sweeps.
     """
-    prior = next(iter(priors.values()), None)
+    prior = next(iter(priors), None)
 
     def guided(consistency: float, prior_scale: float = 0.0, by: DepthPrior | None = prior) -> GuidanceConfig:
         judges = () if by is None else (PriorLoss(prior_scale, prior=by),)
@@ -148,8 +146,9 @@ def guidance_tables(options: GeneratorOptions, has_predictor: bool, priors: dict
         tables["guidance"] |= {"DPG": guided(0.0, scales[1]), "both": guided(*scales)}
     if options.sweep_scales:
         tables["scales"] = {f"scale {scale:g}": guided(scale, scale) for scale in sorted(set(options.sweep_scales))}
-    if len(priors) > 1:
-        tables["priors"] = {f"prior {name}": guided(*scales, one) for name, one in priors.items()}
+    named = {prior_name(one): one for one in priors} if len(priors) > 1 else {}
+    if len(named) > 1:
+        tables["priors"] = {f"prior {name}": guided(*scales, one) for name, one in named.items()}
     return tables
 
 
@@ -174,23 +173,8 @@ def run_study(options: GeneratorOptions) -> GeneratorStudy:
         sets = {name: measured[drawn[table, name].folder.root].first(count) for name in rows}
         seconds = {name: drawn[table, name].median_seconds(options.seeds(count)) for name in rows}
         scores[table] = score_settings(sets, real, seconds, options.resamples)
-    facts = {
-        "model": label_of(options.model),
-        "references": label_of(options.references),
-        "reference_images": len(references),
-        "reference_hash": images_checksum(references),
-        "extractor": models.extractor.name,
-        "estimator": models.depth_model.name,
-        "rendering": options.rendering,
-        "scheduler": sampler_of(pipe),
-        "steps": options.sampling.num_inference_steps,
-        "convention": options.guidance.convention or pipe.config.convention,
-        "reduction": options.guidance.reduction or pipe.config.reduction,
-        "drawn_in": options.sampling.dtype,
-        **provenance(pipe.device, pipe.unet.dtype, options.first_seed),
-    }
     roots = {name: drawn["guidance", name].folder.root for name in tables["guidance"]}
-    return GeneratorStudy(options, scores, tables, facts, roots, models, references.intrinsics)
+    return GeneratorStudy(options, scores, tables, roots, models, references, pipe)
 
 
 def draw_only(options: GeneratorOptions, names: Sequence[str], overwrite: bool = False) -> list[Path]:
