@@ -137,7 +137,7 @@ def test_samples_without_labels_or_with_one_name_are_refused(model, processor, d
     bare = [{key: value for key, value in dataset[0].items() if key != "labels"}]
     with pytest.raises(ValueError, match="has no 'labels', the map for bev"):
         evaluate_model(model, processor, bare, [Protocol(1)])
-    with pytest.raises(ValueError, match="two samples of the data set share an id"):
+    with pytest.raises(ValueError, match="two samples of the dataset share an id"):
         evaluate_model(model, processor, [dataset[0], dataset[0]], [Protocol(1)])
 
 

@@ -19,7 +19,7 @@ from noise2map.evaluation.test_time import (
     decode_windows,
     encode_view,
     keep_ratio_size,
-    resize_picture,
+    resize_image,
     view_pixels,
     window_spans,
 )
@@ -47,7 +47,7 @@ def test_pictures_are_fitted_into_the_frame(height, width, frame):
 def test_resizing_is_bilinear_between_pixel_centres_without_smoothing():
     image = picture(23, 17)
     values = np.asarray(image, np.float64)
-    found = np.asarray(resize_picture(image, (9, 40)), np.float64)
+    found = np.asarray(resize_image(image, (9, 40)), np.float64)
     expected = np.zeros((9, 40, 3))
     for row in range(9):
         for column in range(40):
@@ -59,7 +59,7 @@ def test_resizing_is_bilinear_between_pixel_centres_without_smoothing():
             lower = values[bottom, left] * (1 - x + left) + values[bottom, right] * (x - left)
             expected[row, column] = upper * (1 - y + top) + lower * (y - top)
     assert np.abs(found - expected).max() <= 0.51
-    assert resize_picture(image, (17, 23)) is image
+    assert resize_image(image, (17, 23)) is image
 
 
 @pytest.mark.parametrize("length", [64, 65, 67, 96, 100, 131, 500])
@@ -163,7 +163,7 @@ def test_mirror_images_and_scales_are_averaged_as_probabilities():
     total = torch.zeros(1, 2, 64, 96)
     for scale in SCALES:
         size = (round(64 * scale), round(96 * scale))
-        resized = processor(images=resize_picture(image, size), return_tensors="pt")["pixel_values"]
+        resized = processor(images=resize_image(image, size), return_tensors="pt")["pixel_values"]
         for mirrored in (False, True):
             seen = resized.flip(-1) if mirrored else resized
             logits = functional.interpolate(functional.avg_pool2d(seen, 4, ceil_mode=True)[:, :2], size=size, mode="bilinear")

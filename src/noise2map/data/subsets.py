@@ -9,7 +9,7 @@ import numpy as np
 Sample = dict[str, Any]
 
 UNREADABLE = (OSError, ValueError)
-"""What datasets raise, naming the file, when a sample cannot be read or makes no sense."""
+"""Errors of datasets, naming the file, when a sample cannot be read or makes no sense."""
 
 
 def evenly_spaced(total: int, count: int, *, ends: bool = False) -> list[int]:

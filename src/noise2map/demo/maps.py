@@ -1,4 +1,4 @@
-"""What the demo shows: a few frames at several step counts, the trajectory of a denoising, a room in three dimensions."""
+"""Content of the demo: a few frames at several step counts, the trajectory of a denoising, a room in three dimensions."""
 
 import time
 from collections.abc import Sequence

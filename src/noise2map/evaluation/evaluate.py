@@ -47,11 +47,11 @@ class ProtocolResult:
 
 @dataclass
 class Evaluation:
-    """Scores of one model on one data set.
+    """Scores of one model on one dataset.
 
     Attributes:
         task: What the maps are.
-        image_ids: Ids of the images, in the order of the data set.
+        image_ids: Ids of the images, in the order of the dataset.
         results: One for each protocol.
     """
 
@@ -65,7 +65,7 @@ class Batch(ABC):
     """Samples that are encoded and decoded together.
 
     Attributes:
-        indices: Their places in the data set.
+        indices: Their places in the dataset.
         ids: Their ids, which with the seed fix their noise.
         truths: Their true maps.
     """
@@ -170,7 +170,7 @@ def image_batches(model: Any, processor: Any, dataset: Any, batch_size: int) -> 
 
 
 def sensor_batches(model: Any, processor: Any, dataset: Any, batch_size: int) -> Iterator[EncodedBatch]:
-    """Batches of samples of several sensors, in the order of the data set."""
+    """Batches of samples of several sensors, in the order of the dataset."""
     task = task_of(model)
     for start in range(0, len(dataset), batch_size):
         indices = list(range(start, min(start + batch_size, len(dataset))))
@@ -250,7 +250,7 @@ def evaluate(
     for batch in batches:
         if seen.intersection(batch.ids) or len(set(batch.ids)) < len(batch.ids):
             # they would get the same noise, and rows could not be told apart
-            raise ValueError(f"two samples of the data set share an id, near {batch.ids[0]!r}")
+            raise ValueError(f"two samples of the dataset share an id, near {batch.ids[0]!r}")
         seen.update(batch.ids)
         ids.update(zip(batch.indices, batch.ids))
         count = len(batch.ids)
@@ -265,7 +265,7 @@ def evaluate(
         if progress is not None:
             progress(count)
     if not ids:
-        raise ValueError(f"the data set holds no {task.things}")
+        raise ValueError(f"the dataset holds no {task.things}")
     for result, clock in zip(results, decoding):
         result.mean_steps = sum(result.scorer.steps) / len(result.scorer.steps)
         result.encode_seconds, result.decode_seconds = encoding.seconds_per_image, clock.seconds_per_image
@@ -284,7 +284,7 @@ def evaluate_model(
     progress: Callable[[int], object] | None = None,
     test_protocol: TestProtocol | None = None,
 ) -> Evaluation:
-    """Score a model on a data set under several protocols.
+    """Score a model on a dataset under several protocols.
 
     The noise of an image follows from `(seed, id)`: scores do not depend on the batch size, and protocols and models are
     compared on the same noise.
@@ -311,10 +311,10 @@ def evaluate_model(
     task, test_protocol = task_of(model), test_protocol or TestProtocol("plain", TestTimeAugmentation())
     check_count("batch_size", batch_size)
     if not len(dataset):
-        raise ValueError(f"the data set holds no {task.things}")
+        raise ValueError(f"the dataset holds no {task.things}")
     augmented = test_protocol.views != TestTimeAugmentation() or test_protocol.farthest_m is not None
     if augmented and fit_temperature:
-        raise ValueError("the temperature is that of the logits of whole pictures; fit it with the plain protocol")
+        raise ValueError("the temperature is that of the logits of whole images; fit it with the plain protocol")
     results = []
     for protocol in protocols:
         if seed is not None:

@@ -1,4 +1,4 @@
-"""Published test protocols and published scores, by data set."""
+"""Published test protocols and published scores, by dataset."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ PROTOCOLS = ("plain", "official", "multi-scale")
 
 @dataclass(frozen=True)
 class TestProtocol:
-    """How a model is tested on a data set.
+    """Test protocol of a model on a dataset.
 
     Attributes:
         name: For the table.
@@ -51,18 +51,18 @@ _OFFICIAL = {
 def find_protocol(
     dataset: str, task: str, protocol: str = "plain", window: tuple[int, int] | None = None, stride: tuple[int, int] | None = None
 ) -> TestProtocol:
-    """The test protocol of a data set.
+    """The test protocol of a dataset.
 
     Args:
-        dataset: Name of the data set.
+        dataset: Name of the dataset.
         task: Name of the task.
-        protocol: ``"plain"`` (the model's image processor decides the size), ``"official"`` (as published for this data set) or
+        protocol: ``"plain"`` (the model's image processor decides the size), ``"official"`` (as published for this dataset) or
             ``"multi-scale"`` (six scales, mirrored, class probabilities averaged).
         window: Height and width of sliding windows, pixels.
         stride: Their distance, pixels; by default two thirds of the window.
 
     Raises:
-        ValueError: If the protocol is unknown or there is none for the data set or the task.
+        ValueError: If the protocol is unknown or there is none for the dataset or the task.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
@@ -82,7 +82,7 @@ def find_protocol(
 
 
 def apply_crop(data: Any, dataset: str, protocol: str) -> Any:
-    """The data set cut and masked as its official protocol asks; as it is for the other protocols."""
+    """The dataset cut and masked as its official protocol asks; as it is for the other protocols."""
     view = DATASETS[dataset].evaluation_crop if protocol == "official" else None
     return data if view is None else Cropped(data, view)
 
@@ -124,7 +124,7 @@ def published_for(config: Any, dataset: str, protocol: str, steps: int | str, sa
 
     Args:
         config: The model's configuration.
-        dataset: Name of the data set.
+        dataset: Name of the dataset.
         protocol: ``"official"`` or ``"multi-scale"``.
         steps: Decoder calls.
         samples: Noise samples; the published scores are of one, on nuScenes of five (cameras) or four (with LiDAR).
@@ -168,7 +168,7 @@ def published_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _images(row: Mapping[str, Any]) -> str:
-    """How many images the measured score is of, and how many the published one is."""
+    """Numbers of images of the measured and of the published score, as text."""
     measured, released = row.get("images"), row.get("released_images")
     if measured is None or released is None or measured == released:
         return "all" if measured is None else f"all {measured}"

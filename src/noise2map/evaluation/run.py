@@ -35,11 +35,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """What to evaluate; see ``noise2map evaluate --help``.
+    """Options of an evaluation; see ``noise2map evaluate --help``.
 
     Attributes:
         models: One model, or two to compare.
-        dataset: Name of the data set.
+        dataset: Name of the dataset.
         root: Its folder.
         split: Its split; None for the one that scores are reported for.
         protocols: Settings of the dials.
@@ -53,7 +53,7 @@ class EvaluationOptions:
         depth_range: Bounds of the scored depth, metres; None for the first model's.
         depth_scale: Metres per unit of a folder's depth maps.
         fit_temperature: Also fit the temperature of the logits.
-        test_protocol: `"plain"`, `"official"` or `"multi-scale"`: how pictures are looked at, see `find_protocol`.
+        test_protocol: `"plain"`, `"official"` or `"multi-scale"`: how images are looked at, see `find_protocol`.
         window: Height and width of sliding windows, pixels.
         stride: Their distance, pixels.
         average_of_model: Average over steps as the model's configuration says, whatever `protocols` say.
@@ -86,7 +86,7 @@ class EvaluationOptions:
     classes: Path | None = None
 
     def settings(self) -> dict[str, Any]:
-        """What decides the scores, for the record of an output folder; paths are made absolute."""
+        """Settings that decide the scores, for the record of an output folder; paths are made absolute."""
         chosen = {name: value for name, value in asdict(self).items() if name not in ("batch_size", "device")}
         chosen["models"] = [os.path.abspath(name) if Path(name).is_dir() else name for name in self.models]
         chosen["predictions"] = [os.path.abspath(path) for path in self.predictions]
@@ -211,7 +211,7 @@ def run_evaluation(chosen: EvaluationOptions, progress: bool = True) -> Evaluati
         if warning:
             logger.warning("warning: %s: %s", name, warning)
     scale = None
-    if task.in_metres:  # of whole pictures: what a protocol counts may lie nearer
+    if task.in_metres:  # of whole images: what a protocol counts may lie nearer
         whole = own.dataset if own else open_dataset(chosen.dataset, chosen.root, split, task.name, None, chosen.depth_scale)
         scale = warn_of_scale(whole, chosen.dataset)
     if scale:
@@ -288,7 +288,7 @@ def _score_folders(chosen: EvaluationOptions, progress: bool) -> EvaluationRepor
 
 
 def _protocol(chosen: EvaluationOptions, task: Task) -> TestProtocol:
-    """How samples are looked at; there is one way for bird's-eye-view maps.
+    """Test protocol of the samples; there is one way for bird's-eye-view maps.
 
     Raises:
         ValueError: If an option is not for this task.
@@ -311,7 +311,7 @@ def _own_folder(chosen: EvaluationOptions, task: Task, model: Any) -> FolderPart
 
 
 def _open(chosen: EvaluationOptions, task: Task, split: str, loaded: Sequence[tuple[str, Any, Any]]) -> list[Any]:
-    """The data set for each model; models for bird's-eye-view maps may need other sensors, but the same map."""
+    """The dataset for each model; models for bird's-eye-view maps may need other sensors, but the same map."""
     if not task.of_images:
         extents = [map_extent(model.config) for _, model, _ in loaded]
         if any(extent != extents[0] for extent in extents):

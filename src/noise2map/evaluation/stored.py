@@ -32,11 +32,11 @@ _SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True)
 class AsStored(DecodingOptions):
-    """How stored maps came about: nobody knows."""
+    """Decoding of stored maps: not known."""
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """Name in tables."""
         return "as stored"
 
 
@@ -46,7 +46,7 @@ class StoredMap:
 
     Attributes:
         file: Its map.
-        uncertainty: Its uncertainty, a picture of 8 or 16 bits, if there is one.
+        uncertainty: Its uncertainty, an image of 8 or 16 bits, if there is one.
         kind: What kind of uncertainty it is.
         record: What the command that wrote the map said of it.
     """
@@ -166,7 +166,7 @@ def _files(folder: Path) -> dict[str, Path]:
             continue
         name = bare_name(path.relative_to(folder).as_posix())
         if name in found:
-            # An array has all digits; the picture beside it is there to be looked at.
+            # An array has all digits; the image beside it is there to be looked at.
             if {found[name].suffix, path.suffix} & _ARRAYS and found[name].suffix != path.suffix:
                 found[name] = path if path.suffix in _ARRAYS else found[name]
                 continue
@@ -202,7 +202,7 @@ class StoredBatch(Batch):
     Attributes:
         task: What the map is.
         stored: Its files.
-        depth_scale: Metres per unit of depth pictures that no record describes.
+        depth_scale: Metres per unit of depth images that no record describes.
     """
 
     task: Any = None
@@ -225,7 +225,7 @@ class StoredBatch(Batch):
         if path.suffix.lower() in _ARRAYS:
             values = self.task.map_from_array(read_array(path, self.task.sample_key), path)
         else:
-            values = self.task.map_from_picture(path, self.stored.record, self.depth_scale)
+            values = self.task.map_from_image(path, self.stored.record, self.depth_scale)
             if tuple(values.shape[-2:]) != self.processed:
                 raise ValueError(f"{path} is {values.shape[-1]}x{values.shape[-2]}; the true map is {_size(self.truths[0])}")
         kinds = {}
@@ -241,16 +241,16 @@ def _size(values: Tensor) -> str:
 
 
 def _read_unit(path: Path, record: Mapping[str, Any]) -> Tensor:
-    """Uncertainty ``(H, W)`` in [0, 1] of a grey picture of 8 or 16 bits."""
-    with Image.open(path) as picture:
-        if picture.mode != "L" and not picture.mode.startswith("I"):
-            raise ValueError(f"{path} has mode {picture.mode}; uncertainty needs a grey picture of 8 or 16 bits")
-        units = 255 if picture.mode == "L" else (record.get("uncertainty") or {}).get("png_units_per_1", _FULL_16_BITS)
-        return torch.from_numpy(np.asarray(picture).astype(np.float32) / np.float32(units)).clamp(0, 1)
+    """Uncertainty ``(H, W)`` in [0, 1] of a grey image of 8 or 16 bits."""
+    with Image.open(path) as image:
+        if image.mode != "L" and not image.mode.startswith("I"):
+            raise ValueError(f"{path} has mode {image.mode}; uncertainty needs a grey image of 8 or 16 bits")
+        units = 255 if image.mode == "L" else (record.get("uncertainty") or {}).get("png_units_per_1", _FULL_16_BITS)
+        return torch.from_numpy(np.asarray(image).astype(np.float32) / np.float32(units)).clamp(0, 1)
 
 
 def stored_batches(dataset: Any, maps: MapFolder, depth_scale: float) -> Iterator[StoredBatch]:
-    """The images of a data set, one by one, with their maps of a folder."""
+    """The images of a dataset, one by one, with their maps of a folder."""
     ids = [str(dataset[index]["id"]) for index in range(len(dataset))]
     for index, stored in enumerate(maps.of(ids)):
         sample = dataset[index]
@@ -271,7 +271,7 @@ def evaluate_maps(
         maps: The maps.
         dataset: Raw samples with true maps, whose ids the maps bear.
         depth_range: Where depth is scored, metres.
-        depth_scale: Metres per unit of depth pictures that no record describes.
+        depth_scale: Metres per unit of depth images that no record describes.
         progress: Called with the number of images just done.
 
     Raises:

@@ -1,6 +1,6 @@
-"""How a picture is looked at when a model is tested: its size, mirrored, at several scales, whole or through windows.
+"""Test-time augmentation: size, mirror image, several scales, whole images or sliding windows.
 
-Plans are about pictures. How the map is denoised from what is seen (steps, samples, averaging) is a
+Plans are about images. How the map is denoised from what is seen (steps, samples, averaging) is a
 :class:`noise2map.models.decoding.DecodingOptions`, and the two are named separately in results.
 """
 
@@ -23,7 +23,7 @@ SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 """The scales of the published multi-scale evaluation, each with and without mirroring."""
 
-_QUARTER = 4  # maps are at a quarter of the picture's size
+_QUARTER = 4  # maps are at a quarter of the image's size
 
 _WINDOW_STEP = 32  # the encoder's coarsest map
 
@@ -33,13 +33,13 @@ class TestTimeAugmentation:
     """Sizes, mirror images and windows in which an image is seen.
 
     Attributes:
-        frame: The longer and the shorter side, pixels, that pictures are fitted into with their ratio kept; None leaves the size to
+        frame: The longer and the shorter side, pixels, that images are fitted into with their ratio kept; None leaves the size to
             the model's image processor.
         scales: Factors of that size.
         flip: Also look at the mirror image, and average.
-        window: Height and width of windows, pixels; None looks at the whole picture at once.
+        window: Height and width of windows, pixels; None looks at the whole image at once.
         stride: Distance of windows, pixels.
-        own_size: Leave pictures at their own size, whatever the image processor says.
+        own_size: Leave images at their own size, whatever the image processor says.
 
     Raises:
         ValueError: If a number cannot work.
@@ -84,14 +84,14 @@ class TestTimeAugmentation:
 
 
 def keep_ratio_size(height: int, width: int, frame: tuple[int, int], scale: float = 1.0) -> tuple[int, int]:
-    """Height and width of a picture fitted into a frame of ``scale`` times ``(long, short)`` pixels, its ratio kept."""
+    """Height and width of an image fitted into a frame of ``scale`` times ``(long, short)`` pixels, its ratio kept."""
     long, short = (int(side * scale) for side in frame)
     factor = min(long / max(height, width), short / min(height, width))
     return max(32, int(height * factor + 0.5)), max(32, int(width * factor + 0.5))
 
 
-def resize_picture(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """A picture at another ``(height, width)``, bilinear between pixel centres and without smoothing, as in the published runs.
+def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A image at another ``(height, width)``, bilinear between pixel centres and without smoothing, as in the published runs.
 
     Pillow's own bilinear filter smooths when it shrinks, which is better to look at and not what those models were trained on.
     """
@@ -103,7 +103,7 @@ def resize_picture(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def view_pixels(image: Image.Image, processor: Any, view: TestTimeAugmentation) -> Tensor:
-    """What the model gets to see of a picture under a single view, ``(1, 3, H, W)``."""
+    """Input of the model for one view of an image, ``(1, 3, H, W)``."""
     height, width = image.height, image.width
     scale = view.scales[0]
     if view.frame is not None:
@@ -115,14 +115,14 @@ def view_pixels(image: Image.Image, processor: Any, view: TestTimeAugmentation) 
         return pixels.flip(-1) if view.flip else pixels
     else:
         size = tuple(max(32, round(side * scale)) for side in processor.output_size(height, width))
-    pixels = processor(images=resize_picture(image, size), do_resize=False, return_tensors="pt")["pixel_values"]
+    pixels = processor(images=resize_image(image, size), do_resize=False, return_tensors="pt")["pixel_values"]
     return pixels.flip(-1) if view.flip else pixels
 
 
 def window_spans(length: int, window: int, stride: int) -> list[tuple[int, int]]:
     """First and last pixel (excluded) of windows that cover ``length`` pixels; all start at multiples of four.
 
-    The last one ends with the picture, and is up to three pixels longer than the others so that it starts on the map's grid.
+    The last one ends with the image, and is up to three pixels longer than the others so that it starts on the map's grid.
     """
     if length <= window:
         return [(0, length)]
@@ -133,7 +133,7 @@ def window_spans(length: int, window: int, stride: int) -> list[tuple[int, int]]
 
 @dataclass
 class _Seen:
-    """Features of a window ``(1, C, h, w)`` and where its map lies in the map of the picture."""
+    """Features of a window ``(1, C, h, w)`` and where its map lies in the map of the image."""
 
     top: int
     left: int
@@ -178,7 +178,7 @@ class SharedNoise:
 
 
 def encode_view(model: Any, pixels: Tensor, view: TestTimeAugmentation) -> list[_Seen]:
-    """Runs the image encoder on a picture ``(1, 3, H, W)``, whole or window by window."""
+    """Runs the image encoder on an image ``(1, 3, H, W)``, whole or window by window."""
     if view.window is None:
         return [_Seen(0, 0, model.encode_image(pixels))]
     stride = view.stride or tuple(max(_WINDOW_STEP, side * 2 // 3 // _WINDOW_STEP * _WINDOW_STEP) for side in view.window)
@@ -238,7 +238,7 @@ def _merge(parts: Sequence[Tensor], windows: Sequence[_Seen]) -> Tensor:
 
 
 def noise_key(image_id: str, number: int) -> str:
-    """Under which name a view's noise is drawn: the first view has that of the picture, each further one its own."""
+    """Under which name a view's noise is drawn: the first view has that of the image, each further one its own."""
     return image_id if number == 0 else f"{image_id}|view {number}"
 
 

@@ -16,7 +16,7 @@ from noise2map.guidance.depth_range import DepthRange
 from noise2map.guidance.losses import GuidanceLoss, StepDepth, prior_loss
 
 TauRule = str | int | Sequence[float] | Callable[[int, Sequence[torch.Generator]], Tensor]
-"""How the prior's time steps are drawn, see `draw_tau`."""
+"""Rule by which the prior's time steps are drawn, see `draw_tau`."""
 
 _UNIFORM = (0.02, 0.98)
 

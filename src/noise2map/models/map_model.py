@@ -94,7 +94,7 @@ class MapModel(Noise2MapPreTrainedModel):
 
     @abstractmethod
     def make_aggregator(self, batch_size: int, ensemble_size: int, average: str) -> Aggregator:
-        """What turns the stream of steps of one run into a map and its uncertainties."""
+        """Aggregator of the stream of steps of one run into a map and its uncertainties."""
 
     @abstractmethod
     def make_output(

@@ -349,7 +349,7 @@ class ImageTask(Task):
         """
 
     @abstractmethod
-    def map_from_picture(self, path: Path, record: Mapping[str, Any], depth_scale: float) -> Tensor:
+    def map_from_image(self, path: Path, record: Mapping[str, Any], depth_scale: float) -> Tensor:
         """A stored map, like `truth`.
 
         Args:

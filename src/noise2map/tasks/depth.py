@@ -134,7 +134,7 @@ class DepthTask(ImageTask):
         """See `ImageTask.panel`; with color bars in metres."""
         return depth_panel(image, prediction.map, prediction.uncertainty, truth_m=truth, heading=heading, kind=kind)
 
-    def map_from_picture(self, path: Path, record: Mapping[str, Any], depth_scale: float) -> Tensor:
+    def map_from_image(self, path: Path, record: Mapping[str, Any], depth_scale: float) -> Tensor:
         """Metres ``(H, W)`` of a 16-bit image."""
         units = record.get("depth_png_units_per_m")
         return torch.from_numpy(open_depth_map(path, 1 / units if units else depth_scale))

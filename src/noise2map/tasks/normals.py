@@ -138,7 +138,7 @@ class NormalsTask(ImageTask):
             cells.append(Cell("angular error", colorize(error, 0.0, _SHOWN_DEGREES), bar, note))
         return Panel(cells, heading=heading)
 
-    def map_from_picture(self, path: Path, record: Mapping[str, Any], depth_scale: float) -> Tensor:
+    def map_from_image(self, path: Path, record: Mapping[str, Any], depth_scale: float) -> Tensor:
         """Unit vectors ``(3, H, W)`` of a color image."""
         return torch.from_numpy(np.ascontiguousarray(open_normals_map(path).transpose(2, 0, 1)))
 

@@ -213,7 +213,7 @@ class SegmentationTask(ImageTask):
         names, palette, unsure = prediction.id2label, prediction.palette, prediction.uncertainty
         return segmentation_panel(image, prediction.map, unsure, names, palette, truth=truth, heading=heading, kind=kind)
 
-    def map_from_picture(self, path: Path, record: Mapping[str, Any], depth_scale: float) -> Tensor:
+    def map_from_image(self, path: Path, record: Mapping[str, Any], depth_scale: float) -> Tensor:
         """Class ids ``(H, W)`` of a single-channel image."""
         return torch.from_numpy(open_class_map(path).astype(np.int64))
 

@@ -11,7 +11,7 @@ Sample = dict[str, Any]
 Transform = Callable[[Mapping[str, Any], np.random.Generator], Sample]
 
 UNKNOWN: dict[str, Any] = {"labels": 255, "depth_m": 0.0, "valid": False, "normals": 0.0}
-"""What a map holds where there is no image."""
+"""Value of a map where there is no image."""
 MAPS = tuple(UNKNOWN)
 VECTORS = ("normals",)
 """Maps ``(H, W, 3)`` of vectors, x to the right and y up, which turn with the image."""

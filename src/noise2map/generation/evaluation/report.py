@@ -1,4 +1,4 @@
-"""What an evaluation of a generator found, as text, CSV, JSON, plots and one HTML page."""
+"""Report of an evaluation of a generator: text, CSV, JSON, plots and one HTML page."""
 
 import math
 from pathlib import Path

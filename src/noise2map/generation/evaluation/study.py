@@ -31,7 +31,7 @@ Tables = dict[str, dict[str, GuidanceConfig]]
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorOptions:
-    """What to evaluate; see ``noise2map evaluate generator --help``.
+    """Options of an evaluation of a generator; see ``noise2map evaluate generator --help``.
 
     Attributes:
         model: The generator, by folder or hub id.
@@ -121,7 +121,7 @@ class GeneratorStudy:
 
 
 def guidance_tables(options: GeneratorOptions, has_predictor: bool, priors: Sequence[DepthPrior]) -> Tables:
-    """What guides each row of each table.
+    """Guidance settings: one for each row of each table.
 
     Args:
         options: What is asked for.
