@@ -40,7 +40,7 @@ def test_geometry_agrees_with_the_engines_own_buffers(name, tmp_path):
     with Engine(name, CAMERA, tmp_path) as engine:
         for view in views(level, engine, 12):
             surfaces = cast(level, view.pose, CAMERA)
-            if disagreement(surfaces, view, CAMERA.height).mean() > 0.1:
+            if disagreement(surfaces, view, CAMERA).mean() > 0.1:
                 continue  # a grating before the camera: see-through textures are not ray-cast, such views are not kept
             free = view.labels <= 1  # no object in front
             plane = surfaces.kind <= CEILING
@@ -153,6 +153,61 @@ def test_a_size_that_the_engine_lacks_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"cannot render 123x45; it has 160x120"):
         Engine("MAP01", Camera(123, 45), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def paired_views(name: str, count: int, big: Camera, small: Camera, tmp_path: Path) -> list[tuple]:
+    """The same places seen by two cameras."""
+    level = open_level(name)
+    seen = []
+    for camera in (big, small):
+        with Engine(name, camera, tmp_path) as engine:
+            seen.append((views(level, engine, count, seed=5), engine.palette))
+    (first, palette), (second, _) = seen
+    assert [view.pose for view in first] == [view.pose for view in second]
+    return [(one, other, palette) for one, other in zip(first, second)]
+
+
+@pytest.mark.parametrize(("side", "row", "column"), [(2, 0, 1), (4, 1, 2)])
+def test_a_supersampled_view_is_the_mean_of_what_is_drawn(side, row, column, tmp_path):
+    big, small = Camera(160 * side, 120 * side), Camera(160, 120, side)
+    for drawn, view, palette in paired_views("MAP05", 3, big, small, tmp_path):
+        colors = palette[drawn.color].astype(float)
+        means = sum(colors[i::side, j::side] for i in range(side) for j in range(side)) / side**2
+        assert view.color.shape == (120, 160, 3)
+        assert np.abs(view.color - means).max() <= 0.5
+        assert (view.labels == drawn.labels[row::side, column::side]).all()
+        assert (view.depth == drawn.depth[row::side, column::side]).all()
+
+
+def test_labels_of_a_supersampled_view_are_those_at_the_centre(tmp_path):
+    level = open_level("MAP05")
+    small, plain, big = Camera(160, 120, 4), Camera(160, 120), Camera(640, 480)
+    unlike, depths, unknown = [], [], []
+    for drawn, view, _ in paired_views("MAP05", 6, big, small, tmp_path):
+        frame, large = label_view(level, view, small), label_view(level, drawn, big)
+        middle = np.s_[1::4, 2::4]
+        # Two ways to one answer: the small camera's rays, and the large camera's at the drawn pixel in the middle.
+        both = (frame.labels != 255) & (large.labels[middle] != 255)
+        assert (frame.labels == large.labels[middle])[both].mean() > 0.999
+        same = both & (frame.labels == large.labels[middle]) & (frame.labels != catalog.SKY) & (np.abs(frame.normals[..., 1]) < 0.5)
+        depths.append(np.abs(frame.depth_m[same] / large.depth_m[middle][same] - 1))
+        unknown.append((frame.labels == 255).mean() - (large.labels == 255).mean())
+        surfaces, coarse = cast(level, view.pose, small), cast(level, view.pose, plain)
+        moved = (surfaces.kind != coarse.kind) | (surfaces.sector != coarse.sector) | (surfaces.line != coarse.line)
+        unlike.append(moved.mean())
+        # Within a surface depth is the same at both: floors by the row's centre, walls by a fraction of a column.
+        inside = ~moved & (surfaces.kind <= CEILING)
+        assert (surfaces.depth == coarse.depth)[inside].all()
+    assert np.quantile(np.concatenate(depths), 0.999) < 1e-4
+    assert np.mean(unlike) < 0.06  # edges alone: half a pixel
+    assert np.mean(unknown) < 0.005
+
+
+def test_a_size_that_cannot_be_supersampled_is_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"supersample 4 needs images of 2048x1152 .*cannot render; .*: 40x30, .*160x120.*, 480x270$"
+    ):
+        Engine("MAP01", Camera(512, 288, 4), tmp_path)
 
 
 def engine_processes(scratch: Path) -> list[int]:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from noise2map.data.freedoom import FreedoomDataset, catalog
 from noise2map.data.freedoom import format as store
+from noise2map.rendering import selection
 from noise2map.rendering import workers as chunks
 from noise2map.rendering import workers as pool
 from noise2map.rendering.frames import RenderOptions, render
@@ -104,6 +105,31 @@ def test_another_seed_gives_other_frames(reference, tmp_path):
     other = contents(tmp_path / "other")
     assert len([name for name in other if name.endswith(".png")]) == 8
     assert all(contents(reference)[name] != data for name, data in other.items() if name.startswith("image"))
+
+
+def test_supersampled_frames_are_colors_and_say_so(reference, tmp_path):
+    job = RenderOptions(out=tmp_path / "fine", split="val", frames=2, supersample=2)
+    (task,) = chunks.plan(job.split, job.frames, render_module._open_folder(job))
+    messages = queue.Queue()
+    render_module._render_map(job, task, messages, lambda: False, tmp_path)
+    store.write_records(job.out, {record["index"]: record for record in messages.queue})
+    assert store.read_description(job.out)["supersample"] == 2
+    coarse, fine = FreedoomDataset(reference, "both"), FreedoomDataset(job.out, "both")
+    assert len(fine) == 2
+    with Image.open(store.file_of(job.out, "image", 0)) as image:
+        assert (image.mode, image.size) == ("RGB", (160, 120))
+    for index in range(2):  # the same places, as these are drawn alike and worth keeping alike
+        assert fine.records[index]["position_m"] == coarse.records[index]["position_m"]
+        assert (fine[index]["labels"] == coarse[index]["labels"]).mean() > 0.9
+        assert np.abs(np.asarray(fine[index]["image"], float) - np.asarray(coarse[index]["image"], float)).mean() < 20
+        assert selection.view_of(fine[index]["image"], fine[index]["depth_m"]).brightness == pytest.approx(
+            selection.view_of(coarse[index]["image"], coarse[index]["depth_m"]).brightness, rel=0.1
+        )
+    for other in (1, 4):
+        with pytest.raises(ValueError, match=f"supersample = 2, not {other}"):
+            render(RenderOptions(out=job.out, split="val", frames=3, supersample=other), progress=False)
+    with pytest.raises(ValueError, match="supersample = 1, not 4"):
+        render(RenderOptions(out=reference, split="val", frames=60, supersample=4), progress=False)
 
 
 def test_what_is_missing_is_rendered_and_nothing_else(reference, tmp_path):
@@ -234,6 +260,8 @@ def test_too_small_a_disk_is_told_before_anything_starts(tmp_path, monkeypatch):
         ({"frames": 0}, "frames must be between 1 and 10000000, got 0"),
         ({"workers": 0}, "workers must be between 1 and"),
         ({"seed": -1}, "seed must be between 0 and"),
+        ({"supersample": 3}, "supersample must be one of 1, 2, 4, got 3"),
+        ({"width": 512, "height": 288, "supersample": 4}, "supersample 4 needs images of 2048x1152"),
         ({"width": 100}, r"cannot render 100x120; it has 160x120"),
     ],
 )

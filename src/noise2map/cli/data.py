@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 Split = Annotated[Literal["train", "val", "test"], typer.Option(help="Different maps of the game.")]
 Gore = Annotated[Literal["drop", "keep"], typer.Option(help="Views with corpses and gibs.")]
 EngineSize = Annotated[ImageSize, options.size("Image size, one of the engine's.")]
+Supersample = Annotated[int, typer.Option(help="Draw at 2 or 4 times the size and average the colors: no glitter, no stairs.")]
 Workers = Annotated[int, typer.Option(min=1, help="Engines at a time; what is drawn does not depend on it.")]
 DrawSeed = Annotated[int, typer.Option(min=0, help="What is drawn depends on the seed, the split and its index, on nothing else.")]
 NewFolder = Annotated[Path, typer.Option(help="Folder to make; it must not be there, or be empty.")]
@@ -33,6 +34,7 @@ def freedoom(
     split: Split = "train",
     frames: Annotated[int, typer.Option(min=1, help="Number of frames.")] = 20000,
     size: EngineSize = "160x120",
+    supersample: Supersample = 1,
     workers: Workers = 2,
     seed: DrawSeed = 0,
     gore: Gore = "drop",
@@ -47,6 +49,7 @@ def freedoom(
             frames=frames,
             width=size.width,
             height=size.height,
+            supersample=supersample,
             seed=seed,
             workers=workers,
             keep_gore=gore == "keep",

@@ -42,7 +42,8 @@ class Observation:
 
     Attributes:
         pose: Camera pose as the engine reports it.
-        color: Index of each pixel's color in the game's palette.
+        color: Index of each pixel's color in the game's palette; of a supersampled view the mean color of each block of drawn
+            pixels, ``(H, W, 3)`` uint8. The other arrays are those of the drawn pixel in its middle, see :class:`Camera`.
         depth: The engine's own depth, in steps of 7.16 map units and clipped; only for checking.
         labels: 0 wall or sky, 1 floor or ceiling, more for objects (see ``objects``).
         objects: Objects with visible pixels.
@@ -79,6 +80,39 @@ def supported_sizes() -> list[tuple[int, int]]:
     return sorted((width, height) for width, height in sizes)
 
 
+def check_size(camera: Camera) -> None:
+    """Refuse what the engine cannot draw.
+
+    Raises:
+        ValueError: If it has no such image size, naming those that it has.
+    """
+    sizes = supported_sizes()
+    if camera.drawn_size in sizes:
+        return
+    if camera.supersample == 1:
+        listed = ", ".join(f"{width}x{height}" for width, height in sizes)
+        raise ValueError(f"the engine cannot render {camera.width}x{camera.height}; it has {listed}")
+    fitting = [
+        (w // camera.supersample, h // camera.supersample)
+        for w, h in sizes
+        if w % camera.supersample == h % camera.supersample == 0
+    ]
+    drawn = "x".join(str(side) for side in camera.drawn_size)
+    listed = ", ".join(f"{width}x{height}" for width, height in fitting)
+    raise ValueError(
+        f"supersample {camera.supersample} needs images of {drawn} for {camera.width}x{camera.height}, "
+        "which the engine cannot render; "
+        f"sizes that work with it: {listed}"
+    )
+
+
+def block_mean(colors: np.ndarray, side: int) -> np.ndarray:
+    """Mean of each block of ``side`` x ``side`` pixels, rounded: ``(H * side, W * side, 3)`` to ``(H, W, 3)`` uint8."""
+    height, width = colors.shape[0] // side, colors.shape[1] // side
+    blocks = colors.reshape(height, side, width, side, 3)
+    return np.rint(blocks.mean((1, 3), dtype=np.float64)).astype(np.uint8)
+
+
 def end_stray_engines(scratch: Path) -> int:
     """End engines whose scratch directory lies in ``scratch``, and remove their shared memory.
 
@@ -107,7 +141,7 @@ class Engine:
 
     Args:
         map_name: ``E1M1`` to ``E4M9`` or ``MAP01`` to ``MAP32``.
-        camera: Image size.
+        camera: Image size and supersampling.
         scratch: Parent of the engine's scratch directory (default: the system's).
 
     Raises:
@@ -117,9 +151,7 @@ class Engine:
 
     def __init__(self, map_name: str, camera: Camera, scratch: Path | None = None) -> None:
         vizdoom = import_vizdoom()
-        if (camera.width, camera.height) not in supported_sizes():
-            sizes = ", ".join(f"{width}x{height}" for width, height in supported_sizes())
-            raise ValueError(f"the engine cannot render {camera.width}x{camera.height}; it has {sizes}")
+        check_size(camera)
         path = wad_path(map_name)
         self.map_name, self.camera = map_name, camera
         self.palette = Wad(path).palette()
@@ -129,7 +161,7 @@ class Engine:
         game.set_doom_map(map_name.lower())
         game.set_doom_skill(_SKILL)
         game.set_doom_config_path(str(self._scratch / _CONFIG_NAME))  # else one appears in the working directory
-        game.set_screen_resolution(getattr(vizdoom.ScreenResolution, f"RES_{camera.width}X{camera.height}"))
+        game.set_screen_resolution(getattr(vizdoom.ScreenResolution, "RES_{}X{}".format(*camera.drawn_size)))
         game.set_screen_format(vizdoom.ScreenFormat.DOOM_256_COLORS8)
         game.set_depth_buffer_enabled(True)
         game.set_labels_buffer_enabled(True)
@@ -223,4 +255,9 @@ class Engine:
             for label in state.labels
             if label.object_name != "DoomPlayer" and label.value > 1  # 0 and 1 mark walls and planes
         )
-        return Observation(pose, state.screen_buffer, state.depth_buffer, state.labels_buffer, objects)
+        color, side = state.screen_buffer, self.camera.supersample
+        if side > 1:
+            color = block_mean(self.palette[color], side)
+        column, row = self.camera.middle
+        middle = np.s_[row::side, column::side]
+        return Observation(pose, color, state.depth_buffer[middle], state.labels_buffer[middle], objects)

@@ -15,7 +15,7 @@ from noise2map.data.freedoom.format import CENTIMETRES, file_of, frame_id
 from noise2map.data.images import encode_normals
 from noise2map.rendering.engine import Engine, Observation, import_vizdoom
 from noise2map.rendering.level import STEP_HEIGHT, Level
-from noise2map.rendering.raycast import CEILING, FLOOR, LOWER, NOTHING, SKY, UPPER, WALL, Camera, Pose, Surfaces, cast
+from noise2map.rendering.raycast import CEILING, FLOOR, LOWER, NOTHING, SKY, UPPER, WALL, Camera, Pose, Surfaces, cast, horizon_row
 from noise2map.rendering.render_run import Records, SplitOptions, check_engine, open_level, run_split
 from noise2map.rendering.workers import CHUNK, Task, check_space, chunk_generator, missing, plan
 from noise2map.runs.files import check_writable, write_file, write_text
@@ -35,7 +35,7 @@ _MAX_ONE_CLASS = 0.9
 
 _MIN_MEAN_VALUE = 14.0
 
-_BYTES_PER_PIXEL = 0.75  # measured: 0.55 on average
+_BYTES_PER_PIXEL, _BYTES_PER_AVERAGED_PIXEL = 0.85, 2.0  # measured: 0.65 and 1.6 on average, all files
 
 _FREEDOOM_VERSION = "0.13.0"
 
@@ -44,11 +44,11 @@ _FREEDOOM_VERSION = "0.13.0"
 class Frame:
     """One labelled view.
 
-    ``color`` and ``labels`` are ``(H, W)`` uint8, ``depth_m`` ``(H, W)`` and ``normals`` ``(H, W, 3)`` float32.
+    ``labels`` is ``(H, W)`` uint8, ``depth_m`` ``(H, W)`` and ``normals`` ``(H, W, 3)`` float32.
 
     Attributes:
         pose: Camera pose, map units.
-        color: Index into the game's palette.
+        color: Index into the game's palette, ``(H, W)`` uint8, or colors ``(H, W, 3)`` uint8 of a supersampled view.
         labels: Ten-class ids, 255 where geometry and engine disagree.
         depth_m: Depth along the horizontal optical axis in metres; infinite for sky.
         normals: Unit normals of the surfaces: x right, y up, z towards the viewer; zero for sky and where ``labels`` are 255.
@@ -100,17 +100,23 @@ def surface_normals(level: Level, surfaces: Surfaces, pose: Pose) -> np.ndarray:
     return normals
 
 
-def disagreement(surfaces: Surfaces, view: Observation, height: int) -> np.ndarray:
+def disagreement(surfaces: Surfaces, view: Observation, camera: Camera) -> np.ndarray:
     """Pixels, ``(H, W)`` bool, where the engine's buffers contradict the geometry: see-through textures, edges that it
     rounds the other way, tricks of the map's author. Objects are not counted.
 
-    The engine clips the depth of walls (not of planes) at ``255 * H / 480`` steps, so far walls are not compared.
+    The engine clips the depth of walls (not of planes) at ``255 * H / 480`` steps, H rows that it draws, so far walls are not
+    compared. A supersampled view has the engine's depth of a drawn row, whose centre is not that of the pixel: it is brought there.
     """
     plane = surfaces.kind <= CEILING
     steps = view.depth.astype(np.float32)
-    clip = int(255 * min(1.0, height / 480)) - 1
+    clip = int(255 * min(1.0, camera.drawn_size[1] / 480)) - 1
     comparable = (view.labels <= 1) & (surfaces.kind != SKY) & (steps < clip)
-    engine_depth = (steps + np.where(plane, _PLANE_BIAS, _WALL_BIAS)) * _DEPTH_STEP
+    below_horizon = np.arange(camera.height) + 0.5 - horizon_row(view.pose, camera)
+    drawn_below = below_horizon + (camera.middle[1] + 0.5) / camera.supersample - 0.5
+    to_centre = np.divide(drawn_below, below_horizon, out=np.ones(camera.height), where=below_horizon != 0).astype(np.float32)[
+        :, None
+    ]
+    engine_depth = (steps + np.where(plane, _PLANE_BIAS, _WALL_BIAS)) * _DEPTH_STEP * np.where(plane, to_centre, 1)
     wrong_depth = np.abs(engine_depth - surfaces.depth) > _DEPTH_TOLERANCE + _DEPTH_TOLERANCE_SHARE * surfaces.depth
     wrong_kind = (view.labels <= 1) & ((view.labels == 1) != plane)
     return (comparable & wrong_depth) | wrong_kind | (surfaces.kind == NOTHING)
@@ -120,7 +126,7 @@ def label_view(level: Level, view: Observation, camera: Camera) -> Frame:
     """Depth and classes of a view: surfaces from the geometry, objects from the engine."""
     surfaces = cast(level, view.pose, camera)
     labels = surface_labels(level, surfaces)
-    unknown = disagreement(surfaces, view, camera.height)
+    unknown = disagreement(surfaces, view, camera)
     labels[unknown] = catalog.IGNORE
     depth, normals = surfaces.depth, surface_normals(level, surfaces, view.pose)
     normals[unknown] = 0
@@ -141,7 +147,12 @@ def worth_keeping(frame: Frame, palette: np.ndarray) -> bool:
         return False
     if np.median(frame.depth_m) < _MIN_MEDIAN_DEPTH_M:
         return False
-    return float(palette.mean(-1)[frame.color].mean()) >= _MIN_MEAN_VALUE
+    return mean_value(frame, palette) >= _MIN_MEAN_VALUE
+
+
+def mean_value(frame: Frame, palette: np.ndarray) -> float:
+    """Mean of a view's color values, in [0, 255]."""
+    return float((palette.mean(-1)[frame.color] if frame.color.ndim == 2 else frame.color).mean())
 
 
 def draw_frame(level: Level, engine: Engine, rng: np.random.Generator, keep_gore: bool) -> Frame:
@@ -181,10 +192,17 @@ def depth_to_centimetres(depth_m: np.ndarray, known: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(finite * CENTIMETRES), 0, _MAX_CENTIMETRES).astype(np.uint16)
 
 
+def color_image(frame: Frame, palette: np.ndarray) -> Image.Image:
+    """The image of a view: palette indices as the engine drew it, or RGB if it was supersampled."""
+    image = Image.fromarray(frame.color)
+    if frame.color.ndim == 2:
+        image.putpalette(palette.tobytes())
+    return image
+
+
 def write_frame(root: Path, index: int, frame: Frame, palette: np.ndarray) -> None:
     """Write the files of a frame, each all or nothing; normals first, as the others say that the frame is finished."""
-    image = Image.fromarray(frame.color)  # mode L of palette indices
-    image.putpalette(palette.tobytes())
+    image = color_image(frame, palette)
     labels = Image.fromarray(frame.labels)
     colors = np.zeros((256, 3), np.uint8)
     colors[:10] = catalog.class_palette(10)
@@ -229,7 +247,8 @@ def render(options: RenderOptions, progress: bool = True) -> int:
     left = missing(tasks)
     if left == 0:
         return 0
-    check_space(options.out, int(left * options.width * options.height * _BYTES_PER_PIXEL), f"{left} frames")
+    per_pixel = _BYTES_PER_PIXEL if options.supersample == 1 else _BYTES_PER_AVERAGED_PIXEL
+    check_space(options.out, int(left * options.width * options.height * per_pixel), f"{left} frames")
     title = f"freedoom {options.split}"
     bar = tqdm(total=options.frames, initial=options.frames - left, unit="frame", desc=title, disable=not progress)
     try:
@@ -247,6 +266,7 @@ def _open_folder(options: RenderOptions) -> Records:
         "seed": options.seed,
         "size": [options.width, options.height],
         "gore": options.keep_gore,
+        "supersample": options.supersample,
     }
     path = options.out / store.DESCRIPTION
     if options.out.is_dir() and not path.exists() and any(options.out.iterdir()):
@@ -255,10 +275,9 @@ def _open_folder(options: RenderOptions) -> Records:
     if path.exists():
         there = store.read_description(options.out)
         for name, value in kind.items():
-            if there.get(name) != value:
-                raise ValueError(
-                    f"{options.out} holds frames with {name} = {there.get(name)!r}, not {value!r}; choose another folder"
-                )
+            found = there.get(name, 1) if name == "supersample" else there.get(name)  # older versions do not name it
+            if found != value:
+                raise ValueError(f"{options.out} holds frames with {name} = {found!r}, not {value!r}; choose another folder")
         described = int(there.get("frames", 0))
     for part in store.PARTS:
         (options.out / part).mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ _NEAR = 1e-3
 
 # Where the engine rounds: a column looks a quarter of a pixel right of its left edge, and the edge of a surface falls on
 # the first row whose lower border reaches it. Both are fits to the engine's labels, see docs/freedoom.md.
-_COLUMN_OFFSET = 0.25
+_COLUMN_OFFSET, _ROW_OFFSET = 0.25, 1.0
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,34 @@ class Camera:
     """The engine's camera: 90 degrees across a 4:3 image with pixels 1.2 times as tall as wide.
 
     Wider images see more at the sides with the same focal lengths.
+
+    Attributes:
+        width: Of the image, pixels.
+        height: Likewise.
+        supersample: The engine draws at this many times the width and the height; a pixel is the mean of a block of what it draws,
+            and its geometry that of the drawn pixel next to the middle of the block.
     """
 
     width: int
     height: int
+    supersample: int = 1
+
+    @property
+    def drawn_size(self) -> tuple[int, int]:
+        """Width and height that the engine draws at."""
+        return self.width * self.supersample, self.height * self.supersample
+
+    @property
+    def middle(self) -> tuple[int, int]:
+        """Column and row, in a block of drawn pixels, of the one that looks where the middle of the block is: to the right of it
+        and above, since the engine's columns look to the left of their centres and its rows below."""
+        return self.supersample // 2, max(self.supersample // 2 - 1, 0)
+
+    @property
+    def ray_offset(self) -> tuple[float, float]:
+        """Where in a pixel its ray passes, from the left and from the top, in pixels."""
+        column, row = self.middle
+        return (column + _COLUMN_OFFSET) / self.supersample, (row + _ROW_OFFSET) / self.supersample
 
     @property
     def focal_x_px(self) -> float:
@@ -99,7 +123,7 @@ def cast(level: Level, pose: Pose, camera: Camera) -> Surfaces:
         pose: Camera pose in the map.
         camera: Image size.
     """
-    column_tan = (np.arange(camera.width) + _COLUMN_OFFSET - camera.width / 2) / camera.focal_x_px
+    column_tan = (np.arange(camera.width) + camera.ray_offset[0] - camera.width / 2) / camera.focal_x_px
     spans = _walk(level, pose, camera, cross(level, pose, column_tan))
     return _paint(level, pose, camera, spans)
 
@@ -150,14 +174,14 @@ def cross(level: Level, pose: Pose, column_tan: np.ndarray) -> Crossings:
     return Crossings(index[line], depth, begin, end, near, far)
 
 
-def _row_at(y: np.ndarray) -> np.ndarray:
-    """First row at or below an edge at height ``y`` of the image: the one whose lower border reaches it."""
-    return np.ceil(np.clip(y, -1e6, 1e6) - 1.0 + 1e-6)
+def _row_at(y: np.ndarray, offset: float) -> np.ndarray:
+    """First row at or below an edge at height ``y`` of the image: the one whose ray, ``offset`` pixels down, reaches it."""
+    return np.ceil(np.clip(y, -1e6, 1e6) - offset + 1e-6)
 
 
 def _walk(level: Level, pose: Pose, camera: Camera, crossings: Crossings) -> tuple[np.ndarray, ...]:
     """Column spans ``(column, first row, past row, kind, sector, line, depth)``, each an array over spans."""
-    horizon, focal = horizon_row(pose, camera), camera.focal_y_px
+    horizon, focal, offset = horizon_row(pose, camera), camera.focal_y_px, camera.ray_offset[1]
     top, bottom = np.zeros(camera.width), np.full(camera.width, float(camera.height))
     open_columns = np.arange(camera.width)
     spans = []
@@ -174,11 +198,11 @@ def _walk(level: Level, pose: Pose, camera: Camera, crossings: Crossings) -> tup
         scale = focal / depth
         near_floor, near_ceiling = level.floor[near], level.ceiling[near]
         far_floor, far_ceiling = level.floor[behind], level.ceiling[behind]
-        floor_row = np.clip(_row_at(horizon + (pose.z - near_floor) * scale), first, past)
-        ceiling_row = np.clip(_row_at(horizon - (near_ceiling - pose.z) * scale), first, floor_row)
-        lintel = np.clip(_row_at(horizon - (far_ceiling - pose.z) * scale), ceiling_row, floor_row)
+        floor_row = np.clip(_row_at(horizon + (pose.z - near_floor) * scale, offset), first, past)
+        ceiling_row = np.clip(_row_at(horizon - (near_ceiling - pose.z) * scale, offset), first, floor_row)
+        lintel = np.clip(_row_at(horizon - (far_ceiling - pose.z) * scale, offset), ceiling_row, floor_row)
         upper_row = np.where(solid, floor_row, np.where(far_ceiling < near_ceiling, lintel, ceiling_row))
-        sill = np.clip(_row_at(horizon + (pose.z - far_floor) * scale), upper_row, floor_row)
+        sill = np.clip(_row_at(horizon + (pose.z - far_floor) * scale, offset), upper_row, floor_row)
         lower_row = np.where(~solid & (far_floor > near_floor), sill, floor_row)
         sky = level.sky_ceiling[near]
         # an upper wall between two open-air sectors is not drawn: the sky goes on

@@ -14,11 +14,13 @@ from typing import Any
 from tqdm import tqdm
 
 from noise2map.data.freedoom.catalog import SPLITS
-from noise2map.rendering.engine import end_stray_engines, import_vizdoom, supported_sizes, wad_path
+from noise2map.rendering.engine import check_size, end_stray_engines, import_vizdoom, wad_path
 from noise2map.rendering.level import Level
 from noise2map.rendering.raycast import Camera
 from noise2map.rendering.wad import Wad
 from noise2map.rendering.workers import Task, Worker, run_tasks
+
+SUPERSAMPLES = (1, 2, 4)
 
 _RECORD_EVERY_S = 5.0
 
@@ -34,6 +36,7 @@ class SplitOptions:
         split: ``train``, ``val`` or ``test``: different maps.
         width: Image width in pixels.
         height: Image height in pixels.
+        supersample: The engine draws at this many times the size (1, 2 or 4), and colors are averaged: no glitter, no stairs.
         seed: Seed, at least 0.
         workers: Engines at a time.
         keep_gore: Keep views with corpses and gibs.
@@ -47,6 +50,7 @@ class SplitOptions:
     split: str = "train"
     width: int = 160
     height: int = 120
+    supersample: int = 1
     seed: int = 0
     workers: int = 2
     keep_gore: bool = False
@@ -57,6 +61,8 @@ class SplitOptions:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {self.split!r}")
         self.check_range("workers", 1, 10**4)
         self.check_range("seed", 0, 2**63)
+        if self.supersample not in SUPERSAMPLES:
+            raise ValueError(f"supersample must be one of {', '.join(map(str, SUPERSAMPLES))}, got {self.supersample!r}")
 
     def check_range(self, name: str, least: int, most: int) -> None:
         """Refuse a number outside its range.
@@ -70,7 +76,7 @@ class SplitOptions:
     @property
     def camera(self) -> Camera:
         """The camera of this image size."""
-        return Camera(self.width, self.height)
+        return Camera(self.width, self.height, self.supersample)
 
 
 def check_engine(options: SplitOptions) -> None:
@@ -81,9 +87,7 @@ def check_engine(options: SplitOptions) -> None:
         ValueError: If the image size is not one of the engine's.
     """
     import_vizdoom()
-    if (options.width, options.height) not in supported_sizes():
-        sizes = ", ".join(f"{width}x{height}" for width, height in supported_sizes())
-        raise ValueError(f"the engine cannot render {options.width}x{options.height}; it has {sizes}")
+    check_size(options.camera)
 
 
 def open_level(map_name: str) -> Level:

@@ -9,7 +9,7 @@ from noise2map.data.freedoom import catalog
 from noise2map.data.freedoom.catalog import UNITS_PER_METRE
 from noise2map.data.nuscenes.tables import CAMERAS, LIDAR
 from noise2map.rendering.engine import Engine
-from noise2map.rendering.frames import Frame, label_view
+from noise2map.rendering.frames import Frame, label_view, mean_value
 from noise2map.rendering.level import Level
 from noise2map.rendering.lidar import LidarSpec, scan, sight
 from noise2map.rendering.raycast import Camera, Pose
@@ -78,7 +78,7 @@ def visible_area_m2(sight_m: np.ndarray) -> float:
 def worth_keeping(frames: list[Frame], palette: np.ndarray) -> bool:
     """True if the views are neither dark nor badly labelled."""
     ignored = np.mean([(frame.labels == catalog.IGNORE).mean() for frame in frames])
-    value = np.mean([palette.mean(-1)[frame.color].mean() for frame in frames])
+    value = np.mean([mean_value(frame, palette) for frame in frames])
     return bool(ignored <= _MAX_IGNORED and value >= _MIN_MEAN_VALUE)
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from noise2map.data.freedoom.catalog import DEFAULT_GAIN, brighten
 from noise2map.data.nuscenes.tables import CAMERAS, LIDAR
+from noise2map.rendering.frames import color_image
 from noise2map.rendering.level import Level
 from noise2map.rendering.surround.capture import CHANNELS_CLOCKWISE, LIDAR_ABOVE_EYE, Surround, reading_of, sweep_pose
 from noise2map.rendering.surround.vector_map import map_expansion, south_west
@@ -61,10 +62,11 @@ def make_folders(root: Path, sweeps: int) -> None:
 
 def write_sample(root: Path, identity: str, surround: Surround, palette: np.ndarray) -> None:
     """Write the files of a sample, each all or nothing."""
-    table = brighten(Image.fromarray(palette[None]), DEFAULT_GAIN).tobytes()
+    bright = np.asarray(brighten(Image.fromarray(palette[None]), DEFAULT_GAIN))[0]
     for channel, frame in zip(CHANNELS_CLOCKWISE, surround.frames, strict=True):
-        image = Image.fromarray(frame.color)  # mode L of palette indices
-        image.putpalette(table)
+        image = color_image(frame, bright)
+        if image.mode == "RGB":
+            image = brighten(image, DEFAULT_GAIN)
         write_file(root / camera_file(identity, channel), lambda file, image=image: image.save(file, "PNG"))
     for sweep, cloud in enumerate(surround.clouds):
         data = cloud.astype("<f4").tobytes()
