@@ -25,6 +25,8 @@ MODELS = {
     "depth_self_aligned": lambda **kw: tiny_depth_model(self_aligned=True, **kw),
     "depth_l2": lambda **kw: tiny_depth_model(objective="l2", **kw),
     "depth_linear_schedule": lambda **kw: tiny_depth_model(noise_schedule="linear", **kw),
+    "depth_laplace": lambda **kw: tiny_depth_model(objective="laplace", **kw),
+    "depth_laplace_mixture": lambda **kw: tiny_depth_model(objective="laplace_mixture", **kw),
     "depth_no_diffusion": lambda **kw: tiny_depth_model(diffusion=False, **kw),
     **{f"{name}_backbone": (lambda _name=name, **kw: tiny_segmenter(_name, **kw)) for name in BACKBONES if name != "convnext"},
 }

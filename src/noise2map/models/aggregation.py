@@ -9,6 +9,33 @@ from torch import Tensor
 from noise2map.diffusion.ensemble import entropy, unfold
 
 
+class RunningMoments:
+    """Mean and variance over the samples of several steps, image by image.
+
+    Groups are merged as by Chan, Golub & LeVeque (1979): accurate where the spread is a millionth of the mean, which differences of
+    squares are not, and in any precision.
+    """
+
+    def __init__(self) -> None:
+        self._steps: Tensor | None = None  # steps that each image took, (B, 1, 1, 1)
+        self.mean: Tensor
+        self.variance: Tensor
+
+    def add(self, values: Tensor, rows: Tensor) -> None:
+        """Adds the samples of one step ``(B, R, K, h, w)``, of the images ``rows``, boolean, ``(B, ...)``."""
+        rows = rows.view(-1, 1, 1, 1).to(values.dtype)
+        mean, variance = values.mean(1), values.var(1, correction=0)
+        if self._steps is None:
+            self._steps, self.mean, self.variance = torch.ones_like(rows), mean, variance
+            return
+        share = rows / (self._steps + 1)
+        difference = mean - self.mean
+        spread = difference.square() * (self._steps / (self._steps + 1))
+        self.mean = self.mean + share * difference
+        self.variance = self.variance + share * (variance - self.variance + spread)
+        self._steps = self._steps + rows
+
+
 class Aggregator(ABC):
     """Collects a run of B images with R samples each.
 

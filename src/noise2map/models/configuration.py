@@ -26,11 +26,11 @@ _CHOICES = {
     "time_input": ("log_snr", "time"),
     "average": ("last", "steps"),
     "sampler": ("ddim", "ddpm"),
-    "objective": ("task", "l2"),
+    "objective": ("task", "l2", "laplace", "laplace_mixture"),
     "loss_average": ("all", "valid"),
     "depth_representation": ("linear", "log"),
     "depth_noising": ("masked", "bilinear"),
-    "uncertainty": (None, "entropy", "step_flip", "sample_variance", "mutual_information"),
+    "uncertainty": (None, "entropy", "step_flip", "sample_variance", "mutual_information", "scale"),
 }
 
 
@@ -91,9 +91,12 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
         auto_max_steps (`int`, defaults to 10): Most steps of `num_inference_steps="auto"`, and its time grid.
         auto_threshold (`float`, defaults to 0.01): `"auto"` stops when a smaller fraction of pixels changed.
         uncertainty (`str`, *optional*): Kind returned as `uncertainty`; by default the entropy (classes) or the relative spread
-            of the predictions (depth).
-        temperature (`float`, defaults to 1): Divides the logits; fitted by calibration, does not move the arg max.
-        objective (`str`, defaults to `"task"`): Loss on the output (`"task"`) or on the encoded map (`"l2"`, the ablation).
+            of the predictions (depth); the predicted scale where there is one.
+        temperature (`float`, defaults to 1): Divides the logits, or multiplies the predicted scale; fitted by calibration, does
+            not move the arg max or the median.
+        objective (`str`, defaults to `"task"`): Loss on the output (`"task"`) or on the encoded map (`"l2"`, the ablation). Depth:
+            also the likelihood of log depth under a `"laplace"` distribution, whose median and scale the head then predicts, or
+            under a `"laplace_mixture"` of two.
         self_aligned (`bool`, defaults to `False`): Train on the model's own predictions (fine-tuning of the last iterations).
         palette (`list[str]`, *optional*): Colors of the classes, `"#rrggbb"`; by default chosen by their names.
         semantic_loss_ignore_index (`int`, defaults to 255): Label of unknown pixels.

@@ -1,6 +1,7 @@
-"""Depth maps: head, SigLoss, aggregation, output and model."""
+"""Depth maps: head, losses, aggregation, output and model."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +12,9 @@ from transformers.modeling_outputs import DepthEstimatorOutput
 
 from noise2map.codecs import DepthCodec, check_depth
 from noise2map.diffusion.sampling import Step
-from noise2map.models.aggregation import Aggregator
+from noise2map.models.aggregation import Aggregator, RunningMoments
 from noise2map.models.configuration import Noise2MapConfig
+from noise2map.models.distributions.laplace import LogLaplace
 from noise2map.models.labels import check_label_shape
 from noise2map.models.map_model import MapModel
 from noise2map.models.resizing import resize_map
@@ -56,8 +58,31 @@ def reduce_depth(depth_m: Tensor, valid: Tensor, size: tuple[int, int]) -> tuple
     return torch.where(any_valid, mean, torch.zeros_like(mean)).squeeze(1), any_valid.squeeze(1)
 
 
+def laplace_loss(prediction: Tensor, labels_m: Tensor) -> Tensor:
+    """Mean negative log-likelihood of log depth over all valid pixels, in nats.
+
+    Args:
+        prediction: parameters ``(B, K', h, w)``, see `LogLaplace.from_prediction`, resized bilinearly to the labels.
+        labels_m: metres ``(B, H, W)``, 0 where invalid.
+
+    Returns:
+        Scalar; zero (with a graph) if nothing is valid.
+    """
+    valid = labels_m > 0
+    whole = LogLaplace.from_prediction(resize_map(prediction.float(), (labels_m.shape[-2], labels_m.shape[-1])))
+    nats = whole.negative_log_likelihood(torch.where(valid, labels_m, 1).to(prediction.dtype))
+    return (nats * valid).sum() / valid.sum().clamp(min=1)
+
+
+# Components of the distribution that the head predicts.
+_COMPONENTS = {"laplace": 1, "laplace_mixture": 2, "crps": 1}
+# Bounds of the log scale. The least, 0.1 %, is what millimetres of a label can tell; the greatest is beyond that of depths spread
+# evenly over any range (a quarter of its logarithm's width), so neither holds a model back.
+_LOG_SCALES = (-7.0, 2.0)
+
+
 class DepthHead(nn.Module):
-    """A 3x3 regressor: metres.
+    """A 3x3 regressor: metres, and with the objective ``"laplace"`` (``"laplace_mixture"``) the scale (weights) of log depth.
 
     Linear representation: ``relu(z) + min_depth`` (published; unbounded above). Logarithmic: ``sqrt(min max) exp(z)``, kept within
     twice the range on either side so that the exponential cannot overflow.
@@ -65,65 +90,143 @@ class DepthHead(nn.Module):
 
     def __init__(self, config: Noise2MapConfig) -> None:
         super().__init__()
-        self.regressor = nn.Conv2d(config.hidden_size, 1, 3, padding=1)
+        self.components = _COMPONENTS.get(config.objective, 0)
+        self.regressor = nn.Conv2d(config.hidden_size, 3 * self.components - (self.components == 1) or 1, 3, padding=1)
         self.representation = config.depth_representation
         self.min_depth, self.max_depth = float(config.min_depth), float(config.max_depth)
+        self.temperature = float(config.temperature)
 
     def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        """Tokens ``(N, h*w, C)`` -> depth in metres ``(N, 1, h, w)``, float32 or better."""
+        """Tokens ``(N, h*w, C)`` -> depth in metres ``(N, 1, h, w)``, float32 or better; with a scale, `LogLaplace.channels`."""
         z = self.regressor(tokens.transpose(1, 2).unflatten(2, size))
         z = z.to(torch.promote_types(z.dtype, torch.float32))
+        count = self.components
+        if not count:
+            return self._metres(z)
+        medians, scales = self._metres(z[:, :count]), self._scales(z[:, count : 2 * count])
+        weights = z[:, 2 * count :].softmax(1) if count > 1 else torch.ones_like(medians)
+        return LogLaplace(weights, medians, scales).channels()
+
+    def _metres(self, z: Tensor) -> Tensor:
         if self.representation == "linear":
             return z.relu() + self.min_depth
         middle = 0.5 * (math.log(self.min_depth) + math.log(self.max_depth))
         reach = middle - math.log(self.min_depth) + math.log(2.0)
         return (middle + z.clamp(-reach, reach)).exp()
 
+    def _scales(self, z: Tensor) -> Tensor:
+        # Bent, not cut off, at the bounds: a scale that went too far must be able to come back.
+        low, high = _LOG_SCALES
+        middle, reach = 0.5 * (low + high), 0.5 * (high - low)
+        return (middle + reach * torch.tanh((z - middle) / reach)).exp() * self.temperature
+
 
 @dataclass
 class MapDepthOutput(DepthEstimatorOutput):
-    """Depth output: ``predicted_depth`` in metres ``(B, h, w)``; the rest as in `MapSegmenterOutput`."""
+    """Depth output: ``predicted_depth`` in metres ``(B, h, w)``; the rest as in `MapSegmenterOutput`.
+
+    Attributes:
+        predicted_scale: Laplace scale of log depth ``(B, h, w)``, in units of ratios: half of all truths are expected within a
+            factor ``2^scale`` of the prediction; `None` where the model predicts none.
+        mixture: weights, medians (metres) and scales of the components ``(B, 6, h, w)``; `None` where there is but one, or where
+            several samples or steps were averaged.
+    """
 
     uncertainty: Tensor | None = None
     uncertainties: dict[str, Tensor] | None = None
     num_steps: Tensor | None = None
     steps: list[Step] | None = field(default=None, repr=False)
     log_probabilities: bool | None = None
+    predicted_scale: Tensor | None = None
+    mixture: Tensor | None = None
 
     @property
     def prediction(self) -> Tensor:
         """The map as ``(B, K, h, w)``, whatever the task."""
         return self.predicted_depth.unsqueeze(1)
 
+    def interval(self, level: float) -> tuple[Tensor, Tensor]:
+        """Central prediction interval of every pixel's depth.
+
+        Args:
+            level: probability that the truth lies within, between 0 and 1.
+
+        Returns:
+            Nearest and farthest depth, metres ``(B, h, w)``.
+
+        Raises:
+            ValueError: if the level is impossible, or the model predicts no scale (``objective`` is not ``"laplace"``).
+        """
+        if self.predicted_scale is None:
+            raise ValueError("the output has no predicted_scale; expected that of a model with objective 'laplace'")
+        return LogLaplace.from_prediction(with_scale(self)).interval(level)
+
+
+def with_scale(out: MapDepthOutput) -> Tensor:
+    """Depth, and where the model predicts them scale and components, ``(B, K', h, w)``, as `LogLaplace.channels` lays them out."""
+    parts = [out.predicted_depth[:, None]]
+    if out.predicted_scale is not None:
+        parts.append(out.predicted_scale[:, None])
+    return torch.cat(parts if out.mixture is None else [*parts, out.mixture], dim=1)
+
+
+def scale_as_uncertainty(scale: Tensor) -> Tensor:
+    """``1 - exp(-b)``, in [0, 1) and rising with the scale ``b``: by what share the depth is less at one scale below the median."""
+    return -torch.expm1(-scale)
+
 
 class DepthAggregator(Aggregator):
-    """Depth maps in metres; the spread is relative to the depth."""
+    """Depth maps in metres; the spread is relative to the depth.
+
+    A predicted scale of several samples (or steps) is that of a Laplace distribution with the variance of their mixture, by the law
+    of total variance: the mean of each one's ``2 b²`` plus the variance of their log depths.
+    """
+
+    def __init__(self, batch_size: int, ensemble_size: int, average: str) -> None:
+        super().__init__(batch_size, ensemble_size, average)
+        self._depth, self._log, self._within = RunningMoments(), RunningMoments(), RunningMoments()
 
     def _flips(self, before: Tensor, after: Tensor) -> Tensor:
-        ratio = (after / before).squeeze(2)
+        ratio = after[:, :, 0] / before[:, :, 0]
         return (ratio > 1 + DEPTH_FLIP_TOLERANCE) | (ratio < 1 / (1 + DEPTH_FLIP_TOLERANCE))
 
     def _accumulate(self, value: Tensor, rows: Tensor) -> None:
         if self.average == "last" and self.ensemble_size > 1:
-            return
-        value = value.double()  # a difference of squares follows
-        self._add("d", value.mean(1), rows)
-        self._add("d2", value.square().mean(1), rows)
+            return  # the members are the last step's samples
+        self._depth.add(value[:, :, :1], rows)
+        if self.average == "steps":
+            self._add_scales(value, rows)
+
+    def _add_scales(self, value: Tensor, rows: Tensor) -> None:
+        if value.shape[2] > 1:
+            self._log.add(value[:, :, :1].log(), rows)
+            self._within.add(2 * value[:, :, 1:2].square(), rows)
 
     def result(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Metres ``(B, 1, h, w)``; step-flip (changes of more than 5 %) and the relative standard deviation, clamped to 1."""
+        """Metres ``(B, 1, h, w)``; step-flip (changes of more than 5 %) and the relative standard deviation, clamped to 1.
+
+        With a predicted scale the map has further channels, see `with_scale`, and there is a further kind, see
+        `scale_as_uncertainty`.
+        """
         assert self.last is not None
-        if "d" in self._sums:
-            mean, square = self._per_step("d"), self._per_step("d2")
-        else:
-            members = self.last.double()
-            mean, square = members.mean(1), members.square().mean(1)
-        depth_m = mean.to(self.last.dtype) if self.average == "steps" else self.last.mean(1)
+        everyone = torch.ones(self.last.shape[0], dtype=torch.bool, device=self.last.device)
+        if self.average == "last":
+            self._add_scales(self.last, everyone)
+            if self.ensemble_size > 1:
+                self._depth.add(self.last[:, :, :1], everyone)
+        depth_m = self._depth.mean if self.average == "steps" else self.last[:, :, :1].mean(1)
         kinds = self._step_flip()
-        if self.ensemble_size > 1 or int(self.num_steps.max()) > 1:
-            spread = (square - mean.square()).clamp(min=0).sqrt() / mean
-            kinds["sample_variance"] = spread.squeeze(1).clamp(max=1).to(self.last.dtype)
-        return depth_m, kinds
+        several = self.ensemble_size > 1 or int(self.num_steps.max()) > 1
+        if several:
+            spread = self._depth.variance.sqrt() / self._depth.mean
+            kinds["sample_variance"] = spread.squeeze(1).clamp(max=1)
+        if self.last.shape[2] == 1:
+            return depth_m, kinds
+        if self.ensemble_size == 1 and (self.average == "last" or not several):
+            whole = self.last[:, 0]
+        else:
+            whole = torch.cat([depth_m, (0.5 * (self._within.mean + self._log.variance)).sqrt()], dim=1)
+        return whole, {**kinds, "scale": scale_as_uncertainty(whole[:, 1])}
 
 
 class Noise2MapForDepthEstimation(MapModel):
@@ -131,6 +234,7 @@ class Noise2MapForDepthEstimation(MapModel):
 
     task = "depth"
     default_uncertainty = "sample_variance"
+    objectives = ("task", "l2", *_COMPONENTS)
 
     def __init__(self, config: Noise2MapConfig) -> None:
         """Builds the model with fresh weights.
@@ -141,6 +245,8 @@ class Noise2MapForDepthEstimation(MapModel):
         farthest = config.max_depth if config.sample_max_depth is None else config.sample_max_depth
         codec = DepthCodec(config.min_depth, farthest, config.map_scale, config.depth_representation)
         super().__init__(config, codec, DepthHead(config))
+        if config.objective in _COMPONENTS:
+            self.default_uncertainty = "scale"
         self.post_init()
 
     def check_labels(self, labels: Tensor, pixel_values: Tensor) -> None:
@@ -161,7 +267,19 @@ class Noise2MapForDepthEstimation(MapModel):
 
     def loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
         """See `MapModel.loss`."""
-        return sigloss(prediction, labels)
+        return laplace_loss(prediction, labels) if self.config.objective in _COMPONENTS else sigloss(prediction, labels)
+
+    def prediction_encoder(self) -> Callable[[Tensor], Tensor]:
+        """See `MapModel.prediction_encoder`; of a distribution the median is fed back."""
+        return lambda prediction: self.codec.encode_prediction(self.map_of(prediction))
+
+    def map_of(self, prediction: Tensor) -> Tensor:
+        """See `MapModel.map_of`."""
+        return prediction[..., :1, :, :]
+
+    def whole_prediction(self, out: MapDepthOutput) -> Tensor:
+        """See `MapModel.whole_prediction`."""
+        return with_scale(out)
 
     def make_aggregator(self, batch_size: int, ensemble_size: int, average: str) -> Aggregator:
         """See `MapModel.make_aggregator`."""
@@ -171,9 +289,13 @@ class Noise2MapForDepthEstimation(MapModel):
         self, prediction: Tensor, size: tuple[int, int] | None = None, log_probabilities: bool | None = None, **fields: Any
     ) -> MapDepthOutput:
         """See `MapModel.make_output`."""
+        depth_m, parameters = prediction[:, :1], prediction[:, 1:]
         if size is not None:  # the published order: clamp to the range, then resize
-            prediction = resize_map(prediction.clamp(self.config.min_depth, self.config.max_depth), size)
-        return MapDepthOutput(predicted_depth=prediction.squeeze(1), **fields)
+            depth_m = resize_map(depth_m.clamp(self.config.min_depth, self.config.max_depth), size)
+            parameters = resize_map(parameters, size) if parameters.shape[1] else parameters
+        if parameters.shape[1]:
+            fields |= {"predicted_scale": parameters[:, 0], "mixture": parameters[:, 1:] if parameters.shape[1] > 1 else None}
+        return MapDepthOutput(predicted_depth=depth_m.squeeze(1), **fields)
 
 
 # Two depths count as different when they are more than this fraction apart.

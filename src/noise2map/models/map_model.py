@@ -3,6 +3,7 @@
 import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -35,10 +36,12 @@ class MapModel(Noise2MapPreTrainedModel):
     Attributes:
         task: name of the task, which says how its maps are scored, stored and drawn.
         default_uncertainty: kind that is returned as ``uncertainty`` where the configuration names none.
+        objectives: values of ``config.objective`` that the task knows.
     """
 
     task: ClassVar[str]
-    default_uncertainty: ClassVar[str]
+    default_uncertainty: str
+    objectives: ClassVar[tuple[str, ...]] = ("task", "l2")
     codec: MapCodec
     head: nn.Module
     # The loss is a mean over the batch: Trainer must divide it by its accumulation steps.
@@ -53,6 +56,9 @@ class MapModel(Noise2MapPreTrainedModel):
         decoder: MapDecoder | None = None,
     ) -> None:
         config.check()  # fields may have been set after the configuration was made, as from_pretrained does
+        if config.objective not in self.objectives:
+            known = ", ".join(map(repr, self.objectives))
+            raise ValueError(f"objective is {config.objective!r}; expected one of {known} for {self.task}")
         super().__init__(config)
         self.schedule = make_schedule(config.noise_schedule, config.min_inverse_snr)
         self.encoder = ImageEncoder(config) if encoder is None else encoder
@@ -91,6 +97,14 @@ class MapModel(Noise2MapPreTrainedModel):
     def prediction_encoder(self) -> Callable[[Tensor], Tensor]:
         """A function from predictions ``(N, K, h, w)`` to signals ``(N, C, h, w)``; made once for a run."""
         return self.codec.encode_prediction
+
+    def map_of(self, prediction: Tensor) -> Tensor:
+        """The map in what the head gave, ``(..., K', h, w)`` -> ``(..., K, h, w)``; the rest are parameters of its distribution."""
+        return prediction
+
+    def whole_prediction(self, out: Any) -> Tensor:
+        """Map and parameters of an output, as `make_output` takes them, ``(B, K', h, w)``."""
+        return out.prediction
 
     @abstractmethod
     def make_aggregator(self, batch_size: int, ensemble_size: int, average: str) -> Aggregator:
@@ -191,7 +205,7 @@ class MapModel(Noise2MapPreTrainedModel):
         for step in run:
             fraction = aggregator.update(step.prediction, active)
             if output_steps:
-                steps.append(step)
+                steps.append(replace(step, prediction=self.map_of(step.prediction)))
             if auto:
                 active &= fraction >= config.auto_threshold
                 if not bool(active.any()):
@@ -376,7 +390,7 @@ class MapModel(Noise2MapPreTrainedModel):
         kinds = {name: resize_map(value.unsqueeze(1), size).squeeze(1) for name, value in out.uncertainties.items()}
         uncertainty = None if out.uncertainty is None else kinds[self.config.uncertainty or self.default_uncertainty]
         fields = {"uncertainty": uncertainty, "uncertainties": kinds, "num_steps": out.num_steps, "steps": out.steps}
-        return self.make_output(out.prediction, size, out.log_probabilities, **fields)
+        return self.make_output(self.whole_prediction(out), size, out.log_probabilities, **fields)
 
 
 def tokens_in_memory(noise: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Distributions that heads predict in one pass, with their likelihoods and quantiles."""
