@@ -1,4 +1,4 @@
-"""Labels of a batch: their shape against that of the images."""
+"""What a training step is given: labels, against the shape of the images, and times."""
 
 from torch import Tensor
 
@@ -14,3 +14,17 @@ def check_label_shape(labels: Tensor, pixel_values: Tensor, *channels: int) -> N
     expected = (pixel_values.shape[0], *channels, *pixel_values.shape[-2:])
     if tuple(labels.shape) != expected:
         raise ValueError(f"labels have shape {tuple(labels.shape)}; expected {expected}, like pixel_values")
+
+
+def check_times(timesteps: Tensor, batch_size: int) -> Tensor:
+    """Training times ``(B,)`` as float32 on the CPU, where the schedules are computed.
+
+    Raises:
+        ValueError: for another shape, or times outside [0, 1].
+    """
+    timesteps = timesteps.float().cpu()
+    if tuple(timesteps.shape) != (batch_size,):
+        raise ValueError(f"timesteps have shape {tuple(timesteps.shape)}; expected ({batch_size},), one for each image")
+    if not bool(((timesteps >= 0) & (timesteps <= 1)).all()):
+        raise ValueError(f"timesteps hold {timesteps.tolist()}; expected times in [0, 1]")
+    return timesteps

@@ -20,6 +20,7 @@ from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.decoding import DecodingOptions
 from noise2map.models.encoder import ImageEncoder
 from noise2map.models.initialization import Noise2MapPreTrainedModel
+from noise2map.models.labels import check_times
 from noise2map.models.map_decoder import DecoderContext, MapDecoder
 from noise2map.models.resizing import resize_map
 
@@ -301,7 +302,7 @@ class MapModel(Noise2MapPreTrainedModel):
         generators = generator_list(generator, batch_size)
         if timesteps is None:
             timesteps = torch.cat([uniform_times(1, g) for g in generators])
-        timesteps = _check_times(timesteps, batch_size)
+        timesteps = check_times(timesteps, batch_size)
         if noise is None:
             noise = draw_noise(shape[1:], generators, features.device)
         noise = check_noise(noise, shape).to(features.device)
@@ -400,13 +401,3 @@ def tokens_in_memory(noise: Tensor) -> Tensor:
     decoder need not transpose the map.
     """
     return fold(noise).contiguous(memory_format=torch.channels_last)
-
-
-def _check_times(timesteps: Tensor, batch_size: int) -> Tensor:
-    """Training times ``(B,)`` as float32 on the CPU, where the schedules are computed."""
-    timesteps = timesteps.float().cpu()
-    if tuple(timesteps.shape) != (batch_size,):
-        raise ValueError(f"timesteps have shape {tuple(timesteps.shape)}; expected ({batch_size},), one for each image")
-    if not bool(((timesteps >= 0) & (timesteps <= 1)).all()):
-        raise ValueError(f"timesteps hold {timesteps.tolist()}; expected times in [0, 1]")
-    return timesteps
