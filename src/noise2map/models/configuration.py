@@ -220,6 +220,15 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected a number of at least 0")
 
+    def check_objective(self, task: str, known: tuple[str, ...]) -> None:
+        """Refuses an objective that is another task's.
+
+        Raises:
+            ValueError: naming the objective and those that the task knows.
+        """
+        if self.objective not in known:
+            raise ValueError(f"objective is {self.objective!r}; expected one of {', '.join(map(repr, known))} for {task}")
+
 
 def _check_classes(num_labels: Any, id2label: Any) -> None:
     """Refuses what cannot be a number of classes, or names of classes that are not 0..K-1."""

@@ -57,9 +57,7 @@ class MapModel(Noise2MapPreTrainedModel):
         decoder: MapDecoder | None = None,
     ) -> None:
         config.check()  # fields may have been set after the configuration was made, as from_pretrained does
-        if config.objective not in self.objectives:
-            known = ", ".join(map(repr, self.objectives))
-            raise ValueError(f"objective is {config.objective!r}; expected one of {known} for {self.task}")
+        config.check_objective(self.task, self.objectives)
         super().__init__(config)
         self.schedule = make_schedule(config.noise_schedule, config.min_inverse_snr)
         self.encoder = ImageEncoder(config) if encoder is None else encoder
@@ -100,11 +98,11 @@ class MapModel(Noise2MapPreTrainedModel):
         return self.codec.encode_prediction
 
     def map_of(self, prediction: Tensor) -> Tensor:
-        """The map in what the head gave, ``(..., K', h, w)`` -> ``(..., K, h, w)``; the rest are parameters of its distribution."""
+        """The map in what the head gave, ``(..., K', h, w)`` -> ``(..., K, h, w)``, without parameters of its distribution."""
         return prediction
 
     def whole_prediction(self, out: Any) -> Tensor:
-        """Map and parameters of an output, as `make_output` takes them, ``(B, K', h, w)``."""
+        """Map and parameters of an output ``(B, K', h, w)``, for `make_output`."""
         return out.prediction
 
     @abstractmethod
@@ -300,8 +298,7 @@ class MapModel(Noise2MapPreTrainedModel):
             prediction = self.predict_at(context, blank, torch.ones(batch_size))
             return self.loss(prediction, labels) + self.auxiliary_loss(features, labels), prediction
         generators = generator_list(generator, batch_size)
-        if timesteps is None:
-            timesteps = torch.cat([uniform_times(1, g) for g in generators])
+        timesteps = torch.cat([uniform_times(1, g) for g in generators]) if timesteps is None else timesteps
         timesteps = check_times(timesteps, batch_size)
         if noise is None:
             noise = draw_noise(shape[1:], generators, features.device)
