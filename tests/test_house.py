@@ -44,7 +44,7 @@ ROOMS = {
     ),
     "metrics": (
         set(),
-        {"torch", "torchmetrics"},
+        {"scipy", "torch", "torchmetrics"},
     ),
     "data": (
         {"runs"},
