@@ -7,7 +7,16 @@ import pytest
 import torch
 from golden_reference import numbers
 
-from noise2map.diffusion import CosineSchedule, LinearSchedule, ddim_steps, ddpm_steps, time_pairs
+from noise2map.diffusion import (
+    CosineSchedule,
+    LinearSchedule,
+    ddim_steps,
+    ddpm_steps,
+    dpmpp_2m_steps,
+    karras_pairs,
+    make_schedule,
+    time_pairs,
+)
 from noise2map.diffusion.sampling import ddpm_posterior
 
 SCHEDULES = [CosineSchedule(), LinearSchedule()]
@@ -244,3 +253,57 @@ def test_default_noise_is_the_global_generators():
     assert torch.equal(*results)
     *_, other = ddpm_steps(gaussian_denoiser(schedule), start(), schedule, pairs)
     assert not torch.equal(results[0], other.x0)
+
+
+def test_the_karras_grid_has_the_noise_levels_of_the_paper():
+    schedule = make_schedule("cosine")
+    pairs = karras_pairs(6, schedule, largest=10.0, smallest=0.1)
+    assert pairs[0][0] == 1.0 and pairs[-1][1] == 0.0
+    assert [end for _, end in pairs[:-1]] == [start for start, _ in pairs[1:]]
+    alpha, sigma = schedule.alpha_sigma(torch.tensor([t for t, _ in pairs[1:]], dtype=torch.float64))
+    expected = [(10 ** (1 / 7) + i / 4 * (0.1 ** (1 / 7) - 10 ** (1 / 7))) ** 7 for i in range(5)]
+    assert (sigma / alpha).tolist() == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(ValueError, match="falling positive"):
+        karras_pairs(3, schedule, 0.1, 10.0)
+
+
+@pytest.mark.parametrize("name", ("cosine", "linear"))
+def test_times_are_found_by_their_log_snr(name):
+    schedule, times = make_schedule(name, 0.0), torch.linspace(0.02, 0.98, 13, dtype=torch.float64)
+    assert torch.allclose(schedule.time_of(schedule.log_snr(times)), times, atol=1e-9)
+
+
+def test_the_second_order_solver_is_nearer_to_the_exact_flow():
+    schedule, x_T = make_schedule("cosine"), start(2000).double()
+    *_, exact = ddim_steps(gaussian_denoiser(schedule), x_T, schedule, time_pairs(1000, 0))
+    errors = {}
+    for name, solver in (("first", ddim_steps), ("second", dpmpp_2m_steps)):
+        *_, last = solver(gaussian_denoiser(schedule), x_T, schedule, time_pairs(10, 0))
+        errors[name] = (last.x0 - exact.x0).square().mean().sqrt().item()
+    assert errors["second"] < 0.5 * errors["first"]
+    with pytest.raises(ValueError, match="needs time_difference 0"):
+        list(dpmpp_2m_steps(gaussian_denoiser(schedule), x_T, schedule, time_pairs(3)))
+
+
+def test_churn_replaces_a_share_of_the_noise_and_keeps_its_variance():
+    schedule, x_T = make_schedule("cosine"), start(200_000)
+    seen = []
+
+    def fresh(index, x):
+        seen.append(torch.randn(x.shape, generator=torch.Generator().manual_seed(5)))
+        return seen[-1]
+
+    def denoise(x, t):
+        return torch.zeros_like(x), None
+
+    for churn in (0.0, 0.6, 1.0):
+        seen.clear()
+        _, second = ddim_steps(denoise, x_T, schedule, time_pairs(2, 0), churn, fresh)
+        _, sigma = schedule.alpha_sigma(torch.tensor(0.5))
+        assert (second.x_t / sigma).var().item() == pytest.approx(1, abs=0.02)
+        assert len(seen) == (churn > 0)
+        if churn:
+            share = (second.x_t / sigma * seen[0]).mean().item()  # of the fresh noise
+            assert share == pytest.approx(churn, abs=0.02)
+    with pytest.raises(ValueError, match=r"churn is 1\.5"):
+        next(ddim_steps(denoise, x_T, schedule, time_pairs(2), 1.5))

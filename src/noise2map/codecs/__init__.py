@@ -3,7 +3,7 @@
 from noise2map.codecs.base import MapCodec
 from noise2map.codecs.categorical import AnalogBitsCodec, CategoricalCodec, ClassEmbeddingCodec, FixedCodec, OneHotCodec
 from noise2map.codecs.depth import DepthCodec, check_depth
-from noise2map.codecs.multilabel import MultiLabelCodec
+from noise2map.codecs.multilabel import BinaryLayersCodec, MultiLabelCodec
 from noise2map.codecs.normals import NormalsCodec
 
 CODECS: dict[str, type[CategoricalCodec]] = {
@@ -16,6 +16,7 @@ CODECS: dict[str, type[CategoricalCodec]] = {
 __all__ = [
     "CODECS",
     "AnalogBitsCodec",
+    "BinaryLayersCodec",
     "CategoricalCodec",
     "ClassEmbeddingCodec",
     "DepthCodec",

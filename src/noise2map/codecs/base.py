@@ -14,7 +14,10 @@ class MapCodec(nn.Module, ABC):
     Attributes:
         channels: channels of the signal.
         scale: largest absolute value of the signal.
+        relative_std: standard deviation of typical signals as a share of the scale.
     """
+
+    relative_std = 1.0
 
     def __init__(self, channels: int, scale: float) -> None:
         """Stores the sizes.

@@ -21,6 +21,8 @@ class DepthCodec(MapCodec):
         representation: ``"linear"`` (the paper's) or ``"log"`` (equal ratios are equal differences).
     """
 
+    relative_std = 0.5
+
     def __init__(self, min_depth: float, max_depth: float, scale: float = 0.1, representation: str = "linear") -> None:
         """Stores the range.
 

@@ -65,3 +65,46 @@ class MultiLabelCodec(MapCodec):
     def encode_prediction(self, prediction: Tensor) -> Tensor:
         """Logits ``(B, K, h, w)`` -> signal of the layers whose probability exceeds the threshold ``(B, C, h, w)``."""
         return self._encode_rows(prediction.sigmoid() > self.threshold)
+
+
+class BinaryLayersCodec(MapCodec):
+    """K binary layers <-> K channels: ``scale`` where a layer is present, ``-scale`` where not.
+
+    Args:
+        num_labels: number of layers K.
+        scale: largest absolute value of the signal.
+        threshold: a layer is present where its predicted probability is above this.
+    """
+
+    def __init__(self, num_labels: int, scale: float = 1.0, threshold: float = 0.5) -> None:
+        """Stores the sizes.
+
+        Raises:
+            ValueError: if there is no layer or the threshold is not a probability.
+        """
+        super().__init__(num_labels, scale)
+        if num_labels < 1:
+            raise ValueError(f"num_labels is {num_labels!r}; expected at least 1")
+        if not 0 < threshold < 1:
+            raise ValueError(f"threshold is {threshold!r}; expected a probability between 0 and 1")
+        self.num_labels, self.threshold = num_labels, threshold
+
+    def encode(self, target: Tensor) -> Tensor:
+        """Layers ``(B, K, h, w)`` of 0 and 1, or probabilities in between -> signal ``(B, K, h, w)``.
+
+        Raises:
+            ValueError: if there is another number of layers or a value outside [0, 1].
+        """
+        if target.ndim != 4 or target.shape[1] != self.num_labels:
+            raise ValueError(f"layers have shape {tuple(target.shape)}; expected (B, {self.num_labels}, h, w)")
+        if not bool(((target >= 0) & (target <= 1)).all()):
+            raise ValueError("layers hold values outside [0, 1]; expected one mask for each layer")
+        return (target.to(torch.promote_types(target.dtype, torch.float32)) * 2 - 1) * self.scale
+
+    def decode(self, signal: Tensor) -> Tensor:
+        """Signal ``(B, K, h, w)`` -> layers ``(B, K, h, w)`` of 0 and 1."""
+        return (signal > 0).long()
+
+    def encode_prediction(self, prediction: Tensor) -> Tensor:
+        """Logits ``(B, K, h, w)`` -> signal of the layers whose probability exceeds the threshold."""
+        return self.encode((prediction.sigmoid() > self.threshold).float())

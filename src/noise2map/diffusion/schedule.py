@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 class Schedule(ABC):
@@ -19,6 +20,10 @@ class Schedule(ABC):
     @abstractmethod
     def log_snr(self, t: Tensor) -> Tensor:
         """Log signal-to-noise ratio ``log(alpha² / sigma²)``, elementwise, same shape as ``t``."""
+
+    @abstractmethod
+    def time_of(self, log_snr: Tensor) -> Tensor:
+        """Time at which the log signal-to-noise ratio has this value, elementwise, kept within [0, 1]; inverse of `log_snr`."""
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise levels ``(alpha, sigma)``, elementwise, same shape as ``t``."""
@@ -54,6 +59,11 @@ class CosineSchedule(Schedule):
         floor = max(self.min_inverse_snr, torch.finfo(inverse_snr.dtype).tiny)
         return -torch.log(inverse_snr.clamp(min=floor))
 
+    def time_of(self, log_snr: Tensor) -> Tensor:
+        """See `Schedule.time_of`."""
+        t = torch.acos(log_snr.sigmoid().sqrt()) * (2 / math.pi) * (1 + self.stretch) - self.shift
+        return t.clamp(0, 1)
+
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise levels ``(alpha, sigma)``, elementwise, same shape as ``t``."""
         if self.min_inverse_snr > 0:
@@ -72,6 +82,11 @@ class LinearSchedule(Schedule):
     def log_snr(self, t: Tensor) -> Tensor:
         """Log signal-to-noise ratio, elementwise, same shape as ``t``."""
         return -torch.log(torch.special.expm1(self.offset + self.slope * t**2))
+
+    def time_of(self, log_snr: Tensor) -> Tensor:
+        """See `Schedule.time_of`."""
+        total = functional.softplus(-log_snr)  # log1p(exp(-log_snr))
+        return ((total - self.offset).clamp(min=0) / self.slope).sqrt().clamp(0, 1)
 
 
 def make_schedule(name: str, min_inverse_snr: float = 1e-5) -> Schedule:

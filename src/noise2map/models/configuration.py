@@ -25,8 +25,12 @@ _CHOICES = {
     "noise_schedule": ("cosine", "linear"),
     "time_input": ("log_snr", "time"),
     "average": ("last", "steps"),
-    "sampler": ("ddim", "ddpm"),
-    "objective": ("task", "l2", "laplace", "laplace_mixture"),
+    "sampler": ("ddim", "ddpm", "dpmpp_2m"),
+    "sampling": ("diffusion", "one_pass", "field"),
+    "feedback": ("argmax", "mean"),
+    "time_grid": ("uniform", "karras"),
+    "time_sampling": ("uniform", "logit_normal"),
+    "objective": ("task", "l2", "laplace", "laplace_mixture", "crps", "energy"),
     "loss_average": ("all", "valid"),
     "depth_representation": ("linear", "log"),
     "depth_noising": ("masked", "bilinear"),
@@ -87,7 +91,22 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
         time_difference (`float`, defaults to 1): Asymmetry of the sampling grid.
         ensemble_size (`int`, defaults to 1): Noise samples of a run.
         average (`str`, defaults to `"last"`): `"last"` step's prediction, or the mean over `"steps"`.
-        sampler (`str`, defaults to `"ddim"`): Or `"ddpm"` (ancestral).
+        sampler (`str`, defaults to `"ddim"`): Or `"ddpm"` (ancestral) or `"dpmpp_2m"` (second order).
+        sampling (`str`, defaults to `"diffusion"`): What a run is where nothing is asked for: `"diffusion"`, `"one_pass"` or
+            `"field"`, see `DecodingOptions`.
+        feedback (`str`, defaults to `"argmax"`): What is fed back between the steps: the code of the most likely class
+            (published), or the `"mean"` of the codes, which is the posterior mean that the sampler's mathematics asks for.
+        time_grid (`str`, defaults to `"uniform"`): Times of the steps; `"karras"` is even in the noise-to-signal ratio's 7th root.
+        churn (`float`, defaults to 0): Share of fresh noise between the steps of `"ddim"`, 0 to 1.
+        field_smoothness (`float`, defaults to 2): Width of the smooth noise of `sampling="field"`, in cells.
+        matched_filter (`bool`, defaults to `False`): Logits are the network's answer plus what the noisy map says by itself (Bayes'
+            rule for independent pixels), the image features learn from the call at t = 1 alone, and that call is given an empty
+            map. Needs fixed codes: `map_encoding="one_hot"`.
+        noise_channels (`int`, defaults to 0): Channels of multi-resolution noise beside the noisy map: each call draws a sample.
+            Needs `objective="crps"` (depth) or `"energy"` (classes).
+        time_sampling (`str`, defaults to `"uniform"`): Times of training; `"logit_normal"` draws them around `time_mean`.
+        time_mean (`float`, defaults to 0.3): Mean of the logit of time.
+        time_std (`float`, defaults to 1): Its standard deviation.
         auto_max_steps (`int`, defaults to 10): Most steps of `num_inference_steps="auto"`, and its time grid.
         auto_threshold (`float`, defaults to 0.01): `"auto"` stops when a smaller fraction of pixels changed.
         uncertainty (`str`, *optional*): Kind returned as `uncertainty`; by default the entropy (classes) or the relative spread
@@ -96,7 +115,8 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
             not move the arg max or the median.
         objective (`str`, defaults to `"task"`): Loss on the output (`"task"`) or on the encoded map (`"l2"`, the ablation). Depth:
             also the likelihood of log depth under a `"laplace"` distribution, whose median and scale the head then predicts, or
-            under a `"laplace_mixture"` of two.
+            under a `"laplace_mixture"` of two. With noise channels also a proper score of two samples: `"crps"` (depth, beside the
+            Laplace likelihood of the call without noise) or `"energy"` (classes).
         self_aligned (`bool`, defaults to `False`): Train on the model's own predictions (fine-tuning of the last iterations).
         palette (`list[str]`, *optional*): Colors of the classes, `"#rrggbb"`; by default chosen by their names.
         semantic_loss_ignore_index (`int`, defaults to 255): Label of unknown pixels.
@@ -144,6 +164,16 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
     ensemble_size: int = 1
     average: str = "last"
     sampler: str = "ddim"
+    sampling: str = "diffusion"
+    feedback: str = "argmax"
+    time_grid: str = "uniform"
+    churn: float | int = 0.0
+    field_smoothness: float | int = 2.0
+    matched_filter: bool = False
+    noise_channels: int = 0
+    time_sampling: str = "uniform"
+    time_mean: float | int = 0.3
+    time_std: float | int = 1.0
     auto_max_steps: int = 10
     auto_threshold: float | int = 0.01
     uncertainty: str | None = None
@@ -216,9 +246,30 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
             raise ValueError(f"palette has {len(self.palette)} colors; expected one for each of the {self.num_labels} classes")
         if not 0 <= self.auto_threshold < 1:
             raise ValueError(f"auto_threshold is {self.auto_threshold!r}; expected a fraction in [0, 1)")
-        for name in ("time_difference", "min_inverse_snr", "auxiliary_loss_weight"):
+        for name in (
+            "time_difference",
+            "min_inverse_snr",
+            "auxiliary_loss_weight",
+            "noise_channels",
+            "field_smoothness",
+            "time_std",
+        ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected a number of at least 0")
+        if not 0 <= self.churn <= 1:
+            raise ValueError(f"churn is {self.churn!r}; expected a share from 0 to 1")
+        if (self.objective in ("crps", "energy")) != (self.noise_channels > 0):
+            raise ValueError(
+                f"objective {self.objective!r} and noise_channels {self.noise_channels} do not go together; "
+                "expected both or none of a scoring rule ('crps' for depth, 'energy' for classes) and noise channels"
+            )
+        if self.matched_filter and self.map_encoding != "one_hot":
+            raise ValueError(f"map_encoding is {self.map_encoding!r}; the matched filter needs fixed codes, 'one_hot'")
+        if (self.matched_filter or self.noise_channels) and (self.self_aligned or not self.diffusion or self.objective == "l2"):
+            raise ValueError(
+                "matched_filter and noise_channels train with the true map corrupted; expected diffusion=True, self_aligned=False "
+                f"and an objective on the output, got {self.diffusion}, {self.self_aligned} and {self.objective!r}"
+            )
 
     def check_objective(self, task: str, known: tuple[str, ...]) -> None:
         """Refuses an objective that is another task's.

@@ -11,7 +11,9 @@ from noise2map.models.image_processing import MIN_SIDE
 
 AVERAGES = ("last", "steps")
 
-SAMPLERS = ("ddim", "ddpm")
+SAMPLERS = ("ddim", "ddpm", "dpmpp_2m")
+
+SAMPLINGS = ("diffusion", "one_pass", "field")
 
 # Far more than does any good: scores level off after ten steps. A slip of the hand is refused instead of running for days.
 MAX_STEPS = 1000
@@ -29,7 +31,11 @@ class DecodingOptions:
         num_inference_steps: Decoder calls, 1 to 1000, or ``"auto"``: each image stops when its map stops changing.
         ensemble_size: Noise samples of an image, always averaged, 1 to 1000.
         average: ``"last"`` step or mean over ``"steps"``.
-        sampler: ``"ddim"`` or ``"ddpm"``.
+        sampler: ``"ddim"``, ``"ddpm"`` or ``"dpmpp_2m"``.
+        sampling: ``"diffusion"`` is a run of steps from noise; ``"one_pass"`` one call, which says how likely everything is in
+            each pixel; ``"field"`` one call, whose marginals are then drawn from with noise that is smooth over the map
+            (`Noise2MapConfig.field_smoothness`): ``ensemble_size`` coherent maps at the cost of one. Where it is not chosen, asking
+            for several steps or samples of a one-pass checkpoint means diffusion.
         seed: With the id of an image, it fixes that image's noise.
 
     Raises:
@@ -40,6 +46,7 @@ class DecodingOptions:
     ensemble_size: int | None = None
     average: str | None = None
     sampler: str | None = None
+    sampling: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -47,7 +54,7 @@ class DecodingOptions:
         if self.num_inference_steps != "auto":
             check_count("num_inference_steps", self.num_inference_steps, MAX_STEPS, " or 'auto'")
         check_count("ensemble_size", self.ensemble_size, MAX_SAMPLES)
-        for name, choices in (("average", AVERAGES), ("sampler", SAMPLERS)):
+        for name, choices in (("average", AVERAGES), ("sampler", SAMPLERS), ("sampling", SAMPLINGS)):
             value = getattr(self, name)
             if value is not None and value not in choices:
                 raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, choices))}")
@@ -63,17 +70,29 @@ class DecodingOptions:
         Raises:
             ValueError: If several steps or samples are asked of a model trained without diffusion.
         """
+        several_steps, several = self.num_inference_steps not in (None, 1), self.ensemble_size not in (None, 1)
+        sampling = self.sampling or config.sampling
+        if self.sampling is None and sampling == "one_pass" and (several_steps or several):
+            sampling = "diffusion"
         if not config.diffusion:
-            if self.num_inference_steps not in (None, 1, "auto") or self.ensemble_size not in (None, 1):
+            if (several_steps and self.num_inference_steps != "auto") or (several and sampling != "field"):
                 raise ValueError(
                     "this model was trained without diffusion and makes its map in 1 step from 1 sample; got "
                     f"num_inference_steps={self.num_inference_steps!r} and ensemble_size={self.ensemble_size!r}"
                 )
-            return replace(
-                self, num_inference_steps=1, ensemble_size=1, average=self.average or "last", sampler=self.sampler or "ddim"
-            )
+            sampling = "field" if sampling == "field" else "diffusion"  # a run of its only step
+        chosen = replace(self, sampling=sampling)
+        if sampling != "diffusion" or not config.diffusion:
+            if several_steps and config.diffusion:
+                raise ValueError(f"num_inference_steps is {self.num_inference_steps!r}; sampling={sampling!r} takes 1 step")
+            if several and sampling == "one_pass":
+                raise ValueError(f"ensemble_size is {self.ensemble_size!r}; sampling='one_pass' has no samples, try 'field'")
+            samples = (self.ensemble_size or config.ensemble_size) if sampling == "field" else 1
+            chosen = replace(chosen, num_inference_steps=1, ensemble_size=samples)
+        if not config.diffusion:
+            return replace(chosen, average=self.average or "last", sampler=self.sampler or "ddim")
         names = ("num_inference_steps", "ensemble_size", "average", "sampler")
-        return replace(self, **{name: getattr(config, name) for name in names if getattr(self, name) is None})
+        return replace(chosen, **{name: getattr(config, name) for name in names if getattr(chosen, name) is None})
 
     @property
     def name(self) -> str:
@@ -81,7 +100,8 @@ class DecodingOptions:
         count = "default" if self.num_inference_steps is None else self.num_inference_steps
         steps = f"{count} step{'s' * (count != 1)}"
         samples = "" if self.ensemble_size == 1 else f" x {self.ensemble_size or 'default'} samples"
-        return f"{steps}{samples}, {self.average or 'default average'}, {self.sampler or 'default sampler'}"
+        kind = "" if self.sampling in (None, "diffusion") else f", {self.sampling.replace('_', ' ')}"
+        return f"{steps}{samples}, {self.average or 'default average'}, {self.sampler or 'default sampler'}{kind}"
 
     def decode(self, model: Any, features: Tensor, ids: Sequence[str], **keywords: Any) -> Any:
         """Decodes the maps of encoded images, each from the noise of ``(seed, id)``: independent of batch and order.
@@ -103,6 +123,7 @@ class DecodingOptions:
             ensemble_size=self.ensemble_size,
             average=self.average,
             sampler=self.sampler,
+            sampling=self.sampling,
             **keywords,
         )
 
@@ -121,8 +142,8 @@ def check_count(name: str, value: Any, most: int | None = None, extra: str = "")
 
 
 def Protocol(steps: int | str, samples: int = 1, average: str = "last", sampler: str = "ddim") -> DecodingOptions:
-    """`DecodingOptions` with every value chosen; the name by which evaluation knew them."""
-    return DecodingOptions(num_inference_steps=steps, ensemble_size=samples, average=average, sampler=sampler)
+    """`DecodingOptions` of a run of steps with every value chosen; the name by which evaluation knew them."""
+    return DecodingOptions(num_inference_steps=steps, ensemble_size=samples, average=average, sampler=sampler, sampling="diffusion")
 
 
 Size = tuple[int, int] | str | None

@@ -1,7 +1,7 @@
 """Depth maps: head, losses, aggregation, output and model."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,9 @@ from torch.nn import functional
 from transformers.modeling_outputs import DepthEstimatorOutput
 
 from noise2map.codecs import DepthCodec, check_depth
+from noise2map.diffusion.fields import draw_laplace
 from noise2map.diffusion.sampling import Step
+from noise2map.diffusion.scoring_rules import map_crps
 from noise2map.models.aggregation import Aggregator, RunningMoments
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.distributions.laplace import LogLaplace
@@ -139,6 +141,7 @@ class MapDepthOutput(DepthEstimatorOutput):
     log_probabilities: bool | None = None
     predicted_scale: Tensor | None = None
     mixture: Tensor | None = None
+    samples: Tensor | None = None
 
     @property
     def prediction(self) -> Tensor:
@@ -280,6 +283,18 @@ class Noise2MapForDepthEstimation(MapModel):
     def whole_prediction(self, out: MapDepthOutput) -> Tensor:
         """See `MapModel.whole_prediction`."""
         return with_scale(out)
+
+    def sample_loss(self, members: Tensor, labels: Tensor) -> Tensor:
+        """See `MapModel.sample_loss`; the CRPS of log depth, at the size of the samples."""
+        truth, valid = reduce_depth(labels, labels > 0, (members.shape[-2], members.shape[-1]))
+        return map_crps(members[:, :, 0].log(), truth.clamp(min=self.config.min_depth).log(), valid)
+
+    def draw_samples(self, prediction: Tensor, count: int, generators: Sequence[torch.Generator | None]) -> Tensor:
+        """See `MapModel.draw_samples`; a mixture is drawn as the Laplace distribution of its median and scale."""
+        if prediction.shape[1] < 2:
+            return super().draw_samples(prediction, count, generators)
+        smoothness = self.config.field_smoothness
+        return draw_laplace(prediction[:, 0].log(), prediction[:, 1], count, smoothness, generators).exp().unsqueeze(2)
 
     def make_aggregator(self, batch_size: int, ensemble_size: int, average: str) -> Aggregator:
         """See `MapModel.make_aggregator`."""

@@ -1,6 +1,5 @@
 """The body that all map models share: encode once, denoise a map in a few steps, train by corrupting and decoding."""
 
-import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -8,19 +7,19 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from noise2map.codecs import MapCodec
-from noise2map.diffusion.ensemble import Generators, check_noise, draw_noise, fold, generator_list
-from noise2map.diffusion.process import add_noise, uniform_times
-from noise2map.diffusion.sampling import Step, ddim_steps, ddpm_steps, time_pairs
+from noise2map.diffusion.ensemble import Generators, check_noise, draw_noise, fold, generator_list, unfold
+from noise2map.diffusion.sampling import Step
 from noise2map.diffusion.schedule import make_schedule
 from noise2map.models.aggregation import Aggregator
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.decoding import DecodingOptions
+from noise2map.models.denoising.denoiser import Denoiser, decoder_input, evidence_levels
+from noise2map.models.denoising.run import denoising_steps, tokens_in_memory
+from noise2map.models.denoising.training import training_loss
 from noise2map.models.encoder import ImageEncoder
 from noise2map.models.initialization import Noise2MapPreTrainedModel
-from noise2map.models.labels import check_times
 from noise2map.models.map_decoder import DecoderContext, MapDecoder
 from noise2map.models.resizing import resize_map
 
@@ -32,7 +31,8 @@ class MapModel(Noise2MapPreTrainedModel):
     """Encoder, map decoder, sampling and training.
 
     A task is a subclass: its codec and head, the class attributes, and the hooks below (`check_labels`, `encode_labels`, `loss`,
-    `auxiliary_loss`, `expected_signal`, `prediction_encoder`, `make_aggregator`, `make_output`).
+    `auxiliary_loss`, `expected_signal`, `prediction_encoder`, `make_aggregator`, `make_output`), and for the formulations that it
+    supports `evidence`, `corrupted_loss`, `sample_loss` and `draw_samples`.
 
     Attributes:
         task: name of the task, which says how its maps are scored, stored and drawn.
@@ -62,7 +62,7 @@ class MapModel(Noise2MapPreTrainedModel):
         self.schedule = make_schedule(config.noise_schedule, config.min_inverse_snr)
         self.encoder = ImageEncoder(config) if encoder is None else encoder
         self.codec = codec
-        self.decoder = MapDecoder(config, codec.channels) if decoder is None else decoder
+        self.decoder = MapDecoder(config, codec.channels + config.noise_channels) if decoder is None else decoder
         self.head = head
         if not config.diffusion:
             codec.requires_grad_(False)  # nothing is encoded: a learnt table would get no gradient
@@ -84,6 +84,35 @@ class MapModel(Noise2MapPreTrainedModel):
     @abstractmethod
     def loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
         """Loss of a prediction ``(B, K, h, w)`` against the labels, a scalar."""
+
+    def corrupted_loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
+        """Loss of the prediction ``(B, K, h, w)`` for a map corrupted at its own resolution (matched filter), a scalar."""
+        return self.loss(prediction, labels)
+
+    def sample_loss(self, members: Tensor, labels: Tensor) -> Tensor:
+        """Proper score of samples ``(B, m, K, h, w)`` of each map (noise channels), a scalar."""
+        raise NotImplementedError(f"{type(self).__name__} has no scoring rule for samples")
+
+    def evidence(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor | None:
+        """What a noisy map says by itself, in the units of the prediction: the matched filter (`Noise2MapConfig.matched_filter`).
+
+        Args:
+            x_t: noisy maps ``(N, C, h, w)``.
+            alpha: signal levels ``(N,)`` or ``(1,)``.
+            sigma: noise levels, likewise.
+
+        Returns:
+            ``(N, K, h, w)``, added to the head's answer; `None` where there is no filter.
+        """
+        return None
+
+    def draw_samples(self, prediction: Tensor, count: int, generators: Sequence[torch.Generator | None]) -> Tensor:
+        """Maps ``(B, R, K, h, w)`` drawn from the marginals of a prediction by a smooth field (``sampling="field"``).
+
+        Raises:
+            ValueError: if the prediction has no marginals.
+        """
+        raise ValueError(f"sampling='field' needs probabilities or a scale of each pixel; {self.task} here has a single value")
 
     def auxiliary_loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Auxiliary loss added to either objective, a scalar; nothing where there is no auxiliary head."""
@@ -151,6 +180,8 @@ class MapModel(Noise2MapPreTrainedModel):
         generator: Generators = None,
         output_steps: bool = False,
         step_noise: Callable[[int, Tensor], Tensor] | None = None,
+        sampling: str | None = None,
+        output_samples: bool = False,
     ) -> Any:
         """Denoises a map, given the features of an image.
 
@@ -162,11 +193,13 @@ class MapModel(Noise2MapPreTrainedModel):
                 pixels changed, after ``config.auto_max_steps`` at the latest.
             ensemble_size: noise samples R for each image.
             average: ``"last"`` step or mean over ``"steps"``; always over the samples.
-            sampler: ``"ddim"`` or ``"ddpm"``.
+            sampler: ``"ddim"``, ``"ddpm"`` or ``"dpmpp_2m"``.
             noise: start noise ``(B, R, C, h, w)``; drawn if not given.
             generator: one, or a list with one for each image, which makes a map independent of its batch.
             output_steps: also return the list of `Step`.
-            step_noise: noise of the ancestral sampler, ``(index, x_t) -> Tensor`` like ``x_t``; drawn if not given.
+            step_noise: noise between the steps, ``(index, x_t) -> Tensor`` like ``x_t``; drawn if not given.
+            sampling: ``"diffusion"``, ``"one_pass"`` or ``"field"``, see `DecodingOptions`.
+            output_samples: also return the R single maps, ``samples`` ``(B, R, K, h, w)``.
 
         Returns:
             `MapSegmenterOutput` or `MapDepthOutput` at the resolution of the features.
@@ -179,50 +212,47 @@ class MapModel(Noise2MapPreTrainedModel):
             expected = f"(B, {self.decoder.feature_channels}, h, w), from encode_image"
             raise ValueError(f"features have shape {tuple(features.shape)}; expected {expected}")
         options = DecodingOptions(
-            num_inference_steps=num_inference_steps, ensemble_size=ensemble_size, average=average, sampler=sampler
+            num_inference_steps=num_inference_steps,
+            ensemble_size=ensemble_size,
+            average=average,
+            sampler=sampler,
+            sampling=sampling,
         ).resolved(config)
-        pairs, auto, ensemble_size = self._time_grid(options), options.num_inference_steps == "auto", options.ensemble_size
+        drawn = options.ensemble_size if options.sampling == "field" else None
+        if drawn is not None:
+            options = replace(options, ensemble_size=1, average="last")  # the marginals as they are
         batch_size, _, height, width = features.shape
         generators = generator_list(generator, batch_size)
-        shape = (batch_size, ensemble_size, self.codec.channels, height, width)
+        shape = (batch_size, options.ensemble_size, self.codec.channels, height, width)
         if not config.diffusion:
             noise = features.new_zeros(shape, dtype=torch.float32)
         elif noise is None:
             noise = draw_noise(shape[1:], generators, features.device)
         x_T = tokens_in_memory(check_noise(noise, shape).to(features.device, torch.promote_types(features.dtype, torch.float32)))
 
-        aggregator = self.make_aggregator(batch_size, ensemble_size, options.average)
+        aggregator = self.make_aggregator(batch_size, options.ensemble_size, options.average)
         active = torch.ones(batch_size, dtype=torch.bool)
-        denoise = self.denoiser(features, pairs, ensemble_size, active)
-        if options.sampler == "ddim":
-            run = ddim_steps(denoise, x_T, self.schedule, pairs)
-        else:
-            if step_noise is None:
-                step_noise = lambda index, x: tokens_in_memory(draw_noise(shape[1:], generators, x.device)).to(x.dtype)  # noqa: E731
-            run = ddpm_steps(denoise, x_T, self.schedule, pairs, step_noise)
         steps: list[Step] = []
-        for step in run:
+        for step in denoising_steps(self, features, x_T, options, generators, active, step_noise):
             fraction = aggregator.update(step.prediction, active)
             if output_steps:
                 steps.append(replace(step, prediction=self.map_of(step.prediction)))
-            if auto:
+            if options.num_inference_steps == "auto":
                 active &= fraction >= config.auto_threshold
                 if not bool(active.any()):
                     break
         prediction, kinds = aggregator.result()
+        samples = self.map_of(aggregator.last) if output_samples else None
+        if drawn is not None:
+            samples = self.draw_samples(prediction, drawn, generators)
         fields = {
             "uncertainty": kinds.get(config.uncertainty or self.default_uncertainty),
             "uncertainties": kinds,
             "num_steps": aggregator.num_steps.to(features.device),
             "steps": steps if output_steps else None,
+            "samples": samples,
         }
         return self.make_output(prediction, log_probabilities=options.average == "steps", **fields)
-
-    def _time_grid(self, options: DecodingOptions) -> list[tuple[float, float]]:
-        if not self.config.diffusion:
-            return time_pairs(1)
-        count = self.config.auto_max_steps if options.num_inference_steps == "auto" else options.num_inference_steps
-        return time_pairs(count, self.config.time_difference)
 
     def denoiser(
         self,
@@ -230,95 +260,41 @@ class MapModel(Noise2MapPreTrainedModel):
         pairs: Sequence[tuple[float, float]],
         ensemble_size: int = 1,
         active: Tensor | None = None,
-    ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Denoiser for a sampler: ``(x_t, t) -> (x0, prediction)``; everything that does not change over a run is computed here.
+    ) -> Denoiser:
+        """Denoiser for a sampler, ``(x_t, t) -> (x0, prediction)``; see `Denoiser` for the arguments."""
+        return Denoiser(self, features, pairs, ensemble_size, active)
 
-        Args:
-            features: from `encode_image`, ``(B, C, h, w)``.
-            pairs: the run's times ``(t, t_next)``; the calls take them in turn, and begin again after the last.
-            ensemble_size: noise samples R of each image: ``x_t`` is ``(B*R, C, h, w)``.
-            active: images that still run ``(B,)``, boolean, on the CPU; may be changed between calls. The others keep
-                the prediction of the call before. By default all run.
-
-        Returns:
-            A function; its second argument is not looked at, as the times are known.
-        """
-        active = torch.ones(features.shape[0], dtype=torch.bool) if active is None else active
-        context = self.decoder.prepare(features)
-        times = torch.tensor([t for t, _ in pairs], dtype=torch.float32)
-        modulations = self.decoder.modulations(self._time_input(times).to(features.device))  # (T, L, 2 C)
-        encode = self.prediction_encoder()
-        position = itertools.cycle(range(len(pairs)))
-        full: list[Tensor] = []  # the newest predictions of all images, stopped ones included
-
-        def denoise(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-            index = next(position)
-            modulation = modulations[index : index + 1]
-            if bool(active.all()):
-                prediction = self.head(self.decoder(context, x_t, modulation), context.size)
-            else:
-                rows = active.nonzero().squeeze(1).to(x_t.device)
-                folded = active.repeat_interleave(ensemble_size).to(x_t.device)
-                part = self.head(self.decoder(context.select(rows), x_t[folded], modulation), context.size)
-                prediction = full[0].clone()
-                prediction[folded] = part
-            full[:] = [prediction]
-            return encode(prediction), prediction
-
-        return denoise
-
-    def _time_input(self, t: Tensor) -> Tensor:
+    def time_input(self, t: Tensor) -> Tensor:
+        """What the time embedding is told of times ``(T,)``."""
         return self.schedule.log_snr(t) if self.config.time_input == "log_snr" else t
+
+    def predict_with(
+        self, context: DecoderContext, x_t: Tensor, t: Tensor, modulations: Tensor, latent: Tensor | None = None
+    ) -> Tensor:
+        """`predict_at` where the modulations ``(N, L, 2 C)`` or ``(1, L, 2 C)`` of the times are known."""
+        tokens = self.decoder(context, decoder_input(self, x_t, t, latent), modulations)
+        prediction = self.head(tokens, context.size)
+        if not self.config.matched_filter:
+            return prediction
+        evidence = self.evidence(x_t, *(level.to(x_t.device, x_t.dtype) for level in evidence_levels(self, t)))
+        return prediction if evidence is None else prediction + evidence
 
     # ---- training ------------------------------------------------------------------------------------------------------
 
-    def predict_at(self, context: DecoderContext, x_t: Tensor, t: Tensor) -> Tensor:
+    def predict_at(self, context: DecoderContext, x_t: Tensor, t: Tensor, latent: Tensor | None = None) -> Tensor:
         """One decoder call.
 
         Args:
             context: from ``decoder.prepare(features)``.
-            x_t: noisy maps ``(B, C, h, w)``.
-            t: their times ``(B,)``, in [0, 1].
+            x_t: noisy maps ``(N, C, h, w)``, N = B or a multiple of it, the samples of an image next to each other.
+            t: their times ``(N,)``, in [0, 1].
+            latent: noise channels ``(N, config.noise_channels, h, w)``; zeros if not given.
 
         Returns:
-            Predictions ``(B, K, h, w)``: logits, metres, or whatever the head gives.
+            Predictions ``(N, K, h, w)``: logits, metres, or whatever the head gives.
         """
-        modulations = self.decoder.modulations(self._time_input(t).to(x_t.device))
-        return self.head(self.decoder(context, x_t, modulations), context.size)
-
-    def _training_loss(
-        self, features: Tensor, labels: Tensor, noise: Tensor | None, timesteps: Tensor | None, generator: Generators
-    ) -> tuple[Tensor, Tensor]:
-        """One corrupted map for each image, one decoder call: ``(loss, prediction (B, K, h, w))`` (DDP, Alg. 1)."""
-        batch_size, _, height, width = features.shape
-        shape = (batch_size, self.codec.channels, height, width)
-        context = self.decoder.prepare(features)
-        if not self.config.diffusion:
-            blank = features.new_zeros(shape, dtype=torch.float32)
-            prediction = self.predict_at(context, blank, torch.ones(batch_size))
-            return self.loss(prediction, labels) + self.auxiliary_loss(features, labels), prediction
-        generators = generator_list(generator, batch_size)
-        timesteps = torch.cat([uniform_times(1, g) for g in generators]) if timesteps is None else timesteps
-        timesteps = check_times(timesteps, batch_size)
-        if noise is None:
-            noise = draw_noise(shape[1:], generators, features.device)
-        noise = check_noise(noise, shape).to(features.device)
-        if self.config.self_aligned:
-            # The decoder sees its own guess from pure noise instead of the truth, as it will when sampling (Sec. 3.4).
-            with torch.no_grad():
-                guess = self.predict_at(context, noise, torch.ones(batch_size))
-            x0 = self.prediction_encoder()(guess)
-        else:
-            x0 = self.encode_labels(labels, (height, width))
-        levels = self.schedule.alpha_sigma(timesteps)
-        x_t = add_noise(x0, noise.to(x0.dtype), *(level.to(x0.device, x0.dtype) for level in levels))
-        prediction = self.predict_at(context, x_t, timesteps)
-        if self.config.objective == "l2":
-            truth = self.encode_labels(labels, (height, width)).detach()
-            loss = functional.mse_loss(self.expected_signal(prediction), truth) / self.codec.scale**2
-        else:
-            loss = self.loss(prediction, labels)
-        return loss + self.auxiliary_loss(features, labels), prediction
+        modulations = self.decoder.modulations(self.time_input(t).to(x_t.device))
+        return self.predict_with(context, x_t, t.float().cpu(), modulations, latent)
 
     def forward(
         self,
@@ -333,6 +309,8 @@ class MapModel(Noise2MapPreTrainedModel):
         generator: Generators = None,
         output_uncertainty: bool = False,
         output_steps: bool = False,
+        sampling: str | None = None,
+        output_samples: bool = False,
         **kwargs: Any,
     ) -> Any:
         """Training loss if labels are given, else a sampled map at the resolution of ``pixel_values``.
@@ -349,6 +327,8 @@ class MapModel(Noise2MapPreTrainedModel):
             generator: one, or a list with one for each image.
             output_uncertainty: require ``uncertainty`` to be defined.
             output_steps: return the list of `Step`.
+            sampling: ``"diffusion"``, ``"one_pass"`` or ``"field"``, see `DecodingOptions`.
+            output_samples: also return the R single maps, ``samples`` ``(B, R, K, H, W)``.
             **kwargs: keywords that transformers passes to every model; without effect here.
 
         Returns:
@@ -365,7 +345,10 @@ class MapModel(Noise2MapPreTrainedModel):
             self.check_labels(labels, pixel_values)
             return self._train_on(self.encode_image(pixel_values), labels, noise, timesteps, generator)
         features = self.encode_image(pixel_values)
-        out = self.decode_map(features, num_inference_steps, ensemble_size, average, sampler, noise, generator, output_steps)
+        out = self.decode_map(
+            features, num_inference_steps, ensemble_size, average, sampler, noise, generator, output_steps,
+            sampling=sampling, output_samples=output_samples,
+        )  # fmt: skip
         if output_uncertainty:
             self._require_uncertainty(out)
         return self._upsample(out, pixel_values.shape[-2:])
@@ -373,7 +356,7 @@ class MapModel(Noise2MapPreTrainedModel):
     def _train_on(
         self, features: Tensor, labels: Tensor, noise: Tensor | None, timesteps: Tensor | None, generator: Generators
     ) -> Any:
-        loss, prediction = self._training_loss(features, labels, noise, timesteps, generator)
+        loss, prediction = training_loss(self, features, labels, noise, timesteps, generator)
         return self.make_output(prediction.detach(), loss=loss)
 
     def _require_uncertainty(self, out: Any) -> None:
@@ -388,13 +371,6 @@ class MapModel(Noise2MapPreTrainedModel):
         kinds = {name: resize_map(value.unsqueeze(1), size).squeeze(1) for name, value in out.uncertainties.items()}
         uncertainty = None if out.uncertainty is None else kinds[self.config.uncertainty or self.default_uncertainty]
         fields = {"uncertainty": uncertainty, "uncertainties": kinds, "num_steps": out.num_steps, "steps": out.steps}
+        if out.samples is not None:
+            fields["samples"] = unfold(self.make_output(fold(out.samples), size).prediction, out.samples.shape[1])
         return self.make_output(self.whole_prediction(out), size, out.log_probabilities, **fields)
-
-
-def tokens_in_memory(noise: Tensor) -> Tensor:
-    """Noise ``(B, R, C, h, w)`` -> ``(B*R, C, h, w)``, the channels of a pixel next to each other in memory.
-
-    So are the encoded predictions and the decoder's tokens: the update of a step reads all of them in one order, and the
-    decoder need not transpose the map.
-    """
-    return fold(noise).contiguous(memory_format=torch.channels_last)

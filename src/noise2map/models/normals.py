@@ -103,6 +103,7 @@ class MapNormalsOutput(ModelOutput):
     num_steps: Tensor | None = None
     steps: list[Step] | None = field(default=None, repr=False)
     log_probabilities: bool | None = None
+    samples: Tensor | None = None
 
     @property
     def prediction(self) -> Tensor:

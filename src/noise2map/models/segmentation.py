@@ -1,6 +1,6 @@
 """Class maps: head, loss, output and model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,13 +10,21 @@ from torch.nn import functional
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from noise2map.codecs import CODECS
+from noise2map.diffusion.fields import draw_classes
+from noise2map.diffusion.process import expand_like
 from noise2map.diffusion.sampling import Step
+from noise2map.diffusion.scoring_rules import map_energy_score
 from noise2map.models.aggregation import Aggregator, ProbabilityAggregator, Softmax
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.encoder import AuxiliaryHead
 from noise2map.models.labels import check_label_shape
 from noise2map.models.map_model import MapModel
 from noise2map.models.resizing import resize_logits
+
+CERTAIN = 30.0
+"""Logit by which a pixel counts as known: e^-30 is far below what float32 probabilities resolve."""
+
+_MIN_VARIANCE = 1e-6  # of the noise in a map that is all but clean
 
 
 class SegmentationHead(nn.Module):
@@ -46,6 +54,8 @@ class MapSegmenterOutput(SemanticSegmenterOutput):
         num_steps: decoder calls that each image took, ``(B,)``.
         steps: the run's `Step` objects, if asked for; their tensors have the images' samples folded into the batch ``(B*R, ...)``.
         log_probabilities: True where the logits are logarithms of averaged probabilities, which are resized as probabilities.
+        samples: the last step's prediction of each sample ``(B, R, K, h, w)``, if asked for; of ``sampling="field"`` the maps
+            themselves: 0 for the class of a pixel and -30 for the others.
     """
 
     uncertainty: Tensor | None = None
@@ -53,6 +63,7 @@ class MapSegmenterOutput(SemanticSegmenterOutput):
     num_steps: Tensor | None = None
     steps: list[Step] | None = field(default=None, repr=False)
     log_probabilities: bool | None = None
+    samples: Tensor | None = None
 
     @property
     def prediction(self) -> Tensor:
@@ -65,6 +76,7 @@ class Noise2MapForSemanticSegmentation(MapModel):
 
     task = "segmentation"
     default_uncertainty = "entropy"
+    objectives = ("task", "l2", "energy")
 
     def __init__(self, config: Noise2MapConfig) -> None:
         """Builds the model with fresh weights.
@@ -85,13 +97,14 @@ class Noise2MapForSemanticSegmentation(MapModel):
 
     def encode_labels(self, labels: Tensor, size: tuple[int, int]) -> Tensor:
         """See `MapModel.encode_labels`."""
-        small = functional.interpolate(labels.unsqueeze(1).float(), size=size, mode="nearest").squeeze(1).long()
-        return self.codec.encode(small)
+        return self.codec.encode(self._small_labels(labels, size))
+
+    def _small_labels(self, labels: Tensor, size: tuple[int, ...]) -> Tensor:
+        return functional.interpolate(labels.unsqueeze(1).float(), size=size, mode="nearest").squeeze(1).long()
 
     def expected_signal(self, prediction: Tensor) -> Tensor:
         """See `MapModel.expected_signal`."""
-        codes = self.codec.codes()[:-1].detach()
-        return (prediction.softmax(1).movedim(1, -1) @ codes).movedim(-1, 1)
+        return _mean_code(prediction, self.codec.codes()[:-1].detach())
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         return segmentation_loss(logits, labels, self.config.semantic_loss_ignore_index, self.config.loss_average)
@@ -109,7 +122,31 @@ class Noise2MapForSemanticSegmentation(MapModel):
     def prediction_encoder(self) -> Callable[[Tensor], Tensor]:
         """See `MapModel.prediction_encoder`."""
         codes = self.codec.codes()  # the sigmoid of the table, once for a run
+        if self.config.feedback == "mean":
+            return lambda prediction: _mean_code(prediction, codes[:-1])
         return lambda prediction: self.codec.encode_prediction(prediction, codes)
+
+    def corrupted_loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
+        """See `MapModel.corrupted_loss`; cells are compared with the labels that were corrupted, not with those of all pixels."""
+        return self._cross_entropy(prediction, self._small_labels(labels, tuple(prediction.shape[-2:])))
+
+    def sample_loss(self, members: Tensor, labels: Tensor) -> Tensor:
+        """See `MapModel.sample_loss`; the energy score of patches of the probability maps."""
+        small = self._small_labels(labels, tuple(members.shape[-2:]))
+        valid = small != self.config.semantic_loss_ignore_index
+        truth = functional.one_hot(torch.where(valid, small, 0), self.config.num_labels).movedim(-1, 1)
+        return map_energy_score(members.softmax(2), truth.to(members.dtype), valid)
+
+    def evidence(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """See `MapModel.evidence`: ``alpha <x_t, e_k> / sigma²``, the log-likelihood of each code up to a common term."""
+        codes = self.codec.codes()[:-1].to(x_t.dtype)
+        strength = alpha / sigma.square().clamp(min=_MIN_VARIANCE)
+        return log_likelihood(torch.einsum("nchw,kc->nkhw", x_t, codes) * expand_like(strength, x_t))
+
+    def draw_samples(self, prediction: Tensor, count: int, generators: Sequence[torch.Generator | None]) -> Tensor:
+        """See `MapModel.draw_samples`."""
+        ids = draw_classes(prediction.log_softmax(1), count, self.config.field_smoothness, generators)
+        return (functional.one_hot(ids, self.config.num_labels).movedim(-1, 2).float() - 1) * CERTAIN
 
     def make_aggregator(self, batch_size: int, ensemble_size: int, average: str) -> Aggregator:
         """See `MapModel.make_aggregator`."""
@@ -122,6 +159,16 @@ class Noise2MapForSemanticSegmentation(MapModel):
         if size is not None:
             prediction = resize_logits(prediction, size, log_probabilities=bool(log_probabilities))
         return MapSegmenterOutput(logits=prediction, log_probabilities=log_probabilities or None, **fields)
+
+
+def _mean_code(logits: Tensor, codes: Tensor) -> Tensor:
+    """Expected code ``(N, C, h, w)`` of logits ``(N, K, h, w)``; codes ``(K, C)``."""
+    return (logits.softmax(1).to(codes.dtype).movedim(1, -1) @ codes).movedim(-1, 1)
+
+
+def log_likelihood(values: Tensor) -> Tensor:
+    """Log-likelihoods ``(N, K, h, w)`` up to a common term, centred and kept within what a softmax in float32 can add up."""
+    return (values - values.mean(1, keepdim=True)).clamp(-CERTAIN / 2, CERTAIN / 2)
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor, ignore_index: int = 255, average: str = "all") -> Tensor:

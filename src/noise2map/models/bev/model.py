@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import initialization as init
 
-from noise2map.codecs import MultiLabelCodec
+from noise2map.codecs import BinaryLayersCodec, MultiLabelCodec
 from noise2map.diffusion.ensemble import Generators
+from noise2map.diffusion.fields import draw_layers
+from noise2map.diffusion.process import expand_like
 from noise2map.models.aggregation import Aggregator, ProbabilityAggregator, Sigmoid
 from noise2map.models.bev.camera import CameraNeck
 from noise2map.models.bev.configuration import Noise2MapBevConfig
@@ -21,7 +23,9 @@ from noise2map.models.bev.rig import CameraRig
 from noise2map.models.bev.sparse_conv import SparseConv3d
 from noise2map.models.map_decoder import MapDecoder
 from noise2map.models.map_model import MapModel
-from noise2map.models.segmentation import MapSegmenterOutput, SegmentationHead
+from noise2map.models.segmentation import CERTAIN, MapSegmenterOutput, SegmentationHead
+
+_MIN_VARIANCE = 1e-6  # of the noise in a map that is all but clean
 
 UNKNOWN = 255  # label of a cell that nobody knows: no loss, and absent in the encoded map
 
@@ -52,7 +56,7 @@ class Noise2MapForBevSegmentation(MapModel):
     config: Noise2MapBevConfig
     task = "bev"
     default_uncertainty = "entropy"
-    codec: MultiLabelCodec
+    codec: MultiLabelCodec | BinaryLayersCodec
     encoder: BevEncoder
 
     def __init__(self, config: Noise2MapBevConfig) -> None:
@@ -61,9 +65,13 @@ class Noise2MapForBevSegmentation(MapModel):
         Raises:
             ValueError: if the configuration has an impossible value.
         """
-        codec = MultiLabelCodec(config.num_labels, config.hidden_size, config.map_scale)
+        codec: MultiLabelCodec | BinaryLayersCodec
+        if config.map_encoding == "one_hot":
+            codec = BinaryLayersCodec(config.num_labels, config.map_scale)
+        else:
+            codec = MultiLabelCodec(config.num_labels, config.hidden_size, config.map_scale)
         resample = GridTransform(config.grid[:2], config.map_grid)
-        decoder = MapDecoder(config, codec.channels, config.feature_channels, resample)
+        decoder = MapDecoder(config, codec.channels + config.noise_channels, config.feature_channels, resample)
         super().__init__(config, codec, SegmentationHead(config), BevEncoder(config), decoder)
         self.post_init()
 
@@ -140,6 +148,8 @@ class Noise2MapForBevSegmentation(MapModel):
         generator: Generators = None,
         output_uncertainty: bool = False,
         output_steps: bool = False,
+        sampling: str | None = None,
+        output_samples: bool = False,
         **kwargs: Any,
     ) -> BevSegmenterOutput:
         """Training loss if labels are given, else a sampled map.
@@ -155,12 +165,14 @@ class Noise2MapForBevSegmentation(MapModel):
             num_inference_steps: see `MapModel.decode_map`, likewise the next three.
             ensemble_size: noise samples for each map.
             average: ``"last"`` or ``"steps"``.
-            sampler: ``"ddim"`` or ``"ddpm"``.
+            sampler: ``"ddim"``, ``"ddpm"`` or ``"dpmpp_2m"``.
             noise: ``(B, R, C, X, Y)`` for sampling, ``(B, C, X, Y)`` for training; drawn if not given.
             timesteps: training times ``(B,)``; drawn uniformly if not given.
             generator: one, or a list with one for each sample.
             output_uncertainty: require ``uncertainty`` to be defined.
             output_steps: return the list of `Step`.
+            sampling: see `MapModel.decode_map`.
+            output_samples: also return the R single maps ``(B, R, K, X, Y)``.
             **kwargs: ignored keywords that transformers passes.
 
         Returns:
@@ -174,7 +186,10 @@ class Noise2MapForBevSegmentation(MapModel):
         features = self.encode_sensors(pixel_values, intrinsics, camera_to_lidar, image_augmentation, lidar_augmentation, points)
         if labels is not None:
             return self._train_on(features, labels, noise, timesteps, generator)
-        out = self.decode_map(features, num_inference_steps, ensemble_size, average, sampler, noise, generator, output_steps)
+        out = self.decode_map(
+            features, num_inference_steps, ensemble_size, average, sampler, noise, generator, output_steps,
+            sampling=sampling, output_samples=output_samples,
+        )  # fmt: skip
         if output_uncertainty:
             self._require_uncertainty(out)
         return out
@@ -200,6 +215,9 @@ class Noise2MapForBevSegmentation(MapModel):
     def prediction_encoder(self) -> Callable[[Tensor], Tensor]:
         """See `MapModel.prediction_encoder`."""
 
+        if isinstance(self.codec, BinaryLayersCodec) and self.config.feedback == "mean":
+            return self.expected_signal
+
         def encode(prediction: Tensor) -> Tensor:
             present = (prediction.sigmoid() > self.codec.threshold).float()
             return self.codec.encode(functional.interpolate(present, size=self.config.feature_size, mode="nearest").long())
@@ -210,6 +228,8 @@ class Noise2MapForBevSegmentation(MapModel):
         """See `MapModel.expected_signal`."""
         # Expected row of each layer, in place of the row of its most likely state.
         chance = functional.interpolate(prediction.sigmoid(), size=self.config.feature_size, mode="nearest")
+        if isinstance(self.codec, BinaryLayersCodec):
+            return self.codec.encode(chance)
         table = self.codec.embedding.weight.detach()
         mean = table[0] + chance.movedim(1, -1) @ (table[1:] - table[:1]) / self.codec.num_labels
         return ((mean.sigmoid() * 2 - 1) * self.codec.scale).movedim(-1, 1)
@@ -217,6 +237,18 @@ class Noise2MapForBevSegmentation(MapModel):
     def loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
         """See `MapModel.loss`."""
         return multilabel_focal_loss(prediction, labels, self.config.focal_gamma, UNKNOWN).sum()
+
+    def evidence(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """See `MapModel.evidence`: the log-odds ``2 alpha scale x_t / sigma²`` of each layer, brought to the map's grid."""
+        strength = 2 * alpha * self.codec.scale / sigma.square().clamp(min=_MIN_VARIANCE)
+        odds = (x_t * expand_like(strength, x_t)).clamp(-CERTAIN / 2, CERTAIN / 2)
+        x, y = self.config.map_grid
+        return odds if odds.shape[-2:] == (x.count, y.count) else functional.interpolate(odds, (x.count, y.count), mode="nearest")
+
+    def draw_samples(self, prediction: Tensor, count: int, generators: Sequence[torch.Generator | None]) -> Tensor:
+        """See `MapModel.draw_samples`; logits of plus or minus `CERTAIN`."""
+        drawn = draw_layers(prediction.sigmoid(), count, self.config.field_smoothness, generators)
+        return (drawn.float() * 2 - 1) * CERTAIN
 
     def make_aggregator(self, batch_size: int, ensemble_size: int, average: str) -> Aggregator:
         """See `MapModel.make_aggregator`."""

@@ -1,0 +1,99 @@
+"""Decoder calls of a run: what the decoder is shown of a noisy map, and what becomes of its answer."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noise2map.diffusion.process import expand_like
+
+Latent = Callable[[int], Tensor]
+
+
+def decoder_input(model: Any, x_t: Tensor, t: Tensor, latent: Tensor | None = None) -> Tensor:
+    """What the decoder is shown of noisy maps.
+
+    The published models see the noisy map as it is. Those with a matched filter or noise channels see it divided by its standard
+    deviation (Karras et al. 2022, ``c_in``), an empty map at ``t = 1``, where nothing can be read, and the noise channels.
+
+    Args:
+        model: a `MapModel`.
+        x_t: noisy maps ``(N, C, h, w)``.
+        t: times ``(N,)`` or ``(1,)``, float32 on the CPU.
+        latent: noise ``(N, config.noise_channels, h, w)`` that makes the answer a sample; zeros if not given.
+
+    Returns:
+        ``(N, C + config.noise_channels, h, w)``.
+    """
+    config = model.config
+    if not config.matched_filter and not config.noise_channels:
+        return x_t
+    alpha, sigma = model.schedule.alpha_sigma(t)
+    deviation = (alpha * model.codec.scale * model.codec.relative_std).square() + sigma.square()
+    gain = torch.where(t >= 1, torch.zeros_like(t), deviation.rsqrt())
+    shown = x_t * expand_like(gain.to(x_t.device, x_t.dtype), x_t)
+    if not config.noise_channels:
+        return shown
+    if latent is None:
+        latent = shown.new_zeros(shown.shape[0], config.noise_channels, *shown.shape[2:])
+    return torch.cat([shown, latent.to(shown.device, shown.dtype)], 1)
+
+
+def evidence_levels(model: Any, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Levels ``(N,)`` of the noisy map's evidence at times ``(N,)``; no signal at all at ``t = 1``."""
+    alpha, sigma = model.schedule.alpha_sigma(t)
+    return torch.where(t >= 1, torch.zeros_like(alpha), alpha), sigma
+
+
+class Denoiser:
+    """Callable for the samplers, ``(x_t, t) -> (x0, prediction)``; what does not change over a run is computed once.
+
+    Args:
+        model: a `MapModel`.
+        features: from `MapModel.encode_image`, ``(B, C, h, w)``.
+        pairs: the run's times ``(t, t_next)``; the calls take them in turn, and begin again after the last.
+        ensemble_size: noise samples R of each image: ``x_t`` is ``(B*R, C, h, w)``.
+        active: images that still run ``(B,)``, boolean, on the CPU; may be changed between calls. The others keep the
+            prediction of the call before. By default all run.
+        latent: ``latent(index)`` gives the noise channels ``(B*R, n, h, w)`` of a call; zeros if not given.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        features: Tensor,
+        pairs: Sequence[tuple[float, float]],
+        ensemble_size: int = 1,
+        active: Tensor | None = None,
+        latent: Latent | None = None,
+    ) -> None:
+        self.model, self.ensemble_size, self.latent = model, ensemble_size, latent
+        self.active = torch.ones(features.shape[0], dtype=torch.bool) if active is None else active
+        self.context = model.decoder.prepare(features)
+        self.times = torch.tensor([t for t, _ in pairs], dtype=torch.float32)
+        self.modulations = model.decoder.modulations(model.time_input(self.times).to(features.device))  # (T, L, 2 C)
+        self.encode = model.prediction_encoder()
+        self._position = itertools.cycle(range(len(pairs)))
+        self._newest: Tensor | None = None  # predictions of all images, stopped ones included
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The next call of the run; the second argument is not looked at, as the times are known."""
+        index = next(self._position)
+        latent = None if self.latent is None else self.latent(index)
+        if bool(self.active.all()):
+            prediction = self._predict(self.context, x_t, index, latent)
+        else:
+            assert self._newest is not None
+            rows = self.active.nonzero().squeeze(1).to(x_t.device)
+            folded = self.active.repeat_interleave(self.ensemble_size).to(x_t.device)
+            chosen = None if latent is None else latent[folded.to(latent.device)]
+            prediction = self._newest.clone()
+            prediction[folded] = self._predict(self.context.select(rows), x_t[folded], index, chosen)
+        self._newest = prediction
+        return self.encode(prediction), prediction
+
+    def _predict(self, context: Any, x_t: Tensor, index: int, latent: Tensor | None) -> Tensor:
+        modulation = self.modulations[index : index + 1]
+        return self.model.predict_with(context, x_t, self.times[index : index + 1], modulation, latent)

@@ -1,0 +1,186 @@
+"""Matched filter, noise channels, one pass and fields: Bayes by brute force, invariances, gradients, refused combinations."""
+
+import math
+
+import pytest
+import torch
+from tiny_bev import inputs as bev_inputs
+from tiny_bev import labels as bev_labels
+from tiny_bev import tiny_bev
+from tiny_models import images, tiny_config, tiny_depth_model, tiny_segmenter
+
+from noise2map.diffusion import image_generator
+from noise2map.diffusion.process import add_noise
+from noise2map.models.denoising import decoder_input, draw_times
+
+MATCHED = {"matched_filter": True, "map_encoding": "one_hot", "map_scale": 1.0, "time_difference": 0.0, "feedback": "mean"}
+SAMPLES = {"noise_channels": 3, "time_difference": 0.0, "churn": 1.0, "sampling": "one_pass"}
+
+
+def seeded(*names):
+    return [image_generator(0, name) for name in names]
+
+
+def labels(count=1, size=(64, 64), classes=3):
+    return torch.randint(0, classes, (count, *size), generator=torch.Generator().manual_seed(1))
+
+
+def matched(**fields):
+    return tiny_segmenter(**(MATCHED | fields))
+
+
+def energy(**fields):
+    return tiny_segmenter(**(SAMPLES | {"objective": "energy", "map_encoding": "one_hot", "map_scale": 1.0} | fields))
+
+
+def crps(**fields):
+    return tiny_depth_model(**(SAMPLES | {"objective": "crps", "map_scale": 1.0, "depth_representation": "log"} | fields))
+
+
+@torch.no_grad()
+def test_matched_logits_are_the_posterior_of_independent_pixels():
+    # With a network that answers with the prior whatever it sees, the softmax has to be Bayes' rule.
+    model = matched(map_scale=0.7)
+    prior = torch.linspace(0.1, 1.0, model.config.num_labels).softmax(0)
+    model.head.classifier.weight.zero_()
+    model.head.classifier.bias.copy_(prior.log())
+    codes = model.codec.codes()[:-1]
+    x_t = torch.randn(2, len(codes), 5, 6, generator=torch.Generator().manual_seed(0)) * 0.8
+    features = torch.zeros(2, model.config.hidden_size, 5, 6)
+    t = torch.tensor([0.6, 0.8])
+    alpha, sigma = model.schedule.alpha_sigma(t)
+    said = model.predict_at(model.decoder.prepare(features), x_t, t).softmax(1)
+    for b in range(2):
+        likelihood = torch.stack(
+            [torch.distributions.Normal(alpha[b] * code.view(-1, 1, 1), sigma[b]).log_prob(x_t[b]).sum(0) for code in codes]
+        )
+        assert torch.allclose(said[b], (likelihood + prior.log().view(-1, 1, 1)).softmax(0), atol=1e-5)
+
+
+@torch.no_grad()
+def test_matched_layers_are_the_posterior_of_independent_layers():
+    model = tiny_bev(matched_filter=True, map_encoding="one_hot", map_scale=0.5)
+    model.head.classifier.weight.zero_()
+    model.head.classifier.bias.fill_(math.log(0.2 / 0.8))
+    x, y = model.config.feature_size
+    x_t = torch.randn(1, model.config.num_labels, x, y, generator=torch.Generator().manual_seed(0)) * 0.5
+    t = torch.tensor([0.7])
+    alpha, sigma = model.schedule.alpha_sigma(t)
+    said = model.evidence(x_t, alpha, sigma) + math.log(0.2 / 0.8)
+    present = torch.distributions.Normal(alpha * 0.5, sigma).log_prob(x_t).exp() * 0.2
+    absent = torch.distributions.Normal(-alpha * 0.5, sigma).log_prob(x_t).exp() * 0.8
+    expected = torch.nn.functional.interpolate(present / (present + absent), said.shape[-2:], mode="nearest")
+    assert torch.allclose(said.sigmoid(), expected, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make", (matched, crps, energy))
+def test_one_pass_knows_no_noise_and_a_run_does(make):
+    model, pixels = make().eval(), images(1)
+    one = [model(pixel_values=pixels, sampling="one_pass", generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    assert torch.equal(one[0].prediction, one[1].prediction)
+    runs = [
+        model(pixel_values=pixels, num_inference_steps=3, sampling="diffusion", generator=torch.Generator().manual_seed(seed))
+        for seed in (0, 1)
+    ]
+    assert not torch.equal(runs[0].prediction, runs[1].prediction)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make", (matched, crps, energy))
+@pytest.mark.parametrize("sampler", ("ddim", "ddpm", "dpmpp_2m"))
+def test_three_images_give_what_each_gives_alone(make, sampler):
+    model, pixels = make().eval(), images(3)
+    dials = {"num_inference_steps": 3, "ensemble_size": 2, "sampling": "diffusion", "sampler": sampler, "output_samples": True}
+    together = model(pixel_values=pixels, generator=seeded(*"abc"), **dials)
+    assert together.samples.shape[:2] == (3, 2)
+    for i in range(3):
+        alone = model(pixel_values=pixels[i : i + 1], generator=seeded("abc"[i]), **dials)
+        assert torch.allclose(together.samples[i], alone.samples[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("make", (matched, crps, energy))
+def test_gradients_reach_every_parameter_and_the_encoder_learns_from_the_first_call(make):
+    model = make()
+    target = (
+        labels(2) if model.task == "segmentation" else torch.rand(2, 64, 64, generator=torch.Generator().manual_seed(0)) * 9 + 1
+    )
+    model(pixel_values=images(2), labels=target, generator=seeded("a", "b")).loss.backward()
+    silent = [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
+    assert not silent
+    of_all = model.encoder.get_parameter(next(name for name, _ in model.encoder.named_parameters())).grad.clone()
+    model.zero_grad()
+    features = model.encode_image(images(2))
+    prediction = model.predict_at(
+        model.decoder.prepare(features), torch.zeros(2, model.codec.channels, *features.shape[-2:]), torch.ones(2)
+    )
+    (model.loss(prediction, target) + model.auxiliary_loss(features, target)).backward()
+    alone = model.encoder.get_parameter(next(name for name, _ in model.encoder.named_parameters())).grad
+    assert torch.allclose(of_all, alone, atol=1e-6, rtol=1e-3)
+
+
+def test_layers_train_with_a_matched_filter_and_gradients_reach_every_parameter():
+    model = tiny_bev(matched_filter=True, map_encoding="one_hot", map_scale=1.0)
+    model(
+        **bev_inputs(), labels=bev_labels(shape=tuple(axis.count for axis in model.config.map_grid)), generator=seeded("a")
+    ).loss.backward()
+    assert not [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
+
+
+@torch.no_grad()
+def test_a_field_draws_maps_whose_mean_is_the_one_pass_marginal():
+    model = matched(num_labels=3).eval()
+    with torch.no_grad():
+        model.head.classifier.weight.mul_(5)
+    out = model.decode_map(model.encode_image(images(1)), sampling="field", ensemble_size=800, generator=seeded("a"))
+    assert set(out.samples.unique().tolist()) == {0.0, -30.0}
+    often = out.samples.softmax(2).mean(1)
+    assert (often - out.logits.softmax(1)).abs().max() < 0.12  # five standard errors of 800 draws
+
+
+def test_several_steps_or_samples_of_a_one_pass_checkpoint_mean_diffusion():
+    model = crps().eval()
+    with torch.no_grad():
+        assert model(pixel_values=images(1)).num_steps.tolist() == [1]
+        assert model(pixel_values=images(1), num_inference_steps=4).num_steps.tolist() == [4]
+    with pytest.raises(ValueError, match="takes 1 step"):
+        model(pixel_values=images(1), num_inference_steps=2, sampling="one_pass")
+    with pytest.raises(ValueError, match="has no samples"):
+        model(pixel_values=images(1), ensemble_size=2, sampling="one_pass")
+
+
+def test_times_of_training_lie_where_they_are_asked_for():
+    generators = [image_generator(0, str(i)) for i in range(4000)]
+    times = draw_times(tiny_config(time_sampling="logit_normal", time_mean=0.3, time_std=0.5), generators)
+    inside = times[(times > 0.3) & (times < 0.85)]
+    assert times.min() >= 0.02 and times.max() <= 0.99 and len(inside) > 0.8 * 4000
+    assert times.median().item() == pytest.approx(torch.tensor(0.3).sigmoid().item(), abs=0.03)
+    assert ((times < 0.1) | (times > 0.95)).float().mean() > 0.005  # the uniform tenth
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    (
+        ({"matched_filter": True}, "needs fixed codes"),
+        ({"matched_filter": True, "map_encoding": "one_hot", "self_aligned": True}, "self_aligned=False"),
+        ({"noise_channels": 2}, "do not go together"),
+        ({"objective": "crps"}, "do not go together"),
+        ({"churn": 1.5}, "churn is 1.5"),
+        ({"feedback": "sample"}, "feedback is 'sample'"),
+    ),
+)
+def test_combinations_that_cannot_work_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_config(**fields)
+
+
+@torch.no_grad()
+def test_the_decoder_is_shown_unit_variance_and_nothing_at_the_start():
+    model = matched(map_scale=1.0)
+    x0 = model.codec.encode(labels(1, (40, 40), model.config.num_labels))
+    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(3))
+    for time in (0.2, 0.7):
+        t = torch.tensor([time])
+        shown = decoder_input(model, add_noise(x0, noise, *model.schedule.alpha_sigma(t)), t)
+        assert shown.square().mean().item() == pytest.approx(1, abs=0.05)
+    assert not bool(decoder_input(model, noise, torch.ones(1)).any())
