@@ -18,6 +18,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "evaluate generator --model freedoom-generator-64 --references samples --samples 64 --out study --allow-singular",
     ),
     "train": ("train folder --root photos --task depth", "train freedoom-segmentation-tiny --dry-run", "train --list"),
+    "train encoder": ("train encoder freedoom-encoder-tiny --dry-run",),
     "train generator": ("train generator freedoom-generator-64 --root data/freedoom/train",),
     "train depth-prior": ("train depth-prior --root data/freedoom/train --resolution 64",),
     "train depth-predictor": ("train depth-predictor --model freedoom-generator-64 --root data/freedoom/train --counts 10,100",),

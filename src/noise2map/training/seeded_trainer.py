@@ -11,7 +11,15 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
@@ -174,6 +182,17 @@ class SeededTrainer(Trainer):
             if 0 < self.args.max_steps <= state.global_step:
                 return self._take_up_finished(resume_from_checkpoint, state)
         return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Read the weights as ``from_pretrained`` does: some backbones (Swin) are stored under names other than their own.
+
+        Trainer would load them by their own names, leave out what it does not find, and go on with half a model.
+        """
+        target = self.accelerator.unwrap_model(self.model if model is None else model, keep_torch_compile=False)
+        if not isinstance(target, PreTrainedModel) or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        target.load_state_dict(type(target).from_pretrained(resume_from_checkpoint).state_dict())
 
     def _take_up_finished(self, checkpoint: str, state: TrainerState) -> TrainOutput:
         """Weights, average and state of a checkpoint at the run's end; Trainer would train one step more before it stops."""

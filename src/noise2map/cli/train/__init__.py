@@ -9,6 +9,7 @@ import yaml
 from noise2map.cli.launch import hide_progress_of_files, keep_freed_memory
 from noise2map.cli.options import CommandGroup, Group, ImageTask, check_positive
 from noise2map.cli.train.depth_predictor import train_depth_predictor
+from noise2map.cli.train.encoder import train_encoder
 from noise2map.cli.train.generator import DryRun, Listing, Out, Resume, Set, command_of, train_depth_prior, train_generator
 from noise2map.runs.run_directory import check_directory
 
@@ -26,7 +27,7 @@ class _RecipeGroup(Group):
 app = CommandGroup("Train a model from a recipe, a generator, or parts of its guidance.", cls=_RecipeGroup)
 
 
-@app.command(_RECIPE, hidden=True, epilog="Other networks, with their own --help: generator, depth-prior, depth-predictor.")
+@app.command(_RECIPE, hidden=True, epilog="Other networks, each with --help: encoder, generator, depth-prior, depth-predictor.")
 def train(
     recipe: Annotated[
         str, typer.Argument(help="Recipe file, name of a shipped recipe (see --list), or folder: your own images/ and maps/.")
@@ -46,18 +47,19 @@ def train(
 
     The same command goes on with a run that was interrupted, and does nothing where it is finished.
     """
+    from noise2map.training.encoders.recipe import encoder_recipe_names
     from noise2map.training.generators.recipe import generator_recipe_names
     from noise2map.training.maps.recipe import load_recipe, make_recipe
     from noise2map.training.recipe_files import recipe_names
 
+    others = dict.fromkeys(encoder_recipe_names(), "encoder") | {name: command_of(name) for name in generator_recipe_names()}
     if list_:
-        others = [f"{command_of(name)} {name}" for name in generator_recipe_names()]
-        print("\n".join([*recipe_names(), *others]))
+        print("\n".join([*recipe_names(), *(f"{command} {name}" for name, command in others.items())]))
         return
     if not recipe:
         raise ValueError(f"name a recipe file or a shipped recipe: {', '.join(recipe_names())}")
-    if recipe in generator_recipe_names():
-        raise ValueError(f"{recipe} is not a recipe of maps; use 'noise2map train {command_of(recipe)} {recipe}'")
+    if recipe in others:
+        raise ValueError(f"{recipe} is not a recipe of maps; use 'noise2map train {others[recipe]} {recipe}'")
     own = recipe == "folder" and not Path(recipe).is_file()
     if own != (root is not None):
         raise ValueError("your own data: noise2map train folder --root DIR --task segmentation|depth|normals")
@@ -104,6 +106,8 @@ def train(
         write_card=write_card_of if own else None,
     )
 
+
+app.command("encoder")(train_encoder)
 
 app.command("generator")(train_generator)
 

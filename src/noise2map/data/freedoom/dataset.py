@@ -16,6 +16,7 @@ _TASKS = {
     "depth": ("depth",),
     "normals": ("normals",),
     "both": ("labels", "depth"),
+    "all": ("labels", "depth", "normals"),
     "image": (),
 }
 
@@ -26,7 +27,7 @@ class FreedoomDataset:
     Args:
         root: Folder of the split.
         task: What a sample holds beside the image: ``"segmentation"``, ``"depth"``, ``"normals"``, ``"both"`` of the
-            first two, or ``"image"`` for nothing.
+            first two, ``"all"`` of them, or ``"image"`` for nothing.
         classes: 10, or 8 with step merged into wall and item into decor.
         gain: How much to brighten the images, see :func:`noise2map.data.freedoom.brighten`; 1 leaves them as drawn.
         limit: Use the first ``limit`` frames only. The frames of a map stand together in runs of 20.

@@ -14,6 +14,7 @@ from noise2map.models import (
     Noise2MapImageProcessor,
 )
 from noise2map.tasks import TASKS, get_task, task_of
+from noise2map.training.encoders.model import JointEncoder
 from noise2map.training.maps.data import bev_config, bev_processor, class_names, make_data, make_transform
 from noise2map.training.maps.pretrained import load_backbone
 from noise2map.training.maps.recipe import Recipe
@@ -56,7 +57,7 @@ def make_config(recipe: Recipe, id2label: Mapping[int, str], from_checkpoint: bo
     """
     fields, task = dict(recipe.model.config), get_task(recipe.model.task)
     if isinstance(fields.get("backbone_config"), dict):
-        fields["backbone_config"] = _backbone_config(fields["backbone_config"], _STAGES if task.of_images else _STAGES[1:])
+        fields["backbone_config"] = backbone_config(fields["backbone_config"], _STAGES if task.of_images else _STAGES[1:])
     if task.has_classes:
         names = {int(key): value for key, value in id2label.items()}
         fields |= {"id2label": names, "label2id": {value: key for key, value in names.items()}}
@@ -76,8 +77,17 @@ def _check_checkpoint(name: str) -> None:
         raise FileNotFoundError(f"recipe field model.init_from is {name!r}; there is no config.json in it")
 
 
-def _backbone_config(fields: dict[str, Any], stages: list[str]) -> Any:
-    """A backbone's configuration from a mapping with ``model_type``; its misspelt fields are refused."""
+def backbone_config(fields: dict[str, Any], stages: list[str] | None = None) -> Any:
+    """A backbone's configuration from a mapping with ``model_type``.
+
+    Args:
+        fields: the mapping.
+        stages: stages whose feature maps it gives; by default all four.
+
+    Raises:
+        ValueError: for a type that transformers does not know, or a misspelt field.
+    """
+    stages = _STAGES if stages is None else stages
     fields = dict(fields)
     kind = fields.pop("model_type", None)
     if kind not in CONFIG_MAPPING:
@@ -107,7 +117,7 @@ def make_model(recipe: Recipe, dataset: Any) -> nn.Module:
     if recipe.model.backbone_from is not None:
         load_backbone(_backbone_of(model), recipe.model.backbone_from)
     if recipe.model.encoder_from is not None:
-        _copy_encoder(recipe.model.encoder_from, model)
+        copy_encoder(recipe.model.encoder_from, model)
     return model
 
 
@@ -119,22 +129,30 @@ def _backbone_of(model: nn.Module) -> nn.Module:
     return model.encoder.camera.backbone
 
 
-def _copy_encoder(source: str, model: nn.Module) -> None:
+def copy_encoder(source: str, model: nn.Module) -> None:
+    """Copy a trained image encoder into a model of this library, or its backbone into one of bird's-eye-view maps.
+
+    Args:
+        source: shipped name, folder or hub id of a map model of images, or of a `JointEncoder`.
+        model: changed in place.
+
+    Raises:
+        OSError: if there is no such checkpoint.
+        ValueError: if it is of another kind, or its encoder has other sizes.
+    """
     source = resolve_model(source)
-    source_config = Noise2MapConfig.from_pretrained(source)
-    kinds = [task.model_class for task in TASKS.values()]
-    source_kind = next((kind for kind in kinds if [kind.__name__] == source_config.architectures), None)
-    if source_kind is None:
-        raise ValueError(f"model.encoder_from {source} holds {source_config.architectures}; expected a map model of this library")
-    source_model = source_kind.from_pretrained(source)
+    architectures = Noise2MapConfig.from_pretrained(source).architectures
+    kinds = [JointEncoder, *(task.model_class for task in TASKS.values() if task.of_images)]
+    kind = next((kind for kind in kinds if [kind.__name__] == architectures), None)
+    if kind is None:
+        raise ValueError(f"model.encoder_from {source} holds {architectures}; expected a map model of images, or an encoder")
+    encoder = kind.from_pretrained(source).encoder
     try:
-        if not task_of(model).of_images:
-            backbone = _backbone_of(model)
-            wanted = backbone.state_dict()  # fewer outputs, fewer norms of outputs
-            given = _backbone_of(source_model).state_dict()
-            backbone.load_state_dict({name: value for name, value in given.items() if name in wanted})
-        else:
-            model.encoder.load_state_dict(source_model.encoder.state_dict())
+        if hasattr(model.encoder, "pyramid"):
+            model.encoder.load_state_dict(encoder.state_dict())
+        else:  # of bird's-eye-view maps, whose backbone has fewer outputs and fewer norms of outputs
+            backbone, given = _backbone_of(model), encoder.backbone.state_dict()
+            backbone.load_state_dict({name: given[name] for name in backbone.state_dict() if name in given})
     except RuntimeError as error:
         raise ValueError(f"model.encoder_from {source} has an encoder of other sizes than the recipe's: {error}") from error
 

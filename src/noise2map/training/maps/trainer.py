@@ -78,17 +78,6 @@ class MapTrainer(SeededTrainer):
         """Title of the run, in a few words."""
         return f"{self.task} maps"
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Read the weights as ``from_pretrained`` does: some backbones (Swin) are stored under names other than their own.
-
-        Trainer would load them by their own names, leave out what it does not find, and go on with half a model.
-        """
-        target = self.accelerator.unwrap_model(self.model if model is None else model, keep_torch_compile=False)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        target.load_state_dict(type(target).from_pretrained(resume_from_checkpoint).state_dict())
-
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
