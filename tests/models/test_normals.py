@@ -8,7 +8,8 @@ from tiny_models import images, tiny_config
 
 from noise2map.diffusion import image_generator
 from noise2map.models import MapNormalsOutput, Noise2MapForNormalEstimation
-from noise2map.models.normals import NormalsAggregator, normals_loss, reduce_normals
+from noise2map.models.distributions.angular import expected_angle, resultant_length
+from noise2map.models.normals import NormalsAggregator, angular_loss, normals_loss, reduce_normals
 
 
 def tiny_normals_model(seed=0, **fields):
@@ -28,7 +29,9 @@ def seeded(*names):
     return [image_generator(0, name) for name in names]
 
 
-@pytest.mark.parametrize("fields", [{}, {"objective": "l2"}, {"self_aligned": True}, {"diffusion": False}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"objective": "l2"}, {"objective": "angular"}, {"self_aligned": True}, {"diffusion": False}]
+)
 def test_every_parameter_gets_a_gradient(fields):
     model = tiny_normals_model(**fields).train()
     out = model(pixel_values=images(2), labels=normal_map(2), generator=seeded("a", "b"))
@@ -51,8 +54,48 @@ def test_normals_have_length_one_at_every_resolution():
     assert float(out.uncertainty.min()) >= 0 and float(out.uncertainty.max()) <= 1
 
 
-def test_saving_and_loading_keeps_the_map(tmp_path):
-    model = tiny_normals_model()
+@pytest.mark.parametrize("fields", [{}, {"diffusion": False}])
+def test_angular_model_says_how_far_off_it_is_at_the_cost_of_one_call(fields):
+    model = tiny_normals_model(objective="angular", **fields)
+    with torch.no_grad():
+        out = model(pixel_values=images(2), num_inference_steps=1, generator=seeded("a", "b"), output_uncertainty=True)
+    assert out.predicted_normals.shape == (2, 3, 64, 64) and out.predicted_scale.shape == out.uncertainty.shape == (2, 64, 64)
+    assert set(out.uncertainties) == {"scale"} and 0 < float(out.uncertainty.min()) <= float(out.uncertainty.max()) < 1
+    cells = model.decode_map(model.encode_image(images(2)), num_inference_steps=1)
+    assert torch.allclose(cells.uncertainty, cells.predicted_scale / 90)
+    half, most = out.cone(0.5), out.cone(0.9)
+    assert float(half.min()) > 0 and bool((half < most).all()) and float(most.max()) < 180
+    with torch.no_grad(), pytest.raises(ValueError, match="no predicted_scale"):
+        tiny_normals_model()(pixel_values=images()).cone(0.9)
+
+
+def test_angular_loss_is_best_at_the_truth():
+    labels = normal_map(1, 8, 8)
+    aside = labels + torch.tensor([0.1, 0.2, 0.0]).view(1, 3, 1, 1)
+    spread = torch.full((1, 1, 8, 8), 0.02)
+    right, wrong = (float(angular_loss(torch.cat([one, spread], 1), labels)) for one in (labels, aside))
+    unsure = float(angular_loss(torch.cat([aside, spread * 10], 1), labels))
+    assert right < unsure < wrong
+
+
+@pytest.mark.parametrize("average", ["last", "steps"])
+def test_spread_of_several_samples_is_that_of_their_mixture(average):
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.nn.functional.normalize(torch.randn(2, 3, 3, 1, 1, generator=generator) + 2, dim=2)
+    stream = torch.cat([vectors, torch.rand(2, 3, 1, 1, 1, generator=generator) * 0.3 + 0.01], 2)
+    run = NormalsAggregator(1, 3, average)
+    for value in stream:
+        run.update(value, torch.ones(1, dtype=torch.bool))
+    found, kinds = run.result()
+    members = stream[-1] if average == "last" else stream.flatten(0, 1)
+    mean = (members[:, :3] * resultant_length(1 / members[:, 3:])).mean(0)
+    assert float(resultant_length(1 / found[0, 3])) == pytest.approx(float(mean.norm()), rel=1e-3)
+    assert float(kinds["scale"]) == pytest.approx(float(expected_angle(1 / found[0, 3])) / (math.pi / 2), rel=1e-3)
+
+
+@pytest.mark.parametrize("objective", ["task", "angular"])
+def test_saving_and_loading_keeps_the_map(objective, tmp_path):
+    model = tiny_normals_model(objective=objective)
     model.save_pretrained(tmp_path)
     again = Noise2MapForNormalEstimation.from_pretrained(tmp_path).eval()
     with torch.no_grad():
@@ -67,9 +110,9 @@ def test_auto_class(tmp_path):
     assert isinstance(AutoModelForImageToImage.from_pretrained(tmp_path), Noise2MapForNormalEstimation)
 
 
-@pytest.mark.parametrize("steps", [3, "auto"])
-def test_three_at_once_are_three_one_by_one(steps):
-    model, pixels = tiny_normals_model(), images(3)
+@pytest.mark.parametrize(("steps", "objective"), [(3, "task"), ("auto", "task"), (3, "angular")])
+def test_three_at_once_are_three_one_by_one(steps, objective):
+    model, pixels = tiny_normals_model(objective=objective), images(3)
     options = {"num_inference_steps": steps, "ensemble_size": 2}
     with torch.no_grad():
         together = model(pixel_values=pixels, generator=seeded("a", "b", "c"), **options)

@@ -30,7 +30,7 @@ _CHOICES = {
     "feedback": ("argmax", "mean"),
     "time_grid": ("uniform", "karras"),
     "time_sampling": ("uniform", "logit_normal"),
-    "objective": ("task", "l2", "laplace", "laplace_mixture", "crps", "energy"),
+    "objective": ("task", "l2", "laplace", "laplace_mixture", "angular", "crps", "energy"),
     "loss_average": ("all", "valid"),
     "depth_representation": ("linear", "log"),
     "depth_noising": ("masked", "bilinear"),
@@ -115,8 +115,9 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
             not move the arg max or the median.
         objective (`str`, defaults to `"task"`): Loss on the output (`"task"`) or on the encoded map (`"l2"`, the ablation). Depth:
             also the likelihood of log depth under a `"laplace"` distribution, whose median and scale the head then predicts, or
-            under a `"laplace_mixture"` of two. With noise channels also a proper score of two samples: `"crps"` (depth, beside the
-            Laplace likelihood of the call without noise) or `"energy"` (classes).
+            under a `"laplace_mixture"` of two. Normals: also the likelihood of an `"angular"` distribution, whose direction and
+            concentration the head then predicts. With noise channels also a proper score of two samples: `"crps"` (depth, beside
+            the Laplace likelihood of the call without noise) or `"energy"` (classes).
         self_aligned (`bool`, defaults to `False`): Train on the model's own predictions (fine-tuning of the last iterations).
         palette (`list[str]`, *optional*): Colors of the classes, `"#rrggbb"`; by default chosen by their names.
         semantic_loss_ignore_index (`int`, defaults to 255): Label of unknown pixels.

@@ -16,6 +16,7 @@ from noise2map.diffusion.sampling import Step
 from noise2map.diffusion.scoring_rules import map_crps
 from noise2map.models.aggregation import Aggregator, RunningMoments
 from noise2map.models.configuration import Noise2MapConfig
+from noise2map.models.distributions import bounded_exp
 from noise2map.models.distributions.laplace import LogLaplace
 from noise2map.models.labels import check_label_shape
 from noise2map.models.map_model import MapModel
@@ -105,7 +106,7 @@ class DepthHead(nn.Module):
         count = self.components
         if not count:
             return self._metres(z)
-        medians, scales = self._metres(z[:, :count]), self._scales(z[:, count : 2 * count])
+        medians, scales = self._metres(z[:, :count]), bounded_exp(z[:, count : 2 * count], *_LOG_SCALES) * self.temperature
         weights = z[:, 2 * count :].softmax(1) if count > 1 else torch.ones_like(medians)
         return LogLaplace(weights, medians, scales).channels()
 
@@ -115,12 +116,6 @@ class DepthHead(nn.Module):
         middle = 0.5 * (math.log(self.min_depth) + math.log(self.max_depth))
         reach = middle - math.log(self.min_depth) + math.log(2.0)
         return (middle + z.clamp(-reach, reach)).exp()
-
-    def _scales(self, z: Tensor) -> Tensor:
-        # Bent, not cut off, at the bounds: a scale that went too far must be able to come back.
-        low, high = _LOG_SCALES
-        middle, reach = 0.5 * (low + high), 0.5 * (high - low)
-        return (middle + reach * torch.tanh((z - middle) / reach)).exp() * self.temperature
 
 
 @dataclass

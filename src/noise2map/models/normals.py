@@ -1,6 +1,7 @@
-"""Surface normals: head, loss, aggregation, output and model."""
+"""Surface normals: head, losses, aggregation, output and model."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +12,10 @@ from transformers.utils import ModelOutput
 
 from noise2map.codecs.normals import NormalsCodec, check_normals, unit_vectors
 from noise2map.diffusion.sampling import Step
-from noise2map.models.aggregation import Aggregator
+from noise2map.models.aggregation import Aggregator, RunningMoments
 from noise2map.models.configuration import Noise2MapConfig
+from noise2map.models.distributions import bounded_exp
+from noise2map.models.distributions.angular import AngularDistribution, concentration_of, expected_angle, resultant_length
 from noise2map.models.labels import check_label_shape
 from noise2map.models.map_model import MapModel
 from noise2map.models.resizing import resize_map
@@ -21,17 +24,26 @@ from noise2map.models.resizing import resize_map
 FLIP_DEGREES = 5.0
 
 
+# Bounds of the log of the inverse concentration: expected angles of 0.2 degrees, what 8 bits of a label can tell, and 89, nothing.
+_LOG_SPREADS = (-6.3, 4.0)
+
+
 class NormalsHead(nn.Module):
-    """A 3x3 regressor of unit vectors."""
+    """A 3x3 regressor of unit vectors, and with the objective ``"angular"`` of the inverse of their concentration."""
 
     def __init__(self, config: Noise2MapConfig) -> None:
         super().__init__()
-        self.regressor = nn.Conv2d(config.hidden_size, 3, 3, padding=1)
+        self.regressor = nn.Conv2d(config.hidden_size, 4 if config.objective == "angular" else 3, 3, padding=1)
+        self.temperature = float(config.temperature)
 
     def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        """Tokens ``(N, h*w, C)`` -> unit vectors ``(N, 3, h, w)``, float32 or better."""
+        """Tokens ``(N, h*w, C)`` -> unit vectors ``(N, 3, h, w)``, float32 or better; or ``(N, 4, h, w)`` with the spread."""
         z = self.regressor(tokens.transpose(1, 2).unflatten(2, size))
-        return unit_vectors(z.to(torch.promote_types(z.dtype, torch.float32)))
+        z = z.to(torch.promote_types(z.dtype, torch.float32))
+        directions = unit_vectors(z[:, :3])
+        if z.shape[1] == 3:
+            return directions
+        return torch.cat([directions, bounded_exp(z[:, 3:], *_LOG_SPREADS) * self.temperature], dim=1)
 
 
 def normals_loss(prediction: Tensor, labels: Tensor) -> Tensor:
@@ -49,35 +61,94 @@ def normals_loss(prediction: Tensor, labels: Tensor) -> Tensor:
     return ((1 - cosine) * known).sum() / known.sum().clamp(min=1)
 
 
+def angular_loss(prediction: Tensor, labels: Tensor) -> Tensor:
+    """Mean negative log-likelihood of all known directions, in nats.
+
+    Args:
+        prediction: parameters ``(B, 4, h, w)``, see `AngularDistribution.from_prediction`, resized bilinearly to the labels.
+        labels: unit vectors ``(B, 3, H, W)``, zero where unknown.
+
+    Returns:
+        Scalar; zero (with a graph) if nothing is known.
+    """
+    known = labels.norm(dim=1) > 0.5
+    whole = AngularDistribution.from_prediction(resize_map(prediction.float(), (labels.shape[-2], labels.shape[-1])))
+    return (whole.negative_log_likelihood(labels.float()) * known).sum() / known.sum().clamp(min=1)
+
+
 def reduce_normals(normals: Tensor, size: tuple[int, int]) -> Tensor:
     """Normals ``(B, 3, H, W)`` at a lower resolution ``(B, 3, h, w)``: the mean direction of a cell's known pixels."""
     return unit_vectors(functional.interpolate(normals, size=size, mode="area"))
 
 
 class NormalsAggregator(Aggregator):
-    """Unit vectors; the mean over samples (and steps) is one of directions."""
+    """Unit vectors; the mean over samples (and steps) is one of directions.
+
+    With a predicted spread several samples (or steps) are a mixture, and the result has the concentration of the distribution whose
+    mean vector is as long as the mixture's.
+    """
+
+    def __init__(self, batch_size: int, ensemble_size: int, average: str) -> None:
+        super().__init__(batch_size, ensemble_size, average)
+        self._means, self._resultants = RunningMoments(), RunningMoments()
 
     def _flips(self, before: Tensor, after: Tensor) -> Tensor:
-        return (before * after).sum(2) < math.cos(math.radians(FLIP_DEGREES))
+        return (before * after)[:, :, :3].sum(2) < math.cos(math.radians(FLIP_DEGREES))
 
     def _accumulate(self, value: Tensor, rows: Tensor) -> None:
         if self.average == "last" and self.ensemble_size > 1:
             return  # the members are the last step's samples
-        self._add("n", value.double().mean(1), rows)
+        self._means.add(value[:, :, :3], rows)
+        if self.average == "steps":
+            self._add_resultants(value, rows)
+
+    def _add_resultants(self, value: Tensor, rows: Tensor) -> None:
+        if value.shape[2] > 3:
+            self._resultants.add(value[:, :, :3] * resultant_length(1 / value[:, :, 3:]), rows)
 
     def result(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Unit vectors ``(B, 3, h, w)``; step-flip (turns of more than 5 degrees) and the spherical variance.
 
-        The latter, one minus the length of the mean vector, is 0 where all agree and 1 where they cancel out.
+        The latter, one minus the length of the mean vector, is 0 where all agree and 1 where they cancel out. With a predicted
+        spread the map has a further channel, and there is a further kind, see `scale_as_uncertainty`.
         """
         assert self.last is not None
-        members = self.last.double().mean(1)
-        mean = self._per_step("n") if "n" in self._sums else members
+        members, everyone = self.last[:, :, :3], torch.ones(self.last.shape[0], dtype=torch.bool, device=self.last.device)
+        if self.average == "last":
+            self._add_resultants(self.last, everyone)
+            if self.ensemble_size > 1:
+                self._means.add(members, everyone)
         kinds = self._step_flip()
-        if self.ensemble_size > 1 or int(self.num_steps.max()) > 1:
-            kinds["sample_variance"] = (1 - mean.norm(dim=1)).clamp(0, 1).to(self.last.dtype)
-        chosen = mean if self.average == "steps" else members
-        return unit_vectors(chosen).to(self.last.dtype), kinds
+        several = self.ensemble_size > 1 or int(self.num_steps.max()) > 1
+        if several:
+            kinds["sample_variance"] = _one_minus_length(self._means)
+        normals = unit_vectors(self._means.mean if self.average == "steps" else members.mean(1))
+        if self.last.shape[2] == 3:
+            return normals, kinds
+        if self.ensemble_size == 1 and (self.average == "last" or not several):
+            spread = self.last[:, 0, 3:]
+        else:
+            spread = 1 / concentration_of(self._resultants.mean.norm(dim=1, keepdim=True))
+        kinds["scale"] = scale_as_uncertainty(scale_degrees(spread[:, 0]))
+        return torch.cat([normals, spread], dim=1), kinds
+
+
+def _one_minus_length(moments: RunningMoments) -> Tensor:
+    """One minus the length of the mean of unit vectors, by way of their variance, which the two add up to one with.
+
+    ``1 - |m| = (1 - |m|²) / (1 + |m|)``, and ``1 - |m|²`` is the variance: no difference of nearly equal numbers.
+    """
+    return (moments.variance.sum(1) / (1 + moments.mean.norm(dim=1))).clamp(0, 1)
+
+
+def scale_degrees(spread: Tensor) -> Tensor:
+    """Expected angle in degrees between truth and prediction, of inverse concentrations of any shape."""
+    return torch.rad2deg(expected_angle(1 / spread))
+
+
+def scale_as_uncertainty(degrees: Tensor) -> Tensor:
+    """In [0, 1] and rising with the expected angle: 0 is certain, and 1 is 90 degrees, that of any direction at all."""
+    return (degrees / 90).clamp(0, 1)
 
 
 @dataclass
@@ -86,6 +157,8 @@ class MapNormalsOutput(ModelOutput):
 
     Attributes:
         loss: training loss, if labels were given.
+        predicted_scale: expected angle between truth and prediction, degrees ``(B, h, w)``; `None` where the model predicts none.
+        spread: inverse of the concentration ``(B, h, w)``, radians; `None` where the model predicts none.
         predicted_normals: unit vectors ``(B, 3, h, w)``: x to the right, y up, z towards the viewer, as in diffusers'
             ``MarigoldNormalsPipeline``.
         uncertainty: the configured kind, ``(B, h, w)`` in [0, 1]; `None` where it is not defined.
@@ -104,6 +177,8 @@ class MapNormalsOutput(ModelOutput):
     steps: list[Step] | None = field(default=None, repr=False)
     log_probabilities: bool | None = None
     samples: Tensor | None = None
+    predicted_scale: Tensor | None = None
+    spread: Tensor | None = None
 
     @property
     def prediction(self) -> Tensor:
@@ -111,12 +186,26 @@ class MapNormalsOutput(ModelOutput):
         assert self.predicted_normals is not None
         return self.predicted_normals
 
+    def cone(self, level: float) -> Tensor:
+        """Angle from the prediction, degrees ``(B, h, w)``, within which the truth lies with a probability.
+
+        Args:
+            level: the probability, between 0 and 1.
+
+        Raises:
+            ValueError: if the level is impossible, or the model predicts no scale (``objective`` is not ``"angular"``).
+        """
+        if self.spread is None:
+            raise ValueError("the output has no predicted_scale; expected that of a model with objective 'angular'")
+        return AngularDistribution(self.prediction, 1 / self.spread).cone(level)
+
 
 class Noise2MapForNormalEstimation(MapModel):
     """DDP for surface normals: unit vectors by denoising scaled ones."""
 
     task = "normals"
     default_uncertainty = "sample_variance"
+    objectives = ("task", "l2", "angular")
 
     def __init__(self, config: Noise2MapConfig) -> None:
         """Builds the model with fresh weights.
@@ -125,6 +214,8 @@ class Noise2MapForNormalEstimation(MapModel):
             ValueError: if the configuration has an impossible value.
         """
         super().__init__(config, NormalsCodec(config.map_scale), NormalsHead(config))
+        if config.objective == "angular":
+            self.default_uncertainty = "scale"
         self.post_init()
 
     def check_labels(self, labels: Tensor, pixel_values: Tensor) -> None:
@@ -142,7 +233,19 @@ class Noise2MapForNormalEstimation(MapModel):
 
     def loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
         """See `MapModel.loss`."""
-        return normals_loss(prediction, labels)
+        return angular_loss(prediction, labels) if self.config.objective == "angular" else normals_loss(prediction, labels)
+
+    def prediction_encoder(self) -> Callable[[Tensor], Tensor]:
+        """See `MapModel.prediction_encoder`; of a distribution the mean direction is fed back."""
+        return lambda prediction: self.codec.encode_prediction(self.map_of(prediction))
+
+    def map_of(self, prediction: Tensor) -> Tensor:
+        """See `MapModel.map_of`."""
+        return prediction[..., :3, :, :]
+
+    def whole_prediction(self, out: MapNormalsOutput) -> Tensor:
+        """See `MapModel.whole_prediction`."""
+        return out.prediction if out.spread is None else torch.cat([out.prediction, out.spread[:, None]], dim=1)
 
     def make_aggregator(self, batch_size: int, ensemble_size: int, average: str) -> Aggregator:
         """See `MapModel.make_aggregator`."""
@@ -153,5 +256,8 @@ class Noise2MapForNormalEstimation(MapModel):
     ) -> MapNormalsOutput:
         """See `MapModel.make_output`."""
         if size is not None:
-            prediction = unit_vectors(resize_map(prediction, size))
-        return MapNormalsOutput(predicted_normals=prediction, **fields)
+            prediction = resize_map(prediction, size)
+        normals = prediction[:, :3] if size is None else unit_vectors(prediction[:, :3])
+        if prediction.shape[1] > 3:
+            fields |= {"spread": prediction[:, 3], "predicted_scale": scale_degrees(prediction[:, 3])}
+        return MapNormalsOutput(predicted_normals=normals, **fields)
