@@ -48,6 +48,18 @@ def _run(*words) -> int:
     return stop.value.code or 0
 
 
+def test_hidden_parts_change_the_scores_in_the_same_way_each_time(checkpoints, tmp_path):
+    found = []
+    for name, words in (("seen", []), ("hidden", ["--hide", "mixed"]), ("again", ["--hide", "mixed", "--batch-size", 1])):
+        words += ["--model", checkpoints / "depth", "--limit", 3, "--steps", 1, "--resamples", 0, "--out", tmp_path / name]
+        assert _run(*words) == 0
+        found.append(json.loads((tmp_path / name / "evaluation.json").read_text())["rows"][0])
+    seen, hidden, again = found
+    assert "hide" not in seen and hidden["hide"] == "mixed"
+    assert hidden["abs_rel"] != seen["abs_rel"]
+    assert hidden["abs_rel"] == pytest.approx(again["abs_rel"], rel=1e-5)
+
+
 def test_two_models_from_command_to_files(checkpoints, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["noise2map", "evaluate", "--steps", "1 2"])  # the process of the tests has words of its own
     out = tmp_path / "results"

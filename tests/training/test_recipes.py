@@ -4,8 +4,11 @@ import pytest
 import yaml
 from tiny_training import RawSamples
 
+from noise2map.data.freedoom.shipped import SAMPLES_ROOT
+from noise2map.training.batches import AugmentedSamples, MapCollator
 from noise2map.training.maps.build import make_config, make_model, make_processor
-from noise2map.training.maps.recipe import Recipe, load_recipe
+from noise2map.training.maps.data import make_data, make_transform
+from noise2map.training.maps.recipe import Recipe, load_recipe, make_recipe
 from noise2map.training.recipe_files import recipe_names
 
 
@@ -194,3 +197,33 @@ def test_a_kept_ratio_fits_pictures_into_a_frame(tmp_path):
     processor = make_processor(recipe)
     assert processor.output_size(480, 640) == (512, 683) and processor.output_size(640, 480) == (683, 512)
     assert processor.output_size(300, 3000) == (205, 2048)
+
+
+def test_hidden_parts_are_drawn_anew_in_training_and_by_id_in_validation():
+    fields = {"train": str(SAMPLES_ROOT / "train"), "val": str(SAMPLES_ROOT / "val"), "hide": "mixed", "size": "80x60"}
+    recipe = make_recipe({"data": fields})
+    train, val = make_data(recipe)
+    samples = AugmentedSamples(train, make_transform(recipe, train), seed=0)
+    first, again, later = samples[(0, 3)], samples[(0, 3)], samples[(1, 3)]
+    assert (first["hidden"] == again["hidden"]).all() and (first["hidden"] != later["hidden"]).any()
+    assert (first["labels"] != 255).mean() > 0.9  # truth is kept
+    assert (val[2]["hidden"] == make_data(recipe)[1][2]["hidden"]).all()
+    batch = MapCollator(make_processor(recipe), "segmentation")([first, later, {**val[0]}])
+    assert batch["hidden"].shape == batch["labels"].shape == (3, 60, 80)
+    # Half the size in both directions: each pixel of the small mask is one of the four of the large.
+    blocks = first["hidden"].reshape(60, 2, 80, 2).mean((1, 3))
+    assert (batch["hidden"][0].numpy() == (blocks > 0))[(blocks == 0) | (blocks == 1)].all()
+    plain = MapCollator(make_processor(recipe), "segmentation")([train[0]])
+    assert "hidden" not in plain
+    share = make_recipe({"data": {**fields, "hide_probability": 0.0}})
+    assert not AugmentedSamples(train, make_transform(share, train), seed=0)[(0, 3)]["hidden"].any()
+    assert make_data(share)[1][0]["hidden"].any()  # all validation images are covered
+    for bad, message in (
+        ({"hide": "circle"}, r"recipe fields data.hide\*: hide is 'circle'"),
+        ({"hide_probability": 2.0}, r"recipe fields data.hide\*: hide probability is 2.0"),
+        ({"hide_width": [0.3]}, r"data.hide_width is \[0.3\]; expected \[low, high\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_recipe({"data": {**fields, **bad}})
+    with pytest.raises(ValueError, match=r"data.hide is 'mixed'; expected none"):
+        make_recipe({"data": {"name": "freedoom-surround", "root": "x", "hide": "mixed"}, "model": {"task": "bev"}})

@@ -11,7 +11,7 @@ from tiny_training import SIZE, RawSamples, tiny_model, tiny_processor
 from transformers import TrainerCallback, TrainingArguments
 
 from noise2map import MapTrainer, Noise2MapForSemanticSegmentation
-from noise2map.data.transforms import default_transform
+from noise2map.data.transforms import Hide, default_transform
 from noise2map.diffusion import image_generator
 from noise2map.training import LearningRateCurve, last_checkpoint, read_metrics
 
@@ -162,6 +162,17 @@ def test_batches_do_not_depend_on_the_number_of_workers(tmp_path):
         batches.append([batch["pixel_values"] for batch in trainer.get_train_dataloader()])
     assert len(batches[0]) == 3
     assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
+
+
+def test_the_model_does_not_see_what_is_hidden(tmp_path):
+    seen = []
+    model = tiny_model()
+    forward = model.forward
+    model.forward = lambda **inputs: (seen.append(set(inputs)), forward(**inputs))[1]
+    trainer = make_trainer(tmp_path, model=model, max_steps=1, eval_strategy="no", options={"transform": Hide("window")})
+    assert next(iter(trainer.get_train_dataloader()))["hidden"].any()
+    trainer.train()
+    assert seen == [{"pixel_values", "labels", "generator"}]
 
 
 def test_accumulation_takes_the_mean_over_micro_batches(tmp_path):

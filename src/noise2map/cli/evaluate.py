@@ -46,6 +46,10 @@ def evaluate(
         options.words("The last step or the mean. [default: last; the model's with --protocol official]", ("last", "steps")),
     ] = None,
     sampler: Annotated[Literal["ddim", "ddpm"], typer.Option(help="Sampler of the map.")] = "ddim",
+    hide: Annotated[
+        Literal["rectangle", "strips", "window", "mixed"] | None,
+        typer.Option(help="Cover part of each image with grey: a rectangle, strips, all but a window, or one of them."),
+    ] = None,
     limit: options.Limit = 0,
     batch_size: options.BatchSize = 8,
     device: options.Device = "auto",
@@ -71,6 +75,8 @@ def evaluate(
         raise ValueError("expected --model or --predictions, one of them")
     if predictions is not None and (steps or ensemble or average or window or fit_temperature):
         raise ValueError("--steps, --ensemble, --average, --window and --fit-temperature are for models; maps are scored as stored")
+    if predictions is not None and hide:
+        raise ValueError("--hide covers the images that a model sees; --predictions are scored as stored")
     if save_per_image and out is None:
         raise ValueError("--save-per-image needs --out, the folder to write to")
     # Imported after the options have been checked: a mistake is reported at once, not after seconds of imports.
@@ -92,6 +98,7 @@ def evaluate(
         split=split,
         protocols=protocol_grid(steps or [1, 3, 10], ensemble or [1], average or ["last"], sampler),
         steps_chosen=steps is not None or ensemble is not None,
+        hide=hide,
         limit=limit,
         batch_size=batch_size,
         device=device,

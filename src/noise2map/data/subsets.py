@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-Sample = dict[str, Any]
+from noise2map.data.transforms.sample import Sample, Transform, identity_generator
 
 UNREADABLE = (OSError, ValueError)
 """Errors of datasets, naming the file, when a sample cannot be read or makes no sense."""
@@ -116,6 +116,27 @@ class Cropped(_Wrapper):
     def __getitem__(self, index: int) -> Sample:
         """The raw sample, cropped."""
         return self.crop(self.dataset[index])
+
+
+class Redrawn(_Wrapper):
+    """A dataset whose samples go through a transform, with draws that depend on the seed and a sample's id alone.
+
+    So evaluations see the same whatever the order, the batches and the rest of the dataset.
+
+    Args:
+        dataset: Any dataset of raw samples.
+        transform: From raw sample and generator to raw sample, see `noise2map.data.transforms`.
+        seed: Seed of the draws.
+    """
+
+    def __init__(self, dataset: Any, transform: Transform, seed: int) -> None:
+        super().__init__(dataset)
+        self.transform, self.seed = transform, seed
+
+    def __getitem__(self, index: int) -> Sample:
+        """The raw sample, transformed."""
+        sample = self.dataset[index]
+        return self.transform(sample, identity_generator(self.seed, str(sample["id"])))
 
 
 class SkipUnreadable(_Wrapper):

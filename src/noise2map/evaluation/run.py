@@ -13,7 +13,8 @@ from tqdm import tqdm
 from noise2map.data.checking import check_classes, warn_of_scale
 from noise2map.data.folder import FolderPart, open_folder_part, read_classes
 from noise2map.data.opening import PUBLIC_DATASETS, evaluation_split, open_dataset
-from noise2map.data.subsets import Subset
+from noise2map.data.subsets import Redrawn, Subset
+from noise2map.data.transforms import Hide
 from noise2map.evaluation import report as tables
 from noise2map.evaluation.bev import layer_table, named_protocols, protocol_label
 from noise2map.evaluation.evaluate import Evaluation, evaluate_model
@@ -60,6 +61,7 @@ class EvaluationOptions:
         predictions: Folders of maps to score in place of models, one or two.
         task: What the maps of such a folder are; None for what the folder says.
         classes: File with the names of the classes of such maps: a list, or an object from id to name.
+        hide: What of each image is covered, a kind of :class:`noise2map.data.transforms.Hide`; None for nothing.
     """
 
     models: Sequence[str]
@@ -84,6 +86,7 @@ class EvaluationOptions:
     predictions: Sequence[Path] = ()
     task: str | None = None
     classes: Path | None = None
+    hide: str | None = None
 
     def settings(self) -> dict[str, Any]:
         """Settings that decide the scores, for the record of an output folder; paths are made absolute."""
@@ -216,10 +219,16 @@ def run_evaluation(chosen: EvaluationOptions, progress: bool = True) -> Evaluati
         scale = warn_of_scale(whole, chosen.dataset)
     if scale:
         logger.warning("warning: %s", scale)
+    if chosen.hide is not None:
+        if not task.of_images:
+            raise ValueError(f"hide is {chosen.hide!r}, but bird's-eye-view samples are evaluated as they are; expected no hide")
+        data = [Redrawn(one, Hide(chosen.hide), chosen.seed) for one in data]
     grids = [_protocols(chosen, model, name, index == 0) for index, (name, model, _) in enumerate(loaded)]
     depth_range = _depth_range(chosen, first, test_protocol) if task.in_metres else None
     facts = {"dataset": chosen.dataset, "split": split, "test_protocol": test_protocol.name}
     facts |= {**provenance(device, dtype, chosen.seed), "batch_size": chosen.batch_size}
+    if chosen.hide is not None:
+        facts["hide"] = chosen.hide
     if own is not None and own.trained_on is not None:
         facts["images_trained_on"] = own.trained_on
     if depth_range is not None:

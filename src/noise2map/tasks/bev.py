@@ -174,7 +174,7 @@ class BevTask(Task):
 
     def encode(self, model: Any, batch: Mapping[str, Any]) -> Tensor:
         """See `Task.encode`."""
-        inputs = {name: value for name, value in batch.items() if name not in ("labels", "samples", "ids")}
+        inputs = {name: value for name, value in batch.items() if name not in ("labels", "samples", "ids", "visibility")}
         return model.encode_sensors(**send_to_device(inputs, model.device))
 
     def training_metric(self, config: Any) -> BevScores:

@@ -8,11 +8,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset, Sampler
 
 from noise2map.data.transforms import Transform, sample_generator
 from noise2map.tasks import get_task
 from noise2map.tasks.base import Task
+
+NOT_INPUTS = ("hidden", "visibility")
+"""What batches tell of their samples beside inputs and labels; models do not see it."""
 
 
 class AugmentedSamples(Dataset):
@@ -55,6 +59,16 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return iter([(self.epoch, int(index)) for index in order])
 
 
+def hidden_masks(samples: Sequence[dict[str, Any]], size: Sequence[int]) -> torch.Tensor:
+    """What is covered of each image, ``(B, H, W)`` bool of a size, by the nearest pixel; nothing where a sample does not say."""
+    masks = torch.zeros(len(samples), *size, dtype=torch.bool)
+    for mask, sample in zip(masks, samples):
+        if "hidden" in sample:
+            given = torch.from_numpy(np.ascontiguousarray(sample["hidden"]))[None, None].float()
+            mask[:] = torch.nn.functional.interpolate(given, tuple(size), mode="nearest-exact")[0, 0] > 0.5
+    return masks
+
+
 class MapCollator:
     """Raw samples to model inputs by the image processor.
 
@@ -75,8 +89,13 @@ class MapCollator:
         self.options: dict[str, Any] = exact if resize else {"do_resize": False}
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """The inputs of the model and its ``labels``, e.g. ``pixel_values`` ``(B, 3, H, W)`` and class ids ``(B, H, W)``."""
+        """The inputs of the model and its ``labels``, e.g. ``pixel_values`` ``(B, 3, H, W)`` and class ids ``(B, H, W)``.
+
+        Where samples say what of their images is covered, ``hidden`` ``(B, H, W)`` bool does; it is no input of the model.
+        """
         batch = self.task.batch(self.processor, samples, **self.options)
+        if any("hidden" in sample for sample in samples):
+            batch["hidden"] = hidden_masks(samples, batch["labels"].shape[-2:])
         if self.keep_raw:
             batch["samples"] = list(samples)
             batch["ids"] = [str(sample["id"]) for sample in samples]

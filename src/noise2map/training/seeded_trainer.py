@@ -34,7 +34,7 @@ from noise2map.runs.run_directory import (
     write_config,
     writing_checkpoint,
 )
-from noise2map.training.batches import AugmentedSamples, EpochSampler
+from noise2map.training.batches import NOT_INPUTS, AugmentedSamples, EpochSampler
 from noise2map.training.callbacks import EmaCallback, MetricsCallback, ReadableProgress
 from noise2map.training.optimization import LearningRateCurve, decayed_parameters
 
@@ -150,6 +150,7 @@ class SeededTrainer(Trainer):
     ) -> Any:
         """The model's training loss, with the noise of this step."""
         seed = step_seed(self.args.seed, self.state.global_step, max(self._micro_batch[1], 0), self.args.process_index)
+        inputs = {name: value for name, value in inputs.items() if name not in NOT_INPUTS}
         outputs = model(**inputs, generator=torch.Generator().manual_seed(seed ^ 1))
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 

@@ -9,6 +9,8 @@ is not told the focal length cannot know that, so :func:`default_transform` crop
 it flips and changes colors. The published depth recipes (:mod:`~noise2map.data.transforms.presets`) do not scale either.
 """
 
+from noise2map.data.transforms.ambiguity import Ambiguity
+from noise2map.data.transforms.covering import Hide, cover
 from noise2map.data.transforms.geometric import (
     BottomCrop,
     BoxCrop,
@@ -21,15 +23,17 @@ from noise2map.data.transforms.geometric import (
 )
 from noise2map.data.transforms.photometric import ColorAugmentation, ColourAugmentation, Photometric, PhotometricDistortion
 from noise2map.data.transforms.presets import PUBLISHED, default_transform, published_transform
-from noise2map.data.transforms.sample import Compose, Sample, Transform, sample_generator
+from noise2map.data.transforms.sample import Compose, Sample, Transform, identity_generator, sample_generator
 
 __all__ = [
     "PUBLISHED",
+    "Ambiguity",
     "BottomCrop",
     "BoxCrop",
     "ColorAugmentation",
     "ColourAugmentation",
     "Compose",
+    "Hide",
     "HorizontalFlip",
     "PadTo",
     "Photometric",
@@ -40,7 +44,9 @@ __all__ = [
     "RatioResize",
     "Sample",
     "Transform",
+    "cover",
     "default_transform",
+    "identity_generator",
     "published_transform",
     "sample_generator",
 ]

@@ -313,18 +313,30 @@ class RandomResizedCrop:
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator) -> Sample:
         """A random window of the sample."""
-        result = dict(sample)
-        width, height = result["image"].size
         side = rng.uniform(*self.scale)
-        left, top = rng.uniform(0, 1 - side) * width, rng.uniform(0, 1 - side) * height
-        box = (left, top, left + side * width, top + side * height)
-        result["image"] = result["image"].resize((width, height), Image.Resampling.BILINEAR, box=box)
-        for key in MAPS:
-            if key in result:
-                result[key] = _crop_map(result[key], (width, height), box)
-        if "intrinsics" in result:
-            result["intrinsics"] = resize_intrinsics(crop_intrinsics(result["intrinsics"], left, top), 1 / side, 1 / side)
-        return result
+        return window(sample, rng.uniform(0, 1 - side), rng.uniform(0, 1 - side), side)
+
+
+def window(sample: Mapping[str, Any], left: float, top: float, side: float) -> Sample:
+    """A window with the image's aspect ratio, scaled back to the image's size; depth values stay and the intrinsics change.
+
+    Args:
+        sample: A raw sample.
+        left: Of the window, as a share of the image's width.
+        top: Likewise, of the height.
+        side: Of the window as a share of the image's.
+    """
+    result = dict(sample)
+    width, height = result["image"].size
+    left, top = left * width, top * height
+    box = (left, top, left + side * width, top + side * height)
+    result["image"] = result["image"].resize((width, height), Image.Resampling.BILINEAR, box=box)
+    for key in MAPS:
+        if key in result:
+            result[key] = _crop_map(result[key], (width, height), box)
+    if "intrinsics" in result:
+        result["intrinsics"] = resize_intrinsics(crop_intrinsics(result["intrinsics"], left, top), 1 / side, 1 / side)
+    return result
 
 
 def _crop_map(values: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]) -> np.ndarray:

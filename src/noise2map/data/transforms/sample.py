@@ -1,5 +1,6 @@
 """Base of all transforms: the sample, its maps, the generator of its draws, and transforms in a row."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from PIL import Image
 Sample = dict[str, Any]
 Transform = Callable[[Mapping[str, Any], np.random.Generator], Sample]
 
-UNKNOWN: dict[str, Any] = {"labels": 255, "depth_m": 0.0, "valid": False, "normals": 0.0}
+UNKNOWN: dict[str, Any] = {"labels": 255, "depth_m": 0.0, "valid": False, "normals": 0.0, "hidden": False}
 """Value of a map where there is no image."""
 MAPS = tuple(UNKNOWN)
 VECTORS = ("normals",)
@@ -20,6 +21,12 @@ VECTORS = ("normals",)
 def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
     """The generator of one sample in one epoch: the same in any worker, batch, process or resumed run."""
     return np.random.default_rng([int(seed), int(epoch), int(index)])
+
+
+def identity_generator(seed: int, identity: str) -> np.random.Generator:
+    """The generator of a sample in evaluations: the same whatever the dataset's order and the batches."""
+    digest = hashlib.sha256(identity.encode()).digest()
+    return np.random.default_rng([int(seed), *np.frombuffer(digest, np.uint32).tolist()])
 
 
 @dataclass(frozen=True)

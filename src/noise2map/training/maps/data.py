@@ -14,7 +14,7 @@ from noise2map.data.folder import FolderDataset
 from noise2map.data.freedoom.catalog import class_names as freedoom_classes
 from noise2map.data.nuscenes import BevAugmentation, NuScenesDataset
 from noise2map.data.opening import DATASETS, open_dataset
-from noise2map.data.subsets import Cropped, SkipUnreadable, Subset, hold_out
+from noise2map.data.subsets import Cropped, Redrawn, SkipUnreadable, Subset, hold_out
 from noise2map.data.transforms import Compose, Photometric, RatioResize, Transform, default_transform, published_transform
 from noise2map.data.transforms.photometric import SurroundColors
 from noise2map.models.bev import Noise2MapBevConfig, Noise2MapBevProcessor
@@ -76,7 +76,10 @@ def make_data(recipe: Recipe, config: Any = None) -> tuple[Any, Any]:
     if recipe.data.skip_broken:
         train = SkipUnreadable(train, recipe.data.skip_broken)
     view = DATASETS[recipe.data.name].evaluation_crop
-    return train, val if view is None else Cropped(val, view)
+    if view is not None:
+        val = Cropped(val, view)
+    hide = recipe.hiding(probability=1.0)
+    return train, val if hide is None else Redrawn(val, hide, recipe.train.seed)
 
 
 def recorded_split(train: Any, val: Any) -> DataSplit | None:
@@ -140,9 +143,15 @@ def class_names(recipe: Recipe) -> dict[int, str]:
 
 def make_transform(recipe: Recipe, train_set: Any = None) -> Transform:
     """The augmentation of the training samples; that of bird's-eye-view maps draws the map of ``train_set`` anew."""
-    data, crop, size = recipe.data, recipe.crop_size(), recipe.image_size()
+    data, size = recipe.data, recipe.image_size()
     if not DATASETS[data.name].images:
         return bev_transform(recipe.bev, train_set, size, data.photometric)
+    transform, hide = _image_transform(recipe), recipe.hiding()
+    return transform if hide is None else Compose([*transform.transforms, hide])
+
+
+def _image_transform(recipe: Recipe) -> Compose:
+    data, crop, size = recipe.data, recipe.crop_size(), recipe.image_size()
     if crop is not None:
         width, height = crop
         published = published_transform(data.transform, (height, width))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from noise2map.data.opening import DATASETS, dataset_names
+from noise2map.data.transforms import Hide
 from noise2map.tasks import TASKS
 from noise2map.training.recipe_files import load_as, make_as
 from noise2map.training.recipe_sections import OptimSection, RunSection, ScheduleSection, expect, parse_pixels
@@ -92,6 +93,11 @@ class DataSection:
         flip: probability of mirroring.
         crop_scale: range of the random window's side (segmentation only); ``none`` for no crops.
         photometric: half-width of the color factors; 0 for none.
+        hide: what of each image is covered with grey, truth kept: ``none``, ``rectangle``, ``strips``, ``window`` (all but it) or
+            ``mixed``, in training and validation; drawn anew in each epoch, and by the id in validation.
+        hide_probability: share of the training images that are covered; all validation images are.
+        hide_height: range of the covered share of the height, see :class:`~noise2map.data.transforms.Hide`.
+        hide_width: likewise of the width.
         skip_broken: how many unreadable training samples to skip, each named in a warning; 0 stops at the first.
         workers: processes that load data; 0 loads in the training process.
     """
@@ -111,6 +117,10 @@ class DataSection:
     flip: float = 0.5
     crop_scale: list[float] | None = field(default_factory=lambda: [0.7, 1.0])
     photometric: float = 0.2
+    hide: str | None = None
+    hide_probability: float = 1.0
+    hide_height: list[float] = field(default_factory=lambda: [0.5, 0.83])
+    hide_width: list[float] = field(default_factory=lambda: [0.38, 0.69])
     skip_broken: int = 0
     workers: int = 0
 
@@ -190,6 +200,9 @@ class Recipe:
         expect(data.transform in TRANSFORMS, "data.transform", data.transform, f"one of {', '.join(TRANSFORMS)}")
         scale = data.crop_scale
         expect(scale is None or len(scale) == 2, "data.crop_scale", scale, "[low, high] or none")
+        if data.hide is not None:
+            expect(DATASETS[data.name].images, "data.hide", data.hide, "none: of bird's-eye-view maps no image is covered")
+            self.hiding()
         size, crop = self.image_size(), self.crop_size()
         if data.keep_ratio and size is None:
             raise ValueError("data.keep_ratio fits images into data.size; expected a size, got none")
@@ -214,6 +227,26 @@ class Recipe:
     def crop_size(self) -> tuple[int, int] | None:
         """``data.crop`` as ``(width, height)`` in pixels, or ``None``."""
         return parse_pixels("data.crop", self.data.crop)
+
+    def hiding(self, probability: float | None = None) -> Hide | None:
+        """What ``data.hide`` does to a sample, or ``None``.
+
+        Args:
+            probability: in place of ``data.hide_probability``.
+
+        Raises:
+            ValueError: if a field cannot work.
+        """
+        data = self.data
+        if data.hide is None:
+            return None
+        for name in ("hide_height", "hide_width"):
+            expect(len(getattr(data, name)) == 2, f"data.{name}", getattr(data, name), "[low, high]")
+        chance = data.hide_probability if probability is None else probability
+        try:
+            return Hide(data.hide, chance, (data.hide_height[0], data.hide_height[1]), (data.hide_width[0], data.hide_width[1]))
+        except ValueError as error:
+            raise ValueError(f"recipe fields data.hide*: {error}") from None
 
     def check_folders(self) -> None:
         """Find out at once whether the data is there, before anything heavy is imported.
