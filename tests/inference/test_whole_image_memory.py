@@ -15,7 +15,7 @@ from noise2map.evaluation.test_time import AugmentedImage
 from noise2map.models import Noise2MapForSemanticSegmentation, Noise2MapImageProcessor
 from noise2map.models.decoding import DecodingOptions
 from noise2map.tasks import task_of
-from noise2map.tasks.base import ScoringOptions
+from noise2map.tasks.scoring import ScoringOptions
 from noise2map.training.maps.build import make_config
 from noise2map.training.maps.data import class_names
 from noise2map.training.maps.recipe import load_recipe

@@ -9,6 +9,7 @@ from noise2map.metrics import (
     bootstrap_interval,
     bootstrap_intervals,
     mean_iou,
+    nan_mean,
     paired_bootstrap_interval,
     paired_bootstrap_intervals,
 )
@@ -91,3 +92,33 @@ def test_several_statistics_at_once_equal_one_at_a_time():
         assert together[i].low == pytest.approx(apart[i].low, rel=1e-6)
         assert together[i].high == pytest.approx(apart[i].high, rel=1e-6)
         assert paired[i].low == pytest.approx(paired_bootstrap_interval(a[:, i], b[:, i], n=100).low, rel=1e-5)
+
+
+def test_resampled_clusters_agree_with_resampling_their_sums():
+    """Six images of three places: the same places are drawn as rows of sums are where each place is one row."""
+    rows = torch.tensor([[1.0, 1], [2, 1], [4, 1], [8, 1], [16, 1], [32, 1]])
+    clusters = ["a", "b", "a", "c", "c", "c"]
+    sums = torch.tensor([[5.0, 2], [2, 1], [56, 3]])
+    ratio = lambda r: (r.sum(0)[0] / r.sum(0)[1])[None]  # noqa: E731
+    found = bootstrap_intervals(rows, ratio, 200, clusters=clusters)[0]
+    expected = bootstrap_intervals(sums, ratio, 200)[0]
+    assert (found.estimate, found.low, found.high) == pytest.approx((expected.estimate, expected.low, expected.high))
+    assert found.images == 6 and found.clusters == 3 and expected.clusters is None
+    paired = paired_bootstrap_intervals(rows, rows[:, :1], ratio, 50, clusters=clusters, other_statistic=nan_mean)[0]
+    assert (paired.low, paired.high) == pytest.approx((0, 0))
+
+
+def test_intervals_over_one_cluster_say_nothing():
+    interval = bootstrap_intervals(torch.arange(4.0)[:, None], n=20, clusters=["a"] * 4)[0]
+    assert math.isnan(interval.low) and interval.estimate == 1.5
+    with pytest.raises(ValueError, match="clusters of 2 images"):
+        bootstrap_intervals(torch.arange(4.0)[:, None], clusters=["a", "b"])
+
+
+def test_places_that_differ_widen_the_interval():
+    generator = torch.Generator().manual_seed(0)
+    places = torch.arange(200) // 20
+    rows = torch.randn(10, 1, generator=generator)[places] + 0.1 * torch.randn(200, 1, generator=generator)
+    by_image, by_place = (bootstrap_intervals(rows, clusters=c)[0] for c in (None, places.tolist()))
+    # standard error of a mean of ten places against one of 200 images: sqrt(20) times as wide
+    assert (by_place.high - by_place.low) / (by_image.high - by_image.low) == pytest.approx(20**0.5, rel=0.2)

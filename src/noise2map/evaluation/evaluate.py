@@ -17,7 +17,8 @@ from noise2map.evaluation.official import TestProtocol
 from noise2map.evaluation.test_time import AugmentedImage, TestTimeAugmentation
 from noise2map.models.decoding import DecodingOptions, check_count
 from noise2map.tasks import task_of
-from noise2map.tasks.base import Scorer, ScoringOptions, Task
+from noise2map.tasks.base import Task
+from noise2map.tasks.scoring import Scorer, ScoringOptions
 
 
 @dataclass

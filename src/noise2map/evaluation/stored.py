@@ -20,7 +20,8 @@ from noise2map.models.decoding import DecodingOptions
 from noise2map.models.resizing import resize_map
 from noise2map.runs.output_folder import LINES, SETTINGS
 from noise2map.tasks import TASKS
-from noise2map.tasks.base import ImageTask, ScoringOptions
+from noise2map.tasks.base import ImageTask
+from noise2map.tasks.scoring import ScoringOptions
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
-"""Intervals: bootstrap over images, Student's t over training seeds."""
+"""Intervals: bootstrap over images or groups of them, Student's t over training seeds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ class Interval:
         high: Upper end.
         confidence: Nominal coverage, e.g. 0.95.
         images: Number of images.
+        clusters: Number of groups of images that were resampled as wholes; None where images were.
     """
 
     estimate: float
@@ -26,6 +27,7 @@ class Interval:
     high: float
     confidence: float
     images: int
+    clusters: int | None = None
 
     def excludes_zero(self) -> bool:
         """True if the interval lies on one side of zero; False where it is not defined."""
@@ -37,28 +39,45 @@ def nan_mean(rows: Tensor) -> Tensor:
     return rows.nanmean(0)
 
 
-def _resampled(rows: list[Tensor], statistic: Callable[[list[Tensor]], Tensor], n: int, seed: int) -> Tensor:
-    """The statistic `(S,)` of `n` samples of the images drawn with replacement: `(n, S)` float64."""
+def _groups(clusters: Sequence[object] | None, images: int) -> list[Tensor] | None:
+    """Places of the images of each cluster."""
+    if clusters is None:
+        return None
+    if len(clusters) != images:
+        raise ValueError(f"got the clusters of {len(clusters)} images; expected one for each of the {images} rows")
+    members: dict[object, list[int]] = {}
+    for index, name in enumerate(clusters):
+        members.setdefault(name, []).append(index)
+    return [torch.tensor(one) for one in members.values()]
+
+
+def _resampled(
+    rows: list[Tensor], statistic: Callable[[list[Tensor]], Tensor], n: int, seed: int, groups: list[Tensor] | None
+) -> Tensor:
+    """The statistic `(S,)` of `n` samples of the images, or of whole groups, drawn with replacement: `(n, S)` float64."""
     generator = torch.Generator().manual_seed(seed)
-    images = len(rows[0])
+    units = len(rows[0]) if groups is None else len(groups)
     values = []
     for _ in range(n):
-        index = torch.randint(images, (images,), generator=generator)
+        index = torch.randint(units, (units,), generator=generator)
+        if groups is not None:
+            index = torch.cat([groups[one] for one in index.tolist()])
         values.append(statistic([r[index] for r in rows]))
     return torch.stack(values).double()
 
 
-def _intervals(estimates: Tensor, values: Tensor, confidence: float, images: int) -> list[Interval]:
-    """Percentiles of the resampled values; NaN for fewer than two images, where nothing can be said."""
+def _intervals(estimates: Tensor, values: Tensor, confidence: float, images: int, groups: list[Tensor] | None) -> list[Interval]:
+    """Percentiles of the resampled values; NaN for fewer than two images or groups, where nothing can be said."""
+    clusters = None if groups is None else len(groups)
     tail = (1 - confidence) / 2
     wanted = torch.tensor([tail, 1 - tail], dtype=torch.float64)
     intervals = []
     for estimate, column in zip(estimates.tolist(), values.unbind(-1)):
         known = column[~column.isnan()]
         low = high = float("nan")
-        if images > 1 and len(known):
+        if (images if clusters is None else clusters) > 1 and len(known):
             low, high = torch.quantile(known, wanted).tolist()
-        intervals.append(Interval(estimate, low, high, confidence, images))
+        intervals.append(Interval(estimate, low, high, confidence, images, clusters))
     return intervals
 
 
@@ -76,10 +95,12 @@ def bootstrap_intervals(
     n: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
+    clusters: Sequence[object] | None = None,
 ) -> list[Interval]:
     """Percentile-bootstrap intervals of several statistics at once.
 
-    Images, not pixels, are drawn with replacement: pixels of one image are far from independent.
+    Images, not pixels, are drawn with replacement: pixels of one image are far from independent. Nor are images of one place; give
+    their places as `clusters`, and whole places are drawn.
 
     Args:
         per_image_rows: One row an image `(N, ...)`: scores `(N, S)`, or the counts `(N, 3, K)` of
@@ -88,16 +109,18 @@ def bootstrap_intervals(
         n: Number of resamples.
         seed: Seed of the resampling; equal seeds draw equal images, so intervals can be compared.
         confidence: Nominal coverage.
+        clusters: The group of each image, such as its place: groups are drawn, with all their images.
 
     Returns:
-        `S` intervals; their ends are NaN for a single image.
+        `S` intervals; their ends are NaN for a single image or group.
 
     Raises:
-        ValueError: If there is no image, `n < 1` or `confidence` is not inside (0, 1).
+        ValueError: If there is no image, `n < 1`, `confidence` is not inside (0, 1), or there is not one group for each image.
     """
     rows = _check(per_image_rows, n, confidence)
-    values = _resampled([rows], lambda sample: statistic(sample[0]), n, seed)
-    return _intervals(statistic(rows), values, confidence, len(rows))
+    groups = _groups(clusters, len(rows))
+    values = _resampled([rows], lambda sample: statistic(sample[0]), n, seed, groups)
+    return _intervals(statistic(rows), values, confidence, len(rows), groups)
 
 
 def bootstrap_interval(
@@ -106,6 +129,7 @@ def bootstrap_interval(
     n: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
+    clusters: Sequence[object] | None = None,
 ) -> Interval:
     """The interval of one statistic: :func:`bootstrap_intervals` for a `statistic` that gives a scalar tensor.
 
@@ -115,6 +139,7 @@ def bootstrap_interval(
         n: Number of resamples.
         seed: Seed of the resampling.
         confidence: Nominal coverage.
+        clusters: The group of each image, see :func:`bootstrap_intervals`.
 
     Returns:
         The interval.
@@ -122,7 +147,7 @@ def bootstrap_interval(
     Raises:
         ValueError: As in :func:`bootstrap_intervals`.
     """
-    return bootstrap_intervals(per_image_rows, lambda rows: statistic(rows).reshape(1), n, seed, confidence)[0]
+    return bootstrap_intervals(per_image_rows, lambda rows: statistic(rows).reshape(1), n, seed, confidence, clusters)[0]
 
 
 def paired_bootstrap_intervals(
@@ -132,6 +157,8 @@ def paired_bootstrap_intervals(
     n: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
+    clusters: Sequence[object] | None = None,
+    other_statistic: Statistic | None = None,
 ) -> list[Interval]:
     """Intervals of `statistic(a) - statistic(b)` for two models scored on the same images in the same order.
 
@@ -145,6 +172,8 @@ def paired_bootstrap_intervals(
         n: Number of resamples.
         seed: Seed of the resampling.
         confidence: Nominal coverage.
+        clusters: The group of each image, see :func:`bootstrap_intervals`.
+        other_statistic: That of the second model's rows, where they are laid out otherwise.
 
     Returns:
         `S` intervals of the difference; positive means that the first model's value is larger.
@@ -152,14 +181,15 @@ def paired_bootstrap_intervals(
     Raises:
         ValueError: If the shapes differ, or as in :func:`bootstrap_intervals`.
     """
-    if rows_a.shape != rows_b.shape:
+    if len(rows_a) != len(rows_b) or (other_statistic is None and rows_a.shape != rows_b.shape):
         raise ValueError(f"paired rows must have one shape, got {tuple(rows_a.shape)} and {tuple(rows_b.shape)}")
     a, b = _check(rows_a, n, confidence), _check(rows_b, n, confidence)
+    groups = _groups(clusters, len(a))
 
     def difference(sample: list[Tensor]) -> Tensor:
-        return statistic(sample[0]) - statistic(sample[1])
+        return statistic(sample[0]) - (other_statistic or statistic)(sample[1])
 
-    return _intervals(difference([a, b]), _resampled([a, b], difference, n, seed), confidence, len(a))
+    return _intervals(difference([a, b]), _resampled([a, b], difference, n, seed, groups), confidence, len(a), groups)
 
 
 def paired_bootstrap_interval(
@@ -169,6 +199,7 @@ def paired_bootstrap_interval(
     n: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
+    clusters: Sequence[object] | None = None,
 ) -> Interval:
     """The interval of one difference: :func:`paired_bootstrap_intervals` for a `statistic` that gives a scalar.
 
@@ -179,6 +210,7 @@ def paired_bootstrap_interval(
         n: Number of resamples.
         seed: Seed of the resampling.
         confidence: Nominal coverage.
+        clusters: The group of each image, see :func:`bootstrap_intervals`.
 
     Returns:
         The interval of the difference.
@@ -186,7 +218,7 @@ def paired_bootstrap_interval(
     Raises:
         ValueError: As in :func:`paired_bootstrap_intervals`.
     """
-    return paired_bootstrap_intervals(rows_a, rows_b, lambda r: statistic(r).reshape(1), n, seed, confidence)[0]
+    return paired_bootstrap_intervals(rows_a, rows_b, lambda r: statistic(r).reshape(1), n, seed, confidence, clusters)[0]
 
 
 # 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom. A bootstrap of three numbers says nothing; this does.

@@ -11,8 +11,10 @@ from torch import Tensor
 from noise2map.data.nuscenes import NuScenesDataset
 from noise2map.data.opening import open_dataset
 from noise2map.metrics import BEV_THRESHOLDS, BevScores, ExpectedCalibrationError, bev_counts, bev_scores
+from noise2map.metrics.samples import LayerSampleScores
 from noise2map.models.bev import Noise2MapBevConfig, Noise2MapBevProcessor, Noise2MapForBevSegmentation
-from noise2map.tasks.base import Scorer, ScoringOptions, Task, scoring_device, sort_rows
+from noise2map.tasks.base import Task
+from noise2map.tasks.scoring import Scorer, ScoringOptions, scoring_device, sort_rows
 
 UNKNOWN = 255
 
@@ -38,6 +40,10 @@ class BevScorer(Scorer):
         self.counts: list[Tensor] = []
         self.calibration = ExpectedCalibrationError().to(device)
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # cells, Brier scores, negative log likelihoods
+
+    def masked(self, truth: Tensor, region: Tensor) -> Tensor:
+        """See `Scorer.masked`."""
+        return torch.where(region, truth, UNKNOWN)
 
     def update(self, output: Any, processed: tuple[int, int], indices: Sequence[int], truths: Sequence[Tensor]) -> None:
         """Add a batch.
@@ -69,6 +75,12 @@ class BevScorer(Scorer):
         kinds = {"least_confidence": (2 - 2 * confidence).clamp(0, 1), **(output.uncertainties or {})}
         maps = {name: _flat(value.float().clamp(0, 1).to(self.device)) for name, value in kinds.items()}
         self._score_uncertainties(maps, _flat(wrong), _flat(wrong), _flat(known), list(indices))
+        if self.sample_scores:
+            # logits: present above a probability of 0.5
+            present = (output.probabilities >= 0.5)[:, None] if output.samples is None else output.samples > 0
+            drawn = present.float().to(self.device)
+            count = drawn.shape[1]
+            self._add_sums("", lambda: LayerSampleScores(len(self.id2label), count, UNKNOWN), list(indices), drawn, truth)
 
     def scores(self) -> dict[str, float]:
         """`mIoU_max`, `mIoU_50`, `ece`, `adaptive_ece`, `mce`, `mean_confidence`, `brier`, `nll`."""
@@ -185,9 +197,9 @@ class BevTask(Task):
         """See `Task.update_metric`: the map has a grid of its own."""
         metric.update(output.probabilities.float().cpu(), batch["labels"].cpu())
 
-    def scorer(self, model: Any, options: ScoringOptions) -> BevScorer:
+    def scorer(self, model: Any, options: ScoringOptions) -> Scorer:
         """See `Task.scorer`."""
-        return BevScorer(model.config.id2label, scoring_device(model))
+        return BevScorer(model.config.id2label, scoring_device(model)).with_options(options)
 
     def open_dataset(self, name: str, root: Any, split: str, model: Any, processor: Any, depth_scale: float = 0.001) -> Any:
         """See `Task.open_dataset`: the model's sensors and sweeps, and its grid of the map."""

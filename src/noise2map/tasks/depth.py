@@ -11,13 +11,17 @@ from torch import Tensor
 
 from noise2map.data.images import open_depth_map
 from noise2map.metrics import DEPTH_SCORES, DepthScores, absolute_relative_error, depth_is_wrong, depth_valid
+from noise2map.metrics.samples import DepthSampleScores, ScaleScores
 from noise2map.models import MapDepthOutput, Noise2MapForDepthEstimation
+from noise2map.models.depth import with_scale
+from noise2map.models.distributions.laplace import LogLaplace
 from noise2map.models.resizing import resize_map
 from noise2map.report.palettes import colorize_depth, depth_range
 from noise2map.report.panels import Panel, depth_panel
 from noise2map.runs.files import encode_image
-from noise2map.tasks.base import ImageScorer, ImageTask, ScoringOptions, as_floats, scoring_device, sort_rows
+from noise2map.tasks.base import ImageTask
 from noise2map.tasks.prediction import Prediction
+from noise2map.tasks.scoring import ImageScorer, Scorer, ScoringOptions, as_floats, scoring_device, sort_rows
 
 # Units of a depth PNG per metre: millimetres where 16 bits reach, else 1/256 m (as in KITTI), else centimetres.
 _DEPTH_SCALES = (1000, 256, 100)
@@ -51,6 +55,31 @@ class DepthScorer(ImageScorer):
     def _prediction(self, output: Any, part: list[int], processed: tuple[int, int], size: tuple[int, int]) -> Tensor:
         depth_m = output.predicted_depth[part, None].float().clamp(*self.model_range)
         return resize_map(depth_m, processed, size)[:, 0].to(self.device)
+
+    def masked(self, truth: Tensor, region: Tensor) -> Tensor:
+        """See `Scorer.masked`."""
+        return torch.where(region, truth, 0)
+
+    def _update_distribution(
+        self, output: Any, part: list[int], processed: tuple[int, int], size: tuple[int, int], truth: Tensor, indices: list[int]
+    ) -> None:
+        if output.predicted_scale is None:
+            return
+        channels = with_scale(output)[part].float()
+        depth_m = channels[:, :1].clamp(*self.model_range)
+        whole = resize_map(torch.cat([depth_m, channels[:, 1:]], 1), processed, size).to(self.device)
+        found = LogLaplace.from_prediction(whole)
+        valid = depth_valid(truth, *self.range)
+        log_truth = torch.where(valid, truth, 1).log()
+        self._add_sums("scale_", ScaleScores, indices, log_truth, found.weights, found.medians_m.log(), found.scales, valid)
+
+    def _update_samples(
+        self, samples: Tensor, processed: tuple[int, int], size: tuple[int, int], truth: Tensor, indices: list[int]
+    ) -> None:
+        count = samples.shape[1]
+        depth_m = samples[:, :, 0].float().clamp(*self.model_range)
+        whole = resize_map(depth_m, processed, size).to(self.device)
+        self._add_sums("", lambda: DepthSampleScores(count, *self.range), indices, whole, truth)
 
     def _update(self, prediction: Tensor, truth: Tensor, kinds: dict[str, Tensor], indices: list[int]) -> None:
         self.maps.update(prediction, truth)
@@ -157,9 +186,9 @@ class DepthTask(ImageTask):
         """See `Task.training_metric`."""
         return DepthScores(config.min_depth, config.max_depth, keep_per_image=False)
 
-    def scorer(self, model: Any, options: ScoringOptions) -> DepthScorer:
+    def scorer(self, model: Any, options: ScoringOptions) -> Scorer:
         """See `Task.scorer`."""
         low, high = float(model.config.min_depth), float(model.config.max_depth)
         scored = options.depth_range_m or (low, high)
         farthest = high if options.farthest_m is None else min(high, options.farthest_m)
-        return DepthScorer(*scored, (low, farthest), scoring_device(model))
+        return DepthScorer(*scored, (low, farthest), scoring_device(model)).with_options(options)

@@ -12,14 +12,16 @@ from torch import Tensor
 from noise2map.codecs.normals import unit_vectors
 from noise2map.data.images import encode_normals, open_normals_map
 from noise2map.metrics.normals import ANGLE_THRESHOLDS, NORMALS_SCORES, NormalsScores, angular_error, normals_valid
+from noise2map.metrics.samples import NormalsSampleScores
 from noise2map.models.normals import MapNormalsOutput, Noise2MapForNormalEstimation
 from noise2map.models.resizing import resize_map
 from noise2map.report.canvas import ColorBar
 from noise2map.report.palettes import UNCERTAINTY_MAP, colorize, colorize_normals
 from noise2map.report.panels import Cell, Panel, uncertainty_cell
 from noise2map.runs.files import encode_image
-from noise2map.tasks.base import ImageScorer, ImageTask, ScoringOptions, as_floats, scoring_device, sort_rows
+from noise2map.tasks.base import ImageTask
 from noise2map.tasks.prediction import Prediction
+from noise2map.tasks.scoring import ImageScorer, Scorer, ScoringOptions, as_floats, scoring_device, sort_rows
 
 _MOSTLY = 0.7  # of a vector, where one direction outweighs the two others
 _SHOWN_DEGREES = 60.0
@@ -43,6 +45,17 @@ class NormalsScorer(ImageScorer):
 
     def _prediction(self, output: Any, part: list[int], processed: tuple[int, int], size: tuple[int, int]) -> Tensor:
         return unit_vectors(resize_map(output.prediction[part].float(), processed, size)).to(self.device)
+
+    def masked(self, truth: Tensor, region: Tensor) -> Tensor:
+        """See `Scorer.masked`."""
+        return torch.where(region, truth, 0)
+
+    def _update_samples(
+        self, samples: Tensor, processed: tuple[int, int], size: tuple[int, int], truth: Tensor, indices: list[int]
+    ) -> None:
+        count = samples.shape[1]
+        whole = torch.stack([unit_vectors(resize_map(one.float(), processed, size)) for one in samples.unbind(1)], 1)
+        self._add_sums("", lambda: NormalsSampleScores(count), indices, whole.to(self.device), truth)
 
     def _update(self, prediction: Tensor, truth: Tensor, kinds: dict[str, Tensor], indices: list[int]) -> None:
         self.maps.update(prediction, truth)
@@ -160,6 +173,6 @@ class NormalsTask(ImageTask):
         """See `Task.training_metric`."""
         return NormalsScores(keep_per_image=False)
 
-    def scorer(self, model: Any, options: ScoringOptions) -> NormalsScorer:
+    def scorer(self, model: Any, options: ScoringOptions) -> Scorer:
         """See `Task.scorer`."""
-        return NormalsScorer(scoring_device(model))
+        return NormalsScorer(scoring_device(model)).with_options(options)

@@ -11,14 +11,16 @@ from torch import Tensor
 
 from noise2map.data.images import open_class_map
 from noise2map.metrics import ExpectedCalibrationError, ProbabilityScores, SegmentationScores, fit_temperature, segmentation_scores
+from noise2map.metrics.samples import LabelSampleScores
 from noise2map.models import MapSegmenterOutput, Noise2MapForSemanticSegmentation
 from noise2map.models.image_processing import resized_argmax
 from noise2map.models.resizing import resize_logits, resize_map
 from noise2map.report.palettes import IGNORE_COLOR, colorize_labels
 from noise2map.report.panels import Panel, segmentation_panel
 from noise2map.runs.files import encode_image
-from noise2map.tasks.base import ImageScorer, ImageTask, ScoringOptions, as_floats, scoring_device, sort_rows
+from noise2map.tasks.base import ImageTask
 from noise2map.tasks.prediction import Prediction
+from noise2map.tasks.scoring import ImageScorer, Scorer, ScoringOptions, as_floats, scoring_device, sort_rows
 
 _TEMPERATURE_FLOATS = 8 * 2**20
 
@@ -59,6 +61,22 @@ class SegmentationScorer(ImageScorer):
     def _prediction(self, output: Any, part: list[int], processed: tuple[int, int], size: tuple[int, int]) -> Tensor:
         flag = bool(output.log_probabilities)
         return resize_logits(output.logits[part].float(), processed, size, log_probabilities=flag).to(self.device)
+
+    def masked(self, truth: Tensor, region: Tensor) -> Tensor:
+        """See `Scorer.masked`."""
+        return torch.where(region, truth, self.ignore_index)
+
+    def _update_samples(
+        self, samples: Tensor, processed: tuple[int, int], size: tuple[int, int], truth: Tensor, indices: list[int]
+    ) -> None:
+        count = samples.shape[1]
+        drawn = torch.stack([self._sampled_labels(one, processed, size) for one in samples.unbind(1)], 1)
+        self._add_sums(
+            "", lambda: LabelSampleScores(len(self.id2label), count, self.ignore_index), indices, drawn.to(self.device), truth
+        )
+
+    def _sampled_labels(self, logits: Tensor, processed: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        return resize_logits(logits.float(), processed, size).argmax(1)
 
     def _update(self, prediction: Tensor, truth: Tensor, kinds: dict[str, Tensor], indices: list[int]) -> None:
         probabilities = prediction.softmax(1)
@@ -122,6 +140,9 @@ class SegmentationScorer(ImageScorer):
 
 class LabelScorer(SegmentationScorer):
     """mIoU and accuracies of class ids without class scores, and their uncertainty, if there is one, against the wrong pixels."""
+
+    def _sampled_labels(self, logits: Tensor, processed: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        return logits[:, 0]
 
     def _prediction(self, output: Any, part: list[int], processed: tuple[int, int], size: tuple[int, int]) -> Tensor:
         return output.logits[part, 0].to(self.device)
@@ -235,11 +256,12 @@ class SegmentationTask(ImageTask):
         """See `Task.training_metric`."""
         return SegmentationScores(config.num_labels, ignore_index=config.semantic_loss_ignore_index, keep_per_image=False)
 
-    def scorer(self, model: Any, options: ScoringOptions) -> SegmentationScorer:
+    def scorer(self, model: Any, options: ScoringOptions) -> Scorer:
         """See `Task.scorer`."""
         config = model.config
         names = {int(index): str(name) for index, name in config.id2label.items()}
         ignore_index, temperature = config.semantic_loss_ignore_index, float(config.temperature)
         if options.without_probabilities:
-            return LabelScorer(names, ignore_index, scoring_device(model))
-        return SegmentationScorer(names, ignore_index, scoring_device(model), options.temperature_images, temperature)
+            return LabelScorer(names, ignore_index, scoring_device(model)).with_options(options)
+        scorer = SegmentationScorer(names, ignore_index, scoring_device(model), options.temperature_images, temperature)
+        return scorer.with_options(options)

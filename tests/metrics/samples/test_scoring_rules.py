@@ -8,7 +8,15 @@ import pytest
 import scoringrules
 import torch
 
-from noise2map.metrics.samples import fair_crps, laplace_covers, laplace_crps, patch_energy_score, variogram_score
+from noise2map.metrics.samples import (
+    ScaleScores,
+    fair_crps,
+    laplace_crps,
+    laplace_cumulative,
+    laplace_nll,
+    patch_energy_score,
+    variogram_score,
+)
 from noise2map.metrics.samples.scoring_rules import pooled
 
 
@@ -106,14 +114,42 @@ def test_pooled_means_are_those_of_valid_pixels():
     assert pooled(maps, valid, 8)[0].numel() == 0
 
 
-def test_laplace_crps_agrees_with_scoringrules_and_intervals_cover():
+def components(*rows):
+    """Weights, medians and scales ``(1, n, 1)`` of a mixture."""
+    return [torch.tensor(one, dtype=torch.float64).view(1, -1, 1) for one in zip(*rows)]
+
+
+def test_laplace_scores_agree_with_scoringrules():
     error, scale = 2 * draw(50), 0.2 + draw(50, seed=1).abs()
-    expected = scoringrules.crps_laplace(error.numpy(), 0.0, scale.numpy())
-    assert np.allclose(laplace_crps(error, scale).numpy(), expected)
-    uniform = torch.rand(100_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 0.5
-    drawn = -uniform.sign() * torch.log1p(-2 * uniform.abs())
-    for level in (0.5, 0.9):
-        covered = laplace_covers(3 * drawn, torch.full_like(drawn, 3.0), level)
-        assert covered.double().mean().item() == pytest.approx(level, abs=0.005)
-    with pytest.raises(ValueError, match="expected a probability"):
-        laplace_covers(error, scale, 1.0)
+    one = (torch.ones(50, 1), torch.zeros(50, 1), scale[:, None])
+    assert np.allclose(laplace_crps(error, *one).numpy(), scoringrules.crps_laplace(error.numpy(), 0.0, scale.numpy()))
+    assert np.allclose(laplace_nll(error, *one).numpy(), scoringrules.logs_laplace(error.numpy(), 0.0, scale.numpy()))
+
+
+@pytest.mark.parametrize("scales", [(0.3, 0.9), (0.5, 0.5), (0.5, 0.50001)])
+def test_scores_of_a_mixture_agree_with_numerical_integration(scales):
+    parts = components((0.3, -1.0, scales[0]), (0.7, 0.6, scales[1]))
+    grid = torch.linspace(-20, 20, 400_001, dtype=torch.float64)
+    cumulative = laplace_cumulative(grid[None], *parts)[0]
+    density = (-laplace_nll(grid[None], *parts)[0]).exp()
+    assert torch.allclose(density.cumsum(0) * (grid[1] - grid[0]), cumulative, atol=1e-3)
+    for truth in (-1.2, 0.1, 2.0):
+        expected = torch.trapezoid((cumulative - (grid >= truth).double()).square(), grid).item()
+        assert laplace_crps(torch.tensor([[truth]], dtype=torch.float64), *parts).item() == pytest.approx(expected, abs=2e-4)
+
+
+def test_intervals_of_a_right_scale_cover_their_level():
+    uniform = torch.rand(1, 200, 500, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 0.5
+    truth = 2 - 3 * uniform.sign() * torch.log1p(-2 * uniform.abs())  # median 2, scale 3
+    ones, valid = torch.ones(1, 1, 200, 500), torch.rand(1, 200, 500) < 0.9
+    metric = ScaleScores()
+    metric.update(torch.where(valid, truth, torch.nan), ones, 2 * ones, 3 * ones, valid)
+    scores = metric.compute()
+    assert scores["coverage_50"].item() == pytest.approx(0.5, abs=0.01)
+    assert scores["coverage_90"].item() == pytest.approx(0.9, abs=0.01)
+    assert scores["nll"].item() == pytest.approx(1 + math.log(6), abs=0.02)  # the entropy
+    assert scores["crps"].item() == pytest.approx(0.75 * 3, rel=0.02)  # half the mean distance of two draws
+    with pytest.raises(ValueError, match="scales must be above 0"):
+        metric.update(truth, ones, ones, 0 * ones, valid)
+    with pytest.raises(ValueError, match="need truth"):
+        metric.update(truth, ones, ones, ones[:, :, :5], valid)

@@ -7,20 +7,18 @@ from noise2map.metrics.samples.label_distances import energy_distance, hungarian
 from noise2map.metrics.samples.layers import LabelSampleScores, LayerSampleScores
 from noise2map.metrics.samples.normals import NormalsSampleScores
 from noise2map.metrics.samples.ranks import central_coverage, rank_histogram
-from noise2map.metrics.samples.scoring_rules import (
-    fair_crps,
-    laplace_covers,
-    laplace_crps,
-    patch_energy_score,
-    variogram_score,
-)
+from noise2map.metrics.samples.row_sums import RowSums
+from noise2map.metrics.samples.scales import ScaleScores, laplace_crps, laplace_cumulative, laplace_nll
+from noise2map.metrics.samples.scoring_rules import fair_crps, patch_energy_score, variogram_score
 
 __all__ = [
     "DepthSampleScores",
     "LabelSampleScores",
     "LayerSampleScores",
     "NormalsSampleScores",
+    "RowSums",
     "SampleScores",
+    "ScaleScores",
     "boundary_f1",
     "central_coverage",
     "edge_f1",
@@ -29,8 +27,9 @@ __all__ = [
     "flying_pixels",
     "hungarian_matched_iou",
     "label_edges",
-    "laplace_covers",
     "laplace_crps",
+    "laplace_cumulative",
+    "laplace_nll",
     "mean_iou_of_maps",
     "pairwise_iou",
     "patch_energy_score",

@@ -1,4 +1,4 @@
-"""Base of the scores of sets of samples: one row of sums for each image, from which every score follows."""
+"""Base of the scores of sets of samples."""
 
 from abc import abstractmethod
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noise2map.metrics.per_image import PerImageMetric
+from noise2map.metrics.samples.row_sums import RowSums, Terms, over_pixels
 from noise2map.metrics.samples.scoring_rules import patch_energy_score
 
 PATCH = 24  # pixels: six cells of a map at a quarter of the size
 
 
-class SampleScores(PerImageMetric):
-    """Scores of R samples for each image, as sums that add up over images: intervals can resample images or whole places.
+class SampleScores(RowSums):
+    """Scores of R samples for each image.
 
     Every map lies in a space with a squared distance at each pixel. From it, whatever the task:
 
@@ -36,8 +36,6 @@ class SampleScores(PerImageMetric):
         ValueError: If a number is below 1.
     """
 
-    full_state_update = False
-    totals: Tensor
     names: tuple[str, ...] = ("energy", "spread_skill", "mse_slope", "mse_intercept")
 
     def __init__(
@@ -46,10 +44,8 @@ class SampleScores(PerImageMetric):
         for name, value in (("num_samples", num_samples), ("patch", patch)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; expected at least 1")
-        self.terms = ("energy", "error", "spread", *terms)
-        super().__init__((len(self.terms), 2), torch.float64, keep_per_image, **kwargs)
+        super().__init__(("energy", "error", "spread", *terms), keep_per_image, **kwargs)
         self.num_samples, self.patch = num_samples, patch
-        self.add_state("totals", torch.zeros(len(self.terms), 2, dtype=torch.float64), dist_reduce_fx="sum")
 
     @abstractmethod
     def square(self, a: Tensor, b: Tensor) -> Tensor:
@@ -62,7 +58,7 @@ class SampleScores(PerImageMetric):
                 f"samples have shape {tuple(samples.shape)}; expected {expected}, R = {self.num_samples} of each image"
             )
 
-    def _add(self, samples: Tensor, truth: Tensor, valid: Tensor, terms: dict[str, tuple[Tensor, Tensor]]) -> None:
+    def _add(self, samples: Tensor, truth: Tensor, valid: Tensor, terms: Terms) -> None:
         """Adds a batch: terms by name, each a sum ``(B,)`` and its weight ``(B,)``; those of all tasks follow from the maps.
 
         Args:
@@ -81,18 +77,10 @@ class SampleScores(PerImageMetric):
         pairs = [summed(samples[:, r], samples[:, q]) for r in range(count) for q in range(r)]
         energy, counted = patch_energy_score(samples, truth, valid, self.square, self.patch)
         none = torch.zeros_like(number)
-        terms = terms | {
-            "energy": (torch.where(counted, energy, 0).double().sum((1, 2)), counted.sum((1, 2)).double()),
-            "error": (error, number),
-            "spread": (torch.stack(pairs).mean(0), number) if pairs else (none, none),
-        }
-        rows = torch.stack([torch.stack([part.double() for part in terms[name]], -1) for name in self.terms], 1)  # (B, T, 2)
-        self.totals += rows.sum(0)
-        self._keep(rows)
+        spread = (torch.stack(pairs).mean(0), number) if pairs else (none, none)
+        self._add_terms({"energy": over_pixels(energy, counted), "error": (error, number), "spread": spread} | terms)
 
-    def scores_of(self, sums: Tensor) -> dict[str, Tensor]:
-        """Sums ``(..., T, 2)`` to scores ``(...)`` by name, NaN where not defined."""
-        means = dict(zip(self.terms, (sums[..., 0] / sums[..., 1]).unbind(-1)))
+    def _scores(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
         variance = means["spread"] / 2
         inverse = 1 / self.num_samples
         of_mean = means["error"] - (1 - inverse) * variance  # mean squared error of the mean of all R
@@ -101,27 +89,8 @@ class SampleScores(PerImageMetric):
             "spread_skill": ((1 + inverse) * variance / of_mean).sqrt(),
             "mse_slope": variance,
             "mse_intercept": of_mean - inverse * variance,
-        } | self._own_scores(means, sums)
+        } | self._own_scores(means)
 
     @abstractmethod
-    def _own_scores(self, means: dict[str, Tensor], sums: Tensor) -> dict[str, Tensor]:
+    def _own_scores(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
         """The task's own scores from the means of its terms."""
-
-    def statistic(self, rows: Tensor) -> Tensor:
-        """Rows ``(N, T, 2)`` of `per_image` to scores ``(S,)`` in the order of `names`, for `bootstrap_intervals`."""
-        found = self.scores_of(rows.sum(0))
-        return torch.stack([found[name] for name in self.names])
-
-    def compute(self) -> dict[str, Tensor]:
-        """Scores by the names of `names`, scalars in float64."""
-        return self.scores_of(self.totals)
-
-    def per_image(self) -> Tensor:
-        """Sums and weights of every image, ``(N, T, 2)``; see `statistic`."""
-        return super().per_image()
-
-
-def image_mean(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """A term that is averaged over images: values ``(B,)``, of those where ``counts`` is above 0 and the value is defined."""
-    here = (counts > 0) & ~values.isnan()
-    return torch.where(here, values, 0).double(), here.double()

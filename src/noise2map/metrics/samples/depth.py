@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from noise2map.metrics.depth import depth_valid
-from noise2map.metrics.samples.base import PATCH, SampleScores, image_mean
+from noise2map.metrics.samples.base import PATCH, SampleScores
 from noise2map.metrics.samples.boundaries import boundary_f1, flying_pixels
 from noise2map.metrics.samples.ranks import central_coverage, rank_histogram
+from noise2map.metrics.samples.row_sums import Terms, image_mean, over_pixels
 from noise2map.metrics.samples.scoring_rules import fair_crps, pooled, variogram_score
 
 POOLS = (2, 4, 8)
@@ -96,14 +97,14 @@ class DepthSampleScores(SampleScores):
         terms |= {name: (ranks[:, k], ranks.sum(1)) for k, name in enumerate(self._ranks)}
         self._add(samples, truth, mask, terms)
 
-    def _crps(self, samples: Tensor, truth: Tensor, mask: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        terms = {"crps": _over(fair_crps(samples, truth), mask)}
+    def _crps(self, samples: Tensor, truth: Tensor, mask: Tensor) -> Terms:
+        terms = {"crps": over_pixels(fair_crps(samples, truth), mask)}
         for size in POOLS:
             means, counted = pooled(torch.cat([samples, truth[:, None]], 1), mask, size)
-            terms[f"crps_pool{size}"] = _over(fair_crps(means[:, :-1], means[:, -1]), counted)
+            terms[f"crps_pool{size}"] = over_pixels(fair_crps(means[:, :-1], means[:, -1]), counted)
         return terms
 
-    def _single(self, samples_m: Tensor, truth_m: Tensor, mask: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    def _single(self, samples_m: Tensor, truth_m: Tensor, mask: Tensor) -> Terms:
         count, number = samples_m.shape[1], mask.sum((1, 2))
 
         def abs_rel(prediction_m: Tensor) -> Tensor:
@@ -123,7 +124,7 @@ class DepthSampleScores(SampleScores):
             "flying_pixels": (flying, edge.sum((1, 2)).double()),
         }
 
-    def _own_scores(self, means: dict[str, Tensor], sums: Tensor) -> dict[str, Tensor]:
+    def _own_scores(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
         found = {name: means[name] for name in self.names if name in means}
         ranks = torch.stack([means[name] for name in self._ranks], -1)
         return found | {f"coverage_{round(100 * level)}": self._coverage(ranks, level) for level in LEVELS}
@@ -142,8 +143,3 @@ def _median(samples: Tensor) -> Tensor:
     """Middle of the samples ``(B, R, ...)``, the mean of the two middle ones where their number is even."""
     ordered, count = samples.sort(1).values, samples.shape[1]
     return (ordered[:, (count - 1) // 2] + ordered[:, count // 2]) / 2
-
-
-def _over(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum over the pixels that count and their number, ``(B,)`` float64."""
-    return torch.where(mask, values, 0).double().sum((1, 2)), mask.sum((1, 2)).double()

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noise2map.metrics.samples.base import PATCH, SampleScores, image_mean
+from noise2map.metrics.samples.base import PATCH, SampleScores
 from noise2map.metrics.samples.boundaries import edge_f1, label_edges
 from noise2map.metrics.samples.label_distances import energy_distance, mean_iou_of_maps, pairwise_iou
+from noise2map.metrics.samples.row_sums import image_mean
 
 _TERMS = ("ged_pixel", "ged_iou", "hm_iou", "wrong_sample", "wrong_best", "boundary_f1", "edge_share", "edge_share_truth")
 
@@ -86,7 +87,7 @@ class _MembershipScores(SampleScores):
             terms[f"iou_best{k}"] = (common_[rows, best, count, k], union_[rows, best, count, k])
         self._add(samples, truth, valid, terms)
 
-    def _own_scores(self, means: dict[str, Tensor], sums: Tensor) -> dict[str, Tensor]:
+    def _own_scores(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
         found = {name: means[name] for name in _TERMS}
         found["edge_ratio"] = means["edge_share"] / means["edge_share_truth"]
         for kind in ("sample", "best"):

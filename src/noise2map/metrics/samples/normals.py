@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from noise2map.metrics.normals import angular_error, normals_valid
-from noise2map.metrics.samples.base import PATCH, SampleScores, image_mean
+from noise2map.metrics.samples.base import PATCH, SampleScores
+from noise2map.metrics.samples.row_sums import image_mean
 
 _TERMS = ("mean_angle_sample", "mean_angle_best")
 
@@ -64,5 +65,5 @@ class NormalsSampleScores(SampleScores):
         }
         self._add(samples, normals, mask, terms)
 
-    def _own_scores(self, means: dict[str, Tensor], sums: Tensor) -> dict[str, Tensor]:
+    def _own_scores(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: means[name] for name in _TERMS}

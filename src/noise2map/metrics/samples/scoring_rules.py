@@ -1,6 +1,5 @@
-"""Proper scoring rules of sets of samples and of predicted scales: the lower, the better, and lowest on average for the truth."""
+"""Proper scoring rules of sets of samples: the lower, the better, and lowest on average for the truth."""
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -137,25 +136,3 @@ def variogram_score(
             total += torch.where(both, (true - said).square(), 0).double().sum((1, 2))
             number += both.sum((1, 2))
     return total, number
-
-
-def laplace_crps(error: Tensor, scale: Tensor) -> Tensor:
-    """CRPS of a Laplace distribution in closed form: ``|e| + b exp(-|e| / b) - 3 b / 4`` (Jordan et al. 2019).
-
-    Args:
-        error: Truth minus median.
-        scale: ``b``, above 0, same shape and unit.
-    """
-    error = error.abs()
-    return error + scale * torch.exp(-error / scale) - 0.75 * scale
-
-
-def laplace_covers(error: Tensor, scale: Tensor, level: float) -> Tensor:
-    """Whether the truth is in the central interval of probability ``level`` of a Laplace distribution: ``|e| <= -b ln(1 - level)``.
-
-    Raises:
-        ValueError: If the level is not inside (0, 1).
-    """
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; expected a probability inside (0, 1)")
-    return error.abs() <= -math.log1p(-level) * scale
