@@ -6,7 +6,7 @@ knows how to ``encode`` itself and to ``decode`` its maps with given options.
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from noise2map.evaluation.official import TestProtocol
+from noise2map.evaluation.regions import regions_of
 from noise2map.evaluation.test_time import AugmentedImage, TestTimeAugmentation
 from noise2map.models.decoding import DecodingOptions, check_count
 from noise2map.tasks import task_of
@@ -28,6 +29,8 @@ class ProtocolResult:
     Attributes:
         protocol: How maps were decoded.
         scorer: The metrics, with one row for each image.
+        new_scorer: Makes an empty one; regions are scored apart with one of their own.
+        regions: The metrics of each region.
         mean_steps: Decoder calls of an image, on average.
         encode_seconds: Time of the image encoder, seconds per image.
         decode_seconds: Time of all decoder calls, seconds per image.
@@ -35,6 +38,8 @@ class ProtocolResult:
 
     protocol: DecodingOptions
     scorer: Scorer
+    new_scorer: Callable[[], Scorer] | None = None
+    regions: dict[str, Scorer] = field(default_factory=dict)
     mean_steps: float = 0.0
     encode_seconds: float = 0.0
     decode_seconds: float = 0.0
@@ -45,6 +50,24 @@ class ProtocolResult:
         total = self.encode_seconds + self.decode_seconds
         return 1 / total if total > 0 else float("nan")
 
+    def update(self, output: Any, batch: "Batch") -> None:
+        """Scores a batch: all that is known, and each region alone.
+
+        Raises:
+            ValueError: If an output cannot be scored, or samples have different regions.
+        """
+        self.scorer.update(output, batch.processed, batch.indices, batch.truths)
+        if self.new_scorer is None:
+            return
+        names = list(batch.regions[0])
+        seen = list(self.regions) if len(self.scorer.order) > len(batch.indices) else names
+        if seen != names or any(list(regions) != names for regions in batch.regions):
+            raise ValueError(f"some samples have the regions {seen or 'none'}, others not; expected the same of all")
+        for name in names:
+            scorer = self.regions.setdefault(name, self.new_scorer())
+            truths = [scorer.masked(truth, regions[name]) for truth, regions in zip(batch.truths, batch.regions)]
+            scorer.update(output, batch.processed, batch.indices, truths)
+
 
 @dataclass
 class Evaluation:
@@ -54,11 +77,13 @@ class Evaluation:
         task: What the maps are.
         image_ids: Ids of the images, in the order of the dataset.
         results: One for each protocol.
+        places: Where each image was taken; None where the dataset does not say.
     """
 
     task: Task
     image_ids: list[str]
     results: list[ProtocolResult]
+    places: list[str] | None = None
 
 
 @dataclass
@@ -69,11 +94,23 @@ class Batch(ABC):
         indices: Their places in the dataset.
         ids: Their ids, which with the seed fix their noise.
         truths: Their true maps.
+        regions: What is scored apart in each, see `regions_of`.
+        places: Where each was taken, None where nobody says.
     """
 
     indices: list[int] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
     truths: list[Tensor] = field(default_factory=list)
+    regions: list[dict[str, Tensor]] = field(default_factory=list)
+    places: list[str | None] = field(default_factory=list)
+
+    def add(self, index: int, sample: Mapping[str, Any], truth: Tensor) -> None:
+        """Takes what scoring needs of a raw sample."""
+        self.indices.append(index)
+        self.ids.append(str(sample.get("id", index)))
+        self.truths.append(truth)
+        self.regions.append(regions_of(sample))
+        self.places.append(sample.get("location"))
 
     @property
     def processed(self) -> tuple[int, int]:
@@ -97,11 +134,13 @@ class EncodedBatch(Batch):
         model: The model.
         task: Its task.
         inputs: What the processor made of the samples.
+        samples: Whether single samples are asked for.
     """
 
     model: Any = None
     task: Any = None
     inputs: dict[str, Any] = field(default_factory=dict)
+    samples: bool = False
     features: Tensor | None = None
 
     @property
@@ -115,7 +154,7 @@ class EncodedBatch(Batch):
 
     def decode(self, options: DecodingOptions) -> Any:
         """Runs the decoder."""
-        return options.decode(self.model, self.features, self.ids)
+        return options.decode(self.model, self.features, self.ids, output_samples=self.samples)
 
 
 @dataclass
@@ -151,7 +190,7 @@ class AugmentedBatch(Batch):
         return self.seen.decode(options, self.ids[0], self.processed)
 
 
-def image_batches(model: Any, processor: Any, dataset: Any, batch_size: int) -> Iterator[EncodedBatch]:
+def image_batches(model: Any, processor: Any, dataset: Any, batch_size: int, samples: bool = False) -> Iterator[EncodedBatch]:
     """Batches of images that are processed at one size; those of rare sizes come last."""
     task = task_of(model)
     waiting: dict[tuple[int, ...], EncodedBatch] = {}
@@ -160,25 +199,25 @@ def image_batches(model: Any, processor: Any, dataset: Any, batch_size: int) -> 
         task.check_sample(sample)
         pixels = processor(images=sample["image"], return_tensors="pt")["pixel_values"]
         size = tuple(pixels.shape[1:])
-        batch = waiting.setdefault(size, EncodedBatch(model=model, task=task, inputs={"pixel_values": pixels[:0]}))
-        batch.indices.append(index)
-        batch.ids.append(str(sample["id"]))
-        batch.truths.append(task.truth(sample))
+        batch = waiting.setdefault(size, EncodedBatch(model=model, task=task, inputs={"pixel_values": pixels[:0]}, samples=samples))
+        batch.add(index, sample, task.truth(sample))
         batch.inputs["pixel_values"] = torch.cat([batch.inputs["pixel_values"], pixels])
         if len(batch.indices) == batch_size:
             yield waiting.pop(size)
     yield from waiting.values()
 
 
-def sensor_batches(model: Any, processor: Any, dataset: Any, batch_size: int) -> Iterator[EncodedBatch]:
+def sensor_batches(model: Any, processor: Any, dataset: Any, batch_size: int, samples: bool = False) -> Iterator[EncodedBatch]:
     """Batches of samples of several sensors, in the order of the dataset."""
     task = task_of(model)
     for start in range(0, len(dataset), batch_size):
         indices = list(range(start, min(start + batch_size, len(dataset))))
-        samples = [dataset[index] for index in indices]
-        inputs = task.batch(processor, samples)
-        ids = [str(sample["id"]) for sample in samples]
-        yield EncodedBatch(indices, ids, list(inputs.pop("labels")), model, task, inputs)
+        chosen = [dataset[index] for index in indices]
+        inputs = task.batch(processor, chosen)
+        batch = EncodedBatch(model=model, task=task, inputs=inputs, samples=samples)
+        for index, sample, truth in zip(indices, chosen, inputs.pop("labels")):
+            batch.add(index, sample, truth)
+        yield batch
 
 
 def augmented_batches(model: Any, processor: Any, dataset: Any, augmentation: TestTimeAugmentation) -> Iterator[AugmentedBatch]:
@@ -187,8 +226,9 @@ def augmented_batches(model: Any, processor: Any, dataset: Any, augmentation: Te
     for index in range(len(dataset)):
         sample = dataset[index]
         task.check_sample(sample)
-        name = str(sample.get("id", index))
-        yield AugmentedBatch([index], [name], [task.truth(sample)], model, processor, sample["image"], augmentation)
+        batch = AugmentedBatch(model=model, processor=processor, image=sample["image"], augmentation=augmentation)
+        batch.add(index, sample, task.truth(sample))
+        yield batch
 
 
 class Stopwatch:
@@ -247,6 +287,7 @@ def evaluate(
         raise ValueError("need at least one protocol")
     encoding, decoding = Stopwatch(device), [Stopwatch(device) for _ in results]
     ids: dict[int, str] = {}
+    places: dict[int, str | None] = {}
     seen: set[str] = set()
     for batch in batches:
         if seen.intersection(batch.ids) or len(set(batch.ids)) < len(batch.ids):
@@ -254,12 +295,13 @@ def evaluate(
             raise ValueError(f"two samples of the dataset share an id, near {batch.ids[0]!r}")
         seen.update(batch.ids)
         ids.update(zip(batch.indices, batch.ids))
+        places.update(zip(batch.indices, batch.places))
         count = len(batch.ids)
         encoding.run(batch.encode, count)
         for result, clock in zip(results, decoding):
             output = clock.run(lambda b=batch, o=result.protocol: b.decode(o), count)
             try:
-                result.scorer.update(output, batch.processed, batch.indices, batch.truths)
+                result.update(output, batch)
             except ValueError as error:
                 near = f"{batch.ids[0]!r}{' or a neighbour' * (count > 1)}"
                 raise ValueError(f"{result.protocol.name}, {task.things[:-1]} {near}: {error}") from error
@@ -270,7 +312,8 @@ def evaluate(
     for result, clock in zip(results, decoding):
         result.mean_steps = sum(result.scorer.steps) / len(result.scorer.steps)
         result.encode_seconds, result.decode_seconds = encoding.seconds_per_image, clock.seconds_per_image
-    return Evaluation(task, [ids[index] for index in range(len(ids))], list(results))
+    known = [place for _, place in sorted(places.items()) if place is not None]
+    return Evaluation(task, [ids[index] for index in range(len(ids))], list(results), known if len(known) == len(ids) else None)
 
 
 def evaluate_model(
@@ -284,6 +327,7 @@ def evaluate_model(
     fit_temperature: bool = False,
     progress: Callable[[int], object] | None = None,
     test_protocol: TestProtocol | None = None,
+    sample_scores: bool = False,
 ) -> Evaluation:
     """Score a model on a dataset under several protocols.
 
@@ -301,6 +345,7 @@ def evaluate_model(
         fit_temperature: Also fit the temperature of the logits (segmentation, whole images, protocols with `average="last"`).
         progress: Called with the number of images just done.
         test_protocol: How images are looked at; by default once, as the processor says.
+        sample_scores: Also score the single samples, see `noise2map.metrics.samples`.
 
     Returns:
         The scores.
@@ -316,6 +361,8 @@ def evaluate_model(
     augmented = test_protocol.views != TestTimeAugmentation() or test_protocol.farthest_m is not None
     if augmented and fit_temperature:
         raise ValueError("the temperature is that of the logits of whole images; fit it with the plain protocol")
+    if augmented and sample_scores:
+        raise ValueError("single samples are those of whole images seen once; score them with the plain protocol")
     results = []
     for protocol in protocols:
         if seed is not None:
@@ -323,11 +370,16 @@ def evaluate_model(
         # A mean over steps is taken of probabilities: no temperature of its logarithm is the one of the logits.
         images = len(dataset) if fit_temperature and protocol.resolved(model.config).average == "last" else 0
         scoring = ScoringOptions(
-            depth_range_m=depth_range or test_protocol.depth_range_m, farthest_m=test_protocol.farthest_m, temperature_images=images
+            depth_range_m=depth_range or test_protocol.depth_range_m,
+            farthest_m=test_protocol.farthest_m,
+            temperature_images=images,
+            sample_scores=sample_scores,
         )
-        results.append(ProtocolResult(protocol, task.scorer(model, scoring)))
+        apart = replace(scoring, temperature_images=0)
+        results.append(ProtocolResult(protocol, task.scorer(model, scoring), lambda o=apart: task.scorer(model, o)))
     if augmented:
         batches: Iterable[Batch] = augmented_batches(model, processor, dataset, test_protocol.views)
     else:
-        batches = (image_batches if task.of_images else sensor_batches)(model, processor, dataset, batch_size)
+        make = image_batches if task.of_images else sensor_batches
+        batches = make(model, processor, dataset, batch_size, sample_scores)
     return evaluate(task, batches, results, model.device, progress)

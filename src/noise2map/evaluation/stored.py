@@ -256,7 +256,9 @@ def stored_batches(dataset: Any, maps: MapFolder, depth_scale: float) -> Iterato
     for index, stored in enumerate(maps.of(ids)):
         sample = dataset[index]
         maps.task.check_sample(sample)
-        yield StoredBatch([index], [ids[index]], [maps.task.truth(sample)], maps.task, stored, depth_scale)
+        batch = StoredBatch(task=maps.task, stored=stored, depth_scale=depth_scale)
+        batch.add(index, sample, maps.task.truth(sample))
+        yield batch
 
 
 def evaluate_maps(
@@ -265,6 +267,7 @@ def evaluate_maps(
     depth_range: tuple[float, float] = (1e-3, 80.0),
     depth_scale: float = 0.001,
     progress: Any = None,
+    sample_scores: bool = False,
 ) -> Evaluation:
     """Scores a folder of maps; of class maps what can be said without class scores.
 
@@ -274,6 +277,7 @@ def evaluate_maps(
         depth_range: Where depth is scored, metres.
         depth_scale: Metres per unit of depth images that no record describes.
         progress: Called with the number of images just done.
+        sample_scores: Also score each map as the only sample there is.
 
     Raises:
         OSError: If a file cannot be read.
@@ -287,8 +291,8 @@ def evaluate_maps(
         max_depth=depth_range[1],
     )
     source = SimpleNamespace(config=config, device=torch.device("cpu"))
-    scorer = maps.task.scorer(source, ScoringOptions(depth_range_m=depth_range, without_probabilities=True))
-    results = [ProtocolResult(AsStored(), scorer)]
+    options = ScoringOptions(depth_range_m=depth_range, without_probabilities=True, sample_scores=sample_scores)
+    results = [ProtocolResult(AsStored(), maps.task.scorer(source, options), lambda: maps.task.scorer(source, options))]
     evaluation = evaluate(maps.task, stored_batches(dataset, maps, depth_scale), results, source.device, progress)
     for result in results:
         result.encode_seconds = result.decode_seconds = 0.0  # the time of reading files says nothing of a model

@@ -76,7 +76,7 @@ class FreedoomDataset:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The raw sample: ``image`` (RGB, brightened), what the task asks for, ``intrinsics``, ``id``.
+        """The raw sample: ``image`` (RGB, brightened), what the task asks for, ``intrinsics``, ``id``, ``location`` (the map).
 
         ``depth_m`` ``(H, W)`` float32 is in metres along the horizontal optical axis; 0 and not ``valid`` where there is sky
         or where geometry and engine disagree. ``labels`` ``(H, W)`` uint8 is 255 there, but knows the sky. ``normals``
@@ -88,6 +88,7 @@ class FreedoomDataset:
             "image": brighten(open_image(store.file_of(self.root, "image", number)), self.gain),
             "intrinsics": np.array(record["intrinsics"], np.float32),
             "id": record["id"],
+            "location": record["map"],
         }
         if "labels" in self.parts:
             labels = open_class_map(store.file_of(self.root, "labels", number)).astype(np.uint8)
