@@ -13,8 +13,8 @@ _VISIBILITY = ("visible", "hidden", "out_of_range")
 def regions_of(sample: Mapping[str, Any]) -> dict[str, Tensor]:
     """Regions of a raw sample by name, bool ``(H, W)``; none where nothing says what is hidden.
 
-    ``hidden`` ``(H, W)`` is True where the image was covered; ``visibility`` ``(X, Y)`` is 0 where a cell is seen, 1 where something
-    stands before it, 2 where it is out of range.
+    ``hidden`` ``(H, W)`` is True where the image was covered; ``visibility`` ``(X, Y)`` is 0 where a cell is seen, 1 where
+    something stands before it, 2 where it is out of range.
 
     Raises:
         ValueError: If a visibility is none of these.
