@@ -311,6 +311,7 @@ class MapModel(Noise2MapPreTrainedModel):
         output_steps: bool = False,
         sampling: str | None = None,
         output_samples: bool = False,
+        features: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """Training loss if labels are given, else a sampled map at the resolution of ``pixel_values``.
@@ -329,6 +330,7 @@ class MapModel(Noise2MapPreTrainedModel):
             output_steps: return the list of `Step`.
             sampling: ``"diffusion"``, ``"one_pass"`` or ``"field"``, see `DecodingOptions`.
             output_samples: also return the R single maps, ``samples`` ``(B, R, K, H, W)``.
+            features: what `encode_image` gave for the images, where it is known; they are not encoded again.
             **kwargs: keywords that transformers passes to every model; without effect here.
 
         Returns:
@@ -343,8 +345,9 @@ class MapModel(Noise2MapPreTrainedModel):
                 raise ValueError(f"{type(self).__name__} has no argument {name!r}")
         if labels is not None:
             self.check_labels(labels, pixel_values)
-            return self._train_on(self.encode_image(pixel_values), labels, noise, timesteps, generator)
-        features = self.encode_image(pixel_values)
+        features = self.encode_image(pixel_values) if features is None else features
+        if labels is not None:
+            return self._train_on(features, labels, noise, timesteps, generator)
         out = self.decode_map(
             features, num_inference_steps, ensemble_size, average, sampler, noise, generator, output_steps,
             sampling=sampling, output_samples=output_samples,

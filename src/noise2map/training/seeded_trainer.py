@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import (
     PreTrainedModel,
     ProgressCallback,
@@ -124,7 +124,7 @@ class SeededTrainer(Trainer):
             count = 0 if self.train_dataset is None else len(self.train_dataset)
             raise ValueError(f"the training set has {count} samples; expected at least one batch of {self._train_batch_size}")
         loader = DataLoader(
-            AugmentedSamples(self.train_dataset, self.transform, self.args.seed),
+            self.training_samples(),
             batch_size=self._train_batch_size,
             sampler=self.sampler,
             collate_fn=self.data_collator,
@@ -135,6 +135,10 @@ class SeededTrainer(Trainer):
             drop_last=True,
         )
         return self.accelerator.prepare(loader)
+
+    def training_samples(self) -> Dataset:
+        """The training set addressed by ``(epoch, index)``."""
+        return AugmentedSamples(self.train_dataset, self.transform, self.args.seed)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One micro-batch with its own random state (dropout included); the caller's state is untouched."""

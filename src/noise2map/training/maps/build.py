@@ -16,6 +16,8 @@ from noise2map.models import (
 from noise2map.tasks import TASKS, get_task, task_of
 from noise2map.training.encoders.model import JointEncoder
 from noise2map.training.maps.data import bev_config, bev_processor, class_names, make_data, make_transform
+from noise2map.training.maps.feature_cache import Views
+from noise2map.training.maps.frozen_encoder import FrozenEncoderTrainer
 from noise2map.training.maps.pretrained import load_backbone
 from noise2map.training.maps.recipe import Recipe
 from noise2map.training.maps.trainer import MapTrainer
@@ -163,6 +165,13 @@ def _arguments(recipe: Recipe, run_directory: str | Path) -> TrainingArguments:
     return make_arguments(recipe.train, recipe.optim, run_directory, eval_batch_size=single, workers=recipe.data.workers)
 
 
+def frozen_fields(recipe: Recipe) -> dict[str, Any]:
+    """Further arguments of the trainer of a recipe whose encoder is frozen."""
+    cover = None
+    views = Views(recipe.train.cache_views, recipe.data.flip > 0, cover)
+    return {"cache_folder": recipe.train.cache_features, "views": views}
+
+
 def make_trainer(recipe: Recipe, run_directory: str | Path) -> MapTrainer:
     """Everything a recipe describes, ready to train.
 
@@ -178,9 +187,11 @@ def make_trainer(recipe: Recipe, run_directory: str | Path) -> MapTrainer:
     model, arguments = make_model(recipe, train_set), _arguments(recipe, run_directory)
     if train.sync_batch_norm and arguments.world_size > 1 and torch.cuda.is_available():
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    return MapTrainer(
+    kind, fields = (FrozenEncoderTrainer, frozen_fields(recipe)) if recipe.model.freeze_encoder else (MapTrainer, {})
+    return kind(
         model,
         arguments,
+        **fields,
         train_dataset=train_set,
         eval_dataset=val_set,
         processing_class=make_processor(recipe),

@@ -73,6 +73,8 @@ def make_data(recipe: Recipe, config: Any = None) -> tuple[Any, Any]:
     every = recipe.data.hold_out_every
     if every:
         train, val = hold_out(train, every)
+    if recipe.data.train_limit:
+        train = Subset(train, range(min(recipe.data.train_limit, len(train))))
     if recipe.data.skip_broken:
         train = SkipUnreadable(train, recipe.data.skip_broken)
     view = DATASETS[recipe.data.name].evaluation_crop

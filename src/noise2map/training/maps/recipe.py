@@ -82,6 +82,7 @@ class DataSection:
         train: directory of the training samples; of a public dataset the split (a name or a list file).
         val: directory or split of the validation samples.
         classes: number of Freedoom classes, 10 or 8.
+        train_limit: train on the first so many samples alone; 0 for all.
         hold_out_every: where ``train`` and ``val`` are one folder, every so many-th pair is for validation alone.
         class_names: names of a folder's classes in the order of their ids; by default those of its ``classes.json``.
         depth_scale: metres in a unit of a folder's depth maps (0.001 for millimetres, 0.00390625 for KITTI).
@@ -106,6 +107,7 @@ class DataSection:
     root: str | None = None
     train: str = "data/freedoom/train"
     val: str = "data/freedoom/val"
+    train_limit: int = 0
     hold_out_every: int = 0
     classes: int = 10
     class_names: list[str] | None = None
@@ -137,6 +139,7 @@ class ModelSection:
         encoder_from: a checkpoint of segmentation or depth (shipped name, path or hub id) whose image encoder (backbone and
             pyramid; for bird's-eye-view maps the backbone) a fresh model starts with.
         backbone_from: a backbone pretrained on ImageNet (hub id or local folder of transformers) that a fresh model starts with.
+        freeze_encoder: train all but the image encoder.
         self_aligned: train on the model's own predictions; needs ``init_from``.
     """
 
@@ -145,6 +148,7 @@ class ModelSection:
     init_from: str | None = None
     encoder_from: str | None = None
     backbone_from: str | None = None
+    freeze_encoder: bool = False
     self_aligned: bool = False
 
 
@@ -154,17 +158,23 @@ class TrainSection(RunSection):
 
     Attributes:
         sync_batch_norm: batch statistics over all processes (CUDA, several processes).
+        cache_features: folder for the features of a frozen encoder, computed once for ``cache_views`` views of each training image
+            (mirrored in turn where ``data.flip`` is not 0, each with its own ``data.hide``; no other augmentation).
+        cache_views: views of each image.
         eval_steps: numbers of decoder calls to evaluate. The last evaluation takes all images.
     """
 
     iterations: int = 160_000
     sync_batch_norm: bool = False
+    cache_features: str | None = None
+    cache_views: int = 2
     eval_steps: list[int] = field(default_factory=lambda: [1, 3, 10])
 
     def check(self) -> None:
         """Refuses values that cannot work, as :class:`RunSection` does."""
         super().check()
         expect(bool(self.eval_steps), "train.eval_steps", self.eval_steps, "a list of numbers")
+        expect(self.cache_views >= 1, "train.cache_views", self.cache_views, "at least 1")
         expect(min(self.eval_steps) >= 1, "train.eval_steps", self.eval_steps, "numbers of at least 1")
 
 
@@ -193,11 +203,27 @@ class Recipe:
         if self.model.encoder_from is not None and self.model.init_from is not None:
             raise ValueError("model.init_from already brings an encoder; expected it or model.encoder_from, not both")
         self._check_data()
+        self._check_frozen()
         self.bev.check()
+
+    def _check_frozen(self) -> None:
+        data, frozen, cache = self.data, self.model.freeze_encoder, self.train.cache_features
+        images = DATASETS[data.name].images
+        expect(images or not frozen, "model.freeze_encoder", frozen, "false: only the encoder of single images stays as it is")
+        if cache is None:
+            return
+        expect(frozen, "train.cache_features", cache, "none, or model.freeze_encoder true: features that are trained change")
+        for name, value, off in (
+            ("crop", data.crop, None),
+            ("crop_scale", data.crop_scale, None),
+            ("photometric", data.photometric, 0),
+        ):
+            expect(value == off, f"data.{name}", value, f"{'none' if off is None else off} where features are cached")
 
     def _check_data(self) -> None:
         data = self.data
         expect(data.transform in TRANSFORMS, "data.transform", data.transform, f"one of {', '.join(TRANSFORMS)}")
+        expect(data.train_limit >= 0, "data.train_limit", data.train_limit, "0 or more")
         scale = data.crop_scale
         expect(scale is None or len(scale) == 2, "data.crop_scale", scale, "[low, high] or none")
         if data.hide is not None:

@@ -1,0 +1,158 @@
+"""Decoders trained on a frozen encoder and on features that are kept on disk."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny_training import RawSamples, tiny_model, tiny_processor
+from transformers import TrainerCallback, TrainingArguments
+
+from noise2map.data.transforms import HorizontalFlip
+from noise2map.training import LearningRateCurve, load_recipe
+from noise2map.training.maps import feature_cache
+from noise2map.training.maps.feature_cache import FeatureCache, Views
+from noise2map.training.maps.frozen_encoder import FrozenEncoderTrainer
+
+COUNT = 6
+
+
+def make_trainer(directory, cache=None, model=None, seed=5, views=None, **options):
+    arguments = TrainingArguments(
+        str(directory), max_steps=4, per_device_train_batch_size=2, learning_rate=1e-2, logging_steps=1, save_steps=2, seed=seed,
+        use_cpu=True, report_to="none", disable_tqdm=True,
+    )  # fmt: skip
+    return FrozenEncoderTrainer(
+        model or tiny_model(),
+        arguments,
+        cache_folder=cache,
+        views=views or Views(2, True),
+        train_dataset=RawSamples(COUNT),
+        eval_dataset=RawSamples(2, seed=1),
+        processing_class=tiny_processor(),
+        curve=LearningRateCurve("cosine", iterations=4, warmup_iterations=1),
+        sample_images=0,
+        ema_half_life_images=4,
+        **options,
+    )
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(first, second):
+    return {name for name, tensor in first.items() if torch.equal(tensor, second[name])}
+
+
+class DieAt(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_all_but_the_encoder_learns(tmp_path, cached):
+    trainer = make_trainer(tmp_path / "run", tmp_path / "cache" if cached else None, transform=HorizontalFlip(0.5))
+    before = weights(trainer.model)
+    trainer.train()
+    kept = same(before, trainer.model.state_dict())
+    assert {name for name in before if name.startswith("encoder.")} <= kept
+    assert "head.classifier.weight" not in kept and "decoder.projection.weight" not in kept
+    final = trainer.export_final()
+    loaded = type(trainer.model).from_pretrained(final)
+    assert same(before, loaded.state_dict()) == kept  # the encoder is in the exported model
+
+
+def test_cached_features_are_those_of_the_views(tmp_path):
+    trainer = make_trainer(tmp_path / "run", tmp_path / "cache")
+    model, processor = trainer.model.eval(), tiny_processor()
+    for index in (0, 3):
+        sample = RawSamples(COUNT)[index]
+        for view, image in enumerate((sample["image"], sample["image"].transpose(0))):
+            with torch.no_grad():
+                expected = model.encode_image(processor(image, return_tensors="pt")["pixel_values"])[0]
+            assert torch.allclose(trainer.cache[index, view].float(), expected, rtol=2**-7, atol=1e-3)
+    sample = next(
+        s
+        for s in map(trainer.training_samples().__getitem__, [(e, 2) for e in range(9)])
+        if s["image"] != RawSamples(9)[2]["image"]
+    )
+    assert np.array_equal(sample["labels"], RawSamples(COUNT)[2]["labels"][:, ::-1])
+    assert torch.equal(sample["features"], trainer.cache[2, 1])
+
+
+def test_images_are_encoded_once_for_all_runs(tmp_path, monkeypatch):
+    make_trainer(tmp_path / "first", tmp_path / "cache")
+    monkeypatch.setattr(FrozenEncoderTrainer, "_encode", lambda self, samples: pytest.fail("encoded again"))
+    trainer = make_trainer(tmp_path / "second", tmp_path / "cache", seed=6)
+    trainer.train()
+
+
+def test_a_resumed_run_ends_where_a_whole_one_does(tmp_path):
+    whole = make_trainer(tmp_path / "whole", tmp_path / "cache")
+    whole.train()
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(tmp_path / "broken", tmp_path / "cache", callbacks=[DieAt()]).train()
+    resumed = make_trainer(tmp_path / "broken", tmp_path / "cache")
+    resumed.train(resume_from_checkpoint=True)
+    assert len(same(whole.model.state_dict(), resumed.model.state_dict())) == len(whole.model.state_dict())
+
+
+def test_encoding_goes_on_where_it_was_cut_off(tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_cache, "_CHUNK", 2)
+    whole = make_trainer(tmp_path / "run", tmp_path / "whole").cache
+    encode, calls = FrozenEncoderTrainer._encode, []
+
+    def dying(self, samples):
+        calls.append(len(samples))
+        if len(calls) == 4:  # one for the shape, then two views of two images
+            raise KeyboardInterrupt
+        return encode(self, samples)
+
+    monkeypatch.setattr(FrozenEncoderTrainer, "_encode", dying)
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(tmp_path / "run", tmp_path / "cache")
+    assert json.loads((tmp_path / "cache" / "config.json").read_text())["done"] == 2
+    monkeypatch.setattr(FrozenEncoderTrainer, "_encode", lambda self, samples: calls.append(0) or encode(self, samples))
+    resumed = make_trainer(tmp_path / "run", tmp_path / "cache").cache
+    assert calls.count(0) == 1 + 2 * 2
+    assert all(torch.equal(whole[index, view], resumed[index, view]) for index in range(COUNT) for view in range(2))
+
+
+def test_features_of_something_else_are_refused(tmp_path):
+    make_trainer(tmp_path / "run", tmp_path / "cache")
+    other = tiny_model()
+    with torch.no_grad():
+        other.encoder.merge.conv.weight[0, 0] += 1e-3
+    for change in ({"model": other}, {"views": Views(1, True)}, {"views": Views(2, False)}):
+        with pytest.raises(ValueError, match="another encoder, other images or other views"):
+            make_trainer(tmp_path / "run", tmp_path / "cache", **change)
+
+
+def test_views_depend_on_image_and_number_alone():
+    views = Views(4, True, lambda sample, rng: {**sample, "draw": rng.random()})
+    sample = RawSamples(1)[0]
+    draws = {(index, view): views(sample, index, view)["draw"] for index in range(3) for view in range(4)}
+    assert len(set(draws.values())) == 12
+    assert views(sample, 2, 1)["draw"] == draws[2, 1]
+
+
+def test_recipes_refuse_what_cannot_be_cached():
+    changes = ["model.freeze_encoder=true", "train.cache_features=cache", "data.crop_scale=none", "data.photometric=0"]
+    assert load_recipe("freedoom-segmentation-tiny", changes).train.cache_views == 2
+    for change, message in (
+        ("model.freeze_encoder=false", r"model\.freeze_encoder true"),
+        ("data.photometric=0.2", r"data\.photometric is 0\.2; expected 0"),
+        ("data.crop_scale=[0.7, 1.0]", r"data\.crop_scale is .* expected none"),
+        ("train.cache_views=0", r"train\.cache_views is 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_recipe("freedoom-segmentation-tiny", [*changes, change])
+    with pytest.raises(ValueError, match=r"model\.freeze_encoder is True"):
+        load_recipe("freedoom-bev-camera-tiny", ["model.freeze_encoder=true"])
+
+
+def test_a_cache_is_read_by_number(tmp_path):
+    cache = FeatureCache(tmp_path, lambda samples: torch.full((len(samples), 2, 1, 3), 0.5), RawSamples(3), Views(1, False), "mark")
+    assert cache[2, 0].shape == (2, 1, 3) and cache[2, 0].dtype == torch.bfloat16
