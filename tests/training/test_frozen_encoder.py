@@ -8,7 +8,7 @@ import torch
 from tiny_training import RawSamples, tiny_model, tiny_processor
 from transformers import TrainerCallback, TrainingArguments
 
-from noise2map.data.transforms import HorizontalFlip
+from noise2map.data.transforms import Hide, HorizontalFlip
 from noise2map.training import LearningRateCurve, load_recipe
 from noise2map.training.maps import feature_cache
 from noise2map.training.maps.feature_cache import FeatureCache, Views
@@ -73,11 +73,8 @@ def test_cached_features_are_those_of_the_views(tmp_path):
             with torch.no_grad():
                 expected = model.encode_image(processor(image, return_tensors="pt")["pixel_values"])[0]
             assert torch.allclose(trainer.cache[index, view].float(), expected, rtol=2**-7, atol=1e-3)
-    sample = next(
-        s
-        for s in map(trainer.training_samples().__getitem__, [(e, 2) for e in range(9)])
-        if s["image"] != RawSamples(9)[2]["image"]
-    )
+    drawn = [trainer.training_samples()[epoch, 2] for epoch in range(9)]
+    sample = next(one for one in drawn if one["image"] != RawSamples(COUNT)[2]["image"])
     assert np.array_equal(sample["labels"], RawSamples(COUNT)[2]["labels"][:, ::-1])
     assert torch.equal(sample["features"], trainer.cache[2, 1])
 
@@ -136,6 +133,18 @@ def test_views_depend_on_image_and_number_alone():
     draws = {(index, view): views(sample, index, view)["draw"] for index in range(3) for view in range(4)}
     assert len(set(draws.values())) == 12
     assert views(sample, 2, 1)["draw"] == draws[2, 1]
+
+
+def test_covered_views_keep_their_masks(tmp_path):
+    trainer = make_trainer(tmp_path / "run", tmp_path / "cache", views=Views(3, True, Hide("rectangle", 1.0)))
+    samples = [trainer.training_samples()[epoch, 1] for epoch in range(9)]
+    masks = {one["hidden"].tobytes() for one in samples}
+    assert len(masks) == 3 and all(one["hidden"].any() for one in samples)
+    model = trainer.model.eval()
+    with torch.no_grad():
+        pixels = tiny_processor()(samples[0]["image"], return_tensors="pt")["pixel_values"]
+        assert torch.allclose(samples[0]["features"].float(), model.encode_image(pixels)[0], rtol=2**-7, atol=1e-3)
+    trainer.train()  # masks are no input of the model
 
 
 def test_recipes_refuse_what_cannot_be_cached():

@@ -35,12 +35,13 @@ def make_encoder_model(recipe: EncoderRecipe, id2label: dict[int, str]) -> Joint
 
 
 def make_encoder_transform(recipe: EncoderRecipe) -> Transform:
-    """The augmentation of training samples: mirroring and colors. Nothing is magnified: depth is metric."""
+    """The augmentation of training samples: mirroring, colors, and covered parts. Nothing is magnified: depth is metric."""
     data = recipe.data
     transforms: list[Any] = [HorizontalFlip(data.flip)]
     if data.photometric:
         transforms.append(Photometric(data.photometric, data.photometric, data.photometric, data.photometric / 2))
-    return Compose(transforms)
+    hide = recipe.hiding()
+    return Compose(transforms if hide is None else [*transforms, hide])
 
 
 def make_encoder_trainer(recipe: EncoderRecipe, run_directory: str | Path) -> EncoderTrainer:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from noise2map.data.transforms import Hide
 from noise2map.training.recipe_files import load_as, make_as, recipe_names
 from noise2map.training.recipe_sections import OptimSection, RunSection, ScheduleSection, expect, parse_pixels
 
@@ -23,6 +24,8 @@ class EncoderDataSection:
         size: image size ``WxH`` that the network sees; ``none`` for the images' own.
         flip: probability of mirroring.
         photometric: half-width of the color factors; 0 for none.
+        hide: what of each image is covered with grey, truth kept: ``none``, or a kind of `noise2map.data.transforms.Hide`.
+        hide_probability: share of the training images that are covered; validation images are whole.
         workers: processes that load data; 0 loads in the training process.
     """
 
@@ -33,6 +36,8 @@ class EncoderDataSection:
     size: str | None = "160x120"
     flip: float = 0.5
     photometric: float = 0.2
+    hide: str | None = None
+    hide_probability: float = 0.5
     workers: int = 0
 
 
@@ -70,12 +75,21 @@ class EncoderRecipe:
         expect(0 <= data.flip <= 1, "data.flip", data.flip, "a probability")
         expect(0 <= data.photometric < 1, "data.photometric", data.photometric, "a number in [0, 1)")
         self.image_size()
+        self.hiding()
         self.optim.check()
         self.train.check()
 
     def image_size(self) -> tuple[int, int] | None:
         """``data.size`` as ``(width, height)`` in pixels, or ``None``."""
         return parse_pixels("data.size", self.data.size)
+
+    def hiding(self) -> Hide | None:
+        """What ``data.hide`` does to a sample, or ``None``.
+
+        Raises:
+            ValueError: if the kind or the probability cannot be.
+        """
+        return None if self.data.hide is None else Hide(self.data.hide, self.data.hide_probability)
 
     def check_folders(self) -> None:
         """Find out at once whether the data is there.

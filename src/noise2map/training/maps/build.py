@@ -167,8 +167,7 @@ def _arguments(recipe: Recipe, run_directory: str | Path) -> TrainingArguments:
 
 def frozen_fields(recipe: Recipe) -> dict[str, Any]:
     """Further arguments of the trainer of a recipe whose encoder is frozen."""
-    cover = None
-    views = Views(recipe.train.cache_views, recipe.data.flip > 0, cover)
+    views = Views(recipe.train.cache_views, recipe.data.flip > 0, recipe.hiding())
     return {"cache_folder": recipe.train.cache_features, "views": views}
 
 

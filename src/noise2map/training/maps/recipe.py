@@ -213,11 +213,8 @@ class Recipe:
         if cache is None:
             return
         expect(frozen, "train.cache_features", cache, "none, or model.freeze_encoder true: features that are trained change")
-        for name, value, off in (
-            ("crop", data.crop, None),
-            ("crop_scale", data.crop_scale, None),
-            ("photometric", data.photometric, 0),
-        ):
+        for name, off in (("crop", None), ("crop_scale", None), ("photometric", 0)):
+            value = getattr(data, name)
             expect(value == off, f"data.{name}", value, f"{'none' if off is None else off} where features are cached")
 
     def _check_data(self) -> None:
