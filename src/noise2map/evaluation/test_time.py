@@ -226,12 +226,14 @@ def _merge(parts: Sequence[Tensor], windows: Sequence[_Seen]) -> Tensor:
     """Maps of windows ``(1, K, h, w)`` to one map, averaged where they overlap."""
     if len(parts) == 1:
         return parts[0]
-    height = max(seen.top + part.shape[-2] for seen, part in zip(windows, parts))
-    width = max(seen.left + part.shape[-1] for seen, part in zip(windows, parts))
+    pixels = parts[0].shape[-1] // windows[0].features.shape[-1]  # of the map, for each side of a cell: convex upsampling has four
+    tops, lefts = [seen.top * pixels for seen in windows], [seen.left * pixels for seen in windows]
+    height = max(top + part.shape[-2] for top, part in zip(tops, parts))
+    width = max(left + part.shape[-1] for left, part in zip(lefts, parts))
     total = parts[0].new_zeros(1, parts[0].shape[1], height, width)
     count = parts[0].new_zeros(1, 1, height, width)
-    for seen, part in zip(windows, parts):
-        place = (..., slice(seen.top, seen.top + part.shape[-2]), slice(seen.left, seen.left + part.shape[-1]))
+    for top, left, part in zip(tops, lefts, parts):
+        place = (..., slice(top, top + part.shape[-2]), slice(left, left + part.shape[-1]))
         total[place] += part
         count[place] += 1
     return total / count

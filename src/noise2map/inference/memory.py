@@ -12,6 +12,8 @@ from noise2map.models import Noise2MapConfig
 _PER_TOKEN_CHANNEL = 30
 # Floats alive in the encoder per pixel of the image: the stem, the first stage and its feed-forward block.
 _PER_PIXEL = 60
+# Cells that are mixed to a pixel.
+_NEIGHBOURS = 9
 _SAFE_SHARE = 0.85
 
 
@@ -51,6 +53,8 @@ def estimate_bytes(config: Noise2MapConfig, work: Workload, element_size: int = 
     decoder = tokens * work.ensemble_size * config.hidden_size * _PER_TOKEN_CHANNEL
     encoder = pixels * work.batch_size * _PER_PIXEL
     logits = 2 * pixels * work.batch_size * classes
+    if config.upsampling == "convex":  # every sample's map has all pixels, and each of them nine weights
+        logits += pixels * work.batch_size * work.ensemble_size * (2 * _NEIGHBOURS + 4 * classes)
     outputs = work.output_pixels * 6
     return int(element_size * (max(decoder, encoder) + logits) + 4 * outputs)
 

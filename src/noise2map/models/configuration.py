@@ -31,6 +31,7 @@ _CHOICES = {
     "time_grid": ("uniform", "karras"),
     "time_sampling": ("uniform", "logit_normal"),
     "objective": ("task", "l2", "laplace", "laplace_mixture", "angular", "crps", "energy"),
+    "upsampling": ("bilinear", "convex"),
     "loss_average": ("all", "valid"),
     "depth_representation": ("linear", "log"),
     "depth_noising": ("masked", "bilinear"),
@@ -118,6 +119,8 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
             under a `"laplace_mixture"` of two. Normals: also the likelihood of an `"angular"` distribution, whose direction and
             concentration the head then predicts. With noise channels also a proper score of two samples: `"crps"` (depth, beside
             the Laplace likelihood of the call without noise) or `"energy"` (classes).
+        upsampling (`str`, defaults to `"bilinear"`): How a map of cells becomes one of pixels. With `"convex"` the model itself
+            gives four times as many along each side, every pixel a mean of nine cells with weights from the decoder (RAFT).
         self_aligned (`bool`, defaults to `False`): Train on the model's own predictions (fine-tuning of the last iterations).
         palette (`list[str]`, *optional*): Colors of the classes, `"#rrggbb"`; by default chosen by their names.
         semantic_loss_ignore_index (`int`, defaults to 255): Label of unknown pixels.
@@ -180,6 +183,7 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
     uncertainty: str | None = None
     temperature: float | int = 1.0
     objective: str = "task"
+    upsampling: str = "bilinear"
     self_aligned: bool = False
     palette: list[str] | None = None
     semantic_loss_ignore_index: int = 255
@@ -264,6 +268,8 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
                 f"objective {self.objective!r} and noise_channels {self.noise_channels} do not go together; "
                 "expected both or none of a scoring rule ('crps' for depth, 'energy' for classes) and noise channels"
             )
+        if self.upsampling == "convex" and self.objective == "l2":
+            raise ValueError("upsampling 'convex' has no part in the objective 'l2', which compares cells; expected another")
         if self.matched_filter and self.map_encoding != "one_hot":
             raise ValueError(f"map_encoding is {self.map_encoding!r}; the matched filter needs fixed codes, 'one_hot'")
         if (self.matched_filter or self.noise_channels) and (self.self_aligned or not self.diffusion or self.objective == "l2"):

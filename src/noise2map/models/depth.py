@@ -21,6 +21,7 @@ from noise2map.models.distributions.laplace import LogLaplace
 from noise2map.models.labels import check_label_shape
 from noise2map.models.map_model import MapModel
 from noise2map.models.resizing import resize_map
+from noise2map.models.upsampling import Mix
 
 
 def sigloss(depth_m: Tensor, labels_m: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -271,6 +272,13 @@ class Noise2MapForDepthEstimation(MapModel):
         """See `MapModel.prediction_encoder`; of a distribution the median is fed back."""
         return lambda prediction: self.codec.encode_prediction(self.map_of(prediction))
 
+    def enlarge(self, prediction: Tensor, mix: Mix) -> Tensor:
+        """See `MapModel.enlarge`; depths and scales are mixed as logarithms, weights of a mixture as they are."""
+        if prediction.shape[1] == 1:
+            return mix(prediction.log()).exp()
+        cells = LogLaplace.from_prediction(prediction)
+        return LogLaplace(mix(cells.weights), mix(cells.medians_m.log()).exp(), mix(cells.scales.log()).exp()).channels()
+
     def map_of(self, prediction: Tensor) -> Tensor:
         """See `MapModel.map_of`."""
         return prediction[..., :1, :, :]
@@ -288,7 +296,7 @@ class Noise2MapForDepthEstimation(MapModel):
         """See `MapModel.draw_samples`; a mixture is drawn as the Laplace distribution of its median and scale."""
         if prediction.shape[1] < 2:
             return super().draw_samples(prediction, count, generators)
-        smoothness = self.config.field_smoothness
+        smoothness = self.field_smoothness
         return draw_laplace(prediction[:, 0].log(), prediction[:, 1], count, smoothness, generators).exp().unsqueeze(2)
 
     def make_aggregator(self, batch_size: int, ensemble_size: int, average: str) -> Aggregator:

@@ -11,6 +11,7 @@ from noise2map.codecs import FixedCodec
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.encoder import AuxiliaryHead, ImageEncoder
 from noise2map.models.map_decoder import DeformableAttention, MapDecoder, TimeEmbedding
+from noise2map.models.upsampling import ConvexUpsampling
 from noise2map.zoo import ShippedNames
 
 
@@ -54,6 +55,10 @@ class Noise2MapPreTrainedModel(ShippedNames, PreTrainedModel):
                 init.kaiming_uniform_(linear.weight, a=math.sqrt(5))
         elif isinstance(module, MapDecoder):
             _init_projection(module, self.config.map_projection_gain)
+        elif isinstance(module, ConvexUpsampling):
+            # Nearly bilinear, so that the first maps of a training are no worse than without it.
+            init.normal_(module.weights.weight, std=1e-3)
+            init.zeros_(module.weights.bias)
         elif isinstance(module, ImageEncoder):
             init.kaiming_normal_(module.merge.conv.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, AuxiliaryHead):

@@ -22,6 +22,7 @@ from noise2map.models.encoder import ImageEncoder
 from noise2map.models.initialization import Noise2MapPreTrainedModel
 from noise2map.models.map_decoder import DecoderContext, MapDecoder
 from noise2map.models.resizing import resize_map
+from noise2map.models.upsampling import FACTOR, ConvexUpsampling, Mix
 
 # Keywords that transformers' engines pass to any model.
 _FOREIGN_KEYWORDS = ("return_dict", "output_attentions", "output_hidden_states", "num_items_in_batch")
@@ -64,6 +65,7 @@ class MapModel(Noise2MapPreTrainedModel):
         self.codec = codec
         self.decoder = MapDecoder(config, codec.channels + config.noise_channels) if decoder is None else decoder
         self.head = head
+        self.upsampling = ConvexUpsampling(config.hidden_size) if config.upsampling == "convex" else None
         if not config.diffusion:
             codec.requires_grad_(False)  # nothing is encoded: a learnt table would get no gradient
 
@@ -125,6 +127,18 @@ class MapModel(Noise2MapPreTrainedModel):
     def prediction_encoder(self) -> Callable[[Tensor], Tensor]:
         """A function from predictions ``(N, K, h, w)`` to signals ``(N, C, h, w)``; made once for a run."""
         return self.codec.encode_prediction
+
+    @property
+    def field_smoothness(self) -> float:
+        """``config.field_smoothness`` in cells of the prediction, of which convex upsampling makes four of one."""
+        return self.config.field_smoothness * (1 if self.upsampling is None else FACTOR)
+
+    def enlarge(self, prediction: Tensor, mix: Mix) -> Tensor:
+        """Prediction ``(N, K', h, w)`` -> ``(N, K', 4h, 4w)`` by convex upsampling; of class scores the logits are mixed.
+
+        So are all class scores here when they are resized: at its start a convex model is the bilinear one.
+        """
+        return mix(prediction)
 
     def map_of(self, prediction: Tensor) -> Tensor:
         """The map in what the head gave, ``(..., K', h, w)`` -> ``(..., K, h, w)``, without parameters of its distribution."""
@@ -270,16 +284,23 @@ class MapModel(Noise2MapPreTrainedModel):
 
     def predict_with(
         self, context: DecoderContext, x_t: Tensor, t: Tensor, modulations: Tensor, latent: Tensor | None = None
-    ) -> Tensor:
-        """`predict_at` where the modulations ``(N, L, 2 C)`` or ``(1, L, 2 C)`` of the times are known."""
+    ) -> tuple[Tensor, Tensor]:
+        """`predict_both` where the modulations ``(N, L, 2 C)`` or ``(1, L, 2 C)`` of the times are known."""
         tokens = self.decoder(context, decoder_input(self, x_t, t, latent), modulations)
         prediction = self.head(tokens, context.size)
-        if not self.config.matched_filter:
-            return prediction
-        evidence = self.evidence(x_t, *(level.to(x_t.device, x_t.dtype) for level in evidence_levels(self, t)))
-        return prediction if evidence is None else prediction + evidence
+        if self.config.matched_filter:
+            evidence = self.evidence(x_t, *(level.to(x_t.device, x_t.dtype) for level in evidence_levels(self, t)))
+            prediction = prediction if evidence is None else prediction + evidence
+        if self.upsampling is None:
+            return prediction, prediction
+        return prediction, self.enlarge(prediction, self.upsampling(tokens, context.size))
 
     # ---- training ------------------------------------------------------------------------------------------------------
+
+    def predict_both(self, context: DecoderContext, x_t: Tensor, t: Tensor, latent: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """One decoder call, see `predict_at`: the prediction of the cells, and that of the map (the same without upsampling)."""
+        modulations = self.decoder.modulations(self.time_input(t).to(x_t.device))
+        return self.predict_with(context, x_t, t.float().cpu(), modulations, latent)
 
     def predict_at(self, context: DecoderContext, x_t: Tensor, t: Tensor, latent: Tensor | None = None) -> Tensor:
         """One decoder call.
@@ -291,10 +312,9 @@ class MapModel(Noise2MapPreTrainedModel):
             latent: noise channels ``(N, config.noise_channels, h, w)``; zeros if not given.
 
         Returns:
-            Predictions ``(N, K, h, w)``: logits, metres, or whatever the head gives.
+            Predictions ``(N, K, h, w)``: logits, metres, or whatever the head gives; ``(N, K, 4h, 4w)`` with convex upsampling.
         """
-        modulations = self.decoder.modulations(self.time_input(t).to(x_t.device))
-        return self.predict_with(context, x_t, t.float().cpu(), modulations, latent)
+        return self.predict_both(context, x_t, t, latent)[1]
 
     def forward(
         self,

@@ -19,6 +19,7 @@ from noise2map.models.distributions.angular import AngularDistribution, concentr
 from noise2map.models.labels import check_label_shape
 from noise2map.models.map_model import MapModel
 from noise2map.models.resizing import resize_map
+from noise2map.models.upsampling import Mix
 
 # Two directions count as different when they are more than this apart.
 FLIP_DEGREES = 5.0
@@ -238,6 +239,11 @@ class Noise2MapForNormalEstimation(MapModel):
     def prediction_encoder(self) -> Callable[[Tensor], Tensor]:
         """See `MapModel.prediction_encoder`; of a distribution the mean direction is fed back."""
         return lambda prediction: self.codec.encode_prediction(self.map_of(prediction))
+
+    def enlarge(self, prediction: Tensor, mix: Mix) -> Tensor:
+        """See `MapModel.enlarge`; means of directions, of length one again, and of the logarithms of spreads."""
+        normals = unit_vectors(mix(prediction[:, :3]))
+        return normals if prediction.shape[1] == 3 else torch.cat([normals, mix(prediction[:, 3:].log()).exp()], dim=1)
 
     def map_of(self, prediction: Tensor) -> Tensor:
         """See `MapModel.map_of`."""

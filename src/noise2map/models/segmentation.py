@@ -145,7 +145,7 @@ class Noise2MapForSemanticSegmentation(MapModel):
 
     def draw_samples(self, prediction: Tensor, count: int, generators: Sequence[torch.Generator | None]) -> Tensor:
         """See `MapModel.draw_samples`."""
-        ids = draw_classes(prediction.log_softmax(1), count, self.config.field_smoothness, generators)
+        ids = draw_classes(prediction.log_softmax(1), count, self.field_smoothness, generators)
         return (functional.one_hot(ids, self.config.num_labels).movedim(-1, 2).float() - 1) * CERTAIN
 
     def make_aggregator(self, batch_size: int, ensemble_size: int, average: str) -> Aggregator:

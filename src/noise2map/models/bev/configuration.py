@@ -141,6 +141,8 @@ class Noise2MapBevConfig(Noise2MapConfig):
             ValueError: naming the field, its value and what was expected.
         """
         super().check()
+        if self.upsampling != "bilinear":
+            raise ValueError(f"upsampling is {self.upsampling!r}; expected 'bilinear': the map has a grid of its own")
         if not self.sensors or set(self.sensors) - set(SENSORS) or len(set(self.sensors)) != len(self.sensors):
             raise ValueError(f"sensors is {list(self.sensors)!r}; expected 'camera', 'lidar' or both")
         if self.bev_decoder not in ("resnet", "second"):

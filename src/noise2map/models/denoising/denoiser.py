@@ -76,24 +76,33 @@ class Denoiser:
         self.modulations = model.decoder.modulations(model.time_input(self.times).to(features.device))  # (T, L, 2 C)
         self.encode = model.prediction_encoder()
         self._position = itertools.cycle(range(len(pairs)))
-        self._newest: Tensor | None = None  # predictions of all images, stopped ones included
+        self._newest: tuple[Tensor, Tensor] | None = None  # predictions of all images, stopped ones included: of cells and map
 
     def __call__(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The next call of the run; the second argument is not looked at, as the times are known."""
         index = next(self._position)
         latent = None if self.latent is None else self.latent(index)
         if bool(self.active.all()):
-            prediction = self._predict(self.context, x_t, index, latent)
+            found = self._predict(self.context, x_t, index, latent)
         else:
             assert self._newest is not None
             rows = self.active.nonzero().squeeze(1).to(x_t.device)
             folded = self.active.repeat_interleave(self.ensemble_size).to(x_t.device)
             chosen = None if latent is None else latent[folded.to(latent.device)]
-            prediction = self._newest.clone()
-            prediction[folded] = self._predict(self.context.select(rows), x_t[folded], index, chosen)
-        self._newest = prediction
-        return self.encode(prediction), prediction
+            cells, prediction = self._predict(self.context.select(rows), x_t[folded], index, chosen)
+            merged = _with_rows(self._newest[0], folded, cells)
+            found = merged, merged if prediction is cells else _with_rows(self._newest[1], folded, prediction)
+        self._newest = found
+        cells, prediction = found
+        return self.encode(cells), prediction
 
-    def _predict(self, context: Any, x_t: Tensor, index: int, latent: Tensor | None) -> Tensor:
+    def _predict(self, context: Any, x_t: Tensor, index: int, latent: Tensor | None) -> tuple[Tensor, Tensor]:
         modulation = self.modulations[index : index + 1]
         return self.model.predict_with(context, x_t, self.times[index : index + 1], modulation, latent)
+
+
+def _with_rows(values: Tensor, rows: Tensor, part: Tensor) -> Tensor:
+    """A copy of values ``(N, ...)`` in which the rows ``(N,)``, boolean, are those of ``part``."""
+    values = values.clone()
+    values[rows] = part
+    return values

@@ -1,6 +1,6 @@
 """Training losses: the published one, and those that make a decoder read its map or draw samples."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -77,7 +77,7 @@ def _published(model: Any, features: Tensor, labels: Tensor, noise: Tensor, time
     if model.config.self_aligned:
         # The decoder sees its own guess from pure noise instead of the truth, as it will when sampling (Sec. 3.4).
         with torch.no_grad():
-            guess = model.predict_at(context, noise, torch.ones(len(features)))
+            guess, _ = model.predict_both(context, noise, torch.ones(len(features)))
         x0 = model.prediction_encoder()(guess)
     else:
         x0 = model.encode_labels(labels, size)
@@ -101,7 +101,8 @@ def _two_calls(
     """A call on the empty map, which the encoder learns from, and one on the corrupted map, which it does not.
 
     The first is what a run of one step says. With a matched filter the second learns what the neighbours in the noisy map add;
-    with noise channels it draws two samples, which are scored together.
+    with noise channels it draws two samples, which are scored together. A map that is enlarged is compared at both sizes: its cells
+    are what a run feeds back.
     """
     size = (features.shape[-2], features.shape[-1])
     prediction = model.predict_at(model.decoder.prepare(features), torch.zeros_like(noise), torch.ones(len(features)))
@@ -110,11 +111,17 @@ def _two_calls(
     context = model.decoder.prepare(features.detach())
     x0 = model.encode_labels(labels, size)
     if not model.config.noise_channels:
-        corrupted = model.predict_at(context, _corrupted(model, x0, noise, timesteps), timesteps)
-        return loss + model.corrupted_loss(corrupted, labels), prediction
+        corrupted = model.predict_both(context, _corrupted(model, x0, noise, timesteps), timesteps)
+        return loss + _mean_loss(lambda one: model.corrupted_loss(one, labels), corrupted), prediction
     pure = torch.cat([torch.rand(1, generator=one) for one in generators]) < _PURE_NOISE_SHARE
     timesteps = torch.where(pure, torch.ones_like(timesteps), timesteps)
     x_t = _corrupted(model, x0, noise, timesteps).repeat_interleave(_MEMBERS, 0)
     latent = fold(multi_resolution_noise(model.config.noise_channels, _MEMBERS, size, generators, features.device))
-    members = model.predict_at(context, x_t, timesteps.repeat_interleave(_MEMBERS), latent)
-    return loss + model.sample_loss(unfold(members, _MEMBERS), labels), prediction
+    members = model.predict_both(context, x_t, timesteps.repeat_interleave(_MEMBERS), latent)
+    return loss + _mean_loss(lambda one: model.sample_loss(unfold(one, _MEMBERS), labels), members), prediction
+
+
+def _mean_loss(loss: Callable[[Tensor], Tensor], predictions: tuple[Tensor, Tensor]) -> Tensor:
+    """Mean of the losses of cells and map, which without upsampling are the same."""
+    cells, prediction = predictions
+    return loss(cells) if prediction is cells else 0.5 * (loss(cells) + loss(prediction))
