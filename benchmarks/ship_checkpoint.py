@@ -4,11 +4,19 @@ The auxiliary head (training only) is left out and the weights are rounded to ha
 float32, so models load and run in float32. Scores in the cards are those of the shipped files.
 
     python benchmarks/ship_checkpoint.py runs/freedoom-segmentation-tiny/final freedoom-segmentation-tiny
+
+Models whose decoders were trained on one frozen encoder share its weights: ``--encoder NAME`` keeps them once, in
+``zoo/encoders/NAME.safetensors``, and each model's folder names that file in its index. ``from_pretrained`` of the folder loads as
+ever; a copy of the folder elsewhere needs the file, too, or is made by ``save_pretrained``.
+
+    python benchmarks/ship_checkpoint.py runs/depth-laplace/final freedoom-depth-tiny --encoder freedoom-encoder-tiny
 """
 
 import argparse
 import contextlib
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +24,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from noise2map.runs.files import writing_directory
+from noise2map.runs.files import temporary_path, writing_directory
 
 ZOO = Path(__file__).parent.parent / "src" / "noise2map" / "zoo"
 CARD = "README.md"
+OWN_WEIGHTS = "model-own.safetensors"
 
 
 @contextlib.contextmanager
@@ -41,14 +50,62 @@ def save_half(weights: dict[str, torch.Tensor], path: Path) -> int:
     return sum(tensor.numel() for tensor in kept.values())
 
 
-def ship(source: Path, target: Path) -> int:
-    """Writes the folder ``target`` whole or not at all; keeps its card. Returns the number of weights."""
+def share_encoder(weights: dict[str, torch.Tensor], shared: Path) -> dict[str, torch.Tensor]:
+    """Puts the weights of the encoder into a file of their own, or checks that it holds the same; returns those weights.
+
+    Raises:
+        ValueError: if the file holds another encoder.
+    """
+    encoder = {name: tensor for name, tensor in weights.items() if name.startswith("encoder.")}
+    if not shared.exists():
+        shared.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_path(shared)
+        save_half(encoder, temporary)
+        temporary.replace(shared)
+        return encoder
+    there = load_file(shared)
+    other = [name for name in sorted({*there, *encoder}) if name not in there or name not in encoder]
+    other += [name for name in there if name in encoder and not torch.equal(there[name], encoder[name].to(there[name].dtype))]
+    if other:
+        raise ValueError(f"{shared} holds another encoder: {len(other)} weights differ, such as {other[0]}")
+    return encoder
+
+
+def write_index(folder: Path, target: Path, own: dict[str, torch.Tensor], encoder: dict[str, torch.Tensor], shared: Path) -> None:
+    """The index that sends ``from_pretrained`` to two files; it names the shared one's content, so that a change is seen."""
+    place = Path(os.path.relpath(shared, target)).as_posix()
+    total = sum(2 * tensor.numel() for tensor in (*own.values(), *encoder.values()))
+    index = {
+        "metadata": {"total_size": total, "shared_sha256": hashlib.sha256(shared.read_bytes()).hexdigest()},
+        "weight_map": dict.fromkeys(own, OWN_WEIGHTS) | dict.fromkeys(encoder, place),
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
+
+
+def ship(source: Path, target: Path, shared: Path | None = None) -> int:
+    """Writes the folder ``target`` whole or not at all; keeps its card.
+
+    Args:
+        source: folder of the exported model.
+        target: folder of the zoo.
+        shared: file of the encoder that several models have in common.
+
+    Returns:
+        The number of weights in the folder itself.
+
+    Raises:
+        ValueError: if a weight is beyond half precision, or ``shared`` holds another encoder.
+    """
     weights = load_file(source / "model.safetensors")
     config = json.loads((source / "config.json").read_text())
     config |= {"dtype": "float32", "use_auxiliary_head": False}
+    own = {name: tensor for name, tensor in weights.items() if not name.startswith("auxiliary_head.")}
+    encoder = {} if shared is None else share_encoder(own, shared)
+    own = {name: tensor for name, tensor in own.items() if name not in encoder}
     with replaced_folder(target) as folder:
-        kept = {name: tensor for name, tensor in weights.items() if not name.startswith("auxiliary_head.")}
-        count = save_half(kept, folder / "model.safetensors")
+        if shared is not None:
+            write_index(folder, target, own, encoder, shared)
+        count = save_half(own, folder / ("model.safetensors" if shared is None else OWN_WEIGHTS))
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         shutil.copy(source / "preprocessor_config.json", folder)
     return count
@@ -58,8 +115,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path)
     parser.add_argument("name")
+    parser.add_argument("--encoder", help="name of the file in zoo/encoders that keeps the encoder's weights")
     options = parser.parse_args()
     destination = ZOO / options.name
-    count = ship(options.source, destination)
-    size = (destination / "model.safetensors").stat().st_size / 1e6
+    count = ship(options.source, destination, ZOO / "encoders" / f"{options.encoder}.safetensors" if options.encoder else None)
+    size = sum(path.stat().st_size for path in destination.glob("*.safetensors")) / 1e6
     print(f"{destination}: {count:,} weights, {size:.1f} MB")

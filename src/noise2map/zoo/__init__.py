@@ -1,7 +1,10 @@
 """Small trained checkpoints that come with the package, found by name.
 
 A model of maps is a folder with ``config.json``, ``model.safetensors``, ``preprocessor_config.json`` and a card, ``README.md``;
-an image generator is the folder of a diffusers pipeline, with ``model_index.json``. Names may be written ``zoo/NAME``, too.
+an image generator is the folder of a diffusers pipeline, with ``model_index.json``. Models of one encoder share its weights: they
+lie in ``encoders/`` beside the models' folders, whose ``model.safetensors.index.json`` names them.
+
+Names may be written ``zoo/NAME``, too.
 """
 
 import difflib
@@ -18,6 +21,8 @@ _ROOM = Path(__file__).parent
 _PREFIX = "zoo/"
 
 _PIPELINE = "model_index.json"
+
+_INDEX = "model.safetensors.index.json"
 
 _NEEDED = ("config.json", "model.safetensors", "preprocessor_config.json")
 
@@ -55,7 +60,7 @@ class ShippedModel:
         name: What commands call it.
         task: ``"segmentation"``, ``"depth"``, ``"bev"`` (bird's-eye view), ``"normals"`` or ``"generation"``.
         parameters: Weights, all parts of a generator together.
-        megabytes: Of its weight files.
+        megabytes: Of its weight files, a shared encoder included.
         score: One score, in words.
         limit: What it cannot do.
         card: Its card.
@@ -76,7 +81,7 @@ def shipped_models() -> list[ShippedModel]:
 
 
 def _describe(folder: Path) -> ShippedModel:
-    weights = sorted(folder.rglob("*.safetensors"))
+    weights = sorted({*folder.rglob("*.safetensors"), *_named_files(folder)})
     fields = _card_fields(folder / "README.md")
     return ShippedModel(
         folder.name,
@@ -102,6 +107,13 @@ def _count_weights(path: Path) -> int:
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+
+
+def _named_files(folder: Path) -> list[Path]:
+    """The weight files that the index of a folder names, in the folder or beside it; none where there is no index."""
+    index = folder / _INDEX
+    names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()) if index.is_file() else set()
+    return [(folder / name).resolve() for name in sorted(names)]
 
 
 def _card_fields(card: Path) -> dict[str, str]:
@@ -208,9 +220,12 @@ def _complete_folder(path: Path) -> Path:
     if (path / _PIPELINE).is_file():
         raise ValueError(f"{str(path)!r} holds an image generator, which noise2map sample draws from; expected a model of maps")
     for name in _NEEDED:
-        sharded = name == "model.safetensors" and (path / "model.safetensors.index.json").is_file()
+        sharded = name == "model.safetensors" and (path / _INDEX).is_file()
         if not (path / name).is_file() and not sharded:
             raise FileNotFoundError(f"model folder {str(path)!r} has no {name}; expected {', '.join(_NEEDED)}{_final(path)}")
+    for file in _named_files(path):
+        if not file.is_file():
+            raise FileNotFoundError(f"there is no {file}, which {path / _INDEX} names; make a copy with save_pretrained instead")
     return path
 
 
