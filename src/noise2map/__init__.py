@@ -21,6 +21,7 @@ _PUBLIC = {
     "Noise2MapBevProcessor": "noise2map.models",
     "Noise2MapImageProcessor": "noise2map.models",
     "MapTrainer": "noise2map.training",
+    "keep_freed_memory": "noise2map.runs.memory",
 }
 _ROOMS = (
     "bench",
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from noise2map.models import (
         Noise2MapImageProcessor as Noise2MapImageProcessor,
     )
+    from noise2map.runs.memory import keep_freed_memory as keep_freed_memory
     from noise2map.training import MapTrainer as MapTrainer
 
 

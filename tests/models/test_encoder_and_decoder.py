@@ -1,5 +1,6 @@
 """Parts of the model: pyramid, position encoding, time embedding, heads, the two halves of the projection, compilation."""
 
+import copy
 import math
 
 import pytest
@@ -143,3 +144,13 @@ def test_compiled_decoder_equals_eager(make):
     compiled = model.decode_map(features, num_inference_steps=3, noise=noise, ensemble_size=2, output_steps=True)
     for ours, theirs in zip(eager.steps, compiled.steps, strict=True):
         assert torch.allclose(ours.readout, theirs.readout, atol=1e-4)
+
+
+def test_time_modulations_of_a_bfloat16_model_are_rounded_once():
+    half = tiny_segmenter(time_input="log_snr").to(torch.bfloat16)
+    exact = copy.deepcopy(half).double()
+    times = half.schedule.log_snr(torch.tensor([1.0, 2 / 3, 0.1]))
+    said, expected = half.decoder.modulations(times), exact.decoder.modulations(times)
+    assert said.dtype == torch.bfloat16
+    # One rounding of eight significant bits, and float32 on the way to it.
+    assert ((said.double() - expected).abs() <= expected.abs() * 2**-8 + 1e-6).all()

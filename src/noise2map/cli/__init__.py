@@ -12,7 +12,8 @@ import sys
 
 import typer
 
-from noise2map.cli.launch import keep_freed_memory, share_processor
+from noise2map.cli.launch import share_processor
+from noise2map.runs.memory import keep_freed_memory
 
 # command -> (module, attribute, one-line help). A Typer app becomes a group, a function a command, which may have two words.
 _COMMANDS: dict[str, tuple[str, str, str]] = {

@@ -18,6 +18,7 @@ from noise2map.models import MapModel, Noise2MapImageProcessor
 from noise2map.models.decoding import DecodingOptions, PredictionOptions, Size, check_count
 from noise2map.models.image_processing import MIN_SIDE, to_rgb
 from noise2map.report.palettes import class_palette
+from noise2map.runs.memory import keep_freed_memory
 from noise2map.tasks import task_of
 from noise2map.tasks.base import ImageTask
 from noise2map.tasks.prediction import Prediction
@@ -38,7 +39,11 @@ class Predictor:
     """
 
     def __init__(self, model: MapModel, processor: Noise2MapImageProcessor) -> None:
-        """Wrap a model and its processor; :meth:`from_pretrained` loads both."""
+        """Wrap a model and its processor; :meth:`from_pretrained` loads both.
+
+        The process keeps freed memory from then on, see `noise2map.keep_freed_memory`.
+        """
+        keep_freed_memory()
         self.model, self.processor = model.eval(), processor
         self._task = task_of(model)
         if not isinstance(self._task, ImageTask):

@@ -45,9 +45,14 @@ class TimeEmbedding(nn.Module):
         return torch.cat([time.float()[:, None], angle.sin(), angle.cos()], dim=-1)
 
     def forward(self, time: Tensor) -> Tensor:
-        """Embedding of log-SNR or time, ``(T, dim)``."""
-        features = self.fourier(time).to(self.linear_in.weight.dtype)
-        return self.linear_out(functional.gelu(self.linear_in(features)))
+        """Embedding of log-SNR or time, ``(T, dim)``; in float32 or better whatever the model's type."""
+        return _precise_linear(self.linear_out, functional.gelu(_precise_linear(self.linear_in, self.fourier(time))))
+
+
+def _precise_linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    # A handful of rows once for a run: rounding them to bfloat16 on the way would move every token of every step.
+    dtype = torch.promote_types(layer.weight.dtype, torch.float32)
+    return functional.linear(x.to(dtype), layer.weight.to(dtype), layer.bias.to(dtype))
 
 
 def _softmax_of_few(logits: Tensor) -> Tensor:
@@ -107,7 +112,7 @@ class MapDecoderLayer(nn.Module):
         """Time embedding ``(T, D)`` -> scale and shift ``(T, 2 C)``; zeros if the layers are not told the time."""
         if self.time is None:
             return embedding.new_zeros(embedding.shape[0], 2 * self.linear_out.out_features)
-        return self.time(functional.silu(embedding))
+        return _precise_linear(self.time, functional.silu(embedding))
 
     def forward(
         self, tokens: Tensor, position_term: Tensor, modulation: Tensor, size: tuple[int, int], base_grid: Tensor
@@ -186,8 +191,10 @@ class MapDecoder(nn.Module):
 
     def modulations(self, time: Tensor) -> Tensor:
         """Scales and shifts of all layers for some times: ``(T,) -> (T, L, 2 C)``."""
-        embedding = self.projection.weight.new_zeros(len(time), 1) if self.time_embedding is None else self.time_embedding(time)
-        return torch.stack([layer.modulation(embedding) for layer in self.layers], dim=1)
+        dtype = self.projection.weight.dtype
+        with torch.autocast(time.device.type, enabled=False):
+            embedding = time.new_zeros(len(time), 1) if self.time_embedding is None else self.time_embedding(time)
+            return torch.stack([layer.modulation(embedding) for layer in self.layers], dim=1).to(dtype)
 
     def fuse(self, context: DecoderContext, x_t: Tensor) -> Tensor:
         """Projects noisy maps ``(N, C_map, h, w)`` and adds the image half; N = B*R. Tokens ``(N, h*w, C)``."""

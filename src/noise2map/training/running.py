@@ -8,6 +8,7 @@ from typing import Any
 
 from noise2map.report.tables import text_table
 from noise2map.runs.data_split import DataSplit
+from noise2map.runs.memory import keep_freed_memory
 from noise2map.runs.output_folder import locked
 from noise2map.runs.run_directory import RunStart, mark_finished, read_config, run_config, write_config
 
@@ -44,6 +45,7 @@ def run_training(
         OSError: if something cannot be written, or another process trains in the directory.
         ValueError: if the loss is not finite, or the images are no longer those that the run began with.
     """
+    keep_freed_memory()
     directory, first = Path(directory), trainer.is_world_process_zero()
     with locked(directory) if first else nullcontext():
         return _run(trainer, directory, start, recipe, name, score_all, split, write_card)

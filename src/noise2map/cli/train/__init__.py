@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from noise2map.cli.launch import hide_progress_of_files, keep_freed_memory
+from noise2map.cli.launch import hide_progress_of_files
 from noise2map.cli.options import CommandGroup, Group, ImageTask, check_positive
 from noise2map.cli.train.depth_predictor import train_depth_predictor
 from noise2map.cli.train.encoder import train_encoder
@@ -66,8 +66,6 @@ def train(
     if own:
         from noise2map.training.maps.folder_recipe import folder_recipe
 
-        if not dry_run:  # before the folder is read: the process starts again, and would read it twice
-            keep_freed_memory(threads_of(set_ or []))
         loaded = folder_recipe(root or "", task, depth_scale, set_)
     else:
         loaded = load_recipe(recipe, set_)
@@ -81,7 +79,6 @@ def train(
     start = check_directory(directory, loaded, resume, lambda tree: make_recipe(tree).to_dict())
     if start.state == "finished":
         return
-    keep_freed_memory(loaded.train.threads)
 
     # Imported after the recipe has been checked: a spelling mistake is reported at once, not after seconds of imports.
     from noise2map.training.maps.build import make_trainer
@@ -114,9 +111,3 @@ app.command("generator")(train_generator)
 app.command("depth-prior")(train_depth_prior)
 
 app.command("depth-predictor")(train_depth_predictor)
-
-
-def threads_of(changes: list[str]) -> int:
-    """The ``train.threads`` that ``--set`` asks for; 0 if it does not, or asks for something that the recipe will refuse."""
-    found = dict(change.split("=", 1) for change in changes if "=" in change).get("train.threads", "0")
-    return int(found) if found.isdecimal() else 0

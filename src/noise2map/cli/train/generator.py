@@ -98,7 +98,7 @@ def _data_changes(data: str | None, root: str | None) -> list[str]:
 
 
 def _train(recipe: str, target: str, changes: list[str], out: Path | None, resume: bool, dry_run: bool) -> None:
-    from noise2map.cli.launch import hide_progress_of_files, keep_freed_memory
+    from noise2map.cli.launch import hide_progress_of_files
     from noise2map.runs.run_directory import check_directory
     from noise2map.training.generators.recipe import load_generator_recipe, make_generator_recipe
 
@@ -116,7 +116,6 @@ def _train(recipe: str, target: str, changes: list[str], out: Path | None, resum
     start = check_directory(directory, loaded, resume, lambda tree: make_generator_recipe(tree).to_dict())
     if start.state == "finished":
         return
-    keep_freed_memory(loaded.train.threads)
 
     from noise2map.training.generators.build import make_generator_trainer
     from noise2map.training.running import run_training
