@@ -112,8 +112,8 @@ def _count_weights(path: Path) -> int:
 def _named_files(folder: Path) -> list[Path]:
     """The weight files that the index of a folder names, in the folder or beside it; none where there is no index."""
     index = folder / _INDEX
-    names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()) if index.is_file() else set()
-    return [(folder / name).resolve() for name in sorted(names)]
+    content = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
+    return [(folder / name).resolve() for name in sorted(set(content.get("weight_map", {}).values()))]
 
 
 def _card_fields(card: Path) -> dict[str, str]:
