@@ -125,7 +125,7 @@ def test_lidar_points_land_where_the_rendered_depth_says(dataset, level):
 
 def test_the_layers_are_those_of_the_level(root, dataset, level, tmp_path):
     """Through tables, files and the reader, against the level itself drawn at the engine's pose."""
-    whole = FreedoomSurroundDataset(root, "val", sensors=("lidar",), visible_only=False)
+    whole = FreedoomSurroundDataset(root, "val", sensors=("lidar",), cells="all")
     pose = engine_pose(dataset, 2, "CAM_FRONT", level)
     left, bottom = south_west(level)
     yaw = np.deg2rad(pose.yaw_deg - 90)
@@ -150,7 +150,7 @@ def test_what_cannot_be_seen_is_not_known(root, dataset, level):
     hidden = (labels == 255).all(0)
     assert ((labels == 255).any(0) == hidden).all() and 0.2 < hidden.mean() < 0.9
     assert not hidden[30:34, 30:34].any()
-    whole = FreedoomSurroundDataset(root, "val", visible_only=False)[0]["labels"]
+    whole = FreedoomSurroundDataset(root, "val", cells="all")[0]["labels"]
     np.testing.assert_array_equal(labels[:, ~hidden], whole[:, ~hidden])
     points = dataset[0]["points"]
     cells = np.floor(points[:, :2] / 0.4 + 32).astype(int)
@@ -165,6 +165,35 @@ def test_the_hidden_region_turns_with_the_scene(dataset):
     assert (turned != expected).mean() < 0.02
     sample = BevAugmentation(dataset, network_size=(96, 160), image_scale=(1.0, 1.1))(dataset[0], np.random.default_rng(0))
     assert set(np.unique(sample["labels"])) == {0, 1, 255}
+
+
+def test_all_cells_are_labelled_and_say_what_is_seen(root, dataset):
+    whole = FreedoomSurroundDataset(root, "val", sensors=("lidar",), cells="all")
+    for index in range(SAMPLES):
+        sample, plain = whole[index], dataset[index]
+        visibility = sample["visibility"]
+        assert visibility.shape == (64, 64) and visibility.dtype == np.uint8 and set(np.unique(visibility)) == {0, 1}
+        assert "visibility" not in plain
+        np.testing.assert_array_equal(visibility != 0, (plain["labels"] == 255).all(0))
+        np.testing.assert_array_equal(sample["labels"][:, visibility == 0], plain["labels"][:, visibility == 0])
+        assert set(np.unique(sample["labels"])) == {0, 1}
+        # What a LiDAR meets is seen, in a turned scene, too.
+        augmented = BevAugmentation(whole, scene_shift_m=1.0)(sample, np.random.default_rng(index))
+        scale = np.sqrt(np.linalg.det(augmented["lidar_augmentation"][:2, :2]) ** 2) ** 0.5
+        cells = np.floor(augmented["points"][:, :2] / scale / 0.4 + 32).astype(int)
+        cells = cells[((cells >= 0) & (cells < 64)).all(1)]
+        assert (augmented["visibility"][cells[:, 0], cells[:, 1]] == 0).mean() > 0.95
+
+
+def test_cells_beyond_the_lidar_are_out_of_range(root):
+    wide = FreedoomSurroundDataset(root, "val", sensors=("lidar",), cells="all", size_m=(100.0, 100.0), canvas=(50, 50))
+    centre = (np.arange(50) + 0.5) * 2 - 50
+    far = np.hypot(centre[:, None], centre) > 40
+    np.testing.assert_array_equal(wide[0]["visibility"] == 2, far)
+    shifted = wide.visibility(0, lidar_matrix(2.0, 0.0, (10.0, 0.0, 0.0)))  # the map does not follow the scale
+    np.testing.assert_array_equal(shifted == 2, np.hypot(centre[:, None] - 10, centre) > 40)
+    with pytest.raises(ValueError, match="cells is 'some'; expected one of visible, all"):
+        FreedoomSurroundDataset(root, "val", cells="some")
 
 
 def test_sweeps_lie_on_the_key_frame(dataset):
@@ -207,8 +236,25 @@ def test_another_seed_gives_other_places(root, tmp_path):
     assert messages.get()["poses"] != store.read_manifest(root, "val")[0]["poses"]
 
 
+def test_supersampled_places_are_the_same_places_in_finer_colors(root, dataset, tmp_path):
+    fine = small_job(tmp_path / "fine", samples=1, supersample=2)
+    (task,) = chunks.plan(fine.split, fine.samples, job._open_folder(fine))
+    messages: queue.Queue = queue.Queue()
+    job._make_map(fine, task, messages, lambda: False, tmp_path)
+    assert messages.get()["poses"] == store.read_manifest(root, "val")[0]["poses"]
+    for channel, coarse in zip(CAMERAS, dataset[0]["images"]):
+        with Image.open(fine.out / store.camera_file(store.sample_id("val", 0), channel)) as image:
+            assert (image.mode, image.size) == ("RGB", (160, 120))
+            assert np.abs(np.asarray(image, float) - np.asarray(coarse, float)).mean() < 20
+            assert np.asarray(image).mean() == pytest.approx(np.asarray(coarse).mean(), rel=0.08)  # as bright
+
+
 def test_a_set_of_another_kind_is_refused(root, tmp_path):
-    for changes, text in (({"sweeps": 0}, "sweeps = 1, not 0"), ({"seed": 4}, "seed = 0, not 4")):
+    for changes, text in (
+        ({"sweeps": 0}, "sweeps = 1, not 0"),
+        ({"supersample": 4}, "supersample = 1, not 4"),
+        ({"seed": 4}, "seed = 0, not 4"),
+    ):
         with pytest.raises(ValueError, match=text):
             make_surround(small_job(root, **changes), progress=False)
     with pytest.raises(ValueError, match="is not empty and no Freedoom surround set"):

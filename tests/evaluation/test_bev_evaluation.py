@@ -10,6 +10,7 @@ from tiny_bev import tiny_bev
 from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 
 from noise2map.cli import main
+from noise2map.data.freedoom.shipped import SURROUND_SAMPLES_ROOT
 from noise2map.data.nuscenes import NuScenesDataset
 from noise2map.diffusion import image_generator
 from noise2map.evaluation.bev import named_protocols, protocol_label
@@ -166,9 +167,33 @@ def test_the_command_scores_and_names_protocols(checkpoint, root, tmp_path, caps
     assert [row["split"] for row in rows] == ["val", "val"] and rows[0]["steps"] == 3 and rows[0]["ensemble"] == 5
 
 
+def test_cells_that_nobody_sees_are_scored_on_request(checkpoint, tmp_path):
+    options = (
+        "--dataset",
+        "freedoom-surround",
+        "--root",
+        SURROUND_SAMPLES_ROOT,
+        "--split",
+        "test",
+        "--steps",
+        "1",
+        "--resamples",
+        0,
+    )
+    rows = []
+    for cells in ("visible", "all"):
+        assert run("evaluate", "--model", checkpoint, *options, "--cells", cells, "--out", tmp_path / cells) == 0
+        rows.append(json.loads((tmp_path / cells / "evaluation.json").read_text())["rows"][0])
+    seen, whole = rows
+    assert whole["cells"] == "all" and "cells" not in seen
+    assert whole["mIoU_50"] != seen["mIoU_50"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--dataset", "nuscenes", "--root", "ROOT", "--cells", "all"), "cells is 'all', which freedoom-surround can tell"),
+        (("--dataset", "nuscenes", "--root", "ROOT", "--hide", "mixed"), "hide is 'mixed', but bird's-eye-view samples"),
         (("--dataset", "samples"), "it cannot be used for bird's-eye-view maps, expected one of nuscenes, freedoom-surround"),
         (("--dataset", "cars", "--root", "."), "dataset must be one of nuscenes, freedoom-surround, got 'cars'"),
         (("--dataset", "nuscenes"), "needs the folder of the data"),

@@ -5,6 +5,7 @@ import pytest
 import torch
 import toy_nuscenes as toy
 
+from noise2map.data.freedoom.shipped import SURROUND_SAMPLES_ROOT
 from noise2map.data.transforms.photometric import SurroundColors
 from noise2map.models import Noise2MapBevProcessor, Noise2MapForBevSegmentation, Noise2MapForSemanticSegmentation
 from noise2map.runs.run_directory import read_metrics
@@ -82,6 +83,30 @@ def test_a_recipe_trains_through_nuscenes_files(kind, sizes, toy_root, tmp_path)
     assert (processor.image_size, processor.image_scale) == ([32, 64], 0.8)
 
 
+def test_what_nobody_sees_is_trained_on_where_a_recipe_says_so(tmp_path, monkeypatch):
+    places = [f"data.root={SURROUND_SAMPLES_ROOT}", "data.train=test", "data.val=test", "data.size=64x32", "bev.image_scale=0.4"]
+    tiny = [*TINY, *CAMERA, *places, "bev.augment_image_scale=[0.4, 0.5]", "train.iterations=1", "train.eval_steps=[1]"]
+    tiny += [f"model.config.{name}=[-12, 12, {cell}]" for name, cell in (("x_bounds", 1), ("y_bounds", 1), ("map_x_bounds", 2))]
+    tiny += ["model.config.map_y_bounds=[-12, 12, 1.5]"]
+    losses = {}
+    for cells in ("visible", "all"):
+        trainer = make_trainer(load_recipe("freedoom-bev-camera-tiny", [*tiny, f"bev.cells={cells}"]), tmp_path / cells)
+        batch, seen = next(iter(trainer.get_train_dataloader())), []
+        forward = trainer.model.forward
+        monkeypatch.setattr(
+            trainer.model, "forward", lambda forward=forward, seen=seen, **inputs: (seen.append(set(inputs)), forward(**inputs))[1]
+        )
+        if cells == "all":
+            assert set(batch["labels"].unique().tolist()) == {0, 1} and batch["visibility"].shape == (2, 12, 16)
+        else:
+            assert (batch["labels"] == 255).any() and "visibility" not in batch
+        trainer.train()
+        assert len(seen) == 1 and "labels" in seen[0] and "visibility" not in seen[0]
+        losses[cells] = read_metrics(tmp_path / cells)[0]["loss"]
+        assert 0 <= trainer.evaluate()["eval_mIoU_50_1"] <= 1
+    assert losses["all"] != losses["visible"]
+
+
 def test_pairs_of_recipes_differ_in_nothing_else():
     for sensors in ("camera", "fusion"):
         with_diffusion, without = (load_recipe(f"freedoom-bev-{sensors}-tiny{end}").to_dict() for end in ("", "-nodiffusion"))
@@ -128,6 +153,8 @@ def test_the_shipped_recipes_say_what_they_would_train(name):
         (["bev.sweeps=-1"], "bev.sweeps is -1; expected 0 or more"),
         (["bev.augment_scene_flip=1.5"], "bev.augment_scene_flip is 1.5; expected a probability"),
         (["bev.augment_image_scale=[2, 1]"], r"bev.augment_image_scale is \[2.0, 1.0\]; expected \[low, high\]"),
+        (["bev.cells=some"], "bev.cells is 'some'; expected visible or all"),
+        (["bev.cells=all", "data.name=nuscenes"], "bev.cells is 'all'; nuscenes labels every cell, expected 'visible'"),
         (["bev.seeps=1"], "unknown recipe key bev.seeps; did you mean bev.sweeps"),
     ],
 )

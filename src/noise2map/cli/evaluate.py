@@ -50,6 +50,9 @@ def evaluate(
         Literal["rectangle", "strips", "window", "mixed"] | None,
         typer.Option(help="Cover part of each image with grey: a rectangle, strips, all but a window, or one of them."),
     ] = None,
+    cells: Annotated[
+        Literal["visible", "all"], typer.Option(help="Of freedoom-surround: also score, apart, cells that nobody can see.")
+    ] = "visible",
     limit: options.Limit = 0,
     batch_size: options.BatchSize = 8,
     device: options.Device = "auto",
@@ -99,6 +102,7 @@ def evaluate(
         protocols=protocol_grid(steps or [1, 3, 10], ensemble or [1], average or ["last"], sampler),
         steps_chosen=steps is not None or ensemble is not None,
         hide=hide,
+        cells=cells,
         limit=limit,
         batch_size=batch_size,
         device=device,

@@ -29,7 +29,7 @@ from noise2map.runs.files import json_values, write_json
 from noise2map.runs.provenance import provenance
 from noise2map.tasks import TASKS, task_of
 from noise2map.tasks.base import Task
-from noise2map.tasks.bev import map_extent
+from noise2map.tasks.bev import map_extent, open_bev_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ class EvaluationOptions:
         task: What the maps of such a folder are; None for what the folder says.
         classes: File with the names of the classes of such maps: a list, or an object from id to name.
         hide: What of each image is covered, a kind of :class:`noise2map.data.transforms.Hide`; None for nothing.
+        cells: ``"all"`` also scores cells that cannot be seen, apart (freedoom-surround).
     """
 
     models: Sequence[str]
@@ -87,6 +88,7 @@ class EvaluationOptions:
     task: str | None = None
     classes: Path | None = None
     hide: str | None = None
+    cells: str = "visible"
 
     def settings(self) -> dict[str, Any]:
         """Settings that decide the scores, for the record of an output folder; paths are made absolute."""
@@ -202,6 +204,8 @@ def run_evaluation(chosen: EvaluationOptions, progress: bool = True) -> Evaluati
         if task_of(model) is not task:
             raise ValueError(f"cannot compare {chosen.models[0]!r}, a model for {task}, with {name!r}, one for {task_of(model)}")
     test_protocol = _protocol(chosen, task)
+    if chosen.cells != "visible" and chosen.dataset != "freedoom-surround":
+        raise ValueError(f"cells is {chosen.cells!r}, which freedoom-surround can tell; {chosen.dataset} needs 'visible'")
     own = _own_folder(chosen, task, first) if chosen.dataset == "folder" and task.of_images else None
     if own is None:
         split = evaluation_split(chosen.dataset) if chosen.split is None else chosen.split
@@ -227,6 +231,8 @@ def run_evaluation(chosen: EvaluationOptions, progress: bool = True) -> Evaluati
     depth_range = _depth_range(chosen, first, test_protocol) if task.in_metres else None
     facts = {"dataset": chosen.dataset, "split": split, "test_protocol": test_protocol.name}
     facts |= {**provenance(device, dtype, chosen.seed), "batch_size": chosen.batch_size}
+    if chosen.cells != "visible":
+        facts["cells"] = chosen.cells
     if chosen.hide is not None:
         facts["hide"] = chosen.hide
     if own is not None and own.trained_on is not None:
@@ -325,7 +331,8 @@ def _open(chosen: EvaluationOptions, task: Task, split: str, loaded: Sequence[tu
         extents = [map_extent(model.config) for _, model, _ in loaded]
         if any(extent != extents[0] for extent in extents):
             raise ValueError(f"the models map areas of {extents}; expected the same area and cells to compare them")
-        return [task.open_dataset(chosen.dataset, chosen.root, split, model, processor) for _, model, processor in loaded]
+        options = (chosen.dataset, chosen.root, split)
+        return [open_bev_dataset(*options, model, processor, chosen.cells) for _, model, processor in loaded]
     data = task.open_dataset(chosen.dataset, chosen.root, split, *loaded[0][1:], chosen.depth_scale)
     return [apply_crop(data, chosen.dataset, chosen.test_protocol)] * len(loaded)
 

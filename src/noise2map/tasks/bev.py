@@ -127,24 +127,35 @@ def _flat(maps: Tensor) -> Tensor:
     return maps.flatten(1, 2)
 
 
-def open_bev_dataset(name: str, root: str | Path | None, split: str, model: Any, processor: Any) -> Any:
-    """A split of a dataset as a model needs it: its sensors, its sweeps, its grid of the map.
+def open_bev_dataset(name: str, root: str | Path | None, split: str, model: Any, processor: Any, cells: str = "visible") -> Any:
+    """A split of a dataset as a model needs it: its sensors, its sweeps, its grid of the map; ``cells`` as of `bev_data_set`.
 
     Raises:
         OSError: If files are missing.
         ValueError: If the name is unknown, the root is missing, or the split holds nothing.
     """
-    return bev_data_set(name, root, split, processor.sweeps, model.config)
+    return bev_data_set(name, root, split, processor.sweeps, model.config, cells)
 
 
-def bev_data_set(name: str, root: str | Path | None, split: str, sweeps: int, config: Noise2MapBevConfig) -> NuScenesDataset:
+def bev_data_set(
+    name: str, root: str | Path | None, split: str, sweeps: int, config: Noise2MapBevConfig, cells: str = "visible"
+) -> NuScenesDataset:
     """A split of a dataset, its map on the grid of the model.
+
+    Args:
+        name: the dataset.
+        root: its folder.
+        split: its split.
+        sweeps: most LiDAR readings before each key frame.
+        config: the model's configuration.
+        cells: ``"all"`` also labels what cannot be seen, for datasets that know the difference (freedoom-surround).
 
     Raises:
         OSError: if files are missing.
         ValueError: if the split has no sample, or the map's grid is not centred on the car.
     """
-    return open_dataset(name, root, split, "bev", sensors=tuple(config.sensors), sweeps=sweeps, **map_extent(config))
+    options = {} if cells == "visible" else {"cells": cells}
+    return open_dataset(name, root, split, "bev", sensors=tuple(config.sensors), sweeps=sweeps, **map_extent(config), **options)
 
 
 def map_extent(config: Noise2MapBevConfig) -> dict[str, Any]:

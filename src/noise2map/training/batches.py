@@ -91,11 +91,14 @@ class MapCollator:
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The inputs of the model and its ``labels``, e.g. ``pixel_values`` ``(B, 3, H, W)`` and class ids ``(B, H, W)``.
 
-        Where samples say what of their images is covered, ``hidden`` ``(B, H, W)`` bool does; it is no input of the model.
+        Where samples say what of their images is covered, ``hidden`` ``(B, H, W)`` bool does, and ``visibility`` ``(B, X, Y)``
+        uint8 which cells are seen; they are no inputs of the model.
         """
         batch = self.task.batch(self.processor, samples, **self.options)
         if any("hidden" in sample for sample in samples):
             batch["hidden"] = hidden_masks(samples, batch["labels"].shape[-2:])
+        if all("visibility" in sample for sample in samples):
+            batch["visibility"] = torch.stack([torch.from_numpy(sample["visibility"]) for sample in samples])
         if self.keep_raw:
             batch["samples"] = list(samples)
             batch["ids"] = [str(sample["id"]) for sample in samples]

@@ -12,6 +12,11 @@ from noise2map.data.nuscenes.rasterize import fill_polygon
 
 UNKNOWN = 255
 
+SEEN, OCCLUDED, OUT_OF_RANGE = range(3)
+"""What the numbers of ``visibility`` mean."""
+
+CELLS = ("visible", "all")
+
 SIZE_M = (25.6, 25.6)
 
 CANVAS = (64, 64)
@@ -27,7 +32,8 @@ SURROUND_PALETTE = np.array(
 class FreedoomSurroundDataset(NuScenesDataset):
     """Samples made by ``noise2map data freedoom-surround``.
 
-    What no camera can see is not known: such cells have label 255.
+    What no camera can see is not known: such cells have label 255. Or they are labelled, too, and ``visibility`` says which
+    are seen.
 
     Args:
         root: Folder of the dataset.
@@ -37,7 +43,8 @@ class FreedoomSurroundDataset(NuScenesDataset):
         with_labels: Draw the map layers.
         size_m: Extent of the map along the LiDAR's x and y, metres.
         canvas: Cells of the map along x and y.
-        visible_only: Hide what cannot be seen; else every cell has its label, as in nuScenes.
+        cells: ``"visible"`` gives cells that cannot be seen the label 255; ``"all"`` labels every cell, as nuScenes does, and adds
+            ``visibility`` to the samples.
         limit: Use the first ``limit`` samples only.
 
     Attributes:
@@ -59,11 +66,13 @@ class FreedoomSurroundDataset(NuScenesDataset):
         with_labels: bool = True,
         size_m: tuple[float, float] = SIZE_M,
         canvas: tuple[int, int] = CANVAS,
-        visible_only: bool = True,
+        cells: str = "visible",
         limit: int | None = None,
     ) -> None:
         if limit is not None and limit < 1:
             raise ValueError(f"limit is {limit}; expected at least 1, or None for all samples")
+        if cells not in CELLS:
+            raise ValueError(f"cells is {cells!r}; expected one of {', '.join(CELLS)}")
         if not list(Path(root).glob("surround-*.json")):
             raise FileNotFoundError(
                 f"{root} is no Freedoom surround set (make one with: noise2map data freedoom-surround --split {split} --out {root})"
@@ -72,8 +81,9 @@ class FreedoomSurroundDataset(NuScenesDataset):
         self.records = self.records[:limit]
         self.id2label = dict(enumerate(SURROUND_LAYERS))
         self.palette = SURROUND_PALETTE
-        self.visible_only = visible_only
-        self._sight = self._read_sight() if with_labels and visible_only else {}
+        self.cells = cells
+        self._sight = self._read_sight() if with_labels else {}
+        self._range_m = self._read_range(Path(root)) if with_labels else 0.0
 
     def _read_sight(self) -> dict[str, NDArray[np.float64]]:
         path = self.tables.folder / f"{VISIBLE_TABLE}.json"
@@ -81,14 +91,25 @@ class FreedoomSurroundDataset(NuScenesDataset):
             raise FileNotFoundError(f"there is no table {path}; run 'noise2map data freedoom-surround' again to write it")
         return {record["sample_token"]: np.array(record["distance_m"]) for record in json.loads(path.read_text())}
 
+    def _read_range(self, root: Path) -> float:
+        described = sorted(root.glob("surround-*.json"))[0]  # all splits of a set have one rig
+        return float(json.loads(described.read_text())["lidar"]["range_m"])
+
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The raw sample, see `NuScenesDataset`; cells that cannot be seen have label 255."""
-        return super().__getitem__(index)
+        """The raw sample, see `NuScenesDataset`.
+
+        With ``cells="visible"`` cells that cannot be seen have label 255; with ``"all"`` every cell is labelled and ``visibility``
+        ``(X, Y)`` uint8 says what of it can be known: 0 seen, 1 occluded, 2 farther than the LiDAR reaches.
+        """
+        sample = super().__getitem__(index)
+        if self.with_labels and self.cells == "all":
+            sample["visibility"] = self.visibility(index)
+        return sample
 
     def draw_labels(self, index: int, lidar_augmentation: NDArray[np.float32] | None = None) -> NDArray[np.uint8]:
-        """The map layers around a sample, see `NuScenesDataset.draw_labels`; 255 where nothing can be seen."""
+        """The map layers around a sample, see `NuScenesDataset`; 255 where nothing can be seen, unless all are wanted."""
         labels = super().draw_labels(index, lidar_augmentation)
-        if self.visible_only:
+        if self.cells == "visible":
             labels[:, ~self.visible(index, lidar_augmentation)] = UNKNOWN
         return labels
 
@@ -98,12 +119,28 @@ class FreedoomSurroundDataset(NuScenesDataset):
         azimuth = np.arange(len(distance)) * (2 * np.pi / len(distance))  # clockwise from forward, y
         corners = np.stack([distance * np.sin(azimuth), distance * np.cos(azimuth)], axis=1)
         if lidar_augmentation is not None:
-            scale = np.sqrt(np.linalg.det(lidar_augmentation[:2, :2]))  # the map does not follow the scale
-            corners = (corners @ lidar_augmentation[:2, :2].T + lidar_augmentation[:2, 3]) / scale
+            corners = (corners @ lidar_augmentation[:2, :2].T + lidar_augmentation[:2, 3]) / _scale(lidar_augmentation)
         cells = (corners / self.size_m + 0.5) * self.canvas - 0.5  # the centre of the first cell at 0
         mask = np.zeros((self.canvas[1], self.canvas[0]), np.uint8)
         fill_polygon(mask, [np.rint(cells).astype(np.int64)], 1)
         return mask.T.astype(bool)
+
+    def visibility(self, index: int, lidar_augmentation: NDArray[np.float32] | None = None) -> NDArray[np.uint8]:
+        """What can be known of each cell, ``(X, Y)`` uint8, turned and shifted like the labels.
+
+        0 where it is seen, 1 where something stands before it, 2 where it is farther than the LiDAR of the set reaches (40 m unless
+        it was made otherwise).
+        """
+        result = np.where(self.visible(index, lidar_augmentation), SEEN, OCCLUDED).astype(np.uint8)
+        x, y = ((np.arange(count) + 0.5) * (size / count) - size / 2 for size, count in zip(self.size_m, self.canvas))
+        sensor = np.zeros(2) if lidar_augmentation is None else lidar_augmentation[:2, 3] / _scale(lidar_augmentation)
+        result[np.hypot(x[:, None] - sensor[0], y - sensor[1]) > self._range_m] = OUT_OF_RANGE
+        return result
+
+
+def _scale(lidar_augmentation: NDArray[np.float32]) -> float:
+    """The scale of an augmentation, which the map does not follow."""
+    return float(np.sqrt(np.linalg.det(lidar_augmentation[:2, :2])))
 
 
 VISIBLE_TABLE = "visible_region"  # not one of nuScenes': how far one sees from each sample

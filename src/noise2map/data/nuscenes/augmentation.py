@@ -127,9 +127,10 @@ class BevAugmentation:
         turned = lidar_matrix(scale, angle, (x, y, z))
         matrix = lidar_matrix(scale, angle, (x, y, z), mirror_x, mirror_y)
         result["lidar_augmentation"] = matrix
-        if "labels" in result:
-            labels = self.dataset.draw_labels(self.dataset.index_of(result["id"]), turned)
-            result["labels"] = np.ascontiguousarray(labels[:, :: -1 if mirror_x else 1, :: -1 if mirror_y else 1])
+        for key, draw in (("labels", "draw_labels"), ("visibility", "visibility")):
+            if key in result:
+                drawn = getattr(self.dataset, draw)(self.dataset.index_of(result["id"]), turned)
+                result[key] = np.ascontiguousarray(drawn[..., :: -1 if mirror_x else 1, :: -1 if mirror_y else 1])
         if "points" in result:
             points = result["points"].copy()
             points[:, :3] = points[:, :3] @ matrix[:3, :3].T + matrix[:3, 3]

@@ -1,6 +1,6 @@
 """The folder that surround samples live in: files in nuScenes' places, and a manifest of what is finished for each split.
 
-``samples/CAM_FRONT/ID__CAM_FRONT.png`` (palette, brightened), ``samples/LIDAR_TOP/ID__LIDAR_TOP.pcd.bin``,
+``samples/CAM_FRONT/ID__CAM_FRONT.png`` (palette, or RGB if supersampled; brightened), ``samples/LIDAR_TOP/ID__LIDAR_TOP.pcd.bin``,
 ``sweeps/LIDAR_TOP/ID__LIDAR_TOP__1.pcd.bin``, ``maps/expansion/freedoom-MAP.json``, ``surround-SPLIT.jsonl`` (a line for each
 sample), ``surround-SPLIT.json`` (what was asked for). The tables are made of the manifest.
 """

@@ -26,7 +26,7 @@ FORMAT = 1
 
 _KIND = 6  # sets the random numbers apart from those of single frames
 
-_BYTES_PER_PIXEL, _BYTES_PER_POINT = 0.6, 20
+_BYTES_PER_PIXEL, _BYTES_PER_AVERAGED_PIXEL, _BYTES_PER_POINT = 0.6, 1.8, 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,8 @@ def make_surround(options: SurroundOptions, progress: bool = True) -> int:
     tasks = plan(options.split, options.samples, records)
     left = missing(tasks)
     points = options.lidar.beams * options.lidar.azimuths * (options.sweeps + 1)
-    each = VIEWS * options.width * options.height * _BYTES_PER_PIXEL + points * _BYTES_PER_POINT
+    per_pixel = _BYTES_PER_PIXEL if options.supersample == 1 else _BYTES_PER_AVERAGED_PIXEL
+    each = VIEWS * options.width * options.height * per_pixel + points * _BYTES_PER_POINT
     check_space(options.out, int(left * each), f"{left} samples")
     title = f"freedoom-surround {options.split}"
     try:
@@ -92,6 +93,7 @@ def _open_folder(options: SurroundOptions) -> Records:
         "gore": options.keep_gore,
         "lidar": asdict(options.lidar),
         "sweeps": options.sweeps,
+        "supersample": options.supersample,
     }
     there = {split: path for split in SPLITS if (path := store.description_path(options.out, split)).exists()}
     if options.out.is_dir() and not there and any(options.out.iterdir()):
@@ -102,9 +104,10 @@ def _open_folder(options: SurroundOptions) -> Records:
         except ValueError as error:
             raise ValueError(f"{path} is not valid JSON: {error}") from error
         for name, value in kind.items():
-            if found.get(name) != value and (name != "seed" or split == options.split):
+            held = found.get(name, 1) if name == "supersample" else found.get(name)  # older versions do not name it
+            if held != value and (name != "seed" or split == options.split):
                 raise ValueError(
-                    f"{options.out} holds {split} samples with {name} = {found.get(name)!r}, not {value!r}; choose another folder"
+                    f"{options.out} holds {split} samples with {name} = {held!r}, not {value!r}; choose another folder"
                 )
     store.make_folders(options.out, options.sweeps)
     store.remove_partial_files(options.out, options.sweeps)

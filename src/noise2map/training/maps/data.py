@@ -108,7 +108,7 @@ def _image_files(dataset: Any) -> dict[str, Path] | None:
 def _data_set(recipe: Recipe, part: str, config: Any) -> Any:
     data, task = recipe.data, recipe.model.task
     if not DATASETS[data.name].images:
-        return bev_data_set(data.name, data.root or "", part, recipe.bev.sweeps, config)
+        return bev_data_set(data.name, data.root or "", part, recipe.bev.sweeps, config, recipe.bev.cells)
     if data.name not in FOLDERS:
         return open_dataset(data.name, data.root, part, task)
     names = dict(enumerate(data.class_names)) if data.class_names else None

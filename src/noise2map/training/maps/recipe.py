@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from noise2map.data.freedoom.surround import CELLS
 from noise2map.data.opening import DATASETS, dataset_names
 from noise2map.data.transforms import Hide
 from noise2map.tasks import TASKS
@@ -22,6 +23,7 @@ class BevSection:
 
     Attributes:
         sweeps: most LiDAR sweeps before each key frame.
+        cells: which cells of freedoom-surround are labelled: ``visible``, or ``all``, so that the model learns what nobody sees.
         image_scale: size of the network's images over the original ones, at evaluation; then ``data.size`` is cut, centred
             across, at the bottom.
         augment_image_scale: range of that scale in training.
@@ -34,6 +36,7 @@ class BevSection:
     """
 
     sweeps: int = 9
+    cells: str = "visible"
     image_scale: float = 0.48
     augment_image_scale: list[float] = field(default_factory=lambda: [0.38, 0.55])
     augment_image_flip: float = 0.5
@@ -56,6 +59,7 @@ class BevSection:
             self._expect(0 <= getattr(self, name) <= 1, name, "a probability")
         for name in ("sweeps", "augment_scene_shift_m", "augment_image_rotate_deg", "augment_scene_rotate_deg"):
             self._expect(getattr(self, name) >= 0, name, "0 or more")
+        self._expect(self.cells in CELLS, "cells", " or ".join(CELLS))
         self._expect(self.image_scale > 0, "image_scale", "a positive number")
 
     def _expect(self, condition: bool, name: str, expected: str) -> None:
@@ -205,6 +209,10 @@ class Recipe:
         self._check_data()
         self._check_frozen()
         self.bev.check()
+        if self.bev.cells != "visible" and self.data.name != "freedoom-surround":
+            raise ValueError(
+                f"recipe field bev.cells is {self.bev.cells!r}; {self.data.name} labels every cell, expected 'visible'"
+            )
 
     def _check_frozen(self) -> None:
         data, frozen, cache = self.data, self.model.freeze_encoder, self.train.cache_features
