@@ -29,7 +29,7 @@ LEFT_OUT_FILES = {
 }
 LEFT_OUT_FUNCTIONS = {
     "constructors": r"__init__|__post_init__|__len__",
-    "look-ups: devices, types, sizes, names": r"pick_device|pick_dtype|name|size|device|settings|seeds|to_dict",
+    "look-ups: devices, types, sizes, names": r"pick_device|pick_dtype|name|uncertainty_title|size|device|settings|seeds|to_dict",
 }
 
 
@@ -91,6 +91,9 @@ def record(work: Callable[[], Any]) -> Calls:
         if importing or path is None or not code.co_flags & inspect.CO_OPTIMIZED:
             return
         if event == "call":
+            if code.co_name.startswith("<"):  # a comprehension or lambda is part of the function around it
+                stack.append(stack[-1])
+                return
             name = getattr(code, "co_qualname", code.co_name)
             function = Function(path[1], name, code.co_firstlineno)
             calls.setdefault(stack[-1], {}).setdefault(function)

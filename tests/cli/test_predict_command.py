@@ -94,7 +94,7 @@ def test_several_inputs_and_what_is_skipped(models, images, tmp_path, capsys):
 def test_a_second_equal_run_loads_no_model(models, images, tmp_path, capsys, monkeypatch):
     words = [images, "--model", models / "rooms", "--out", tmp_path / "out", "--no-panels", "--steps", "2"]
     assert run(capsys, *words)[0] == 0
-    monkeypatch.setattr("noise2map.inference.predictor.load_model", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("noise2map.inference.loading.load_model", lambda *_: pytest.fail("the model was loaded"))
     code, text, _ = run(capsys, *words)
     assert code == 0 and "0 predicted, 2 done before" in text
     monkeypatch.undo()

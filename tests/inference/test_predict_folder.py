@@ -13,7 +13,7 @@ from noise2map.inference import folder as folder_room
 from noise2map.inference import memory
 from noise2map.inference.folder import predict_folder
 from noise2map.inference.predictor import Predictor
-from noise2map.inference.sources import output_names
+from noise2map.inference.resuming import output_names
 from noise2map.models import Noise2MapImageProcessor
 from noise2map.models.decoding import PredictionOptions
 from noise2map.runs import files

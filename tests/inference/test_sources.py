@@ -10,7 +10,8 @@ from PIL import Image, features
 
 from noise2map.data import images as image_files
 from noise2map.data.images import open_image
-from noise2map.inference.sources import as_image, as_images, describe_skipped, download, find_images, read_image
+from noise2map.inference.reading import as_image, as_images, download, read_image
+from noise2map.inference.sources import describe_skipped, find_images
 
 
 @pytest.fixture

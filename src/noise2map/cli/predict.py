@@ -1,7 +1,7 @@
 """``noise2map predict``: maps for images, folders of images and http(s) addresses."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -47,35 +47,30 @@ def predict(
             if not plan.images and not plan.failed:  # nothing to load a model for
                 _tell(out, 0, plan.done, {}, found.skipped, model)
                 return
-        _predict(found, folder, model, device, dtype, chosen, {"batch_size": batch_size, "panels": panels, "arrays": arrays})
+        import transformers  # after the checks that need nothing heavy
 
+        from noise2map.inference.folder import predict_folder
+        from noise2map.inference.loading import load_model, pick_device, pick_dtype
+        from noise2map.inference.predictor import Predictor
+        from noise2map.models.decoding import PredictionOptions
 
-def _predict(
-    found: Any, folder: Any, model: str, device: str, dtype: str, chosen: dict[str, Any], keywords: dict[str, Any]
-) -> None:
-    import transformers  # after the checks that need nothing heavy
-
-    from noise2map.inference.folder import predict_folder
-    from noise2map.inference.loading import pick_device, pick_dtype
-    from noise2map.inference.predictor import Predictor
-    from noise2map.models.decoding import PredictionOptions
-
-    transformers.utils.logging.disable_progress_bar()
-    options = PredictionOptions(**chosen)
-    predictor = Predictor.from_pretrained(model, pick_device(device), pick_dtype(dtype))
-    try:
-        report = predict_folder(found, folder, predictor, options, model_name=model, **keywords)
-    except RuntimeError as error:
-        if "out of memory" not in str(error):
-            raise
-        raise MemoryError("out of memory; use a smaller --batch-size, --size or --ensemble") from error
-    _tell(folder.root, len(report.written), report.skipped, report.failed, report.left_out, f"{predictor.task}, {model}")
+        transformers.utils.logging.disable_progress_bar()
+        predictor = Predictor(*load_model(model, pick_device(device), pick_dtype(dtype)))
+        choices = {"model_name": model, "batch_size": batch_size, "panels": panels, "arrays": arrays}
+        try:
+            report = predict_folder(found, folder, predictor, PredictionOptions(**chosen), **choices)
+        except RuntimeError as error:
+            if "out of memory" not in str(error):
+                raise
+            raise MemoryError("out of memory; use a smaller --batch-size, --size or --ensemble") from error
+    _tell(out, len(report.written), report.skipped, report.failed, report.left_out, f"{predictor.task}, {model}")
     if report.failed:
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
 def _tell(out: Path, written: int, done: list[str], failed: dict[str, str], left_out: dict[str, str], model: str) -> None:
-    from noise2map.inference.sources import describe_skipped, printable
+    from noise2map.inference.sources import describe_skipped
+    from noise2map.runs.words import printable
 
     counts = [f"{written} predicted"]
     counts += [f"{len(done)} done before"] * bool(done)

@@ -2,27 +2,24 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from tqdm import tqdm
 
-from noise2map.inference.maps_on_disk import encode_maps, map_summary
+from noise2map.inference.batches import batches
+from noise2map.inference.maps_on_disk import encode_prediction
 from noise2map.inference.predictor import Predictor
-from noise2map.inference.resuming import PlannedImage, plan_images
-from noise2map.inference.sources import FoundImages, find_images, printable, read_image
+from noise2map.inference.reading import read_images
+from noise2map.inference.resuming import plan_images
+from noise2map.inference.sources import FoundImages, find_images
 from noise2map.models.decoding import PredictionOptions, check_count
-from noise2map.report.panels import render
-from noise2map.runs.files import encode_image, settings_checksum, weights_checksum
+from noise2map.runs.files import settings_checksum, weights_checksum
 from noise2map.runs.output_folder import OutputFolder
 
 logger = logging.getLogger(__name__)
-
-# Images of many sizes wait for company of their own size; no more than this many batches of them.
-_WAITING_BATCHES = 4
 
 
 @dataclass
@@ -42,12 +39,6 @@ class FolderReport:
     failed: dict[str, str] = field(default_factory=dict)
     lines: list[dict[str, Any]] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class _Waiting:
-    plan: PlannedImage
-    image: Image.Image
 
 
 def predict_folder(
@@ -100,8 +91,10 @@ def predict_folder(
     model_name = model_name or str(predictor.model.config.name_or_path)
     out.use(run_settings(predictor, options, model_name))
     plan = plan_images(found, out)
-    out.forget([one.id for one in plan.images])
+    if changed := [one.id for one in plan.images if one.id in out.done]:
+        out.forget(changed)
     report = FolderReport(skipped=plan.done, left_out=found.skipped)
+    planned = {one.id: one for one in plan.images}
     with tqdm(total=len(found.images), unit="image", disable=not progress, file=sys.stderr, dynamic_ncols=True) as bar:
 
         def fail(image_id: str, message: str) -> None:
@@ -112,27 +105,16 @@ def predict_folder(
         bar.update(len(plan.done))
         for image_id, message in plan.failed.items():
             fail(image_id, message)
-        for group in _batches(_readable(plan.images, fail), predictor, options, batch_size, fail):
-            ids = [one.plan.id for one in group]
-            predictions = predictor([one.image for one in group], ids, options, batch_size=batch_size)
-            for one, prediction in zip(group, predictions):
-                maps = encode_maps(prediction, predictor, one.plan.name, arrays=arrays)
-                if panels:
-                    panel = prediction.panel(_describe(one.plan.id, prediction, options))
-                    maps["panel"] = (f"panels/{one.plan.name}.png", encode_image(render(panel)))
-                line = {
-                    "id": one.plan.id,
-                    "size": list(one.image.size),
-                    "processed_size": list(prediction.processed_size),
-                    "model": model_name,
-                    "num_steps": prediction.num_steps,
-                    "options": asdict(options),
-                    **map_summary(prediction, predictor),
-                    "files": {kind: path for kind, (path, _) in maps.items()},
-                    "source": one.plan.record,
-                }
-                out.write(line, dict(maps.values()))
-                report.written.append(one.plan.id)
+        images = read_images([(one.id, one.source) for one in plan.images], fail)
+        for batch in batches(images, predictor.model, predictor.processor, options, batch_size, fail):
+            for prediction in predictor.predict_batch(batch, batch.keys, options):
+                one = planned[prediction.id]
+                record, files = encode_prediction(
+                    prediction, one.name, predictor.model.config, options, panel=panels, arrays=arrays
+                )
+                line = {"model": model_name, **record, "source": one.record}
+                out.write(line, files)
+                report.written.append(one.id)
                 report.lines.append(line)
                 bar.update()
     return report
@@ -148,40 +130,3 @@ def run_settings(predictor: Predictor, options: PredictionOptions, model_name: s
         "dtype": str(predictor.model.dtype).removeprefix("torch."),
         **asdict(options),
     }
-
-
-def _readable(planned: Iterable[PlannedImage], fail: Callable[[str, str], None]) -> Iterator[_Waiting]:
-    for one in planned:
-        try:
-            image = read_image(one.source)
-        except (OSError, ValueError, MemoryError) as error:
-            fail(one.id, printable(str(error)) or type(error).__name__)
-            continue
-        yield _Waiting(one, image)
-
-
-def _batches(
-    waiting: Iterable[_Waiting], predictor: Predictor, options: PredictionOptions, batch_size: int, fail: Any
-) -> Iterator[list[_Waiting]]:
-    """Images that are processed at one size, as many together as wanted and as fit in memory."""
-    groups: dict[tuple[int, int], list[_Waiting]] = {}
-    for one in waiting:
-        size = predictor.processed_size(*one.image.size, options.size)
-        try:
-            room = predictor.check_fits(*one.image.size, options, batch_size)
-        except ValueError as error:
-            fail(one.plan.id, str(error))
-            continue
-        group = groups.setdefault(size, [])
-        group.append(one)
-        if len(group) >= room:
-            yield groups.pop(size)
-        elif sum(map(len, groups.values())) >= _WAITING_BATCHES * batch_size:
-            yield groups.pop(max(groups, key=lambda key: len(groups[key])))
-    yield from groups.values()
-
-
-def _describe(image_id: str, prediction: Any, options: PredictionOptions) -> str:
-    steps, samples = prediction.num_steps, options.ensemble_size or 1
-    counted = f"{steps} step{'s' if steps > 1 else ''}" + (" (auto)" if options.num_inference_steps == "auto" else "")
-    return f"{image_id}  ·  {counted}, {samples} sample{'s' if samples > 1 else ''}, {options.average}  ·  seed {options.seed}"

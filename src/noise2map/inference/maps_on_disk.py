@@ -1,13 +1,15 @@
 """A prediction as files: class ids or metres in plain formats, uncertainty, a panel to look at, numbers for the record."""
 
 import math
+from dataclasses import asdict
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from noise2map.inference.predictor import Predictor
+from noise2map.models.decoding import PredictionOptions
+from noise2map.report.panels import render
 from noise2map.runs.files import encode_image
 from noise2map.tasks.prediction import Prediction
 
@@ -25,40 +27,61 @@ def uncertainty_png_units(prediction: Prediction) -> int:
     return 10 ** min(9, math.floor(math.log10(_FULL_16_BITS / greatest))) if greatest > 0 else _FULL_16_BITS
 
 
-def encode_maps(prediction: Prediction, predictor: Predictor, name: str, arrays: bool = True) -> dict[str, tuple[str, bytes]]:
-    """The files of a prediction.
+def encode_prediction(
+    prediction: Prediction, name: str, config: Any, options: PredictionOptions, *, panel: bool = True, arrays: bool = True
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The record of a prediction, and its files.
+
+    The files are ``labels`` (palette PNG of ids), ``depth`` (16-bit PNG) or ``normals`` (RGB PNG); of the latter two ``arrays``
+    (npz with ``depth_m`` or ``normals`` and ``uncertainty`` in float32 as they were computed, at the processed size);
+    ``uncertainty`` (16-bit PNG, see `uncertainty_png_units`) where it is defined; ``panel``.
 
     Args:
-        prediction: The maps of one image.
-        predictor: What made them: it knows the palette and the range of depth.
+        prediction: The maps of one image, with the image.
         name: The files' name without suffix.
+        config: Of the model: it knows the range of depth and the names of classes.
+        options: What the map was predicted with.
+        panel: Whether to draw image, map and uncertainty side by side.
         arrays: Whether to write floats, too.
 
     Returns:
-        Kind to relative path and content: ``labels`` (palette PNG of ids), ``depth`` (16-bit PNG) or ``normals`` (RGB PNG); of
-        the latter two ``arrays`` (npz with ``depth_m`` or ``normals`` and ``uncertainty`` in float32 as they were computed, at
-        the processed size); ``uncertainty`` (16-bit PNG, see :func:`uncertainty_png_units`) where it is defined.
+        JSON values: id, sizes, options, class shares or quantiles of the depth, mean uncertainty, and ``files``, kind to path;
+        and the content of the files, path to bytes.
     """
-    maps = prediction.task.files(prediction, name, predictor.model.config)
-    kept = {kind: values for kind, values in prediction.computed.items() if kind != "uncertainty"}
-    if arrays and kept:
+    heading, units = _describe(prediction, options), uncertainty_png_units(prediction)
+    task, uncertainty = prediction.task, prediction.uncertainty
+    files = task.files(prediction, name, config)
+    summary = task.summary(prediction, config)
+    if arrays and any(kind != "uncertainty" for kind in prediction.computed):
         buffer = BytesIO()
         np.savez_compressed(buffer, **prediction.computed)
-        maps["arrays"] = (f"{prediction.task.stored_folder}/{name}.npz", buffer.getvalue())
-    if prediction.uncertainty is not None:
-        scaled = prediction.uncertainty.astype(np.float64) * uncertainty_png_units(prediction)
-        units = np.rint(scaled).clip(0, _FULL_16_BITS).astype(np.uint16)
-        maps["uncertainty"] = (f"uncertainty/{name}.png", encode_image(Image.fromarray(units)))
-    return maps
+        files["arrays"] = (f"{task.stored_folder}/{name}.npz", buffer.getvalue())
+    if uncertainty is not None:
+        scaled = np.rint(uncertainty.astype(np.float64) * units).clip(0, _FULL_16_BITS).astype(np.uint16)
+        files["uncertainty"] = (f"uncertainty/{name}.png", encode_image(Image.fromarray(scaled)))
+        kind = prediction.uncertainty_kind
+        summary["uncertainty"] = {
+            "kind": kind,
+            "mean": float(f"{uncertainty.mean(dtype=np.float64):.6g}"),
+            "unit": "share of the depth" if task.in_metres and kind == "sample_variance" else "0 to 1",
+            "png_units_per_1": units,
+        }
+    if panel:
+        drawn = render(task.panel(prediction, prediction.image, heading, prediction.uncertainty_title))
+        files["panel"] = (f"panels/{name}.png", encode_image(drawn))
+    record = {
+        "id": prediction.id,
+        "size": [prediction.image.shape[1], prediction.image.shape[0]],
+        "processed_size": list(prediction.processed_size),
+        "num_steps": prediction.num_steps,
+        "options": asdict(options),
+        **summary,
+        "files": {kind: path for kind, (path, _) in files.items()},
+    }
+    return record, dict(files.values())
 
 
-def map_summary(prediction: Prediction, predictor: Predictor) -> dict[str, Any]:
-    """Numbers for the record: class shares or quantiles of the depth, and the mean uncertainty."""
-    summary = prediction.task.summary(prediction, predictor.model.config)
-    if prediction.uncertainty is not None:
-        mean = float(f"{prediction.uncertainty.mean(dtype=np.float64):.6g}")
-        shares = prediction.task.in_metres and prediction.uncertainty_kind == "sample_variance"
-        unit = "share of the depth" if shares else "0 to 1"
-        units = uncertainty_png_units(prediction)
-        summary["uncertainty"] = {"kind": prediction.uncertainty_kind, "mean": mean, "unit": unit, "png_units_per_1": units}
-    return summary
+def _describe(prediction: Prediction, options: PredictionOptions) -> str:
+    steps, samples = prediction.num_steps, options.ensemble_size or 1
+    counted = f"{steps} step{'s' if steps > 1 else ''}" + (" (auto)" if options.num_inference_steps == "auto" else "")
+    return f"{prediction.id}  ·  {counted}, {samples} sample{'s' if samples > 1 else ''}, {options.average}  ·  seed {options.seed}"

@@ -7,21 +7,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from torch.nn import functional
 
 from noise2map.diffusion import image_generator
+from noise2map.inference.batches import ImageBatch, batches
 from noise2map.inference.loading import load_model
-from noise2map.inference.memory import Workload, fitting_batch
-from noise2map.inference.sources import as_image, as_images
+from noise2map.inference.reading import as_image, as_images
 from noise2map.models import MapModel, Noise2MapImageProcessor
 from noise2map.models.decoding import DecodingOptions, PredictionOptions, Size, check_count
-from noise2map.models.image_processing import MIN_SIDE, to_rgb
+from noise2map.models.image_processing import to_rgb
 from noise2map.report.palettes import class_palette
 from noise2map.runs.memory import keep_freed_memory
 from noise2map.tasks import task_of
 from noise2map.tasks.base import ImageTask
-from noise2map.tasks.prediction import Prediction
+from noise2map.tasks.prediction import Prediction, predictions_of
 
 
 class Predictor:
@@ -71,28 +69,8 @@ class Predictor:
         return cls(*load_model(name, device, dtype))
 
     def processed_size(self, width: int, height: int, size: Size = None) -> tuple[int, int]:
-        """Width and height at which an image of ``width x height`` is processed.
-
-        By default as the processor does: the short side becomes what the model was trained at, and the ratio is kept.
-        """
-        if isinstance(size, tuple):
-            return size
-        if size == "native" or not self.processor.do_resize:
-            return max(width, MIN_SIDE), max(height, MIN_SIDE)
-        rows, columns = self.processor.output_size(height, width)
-        return columns, rows
-
-    def check_fits(self, width: int, height: int, options: PredictionOptions, batch_size: int = 1) -> int:
-        """Number of images of a size that can be processed together, at most ``batch_size``.
-
-        Raises:
-            ValueError: If free memory does not suffice for one.
-        """
-        columns, rows = self.processed_size(width, height, options.size)
-        work = Workload(
-            batch_size, rows, columns, options.resolved(self.model.config).ensemble_size or 1, max(width * height, rows * columns)
-        )
-        return fitting_batch(self.model.config, work, self.model.device, self.model.dtype.itemsize)
+        """Width and height at which an image is processed; see `Noise2MapImageProcessor.processed_size`."""
+        return self.processor.processed_size(width, height, size)
 
     def __call__(
         self,
@@ -129,61 +107,47 @@ class Predictor:
             raise ValueError(f"got {len(images)} images and {len(ids)} ids; expected one id for each image")
         check_count("batch_size", batch_size)
         options = _chosen(options, choices).resolved(self.model.config)
-        images = [as_image(image) for image in images]
-        groups: dict[tuple[int, int], list[int]] = {}
-        for index, image in enumerate(images):
-            groups.setdefault(self.processed_size(*image.size, options.size), []).append(index)
         found: dict[int, Prediction] = {}
-        for size, members in groups.items():
-            room = min(self.check_fits(*images[index].size, options, batch_size) for index in members)
-            for start in range(0, len(members), room):
-                part = members[start : start + room]
-                batch = self._predict_batch([images[i] for i in part], [ids[i] for i in part], size, options, every_uncertainty)
-                found.update(zip(part, batch))
+        pictures = ((index, to_rgb(as_image(image))) for index, image in enumerate(images))
+        for batch in batches(pictures, self.model, self.processor, options, batch_size):
+            names = [ids[index] for index in batch.keys]
+            found.update(zip(batch.keys, self.predict_batch(batch, names, options, every_uncertainty)))
         return [found[index] for index in range(len(images))]
 
     @torch.inference_mode()
-    def _predict_batch(
-        self, images: list[Image.Image], ids: list[str], size: tuple[int, int], options: PredictionOptions, every_uncertainty: bool
+    def predict_batch(
+        self, batch: ImageBatch[Any], ids: Sequence[str], options: PredictionOptions, every_uncertainty: bool = False
     ) -> list[Prediction]:
-        images = [to_rgb(image) for image in images]
-        height_width = {"height": size[1], "width": size[0]}
-        inputs = self.processor(images=images, do_resize=True, size=height_width, keep_aspect_ratio=False, return_tensors="pt")
+        """Predict the maps of images that are processed at one size and fit in memory together.
+
+        Args:
+            batch: As `batches` makes it.
+            ids: A stable name for each image, which with the seed fixes its noise.
+            options: Steps, samples, averaging, seed.
+            every_uncertainty: Return every kind of uncertainty, not only the one the checkpoint names.
+        """
+        width, height = batch.size
+        inputs = self.processor(
+            images=batch.images,
+            do_resize=True,
+            size={"height": height, "width": width},
+            keep_aspect_ratio=False,
+            return_tensors="pt",
+        )
         out = self.model(
             pixel_values=inputs["pixel_values"].to(self.model.device),
             num_inference_steps=options.num_inference_steps,
             ensemble_size=options.ensemble_size,
             average=options.average,
             sampler=options.sampler,
+            sampling=options.sampling,
             generator=[image_generator(options.seed, one) for one in ids],
         )
-        shapes = [(image.height, image.width) for image in images]
-        found = self._task.arrays(out, self.processor, shapes)
         name = self.model.config.uncertainty or self.model.default_uncertainty
-        wanted = list(out.uncertainties) if every_uncertainty else [name] * (out.uncertainty is not None)
-        kinds = {kind: _unit_maps(out.uncertainties[kind], shapes) for kind in wanted}
-        steps = out.num_steps.tolist()
-        computed = self._task.computed(out)
-        if name in kinds:
-            computed["uncertainty"] = out.uncertainties[name].clamp(0, 1)
-        computed = {kind: values.float().cpu().numpy() for kind, values in computed.items()}
-        return [
-            Prediction(
-                id=one,
-                task=self._task,
-                map=found[i],
-                uncertainty=kinds[name][i] if name in kinds else None,
-                uncertainty_kind=name,
-                num_steps=steps[i],
-                processed_size=size,
-                uncertainties={kind: maps[i] for kind, maps in kinds.items()} if every_uncertainty else {},
-                image=np.asarray(images[i]),
-                computed={kind: values[i] for kind, values in computed.items()},
-                id2label=self.id2label,
-                palette=self.palette,
-            )
-            for i, one in enumerate(ids)
-        ]
+        predictions = predictions_of(out, self._task, self.processor, batch.images, ids, name, every_uncertainty)
+        for one in predictions:
+            one.processed_size, one.id2label, one.palette = batch.size, self.id2label, self.palette
+        return predictions
 
 
 def _chosen(options: DecodingOptions | None, choices: dict[str, Any]) -> PredictionOptions:
@@ -193,12 +157,3 @@ def _chosen(options: DecodingOptions | None, choices: dict[str, Any]) -> Predict
             raise TypeError(f"Predictor has no option {name!r}; expected {', '.join(known)}")
     before = {} if options is None else {one.name: getattr(options, one.name) for one in fields(options)}
     return PredictionOptions(**{**before, **choices})
-
-
-def _unit_maps(values: torch.Tensor, shapes: list[tuple[int, int]]) -> list[np.ndarray]:
-    """Uncertainties ``(B, h, w)`` at the sizes of the images, clamped to [0, 1]."""
-    resized = [
-        functional.interpolate(value[None, None].float(), size=shape, mode="bilinear", align_corners=False)[0, 0]
-        for value, shape in zip(values, shapes)
-    ]
-    return [value.clamp(0, 1).cpu().numpy() for value in resized]

@@ -1,15 +1,16 @@
 """Resuming a folder of predictions: images done and to do, with ids and file names that no other image has."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from noise2map.inference.sources import FoundImages, longer_ids, output_names, printable
+from noise2map.inference.sources import FoundImages, longer_ids
 from noise2map.runs.files import content_checksum
 from noise2map.runs.output_folder import OutputFolder
+from noise2map.runs.words import printable
 from noise2map.zoo import resolve_model
 
 _CHUNK = 2**22
@@ -97,6 +98,29 @@ def _names(ids: list[str], done: Mapping[str, Any]) -> dict[str, str]:
     written = {one: name for one, line in done.items() for name in [_name_of(line)] if name is not None}
     new = output_names([one for one in ids if one not in written], written.values())
     return {one: written[one] if one in written else new[one] for one in ids}
+
+
+def output_names(ids: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
+    """A name without suffix for the files of each image: ``rooms/a.jpg`` -> ``rooms/a``.
+
+    Images that differ in the suffix only keep it (``rooms/a.jpg`` and ``rooms/a.png``), so that no file is written twice.
+
+    Args:
+        ids: Of the images.
+        taken: Names that files of other images have.
+    """
+    ids, taken = list(ids), set(taken)
+    stems = {one: one[: -len(Path(one).suffix)] if Path(one).suffix else one for one in ids}
+    counts: dict[str, int] = {}
+    for stem in stems.values():
+        counts[stem] = counts.get(stem, 0) + 1
+    every, names = {*ids, *taken}, {}
+    for one, stem in stems.items():
+        name = stem if counts[stem] == 1 and stem not in every else one
+        while name in taken:
+            name += "~"
+        names[one] = name
+    return names
 
 
 def _name_of(line: Mapping[str, Any]) -> str | None:

@@ -1,25 +1,16 @@
-"""Images to predict: files, folders, http(s) addresses and arrays, with ids that tell them apart."""
+"""Images to predict: files, folders and http(s) addresses, with ids that tell them apart."""
 
 import os
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
-from urllib.request import Request, urlopen
 
-import numpy as np
-from PIL import Image
-
-from noise2map.data.images import decode_image, image_suffixes, is_image_name, open_image, why_no_image
+from noise2map.data.images import image_suffixes, is_image_name, why_no_image
 from noise2map.runs.output_folder import is_output_folder
-
-MAX_DOWNLOAD_BYTES = 100 * 2**20
-DOWNLOAD_TIMEOUT_S = 30.0
-_CHUNK = 2**18
+from noise2map.runs.words import printable
 
 
 @dataclass
@@ -116,12 +107,6 @@ def _search(root: Path, leave_out: Path | None, skipped: dict[str, str]) -> list
     return sorted(found)
 
 
-def printable(name: str) -> str:
-    """A name as it can be printed, drawn and stored anywhere: control characters and stray bytes become escapes."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(one.encode("unicode_escape").decode() if unicodedata.category(one) == "Cc" else one for one in text)
-
-
 def _distinct(found: list[tuple[str, Path | str]]) -> dict[str, Path | str]:
     """Ids by source; sources given twice are taken once, equal ids are lengthened."""
     once: dict[str, tuple[str, Path | str]] = {}
@@ -150,97 +135,3 @@ def longer_ids(image_id: str, source: Path | str) -> Iterable[str]:
     while True:
         yield f"{image_id}~{number}"
         number += 1
-
-
-def output_names(ids: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
-    """A name without suffix for the files of each image: ``rooms/a.jpg`` -> ``rooms/a``.
-
-    Images that differ in the suffix only keep it (``rooms/a.jpg`` and ``rooms/a.png``), so that no file is written twice.
-
-    Args:
-        ids: Of the images.
-        taken: Names that files of other images have.
-    """
-    ids, taken = list(ids), set(taken)
-    stems = {one: one[: -len(Path(one).suffix)] if Path(one).suffix else one for one in ids}
-    counts: dict[str, int] = {}
-    for stem in stems.values():
-        counts[stem] = counts.get(stem, 0) + 1
-    every, names = {*ids, *taken}, {}
-    for one, stem in stems.items():
-        name = stem if counts[stem] == 1 and stem not in every else one
-        while name in taken:
-            name += "~"
-        names[one] = name
-    return names
-
-
-def read_image(source: Path | str) -> Image.Image:
-    """Read a file or an http(s) address as 8-bit RGB, upright; see :func:`noise2map.data.images.open_image`.
-
-    Raises:
-        OSError: Naming the source and the reason, if it cannot be read.
-    """
-    if is_url(source):
-        return decode_image(download(str(source)), str(source))
-    return open_image(source)
-
-
-def download(url: str, max_bytes: int = MAX_DOWNLOAD_BYTES, timeout_s: float = DOWNLOAD_TIMEOUT_S) -> BytesIO:
-    """Content of an http(s) address.
-
-    Args:
-        url: The address.
-        max_bytes: More than this is refused, however much the server says that there is.
-        timeout_s: Seconds without an answer after which it is given up.
-
-    Raises:
-        OSError: Naming the address and the reason.
-    """
-    from noise2map import __version__
-
-    content = BytesIO()
-    try:
-        with urlopen(Request(url, headers={"User-Agent": f"noise2map/{__version__}"}), timeout=timeout_s) as answer:
-            while chunk := answer.read(_CHUNK):
-                content.write(chunk)
-                if content.tell() > max_bytes:
-                    raise OSError(f"it is larger than {max_bytes / 2**20:.0f} MiB")
-    except (OSError, ValueError) as error:
-        raise OSError(f"cannot fetch image {url}: {getattr(error, 'reason', None) or error}") from error
-    content.seek(0)
-    return content
-
-
-def as_images(images: Any) -> list[Any]:
-    """One image or several, whatever they are, as a list of what :func:`as_image` takes."""
-    if isinstance(images, (str, bytes, Path, Image.Image)) or images is None:
-        return [images]
-    if hasattr(images, "ndim") and hasattr(images, "shape"):
-        return list(images) if images.ndim == 4 else [images]
-    try:
-        return list(images)
-    except TypeError:
-        return [images]
-
-
-def as_image(image: Any) -> Image.Image:
-    """A Pillow image from a Pillow image, a path, an http(s) address, or an array.
-
-    Raises:
-        ValueError: If it is something else, or an array that is no image.
-        OSError: If a file or an address cannot be read.
-    """
-    from noise2map.models.image_processing import to_rgb
-
-    if isinstance(image, Image.Image):
-        return image
-    if isinstance(image, (str, Path)):
-        if not is_url(image) and Path(image).is_dir():
-            raise ValueError(f"image is the folder {str(image)!r}; expected a file, or noise2map.inference.predict_folder")
-        return read_image(image)
-    if isinstance(image, np.ndarray) or hasattr(image, "cpu"):
-        return to_rgb(image)
-    raise ValueError(
-        f"image is a {type(image).__name__}; expected a Pillow image, an array (H, W, 3) of bytes, a path or an http(s) address"
-    )

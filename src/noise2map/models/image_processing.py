@@ -156,6 +156,23 @@ class Noise2MapImageProcessor(ShippedNames, PilBackend):
             ratio = min(ratio, size.longest_edge / max(height, width))
         return max(MIN_SIDE, round(height * ratio)), max(MIN_SIDE, round(width * ratio))
 
+    def processed_size(self, width: int, height: int, size: Any = None) -> tuple[int, int]:
+        """Width and height at which an image is predicted.
+
+        By default as `output_size` says: the short side becomes what the model was trained at, and the ratio is kept.
+
+        Args:
+            width: Of the image.
+            height: Of the image.
+            size: ``(width, height)`` instead; ``"native"`` for the size of the image, each side at least 32.
+        """
+        if isinstance(size, tuple):
+            return size
+        if size == "native" or not self.do_resize:
+            return max(width, MIN_SIDE), max(height, MIN_SIDE)
+        rows, columns = self.output_size(height, width)
+        return columns, rows
+
     def _prepare_image(self, image: Image.Image, options: dict[str, Any]) -> np.ndarray:
         height, width = image.height, image.width
         target = (height, width)

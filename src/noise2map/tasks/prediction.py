@@ -1,12 +1,15 @@
 """The map of one image with its uncertainty: drawn, saved, shown in notebooks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch.nn import functional
 
 from noise2map.report.panels import Panel, render
 from noise2map.runs.files import encode_image, write_bytes, write_image
@@ -40,7 +43,7 @@ class Prediction:
     uncertainty: np.ndarray | None
     uncertainty_kind: str
     num_steps: int
-    processed_size: tuple[int, int]
+    processed_size: tuple[int, int] = (0, 0)
     uncertainties: dict[str, np.ndarray] = field(default_factory=dict)
     image: np.ndarray | None = field(default=None, repr=False)
     computed: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
@@ -65,6 +68,11 @@ class Prediction:
     def _if(self, key: str) -> np.ndarray | None:
         return self.map if self.task.sample_key == key else None
 
+    @property
+    def uncertainty_title(self) -> str:
+        """``"uncertainty (step flip)"``."""
+        return f"uncertainty ({self.uncertainty_kind.replace('_', ' ')})"
+
     def panel(self, heading: str = "") -> Panel:
         """Image, map and, where it is defined, uncertainty, with legend or color bar.
 
@@ -76,8 +84,7 @@ class Prediction:
         """
         if self.image is None:
             raise ValueError("this prediction holds no image; expected one made by Predictor")
-        kind = f"uncertainty ({self.uncertainty_kind.replace('_', ' ')})"
-        return self.task.panel(self, self.image, heading, kind)
+        return self.task.panel(self, self.image, heading, self.uncertainty_title)
 
     def plot(self, heading: str = "") -> Image.Image:
         """The panel as a Pillow image; arguments and errors as in `panel`."""
@@ -100,3 +107,56 @@ class Prediction:
 
     def _repr_png_(self) -> bytes | None:
         return None if self.image is None else encode_image(self.plot())
+
+
+def predictions_of(
+    output: Any,
+    task: "ImageTask",
+    processor: Any,
+    images: Sequence[Image.Image],
+    ids: Sequence[str],
+    kind: str,
+    every_uncertainty: bool = False,
+) -> list[Prediction]:
+    """An output of a map model as one prediction for each image.
+
+    Args:
+        output: What `decode_map` gave for B images.
+        task: What its maps are.
+        processor: The model's image processor.
+        images: The B images, of any size.
+        ids: Of the images.
+        kind: The uncertainty that the checkpoint names.
+        every_uncertainty: Keep every kind that is defined for the run, not only that one.
+    """
+    shapes = [(image.height, image.width) for image in images]
+    wanted = list(output.uncertainties) if every_uncertainty else [kind] * (output.uncertainty is not None)
+    kinds = {name: _unit_maps(output.uncertainties[name], shapes) for name in wanted}
+    computed = task.computed(output)
+    if kind in kinds:
+        computed["uncertainty"] = output.uncertainties[kind].clamp(0, 1)
+    computed = {name: values.float().cpu().numpy() for name, values in computed.items()}
+    maps, steps = task.arrays(output, processor, shapes), output.num_steps.tolist()
+    return [
+        Prediction(
+            id=one,
+            task=task,
+            map=maps[i],
+            uncertainty=kinds[kind][i] if kind in kinds else None,
+            uncertainty_kind=kind,
+            num_steps=steps[i],
+            uncertainties={name: values[i] for name, values in kinds.items()} if every_uncertainty else {},
+            image=np.asarray(images[i]),
+            computed={name: values[i] for name, values in computed.items()},
+        )
+        for i, one in enumerate(ids)
+    ]
+
+
+def _unit_maps(values: torch.Tensor, shapes: list[tuple[int, int]]) -> list[np.ndarray]:
+    """Uncertainties ``(B, h, w)`` at the sizes of the images, clamped to [0, 1]."""
+    resized = [
+        functional.interpolate(value[None, None].float(), size=shape, mode="bilinear", align_corners=False)[0, 0]
+        for value, shape in zip(values, shapes)
+    ]
+    return [value.clamp(0, 1).cpu().numpy() for value in resized]
