@@ -108,8 +108,8 @@ class Predictor:
         check_count("batch_size", batch_size)
         options = _chosen(options, choices).resolved(self.model.config)
         found: dict[int, Prediction] = {}
-        pictures = ((index, to_rgb(as_image(image))) for index, image in enumerate(images))
-        for batch in batches(pictures, self.model, self.processor, options, batch_size):
+        read = ((index, to_rgb(as_image(image))) for index, image in enumerate(images))
+        for batch in batches(read, self.model, self.processor, options, batch_size):
             names = [ids[index] for index in batch.keys]
             found.update(zip(batch.keys, self.predict_batch(batch, names, options, every_uncertainty)))
         return [found[index] for index in range(len(images))]
