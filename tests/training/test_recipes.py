@@ -82,10 +82,11 @@ def test_missing_recipe_lists_the_shipped_ones():
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if not name.startswith("official/") and "-bev-" not in name])
 def test_shipped_recipes_build_a_small_model(name):
-    recipe = load_recipe(name)
+    recipe = load_recipe(name, ["model.encoder_from=none"] if name.startswith("decoders/") else [])
     model = make_model(recipe, RawSamples(1))
     assert sum(parameter.numel() for parameter in model.parameters()) < 5e6
-    assert model.config.diffusion == ("nodiffusion" not in name)
+    if "nodiffusion" in name:
+        assert not model.config.diffusion
     width, height = recipe.image_size()
     assert make_processor(recipe).output_size(480, 640) == (height, width)
     if recipe.model.task == "segmentation":
@@ -108,6 +109,17 @@ def test_baselines_differ_from_their_models_in_the_diffusion_alone(pair):
     }
     of_diffusion = {"map_scale", "map_projection_gain", "min_inverse_snr", "self_aligned", "time_input"}
     assert changed <= {"diffusion"} | of_diffusion and "diffusion" in changed
+
+
+def test_decoders_differ_in_nothing_but_what_they_predict():
+    """What is compared is trained on the same features for the same time; of completions other features, but all the same."""
+    names = [name for name in recipe_names() if name.startswith("decoders/")]
+    for hidden in (False, True):
+        recipes = [load_recipe(name) for name in names if name.startswith("decoders/completion-") == hidden]
+        shared = {(repr(one.data), repr(one.optim), repr(one.schedule), one.model.encoder_from) for one in recipes}
+        runs = {repr(dataclasses.replace(one.train, eval_steps=[1])) for one in recipes}
+        assert len(recipes) > 4 and len(shared) == len(runs) == 1
+        assert all((one.data.hide is not None) == hidden and one.model.freeze_encoder for one in recipes)
 
 
 def test_a_misspelt_backbone_field_is_refused():

@@ -80,7 +80,9 @@ def _numbers(value: Any) -> Any:
 
 
 def recipe_names(folder: str = "") -> list[str]:
-    """Names of the recipes shipped with the package; those of the published runs start with ``official/``.
+    """Names of the recipes shipped with the package.
+
+    Those of the published runs start with ``official/``, those of decoders on one frozen encoder with ``decoders/``.
 
     Args:
         folder: another kind of recipe than that of maps: ``"generator"``.
@@ -88,7 +90,8 @@ def recipe_names(folder: str = "") -> list[str]:
     root = resources.files("noise2map.training").joinpath("recipes", folder)
     names = [file.name for file in root.iterdir()]
     if not folder:
-        names += [f"official/{file.name}" for file in root.joinpath("official").iterdir() if not file.name.startswith("_")]
+        for part in ("decoders", "official"):
+            names += [f"{part}/{file.name}" for file in root.joinpath(part).iterdir() if not file.name.startswith("_")]
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
