@@ -164,3 +164,9 @@ def test_half_precision_keeps_the_classes_apart(encoding):
     codec = make(encoding, 19)
     labels = all_labels(19)
     assert torch.equal(codec.to(torch.bfloat16).decode(codec.encode(labels)), labels)
+
+
+@pytest.mark.parametrize("codec", (ClassEmbeddingCodec(4, 8), OneHotCodec(4), AnalogBitsCodec(4)))
+def test_the_scale_is_the_published_one_where_none_is_given(codec):
+    assert codec.scale == 0.01 and codec.ignore_index == 255
+    assert codec.codes().abs().max() <= 0.01

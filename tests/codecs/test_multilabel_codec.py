@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from noise2map.codecs import MultiLabelCodec
+from noise2map.codecs import BinaryLayersCodec, MultiLabelCodec
 
 
 def make(num_labels=6, channels=32, scale=0.01, **kwargs):
@@ -68,3 +68,19 @@ def test_impossible_input():
     for threshold in (0, 1, 1.5):
         with pytest.raises(ValueError, match="threshold"):
             MultiLabelCodec(2, 8, threshold=threshold)
+
+
+@pytest.mark.parametrize("layers", (1, 4))
+@pytest.mark.parametrize("codec", (MultiLabelCodec(3, 8), BinaryLayersCodec(3)))
+def test_another_number_of_layers_is_refused(codec, layers):
+    with pytest.raises(ValueError, match=rf"\(1, {layers}, 2, 2\); expected \(B, 3, h, w\)"):
+        codec.encode(torch.zeros(1, layers, 2, 2, dtype=torch.long))
+
+
+def test_binary_layers_are_signs_and_come_back():
+    codec, layers = BinaryLayersCodec(3, 0.5), torch.randint(0, 2, (2, 3, 4, 5), generator=torch.Generator().manual_seed(0))
+    signal = codec.encode(layers)
+    assert torch.equal(signal, torch.where(layers == 1, 0.5, -0.5)) and torch.equal(codec.decode(signal), layers)
+    assert torch.equal(codec.encode_prediction((layers * 2.0 - 1) * 3), signal)
+    with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
+        codec.encode(layers + 1)

@@ -80,3 +80,9 @@ def test_small_prior_and_bad_configuration():
         DepthPrior(unet_config={**dict(tiny_prior().config.unet_config), "sample_size": None})
     with pytest.raises(ValueError, match="expected 'epsilon'"):
         tiny_prior(scheduler_config={"prediction_type": "sample"})
+
+
+def test_a_small_prior_attends_at_its_two_coarsest_levels():
+    config = DepthPrior.small(64).unet.config
+    assert list(config.down_block_types) == ["DownBlock2D"] * 2 + ["AttnDownBlock2D"] * 2
+    assert list(config.up_block_types) == ["AttnUpBlock2D"] * 2 + ["UpBlock2D"] * 2

@@ -298,6 +298,9 @@ def test_result_names_the_features_and_refuses_others():
     result = metric.result(resamples=20)
     assert "FID" in str(result) and "quarters" in str(result) and "30 against 30" in str(result)
     assert result.low < result.value < result.high and result.bias > 0
+    sides = [metric._features(side) for side in ("generated", "reference")]
+    drawn = resampled_distances("frechet", [sides[0]], sides[1], 20, 0)
+    assert result.bias == pytest.approx(drawn.mean().item() - result.value)
     assert result.value == pytest.approx(metric.compute().item())
     other = Distance("FID", 1.0, math.nan, math.nan, math.nan, "inception", 30, 30)
     with pytest.raises(ValueError, match="different extractor"):
@@ -382,3 +385,10 @@ def test_dfid_is_fid_of_rendered_depth_and_sees_nothing_else():
     other.update(fake, real=False)
     rendered = [Patches()(render_depth(estimator(x), "metric", (1.0, 256.0))) for x in (fake, real)]
     assert other.compute().item() == pytest.approx(feature_distance("frechet", *rendered).item(), rel=1e-9)
+
+
+def test_kernel_distance_refuses_sets_of_other_shapes():
+    good = torch.randn(4, 3)
+    for a, b in ((good, torch.randn(4)), (torch.randn(4), good), (good, torch.randn(4, 2)), (good, torch.randn(4, 3, 1))):
+        with pytest.raises(ValueError, match=r"\(N, D\) and \(M, D\)"):
+            kernel_distance(a, b)

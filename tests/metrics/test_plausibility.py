@@ -155,3 +155,11 @@ def test_scores_are_means_over_images_without_the_undefined():
     assert scores["planar_share"].item() == pytest.approx(metric.per_image()[:, 3].mean().item())
     with pytest.raises(ValueError, match="together"):
         metric.update(images, depth, strong=depth[:, None])
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 3, HEIGHT, WIDTH), (1, 4, HEIGHT, WIDTH), (1, 2, HEIGHT, WIDTH), (1, 3, HEIGHT, WIDTH - 1), (3, HEIGHT, WIDTH)]
+)
+def test_edge_alignment_refuses_images_that_do_not_fit(shape):
+    with pytest.raises(ValueError, match="must fit"):
+        edge_alignment(torch.zeros(shape, dtype=torch.uint8), box())

@@ -64,3 +64,10 @@ def test_bad_input_is_refused():
         fit_temperature([logits], [labels.where(labels != 0, 9)])
     with pytest.raises(ValueError, match="pixels_per_image"):
         fit_temperature([logits], [labels], pixels_per_image=0)
+
+
+def test_one_pixel_of_each_image_is_the_least():
+    logits, labels = torch.randn(40, 3, 2, 2, generator=torch.Generator().manual_seed(0)), torch.zeros(40, 2, 2, dtype=torch.long)
+    assert fit_temperature(logits.split(1), labels.split(1), pixels_per_image=1) > 0
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        fit_temperature(logits.split(1), labels.split(1), pixels_per_image=0)

@@ -23,7 +23,7 @@ class CategoricalCodec(MapCodec):
         ignore_index: label of unknown pixels; encoded as row K of the table.
     """
 
-    def __init__(self, num_labels: int, channels: int, scale: float, ignore_index: int = 255) -> None:
+    def __init__(self, num_labels: int, channels: int, scale: float, ignore_index: int) -> None:
         """Stores the sizes.
 
         Raises:

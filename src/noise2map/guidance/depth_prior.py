@@ -164,7 +164,7 @@ def draw_tau(rule: TauRule, timestep: int, image_steps: int, prior_steps: int, g
     if callable(rule):
         tau = torch.as_tensor(rule(timestep, generators))
     elif rule == "matched":
-        tau = torch.full((count,), min(timestep * prior_steps // image_steps, prior_steps - 1))
+        tau = torch.full((count,), timestep * prior_steps // image_steps)
     elif isinstance(rule, int) and not isinstance(rule, bool):
         tau = torch.full((count,), rule)
     else:
