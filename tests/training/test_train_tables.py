@@ -1,0 +1,47 @@
+"""`benchmarks/train_tables.py`: which runs it starts, in which order, and what becomes of one that fails."""
+
+import csv
+
+import pytest
+import train_tables
+
+NAMES = ["depth-laplace", "depth-nodiffusion", "completion-matched"]
+
+
+def jobs(work, seeds=(0, 1)):
+    return train_tables.make_jobs(NAMES, seeds, ["train.iterations=3"], work)
+
+
+def test_the_first_run_of_a_cache_fills_it_before_others_read_it(tmp_path):
+    first, second = train_tables.waves(jobs(tmp_path))
+    assert [(job.recipe, job.seed) for job in first] == [("depth-laplace", 0), ("completion-matched", 0)]
+    assert sorted((job.recipe, job.seed) for job in second) == sorted((n, s) for n in NAMES for s in (0, 1) if (n, s) not in [
+        ("depth-laplace", 0), ("completion-matched", 0)])  # fmt: skip
+    assert len({job.run for job in (*first, *second)}) == 6
+
+
+def test_completions_are_scored_as_they_were_trained(tmp_path):
+    laplace, plain, completion = (job.evaluate(tmp_path / "test", 9) for job in jobs(tmp_path, [2]))
+    assert laplace[-2:] == ["--steps", "1"] == plain[-2:] and "--hide" not in laplace
+    assert completion[-6:] == ["--steps", "1", "3", "10", "--hide", "mixed"]
+    train = jobs(tmp_path, [2])[0].train()
+    assert train[:3] == ["noise2map", "train", "decoders/depth-laplace"]
+    assert train[-3:] == [
+        "train.iterations=3",
+        "--set",
+        "train.seed=2",
+    ]
+
+
+def test_tables_hold_what_has_been_scored(tmp_path):
+    done = jobs(tmp_path, [1])[0]
+    (done.run / "evaluation").mkdir(parents=True)
+    with (done.run / "evaluation" / "evaluation.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["task", "abs_rel"], ["depth", 0.25]])
+    found = train_tables.collect(jobs(tmp_path))
+    assert found == {"depth": [{"recipe": "depth-laplace", "train_seed": 1, "task": "depth", "abs_rel": 0.25}]}
+
+
+def test_a_run_that_fails_says_why(tmp_path):
+    with pytest.raises(RuntimeError, match=r"noise2map train decoders/nothing: .*no recipe file"):
+        train_tables.run(["noise2map", "train", "decoders/nothing"], tmp_path / "log.txt")
