@@ -14,6 +14,7 @@ from noise2map.data import load_samples
 from noise2map.data.subsets import Subset
 from noise2map.diffusion import image_generator
 from noise2map.evaluation import report as tables
+from noise2map.evaluation import screen as screens
 from noise2map.evaluation.evaluate import evaluate_model
 from noise2map.evaluation.protocols import protocol_grid
 from noise2map.metrics import DEPTH_SCORES
@@ -259,17 +260,17 @@ def test_rows_differences_and_tables(segmenter, processor):
     assert all(row["mIoU_low"] <= row["mIoU"] <= row["mIoU_high"] for row in rows)
     assert "step_flip_auroc" in rows[1] and "step_flip_auroc" not in rows[0]
     assert rows[0]["images"] == 5 and rows[0]["images_per_second"] > 0
-    screen = tables.score_table(rows)
+    screen = screens.score_table(rows)
     assert f"{100 * rows[1]['mIoU']:.3f}" in screen and "images/s" in screen
-    assert "step_flip" in tables.uncertainty_table(rows)
+    assert "step_flip" in screens.uncertainty_table(rows)
 
     steps = tables.step_differences(evaluation, "here/tiny", resamples=50)
     gain = next(row for row in steps if row["score"] == "mIoU")
     assert gain["difference"] == pytest.approx(rows[1]["mIoU"] - rows[0]["mIoU"])
     same = tables.model_differences(evaluation, evaluation, ("a", "b"), resamples=50)
     assert len(same) == 2 * 3 and all(row["difference"] == row["low"] == row["high"] == 0 for row in same)
-    assert "a: 1 step, last, ddim" in tables.difference_table(same)
-    assert "here/tiny" not in tables.difference_table(steps)
+    assert "a: 1 step, last, ddim" in screens.difference_table(same)
+    assert "here/tiny" not in screens.difference_table(steps)
 
 
 def test_a_baseline_with_one_protocol_meets_every_protocol(segmenter, processor):

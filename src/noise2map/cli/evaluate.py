@@ -45,7 +45,7 @@ def evaluate(
         list[str] | None,
         options.words("The last step or the mean. [default: last; the model's with --protocol official]", ("last", "steps")),
     ] = None,
-    sampler: Annotated[Literal["ddim", "ddpm"], typer.Option(help="Sampler of the map.")] = "ddim",
+    sampler: Annotated[Literal["ddim", "ddpm", "dpmpp_2m"], typer.Option(help="Sampler of the map.")] = "ddim",
     hide: Annotated[
         Literal["rectangle", "strips", "window", "mixed"] | None,
         typer.Option(help="Cover part of each image with grey: a rectangle, strips, all but a window, or one of them."),
@@ -53,6 +53,17 @@ def evaluate(
     cells: Annotated[
         Literal["visible", "all"], typer.Option(help="Of freedoom-surround: also score, apart, cells that nobody can see.")
     ] = "visible",
+    sampling: Annotated[
+        list[str] | None,
+        options.words("A run of steps, one pass, or samples of one pass by a smooth field.", ("diffusion", "one_pass", "field")),
+    ] = None,
+    sample_scores: Annotated[
+        bool,
+        typer.Option(
+            "--sample-scores",
+            help="Also score the single samples of --ensemble: CRPS, energy score, spread, coverage, set distances, sharpness.",
+        ),
+    ] = False,
     limit: options.Limit = 0,
     batch_size: options.BatchSize = 8,
     device: options.Device = "auto",
@@ -61,7 +72,10 @@ def evaluate(
     compare: Annotated[
         str | None, typer.Option(help="A second model (or folder, with --predictions): paired differences on the same images.")
     ] = None,
-    resamples: Annotated[int, typer.Option(min=0, help="Bootstrap resamples for 95 % intervals over images; 0 for none.")] = 1000,
+    resamples: Annotated[int, typer.Option(min=0, help="Bootstrap resamples for 95 % intervals; 0 for none.")] = 1000,
+    cluster: Annotated[
+        Literal["image", "map"], typer.Option(help="Resample images, or whole maps: what is said then holds for other places.")
+    ] = "image",
     min_depth: Annotated[float | None, typer.Option(help="Score depth from here, meters. [default: the model's]")] = None,
     max_depth: Annotated[float | None, typer.Option(help="Score depth up to here, meters. [default: the model's]")] = None,
     depth_scale: Annotated[float, typer.Option(help="Meters per unit of a folder's depth maps.")] = 0.001,
@@ -76,8 +90,10 @@ def evaluate(
     """
     if (model is None) == (predictions is None):
         raise ValueError("expected --model or --predictions, one of them")
-    if predictions is not None and (steps or ensemble or average or window or fit_temperature):
-        raise ValueError("--steps, --ensemble, --average, --window and --fit-temperature are for models; maps are scored as stored")
+    if predictions is not None and (steps or ensemble or average or sampling or window or fit_temperature):
+        raise ValueError(
+            "--steps, --ensemble, --average, --sampling, --window and --fit-temperature are for models; maps are scored as they are"
+        )
     if predictions is not None and hide:
         raise ValueError("--hide covers the images that a model sees; --predictions are scored as stored")
     if save_per_image and out is None:
@@ -99,8 +115,8 @@ def evaluate(
         dataset=dataset,
         root=root,
         split=split,
-        protocols=protocol_grid(steps or [1, 3, 10], ensemble or [1], average or ["last"], sampler),
-        steps_chosen=steps is not None or ensemble is not None,
+        protocols=protocol_grid(steps or [1, 3, 10], ensemble or [1], average or ["last"], sampler, samplings=sampling or [None]),
+        steps_chosen=steps is not None or ensemble is not None or sampling is not None,
         hide=hide,
         cells=cells,
         limit=limit,
@@ -112,6 +128,8 @@ def evaluate(
         depth_range=(min_depth, max_depth),
         depth_scale=depth_scale,
         fit_temperature=fit_temperature,
+        sample_scores=sample_scores,
+        cluster=cluster,
         test_protocol=protocol,
         window=window and (window.height, window.width),
         stride=stride and (stride.height, stride.width),

@@ -8,26 +8,35 @@ if TYPE_CHECKING:
 
 
 def protocol_grid(
-    steps: Sequence[int | str], samples: Sequence[int], averages: Sequence[str], sampler: str = "ddim", seed: int = 0
+    steps: Sequence[int | str],
+    samples: Sequence[int],
+    averages: Sequence[str],
+    sampler: str = "ddim",
+    seed: int = 0,
+    samplings: Sequence[str | None] = (None,),
 ) -> "list[DecodingOptions]":
     """Every combination, without the ones that differ in name only: the mean over one step is the last step.
+
+    What takes one step (`"field"`, `"one_pass"`) takes it whatever `steps` say, and a single pass has a single sample.
 
     Raises:
         ValueError: If an option has no value or an unknown one.
     """
     from noise2map.models.decoding import DecodingOptions  # words are read before anything heavy is imported
 
-    for name, values in (("steps", steps), ("ensemble", samples), ("average", averages)):
+    for name, values in (("steps", steps), ("ensemble", samples), ("average", averages), ("sampling", samplings)):
         if not values:
             raise ValueError(f"{name} needs at least one value")
     grid = [
         DecodingOptions(
-            num_inference_steps=count,
-            ensemble_size=size,
-            average="last" if count == 1 else average,
+            num_inference_steps=1 if sampling in ("field", "one_pass") else count,
+            ensemble_size=1 if sampling == "one_pass" else size,
+            average="last" if count == 1 or sampling in ("field", "one_pass") else average,
             sampler=sampler,
+            sampling=sampling,
             seed=seed,
         )
+        for sampling in samplings
         for count in steps
         for size in samples
         for average in averages

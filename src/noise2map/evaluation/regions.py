@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# What the numbers of a bird's-eye view's visibility mean.
-_VISIBILITY = ("visible", "hidden", "out_of_range")
+REGIONS = ("visible", "hidden", "out_of_range")
+"""Names of the regions; their places are the numbers of a bird's-eye view's visibility."""
 
 
 def regions_of(sample: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -25,7 +25,7 @@ def regions_of(sample: Mapping[str, Any]) -> dict[str, Tensor]:
         found = {"visible": ~hidden, "hidden": hidden}
     if sample.get("visibility") is not None:
         visibility = torch.as_tensor(sample["visibility"])
-        if bool((visibility >= len(_VISIBILITY)).any()):
+        if bool((visibility >= len(REGIONS)).any()):
             raise ValueError(f"sample {sample.get('id', '?')!r} has visibility {int(visibility.max())}; expected 0 to 2")
-        found = {name: visibility == number for number, name in enumerate(_VISIBILITY)}
+        found = {name: visibility == number for number, name in enumerate(REGIONS)}
     return found

@@ -16,6 +16,7 @@ from noise2map.data.opening import PUBLIC_DATASETS, evaluation_split, open_datas
 from noise2map.data.subsets import Redrawn, Subset
 from noise2map.data.transforms import Hide
 from noise2map.evaluation import report as tables
+from noise2map.evaluation import screen
 from noise2map.evaluation.bev import layer_table, named_protocols, protocol_label
 from noise2map.evaluation.evaluate import Evaluation, evaluate_model
 from noise2map.evaluation.official import TestProtocol, apply_crop, find_protocol, published_for, published_table
@@ -63,6 +64,8 @@ class EvaluationOptions:
         classes: File with the names of the classes of such maps: a list, or an object from id to name.
         hide: What of each image is covered, a kind of :class:`noise2map.data.transforms.Hide`; None for nothing.
         cells: ``"all"`` also scores cells that cannot be seen, apart (freedoom-surround).
+        sample_scores: Also score single samples.
+        cluster: What intervals resample: `"image"`, or `"map"` with all its images.
     """
 
     models: Sequence[str]
@@ -89,6 +92,8 @@ class EvaluationOptions:
     classes: Path | None = None
     hide: str | None = None
     cells: str = "visible"
+    sample_scores: bool = False
+    cluster: str = "image"
 
     def settings(self) -> dict[str, Any]:
         """Settings that decide the scores, for the record of an output folder; paths are made absolute."""
@@ -123,16 +128,17 @@ class EvaluationReport:
         data = f"{first['images']} {task.things} of {first['dataset']} {first['split']}"
         parts = [
             f"{models} on {data}, seed {first['seed']}, {first['device']}, protocol {first['test_protocol']}",
-            tables.score_table(self.rows),
-            tables.uncertainty_table(self.rows),
+            screen.score_table(self.rows),
+            screen.uncertainty_table(self.rows),
         ]
         published = published_table(self.rows)
         if published:
             parts.insert(2, published)
         if not task.of_images:
             parts.insert(2, layer_table(self.extras))
+        parts += [table for table in (screen.region_table(self.rows), screen.sample_table(self.rows)) if table]
         if self.differences:
-            parts.append(tables.difference_table(self.differences))
+            parts.append(screen.difference_table(self.differences))
         return parts
 
     def write(self, out: Path, per_image: bool = False) -> list[Path]:
@@ -164,11 +170,13 @@ def _protocols(chosen: EvaluationOptions, model: Any, name: str, first: bool) ->
         average = model.config.average
         return [replace(one, average="last" if one.num_inference_steps == 1 else average) for one in chosen.protocols]
     only = DecodingOptions().resolved(model.config)
-    if first and chosen.steps_chosen and {one.name for one in chosen.protocols} != {only.name}:
+    fields = [one.resolved(model.config) for one in chosen.protocols if one.sampling == "field"]
+    others = {one.name for one in chosen.protocols if one.sampling != "field"}
+    if first and chosen.steps_chosen and others and others != {only.name}:
         raise ValueError(
             f"model {name!r} was trained without diffusion: its map takes 1 step of 1 sample; leave out --steps and --ensemble"
         )
-    return [only]
+    return ([only] if others else []) + fields
 
 
 def _depth_range(chosen: EvaluationOptions, model: Any, test_protocol: TestProtocol) -> tuple[float, float]:
@@ -244,9 +252,10 @@ def run_evaluation(chosen: EvaluationOptions, progress: bool = True) -> Evaluati
         subset = Subset.evenly_spaced(one, chosen.limit or None)
         with tqdm(total=len(subset), desc=Path(name).name, unit="image", disable=None if progress else True) as bar:
             options = (chosen.batch_size, chosen.seed, depth_range, chosen.fit_temperature, bar.update, test_protocol)
+            options += (chosen.sample_scores,)
             evaluation = evaluate_model(model, processor, subset, grid, *options)
         evaluations.append(evaluation)
-        _add(report, evaluation, name, facts, chosen.resamples)
+        _add(report, evaluation, name, facts, chosen)
         if split == evaluation_split(chosen.dataset, chosen.root) and chosen.window is None:
             _add_published(report, evaluation, model, chosen)
         if not task.of_images:
@@ -258,10 +267,10 @@ def run_evaluation(chosen: EvaluationOptions, progress: bool = True) -> Evaluati
             torch.cuda.empty_cache()
     if chosen.resamples:
         for name, evaluation in zip(chosen.models, evaluations):
-            report.differences += tables.step_differences(evaluation, name, chosen.resamples)
+            report.differences += tables.step_differences(evaluation, name, chosen.resamples, chosen.cluster)
         if len(evaluations) == 2:
             pair = (chosen.models[0], chosen.models[1])
-            report.differences += tables.model_differences(*evaluations, pair, chosen.resamples)
+            report.differences += tables.model_differences(*evaluations, pair, chosen.resamples, chosen.cluster)
     return report
 
 
@@ -294,11 +303,11 @@ def _score_folders(chosen: EvaluationOptions, progress: bool) -> EvaluationRepor
     subset = Subset.evenly_spaced(data, chosen.limit or None)
     for folder in folders:
         with tqdm(total=len(subset), desc=folder.root.name, unit="image", disable=None if progress else True) as bar:
-            evaluations.append(evaluate_maps(folder, subset, depth_range, chosen.depth_scale, bar.update))
-        _add(report, evaluations[-1], str(folder.root), facts, chosen.resamples)
+            evaluations.append(evaluate_maps(folder, subset, depth_range, chosen.depth_scale, bar.update, chosen.sample_scores))
+        _add(report, evaluations[-1], str(folder.root), facts, chosen)
     if chosen.resamples and len(evaluations) == 2:
         pair = (str(folders[0].root), str(folders[1].root))
-        report.differences += tables.model_differences(*evaluations, pair, chosen.resamples)
+        report.differences += tables.model_differences(*evaluations, pair, chosen.resamples, chosen.cluster)
     return report
 
 
@@ -348,8 +357,8 @@ def _add_published(report: EvaluationReport, evaluation: Evaluation, model: Any,
                 row["released_images"] = PUBLIC_DATASETS[chosen.dataset].released.get(row["split"])
 
 
-def _add(report: EvaluationReport, evaluation: Evaluation, name: str, facts: dict[str, Any], resamples: int) -> None:
-    report.rows += tables.result_rows(evaluation, {"model": name, **facts}, resamples)
+def _add(report: EvaluationReport, evaluation: Evaluation, name: str, facts: dict[str, Any], chosen: EvaluationOptions) -> None:
+    report.rows += tables.result_rows(evaluation, {"model": name, **facts}, chosen.resamples, chosen.cluster)
     report.image_rows += tables.image_rows(evaluation, name)
     for result in evaluation.results:
         report.extras.append({"model": name, "protocol": result.protocol.name, **result.scorer.extras()})
