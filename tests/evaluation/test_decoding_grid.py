@@ -15,7 +15,7 @@ def test_impossible_choices_are_refused():
 
 def test_the_grid_names_no_protocol_twice():
     """The mean over one step is the last step; over several samples it still is."""
-    grid = protocol_grid([1, 3, "auto"], [1, 4], ["last", "steps"])
+    grid = protocol_grid([1, 3, "auto"], [1, 4], ["last", "steps"], samplings=["diffusion"])
     assert len(grid) == 2 + 4 + 4 == len(set(grid))
     assert [p for p in grid if p.num_inference_steps == 1] == [Protocol(1, 1, "last"), Protocol(1, 4, "last")]
 

@@ -216,7 +216,9 @@ def test_the_command_scores_samples_and_resamples_maps(segmenter, processor, tmp
     processor.save_pretrained(tmp_path / "tiny")
     command = ["evaluate", "--model", str(tmp_path / "tiny"), "--limit", "4", "--resamples", "20"]
     options = ["--steps", "1,2", "--ensemble", "2", "--sampling", "diffusion,field", "--sample-scores", "--cluster", "map"]
-    main([*command, *options, "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as done:
+        main([*command, *options, "--out", str(tmp_path / "out")])
+    assert done.value.code == 0
     rows = json.loads((tmp_path / "out" / "evaluation.json").read_text())["rows"]
     assert [row["sampling"] for row in rows] == ["diffusion", "diffusion", "field"]
     assert all(row["ged_iou_low"] <= row["ged_iou"] <= row["ged_iou_high"] and "maps" in row["resampled"] for row in rows)
