@@ -116,6 +116,10 @@ class Link(ABC):
         """In [0, 1], of ``(..., K, h, w)``; without K where the channels exclude each other."""
 
     @abstractmethod
+    def doubt(self, probabilities: Tensor) -> Tensor:
+        """Least confidence in [0, 1], of ``(..., K, h, w)``; without K where the channels exclude each other."""
+
+    @abstractmethod
     def variance(self, variances: Tensor) -> Tensor:
         """In [0, 1], of the variance of every channel's probability ``(B, K, h, w)``."""
 
@@ -142,6 +146,10 @@ class Softmax(Link):
     def entropy(self, probabilities: Tensor) -> Tensor:
         """See `Link.entropy`."""
         return entropy(probabilities, dim=-3)
+
+    def doubt(self, probabilities: Tensor) -> Tensor:
+        """See `Link.doubt`; one minus the largest probability."""
+        return 1 - probabilities.amax(-3)
 
     def variance(self, variances: Tensor) -> Tensor:
         """See `Link.variance`; summed over classes."""
@@ -176,6 +184,10 @@ class Sigmoid(Link):
         other = 1 - probabilities
         return -(torch.xlogy(probabilities, probabilities) + torch.xlogy(other, other)) / math.log(2)
 
+    def doubt(self, probabilities: Tensor) -> Tensor:
+        """See `Link.doubt`; twice the probability of the less likely state."""
+        return 2 * torch.minimum(probabilities, 1 - probabilities)
+
     def variance(self, variances: Tensor) -> Tensor:
         """See `Link.variance`; a probability's variance is at most 1/4."""
         return (4 * variances).clamp(0, 1)
@@ -207,6 +219,7 @@ class ProbabilityAggregator(Aggregator):
     def __init__(self, link: Link, batch_size: int, ensemble_size: int, average: str) -> None:
         super().__init__(batch_size, ensemble_size, average)
         self.link = link
+        self._probabilities, self._entropies = RunningMoments(), RunningMoments()
 
     def _flips(self, before: Tensor, after: Tensor) -> Tensor:
         return self.link.differ(before, after)
@@ -214,23 +227,26 @@ class ProbabilityAggregator(Aggregator):
     def _accumulate(self, value: Tensor, rows: Tensor) -> None:
         if self.average == "last" and self.ensemble_size > 1:
             return  # the members are the last step's samples
-        for name, moment in self._moments(value).items():
-            self._add(name, moment, rows)
+        self._add_members(value, rows)
 
-    def _moments(self, logits: Tensor) -> dict[str, Tensor]:
-        """Means over samples of probabilities, of their squares and of each sample's entropy."""
+    def _add_members(self, logits: Tensor, rows: Tensor) -> None:
         p = self.link.probabilities(logits)
-        return {"p": p.mean(1), "p2": p.square().mean(1), "h": self.link.entropy(p).mean(1)}
+        h = self.link.entropy(p)
+        self._probabilities.add(p, rows)
+        self._entropies.add(h if h.ndim == p.ndim else h.unsqueeze(2), rows)
 
     def result(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits ``(B, K, h, w)`` and uncertainties, of the kinds that `Noise2MapConfig.uncertainty` names."""
         assert self.last is not None
-        moments = {name: self._per_step(name) for name in ("p", "p2", "h")} if "p" in self._sums else self._moments(self.last)
-        mean = moments["p"]
+        if self.average == "last" and self.ensemble_size > 1:
+            self._add_members(self.last, torch.ones(self.last.shape[0], dtype=torch.bool, device=self.last.device))
+        mean = self._probabilities.mean
         logits, probabilities = self.link.of_mean(mean) if self.average == "steps" else self.link.of_samples(self.last)
         kinds = self._step_flip()
         kinds["entropy"] = self.link.entropy(probabilities)
+        kinds["least_confidence"] = self.link.doubt(probabilities)
         if self.ensemble_size > 1 or int(self.num_steps.max()) > 1:
-            kinds["sample_variance"] = self.link.variance(moments["p2"] - mean.square())
-            kinds["mutual_information"] = (self.link.entropy(mean) - moments["h"]).clamp(0, 1)
+            kinds["sample_variance"] = self.link.variance(self._probabilities.variance)
+            of_mean = self.link.entropy(mean)
+            kinds["mutual_information"] = (of_mean - self._entropies.mean.view_as(of_mean)).clamp(0, 1)
         return logits, kinds

@@ -35,7 +35,7 @@ _CHOICES = {
     "loss_average": ("all", "valid"),
     "depth_representation": ("linear", "log"),
     "depth_noising": ("masked", "bilinear"),
-    "uncertainty": (None, "entropy", "step_flip", "sample_variance", "mutual_information", "scale"),
+    "uncertainty": (None, "entropy", "step_flip", "sample_variance", "mutual_information", "least_confidence", "scale"),
 }
 
 
@@ -110,6 +110,7 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
         time_std (`float`, defaults to 1): Its standard deviation.
         auto_max_steps (`int`, defaults to 10): Most steps of `num_inference_steps="auto"`, and its time grid.
         auto_threshold (`float`, defaults to 0.01): `"auto"` stops when a smaller fraction of pixels changed.
+        flip_tolerance (`float`, defaults to 0.05): Depth counts as changed between two steps if by more than this fraction.
         uncertainty (`str`, *optional*): Kind returned as `uncertainty`; by default the entropy (classes) or the relative spread
             of the predictions (depth); the predicted scale where there is one.
         temperature (`float`, defaults to 1): Divides the logits, or multiplies the predicted scale; fitted by calibration, does
@@ -180,6 +181,7 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
     time_std: float | int = 1.0
     auto_max_steps: int = 10
     auto_threshold: float | int = 0.01
+    flip_tolerance: float | int = 0.05
     uncertainty: str | None = None
     temperature: float | int = 1.0
     objective: str = "task"
@@ -231,7 +233,7 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
         positive = (
             "hidden_size", "group_norm_groups", "decoder_layers", "decoder_attention_heads", "decoder_n_points", "decoder_ffn_dim",
             "time_embed_dim", "time_embed_frequencies", "map_scale", "map_projection_gain", "num_inference_steps",
-            "ensemble_size", "auto_max_steps", "temperature", "auxiliary_channels", "min_depth", "layer_norm_eps",
+            "ensemble_size", "auto_max_steps", "temperature", "auxiliary_channels", "min_depth", "layer_norm_eps", "flip_tolerance",
         )  # fmt: skip
         for name in positive:
             if not 0 < getattr(self, name) < math.inf:

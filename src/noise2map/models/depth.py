@@ -1,7 +1,7 @@
 """Depth maps: head, losses, aggregation, output and model."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from noise2map.models.distributions import bounded_exp
 from noise2map.models.distributions.laplace import LogLaplace
 from noise2map.models.labels import check_label_shape
 from noise2map.models.map_model import MapModel
-from noise2map.models.resizing import resize_map
+from noise2map.models.resizing import UncertainMaps, resize_map
 from noise2map.models.upsampling import Mix
 
 
@@ -120,7 +120,7 @@ class DepthHead(nn.Module):
 
 
 @dataclass
-class MapDepthOutput(DepthEstimatorOutput):
+class MapDepthOutput(UncertainMaps, DepthEstimatorOutput):
     """Depth output: ``predicted_depth`` in metres ``(B, h, w)``; the rest as in `MapSegmenterOutput`.
 
     Attributes:
@@ -143,6 +143,15 @@ class MapDepthOutput(DepthEstimatorOutput):
     def prediction(self) -> Tensor:
         """The map as ``(B, K, h, w)``, whatever the task."""
         return self.predicted_depth.unsqueeze(1)
+
+    def uncertainties_at(
+        self, *sizes: tuple[int, int], rows: Sequence[int] | None = None, kinds: Collection[str] | None = None
+    ) -> dict[str, Tensor]:
+        """See `UncertainMaps.uncertainties_at`; the kind ``scale`` is that of the resized scale."""
+        found = super().uncertainties_at(*sizes, rows=rows, kinds=kinds)
+        if "scale" in found and self.predicted_scale is not None:
+            found["scale"] = scale_as_uncertainty(self._resized(self.predicted_scale, sizes, rows))
+        return found
 
     def interval(self, level: float) -> tuple[Tensor, Tensor]:
         """Central prediction interval of every pixel's depth.
@@ -177,17 +186,19 @@ def scale_as_uncertainty(scale: Tensor) -> Tensor:
 class DepthAggregator(Aggregator):
     """Depth maps in metres; the spread is relative to the depth.
 
-    A predicted scale of several samples (or steps) is that of a Laplace distribution with the variance of their mixture, by the law
-    of total variance: the mean of each one's ``2 b²`` plus the variance of their log depths.
+    Two depths count as different when they are more than a fraction apart, ``flip_tolerance``. A predicted scale of several samples
+    (or steps) is that of a Laplace distribution with the variance of their mixture, by the law of total variance: the mean of each
+    one's ``2 b²`` plus the variance of their log depths.
     """
 
-    def __init__(self, batch_size: int, ensemble_size: int, average: str) -> None:
+    def __init__(self, batch_size: int, ensemble_size: int, average: str, flip_tolerance: float = 0.05) -> None:
         super().__init__(batch_size, ensemble_size, average)
+        self.flip_tolerance = flip_tolerance
         self._depth, self._log, self._within = RunningMoments(), RunningMoments(), RunningMoments()
 
     def _flips(self, before: Tensor, after: Tensor) -> Tensor:
         ratio = after[:, :, 0] / before[:, :, 0]
-        return (ratio > 1 + DEPTH_FLIP_TOLERANCE) | (ratio < 1 / (1 + DEPTH_FLIP_TOLERANCE))
+        return (ratio > 1 + self.flip_tolerance) | (ratio < 1 / (1 + self.flip_tolerance))
 
     def _accumulate(self, value: Tensor, rows: Tensor) -> None:
         if self.average == "last" and self.ensemble_size > 1:
@@ -202,7 +213,7 @@ class DepthAggregator(Aggregator):
             self._within.add(2 * value[:, :, 1:2].square(), rows)
 
     def result(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Metres ``(B, 1, h, w)``; step-flip (changes of more than 5 %) and the relative standard deviation, clamped to 1.
+        """Metres ``(B, 1, h, w)``; step-flip (changes beyond the tolerance) and the relative standard deviation, clamped to 1.
 
         With a predicted scale the map has further channels, see `with_scale`, and there is a further kind, see
         `scale_as_uncertainty`.
@@ -301,7 +312,7 @@ class Noise2MapForDepthEstimation(MapModel):
 
     def make_aggregator(self, batch_size: int, ensemble_size: int, average: str) -> Aggregator:
         """See `MapModel.make_aggregator`."""
-        return DepthAggregator(batch_size, ensemble_size, average)
+        return DepthAggregator(batch_size, ensemble_size, average, self.config.flip_tolerance)
 
     def make_output(
         self, prediction: Tensor, size: tuple[int, int] | None = None, log_probabilities: bool | None = None, **fields: Any
@@ -314,7 +325,3 @@ class Noise2MapForDepthEstimation(MapModel):
         if parameters.shape[1]:
             fields |= {"predicted_scale": parameters[:, 0], "mixture": parameters[:, 1:] if parameters.shape[1] > 1 else None}
         return MapDepthOutput(predicted_depth=depth_m.squeeze(1), **fields)
-
-
-# Two depths count as different when they are more than this fraction apart.
-DEPTH_FLIP_TOLERANCE = 0.05

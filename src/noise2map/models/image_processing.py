@@ -14,6 +14,7 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
 
+from noise2map.models.resizing import STRIP_FLOATS, UncertainMaps, resized_strips
 from noise2map.zoo import ShippedNames
 
 # The encoder's coarsest map is at 1/32, so nothing smaller than this goes in.
@@ -228,7 +229,13 @@ class Noise2MapImageProcessor(ShippedNames, PilBackend):
         """
         if outputs.uncertainty is None:
             raise ValueError("the output holds no uncertainty; expected a run of several steps or samples")
-        return [value.squeeze(0).clamp(0, 1) for value in _resize_each(outputs.uncertainty.unsqueeze(1), target_sizes)]
+        known = (outputs.uncertainties or {}) if isinstance(outputs, UncertainMaps) else {}
+        named = [name for name, value in known.items() if value is outputs.uncertainty]
+        if target_sizes is None or not named or len(target_sizes) != len(outputs.uncertainty):
+            return [value.squeeze(0).clamp(0, 1) for value in _resize_each(outputs.uncertainty.unsqueeze(1), target_sizes)]
+        sizes = [(int(height), int(width)) for height, width in target_sizes]
+        found = [outputs.uncertainties_at(size, rows=[index], kinds=named) for index, size in enumerate(sizes)]
+        return [maps[named[0]][0] for maps in found]
 
 
 _OPTIONS = (
@@ -327,10 +334,7 @@ def _resize_each(values: Tensor, target_sizes: Sequence[Any] | None) -> list[Ten
     return resized
 
 
-_STRIP_FLOATS = 16 * 2**20
-
-
-def resized_argmax(logits: Tensor, size: tuple[int, int], strip_floats: int = _STRIP_FLOATS) -> Tensor:
+def resized_argmax(logits: Tensor, size: tuple[int, int], strip_floats: int = STRIP_FLOATS) -> Tensor:
     """Class map at another size: bilinear enlargement and argmax, one strip of rows after the other.
 
     Args:
@@ -341,19 +345,4 @@ def resized_argmax(logits: Tensor, size: tuple[int, int], strip_floats: int = _S
     Returns:
         Class ids ``(H, W)`` int64, equal to ``interpolate(..., mode="bilinear", align_corners=False).argmax(0)``.
     """
-    classes, height, _ = logits.shape
-    rows, columns = size
-    wide = functional.interpolate(logits[None].float(), size=(height, columns), mode="bilinear", align_corners=False)[0]
-    if rows == height:
-        return wide.argmax(0)
-    position = ((torch.arange(rows, dtype=torch.float64) + 0.5) * (height / rows) - 0.5).clamp(0, height - 1)
-    above = position.floor().long()
-    below = (above + 1).clamp(max=height - 1)
-    weight = (position - above).to(wide)[None, :, None]
-    labels = torch.empty(size, dtype=torch.long, device=logits.device)
-    strip = max(1, strip_floats // (classes * columns))
-    for start in range(0, rows, strip):
-        part = slice(start, start + strip)
-        blended = torch.lerp(wide[:, above[part]], wide[:, below[part]], weight[:, part])
-        labels[part] = blended.argmax(0)
-    return labels
+    return torch.cat([strip.argmax(0) for strip in resized_strips(logits, size, strip_floats)])

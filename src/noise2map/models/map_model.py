@@ -21,7 +21,6 @@ from noise2map.models.denoising.training import training_loss
 from noise2map.models.encoder import ImageEncoder
 from noise2map.models.initialization import Noise2MapPreTrainedModel
 from noise2map.models.map_decoder import DecoderContext, MapDecoder
-from noise2map.models.resizing import resize_map
 from noise2map.models.upsampling import FACTOR, ConvexUpsampling, Mix
 
 # Keywords that transformers' engines pass to any model.
@@ -391,7 +390,7 @@ class MapModel(Noise2MapPreTrainedModel):
             )
 
     def _upsample(self, out: Any, size: tuple[int, int]) -> Any:
-        kinds = {name: resize_map(value.unsqueeze(1), size).squeeze(1) for name, value in out.uncertainties.items()}
+        kinds = out.uncertainties_at(size)
         uncertainty = None if out.uncertainty is None else kinds[self.config.uncertainty or self.default_uncertainty]
         fields = {"uncertainty": uncertainty, "uncertainties": kinds, "num_steps": out.num_steps, "steps": out.steps}
         if out.samples is not None:

@@ -1,7 +1,7 @@
 """Surface normals: head, losses, aggregation, output and model."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from noise2map.models.distributions import bounded_exp
 from noise2map.models.distributions.angular import AngularDistribution, concentration_of, expected_angle, resultant_length
 from noise2map.models.labels import check_label_shape
 from noise2map.models.map_model import MapModel
-from noise2map.models.resizing import resize_map
+from noise2map.models.resizing import UncertainMaps, resize_map
 from noise2map.models.upsampling import Mix
 
 # Two directions count as different when they are more than this apart.
@@ -153,7 +153,7 @@ def scale_as_uncertainty(degrees: Tensor) -> Tensor:
 
 
 @dataclass
-class MapNormalsOutput(ModelOutput):
+class MapNormalsOutput(UncertainMaps, ModelOutput):
     """Surface normals.
 
     Attributes:
@@ -186,6 +186,15 @@ class MapNormalsOutput(ModelOutput):
         """The map as ``(B, K, h, w)``, whatever the task."""
         assert self.predicted_normals is not None
         return self.predicted_normals
+
+    def uncertainties_at(
+        self, *sizes: tuple[int, int], rows: Sequence[int] | None = None, kinds: Collection[str] | None = None
+    ) -> dict[str, Tensor]:
+        """See `UncertainMaps.uncertainties_at`; the kind ``scale`` is that of the resized spread."""
+        found = super().uncertainties_at(*sizes, rows=rows, kinds=kinds)
+        if "scale" in found and self.spread is not None:
+            found["scale"] = scale_as_uncertainty(scale_degrees(self._resized(self.spread, sizes, rows)))
+        return found
 
     def cone(self, level: float) -> Tensor:
         """Angle from the prediction, degrees ``(B, h, w)``, within which the truth lies with a probability.

@@ -1,8 +1,13 @@
 """Bilinear resizing of predictions, the one rule of training, sampling and scoring."""
 
+from collections.abc import Collection, Iterator, Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+STRIP_FLOATS = 16 * 2**20
+"""How many floats of a map at full size are held at a time."""
 
 
 def resize_map(x: Tensor, *sizes: tuple[int, int]) -> Tensor:
@@ -18,3 +23,62 @@ def resize_logits(logits: Tensor, *sizes: tuple[int, int], log_probabilities: bo
     if not log_probabilities:
         return resize_map(logits, *sizes)
     return resize_map(logits.exp(), *sizes).clamp(min=torch.finfo(logits.dtype).tiny).log()
+
+
+def resized_strips(values: Tensor, size: tuple[int, int], strip_floats: int = STRIP_FLOATS) -> Iterator[Tensor]:
+    """`resize_map` a strip of rows at a time, for maps of many channels that would not fit in memory at full size.
+
+    Args:
+        values: ``(K, h, w)``.
+        size: ``(H, W)``.
+        strip_floats: How many floats a strip may hold.
+
+    Yields:
+        Rows ``(K, n, W)`` from the top down.
+    """
+    channels, height, _ = values.shape
+    rows, columns = size
+    strip = max(1, strip_floats // (channels * columns))
+    wide = functional.interpolate(values[None].float(), size=(height, columns), mode="bilinear", align_corners=False)[0]
+    if rows == height:
+        yield from wide.split(strip, dim=1)
+        return
+    position = ((torch.arange(rows, dtype=torch.float64) + 0.5) * (height / rows) - 0.5).clamp(0, height - 1)
+    above = position.floor().long()
+    below = (above + 1).clamp(max=height - 1)
+    weight = (position - above).to(wide)[None, :, None]
+    for start in range(0, rows, strip):
+        part = slice(start, start + strip)
+        yield torch.lerp(wide[:, above[part]], wide[:, below[part]], weight[:, part])
+
+
+class UncertainMaps:
+    """What the outputs of all map models have in common: maps of uncertainty that can be brought to another size."""
+
+    uncertainties: dict[str, Tensor] | None
+
+    def uncertainties_at(
+        self, *sizes: tuple[int, int], rows: Sequence[int] | None = None, kinds: Collection[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Maps of uncertainty at another size.
+
+        What follows from the map itself is computed anew from the resized map, as the map is read there; counts and variances over
+        steps or samples are resized.
+
+        Args:
+            *sizes: heights and widths, to be brought to one after the other.
+            rows: images that are asked for; all by default.
+            kinds: names that are asked for; all by default.
+
+        Returns:
+            Every kind that is defined for the run, by name, ``(b, H, W)`` in [0, 1].
+        """
+        known = self.uncertainties or {}
+        wanted = [name for name in known if kinds is None or name in kinds]
+        return {name: self._resized(known[name], sizes, rows).clamp(0, 1) for name in wanted}
+
+    @staticmethod
+    def _resized(value: Tensor, sizes: Sequence[tuple[int, int]], rows: Sequence[int] | None) -> Tensor:
+        """Some maps ``(B, h, w)``, resized."""
+        chosen = value if rows is None else value[list(rows)]
+        return resize_map(chosen.unsqueeze(1).float(), *sizes).squeeze(1)

@@ -1,6 +1,6 @@
 """Class maps: head, loss, output and model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.encoder import AuxiliaryHead
 from noise2map.models.labels import check_label_shape
 from noise2map.models.map_model import MapModel
-from noise2map.models.resizing import resize_logits
+from noise2map.models.resizing import UncertainMaps, resize_logits, resize_map, resized_strips
 
 CERTAIN = 30.0
 """Logit by which a pixel counts as known: e^-30 is far below what float32 probabilities resolve."""
@@ -43,7 +43,7 @@ class SegmentationHead(nn.Module):
 
 
 @dataclass
-class MapSegmenterOutput(SemanticSegmenterOutput):
+class MapSegmenterOutput(UncertainMaps, SemanticSegmenterOutput):
     """Segmentation output.
 
     Attributes:
@@ -69,6 +69,47 @@ class MapSegmenterOutput(SemanticSegmenterOutput):
     def prediction(self) -> Tensor:
         """The map as ``(B, K, h, w)``, whatever the task."""
         return self.logits
+
+    def uncertainties_at(
+        self, *sizes: tuple[int, int], rows: Sequence[int] | None = None, kinds: Collection[str] | None = None
+    ) -> dict[str, Tensor]:
+        """See `UncertainMaps.uncertainties_at`; entropy and least confidence are those of the resized probabilities.
+
+        So is the mutual information where the output holds its samples. An interpolated entropy knows nothing of the edge between
+        two cells that are certain of different classes.
+        """
+        found = super().uncertainties_at(*sizes, rows=rows, kinds=kinds)
+        if self.logits.shape[1] < 2:  # class ids, or a single class
+            return found
+        samples = None if self.log_probabilities else self.samples
+        names = ("entropy", "least_confidence") if samples is None else ("entropy", "least_confidence", "mutual_information")
+        wanted = [name for name in names if name in found]
+        for place, row in enumerate(range(len(self.logits)) if rows is None else rows):
+            own = None if samples is None or "mutual_information" not in wanted else samples[row]
+            maps = _uncertainties_of(self.logits[row], bool(self.log_probabilities), own, sizes or ((*self.logits.shape[-2:],),))
+            for name in wanted:
+                found[name][place] = maps[name].to(found[name])
+        return found
+
+
+def _uncertainties_of(
+    logits: Tensor, log_probabilities: bool, samples: Tensor | None, sizes: Sequence[tuple[int, int]]
+) -> dict[str, Tensor]:
+    """Entropy, least confidence and mutual information ``(H, W)`` of logits ``(K, h, w)`` and samples ``(R, K, h, w)``."""
+    link, *before = Softmax(), *sizes[:-1]
+
+    def strips(values: Tensor) -> Iterator[Tensor]:
+        return resized_strips(resize_map(values[None].float(), *before)[0], sizes[-1])
+
+    found: dict[str, list[Tensor]] = {"entropy": [], "least_confidence": [], "mutual_information": []}
+    for strip in strips(logits.exp() if log_probabilities else logits):
+        p = strip / strip.sum(0) if log_probabilities else strip.softmax(0)
+        found["entropy"].append(link.entropy(p))
+        found["least_confidence"].append(link.doubt(p))
+    for strip in () if samples is None else strips(samples.flatten(0, 1)):
+        p = strip.unflatten(0, samples.shape[:2]).softmax(1)
+        found["mutual_information"].append((link.entropy(p.mean(0)) - link.entropy(p).mean(0)).clamp(0, 1))
+    return {name: torch.cat(parts) for name, parts in found.items() if parts}
 
 
 class Noise2MapForSemanticSegmentation(MapModel):

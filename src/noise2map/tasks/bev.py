@@ -71,8 +71,7 @@ class BevScorer(Scorer):
         of_truth = torch.where(present, probabilities, 1 - probabilities).double()[known]
         brier, likelihood = (1 - of_truth).square().sum(), -of_truth.clamp_min(_LEAST).log().sum()
         self.sums += torch.stack([known.sum().double(), brier, likelihood])
-        # What every classifier has for nothing: the one to beat.
-        kinds = {"least_confidence": (2 - 2 * confidence).clamp(0, 1), **(output.uncertainties or {})}
+        kinds = output.uncertainties or {}
         maps = {name: _flat(value.float().clamp(0, 1).to(self.device)) for name, value in kinds.items()}
         self._score_uncertainties(maps, _flat(wrong), _flat(wrong), _flat(known), list(indices))
         if self.sample_scores:

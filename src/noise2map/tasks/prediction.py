@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch.nn import functional
 
 from noise2map.report.panels import Panel, render
 from noise2map.runs.files import encode_image, write_bytes, write_image
@@ -27,7 +25,7 @@ class Prediction:
         task: What its map is.
         map: Class ids ``(H, W)`` uint8 or uint16, metres ``(H, W)`` float32, or unit normals ``(H, W, 3)`` float32.
         uncertainty: ``(H, W)`` float32 in [0, 1]; None where it is not defined (one step of one sample of depth).
-        uncertainty_kind: ``"entropy"``, ``"step_flip"``, ``"sample_variance"`` or ``"mutual_information"``.
+        uncertainty_kind: ``"entropy"``, ``"scale"`` or another of the kinds in docs/metrics.md.
         uncertainties: Every kind that is defined for the run, by name, if they were asked for.
         num_steps: Decoder calls that were made for it.
         processed_size: Width and height at which the model saw the image.
@@ -131,7 +129,8 @@ def predictions_of(
     """
     shapes = [(image.height, image.width) for image in images]
     wanted = list(output.uncertainties) if every_uncertainty else [kind] * (output.uncertainty is not None)
-    kinds = {name: _unit_maps(output.uncertainties[name], shapes) for name in wanted}
+    resized = [output.uncertainties_at(shape, rows=[place], kinds=wanted) for place, shape in enumerate(shapes)]
+    kinds = {name: [maps[name][0].cpu().numpy() for maps in resized] for name in wanted}
     computed = task.computed(output)
     if kind in kinds:
         computed["uncertainty"] = output.uncertainties[kind].clamp(0, 1)
@@ -151,12 +150,3 @@ def predictions_of(
         )
         for i, one in enumerate(ids)
     ]
-
-
-def _unit_maps(values: torch.Tensor, shapes: list[tuple[int, int]]) -> list[np.ndarray]:
-    """Uncertainties ``(B, h, w)`` at the sizes of the images, clamped to [0, 1]."""
-    resized = [
-        functional.interpolate(value[None, None].float(), size=shape, mode="bilinear", align_corners=False)[0, 0]
-        for value, shape in zip(values, shapes)
-    ]
-    return [value.clamp(0, 1).cpu().numpy() for value in resized]

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from noise2map.metrics import UncertaintyScores, nan_mean
 from noise2map.metrics.samples import RowSums
-from noise2map.models.resizing import resize_map
 
 # Floats of class probabilities at full size that are held at a time.
 _CHUNK_FLOATS = 16 * 2**20
@@ -138,10 +137,7 @@ class ImageScorer(Scorer):
         # A checkpoint may ask for too much memory at once: images of one size go together, in chunks.
         for part, size in self._parts(output, [tuple(truth.shape[-2:]) for truth in truths]):
             truth = torch.stack([truths[i] for i in part]).to(self.device)
-            kinds = {
-                name: resize_map(value[part, None].float(), processed, size)[:, 0].clamp(0, 1).to(self.device)
-                for name, value in (output.uncertainties or {}).items()
-            }
+            kinds = {name: value.to(self.device) for name, value in output.uncertainties_at(processed, size, rows=part).items()}
             chosen = [indices[i] for i in part]
             self.order += chosen
             self.steps += [int(output.num_steps[i]) for i in part]

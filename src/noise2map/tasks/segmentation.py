@@ -86,8 +86,6 @@ class SegmentationScorer(ImageScorer):
         self.maps.update(labels, truth)
         self.calibration.update(confidence, ~wrong, known)
         self.probabilities.update(probabilities, truth)
-        # What every classifier has for nothing: the one to beat.
-        kinds = {"least_confidence": (1 - confidence).clamp(0, 1), **kinds}
         self._score_uncertainties(kinds, wrong, wrong, known, indices)
         if self.pixels:
             self._keep_pixels(prediction, truth, known, indices)

@@ -26,7 +26,7 @@ def test_output_shapes_and_ranges(sensors):
     out = model(**inputs(sensors, 2), num_inference_steps=3, ensemble_size=2, output_uncertainty=True, output_steps=True)
     assert out.logits.shape == out.probabilities.shape == (2, 6, 12, 16)
     assert out.uncertainty.shape == (2, 6, 12, 16) and set(out.uncertainties) == {
-        "step_flip", "entropy", "sample_variance", "mutual_information",
+        "step_flip", "entropy", "least_confidence", "sample_variance", "mutual_information",
     }  # fmt: skip
     for value in [out.probabilities, *out.uncertainties.values()]:
         assert value.min() >= 0 and value.max() <= 1

@@ -43,6 +43,16 @@ class BevSegmenterOutput(MapSegmenterOutput):
     probabilities: Tensor | None = None
     losses: Tensor | None = None
 
+    def uncertainties_at(self, *sizes: tuple[int, int], **choice: Any) -> dict[str, Tensor]:
+        """The maps as they are: they have a grid of their own and are not resized.
+
+        Raises:
+            ValueError: if a size is asked for.
+        """
+        if sizes:
+            raise ValueError(f"got size {sizes[0]}; expected none: maps of the bird's-eye view are not resized")
+        return dict(self.uncertainties or {})
+
 
 class Noise2MapForBevSegmentation(MapModel):
     """DDP for bird's-eye-view maps: layers by denoising encoded layers, from cameras, LiDAR or both.
