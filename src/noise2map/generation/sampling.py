@@ -85,8 +85,7 @@ def draw(
     """
 
     def step_end(pipeline: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        if on_step is not None:
-            on_step(tensors)
+        on_step(tensors)  # type: ignore[misc]
         return {}
 
     dtype = pick_dtype(options.dtype)
@@ -99,7 +98,7 @@ def draw(
             eta=options.eta,
             output_depth=output_depth,
             output_type="pt",
-            callback_on_step_end=step_end,
+            callback_on_step_end=None if on_step is None else step_end,
             callback_on_step_end_tensor_inputs=list(on_step_tensors),
         )
     pixels = (out.images.float() * 255).round().to(torch.uint8).cpu()

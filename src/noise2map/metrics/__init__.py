@@ -4,13 +4,14 @@ from noise2map.metrics.bev import BEV_THRESHOLDS, BevScores, bev_counts, bev_sco
 from noise2map.metrics.calibration import ExpectedCalibrationError, ProbabilityScores, fit_temperature
 from noise2map.metrics.depth import DEPTH_SCORES, DepthScores, absolute_relative_error, depth_is_wrong, depth_valid
 from noise2map.metrics.feature_distances import FeatureStatistics, frechet_distance, kernel_distance
-from noise2map.metrics.feature_resampling import centered_interval, feature_distance, resampled_distances
+from noise2map.metrics.feature_resampling import feature_distance, resampled_distances
 from noise2map.metrics.features import DepthFeatures, FeatureExtractor, render_depth
 from noise2map.metrics.fid import DepthFrechetDistance, Distance, FrechetDistance, KernelDistance
 from noise2map.metrics.intervals import (
     Interval,
     bootstrap_interval,
     bootstrap_intervals,
+    centered_interval,
     nan_mean,
     paired_bootstrap_interval,
     paired_bootstrap_intervals,

@@ -1,4 +1,4 @@
-"""Intervals of distances between sets of features, and of the difference of two of them, by resampling."""
+"""Distances between sets of features, and their resampled values."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from noise2map.metrics.feature_distances import distance_of_roots, kernel_distance, mean_kernel
-from noise2map.metrics.intervals import Interval
 
 KINDS = ("frechet", "kernel")
 
@@ -102,20 +101,3 @@ def _resampled_kernel(
     for _ in range(n):
         on_resample()
     return torch.stack(columns, dim=1)
-
-
-def centered_interval(estimate: float, values: Tensor, samples: int, confidence: float = 0.95) -> Interval:
-    """Interval of an estimate from resampled values `(n,)`, moved so that their mean lies on the estimate.
-
-    The Fréchet distance of N samples is too large by about c / N, and resampling adds the same once more: percentiles as they
-    are would lie above what they are to enclose. What is left is the spread of the distance *at this number of samples*.
-
-    Raises:
-        ValueError: If `confidence` is not inside (0, 1).
-    """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be inside (0, 1), got {confidence}")
-    tail = (1 - confidence) / 2
-    spread = torch.quantile(values.double() - values.double().mean(), torch.tensor([tail, 1 - tail]).double().to(values.device))
-    low, high = (estimate + spread).tolist()
-    return Interval(estimate, low, high, confidence, samples)

@@ -12,8 +12,9 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from noise2map.metrics.feature_distances import FeatureStatistics, frechet_distance, kernel_distance
-from noise2map.metrics.feature_resampling import centered_interval, feature_distance, resampled_distances
+from noise2map.metrics.feature_resampling import feature_distance, resampled_distances
 from noise2map.metrics.features import DepthFeatures, FeatureExtractor, Rendering, render_depth
+from noise2map.metrics.intervals import centered_interval
 
 ENOUGH_SAMPLES = 2048
 

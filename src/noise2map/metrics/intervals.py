@@ -229,6 +229,23 @@ _T_975 = (
 )  # fmt: skip
 
 
+def centered_interval(estimate: float, values: Tensor, samples: int, confidence: float = 0.95) -> Interval:
+    """Interval of an estimate from resampled values `(n,)`, moved so that their mean lies on the estimate.
+
+    The Fréchet distance of N samples is too large by about c / N, and resampling adds the same once more: percentiles as they
+    are would lie above what they are to enclose. What is left is the spread of the distance *at this number of samples*.
+
+    Raises:
+        ValueError: If `confidence` is not inside (0, 1).
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be inside (0, 1), got {confidence}")
+    tail = (1 - confidence) / 2
+    spread = torch.quantile(values.double() - values.double().mean(), torch.tensor([tail, 1 - tail]).double().to(values.device))
+    low, high = (estimate + spread).tolist()
+    return Interval(estimate, low, high, confidence, samples)
+
+
 def seed_interval(values: Tensor) -> Interval:
     """Mean of the results `(K,)` of K training seeds with its 95 % interval by Student's t.
 

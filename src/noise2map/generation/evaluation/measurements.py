@@ -1,7 +1,9 @@
 """Features of a set of images: image and depth features and plausibility scores, kept by content."""
 
 import hashlib
-from collections.abc import Sequence
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +18,10 @@ from tqdm import tqdm
 from noise2map.generation.depth_reading import DepthProbe
 from noise2map.inference.depth_models import DepthModel
 from noise2map.metrics import DepthFeatures, FeatureExtractor, PlausibilityScores
+from noise2map.metrics.fid import ENOUGH_SAMPLES, check_samples
 from noise2map.runs.files import content_checksum, write_bytes
+
+logger = logging.getLogger(__name__)
 
 _CHUNK = 256
 
@@ -58,6 +63,25 @@ class FeatureModels:
         if self.rendering == "metric" and not depth.metric:
             raise ValueError(f"the rendering 'metric' needs depth in metres, which {depth.name} does not give; use 'disparity'")
         return DepthFeatures(depth, self.extractor, self.rendering, depth.name, depth.depth_range)  # type: ignore[arg-type]
+
+    def check_counts(self, counts: Mapping[str, int], *, allow_singular: bool = False) -> None:
+        """Refuses, before images are drawn, numbers of images that could not be scored, and warns of few.
+
+        Args:
+            counts: What the images are to their number.
+            allow_singular: Accept no more images than features.
+
+        Raises:
+            ValueError: If the covariance of features would be singular.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for side, count in counts.items():
+                check_samples("FID", side, count, self.extractor.size, allow_singular=allow_singular)
+        few = [f"{count} {side}" for side, count in counts.items() if count < ENOUGH_SAMPLES]
+        if few:
+            told = f"FID and dFID of fewer than {ENOUGH_SAMPLES} images mostly measure their number: {', '.join(few)}"
+            logger.warning("warning: %s", told)
 
     @property
     def name(self) -> str:

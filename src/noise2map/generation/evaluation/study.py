@@ -1,25 +1,23 @@
 """One run of ``noise2map evaluate generator``: draw with every guidance at equal seeds, measure, compare with real images."""
 
 import logging
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from noise2map.generation.depth_reading import depth_probe, probe_name
+from noise2map.generation.evaluation.drawing import RowRequest, draw_rows
 from noise2map.generation.evaluation.feature_extractors import DEFAULT_EXTRACTOR, make_extractor
 from noise2map.generation.evaluation.measurements import FeatureModels, ImageFeatures, extract
-from noise2map.generation.evaluation.references import ImageFiles, ReferenceImages
+from noise2map.generation.evaluation.references import ReferenceImages
 from noise2map.generation.evaluation.scores import SettingScores, score_settings
 from noise2map.generation.loading import load_generator, load_priors, prior_name, side_of
-from noise2map.generation.sampling import SamplingOptions, draw_images, folder_name, image_settings, option_settings
+from noise2map.generation.sampling import SamplingOptions, option_settings
 from noise2map.guidance import ConsistencyLoss, DepthGuidedPipeline, DepthPrior, GuidanceConfig, PriorLoss
 from noise2map.inference.depth_models import DEFAULT_DEPTH_MODEL, load_depth_model
-from noise2map.metrics.fid import ENOUGH_SAMPLES, check_samples
 from noise2map.runs.files import user_cache
 from noise2map.runs.output_folder import OutputFolder
 
@@ -159,21 +157,26 @@ def run_study(options: GeneratorOptions) -> GeneratorStudy:
         OSError: If something is missing or cannot be written.
         ValueError: If a value cannot work or the parts do not belong together, before anything is drawn.
     """
-    pipe, tables = _open(options)
+    pipe, side, tables = _open(options)
+    requests = _requests(options, tables)
     models = _feature_models(options, pipe)
-    references = ReferenceImages(options.references, side_of(pipe), options.limit)
-    _check_counts(options, tables, len(references), models.extractor.size)
-    drawn = _draw_tables(options, pipe, tables)
+    references = ReferenceImages(options.references, side, options.limit)
+    counts = {"reference": len(references), **{f"generated ({table})": options.count(table) for table in tables}}
+    models.check_counts(counts, allow_singular=options.allow_singular)
+    drawn = draw_rows(pipe, requests, options.out / "samples", options.sampling)
     size, kept = options.sampling.batch_size, options.cache or user_cache("measured")
     real = extract(references, references.ids, models, batch_size=size, cache=kept, title="references")
-    measured = {one.folder.root: _measured(options, one, models) for one in {id(one): one for one in drawn.values()}.values()}
     scores = {}
+    found: dict[Path, ImageFeatures] = {}
     for table, rows in tables.items():
         count = options.count(table)
-        sets = {name: measured[drawn[table, name].folder.root].first(count) for name in rows}
-        seconds = {name: drawn[table, name].median_seconds(options.seeds(count)) for name in rows}
+        seconds = {name: drawn[table, name].median_seconds(count) for name in rows}
+        for row in (drawn[table, name] for name in rows):
+            if row.root not in found:
+                found[row.root] = row.measure(models, batch_size=size, cache=options.out / "measured")
+        sets = {name: found[drawn[table, name].root].first(count) for name in rows}
         scores[table] = score_settings(sets, real, seconds, options.resamples)
-    roots = {name: drawn["guidance", name].folder.root for name in tables["guidance"]}
+    roots = {name: drawn["guidance", name].root for name in tables["guidance"]}
     return GeneratorStudy(options, scores, tables, roots, models, references, pipe)
 
 
@@ -195,7 +198,7 @@ def draw_only(options: GeneratorOptions, names: Sequence[str], overwrite: bool =
         OSError: If something is missing or cannot be written.
         ValueError: If there is no row of a name, or a value cannot work, before anything is drawn.
     """
-    pipe, tables = _open(options)
+    pipe, _, tables = _open(options)
     known = {name.lower(): name for rows in tables.values() for name in rows}
     unknown = [name for name in names if name.lower() not in known]
     if unknown:
@@ -204,12 +207,14 @@ def draw_only(options: GeneratorOptions, names: Sequence[str], overwrite: bool =
         folder.begin()  # ours from now on, and free for others: each row's folder is locked by itself
     chosen = {known[name.lower()] for name in names}
     tables = {table: {name: one for name, one in rows.items() if name in chosen} for table, rows in tables.items()}
-    return list(dict.fromkeys(one.folder.root for one in _draw_tables(options, pipe, tables).values()))
+    drawn = draw_rows(pipe, _requests(options, tables), options.out / "samples", options.sampling)
+    return list(dict.fromkeys(one.root for one in drawn.values()))
 
 
-def _open(options: GeneratorOptions) -> tuple[DepthGuidedPipeline, Tables]:
-    """The generator with its parts, and what guides each row."""
+def _open(options: GeneratorOptions) -> tuple[DepthGuidedPipeline, int, Tables]:
+    """The generator with its parts, the side of its images in px, and what guides each row."""
     pipe = load_generator(options.model, options.depth_predictor, sampler=options.sampler, device=options.device)
+    side = side_of(pipe)
     priors = load_priors(pipe, options.model, options.depth_priors)
     if pipe.depth_predictor is None:
         if options.sweep_scales:
@@ -217,7 +222,16 @@ def _open(options: GeneratorOptions) -> tuple[DepthGuidedPipeline, Tables]:
         logger.warning("no depth predictor: only the unguided generator is evaluated")
     elif not priors:
         logger.warning("no depth prior: DPG and both are left out, and the scales sweep that of DCG alone")
-    return pipe, guidance_tables(options, pipe.depth_predictor is not None, priors)
+    return pipe, side, guidance_tables(options, pipe.depth_predictor is not None, priors)
+
+
+def _requests(options: GeneratorOptions, tables: Tables) -> dict[tuple[str, str], RowRequest]:
+    """What each row of each table asks for."""
+    return {
+        (table, name): RowRequest(name, guidance, options.seeds(options.count(table)))
+        for table, rows in tables.items()
+        for name, guidance in rows.items()
+    }
 
 
 def _feature_models(options: GeneratorOptions, pipe: DepthGuidedPipeline) -> FeatureModels:
@@ -228,53 +242,3 @@ def _feature_models(options: GeneratorOptions, pipe: DepthGuidedPipeline) -> Fea
     models = FeatureModels(extractor, depth_model, options.rendering, probe, name)
     models.depth_features()  # refuses a rendering that the depth model cannot have
     return models
-
-
-def _check_counts(options: GeneratorOptions, tables: Tables, references: int, size: int) -> None:
-    """Refuses before drawing what could not be scored after."""
-    counts = {"reference": references, **{f"generated ({table})": options.count(table) for table in tables}}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for side, count in counts.items():
-            check_samples("FID", side, count, size, allow_singular=options.allow_singular)
-    few = [f"{count} {side}" for side, count in counts.items() if count < ENOUGH_SAMPLES]
-    if few:
-        logger.warning(f"warning: FID and dFID of fewer than {ENOUGH_SAMPLES} images mostly measure their number: {', '.join(few)}")
-
-
-@dataclass(frozen=True)
-class _Row:
-    """Images of all rows that are guided alike: as many as the largest of their tables needs."""
-
-    name: str
-    guidance: GuidanceConfig
-    count: int
-    folder: OutputFolder | None = None
-
-    def median_seconds(self, seeds: Sequence[int]) -> float:
-        """Of an image."""
-        return float(torch.tensor([self.folder.done[str(seed)]["seconds"] for seed in seeds]).median())
-
-
-def _draw_tables(options: GeneratorOptions, pipe: DepthGuidedPipeline, tables: Tables) -> dict[tuple[str, str], _Row]:
-    """Table and name of a row -> its images."""
-    keys: dict[tuple[str, str], str] = {}
-    rows: dict[str, _Row] = {}
-    for table, configs in tables.items():
-        for name, guidance in configs.items():
-            key = keys[table, name] = folder_name(image_settings(pipe, options.sampling, guidance), guidance)
-            row = rows.get(key, _Row(name, guidance, 0))
-            rows[key] = replace(row, count=max(row.count, options.count(table)))
-    with tqdm(total=sum(row.count for row in rows.values()), unit="image", disable=None) as bar:
-        for key, row in rows.items():
-            bar.set_description(row.name)
-            seeds, out = options.seeds(row.count), options.out / "samples"
-            rows[key] = replace(row, folder=draw_images(pipe, seeds, out, options.sampling, row.guidance, on_images=bar.update))
-    return {place: rows[key] for place, key in keys.items()}
-
-
-def _measured(options: GeneratorOptions, row: _Row, models: FeatureModels) -> ImageFeatures:
-    seeds = options.seeds(row.count)
-    files = ImageFiles([row.folder.root / row.folder.done[str(seed)]["files"]["image"] for seed in seeds])
-    cache, size = options.out / "measured", options.sampling.batch_size
-    return extract(files, [str(seed) for seed in seeds], models, batch_size=size, cache=cache, title=f"measure {row.name}")
