@@ -30,7 +30,7 @@ _CHOICES = {
     "feedback": ("argmax", "mean"),
     "time_grid": ("uniform", "karras"),
     "time_sampling": ("uniform", "logit_normal"),
-    "objective": ("task", "l2", "laplace", "laplace_mixture", "angular", "crps", "energy"),
+    "objective": ("task", "l2", "laplace", "laplace_mixture", "angular", "crps", "energy", "low_rank"),
     "upsampling": ("bilinear", "convex"),
     "loss_average": ("all", "valid"),
     "depth_representation": ("linear", "log"),
@@ -119,7 +119,10 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
             also the likelihood of log depth under a `"laplace"` distribution, whose median and scale the head then predicts, or
             under a `"laplace_mixture"` of two. Normals: also the likelihood of an `"angular"` distribution, whose direction and
             concentration the head then predicts. With noise channels also a proper score of two samples: `"crps"` (depth, beside
-            the Laplace likelihood of the call without noise) or `"energy"` (classes).
+            the Laplace likelihood of the call without noise) or `"energy"` (classes). Classes, without diffusion: also the
+            likelihood of whole maps under a `"low_rank"` normal distribution of the logits (stochastic segmentation networks),
+            which `sampling="field"` then draws from.
+        low_rank_factors (`int`, defaults to 10): Rank of that distribution's covariance, beside its diagonal.
         upsampling (`str`, defaults to `"bilinear"`): How a map of cells becomes one of pixels. With `"convex"` the model itself
             gives four times as many along each side, every pixel a mean of nine cells with weights from the decoder (RAFT).
         self_aligned (`bool`, defaults to `False`): Train on the model's own predictions (fine-tuning of the last iterations).
@@ -185,6 +188,7 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
     uncertainty: str | None = None
     temperature: float | int = 1.0
     objective: str = "task"
+    low_rank_factors: int = 10
     upsampling: str = "bilinear"
     self_aligned: bool = False
     palette: list[str] | None = None
@@ -234,6 +238,7 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
             "hidden_size", "group_norm_groups", "decoder_layers", "decoder_attention_heads", "decoder_n_points", "decoder_ffn_dim",
             "time_embed_dim", "time_embed_frequencies", "map_scale", "map_projection_gain", "num_inference_steps",
             "ensemble_size", "auto_max_steps", "temperature", "auxiliary_channels", "min_depth", "layer_norm_eps", "flip_tolerance",
+            "low_rank_factors",
         )  # fmt: skip
         for name in positive:
             if not 0 < getattr(self, name) < math.inf:
@@ -270,6 +275,8 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
                 f"objective {self.objective!r} and noise_channels {self.noise_channels} do not go together; "
                 "expected both or none of a scoring rule ('crps' for depth, 'energy' for classes) and noise channels"
             )
+        if self.objective == "low_rank" and self.diffusion:
+            raise ValueError("objective 'low_rank' draws maps in one pass; expected diffusion False")
         if self.upsampling == "convex" and self.objective == "l2":
             raise ValueError("upsampling 'convex' has no part in the objective 'l2', which compares cells; expected another")
         if self.matched_filter and self.map_encoding != "one_hot":

@@ -16,6 +16,7 @@ from noise2map.diffusion.sampling import Step
 from noise2map.diffusion.scoring_rules import map_energy_score
 from noise2map.models.aggregation import Aggregator, ProbabilityAggregator, Softmax
 from noise2map.models.configuration import Noise2MapConfig
+from noise2map.models.distributions.low_rank import LowRankAggregator, LowRankNormal
 from noise2map.models.encoder import AuxiliaryHead
 from noise2map.models.labels import check_label_shape
 from noise2map.models.map_model import MapModel
@@ -23,6 +24,8 @@ from noise2map.models.resizing import UncertainMaps, resize_logits, resize_map, 
 
 CERTAIN = 30.0
 """Logit by which a pixel counts as known: e^-30 is far below what float32 probabilities resolve."""
+
+_LOW_RANK_SAMPLES = 20
 
 _MIN_VARIANCE = 1e-6  # of the noise in a map that is all but clean
 
@@ -32,11 +35,15 @@ class SegmentationHead(nn.Module):
 
     def __init__(self, config: Noise2MapConfig) -> None:
         super().__init__()
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        sets = 2 + config.low_rank_factors if config.objective == "low_rank" else 1  # see `LowRankNormal.from_prediction`
+        self.classifier = nn.Linear(config.hidden_size, sets * config.num_labels)
         self.temperature = float(config.temperature)
 
     def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        """Tokens ``(N, h*w, C)`` -> logits ``(N, K, h, w)``, divided by the temperature, float32 or better."""
+        """Tokens ``(N, h*w, C)`` -> logits ``(N, K, h, w)``, divided by the temperature, float32 or better.
+
+        With the objective ``"low_rank"`` further channels follow, see `LowRankNormal.from_prediction`.
+        """
         logits = self.classifier(tokens)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature
         return logits.transpose(1, 2).unflatten(2, size)
@@ -117,7 +124,7 @@ class Noise2MapForSemanticSegmentation(MapModel):
 
     task = "segmentation"
     default_uncertainty = "entropy"
-    objectives = ("task", "l2", "energy")
+    objectives = ("task", "l2", "energy", "low_rank")
 
     def __init__(self, config: Noise2MapConfig) -> None:
         """Builds the model with fresh weights.
@@ -150,8 +157,20 @@ class Noise2MapForSemanticSegmentation(MapModel):
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         return segmentation_loss(logits, labels, self.config.semantic_loss_ignore_index, self.config.loss_average)
 
+    def map_of(self, prediction: Tensor) -> Tensor:
+        """See `MapModel.map_of`; logits of the marginals."""
+        classes = self.config.num_labels
+        if prediction.shape[-3] == classes:
+            return prediction
+        flat = prediction.flatten(0, -4)
+        return LowRankNormal.from_prediction(flat, classes).marginal_logits().unflatten(0, prediction.shape[:-3])
+
     def loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
         """See `MapModel.loss`."""
+        if self.config.objective == "low_rank":
+            small = self._small_labels(labels, tuple(prediction.shape[-2:]))
+            whole = LowRankNormal.from_prediction(prediction, self.config.num_labels)
+            return whole.negative_log_likelihood(small, self.config.semantic_loss_ignore_index, _LOW_RANK_SAMPLES)
         return self._cross_entropy(prediction, labels)
 
     def auxiliary_loss(self, features: Tensor, labels: Tensor) -> Tensor:
@@ -164,8 +183,8 @@ class Noise2MapForSemanticSegmentation(MapModel):
         """See `MapModel.prediction_encoder`."""
         codes = self.codec.codes()  # the sigmoid of the table, once for a run
         if self.config.feedback == "mean":
-            return lambda prediction: _mean_code(prediction, codes[:-1])
-        return lambda prediction: self.codec.encode_prediction(prediction, codes)
+            return lambda prediction: _mean_code(self.map_of(prediction), codes[:-1])
+        return lambda prediction: self.codec.encode_prediction(self.map_of(prediction), codes)
 
     def corrupted_loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
         """See `MapModel.corrupted_loss`; cells are compared with the labels that were corrupted, not with those of all pixels."""
@@ -186,17 +205,22 @@ class Noise2MapForSemanticSegmentation(MapModel):
 
     def draw_samples(self, prediction: Tensor, count: int, generators: Sequence[torch.Generator | None]) -> Tensor:
         """See `MapModel.draw_samples`."""
+        if prediction.shape[1] > self.config.num_labels:
+            return LowRankNormal.from_prediction(prediction, self.config.num_labels).sample(count, generators)
         ids = draw_classes(prediction.log_softmax(1), count, self.field_smoothness, generators)
         return (functional.one_hot(ids, self.config.num_labels).movedim(-1, 2).float() - 1) * CERTAIN
 
     def make_aggregator(self, batch_size: int, ensemble_size: int, average: str) -> Aggregator:
         """See `MapModel.make_aggregator`."""
+        if self.config.objective == "low_rank":
+            return LowRankAggregator(self.map_of, batch_size, ensemble_size, average)
         return ProbabilityAggregator(Softmax(), batch_size, ensemble_size, average)
 
     def make_output(
         self, prediction: Tensor, size: tuple[int, int] | None = None, log_probabilities: bool | None = None, **fields: Any
     ) -> MapSegmenterOutput:
         """See `MapModel.make_output`."""
+        prediction = self.map_of(prediction)
         if size is not None:
             prediction = resize_logits(prediction, size, log_probabilities=bool(log_probabilities))
         return MapSegmenterOutput(logits=prediction, log_probabilities=log_probabilities or None, **fields)

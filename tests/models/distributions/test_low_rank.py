@@ -1,0 +1,87 @@
+"""Stochastic segmentation networks: a normal distribution of low rank over all logits of a map."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_training import CLASSES, tiny_config, tiny_model
+
+from noise2map import Noise2MapForSemanticSegmentation
+from noise2map.diffusion import image_generator
+from noise2map.models.distributions.low_rank import LowRankNormal
+
+
+def prediction(batch=2, classes=3, rank=2, size=(3, 4), seed=0):
+    return torch.randn(batch, classes * (2 + rank), *size, generator=torch.Generator().manual_seed(seed)) * 0.4
+
+
+def test_samples_have_the_mean_and_the_covariance_that_were_asked_for():
+    whole = LowRankNormal.from_prediction(prediction(batch=1), 3)
+    drawn = whole.sample(40_000, [torch.Generator().manual_seed(1)])[0].flatten(1)
+    factors = whole.factors[0].flatten(1)
+    expected = factors.T @ factors + whole.deviation[0].flatten().square().diag()
+    assert torch.allclose(drawn.mean(0), whole.mean[0].flatten(), atol=0.06)
+    assert torch.allclose(torch.cov(drawn.T), expected, atol=0.06, rtol=0.05)
+
+
+def test_the_loss_is_that_of_softmax_where_nothing_varies():
+    values = prediction(rank=1)
+    values[:, 3:6], values[:, 6:] = -10, 0
+    labels = torch.randint(0, 3, (2, 3, 4), generator=torch.Generator().manual_seed(2))
+    labels[0, 0] = 255
+    whole = LowRankNormal.from_prediction(values, 3)
+    expected = torch.nn.functional.cross_entropy(values[:, :3], labels, ignore_index=255)
+    assert float(whole.negative_log_likelihood(labels, 255, 4)) == pytest.approx(float(expected), abs=1e-3)
+    assert float(whole.negative_log_likelihood(torch.full_like(labels, 255), 255, 4)) == 0
+
+
+def test_common_factors_explain_pixels_that_change_together():
+    """Two classes, both maps of one class as likely: independent pixels cannot say so, one factor can."""
+    labels = torch.zeros(1, 3, 4, dtype=torch.long)
+    certain = torch.zeros(1, 4, 3, 4)
+    certain[:, 2:] = -10  # no deviation of a pixel's own
+    nothing, all_or_none = torch.zeros(1, 2, 3, 4), torch.tensor([20.0, -20.0]).view(1, 2, 1, 1).expand(1, 2, 3, 4)
+    wholes = [LowRankNormal.from_prediction(torch.cat([certain, factor], 1), 2) for factor in (nothing, all_or_none)]
+    losses = [float(whole.negative_log_likelihood(labels, 255, 200)) for whole in wholes]
+    assert losses[0] == pytest.approx(np.log(2), abs=0.01)
+    assert losses[1] == pytest.approx(np.log(2) / 12, abs=0.03)
+
+
+def test_marginals_are_those_of_the_samples():
+    whole = LowRankNormal.from_prediction(prediction(seed=3), 3)
+    drawn = whole.sample(4000, [torch.Generator().manual_seed(i) for i in range(2)]).softmax(2).mean(1)
+    assert torch.allclose(whole.marginal_logits().softmax(1), drawn, atol=0.03)
+
+
+def model(**fields):
+    fields = {"objective": "low_rank", "diffusion": False, "low_rank_factors": 2, "use_auxiliary_head": False, **fields}
+    return tiny_model(**fields)
+
+
+def test_a_model_draws_samples_in_one_pass(tmp_path):
+    net = model().eval()
+    pixels = torch.randn(3, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        features = net.encode_image(pixels)
+        out = net.decode_map(features, sampling="field", ensemble_size=5, generator=[image_generator(0, str(i)) for i in range(3)])
+        assert out.samples.shape == (3, 5, 3, 8, 12) and out.logits.shape == (3, 3, 8, 12)
+        assert out.samples.std(1).mean() > 0.1 and "entropy" in out.uncertainties
+        one = net.decode_map(features[1:2], sampling="field", ensemble_size=5, generator=[image_generator(0, "1")])
+        assert torch.allclose(one.samples[0], out.samples[1], atol=1e-5)
+        assert net(pixel_values=pixels, sampling="field", ensemble_size=2).samples.shape == (3, 2, 3, 32, 48)
+        net.save_pretrained(tmp_path)
+        again = Noise2MapForSemanticSegmentation.from_pretrained(tmp_path).eval()
+        assert torch.allclose(again(pixel_values=pixels).logits, net(pixel_values=pixels).logits, atol=1e-5)
+
+
+def test_every_parameter_learns():
+    net = model()
+    labels = torch.randint(0, 3, (2, 32, 48), generator=torch.Generator().manual_seed(0))
+    net(pixel_values=torch.randn(2, 3, 32, 48), labels=labels).loss.backward()
+    without = [name for name, value in net.named_parameters() if value.requires_grad and value.grad is None]
+    assert without == []
+    assert net.head.classifier.weight.grad.abs().sum(1).min() > 0
+
+
+def test_diffusion_is_refused():
+    with pytest.raises(ValueError, match="expected diffusion False"):
+        tiny_config(id2label=CLASSES, objective="low_rank")
