@@ -9,8 +9,8 @@ from tiny_generator import save_generator
 
 from noise2map.diffusion import add_noise, image_generator, tables_from_betas
 from noise2map.generation.depth_reading import depth_probe, probe_name
-from noise2map.generation.loading import load_generator, load_part
-from noise2map.generation.sampling import SamplingOptions, draw_images
+from noise2map.generation.loading import first_timestep, load_generator, load_part
+from noise2map.generation.sampling import SamplingOptions, draw, draw_images, warn_of_spacing
 from noise2map.guidance import DepthGuidedPipeline, DepthPredictor, DepthPrior, GuidanceConfig, UNetFeatureTap
 
 OPTIONS = SamplingOptions(num_inference_steps=2)
@@ -112,3 +112,31 @@ def test_depth_of_a_finished_image_is_that_of_its_noised_features(pipe):
     assert probe_name(pipe, 50) != probe_name(pipe, 51)
     with pytest.raises(ValueError, match="timestep is 1000"):
         depth_probe(pipe, 1000)
+
+
+def test_the_spacing_of_steps_can_be_chosen_and_a_late_start_is_said(caplog):
+    name = "freedoom-generator-64"
+    assert load_generator(name).scheduler.config.timestep_spacing == "trailing"
+    for sampler in ("ddim", "ddpm"):
+        for steps in (7, 25, 60, 100):
+            assert first_timestep(load_generator(name, sampler=sampler).scheduler, steps) == 999
+    leading = load_generator(name, timestep_spacing="leading")
+    assert [first_timestep(leading.scheduler, steps) for steps in (25, 60)] == [960, 944]
+    warn_of_spacing(load_generator(name).scheduler, 60)
+    assert not caplog.messages
+    warn_of_spacing(leading.scheduler, 60)
+    assert "begin at step 944 of 999" in caplog.text and "'trailing'" in caplog.text
+    with pytest.raises(ValueError, match="timestep_spacing is 'even'"):
+        load_generator(name, timestep_spacing="even")
+
+
+# Mean luma of the frames that the shipped generator learnt from, 0 to 255.
+LUMA_OF_TRAINING = 97
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", (25, 50, 60, 100))
+def test_images_are_as_bright_as_those_of_training_whatever_the_number_of_steps(steps):
+    drawn = draw(load_generator("freedoom-generator-64", sampler="ddpm"), range(12), SamplingOptions(num_inference_steps=steps))
+    luma = (drawn.images * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1).mean().item()
+    assert luma == pytest.approx(LUMA_OF_TRAINING, abs=5)

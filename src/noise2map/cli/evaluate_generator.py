@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from noise2map.cli.options import BatchSize, DepthPredictor, Device, DType, Fov, ImageSampler, scales
+from noise2map.cli.options import BatchSize, DepthPredictor, Device, DType, Fov, ImageSampler, TimestepSpacing, scales
 from noise2map.cli.sample import (
     Convention,
     Generator,
@@ -40,6 +40,7 @@ def evaluate_generator(
     sweep_samples: Annotated[int, typer.Option(min=2, help="Images of each row of a sweep.")] = 512,
     steps: ImageSteps = 50,
     sampler: ImageSampler = "default",
+    timestep_spacing: TimestepSpacing = "default",
     convention: Convention = "default",
     reduction: Reduction = "default",
     guidance_every: GuidanceEvery = 1,
@@ -103,6 +104,7 @@ def evaluate_generator(
             convention=as_saved(convention), reduction=as_saved(reduction), every=guidance_every, on_nonfinite=on_nonfinite
         ),
         sampler=sampler,
+        timestep_spacing=timestep_spacing,
         limit=limit,
         extractor=extractor,
         estimator=estimator,

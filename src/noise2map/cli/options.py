@@ -262,11 +262,18 @@ Ensemble = Annotated[int | None, typer.Option(min=1, help="Noise samples of an i
 
 Average = Annotated[Literal["last", "steps"] | None, typer.Option(help="The last step, or the mean of all. [default: the model's]")]
 
-MapSampler = Annotated[Literal["ddim", "ddpm"] | None, typer.Option("--sampler", help="Sampler of the map. [default: the model's]")]
+MapSampler = Annotated[
+    Literal["ddim", "ddpm", "dpmpp_2m"] | None, typer.Option("--sampler", help="Sampler of the map. [default: the model's]")
+]
 
 ImageSampler = Annotated[
     Literal["ddim", "ddpm", "default"],
     typer.Option("--sampler", help="Sampler of the images; default: as the generator was saved."),
+]
+
+TimestepSpacing = Annotated[
+    Literal["trailing", "leading", "linspace", "default"],
+    typer.Option(help="How steps are spread over those of training; default: as the generator was saved."),
 ]
 
 Size = Annotated[

@@ -15,6 +15,7 @@ from noise2map.cli.options import (
     ImageSampler,
     Out,
     Overwrite,
+    TimestepSpacing,
     check_finite,
 )
 
@@ -49,6 +50,7 @@ def sample(
     depth_predictor: DepthPredictor = None,
     depth_prior: DepthPrior = None,
     sampler: ImageSampler = "default",
+    timestep_spacing: TimestepSpacing = "default",
     eta: Eta = 0.0,
     guidance_every: GuidanceEvery = 1,
     on_nonfinite: OnNonfinite = "error",
@@ -73,7 +75,7 @@ def sample(
 
     diffusers.utils.logging.disable_progress_bar()
     check_writable(out)
-    pipe = load_generator(model, depth_predictor, depth_prior, sampler=sampler, device=device)
+    pipe = load_generator(model, depth_predictor, depth_prior, sampler=sampler, timestep_spacing=timestep_spacing, device=device)
     options = SamplingOptions(num_inference_steps=steps, eta=eta, dtype=dtype, batch_size=batch_size)
     guidance = GuidanceConfig.from_scales(
         consistency_scale,

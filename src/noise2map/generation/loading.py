@@ -19,6 +19,10 @@ CAMERA_FILE = "camera.json"
 
 SAMPLERS = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}
 
+SPACINGS = ("trailing", "leading", "linspace")
+"""Spacings of a run's steps over the training steps, diffusers' names. A run ought to begin at the last training step, whose
+images hold no signal, because it begins with noise: ``leading`` does not (Lin et al. 2023)."""
+
 DEFAULT = "default"  # the sampler, or what a scale means, that the generator was saved with
 
 _FORMER_DEFAULT = "own"
@@ -32,6 +36,7 @@ def load_generator(
     depth_prior: str | Path | None = None,
     *,
     sampler: str = "ddim",
+    timestep_spacing: str = DEFAULT,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> DepthGuidedPipeline:
@@ -42,6 +47,7 @@ def load_generator(
         depth_predictor: folder or hub id; by default ``depth_predictor/`` in the folder, if it is there.
         depth_prior: folder or hub id; by default ``depth_prior/`` in the folder, if it is there.
         sampler: ``"ddim"``, ``"ddpm"``, or ``"default"``: the one that the generator was saved with.
+        timestep_spacing: one of `SPACINGS`, or ``"default"``: the one that the generator was saved with.
         device: where to; a name as of `pick_device`.
         dtype: of the weights.
 
@@ -52,6 +58,8 @@ def load_generator(
     sampler = DEFAULT if sampler == _FORMER_DEFAULT else sampler
     if sampler not in (DEFAULT, *SAMPLERS):
         raise ValueError(f"sampler is {sampler!r}; expected 'default', 'ddim' or 'ddpm'")
+    if timestep_spacing not in (DEFAULT, *SPACINGS):
+        raise ValueError(f"timestep_spacing is {timestep_spacing!r}; expected 'default' or one of {SPACINGS}")
     device = pick_device(device) if isinstance(device, str) else device
     source = resolve_generator(name)
     try:
@@ -60,7 +68,8 @@ def load_generator(
         raise ValueError(f"generator {str(name)!r} could not be loaded: {error}") from error
     given = {"depth_predictor": depth_predictor, "depth_prior": depth_prior}
     parts = {part: load_part(part, path, source) or getattr(pipe, part) for part, path in given.items()}
-    scheduler = SAMPLERS[sampler_of(pipe) if sampler == DEFAULT else sampler].from_config(pipe.scheduler.config)
+    changes = {} if timestep_spacing == DEFAULT else {"timestep_spacing": timestep_spacing}
+    scheduler = SAMPLERS[sampler_of(pipe) if sampler == DEFAULT else sampler].from_config(pipe.scheduler.config, **changes)
     pipe = DepthGuidedPipeline(pipe.unet, scheduler, **parts, convention=pipe.config.convention, reduction=pipe.config.reduction)
     pipe.to(device)
     if dtype != torch.float32:
@@ -79,6 +88,13 @@ def sampler_of(pipe: Any) -> str:
         if isinstance(pipe.scheduler, kind):
             return name
     raise ValueError(f"the generator's sampler is a {type(pipe.scheduler).__name__}; choose 'ddim' or 'ddpm'")
+
+
+def first_timestep(scheduler: Any, num_inference_steps: int) -> int:
+    """The training step at which a run of so many steps begins; the last one, unless the spacing is unfortunate."""
+    other = type(scheduler).from_config(scheduler.config)
+    other.set_timesteps(num_inference_steps)
+    return int(other.timesteps[0])
 
 
 def load_part(part: str, path: str | Path | None, generator: str | None = None) -> Any:

@@ -1,6 +1,7 @@
 """The one seeded sampler of images: a seed gives the same image in every command, batch and process."""
 
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
@@ -14,11 +15,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from noise2map.generation.image_files import SHEET_FILE, SHEET_ROWS, DrawnImage, pair_sheet, seed_name, write_seed
-from noise2map.generation.loading import Camera
+from noise2map.generation.loading import Camera, first_timestep
 from noise2map.guidance import DepthGuidedPipeline, GuidanceConfig
 from noise2map.inference.loading import pick_dtype
 from noise2map.runs.files import encode_image, settings_checksum, weights_checksum, write_image
 from noise2map.runs.output_folder import OutputFolder
+
+logger = logging.getLogger(__name__)
 
 UNGUIDED = GuidanceConfig()
 
@@ -88,6 +91,7 @@ def draw(
         on_step(tensors)  # type: ignore[misc]
         return {}
 
+    warn_of_spacing(pipe.scheduler, options.num_inference_steps)
     dtype = pick_dtype(options.dtype)
     with nullcontext() if dtype == torch.float32 else torch.autocast(pipe.device.type, dtype):
         out = pipe(
@@ -103,6 +107,23 @@ def draw(
         )
     pixels = (out.images.float() * 255).round().to(torch.uint8).cpu()
     return DrawnBatch(pixels, None if out.depths is None else out.depths.float().cpu(), out.skipped.tolist())
+
+
+@functools.lru_cache(maxsize=32)
+def _say_once(message: str) -> None:
+    logger.warning(message)
+
+
+def warn_of_spacing(scheduler: Any, num_inference_steps: int) -> None:
+    """Says once if a run begins where training images still held a signal: its images come out too bright or too dark."""
+    first, last = first_timestep(scheduler, num_inference_steps), scheduler.config.num_train_timesteps - 1
+    if first < last:
+        signal = float(scheduler.alphas_cumprod[first]) ** 0.5
+        spacing = scheduler.config.timestep_spacing
+        _say_once(
+            f"{num_inference_steps} steps with timestep_spacing {spacing!r} begin at step {first} of {last}, where images keep "
+            f"{100 * signal:.2g} % of their signal, from noise that has none; 'trailing' begins at the last"
+        )
 
 
 def image_settings(pipe: DepthGuidedPipeline, options: SamplingOptions, guidance: GuidanceConfig = UNGUIDED) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class GeneratorOptions:
         sampling: How images are drawn.
         guidance: What all rows share beside their losses.
         sampler: `"ddim"`, `"ddpm"` or `"default"`, the generator's.
+        timestep_spacing: `"trailing"`, `"leading"`, `"linspace"` or `"default"`, the generator's.
         limit: At most this many references, 0 for all.
         extractor: Of features, by name.
         estimator: Depth model, by name.
@@ -71,6 +72,7 @@ class GeneratorOptions:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     sampler: str = "ddim"
+    timestep_spacing: str = "default"
     limit: int = 0
     extractor: str = DEFAULT_EXTRACTOR
     estimator: str = DEFAULT_DEPTH_MODEL
@@ -213,7 +215,13 @@ def draw_only(options: GeneratorOptions, names: Sequence[str], overwrite: bool =
 
 def _open(options: GeneratorOptions) -> tuple[DepthGuidedPipeline, int, Tables]:
     """The generator with its parts, the side of its images in px, and what guides each row."""
-    pipe = load_generator(options.model, options.depth_predictor, sampler=options.sampler, device=options.device)
+    pipe = load_generator(
+        options.model,
+        options.depth_predictor,
+        sampler=options.sampler,
+        timestep_spacing=options.timestep_spacing,
+        device=options.device,
+    )
     side = side_of(pipe)
     priors = load_priors(pipe, options.model, options.depth_priors)
     if pipe.depth_predictor is None:

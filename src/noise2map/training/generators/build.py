@@ -76,7 +76,8 @@ def make_generator_model(recipe: GeneratorRecipe, intrinsics: Any = None) -> UNe
         if model.target == "depth":
             prior = DepthPrior(unet_config=fields, scheduler_config=model.scheduler, **ranges)
             return UNetWithLoss(prior.unet, prior.scheduler, prior, intrinsics, recipe.train.channels_last)
-        return UNetWithLoss(UNet2DModel(**fields), DDPMScheduler(**model.scheduler), None, intrinsics, recipe.train.channels_last)
+        scheduler = DDPMScheduler(**{"timestep_spacing": "trailing", **model.scheduler})  # runs begin where no signal is left
+        return UNetWithLoss(UNet2DModel(**fields), scheduler, None, intrinsics, recipe.train.channels_last)
     except TypeError as error:
         raise ValueError(f"recipe section model: {error}") from error
 
