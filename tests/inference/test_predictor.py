@@ -252,3 +252,19 @@ def test_an_image_that_cannot_fit_is_refused_before_it_is_tried(segmenter, monke
     monkeypatch.setattr(segmenter.model, "encode_image", lambda *_: pytest.fail("heavy work began"))
     with pytest.raises(ValueError, match="20000x2000"):
         segmenter(Image.new("RGB", (20000, 2000)), size="native")
+
+
+@pytest.mark.parametrize("upsampling", ["bilinear", "convex"])
+def test_a_predicted_scale_is_written_like_any_uncertainty(upsampling):
+    from noise2map.inference.maps_on_disk import encode_prediction
+
+    model = tiny_depth_model(objective="laplace", depth_representation="log", upsampling=upsampling)
+    predictor = Predictor(model, Noise2MapImageProcessor(**PROCESSOR))
+    options = PredictionOptions(num_inference_steps=1, size="native")
+    (found,) = predictor(picture(48, 64), options=options)
+    assert found.uncertainty_kind == "scale" and found.uncertainty.shape == found.depth_m.shape == (48, 64)
+    record, files = encode_prediction(found, "room", model.config, options.resolved(model.config))
+    assert record["uncertainty"]["kind"] == "scale"
+    arrays = np.load(BytesIO(files[record["files"]["arrays"]]))
+    np.testing.assert_allclose(arrays["uncertainty"], 1 - np.exp(-arrays["scale"]), atol=1e-5)
+    assert record["files"]["panel"] in files

@@ -122,6 +122,22 @@ def test_steps_hold_the_map_alone():
     assert [step.prediction.shape for step in out.steps] == [(1, 1, 16, 16)] * 2
 
 
+def test_scale_of_samples_is_their_spread():
+    """A model of samples states a distribution in the call without noise; of its samples only the spread counts."""
+    fields = {"noise_channels": 2, "map_scale": 1.0, "churn": 1.0, "time_difference": 0}
+    model = model_of("crps", **fields)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        features = model.encode_image(images(1))
+        out = model.decode_map(features, 2, 5, sampling="diffusion", generator=generator, output_samples=True)
+        assert out.samples.shape == (1, 5, 1, 16, 16)
+        expected = out.samples[0, :, 0].log().std(0, correction=0) / math.sqrt(2)
+        assert torch.allclose(out.predicted_scale[0], expected, rtol=1e-3, atol=1e-6)
+        single = model.decode_map(features, 2, 1, sampling="diffusion", generator=generator)
+        assert single.predicted_scale is None and "scale" not in single.uncertainties
+        assert model.decode_map(features, sampling="one_pass").predicted_scale is not None
+
+
 def test_temperature_multiplies_the_scale_and_leaves_the_median():
     plain, hot = (run(model_of("laplace", temperature=t), images(1), num_inference_steps=1) for t in (1.0, 2.0))
     assert torch.allclose(hot.predicted_scale, 2 * plain.predicted_scale, rtol=1e-4)

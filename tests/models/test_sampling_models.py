@@ -265,6 +265,16 @@ def test_auto_needs_two_steps_to_see_that_nothing_changes():
     assert float(out.uncertainties["step_flip"].max()) == 0
 
 
+def test_auto_waits_until_the_map_can_be_read():
+    """A scale of 0.01 takes 9.2 off the log ratio: a limit of -9.2 is where signal and noise of the cosine are equal, t = 1/2."""
+    limit = 2 * math.log(0.01) - 1e-3
+    model = tiny_segmenter(auto_threshold=0.99, auto_log_snr=limit, time_difference=0)
+    out = model.decode_map(features(model, 2), num_inference_steps="auto", generator=seeded("a", "b"))
+    assert out.num_steps.tolist() == [6, 6]  # t = 1, 0.9, ..., 0.5
+    model.config.auto_log_snr = None
+    assert model.decode_map(features(model, 2), num_inference_steps="auto", generator=seeded("a", "b")).num_steps.tolist() == [2, 2]
+
+
 def test_auto_never_takes_more_than_the_most(segmenter):
     before = segmenter.config.auto_threshold, segmenter.config.auto_max_steps
     try:

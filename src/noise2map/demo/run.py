@@ -317,7 +317,7 @@ class ScoreSection(DemoSection):
             page.figures(plots, "If the most uncertain pixels are left out", "risk against coverage")
         page.section("Do it yourself")
         page.code(
-            f"noise2map predict PHOTO_OR_FOLDER --model {self.options.segmentation_model} --steps auto --out maps\n"
-            f"noise2map evaluate --model {self.options.depth_model} --steps 1,3,10,auto"
+            f"noise2map predict PHOTO_OR_FOLDER --model {self.options.segmentation_model} --out maps\n"
+            f"noise2map evaluate --model {self.options.depth_model} --steps 1,3,10"
         )
         return lines

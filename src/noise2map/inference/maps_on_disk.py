@@ -33,7 +33,8 @@ def encode_prediction(
     """The record of a prediction, and its files.
 
     The files are ``labels`` (palette PNG of ids), ``depth`` (16-bit PNG) or ``normals`` (RGB PNG); of the latter two ``arrays``
-    (npz with ``depth_m`` or ``normals`` and ``uncertainty`` in float32 as they were computed, at the processed size);
+    (npz with ``depth_m`` or ``normals``, ``uncertainty`` and where the model predicts one ``scale`` (of log depth) or
+    ``scale_degrees`` in float32 as they were computed, at the processed size);
     ``uncertainty`` (16-bit PNG, see `uncertainty_png_units`) where it is defined; ``panel``.
 
     Args:

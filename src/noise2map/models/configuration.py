@@ -110,6 +110,8 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
         time_std (`float`, defaults to 1): Its standard deviation.
         auto_max_steps (`int`, defaults to 10): Most steps of `num_inference_steps="auto"`, and its time grid.
         auto_threshold (`float`, defaults to 0.01): `"auto"` stops when a smaller fraction of pixels changed.
+        auto_log_snr (`float`, *optional*): `"auto"` goes by changes only from the step on at which the encoded map has a higher log
+            signal-to-noise ratio than this: before, nothing can be read of it. By default from the second step on.
         flip_tolerance (`float`, defaults to 0.05): Depth counts as changed between two steps if by more than this fraction.
         uncertainty (`str`, *optional*): Kind returned as `uncertainty`; by default the entropy (classes) or the relative spread
             of the predictions (depth); the predicted scale where there is one.
@@ -184,6 +186,7 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
     time_std: float | int = 1.0
     auto_max_steps: int = 10
     auto_threshold: float | int = 0.01
+    auto_log_snr: float | int | None = None
     flip_tolerance: float | int = 0.05
     uncertainty: str | None = None
     temperature: float | int = 1.0

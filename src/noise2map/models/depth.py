@@ -188,12 +188,15 @@ class DepthAggregator(Aggregator):
 
     Two depths count as different when they are more than a fraction apart, ``flip_tolerance``. A predicted scale of several samples
     (or steps) is that of a Laplace distribution with the variance of their mixture, by the law of total variance: the mean of each
-    one's ``2 b²`` plus the variance of their log depths.
+    one's ``2 b²`` plus the variance of their log depths. Samples that come without a scale give one by their variance alone where
+    they are made to be draws from the truth's distribution (``spread_is_scale``, objective ``"crps"``).
     """
 
-    def __init__(self, batch_size: int, ensemble_size: int, average: str, flip_tolerance: float = 0.05) -> None:
+    def __init__(
+        self, batch_size: int, ensemble_size: int, average: str, flip_tolerance: float = 0.05, spread_is_scale: bool = False
+    ) -> None:
         super().__init__(batch_size, ensemble_size, average)
-        self.flip_tolerance = flip_tolerance
+        self.flip_tolerance, self.spread_is_scale = flip_tolerance, spread_is_scale
         self._depth, self._log, self._within = RunningMoments(), RunningMoments(), RunningMoments()
 
     def _flips(self, before: Tensor, after: Tensor) -> Tensor:
@@ -208,9 +211,9 @@ class DepthAggregator(Aggregator):
             self._add_scales(value, rows)
 
     def _add_scales(self, value: Tensor, rows: Tensor) -> None:
-        if value.shape[2] > 1:
+        if value.shape[2] > 1 or self.spread_is_scale:
             self._log.add(value[:, :, :1].log(), rows)
-            self._within.add(2 * value[:, :, 1:2].square(), rows)
+            self._within.add(2 * (value[:, :, 1:2] if value.shape[2] > 1 else torch.zeros_like(value)).square(), rows)
 
     def result(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Metres ``(B, 1, h, w)``; step-flip (changes beyond the tolerance) and the relative standard deviation, clamped to 1.
@@ -230,7 +233,7 @@ class DepthAggregator(Aggregator):
         if several:
             spread = self._depth.variance.sqrt() / self._depth.mean
             kinds["sample_variance"] = spread.squeeze(1).clamp(max=1)
-        if self.last.shape[2] == 1:
+        if self.last.shape[2] == 1 and not (self.spread_is_scale and self.ensemble_size > 1):
             return depth_m, kinds
         if self.ensemble_size == 1 and (self.average == "last" or not several):
             whole = self.last[:, 0]
@@ -312,7 +315,8 @@ class Noise2MapForDepthEstimation(MapModel):
 
     def make_aggregator(self, batch_size: int, ensemble_size: int, average: str) -> Aggregator:
         """See `MapModel.make_aggregator`."""
-        return DepthAggregator(batch_size, ensemble_size, average, self.config.flip_tolerance)
+        spread_is_scale = self.config.objective == "crps"
+        return DepthAggregator(batch_size, ensemble_size, average, self.config.flip_tolerance, spread_is_scale)
 
     def make_output(
         self, prediction: Tensor, size: tuple[int, int] | None = None, log_probabilities: bool | None = None, **fields: Any

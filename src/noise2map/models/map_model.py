@@ -16,7 +16,7 @@ from noise2map.models.aggregation import Aggregator
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.decoding import DecodingOptions
 from noise2map.models.denoising.denoiser import Denoiser, decoder_input, evidence_levels
-from noise2map.models.denoising.run import denoising_steps, tokens_in_memory
+from noise2map.models.denoising.run import can_be_read, denoising_steps, tokens_in_memory
 from noise2map.models.denoising.training import training_loss
 from noise2map.models.encoder import ImageEncoder
 from noise2map.models.initialization import Noise2MapPreTrainedModel
@@ -203,7 +203,7 @@ class MapModel(Noise2MapPreTrainedModel):
         Args:
             features: from `encode_image`, ``(B, C, h, w)``.
             num_inference_steps: decoder calls, or ``"auto"``: each image stops when fewer than ``config.auto_threshold`` of its
-                pixels changed, after ``config.auto_max_steps`` at the latest.
+                pixels changed in a step of which `can_be_read` is true, after ``config.auto_max_steps`` at the latest.
             ensemble_size: noise samples R for each image.
             average: ``"last"`` step or mean over ``"steps"``; always over the samples.
             sampler: ``"ddim"``, ``"ddpm"`` or ``"dpmpp_2m"``.
@@ -250,7 +250,7 @@ class MapModel(Noise2MapPreTrainedModel):
             fraction = aggregator.update(step.prediction, active)
             if output_steps:
                 steps.append(replace(step, prediction=self.map_of(step.prediction)))
-            if options.num_inference_steps == "auto":
+            if options.num_inference_steps == "auto" and can_be_read(self, step.t):
                 active &= fraction >= config.auto_threshold
                 if not bool(active.any()):
                     break
@@ -290,6 +290,8 @@ class MapModel(Noise2MapPreTrainedModel):
         if self.config.matched_filter:
             evidence = self.evidence(x_t, *(level.to(x_t.device, x_t.dtype) for level in evidence_levels(self, t)))
             prediction = prediction if evidence is None else prediction + evidence
+        if latent is not None:
+            prediction = self.map_of(prediction)  # a sample; only the call without noise learns a distribution
         if self.upsampling is None:
             return prediction, prediction
         return prediction, self.enlarge(prediction, self.upsampling(tokens, context.size))

@@ -143,8 +143,9 @@ class DepthTask(ImageTask):
         return MapDepthOutput(predicted_depth=mean[:, 0], **fields)
 
     def computed(self, output: Any) -> dict[str, Tensor]:
-        """Metres."""
-        return {"depth_m": output.predicted_depth}
+        """Metres, and the predicted scale of log depth."""
+        scale = {} if output.predicted_scale is None else {"scale": output.predicted_scale}
+        return {"depth_m": output.predicted_depth, **scale}
 
     def files(self, prediction: Prediction, name: str, config: Any) -> dict[str, tuple[str, bytes]]:
         """``depth``: a 16-bit PNG, see :func:`depth_png_scale`."""

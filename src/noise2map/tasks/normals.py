@@ -123,7 +123,8 @@ class NormalsTask(ImageTask):
 
     def computed(self, output: Any) -> dict[str, Tensor]:
         """Unit vectors ``(B, h, w, 3)``."""
-        return {"normals": output.prediction.movedim(1, -1)}
+        scale = {} if output.predicted_scale is None else {"scale_degrees": output.predicted_scale}
+        return {"normals": output.prediction.movedim(1, -1), **scale}
 
     def files(self, prediction: Prediction, name: str, config: Any) -> dict[str, tuple[str, bytes]]:
         """``normals``: an RGB PNG, see :func:`noise2map.data.images.encode_normals`."""

@@ -1,5 +1,6 @@
 """A run of decoder calls: its time grid, its noise and its solver."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -34,6 +35,12 @@ def time_grid(model: Any, options: DecodingOptions) -> list[tuple[float, float]]
     if config.time_grid == "karras":
         return karras_pairs(count, model.schedule, KARRAS_LARGEST * config.map_scale, KARRAS_SMALLEST * config.map_scale)
     return time_pairs(count, config.time_difference)
+
+
+def can_be_read(model: Any, t: float) -> bool:
+    """Whether the log signal-to-noise ratio of the encoded map at a time is above ``config.auto_log_snr``; true if that is None."""
+    least = model.config.auto_log_snr
+    return least is None or float(model.schedule.log_snr(torch.tensor(t))) + 2 * math.log(model.codec.scale) > least
 
 
 def denoising_steps(
