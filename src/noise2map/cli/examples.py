@@ -32,6 +32,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "experiment depth-from-generated": (
         "experiment depth-from-generated --model freedoom-generator-64 --real data/train --test data/test --out runs/dfg",
     ),
+    "experiment map-use": (
+        "experiment map-use freedoom-segmentation-tiny --out map-use",
+        "experiment map-use runs/mine/final --dataset freedoom --root data/freedoom --hide rectangle --cluster map --out map-use",
+    ),
     "bench model": ("bench model --model freedoom-depth-tiny --size 160x120 --no-compile",),
     "bench attention": ("bench attention --no-compile",),
     "bench guidance": ("bench guidance --channels 64 --size 128",),

@@ -1,12 +1,24 @@
-"""``noise2map experiment``: questions whose answer takes several trainings."""
+"""``noise2map experiment``: questions whose answer takes several steps."""
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from noise2map.cli.options import BatchSize, CommandGroup, DepthPredictor, DepthPrior, Device, DType, ImageSampler, words
+from noise2map.cli.options import (
+    BatchSize,
+    CommandGroup,
+    DepthPredictor,
+    DepthPrior,
+    Device,
+    DType,
+    ImageSampler,
+    Limit,
+    Overwrite,
+    numbers,
+    words,
+)
 from noise2map.cli.sample import Convention, Generator, ImageSteps, OnNonfinite, ProbeTimestep, Reduction, Scale, as_saved
 
 _ARMS = ("real", "real-predicted", "unguided", "guided", "filtered")
@@ -100,3 +112,59 @@ def depth_from_generated(
 
 
 app.command("depth-from-generated")(depth_from_generated)
+
+
+def map_use(
+    model: Annotated[str, typer.Argument(help="Shipped name, folder of a checkpoint, or hub id; converted checkpoints, too.")],
+    out: Annotated[Path, typer.Option(help="Folder for map_use.json, tables and a plot.")],
+    dataset: Annotated[str, typer.Option(help="As of `evaluate`.")] = "samples",
+    root: Annotated[Path | None, typer.Option(help="Folder of the data; ROOT/SPLIT is taken where it exists.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the data. [default: the one that scores are published for]")] = None,
+    steps: Annotated[list[str] | None, numbers("Decoder calls of the runs. [default: 3,10]")] = None,
+    hide: Annotated[
+        Literal["rectangle", "strips", "window", "mixed"] | None, typer.Option(help="Cover part of each image with grey.")
+    ] = None,
+    limit: Limit = 0,
+    batch_size: BatchSize = 8,
+    device: Device = "auto",
+    dtype: DType = "float32",
+    seed: Annotated[int, typer.Option(help="With an image's id it fixes the image's noise.")] = 0,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples for 95 % intervals.")] = 1000,
+    cluster: Annotated[Literal["image", "map"], typer.Option(help="Resample images, or whole maps.")] = "image",
+    overwrite: Overwrite = False,
+) -> None:
+    """Ask whether a map model reads its noisy map, and whether its steps bring anything.
+
+    One decoder call at each noise level is shown noise, nothing, the model's own guess, the truth, and the truth of another image.
+    Runs are compared with as many first calls averaged, with fresh noise at each step, with time frozen, and from no noise.
+    """
+    # Imported after the options have been checked: a mistake is reported at once, not after seconds of imports.
+    from transformers.utils import logging
+
+    from noise2map.evaluation.experiments.map_use import MapUseOptions, run_map_use
+    from noise2map.runs.output_folder import claim
+
+    logging.disable_progress_bar()
+    chosen = MapUseOptions(
+        model=model,
+        dataset=dataset,
+        root=root,
+        split=split,
+        counts=tuple(int(count) for count in steps or (3, 10)),
+        hide=hide,
+        limit=limit,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        resamples=resamples,
+        cluster=cluster,
+    )
+    with claim(out, chosen.settings(), overwrite=overwrite):
+        report = run_map_use(chosen)
+        print("\n\n".join(report.text()))
+        for path in report.write(out):
+            print(f"wrote {path}", file=sys.stderr)
+
+
+app.command("map-use")(map_use)
