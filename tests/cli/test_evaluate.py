@@ -60,6 +60,19 @@ def test_hidden_parts_change_the_scores_in_the_same_way_each_time(checkpoints, t
     assert hidden["abs_rel"] == pytest.approx(again["abs_rel"], rel=1e-5)
 
 
+def test_an_ensemble_of_decoders_is_scored_as_one_model(checkpoints, tmp_path, capsys):
+    first = Noise2MapForSemanticSegmentation.from_pretrained(checkpoints / "rooms")
+    torch.manual_seed(1)
+    first.decoder.projection.weight.data.normal_(std=0.3)
+    first.save_pretrained(tmp_path / "other")
+    Noise2MapImageProcessor(size={"height": 120, "width": 160}).save_pretrained(tmp_path / "other")
+    words = ["--model", checkpoints / "rooms", "--limit", 2, "--steps", 1, "--resamples", 0]
+    assert _run(*words, "--member", tmp_path / "other", "--out", tmp_path / "two") == 0
+    row = json.loads((tmp_path / "two" / "evaluation.json").read_text())["rows"][0]
+    assert row["members"] == 2 and row["mutual_information_auroc"] >= 0
+    assert "another encoder" in _error(capsys, *words, "--member", checkpoints / "plain")
+
+
 def test_two_models_from_command_to_files(checkpoints, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["noise2map", "evaluate", "--steps", "1 2"])  # the process of the tests has words of its own
     out = tmp_path / "results"

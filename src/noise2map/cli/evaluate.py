@@ -12,6 +12,12 @@ from noise2map.cli import options
 
 def evaluate(
     model: Annotated[str | None, typer.Option(help="Shipped name, folder of a checkpoint, or hub id.")] = None,
+    member: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL", help="A further decoder on the encoder of --model (repeat the option): scored as one ensemble."
+        ),
+    ] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(
@@ -94,6 +100,8 @@ def evaluate(
         raise ValueError(
             "--steps, --ensemble, --average, --sampling, --window and --fit-temperature are for models; maps are scored as they are"
         )
+    if predictions is not None and member:
+        raise ValueError("--member makes an ensemble of --model; --predictions are scored as stored")
     if predictions is not None and hide:
         raise ValueError("--hide covers the images that a model sees; --predictions are scored as stored")
     if save_per_image and out is None:
@@ -109,6 +117,7 @@ def evaluate(
 
     chosen = EvaluationOptions(
         models=[name for name in (model, compare) if name] if predictions is None else [],
+        members=member or [],
         predictions=[path for path in (predictions, compare and Path(compare)) if path] if predictions else [],
         task=task,
         classes=classes,

@@ -24,6 +24,7 @@ from noise2map.evaluation.stored import MapFolder, evaluate_maps
 from noise2map.evaluation.test_time import TestTimeAugmentation
 from noise2map.inference.loading import load_model, pick_device, pick_dtype
 from noise2map.models.decoding import DecodingOptions
+from noise2map.models.denoising.ensembles import DecoderEnsemble
 from noise2map.report.tables import write_csv
 from noise2map.runs.data_split import DataSplit
 from noise2map.runs.files import json_values, write_json
@@ -41,6 +42,7 @@ class EvaluationOptions:
 
     Attributes:
         models: One model, or two to compare.
+        members: Further decoders on the first model's encoder, which make an ensemble of it.
         dataset: Name of the dataset.
         root: Its folder.
         split: Its split; None for the one that scores are reported for.
@@ -94,11 +96,13 @@ class EvaluationOptions:
     cells: str = "visible"
     sample_scores: bool = False
     cluster: str = "image"
+    members: Sequence[str] = ()
 
     def settings(self) -> dict[str, Any]:
         """Settings that decide the scores, for the record of an output folder; paths are made absolute."""
         chosen = {name: value for name, value in asdict(self).items() if name not in ("batch_size", "device")}
-        chosen["models"] = [os.path.abspath(name) if Path(name).is_dir() else name for name in self.models]
+        for kind in ("models", "members"):
+            chosen[kind] = [os.path.abspath(name) if Path(name).is_dir() else name for name in chosen[kind]]
         chosen["predictions"] = [os.path.abspath(path) for path in self.predictions]
         chosen |= {name: value and os.path.abspath(value) for name, value in (("root", self.root), ("classes", self.classes))}
         return {"command": "evaluate", **chosen}
@@ -205,7 +209,12 @@ def run_evaluation(chosen: EvaluationOptions, progress: bool = True) -> Evaluati
     if chosen.predictions:
         return _score_folders(chosen, progress)
     device, dtype = pick_device(chosen.device), pick_dtype(chosen.dtype)
-    loaded = [(name, *load_model(name, device, dtype, ("noise2map", "noise2map-bev"))) for name in chosen.models]
+    loaded: list[tuple[str, Any, Any]] = [
+        (name, *load_model(name, device, dtype, ("noise2map", "noise2map-bev"))) for name in chosen.models
+    ]
+    if chosen.members:
+        decoders = [load_model(name, device, dtype)[0] for name in chosen.members]
+        loaded[0] = (loaded[0][0], DecoderEnsemble([loaded[0][1], *decoders]), loaded[0][2])
     first = loaded[0][1]
     task = task_of(first)
     for name, model, _ in loaded[1:]:
@@ -239,6 +248,8 @@ def run_evaluation(chosen: EvaluationOptions, progress: bool = True) -> Evaluati
     depth_range = _depth_range(chosen, first, test_protocol) if task.in_metres else None
     facts = {"dataset": chosen.dataset, "split": split, "test_protocol": test_protocol.name}
     facts |= {**provenance(device, dtype, chosen.seed), "batch_size": chosen.batch_size}
+    if chosen.members:
+        facts["members"] = 1 + len(chosen.members)
     if chosen.cells != "visible":
         facts["cells"] = chosen.cells
     if chosen.hide is not None:
