@@ -70,6 +70,7 @@ def test_an_ensemble_of_decoders_is_scored_as_one_model(checkpoints, tmp_path, c
     assert _run(*words, "--member", tmp_path / "other", "--out", tmp_path / "two") == 0
     row = json.loads((tmp_path / "two" / "evaluation.json").read_text())["rows"][0]
     assert row["members"] == 2 and row["mutual_information_auroc"] >= 0
+    capsys.readouterr()
     assert "another encoder" in _error(capsys, *words, "--member", checkpoints / "plain")
 
 
