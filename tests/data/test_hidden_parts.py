@@ -140,11 +140,12 @@ def test_an_unknown_focal_length_magnifies_and_tells_nobody():
     assert (seen["intrinsics"] == sample["intrinsics"]).all()
 
 
-def test_cameras_are_left_out_with_their_matrices():
+def test_cameras_that_are_left_out_are_grey():
     views = [Image.new("RGB", (8, 6), (index, 0, 0)) for index in range(6)]
     sample = {"images": views, "intrinsics": np.zeros((6, 3, 3)), "camera_to_lidar": np.zeros((6, 4, 4)), "labels": 1, "id": "p"}
     seen = Ambiguity(cameras=2, darkness=0.5)(sample, np.random.default_rng(0))
-    assert len(seen["images"]) == len(seen["intrinsics"]) == len(seen["camera_to_lidar"]) == 2
+    assert [np.asarray(view).mean((0, 1)).tolist() for view in seen["images"]] == [[0, 0, 0], [0, 0, 0], *[list(MEAN_COLOR)] * 4]
+    assert all(seen[key] is sample[key] for key in ("intrinsics", "camera_to_lidar")) and len(views) == 6
     with pytest.raises(ValueError, match="sample 'p' has 6 cameras; expected 7"):
         Ambiguity(cameras=7)(sample, np.random.default_rng(0))
     for fields in ({"hide_share": 0.8}, {"darkness": 1.0}, {"zoom": 0.5}, {"cameras": 0}):

@@ -171,7 +171,7 @@ def test_a_path_is_told_by_what_lies_in_it(tmp_path):
     plain = open_dataset(str(tmp_path / "own" / "val" / "images"))
     assert isinstance(plain, ImageFolder) and len(plain) == 3
     frames = open_dataset(SAMPLES_ROOT / "val", task="image")
-    assert frames.split == "val" and frames[0].keys() == {"image", "intrinsics", "id"}
+    assert frames.split == "val" and frames[0].keys() == {"image", "intrinsics", "id", "location"}
     assert open_dataset("images", tmp_path / "own" / "val" / "images").paths == plain.paths
 
 

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from noise2map.data.transforms.covering import cover
-from noise2map.data.transforms.geometric import window
+from noise2map.data.transforms.geometric import MEAN_COLOR, window
 from noise2map.data.transforms.sample import Sample
 
 MAX_HIDE_SHARE = 0.75
-
-_OF_CAMERAS = ("images", "intrinsics", "camera_to_lidar", "image_augmentation")
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,8 @@ class Ambiguity:
         darkness: Share of the light that is missing, 0 to below 1; values are rounded to 8 bits as a camera's are.
         zoom: The middle of the image is magnified by this, at least 1, and nobody is told: depth and ``intrinsics`` stay those of
             the lens that one would assume.
-        cameras: Of a sample with ``images`` of several cameras, the first so many are left; None for all.
+        cameras: Of a sample with ``images`` of several cameras, the first so many show something and the others are grey, as models
+            are made for a number of cameras; None for all.
 
     Raises:
         ValueError: If a knob is out of range.
@@ -70,7 +70,8 @@ class Ambiguity:
         if self.cameras is not None and "images" in result:
             if len(result["images"]) < self.cameras:
                 raise ValueError(f"sample {result.get('id', '?')!r} has {len(result['images'])} cameras; expected {self.cameras}")
-            result |= {key: result[key][: self.cameras] for key in _OF_CAMERAS if key in result}
+            blind = [Image.new("RGB", view.size, MEAN_COLOR) for view in result["images"][self.cameras :]]
+            result["images"] = [*result["images"][: self.cameras], *blind]
         if "image" in result and self.hide_share:
             result = cover(result, self._rectangle(*result["image"].size, across, down))
         return result
