@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from noise2map.data import FolderDataset
-from noise2map.data.images import encode_normals, open_normals_map
+from noise2map.data.maps.normals import encode_normals, open_normals_map
 from noise2map.data.transforms import HorizontalFlip, PadTo, RandomCrop, RandomResizedCrop, RandomRotation, RatioResize
 from noise2map.models import Noise2MapImageProcessor
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from noise2map.cli import main
 from noise2map.data import FolderDataset
-from noise2map.data.images import encode_normals
+from noise2map.data.maps.normals import encode_normals
 from noise2map.evaluation.stored import MapFolder, bare_name, evaluate_maps
 
 LABELS = {

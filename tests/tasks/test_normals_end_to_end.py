@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from noise2map.cli import main
-from noise2map.data.images import encode_normals, open_normals_map
+from noise2map.data.maps.normals import encode_normals, open_normals_map
 from noise2map.inference import Predictor
 from noise2map.tasks import TASKS, task_of
 

@@ -98,7 +98,7 @@ def evaluate(
         raise ValueError("expected --model or --predictions, one of them")
     if predictions is not None and (steps or ensemble or average or sampling or window or fit_temperature):
         raise ValueError(
-            "--steps, --ensemble, --average, --sampling, --window and --fit-temperature are for models; maps are scored as they are"
+            "--steps, --ensemble, --average, --sampling, --window and --fit-temperature are for models; maps are scored as stored"
         )
     if predictions is not None and member:
         raise ValueError("--member makes an ensemble of --model; --predictions are scored as stored")

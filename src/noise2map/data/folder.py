@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from noise2map.data.center_crop import ImageFolder
-from noise2map.data.images import image_size, list_images, open_class_map, open_depth_map, open_image, open_normals_map
+from noise2map.data.images import image_size, list_images, open_image
+from noise2map.data.maps import map_kind
 from noise2map.data.paired import IGNORE, count_classes, name_some, raise_together
 from noise2map.data.subsets import UNREADABLE, hold_out
 from noise2map.runs.data_split import DataSplit, file_checksum
@@ -21,8 +22,6 @@ ALL = "all"
 HOLD_OUT_EVERY = 8
 """Of a folder without ``train/`` and ``val/``, pairs 0, 8, 16 ... are for validation."""
 
-# Task -> where its samples hold the map.
-MAP_KEYS = {"segmentation": "labels", "depth": "depth_m", "normals": "normals"}
 _GOLDEN_ANGLE = 0.618033988749895
 
 
@@ -31,12 +30,12 @@ class FolderDataset:
 
     ``ROOT/images/kitchen.jpg`` belongs to ``ROOT/maps/kitchen.png``. Class maps are single-channel images of ids; 255 is
     "not known". Depth maps are 16-bit images; 0 is "not known". Normals are RGB images, see
-    :func:`noise2map.data.images.open_normals_map`. Names of classes come from ``id2label`` or from
+    :func:`noise2map.data.maps.normals.open_normals_map`. Names of classes come from ``id2label`` or from
     ``ROOT/classes.json``: a list, or an object from id to name.
 
     Args:
         root: The folder.
-        task: ``"segmentation"``, ``"depth"`` or ``"normals"``.
+        task: A key of `noise2map.data.maps.MAP_KINDS`.
         id2label: Names of the classes (segmentation), ids 0 to K - 1.
         depth_scale: Metres per unit of the depth maps; 0.001 for millimetres.
         intrinsics: ``fx, fy, cx, cy`` in pixels, the same for all images, if known.
@@ -70,15 +69,13 @@ class FolderDataset:
         maps: str = "maps",
         missing: str = "raise",
     ) -> None:
-        if task not in MAP_KEYS:
-            raise ValueError(f"task is {task!r}; expected one of {', '.join(map(repr, MAP_KEYS))}")
+        self.kind = map_kind(task)
         if not (np.isfinite(depth_scale) and depth_scale > 0):
             raise ValueError(f"depth_scale is {depth_scale!r}; expected metres per unit, a positive number")
         if intrinsics is not None and (len(intrinsics) != 4 or not np.isfinite(np.asarray(intrinsics, float)).all()):
             raise ValueError(f"intrinsics is {intrinsics!r}; expected fx, fy, cx, cy in pixels")
         if missing not in ("raise", "drop"):
             raise ValueError(f"missing is {missing!r}; expected 'raise' or 'drop'")
-        self.key = MAP_KEYS[task]
         self.root, self.task, self.depth_scale = Path(root), task, float(depth_scale)
         self.intrinsics = None if intrinsics is None else np.array(intrinsics, np.float32)
         (image_of, twice), (map_of, twice_too) = _by_stem(self.root / images), _by_stem(self.root / maps)
@@ -96,7 +93,7 @@ class FolderDataset:
         if missing == "raise":
             raise_together(list(_wrong_sizes(self._pairs)))
         self.id2label: dict[int, str] = {}
-        if self.key == "labels":
+        if self.kind.has_classes:
             self.id2label = _check_names(dict(id2label)) if id2label is not None else read_classes(self.root / CLASSES_FILE)
         self.palette = distinct_colors(len(self.id2label))
 
@@ -104,7 +101,7 @@ class FolderDataset:
         return len(self._pairs)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The raw sample: ``image``, ``labels``, ``depth_m`` with ``valid`` or ``normals``, ``id``, and ``intrinsics`` if given.
+        """The raw sample: ``image``, the map (depth with ``valid``), ``id``, and ``intrinsics`` if given.
 
         Raises:
             OSError: Naming the file, if it cannot be decoded.
@@ -112,14 +109,10 @@ class FolderDataset:
         """
         image_path, map_path = self._pairs[index]
         sample: dict[str, Any] = {"image": open_image(image_path), "id": self.ids[index]}
-        if self.key == "labels":
-            sample["labels"] = self._read_labels(map_path)
-        elif self.key == "normals":
-            sample["normals"] = open_normals_map(map_path)
-        else:
-            sample["depth_m"] = open_depth_map(map_path, self.depth_scale)
-            sample["valid"] = sample["depth_m"] > 0
-        height, width = sample[self.key].shape[:2]
+        self.kind.read_into(sample, map_path, self.depth_scale)
+        if self.kind.has_classes:
+            sample[self.kind.key] = self._known_classes(sample[self.kind.key], map_path)
+        height, width = sample[self.kind.key].shape[:2]
         _check_size(image_path, sample["image"].size, map_path, (width, height))
         if self.intrinsics is not None:
             sample["intrinsics"] = self.intrinsics.copy()
@@ -147,8 +140,7 @@ class FolderDataset:
         for _ in read_whole([self]):
             pass
 
-    def _read_labels(self, path: Path) -> np.ndarray:
-        labels = open_class_map(path)
+    def _known_classes(self, labels: np.ndarray, path: Path) -> np.ndarray:
         unknown = [int(value) for value in np.unique(labels) if value != IGNORE and int(value) not in self.id2label]
         if unknown:
             known = f"0 to {len(self.id2label) - 1}, and {IGNORE} for pixels to ignore"
@@ -204,14 +196,14 @@ def open_folder(
     if task == "image":
         dataset: Any = ImageFolder(folder / "images" if (folder / "images").is_dir() else folder)
     else:
-        if MAP_KEYS.get(task) == "labels":
+        if map_kind(task).has_classes:
             named = next((place / CLASSES_FILE for place in (folder, root) if (place / CLASSES_FILE).is_file()), None)
             if named is not None:
                 id2label = read_classes(named)
             elif id2label is None and missing == "drop":
                 names, warnings = count_classes([folder / "maps"], strict=False)
                 id2label = dict(enumerate(names))
-        dataset = FolderDataset(folder, task, id2label if MAP_KEYS.get(task) == "labels" else None, depth_scale, missing=missing)
+        dataset = FolderDataset(folder, task, id2label if map_kind(task).has_classes else None, depth_scale, missing=missing)
         dataset.warnings = warnings
     return dataset if held_out is None else hold_out(dataset, hold_out_every)[held_out == "val"]
 
@@ -274,7 +266,7 @@ def open_folder_part(
 
     def opened(folder: Path) -> tuple[FolderDataset, dict[str, str]]:
         classes = next((name for name in (folder, root) if (name / CLASSES_FILE).is_file()), None)
-        names = None if MAP_KEYS.get(task) != "labels" else id2label if classes is None else read_classes(classes / CLASSES_FILE)
+        names = None if not map_kind(task).has_classes else id2label if classes is None else read_classes(classes / CLASSES_FILE)
         dataset = FolderDataset(folder, task, names, depth_scale)
         return dataset, {name: file_checksum(path) for name, path in dataset.image_files.items()} if known else {}
 

@@ -19,6 +19,7 @@ from noise2map.data.freedoom.shipped import LARGE, load_samples
 from noise2map.data.freedoom.surround import SURROUND_LAYERS, FreedoomSurroundDataset
 from noise2map.data.kitti import KittiDataset
 from noise2map.data.lsun import LsunDataset
+from noise2map.data.maps import MAP_KINDS
 from noise2map.data.nuscenes import MAP_LAYERS, NuScenesDataset
 from noise2map.data.nyu import NyuDataset, NyuLabelledDataset
 from noise2map.data.sun_rgbd import SunRgbdDataset
@@ -119,7 +120,7 @@ def _named(table: Sequence[Any]) -> dict[int, str]:
     return {index: entry if isinstance(entry, str) else entry[0] for index, entry in enumerate(table)}
 
 
-_FREEDOOM_TASKS = ("segmentation", "depth", "normals", "both")
+_FREEDOOM_TASKS = (*MAP_KINDS, "both")
 
 _PARTS = ("train", "test", ALL)
 
@@ -133,7 +134,7 @@ DATASETS: dict[str, DatasetFacts] = {
         classes=class_names(10),
         takes_root=False,
     ),
-    "folder": DatasetFacts("images/ and maps/", _of_folder, ("segmentation", "depth", "normals"), None, ("train", "val", ALL)),
+    "folder": DatasetFacts("images/ and maps/", _of_folder, tuple(MAP_KINDS), None, ("train", "val", ALL)),
     "images": DatasetFacts("images alone", lambda root, *_, **options: ImageFolder(root), (), None),
     "depth-maps": DatasetFacts(
         "depth maps alone", lambda root, *_, **options: DepthFolder(root, options["depth_scale"]), (), None, images=False

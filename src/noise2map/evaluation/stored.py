@@ -81,7 +81,8 @@ class MapFolder:
         records = self._records()
         found = [name for name, one in TASKS.items() if isinstance(one, ImageTask) and self._holds(one, records)]
         if task is None and len(found) != 1:
-            what = f"maps for {' and '.join(found)}" if found else "no folder labels, depth or normals"
+            folders = ", ".join(one.stored_folder for one in TASKS.values() if isinstance(one, ImageTask))
+            what = f"maps for {' and '.join(found)}" if found else f"none of the folders {folders}"
             raise ValueError(f"{root} has {what}; say with --task what its maps are")
         chosen = TASKS[task or found[0]]
         if not isinstance(chosen, ImageTask):

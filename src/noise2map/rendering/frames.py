@@ -12,7 +12,7 @@ from tqdm import tqdm
 from noise2map.data.freedoom import catalog
 from noise2map.data.freedoom import format as store
 from noise2map.data.freedoom.format import CENTIMETRES, file_of, frame_id
-from noise2map.data.images import encode_normals
+from noise2map.data.maps.normals import encode_normals
 from noise2map.rendering.engine import Engine, Observation, import_vizdoom
 from noise2map.rendering.level import STEP_HEIGHT, Level
 from noise2map.rendering.raycast import CEILING, FLOOR, LOWER, NOTHING, SKY, UPPER, WALL, Camera, Pose, Surfaces, cast, horizon_row

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from noise2map.data.maps import MAP_KINDS
 from noise2map.data.opening import open_dataset
 from noise2map.models import MapModel, Noise2MapImageProcessor
 from noise2map.models.resizing import resize_map
@@ -30,7 +31,6 @@ class Task(ABC):
         sample_key: Where a raw sample holds the true map.
         has_classes: Maps of named classes, which data and model must agree on.
         in_metres: Maps of lengths, whose unit and range matter.
-        crops_allowed: Whether a magnified part of an image has the same true map as before, so that training may zoom.
         of_images: One map for each image; else maps of several sensors on a grid of their own.
         binary_errors: Whether a pixel is right or wrong, or more or less wrong.
         screen_scores: Scores in the table of an evaluation.
@@ -46,7 +46,6 @@ class Task(ABC):
     sample_key: ClassVar[str]
     has_classes: ClassVar[bool] = False
     in_metres: ClassVar[bool] = False
-    crops_allowed: ClassVar[bool] = True
     of_images: ClassVar[bool] = True
     binary_errors: ClassVar[bool] = False
     screen_scores: ClassVar[tuple[str, ...]]
@@ -64,6 +63,11 @@ class Task(ABC):
     def things(self) -> str:
         """Plural noun for the samples of a dataset."""
         return "images" if self.of_images else "samples"
+
+    @property
+    def crops_allowed(self) -> bool:
+        """Whether a magnified part of an image has the same true map as before, so that training may zoom."""
+        return self.name not in MAP_KINDS or MAP_KINDS[self.name].may_zoom
 
     def __str__(self) -> str:
         return self.name

@@ -115,7 +115,6 @@ class DepthTask(ImageTask):
     processor_argument = "depth_maps"
     stored_folder = "depth"
     in_metres = True
-    crops_allowed = False  # what is magnified looks nearer than it is
     screen_scores = ("abs_rel", "rmse", "delta1", "silog", "log10", "sq_rel", "rmse_log", "delta2", "delta3")
     compared_scores = card_scores = ("abs_rel", "rmse", "delta1", "silog")
     pipeline_tag = "depth-estimation"

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from noise2map.codecs.normals import unit_vectors
-from noise2map.data.images import encode_normals, open_normals_map
+from noise2map.data.maps.normals import encode_normals, open_normals_map
 from noise2map.metrics.normals import ANGLE_THRESHOLDS, NORMALS_SCORES, NormalsScores, angular_error, normals_valid
 from noise2map.metrics.samples import NormalsSampleScores
 from noise2map.models.normals import MapNormalsOutput, Noise2MapForNormalEstimation
@@ -127,7 +127,7 @@ class NormalsTask(ImageTask):
         return {"normals": output.prediction.movedim(1, -1), **scale}
 
     def files(self, prediction: Prediction, name: str, config: Any) -> dict[str, tuple[str, bytes]]:
-        """``normals``: an RGB PNG, see :func:`noise2map.data.images.encode_normals`."""
+        """``normals``: an RGB PNG, see :func:`noise2map.data.maps.normals.encode_normals`."""
         return {"normals": (f"normals/{name}.png", encode_image(Image.fromarray(encode_normals(prediction.map))))}
 
     def summary(self, prediction: Prediction, config: Any) -> dict[str, Any]:

@@ -8,15 +8,14 @@ from PIL import Image
 
 from noise2map.data.freedoom import format as store
 from noise2map.data.freedoom.catalog import DEFAULT_GAIN, SPLITS, brighten, check_classes, class_names, class_palette, merge_classes
-from noise2map.data.images import open_class_map, open_depth_map, open_image, open_normals_map
+from noise2map.data.images import open_image
+from noise2map.data.maps import MAP_KINDS, MapKind
 
-# Task -> what its samples hold beside the image.
-_TASKS = {
-    "segmentation": ("labels",),
-    "depth": ("depth",),
-    "normals": ("normals",),
-    "both": ("labels", "depth"),
-    "all": ("labels", "depth", "normals"),
+# Task -> what kinds of maps its samples hold beside the image.
+_TASKS: dict[str, tuple[MapKind, ...]] = {
+    **{task: (kind,) for task, kind in MAP_KINDS.items()},
+    "both": (MAP_KINDS["segmentation"], MAP_KINDS["depth"]),
+    "all": tuple(MAP_KINDS.values()),
     "image": (),
 }
 
@@ -57,20 +56,16 @@ class FreedoomDataset:
             raise ValueError(f"limit is {limit}; expected at least 1, or None for all frames")
         brighten(Image.new("RGB", (1, 1)), gain)  # refuses an impossible gain now, not at the first frame
         self.root, self.task, self.classes, self.gain = Path(root), task, check_classes(classes), gain
-        self.parts = _TASKS[task]
+        self.kinds = _TASKS[task]
         self.id2label, self.palette = class_names(classes), class_palette(classes)
         self.split: str = store.read_description(self.root)["split"]
         records = store.finished_records(self.root)
         self.records = [records[index] for index in sorted(records)][:limit]
         if not self.records:
             raise ValueError(f"{self.root} holds no finished frame")
-        if "normals" in self.parts:
-            missing = [name for name in (record["index"] for record in self.records) if not self._file("normals", name).is_file()]
-            if missing:
-                raise FileNotFoundError(
-                    f"{self.root} has no normals for {len(missing)} of its {len(self.records)} frames, such as number "
-                    f"{missing[0]}: they were rendered by an older version; render them again into another folder"
-                )
+        for kind in self.kinds:
+            if kind.folder not in store.PARTS:
+                self._require(kind.folder)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -90,15 +85,21 @@ class FreedoomDataset:
             "id": record["id"],
             "location": record["map"],
         }
-        if "labels" in self.parts:
-            labels = open_class_map(store.file_of(self.root, "labels", number)).astype(np.uint8)
+        for kind in self.kinds:
+            kind.read_into(sample, self._file(kind.folder, number), 1 / store.CENTIMETRES)
+        if "labels" in sample:
+            labels = sample["labels"].astype(np.uint8)
             sample["labels"] = labels if self.classes == 10 else merge_classes(labels)
-        if "depth" in self.parts:
-            sample["depth_m"] = open_depth_map(store.file_of(self.root, "depth", number), 1 / store.CENTIMETRES)
-            sample["valid"] = sample["depth_m"] > 0
-        if "normals" in self.parts:
-            sample["normals"] = open_normals_map(self._file("normals", number))
         return sample
+
+    def _require(self, part: str) -> None:
+        """Refuse a split that was rendered before there were files of some part."""
+        missing = [record["index"] for record in self.records if not self._file(part, record["index"]).is_file()]
+        if missing:
+            raise FileNotFoundError(
+                f"{self.root} has no {part} for {len(missing)} of its {len(self.records)} frames, such as number {missing[0]}: "
+                "they were rendered by an older version; render them again into another folder"
+            )
 
     def _file(self, part: str, number: int) -> Path:
         return store.file_of(self.root, part, number)

@@ -2,7 +2,8 @@
 
 ``DIR/image/000012.png`` (palette, as the engine drew it, or RGB if supersampled), ``DIR/depth/000012.png`` (16 bits,
 centimetres, 0 = sky or not known), ``DIR/labels/000012.png`` (palette, ten-class ids, 255 = not known),
-``DIR/normals/000012.png`` (RGB, see :func:`noise2map.data.images.encode_normals`), ``DIR/metadata.jsonl``, ``DIR/dataset.json``.
+``DIR/normals/000012.png`` (RGB, see :func:`noise2map.data.maps.normals.encode_normals`), ``DIR/metadata.jsonl``,
+``DIR/dataset.json``.
 """
 
 import json

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from noise2map.data.maps import map_kind
 from noise2map.data.transforms.geometric import (
     BottomCrop,
     BoxCrop,
@@ -15,9 +16,6 @@ from noise2map.data.transforms.geometric import (
 from noise2map.data.transforms.photometric import ColorAugmentation, Photometric, PhotometricDistortion
 from noise2map.data.transforms.sample import Compose, Transform
 
-# What is magnified looks nearer than it is; its classes and the directions of its surfaces stay.
-_MAY_ZOOM = {"segmentation": True, "depth": False, "normals": True}
-
 
 def default_transform(
     task: str, flip: float = 0.5, crop_scale: tuple[float, float] | None = (0.7, 1.0), photometric: float = 0.2
@@ -25,7 +23,7 @@ def default_transform(
     """The augmentation of a task: flip, small scale change (not of depth), colors.
 
     Args:
-        task: ``"segmentation"``, ``"depth"`` or ``"normals"``.
+        task: A key of `MAP_KINDS`.
         flip: probability of mirroring.
         crop_scale: range of :class:`RandomResizedCrop`; ``None`` for none. Not applied to depth.
         photometric: half-width of the brightness, contrast and saturation factors (gamma takes half of it); 0 for none.
@@ -33,12 +31,11 @@ def default_transform(
     Raises:
         ValueError: if the task is unknown or a number is out of range.
     """
-    if task not in _MAY_ZOOM:
-        raise ValueError(f"task is {task!r}; expected one of {', '.join(map(repr, _MAY_ZOOM))}")
+    may_zoom = map_kind(task).may_zoom
     transforms: list[Transform] = []
     if flip:
         transforms.append(HorizontalFlip(flip))
-    if crop_scale is not None and _MAY_ZOOM[task]:
+    if crop_scale is not None and may_zoom:
         low, high = crop_scale
         transforms.append(RandomResizedCrop((low, high)))
     if photometric:

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from noise2map.data.maps import MAP_KINDS
+
 Sample = dict[str, Any]
 Transform = Callable[[Mapping[str, Any], np.random.Generator], Sample]
 
-UNKNOWN: dict[str, Any] = {"labels": 255, "depth_m": 0.0, "valid": False, "normals": 0.0, "hidden": False}
+UNKNOWN: dict[str, Any] = {**{kind.key: kind.unknown for kind in MAP_KINDS.values()}, "valid": False, "hidden": False}
 """Value of a map where there is no image."""
 MAPS = tuple(UNKNOWN)
-VECTORS = ("normals",)
+VECTORS = frozenset(kind.key for kind in MAP_KINDS.values() if kind.vectors)
 """Maps ``(H, W, 3)`` of vectors, x to the right and y up, which turn with the image."""
 
 
