@@ -24,3 +24,10 @@ def test_a_name_says_everything():
     assert Protocol(1).name == "1 step, last, ddim"
     assert Protocol(3, 4, "steps", "ddpm").name == "3 steps x 4 samples, steps, ddpm"
     assert Protocol("auto").name == "auto steps, last, ddim"
+
+
+def test_a_field_is_tried_at_every_smoothness_and_a_run_is_not():
+    grid = protocol_grid([1, 3], [4], ["last"], samplings=["diffusion", "field"], smoothness=[0.0, 2.0])
+    found = [(one.sampling, one.num_inference_steps, one.field_smoothness) for one in grid]
+    assert found == [("diffusion", 1, None), ("diffusion", 3, None), ("field", 1, 0.0), ("field", 1, 2.0)]
+    assert len({one.name for one in grid}) == 4

@@ -184,3 +184,21 @@ def test_the_decoder_is_shown_unit_variance_and_nothing_at_the_start():
         shown = decoder_input(model, add_noise(x0, noise, *model.schedule.alpha_sigma(t)), t)
         assert shown.square().mean().item() == pytest.approx(1, abs=0.05)
     assert not bool(decoder_input(model, noise, torch.ones(1)).any())
+
+
+@torch.no_grad()
+def test_the_smoothness_of_a_field_can_be_chosen_for_a_call():
+    model = matched().eval()
+    features = model.encode_image(images(1))
+
+    def agreement(width):
+        out = model.decode_map(features, sampling="field", ensemble_size=40, field_smoothness=width, generator=seeded("a"))
+        maps = out.samples.argmax(2)
+        return (maps[..., 1:] == maps[..., :-1]).float().mean().item()
+
+    assert agreement(0.0) < agreement(1.0) < agreement(math.inf)
+    assert agreement(None) == agreement(float(model.config.field_smoothness))
+    with pytest.raises(ValueError, match="draws no field"):
+        model.decode_map(features, sampling="one_pass", field_smoothness=1.0)
+    with pytest.raises(ValueError, match="field_smoothness is -1"):
+        model.decode_map(features, sampling="field", field_smoothness=-1.0)

@@ -63,6 +63,10 @@ def evaluate(
         list[str] | None,
         options.words("A run of steps, one pass, or samples of one pass by a smooth field.", ("diffusion", "one_pass", "field")),
     ] = None,
+    field_smoothness: Annotated[
+        list[str] | None,
+        options.scales("Widths of the smooth field, cells; inf: one luck for the whole map. [default: the model's]", infinite=True),
+    ] = None,
     sample_scores: Annotated[
         bool,
         typer.Option(
@@ -104,6 +108,8 @@ def evaluate(
         raise ValueError("--member makes an ensemble of --model; --predictions are scored as stored")
     if predictions is not None and hide:
         raise ValueError("--hide covers the images that a model sees; --predictions are scored as stored")
+    if field_smoothness and "field" not in (sampling or ()):
+        raise ValueError("--field-smoothness needs --sampling field")
     if save_per_image and out is None:
         raise ValueError("--save-per-image needs --out, the folder to write to")
     # Imported after the options have been checked: a mistake is reported at once, not after seconds of imports.
@@ -124,7 +130,14 @@ def evaluate(
         dataset=dataset,
         root=root,
         split=split,
-        protocols=protocol_grid(steps or [1, 3, 10], ensemble or [1], average or ["last"], sampler, samplings=sampling or [None]),
+        protocols=protocol_grid(
+            steps or [1, 3, 10],
+            ensemble or [1],
+            average or ["last"],
+            sampler,
+            samplings=sampling or [None],
+            smoothness=field_smoothness or [None],
+        ),
         steps_chosen=steps is not None or ensemble is not None or sampling is not None,
         hide=hide,
         cells=cells,

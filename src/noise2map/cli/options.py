@@ -191,8 +191,8 @@ def step_counts(help: str) -> Any:
     return _list_option(help, "N|auto,...", parse_step_count)
 
 
-def scales(help: str) -> Any:
-    """A typer option of finite numbers of at least 0; annotate it ``list[str] | None``.
+def scales(help: str, *, infinite: bool = False) -> Any:
+    """A typer option of numbers of at least 0, finite ones if nothing else is said; annotate it ``list[str] | None``.
 
     ``0,10 2.5`` gives ``[0.0, 10.0, 2.5]``, without repetition; None if it is not there.
     """
@@ -202,7 +202,7 @@ def scales(help: str) -> Any:
             value = float(word)
         except ValueError:
             value = math.nan
-        if not 0 <= value < math.inf:
+        if not value >= 0 or (value == math.inf and not infinite):
             raise typer.BadParameter(f"expected numbers of at least 0, such as 0,10,20, got {word!r}")
         return value
 
@@ -264,6 +264,13 @@ Average = Annotated[Literal["last", "steps"] | None, typer.Option(help="The last
 
 MapSampler = Annotated[
     Literal["ddim", "ddpm", "dpmpp_2m"] | None, typer.Option("--sampler", help="Sampler of the map. [default: the model's]")
+]
+
+MapSampling = Annotated[
+    Literal["diffusion", "one_pass", "field"] | None,
+    typer.Option(
+        "--sampling", help="A run of steps, one pass, or maps drawn from one pass by a smooth field. [default: the model's]"
+    ),
 ]
 
 ImageSampler = Annotated[

@@ -20,6 +20,7 @@ def predict(
     ensemble: options.Ensemble = None,
     average: options.Average = None,
     sampler: options.MapSampler = None,
+    sampling: options.MapSampling = None,
     seed: Annotated[int, typer.Option(help="With the path of an image in the folder, it fixes the image's noise.")] = 0,
     device: options.Device = "auto",
     dtype: options.DType = "float32",
@@ -37,7 +38,8 @@ def predict(
     from noise2map.inference.sources import find_images
     from noise2map.runs.output_folder import OutputFolder
 
-    chosen = {"num_inference_steps": steps, "ensemble_size": ensemble, "average": average, "sampler": sampler, "seed": seed}
+    chosen = {"num_inference_steps": steps, "ensemble_size": ensemble, "average": average, "sampler": sampler}
+    chosen |= {"sampling": sampling, "seed": seed}
     chosen["size"] = tuple(size) if isinstance(size, tuple) else size
     found = find_images(sources, leave_out=out)
     request = prediction_request(model, dtype=dtype, panels=panels, arrays=arrays, **chosen)

@@ -19,6 +19,7 @@ def predict_bev(
     ensemble: options.Ensemble = None,
     average: options.Average = None,
     sampler: options.MapSampler = None,
+    sampling: options.MapSampling = None,
     seed: Annotated[int, typer.Option(help="With a sample's token it fixes the sample's noise.")] = 0,
     threshold: Annotated[float, typer.Option(help="Probability from which a layer counts as present.")] = 0.5,
     animation: Annotated[Literal["gif", "webp", "none"], typer.Option(help="Animation of the denoising from above.")] = "gif",
@@ -37,7 +38,9 @@ def predict_bev(
     from noise2map.models.decoding import DecodingOptions
 
     transformers.utils.logging.disable_progress_bar()
-    decoding = DecodingOptions(num_inference_steps=steps, ensemble_size=ensemble, average=average, sampler=sampler, seed=seed)
+    decoding = DecodingOptions(
+        num_inference_steps=steps, ensemble_size=ensemble, average=average, sampler=sampler, sampling=sampling, seed=seed
+    )
     predict_bev(
         BevPredictionOptions(
             samples=samples,

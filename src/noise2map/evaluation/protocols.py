@@ -14,6 +14,7 @@ def protocol_grid(
     sampler: str = "ddim",
     seed: int = 0,
     samplings: Sequence[str | None] = (None,),
+    smoothness: Sequence[float | None] = (None,),
 ) -> "list[DecodingOptions]":
     """Every combination, without the ones that differ in name only: the mean over one step is the last step.
 
@@ -24,7 +25,13 @@ def protocol_grid(
     """
     from noise2map.models.decoding import DecodingOptions  # words are read before anything heavy is imported
 
-    for name, values in (("steps", steps), ("ensemble", samples), ("average", averages), ("sampling", samplings)):
+    for name, values in (
+        ("steps", steps),
+        ("ensemble", samples),
+        ("average", averages),
+        ("sampling", samplings),
+        ("smoothness", smoothness),
+    ):
         if not values:
             raise ValueError(f"{name} needs at least one value")
     grid = [
@@ -34,9 +41,11 @@ def protocol_grid(
             average="last" if count == 1 or sampling in ("field", "one_pass") else average,
             sampler=sampler,
             sampling=sampling,
+            field_smoothness=width,
             seed=seed,
         )
         for sampling in samplings
+        for width in (smoothness if sampling == "field" else (None,))
         for count in steps
         for size in samples
         for average in averages

@@ -108,6 +108,7 @@ def result_rows(evaluation: Evaluation, facts: Mapping[str, Any], resamples: int
             "average": protocol.average,
             "sampler": protocol.sampler,
             "sampling": protocol.sampling or "",
+            "field_smoothness": "" if protocol.field_smoothness is None else protocol.field_smoothness,
             "mean_steps": result.mean_steps,
         }
         for suffix, scorer in _scorers(result):

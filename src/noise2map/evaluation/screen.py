@@ -32,6 +32,8 @@ def _short(rows: Sequence[Row]) -> dict[str, str]:
 def _dials(row: Row, names: Mapping[str, str]) -> Row:
     model = {"model": names[row["model"]]} if names else {}
     sampling = {"sampling": row["sampling"]} if row.get("sampling") else {}
+    if row.get("field_smoothness", "") != "":
+        sampling["smoothness"] = row["field_smoothness"]
     return model | {name: row[name] for name in ("steps", "ensemble", "average")} | sampling
 
 

@@ -36,6 +36,8 @@ class DecodingOptions:
             each pixel; ``"field"`` one call, whose marginals are then drawn from with noise that is smooth over the map
             (`Noise2MapConfig.field_smoothness`): ``ensemble_size`` coherent maps at the cost of one. Where it is not chosen, asking
             for several steps or samples of a one-pass checkpoint means diffusion.
+        field_smoothness: Width of the smooth noise of ``"field"``, in cells; 0 draws every cell by itself, infinity one luck for
+            the whole map.
         seed: With the id of an image, it fixes that image's noise.
 
     Raises:
@@ -47,6 +49,7 @@ class DecodingOptions:
     average: str | None = None
     sampler: str | None = None
     sampling: str | None = None
+    field_smoothness: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -58,6 +61,8 @@ class DecodingOptions:
             value = getattr(self, name)
             if value is not None and value not in choices:
                 raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, choices))}")
+        if self.field_smoothness is not None and not self.field_smoothness >= 0:
+            raise ValueError(f"field_smoothness is {self.field_smoothness!r}; expected a number of cells, at least 0")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise ValueError(f"seed is {self.seed!r}; expected an integer")
 
@@ -81,7 +86,12 @@ class DecodingOptions:
                     f"num_inference_steps={self.num_inference_steps!r} and ensemble_size={self.ensemble_size!r}"
                 )
             sampling = "field" if sampling == "field" else "diffusion"  # a run of its only step
-        chosen = replace(self, sampling=sampling)
+        if self.field_smoothness is not None and sampling != "field":
+            raise ValueError(f"field_smoothness is {self.field_smoothness!r}; sampling={sampling!r} draws no field")
+        smoothness = self.field_smoothness
+        if sampling == "field" and smoothness is None:
+            smoothness = config.field_smoothness
+        chosen = replace(self, sampling=sampling, field_smoothness=smoothness)
         if sampling != "diffusion" or not config.diffusion:
             if several_steps and config.diffusion:
                 raise ValueError(f"num_inference_steps is {self.num_inference_steps!r}; sampling={sampling!r} takes 1 step")
@@ -101,6 +111,8 @@ class DecodingOptions:
         steps = f"{count} step{'s' * (count != 1)}"
         samples = "" if self.ensemble_size == 1 else f" x {self.ensemble_size or 'default'} samples"
         kind = "" if self.sampling in (None, "diffusion") else f", {self.sampling.replace('_', ' ')}"
+        if self.field_smoothness is not None:
+            kind += f" {self.field_smoothness:g}"
         return f"{steps}{samples}, {self.average or 'default average'}, {self.sampler or 'default sampler'}{kind}"
 
     def decode(self, model: Any, features: Tensor, ids: Sequence[str], **keywords: Any) -> Any:
@@ -124,6 +136,7 @@ class DecodingOptions:
             average=self.average,
             sampler=self.sampler,
             sampling=self.sampling,
+            field_smoothness=self.field_smoothness,
             **keywords,
         )
 

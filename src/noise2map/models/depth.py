@@ -306,11 +306,12 @@ class Noise2MapForDepthEstimation(MapModel):
         truth, valid = reduce_depth(labels, labels > 0, (members.shape[-2], members.shape[-1]))
         return map_crps(members[:, :, 0].log(), truth.clamp(min=self.config.min_depth).log(), valid)
 
-    def draw_samples(self, prediction: Tensor, count: int, generators: Sequence[torch.Generator | None]) -> Tensor:
+    def draw_samples(
+        self, prediction: Tensor, count: int, smoothness: float, generators: Sequence[torch.Generator | None]
+    ) -> Tensor:
         """See `MapModel.draw_samples`; a mixture is drawn as the Laplace distribution of its median and scale."""
         if prediction.shape[1] < 2:
-            return super().draw_samples(prediction, count, generators)
-        smoothness = self.field_smoothness
+            return super().draw_samples(prediction, count, smoothness, generators)
         return draw_laplace(prediction[:, 0].log(), prediction[:, 1], count, smoothness, generators).exp().unsqueeze(2)
 
     def make_aggregator(self, batch_size: int, ensemble_size: int, average: str) -> Aggregator:

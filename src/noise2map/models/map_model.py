@@ -107,7 +107,9 @@ class MapModel(Noise2MapPreTrainedModel):
         """
         return None
 
-    def draw_samples(self, prediction: Tensor, count: int, generators: Sequence[torch.Generator | None]) -> Tensor:
+    def draw_samples(
+        self, prediction: Tensor, count: int, smoothness: float, generators: Sequence[torch.Generator | None]
+    ) -> Tensor:
         """Maps ``(B, R, K, h, w)`` drawn from the marginals of a prediction by a smooth field (``sampling="field"``).
 
         Raises:
@@ -126,11 +128,6 @@ class MapModel(Noise2MapPreTrainedModel):
     def prediction_encoder(self) -> Callable[[Tensor], Tensor]:
         """A function from predictions ``(N, K, h, w)`` to signals ``(N, C, h, w)``; made once for a run."""
         return self.codec.encode_prediction
-
-    @property
-    def field_smoothness(self) -> float:
-        """``config.field_smoothness`` in cells of the prediction, of which convex upsampling makes four of one."""
-        return self.config.field_smoothness * (1 if self.upsampling is None else FACTOR)
 
     def enlarge(self, prediction: Tensor, mix: Mix) -> Tensor:
         """Prediction ``(N, K', h, w)`` -> ``(N, K', 4h, 4w)`` by convex upsampling; of class scores the logits are mixed.
@@ -195,6 +192,7 @@ class MapModel(Noise2MapPreTrainedModel):
         step_noise: Callable[[int, Tensor], Tensor] | None = None,
         sampling: str | None = None,
         output_samples: bool = False,
+        field_smoothness: float | None = None,
     ) -> Any:
         """Denoises a map, given the features of an image.
 
@@ -213,6 +211,7 @@ class MapModel(Noise2MapPreTrainedModel):
             step_noise: noise between the steps, ``(index, x_t) -> Tensor`` like ``x_t``; drawn if not given.
             sampling: ``"diffusion"``, ``"one_pass"`` or ``"field"``, see `DecodingOptions`.
             output_samples: also return the R single maps, ``samples`` ``(B, R, K, h, w)``.
+            field_smoothness: of ``sampling="field"``, see `DecodingOptions`.
 
         Returns:
             `MapSegmenterOutput` or `MapDepthOutput` at the resolution of the features.
@@ -230,6 +229,7 @@ class MapModel(Noise2MapPreTrainedModel):
             average=average,
             sampler=sampler,
             sampling=sampling,
+            field_smoothness=field_smoothness,
         ).resolved(config)
         drawn = options.ensemble_size if options.sampling == "field" else None
         if drawn is not None:
@@ -257,7 +257,8 @@ class MapModel(Noise2MapPreTrainedModel):
         prediction, kinds = aggregator.result()
         samples = self.map_of(aggregator.last) if output_samples else None
         if drawn is not None:
-            samples = self.draw_samples(prediction, drawn, generators)
+            pixels_per_cell = 1 if self.upsampling is None else FACTOR
+            samples = self.draw_samples(prediction, drawn, options.field_smoothness * pixels_per_cell, generators)
         fields = {
             "uncertainty": kinds.get(config.uncertainty or self.default_uncertainty),
             "uncertainties": kinds,

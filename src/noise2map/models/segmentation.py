@@ -203,11 +203,13 @@ class Noise2MapForSemanticSegmentation(MapModel):
         strength = alpha / sigma.square().clamp(min=_MIN_VARIANCE)
         return log_likelihood(torch.einsum("nchw,kc->nkhw", x_t, codes) * expand_like(strength, x_t))
 
-    def draw_samples(self, prediction: Tensor, count: int, generators: Sequence[torch.Generator | None]) -> Tensor:
+    def draw_samples(
+        self, prediction: Tensor, count: int, smoothness: float, generators: Sequence[torch.Generator | None]
+    ) -> Tensor:
         """See `MapModel.draw_samples`."""
         if prediction.shape[1] > self.config.num_labels:
             return LowRankNormal.from_prediction(prediction, self.config.num_labels).sample(count, generators)
-        ids = draw_classes(prediction.log_softmax(1), count, self.field_smoothness, generators)
+        ids = draw_classes(prediction.log_softmax(1), count, smoothness, generators)
         return (functional.one_hot(ids, self.config.num_labels).movedim(-1, 2).float() - 1) * CERTAIN
 
     def make_aggregator(self, batch_size: int, ensemble_size: int, average: str) -> Aggregator:

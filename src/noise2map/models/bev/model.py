@@ -255,9 +255,11 @@ class Noise2MapForBevSegmentation(MapModel):
         x, y = self.config.map_grid
         return odds if odds.shape[-2:] == (x.count, y.count) else functional.interpolate(odds, (x.count, y.count), mode="nearest")
 
-    def draw_samples(self, prediction: Tensor, count: int, generators: Sequence[torch.Generator | None]) -> Tensor:
+    def draw_samples(
+        self, prediction: Tensor, count: int, smoothness: float, generators: Sequence[torch.Generator | None]
+    ) -> Tensor:
         """See `MapModel.draw_samples`; logits of plus or minus `CERTAIN`."""
-        drawn = draw_layers(prediction.sigmoid(), count, self.config.field_smoothness, generators)
+        drawn = draw_layers(prediction.sigmoid(), count, smoothness, generators)
         return (drawn.float() * 2 - 1) * CERTAIN
 
     def make_aggregator(self, batch_size: int, ensemble_size: int, average: str) -> Aggregator:
