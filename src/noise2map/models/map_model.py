@@ -16,6 +16,7 @@ from noise2map.models.aggregation import Aggregator
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.decoding import DecodingOptions
 from noise2map.models.denoising.denoiser import Denoiser, decoder_input, evidence_levels
+from noise2map.models.denoising.hooks import FormulationHooks
 from noise2map.models.denoising.run import can_be_read, denoising_steps, tokens_in_memory
 from noise2map.models.denoising.training import training_loss
 from noise2map.models.encoder import ImageEncoder
@@ -27,12 +28,12 @@ from noise2map.models.upsampling import FACTOR, ConvexUpsampling, Mix
 _FOREIGN_KEYWORDS = ("return_dict", "output_attentions", "output_hidden_states", "num_items_in_batch")
 
 
-class MapModel(Noise2MapPreTrainedModel):
+class MapModel(FormulationHooks, Noise2MapPreTrainedModel):
     """Encoder, map decoder, sampling and training.
 
     A task is a subclass: its codec and head, the class attributes, and the hooks below (`check_labels`, `encode_labels`, `loss`,
-    `auxiliary_loss`, `expected_signal`, `prediction_encoder`, `make_aggregator`, `make_output`), and for the formulations that it
-    supports `evidence`, `corrupted_loss`, `sample_loss` and `draw_samples`.
+    `auxiliary_loss`, `expected_signal`, `prediction_encoder`, `make_aggregator`, `make_output`), and those of `FormulationHooks`
+    for the formulations that it supports.
 
     Attributes:
         task: name of the task, which says how its maps are scored, stored and drawn.
@@ -85,37 +86,6 @@ class MapModel(Noise2MapPreTrainedModel):
     @abstractmethod
     def loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
         """Loss of a prediction ``(B, K, h, w)`` against the labels, a scalar."""
-
-    def corrupted_loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
-        """Loss of the prediction ``(B, K, h, w)`` for a map corrupted at its own resolution (matched filter), a scalar."""
-        return self.loss(prediction, labels)
-
-    def sample_loss(self, members: Tensor, labels: Tensor) -> Tensor:
-        """Proper score of samples ``(B, m, K, h, w)`` of each map (noise channels), a scalar."""
-        raise NotImplementedError(f"{type(self).__name__} has no scoring rule for samples")
-
-    def evidence(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor | None:
-        """What a noisy map says by itself, in the units of the prediction: the matched filter (`Noise2MapConfig.matched_filter`).
-
-        Args:
-            x_t: noisy maps ``(N, C, h, w)``.
-            alpha: signal levels ``(N,)`` or ``(1,)``.
-            sigma: noise levels, likewise.
-
-        Returns:
-            ``(N, K, h, w)``, added to the head's answer; `None` where there is no filter.
-        """
-        return None
-
-    def draw_samples(
-        self, prediction: Tensor, count: int, smoothness: float, generators: Sequence[torch.Generator | None]
-    ) -> Tensor:
-        """Maps ``(B, R, K, h, w)`` drawn from the marginals of a prediction by a smooth field (``sampling="field"``).
-
-        Raises:
-            ValueError: if the prediction has no marginals.
-        """
-        raise ValueError(f"sampling='field' needs probabilities or a scale of each pixel; {self.task} here has a single value")
 
     def auxiliary_loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Auxiliary loss added to either objective, a scalar; nothing where there is no auxiliary head."""
