@@ -69,6 +69,15 @@ def test_angular_model_says_how_far_off_it_is_at_the_cost_of_one_call(fields):
         tiny_normals_model()(pixel_values=images()).cone(0.9)
 
 
+def test_angular_model_draws_maps_in_one_call():
+    model = tiny_normals_model(objective="angular")
+    with torch.no_grad():
+        out = model(pixel_values=images(2), sampling="field", ensemble_size=3, generator=seeded("a", "b"), output_samples=True)
+    assert out.samples.shape == (2, 3, 3, 64, 64) and out.num_steps.tolist() == [1, 1]
+    assert float((out.samples.norm(dim=2) - 1).abs().max()) < 1e-4
+    assert not torch.allclose(out.samples[:, 0], out.samples[:, 1], atol=0.1)
+
+
 def test_angular_loss_is_best_at_the_truth():
     labels = normal_map(1, 8, 8)
     aside = labels + torch.tensor([0.1, 0.2, 0.0]).view(1, 3, 1, 1)

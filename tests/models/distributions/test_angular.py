@@ -66,6 +66,24 @@ def test_small_angles_are_exact_and_have_a_gradient():
     assert bool(torch.isfinite(first.grad).all())
 
 
+def test_draws_follow_the_distribution_at_every_pixel_and_are_smooth_over_the_map():
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.nn.functional.normalize(torch.randn(1, 3, 1, 2, generator=generator), dim=1).expand(1, 3, 4, 2)
+    whole = AngularDistribution(directions, torch.tensor([1.0, 12.0]).expand(1, 4, 2))
+    drawn = whole.sample(4000, 3.0, [torch.Generator().manual_seed(1)])
+    assert drawn.shape == (1, 4000, 3, 4, 2)
+    assert torch.allclose(drawn.norm(dim=2), torch.ones(1, 4000, 4, 2), atol=1e-5)
+    angle = angle_between(drawn, directions[:, None].expand_as(drawn), dim=2)
+    for level in (0.2, 0.5, 0.9):  # standard error of a share: 0.008
+        share = (angle < torch.deg2rad(whole.cone(level))[:, None]).float().mean(1)
+        assert torch.allclose(share, torch.full_like(share, level), atol=0.035)
+    mean = drawn.mean(1)[0] - directions[0] * resultant_length(whole.concentrations)
+    assert float(mean.abs().max()) < 0.04  # turned to all sides alike
+    near = angle_between(drawn[..., 1:, :], drawn[..., :-1, :], dim=2).mean()
+    apart = angle_between(drawn[:, 1:], drawn[:, :-1], dim=2).mean()
+    assert float(near) < 0.5 * float(apart)
+
+
 @pytest.mark.parametrize("level", [0.0, 1.0, 50, math.nan])
 def test_impossible_levels(level):
     with pytest.raises(ValueError, match=r"level is .* expected a probability between 0 and 1"):

@@ -1,12 +1,14 @@
 """Directions that scatter about a mean one, by their angle: what the Laplace distribution is on the line."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from noise2map.codecs.normals import unit_vectors
+from noise2map.diffusion.fields import smooth_field
 
 # Halvings of the interval in which an angle or a concentration is looked for.
 _HALVINGS = 32
@@ -82,10 +84,47 @@ class AngularDistribution:
         """
         if not 0 < level < 1:
             raise ValueError(f"level is {level!r}; expected a probability between 0 and 1, such as 0.9")
-        low = torch.zeros_like(self.concentrations)
+        return torch.rad2deg(self._angle_of(torch.full_like(self.concentrations, level)))
+
+    def _angle_of(self, probability: Tensor) -> Tensor:
+        """Inverse of `cumulative`, found numerically; ``(..., B, h, w)``."""
+        low = torch.zeros_like(probability)
         high = torch.full_like(low, math.pi)
         for _ in range(_HALVINGS):
             middle = 0.5 * (low + high)
-            below = self.cumulative(middle) < level
+            below = self.cumulative(middle) < probability
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        return torch.rad2deg(0.5 * (low + high))
+        return 0.5 * (low + high)
+
+    def sample(self, count: int, smoothness: float, generators: Sequence[torch.Generator | None]) -> Tensor:
+        """Maps of unit vectors ``(B, R, 3, h, w)`` that follow the distribution at every pixel and vary smoothly over the map.
+
+        Two smooth fields of normal noise are a vector in the tangent plane of every direction: its angle says whereto the direction
+        is turned, and its length, whose distribution is known, how far.
+
+        Args:
+            count: R.
+            smoothness: see `smooth_field`.
+            generators: one for each of the B images.
+        """
+        height, width = self.concentrations.shape[-2:]
+        plane = smooth_field((count, 2), (height, width), smoothness, generators).to(self.directions)
+        square = plane.square().sum(2)  # (B, R, h, w); half of it is exponential
+        turned = self._angle_of(-torch.expm1(-0.5 * square).movedim(1, 0)).movedim(0, 1)
+        toward = (plane / square.sqrt().clamp(min=1e-12)[:, :, None]).unsqueeze(3)  # (B, R, 2, 1, h, w)
+        tangent = (toward * tangents(self.directions)[:, None]).sum(2)
+        return unit_vectors(torch.cos(turned)[:, :, None] * self.directions[:, None] + torch.sin(turned)[:, :, None] * tangent, 2)
+
+
+def tangents(directions: Tensor) -> Tensor:
+    """Two unit vectors ``(B, 2, 3, h, w)`` at right angles to unit vectors ``(B, 3, h, w)`` and to each other.
+
+    Continuous but for the direction straight away from the viewer (Duff et al. 2017, "Building an orthonormal basis, revisited").
+    """
+    x, y, z = directions.unbind(1)
+    sign = torch.where(z < 0, -1.0, 1.0).to(z)
+    a = -1 / (sign + z)
+    b = x * y * a
+    first = torch.stack([1 + sign * x.square() * a, sign * b, -sign * x], 1)
+    second = torch.stack([b, sign + y.square() * a, -y], 1)
+    return torch.stack([first, second], 1)
