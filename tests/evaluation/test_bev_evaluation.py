@@ -16,6 +16,8 @@ from noise2map.diffusion import image_generator
 from noise2map.evaluation.bev import named_protocols, protocol_label
 from noise2map.evaluation.evaluate import evaluate_model
 from noise2map.evaluation.official import published_for
+from noise2map.evaluation.report import result_rows
+from noise2map.metrics.samples import LayerSampleScores
 from noise2map.models import Noise2MapBevConfig, Noise2MapBevProcessor
 from noise2map.models.decoding import Protocol
 
@@ -213,3 +215,26 @@ def test_bad_input_is_one_line(checkpoint, root, options, message, capsys):
 def test_image_models_and_bev_data_do_not_mix(root, capsys):
     assert run("evaluate", "--model", "freedoom-segmentation-tiny", "--dataset", "nuscenes", "--root", root) == 2
     assert "has bird's-eye-view maps; it cannot be used for segmentation" in capsys.readouterr().err
+
+
+def test_samples_and_cells_that_nobody_sees(model, processor, dataset):
+    """Every score again for seen and unseen cells, and single samples as maps of layers."""
+    visibility = np.arange(12 * 16).reshape(12, 16).astype(np.uint8) % 3
+    samples = [{**dataset[index], "visibility": visibility} for index in range(len(dataset))]
+    options = Protocol(2, 3)
+    evaluation = evaluate_model(model, processor, samples, [options], seed=7, sample_scores=True)
+    row = result_rows(evaluation, {}, resamples=10)[0]
+    maps, truths = [], []
+    for sample in samples:
+        batch = processor([sample])
+        truths.append(batch.pop("labels")[0])
+        with torch.no_grad():
+            generator = image_generator(7, sample["id"])
+            out = model(**batch, num_inference_steps=2, ensemble_size=3, average="last", generator=generator, output_samples=True)
+        maps.append((out.samples[0].sigmoid() > 0.5).float())
+    for number, region in enumerate(("visible", "hidden", "out_of_range")):
+        metric = LayerSampleScores(len(model.config.id2label), 3)
+        metric.update(torch.stack(maps), torch.stack(truths), torch.from_numpy(visibility == number).expand(len(samples), -1, -1))
+        for name, value in metric.compute().items():
+            assert row[f"{name}_{region}"] == pytest.approx(value.item(), rel=1e-4, nan_ok=True), (name, region)
+        assert f"mIoU_50_{region}" in row and f"mIoU_50_{region}_low" in row

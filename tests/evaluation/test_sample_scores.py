@@ -159,6 +159,24 @@ def test_normals_samples(processor):
     assert_equal({name: value.item() for name, value in evaluation.results[0].scorer.sums[""].compute().items()}, metric.compute())
 
 
+def test_cones_of_normals(processor):
+    model = tiny(Noise2MapForNormalEstimation, objective="angular")
+    normals = torch.nn.functional.normalize(torch.randn(*SIZE, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    data = [load_samples("test", "depth")[index] | {"normals": normals.numpy()} for index in range(2)]
+    options = DecodingOptions(num_inference_steps=1, ensemble_size=1, average="last", sampler="ddim")
+    scorer = evaluate_model(model, processor, data, [options]).results[0].scorer
+    inside = {0.5: [], 0.9: []}
+    for out in decoded(model, processor, data, options):
+        whole = torch.nn.functional.normalize(resized(out.predicted_normals), dim=1)
+        angle = torch.rad2deg(torch.acos((whole[0] * normals.movedim(-1, 0)).sum(0).clamp(-1, 1)))
+        out.spread, out.predicted_normals = resized(out.spread[:, None])[:, 0], whole
+        for level, shares in inside.items():
+            shares.append((angle <= out.cone(level)[0]).double().mean().item())
+    for level, shares in inside.items():
+        found = scorer.sums["scale_"].compute()[f"coverage_{round(100 * level)}"].item()
+        assert found == pytest.approx(np.mean(shares), abs=1e-3)
+
+
 def test_intervals_over_maps(segmenter, processor):
     data = frames("segmentation", 6)
     evaluation = evaluate_model(segmenter, processor, data, protocol_grid([1, 3, "auto"], [1], ["last"]))

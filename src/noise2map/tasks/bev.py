@@ -39,7 +39,7 @@ class BevScorer(Scorer):
         self.id2label = dict(id2label)
         self.counts: list[Tensor] = []
         self.calibration = ExpectedCalibrationError().to(device)
-        self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # cells, Brier scores, negative log likelihoods
+        self.probability_sums = torch.zeros(3, dtype=torch.float64, device=device)  # cells, Brier scores, negative log likelihoods
 
     def masked(self, truth: Tensor, region: Tensor) -> Tensor:
         """See `Scorer.masked`."""
@@ -70,7 +70,7 @@ class BevScorer(Scorer):
         self.calibration.update(_flat(confidence), _flat(~wrong), _flat(known))
         of_truth = torch.where(present, probabilities, 1 - probabilities).double()[known]
         brier, likelihood = (1 - of_truth).square().sum(), -of_truth.clamp_min(_LEAST).log().sum()
-        self.sums += torch.stack([known.sum().double(), brier, likelihood])
+        self.probability_sums += torch.stack([known.sum().double(), brier, likelihood])
         kinds = output.uncertainties or {}
         maps = {name: _flat(value.float().clamp(0, 1).to(self.device)) for name, value in kinds.items()}
         self._score_uncertainties(maps, _flat(wrong), _flat(wrong), _flat(known), list(indices))
@@ -86,7 +86,7 @@ class BevScorer(Scorer):
         found = {name: float(value) for name, value in self._totals().items() if value.ndim == 0}
         found |= {name: float(value) for name, value in self.calibration.compute().items()}
         found["cell_accuracy"] = found.pop("accuracy")
-        cells, brier, likelihood = self.sums.tolist()
+        cells, brier, likelihood = self.probability_sums.tolist()
         return found | {"brier": brier / max(cells, 1), "nll": likelihood / max(cells, 1)}
 
     def _totals(self) -> dict[str, Tensor]:

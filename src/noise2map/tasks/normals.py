@@ -12,7 +12,8 @@ from torch import Tensor
 from noise2map.codecs.normals import unit_vectors
 from noise2map.data.maps.normals import encode_normals, open_normals_map
 from noise2map.metrics.normals import ANGLE_THRESHOLDS, NORMALS_SCORES, NormalsScores, angular_error, normals_valid
-from noise2map.metrics.samples import NormalsSampleScores
+from noise2map.metrics.samples import ConeScores, NormalsSampleScores
+from noise2map.models.distributions.angular import AngularDistribution, angle_between
 from noise2map.models.normals import MapNormalsOutput, Noise2MapForNormalEstimation
 from noise2map.models.resizing import resize_map
 from noise2map.report.canvas import ColorBar
@@ -49,6 +50,17 @@ class NormalsScorer(ImageScorer):
     def masked(self, truth: Tensor, region: Tensor) -> Tensor:
         """See `Scorer.masked`."""
         return torch.where(region, truth, 0)
+
+    def _update_distribution(
+        self, output: Any, part: list[int], processed: tuple[int, int], size: tuple[int, int], truth: Tensor, indices: list[int]
+    ) -> None:
+        if output.spread is None:
+            return
+        spread = resize_map(output.spread[part, None].float(), processed, size).to(self.device)
+        directions = self._prediction(output, part, processed, size)
+        found = AngularDistribution.from_prediction(torch.cat([directions, spread], 1))
+        within = found.cumulative(angle_between(found.directions, truth))
+        self._add_sums("scale_", ConeScores, indices, found.negative_log_likelihood(truth), within, normals_valid(truth))
 
     def _update_samples(
         self, samples: Tensor, processed: tuple[int, int], size: tuple[int, int], truth: Tensor, indices: list[int]

@@ -8,10 +8,11 @@ from noise2map.metrics.samples.layers import LabelSampleScores, LayerSampleScore
 from noise2map.metrics.samples.normals import NormalsSampleScores
 from noise2map.metrics.samples.ranks import central_coverage, rank_histogram
 from noise2map.metrics.samples.row_sums import RowSums
-from noise2map.metrics.samples.scales import ScaleScores, laplace_crps, laplace_cumulative, laplace_nll
+from noise2map.metrics.samples.scales import ConeScores, ScaleScores, laplace_crps, laplace_cumulative, laplace_nll
 from noise2map.metrics.samples.scoring_rules import fair_crps, patch_energy_score, variogram_score
 
 __all__ = [
+    "ConeScores",
     "DepthSampleScores",
     "LabelSampleScores",
     "LayerSampleScores",

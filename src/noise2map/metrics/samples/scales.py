@@ -102,3 +102,41 @@ class ScaleScores(RowSums):
 
     def _scores(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
         return means
+
+
+class ConeScores(RowSums):
+    """Scores of a distribution of directions at every pixel; pooled over pixels.
+
+    `nll` (nats), `coverage_50` and `coverage_90`: share of truths in the cones about the mean direction of 50 and 90 %.
+
+    Args:
+        keep_per_image: Keep a row of sums for each image.
+        **kwargs: Passed on to :class:`torchmetrics.Metric`.
+    """
+
+    names = _NAMES[1:]
+
+    def __init__(self, keep_per_image: bool = True, **kwargs: Any) -> None:
+        super().__init__(self.names, keep_per_image, **kwargs)
+
+    def update(self, likelihood: Tensor, within: Tensor, valid: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            likelihood: Negative log-likelihood of the truth ``(B, H, W)``, nats.
+            within: Probability of a smaller angle than the truth's ``(B, H, W)``, in [0, 1].
+            valid: Which pixels count ``(B, H, W)``, bool.
+
+        Raises:
+            ValueError: If shapes differ.
+        """
+        if likelihood.shape != within.shape or valid.shape != within.shape:
+            shapes = [tuple(one.shape) for one in (likelihood, within, valid)]
+            raise ValueError(f"need maps of one shape (B, H, W), got {shapes}")
+        terms = {"nll": over_pixels(likelihood, valid)}
+        for level, name in zip(LEVELS, self.names[1:]):
+            terms[name] = over_pixels((within <= level).double(), valid)
+        self._add_terms(terms)
+
+    def _scores(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
+        return means
