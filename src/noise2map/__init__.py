@@ -22,6 +22,7 @@ _PUBLIC = {
     "Noise2MapImageProcessor": "noise2map.models",
     "MapTrainer": "noise2map.training",
     "keep_freed_memory": "noise2map.runs.memory",
+    "pipeline": "noise2map.models.pipelines",
 }
 _ROOMS = (
     "bench",
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from noise2map.models import (
         Noise2MapImageProcessor as Noise2MapImageProcessor,
     )
+    from noise2map.models.pipelines import pipeline as pipeline
     from noise2map.runs.memory import keep_freed_memory as keep_freed_memory
     from noise2map.training import MapTrainer as MapTrainer
 

@@ -144,6 +144,7 @@ def test_spellings_of_earlier_releases(words, name, value):
 def test_an_option_that_a_command_still_has_is_not_respelt():
     assert commands.modern_spelling(["--generator", "x"], {"--generator", "--model"}) == ["--generator", "x"]
     assert commands.modern_spelling(["--bf16"], {"--out"}) == ["--bf16"]
+    assert commands.modern_spelling(["--data", "lsun"], {"--dataset"}) == ["--dataset", "lsun"]
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,8 @@ def test_look_without_data_and_names(capsys, tmp_path, monkeypatch):
     [
         (["generator", "freedoom-depth-prior"], "noise2map train depth-prior"),
         (["freedoom-generator-64"], "noise2map train generator freedoom-generator-64"),
-        (["generator", "--root", "nowhere", "--data", "folder"], "nowhere"),
-        (["generator", "--root", "nowhere", "--data", "lsun"], "nowhere"),
+        (["generator", "--root", "nowhere", "--dataset", "folder"], "nowhere"),
+        (["generator", "--root", "nowhere", "--dataset", "lsun"], "nowhere"),
         (["generator", "--set", "train.iteration=3"], "did you mean train.iterations"),
         (["depth-prior", "--set", "data.size=0"], "data.size is 0"),
     ],
@@ -90,6 +90,6 @@ def test_generator_from_lsun(tmp_path, capsys):
                 Image.new("RGB", (24, 18), (40 * index, 90, 20)).save(stored, "WEBP")
                 transaction.put(f"{split}{index}".encode(), stored.getvalue())
     recipe = write_recipe(tmp_path / "tiny.yaml", "elsewhere", iterations=1, save_every=1)
-    arguments = ["--data", "lsun", "--root", tmp_path, "--category", "church_outdoor", "--out", tmp_path / "run"]
+    arguments = ["--dataset", "lsun", "--root", tmp_path, "--category", "church_outdoor", "--out", tmp_path / "run"]
     assert run("train", "generator", recipe, *arguments) == 0
     assert "4 training and 2 validation samples" in capsys.readouterr().out

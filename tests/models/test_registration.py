@@ -3,10 +3,14 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor, pipeline
 from transformers.pipelines.depth_estimation import DepthEstimationPipeline
 
+import noise2map
 from noise2map import (
     Noise2MapBevConfig,
     Noise2MapBevProcessor,
@@ -105,3 +109,18 @@ def test_a_folder_comes_before_a_shipped_name(tmp_path, monkeypatch):
     Noise2MapImageProcessor(size={"shortest_edge": 99}).save_pretrained(tmp_path / DEPTH)
     monkeypatch.chdir(tmp_path)
     assert dict(Noise2MapImageProcessor.from_pretrained(DEPTH).size) == {"shortest_edge": 99}
+
+
+def test_pipelines_by_shipped_name(tmp_path):
+    found = noise2map.pipeline(DEPTH, seed=3)
+    assert type(found).__name__ == "MapDepthPipeline"
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    whole = pipeline("depth-estimation", model=str(noise2map.zoo.zoo_path(DEPTH)), seed=3)
+    assert torch.equal(found(image)["predicted_depth"], whole(image)["predicted_depth"])
+    with pytest.raises(ValueError, match="did you mean 'freedoom-depth-tiny'"):
+        noise2map.pipeline("freedoom-depth-tyni")
+    (tmp_path / "config.json").write_text('{"model_type": "noise2map", "architectures": ["Noise2MapForNormalEstimation"]}')
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_text("")
+    with pytest.raises(ValueError, match="Noise2MapForNormalEstimation; expected a model for depth-estimation or"):
+        noise2map.pipeline(tmp_path)

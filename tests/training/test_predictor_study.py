@@ -45,7 +45,7 @@ def rooms(tmp_path_factory):
 
 
 def command(rooms, out):
-    data = ["--data", "folder", "--root", rooms / "train", "--val-root", rooms / "val", "--out", out]
+    data = ["--dataset", "folder", "--root", rooms / "train", "--val-root", rooms / "val", "--out", out]
     sizes = ["--steps", 2, "--batch-size", 2, "--timesteps", "50,400", "--val-images", 2, "--max-depth", 12]
     return ["--model", rooms / "generator", *data, *sizes]
 
@@ -155,7 +155,7 @@ def test_relative_labels_make_a_relative_predictor(tmp_path):
         (["--strong", "6"], "expected different ones"),
         (["--labels", "nowhere"], "model 'nowhere' is neither"),
         (["--root", "nowhere"], "nowhere"),
-        (["--data", "lsun"], "LSUN has no maps; it cannot be used for depth"),
+        (["--dataset", "lsun"], "LSUN has no maps; it cannot be used for depth"),
         (["--model", "./nowhere"], "./nowhere"),
     ],
 )
@@ -168,7 +168,14 @@ def test_mistakes_are_one_line_without_traceback(rooms, tmp_path, capsys, change
 
 @pytest.mark.parametrize(
     "option, value",
-    [("--counts", "0"), ("--timesteps", "a"), ("--data", "video"), ("--missing", "near"), ("--steps", "0"), ("--max-depth", "-1")],
+    [
+        ("--counts", "0"),
+        ("--timesteps", "a"),
+        ("--dataset", "video"),
+        ("--missing", "near"),
+        ("--steps", "0"),
+        ("--max-depth", "-1"),
+    ],
 )
 def test_values_out_of_range_are_refused_by_the_option(rooms, tmp_path, capsys, option, value):
     assert run(*command(rooms, tmp_path / "out"), option, value) == 2

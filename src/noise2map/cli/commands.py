@@ -11,6 +11,7 @@ from noise2map.cli.examples import EXAMPLES
 OLD_SPELLINGS: dict[str, tuple[str, ...]] = {
     "--bf16": ("--dtype", "bfloat16"),
     "--scheduler": ("--sampler",),
+    "--data": ("--dataset",),
     "--predictor": ("--depth-predictor",),
     "--prior": ("--depth-prior",),
     "--generator": ("--model",),

@@ -126,7 +126,7 @@ def _make(options: DemoOptions) -> list[str]:
     cloud = CloudSection(segmentation, depth)
     sections: list[DemoSection] = [segmentation, depth, cloud]
     if normals is not None:
-        sections.append(NormalsSection(normals, options.step_counts, options.frames, options.seed))
+        sections.append(NormalsSection(normals, options.step_counts, options.frames, options.seed, options.scored))
     sections += [BevSection(bev, options.seed)] * bool(bev)
     if generator is not None:
         sections.append(GuidanceSection(generator, options.generator, options.depth_model))

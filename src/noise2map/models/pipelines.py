@@ -4,11 +4,14 @@
 own for all others. See :mod:`noise2map.registration`.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
+from transformers import PreTrainedConfig
 from transformers.modeling_outputs import ModelOutput
 from transformers.pipelines.base import Pipeline
 from transformers.pipelines.depth_estimation import DepthEstimationPipeline
@@ -16,8 +19,9 @@ from transformers.pipelines.image_segmentation import ImageSegmentationPipeline
 
 from noise2map.diffusion import image_generator
 from noise2map.models.map_model import MapModel
+from noise2map.zoo import resolve_model
 
-_DECODING = ("num_inference_steps", "ensemble_size", "average", "sampler", "seed", "generator")
+_DECODING = ("num_inference_steps", "ensemble_size", "average", "sampler", "sampling", "seed", "generator")
 # What `pipeline` itself hands on after having used it.
 _LOADING = ("local_files_only", "torch_dtype", "use_fast")
 # The id that `Predictor` gives to a single image.
@@ -29,7 +33,7 @@ class MapPipeline(Pipeline):
 
     Keywords, in ``pipeline(...)`` or in a call:
 
-    - ``num_inference_steps``, ``ensemble_size``, ``average``, ``sampler``: as in `MapModel.decode_map`.
+    - ``num_inference_steps``, ``ensemble_size``, ``average``, ``sampler``, ``sampling``: as in `MapModel.decode_map`.
     - ``seed``: fixes the noise, the same for every image in any batch. One image gives the map of ``Predictor`` with that seed.
     - ``generator``: a `torch.Generator`, or a list with one for each image of a batch, instead of a seed.
 
@@ -115,3 +119,36 @@ class MapSegmentationPipeline(MapPipeline, ImageSegmentationPipeline):
 
     plain = ImageSegmentationPipeline
     task_keywords = ("timeout", "subtask", "threshold", "mask_threshold", "overlap_mask_area_threshold")
+
+
+# Model -> the pipeline of transformers that it has.
+_TASKS = {
+    "Noise2MapForDepthEstimation": "depth-estimation",
+    "Noise2MapForSemanticSegmentation": "image-segmentation",
+}
+
+
+def pipeline(model: str | os.PathLike[str], task: str | None = None, **keywords: Any) -> Pipeline:
+    """The pipeline of a checkpoint by name: ``transformers.pipeline``, which by itself knows folders and hub ids alone.
+
+    Args:
+        model: A shipped name, a folder, or a hub id.
+        task: Name of transformers for the pipeline; by default that of the model.
+        **keywords: As of ``transformers.pipeline`` and `MapPipeline`, e.g. ``device``, ``num_inference_steps``, ``seed``.
+
+    Raises:
+        OSError: If there is no such folder or hub id.
+        ValueError: If there is no such shipped model, or transformers has no pipeline for its maps (surface normals, bird's-eye
+            views).
+    """
+    source = resolve_model(model)
+    if task is None:
+        settings, _ = PreTrainedConfig.get_config_dict(source)
+        architecture = next(iter(settings.get("architectures") or []), None)
+        if architecture not in _TASKS:
+            raise ValueError(
+                f"transformers has no pipeline for {str(model)!r}, a {architecture}; expected a model for "
+                f"{' or '.join(_TASKS.values())} (noise2map.inference.Predictor takes maps of every kind)"
+            )
+        task = _TASKS[architecture]
+    return transformers.pipeline(task, model=source, **keywords)

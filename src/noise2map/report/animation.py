@@ -114,6 +114,7 @@ def denoising_frames(
     *,
     theme: str = "light",
     width: int = 1400,
+    classes: bool | None = None,
 ) -> list[Image.Image]:
     """Draw one panel per step: the image, the noisy map, the prediction and, for classes, the changes so far.
 
@@ -123,12 +124,13 @@ def denoising_frames(
         paint: Turns a prediction ``(K, h, w)`` into ``(h, w, 3)`` uint8, e.g. argmax and palette.
         theme: ``"light"`` or ``"dark"``.
         width: The width to aim at, in pixels.
+        classes: Whether the channels of a prediction are scores of classes; by default if there are several.
 
     Returns:
         RGB images of one size.
     """
     size = (image.shape[1], image.shape[0])
-    classes = sequence[0].prediction.shape[0] > 1
+    classes = sequence[0].prediction.shape[0] > 1 if classes is None else classes
     flips = flips_so_far(sequence) if classes else []
     limit = max(float(flips[-1].max()), 0.1) if classes else 1.0
     frames = []

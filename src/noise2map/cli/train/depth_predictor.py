@@ -10,7 +10,7 @@ from noise2map.cli import options
 
 def train_depth_predictor(
     model: Annotated[str, typer.Option(help="Generator: shipped name, folder of a diffusers pipeline, or hub id.")],
-    data: Annotated[
+    dataset: Annotated[
         Literal["freedoom", "folder", "lsun"], typer.Option(help="Kind of data; folder: images/ and maps/.")
     ] = "freedoom",
     root: Annotated[str, typer.Option(help="Folder of the images to learn from.")] = "data/freedoom/train",
@@ -40,7 +40,7 @@ def train_depth_predictor(
     representation: Annotated[Literal["log", "linear"], typer.Option(help="Scale on which depth is learnt.")] = "log",
     missing: Annotated[Literal["far", "ignore"], typer.Option(help="Pixels without depth: far (sky), or ignore.")] = "far",
     depth_scale: Annotated[
-        float, typer.Option(callback=options.check_positive, help="With --data folder: metres per unit of the maps.")
+        float, typer.Option(callback=options.check_positive, help="With --dataset folder: metres per unit of the maps.")
     ] = 0.001,
     dtype: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="Precision of training; scores are taken in float32.")
@@ -80,7 +80,7 @@ def train_depth_predictor(
             model=model,
             out=out,
             study=study,
-            data=data,
+            data=dataset,
             root=root,
             val_root=val_root,
             labels=labels,

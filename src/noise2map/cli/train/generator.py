@@ -10,7 +10,7 @@ from noise2map.cli.options import check_positive
 
 COMMANDS = {"image": "generator", "depth": "depth-prior"}
 
-Data = Annotated[Literal["freedoom", "folder", "lsun"] | None, typer.Option(help="Kind of data. [default: as the recipe says]")]
+Dataset = Annotated[Literal["freedoom", "folder", "lsun"] | None, typer.Option(help="Kind of data. [default: as the recipe says]")]
 
 Root = Annotated[str | None, typer.Option(help="Folder of the data; a part is held out unless the recipe names data.val.")]
 
@@ -27,9 +27,9 @@ Listing = Annotated[bool, typer.Option("--list", help="Name the shipped recipes 
 
 def train_generator(
     recipe: Annotated[str, typer.Argument(help="Recipe file or name of a shipped recipe.")] = "freedoom-generator-64",
-    data: Data = None,
+    dataset: Dataset = None,
     root: Root = None,
-    category: Annotated[str | None, typer.Option(help="With --data lsun: bedroom, church_outdoor, ...")] = None,
+    category: Annotated[str | None, typer.Option(help="With --dataset lsun: bedroom, church_outdoor, ...")] = None,
     out: Out = None,
     set_: Set = None,
     resume: Resume = False,
@@ -43,16 +43,16 @@ def train_generator(
     if list_:
         return _print_names("image")
     changes = [] if category is None else [f"data.category={category}"]
-    _train(recipe, "image", [*_data_changes(data, root), *changes, *(set_ or [])], out, resume, dry_run)
+    _train(recipe, "image", [*_data_changes(dataset, root), *changes, *(set_ or [])], out, resume, dry_run)
 
 
 def train_depth_prior(
     recipe: Annotated[str, typer.Argument(help="Recipe file or name of a shipped recipe.")] = "freedoom-depth-prior",
     resolution: Annotated[int | None, typer.Option(min=8, help="Side of the depth maps in pixels, e.g. 64, 128 or 256.")] = None,
-    data: Data = None,
+    dataset: Dataset = None,
     root: Root = None,
     depth_scale: Annotated[
-        float | None, typer.Option(callback=check_positive, help="With --data folder: metres per unit of the 16-bit maps.")
+        float | None, typer.Option(callback=check_positive, help="With --dataset folder: metres per unit of the 16-bit maps.")
     ] = None,
     relative: Annotated[bool, typer.Option("--relative", help="The maps hold relative depth, 65535 being 1 (far).")] = False,
     out: Out = None,
@@ -64,7 +64,7 @@ def train_depth_prior(
     """Train a small diffusion U-Net of depth maps, the prior of depth prior guidance."""
     if list_:
         return _print_names("depth")
-    changes = _data_changes(data, root)
+    changes = _data_changes(dataset, root)
     changes += [] if resolution is None else [f"data.size={resolution}"]
     if relative:
         if depth_scale is not None:
@@ -88,11 +88,11 @@ def _print_names(target: str) -> None:
     print("\n".join(name for name in generator_recipe_names() if command_of(name) == COMMANDS[target]))
 
 
-def _data_changes(data: str | None, root: str | None) -> list[str]:
-    changes = [] if data is None else [f"data.name={data}"]
+def _data_changes(dataset: str | None, root: str | None) -> list[str]:
+    changes = [] if dataset is None else [f"data.name={dataset}"]
     if root is not None:
         has_val = (Path(root) / "train").is_dir() and (Path(root) / "val").is_dir()
-        parts = (f"{root}/train", f"{root}/val") if has_val else (root, root if data == "lsun" else "none")
+        parts = (f"{root}/train", f"{root}/val") if has_val else (root, root if dataset == "lsun" else "none")
         changes += [f"data.train={parts[0]}", f"data.val={parts[1]}"]
     return changes
 
