@@ -16,6 +16,7 @@ from noise2map.evaluation.test_time import (
     SCALES,
     AugmentedImage,
     TestTimeAugmentation,
+    decode_view,
     decode_windows,
     encode_view,
     keep_ratio_size,
@@ -148,6 +149,21 @@ def test_one_window_around_everything_is_the_plain_run(kind, dials):
     else:
         assert torch.allclose(planned.predicted_depth, output.predicted_depth, rtol=1e-4)
     assert int(planned.num_steps) == 2
+
+
+def test_windows_of_all_pixels_lie_where_their_cells_do():
+    """With convex upsampling a window's map has four pixels for each side of a cell; alone in the image it is the whole map."""
+    model, image = tiny_depth_model(upsampling="convex", objective="laplace"), picture(96, 160)
+    processor = Noise2MapImageProcessor(do_resize=False)
+    with torch.no_grad():
+        seen = AugmentedImage(model, processor, image, TestTimeAugmentation(window=(96, 96), stride=(64, 64)))
+        found, kinds, _ = decode_view(model, seen.seen[0][1], Protocol(1), torch.Generator().manual_seed(0))
+        first, *_, last = decode_windows(model, seen.seen[0][1], Protocol(1), torch.Generator().manual_seed(0))
+    height, width = found.shape[-2:]
+    assert found.shape == (1, 1, height, width) and kinds["scale"].shape == found.shape
+    assert (height, width) in {(96, 160), (160, 96)}
+    assert torch.allclose(found[..., :16, :16], first.prediction[..., :16, :16])  # where only one window sees
+    assert torch.allclose(found[..., -16:, -16:], last.prediction[..., -16:, -16:])
 
 
 def test_mirror_images_and_scales_are_averaged_as_probabilities():

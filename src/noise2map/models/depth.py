@@ -95,7 +95,8 @@ class DepthHead(nn.Module):
     def __init__(self, config: Noise2MapConfig) -> None:
         super().__init__()
         self.components = _COMPONENTS.get(config.objective, 0)
-        self.regressor = nn.Conv2d(config.hidden_size, 3 * self.components - (self.components == 1) or 1, 3, padding=1)
+        channels = {0: 1, 1: 2}.get(self.components, 3 * self.components)  # a single component has no weight
+        self.regressor = nn.Conv2d(config.hidden_size, channels, 3, padding=1)
         self.representation = config.depth_representation
         self.min_depth, self.max_depth = float(config.min_depth), float(config.max_depth)
         self.temperature = float(config.temperature)
