@@ -19,25 +19,50 @@ from noise2map.cli.sample import (
     as_saved,
 )
 
+References = Annotated[
+    str,
+    typer.Option(help="Real images: a folder, a rendered Freedoom split, an LSUN ..._lmdb, samples, or e.g. nyu:ROOT."),
+]
+Out = Annotated[Path, typer.Option(help="Folder of samples, measurements and results; an interrupted run is gone on with.")]
+DepthPrior = Annotated[
+    list[str] | None,
+    typer.Option(help="Depth prior; several (repeat the option): the first in the table, all swept."),
+]
+Samples = Annotated[int, typer.Option(min=2, help="Images of each row.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the first image; the others follow.")]
+Scales = Annotated[list[str] | None, scales("Sweep the scale of both guidances, e.g. 0,10,20,40,80.")]
+SweepSamples = Annotated[int, typer.Option(min=2, help="Images of each row of a sweep.")]
+Extractor = Annotated[str, typer.Option(help="Features: a shipped model, a folder or hub id of a vision model, or inception.")]
+Estimator = Annotated[str, typer.Option(help="Depth: a shipped model, or a folder or hub id.")]
+Rendering = Annotated[
+    Literal["disparity", "metric"], typer.Option(help="How depth is painted: disparity (without scale) or metric.")
+]
+Limit = Annotated[int, typer.Option(min=0, help="At most this many references, evenly spaced; 0 for all.")]
+Resamples = Annotated[int, typer.Option(min=0, help="Bootstrap resamples for intervals and differences; 0 for none.")]
+AllowSingular = Annotated[bool, typer.Option("--allow-singular", help="Have a FID of no more images than features all the same.")]
+Pairs = Annotated[int, typer.Option(min=0, help="Seeds to show on the page.")]
+Draw = Annotated[
+    str | None,
+    typer.Option(help="Draw only these rows, e.g. none,dcg, and stop: processes can share the work in one --out."),
+]
+Cache = Annotated[Path | None, typer.Option(help="Kept measurements of references. [default: ~/.cache/noise2map]")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace results of other settings; images and measurements that fit are kept.")
+]
+
 
 def evaluate_generator(
     model: Generator,
-    references: Annotated[
-        str,
-        typer.Option(help="Real images: a folder, a rendered Freedoom split, an LSUN ..._lmdb, samples, or e.g. nyu:ROOT."),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder of samples, measurements and results; an interrupted run is gone on with.")],
+    references: References,
+    out: Out,
     depth_predictor: DepthPredictor = None,
-    depth_prior: Annotated[
-        list[str] | None,
-        typer.Option(help="Depth prior; several (repeat the option): the first in the table, all swept."),
-    ] = None,
-    samples: Annotated[int, typer.Option(min=2, help="Images of each row.")] = 2048,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first image; the others follow.")] = 0,
+    depth_prior: DepthPrior = None,
+    samples: Samples = 2048,
+    seed: Seed = 0,
     consistency_scale: Scale = 40.0,
     prior_scale: Scale = 40.0,
-    scales: Annotated[list[str] | None, scales("Sweep the scale of both guidances, e.g. 0,10,20,40,80.")] = None,
-    sweep_samples: Annotated[int, typer.Option(min=2, help="Images of each row of a sweep.")] = 512,
+    scales: Scales = None,
+    sweep_samples: SweepSamples = 512,
     steps: ImageSteps = 50,
     sampler: ImageSampler = "default",
     timestep_spacing: TimestepSpacing = "default",
@@ -45,32 +70,21 @@ def evaluate_generator(
     reduction: Reduction = "default",
     guidance_every: GuidanceEvery = 1,
     on_nonfinite: OnNonfinite = "error",
-    extractor: Annotated[
-        str, typer.Option(help="Features: a shipped model, a folder or hub id of a vision model, or inception.")
-    ] = "freedoom-segmentation-tiny",
-    estimator: Annotated[str, typer.Option(help="Depth: a shipped model, or a folder or hub id.")] = "freedoom-depth-tiny",
-    rendering: Annotated[
-        Literal["disparity", "metric"], typer.Option(help="How depth is painted: disparity (without scale) or metric.")
-    ] = "disparity",
+    extractor: Extractor = "freedoom-segmentation-tiny",
+    estimator: Estimator = "freedoom-depth-tiny",
+    rendering: Rendering = "disparity",
     probe_timestep: ProbeTimestep = 50,
-    limit: Annotated[int, typer.Option(min=0, help="At most this many references, evenly spaced; 0 for all.")] = 0,
-    resamples: Annotated[int, typer.Option(min=0, help="Bootstrap resamples for intervals and differences; 0 for none.")] = 200,
-    allow_singular: Annotated[
-        bool, typer.Option("--allow-singular", help="Have a FID of no more images than features all the same.")
-    ] = False,
-    pairs: Annotated[int, typer.Option(min=0, help="Seeds to show on the page.")] = 8,
+    limit: Limit = 0,
+    resamples: Resamples = 200,
+    allow_singular: AllowSingular = False,
+    pairs: Pairs = 8,
     fov: Fov = None,
     batch_size: BatchSize = 8,
     device: Device = "auto",
     dtype: DType = "float32",
-    draw: Annotated[
-        str | None,
-        typer.Option(help="Draw only these rows, e.g. none,dcg, and stop: processes can share the work in one --out."),
-    ] = None,
-    cache: Annotated[Path | None, typer.Option(help="Kept measurements of references. [default: ~/.cache/noise2map]")] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace results of other settings; images and measurements that fit are kept.")
-    ] = False,
+    draw: Draw = None,
+    cache: Cache = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """None, DCG, DPG and both at equal seeds: FID, dFID, KID, geometry, time; sweeps; a page of pairs."""
     # Imported after the options have been checked: a mistake is reported at once, not after seconds of imports.

@@ -7,44 +7,57 @@ import typer
 
 from noise2map.cli import options
 
+Model = Annotated[str, typer.Option(help="Generator: shipped name, folder of a diffusers pipeline, or hub id.")]
+Dataset = Annotated[Literal["freedoom", "folder", "lsun"], typer.Option(help="Kind of data; folder: images/ and maps/.")]
+Root = Annotated[str, typer.Option(help="Folder of the images to learn from.")]
+ValRoot = Annotated[str, typer.Option(help="Folder of the images to score on.")]
+Labels = Annotated[str, typer.Option(help="truth, or a depth model that labels: shipped name, folder or hub id.")]
+ValLabels = Annotated[str | None, typer.Option(help="What is scored against. [default: as --labels]")]
+Counts = Annotated[
+    list[str] | None, options.numbers("Numbers of labelled images, e.g. 10,50,100,1000; final/ is the last. [default: 100]")
+]
+ValImages = Annotated[int, typer.Option(min=1, help="Images to score on.")]
+Steps = Annotated[int, typer.Option(min=1, help="Optimizer steps of each predictor.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images of a step.")]
+Timesteps = Annotated[list[str] | None, options.numbers("Noise levels to score at. [default: 50,200,400,600,800]", least=0)]
+ByBlock = Annotated[bool, typer.Option(help="Also measure every decoder block alone.")]
+Strong = Annotated[list[str] | None, options.numbers("Decoder blocks of the strong branch. [default: 2,4,5,6,7]", least=0)]
+Weak = Annotated[list[str] | None, options.numbers("Decoder blocks of the weak branch. [default: 6]", least=0)]
+MinDepth = Annotated[
+    float, typer.Option(callback=options.check_positive, help="Nearest depth, metres; not used with relative labels.")
+]
+MaxDepth = Annotated[
+    float, typer.Option(callback=options.check_positive, help="Farthest depth, metres; the prior must have the same range.")
+]
+Representation = Annotated[Literal["log", "linear"], typer.Option(help="Scale on which depth is learnt.")]
+Missing = Annotated[Literal["far", "ignore"], typer.Option(help="Pixels without depth: far (sky), or ignore.")]
+DepthScale = Annotated[
+    float, typer.Option(callback=options.check_positive, help="With --dataset folder: metres per unit of the maps.")
+]
+Dtype = Annotated[Literal["float32", "bfloat16"], typer.Option(help="Precision of training; scores are taken in float32.")]
+
 
 def train_depth_predictor(
-    model: Annotated[str, typer.Option(help="Generator: shipped name, folder of a diffusers pipeline, or hub id.")],
-    dataset: Annotated[
-        Literal["freedoom", "folder", "lsun"], typer.Option(help="Kind of data; folder: images/ and maps/.")
-    ] = "freedoom",
-    root: Annotated[str, typer.Option(help="Folder of the images to learn from.")] = "data/freedoom/train",
-    val_root: Annotated[str, typer.Option(help="Folder of the images to score on.")] = "data/freedoom/val",
-    labels: Annotated[str, typer.Option(help="truth, or a depth model that labels: shipped name, folder or hub id.")] = "truth",
-    val_labels: Annotated[str | None, typer.Option(help="What is scored against. [default: as --labels]")] = None,
-    counts: Annotated[
-        list[str] | None, options.numbers("Numbers of labelled images, e.g. 10,50,100,1000; final/ is the last. [default: 100]")
-    ] = None,
-    val_images: Annotated[int, typer.Option(min=1, help="Images to score on.")] = 100,
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of each predictor.")] = 2000,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images of a step.")] = 8,
-    timesteps: Annotated[
-        list[str] | None, options.numbers("Noise levels to score at. [default: 50,200,400,600,800]", least=0)
-    ] = None,
-    by_block: Annotated[bool, typer.Option(help="Also measure every decoder block alone.")] = True,
-    strong: Annotated[
-        list[str] | None, options.numbers("Decoder blocks of the strong branch. [default: 2,4,5,6,7]", least=0)
-    ] = None,
-    weak: Annotated[list[str] | None, options.numbers("Decoder blocks of the weak branch. [default: 6]", least=0)] = None,
-    min_depth: Annotated[
-        float, typer.Option(callback=options.check_positive, help="Nearest depth, metres; not used with relative labels.")
-    ] = 0.5,
-    max_depth: Annotated[
-        float, typer.Option(callback=options.check_positive, help="Farthest depth, metres; the prior must have the same range.")
-    ] = 40.0,
-    representation: Annotated[Literal["log", "linear"], typer.Option(help="Scale on which depth is learnt.")] = "log",
-    missing: Annotated[Literal["far", "ignore"], typer.Option(help="Pixels without depth: far (sky), or ignore.")] = "far",
-    depth_scale: Annotated[
-        float, typer.Option(callback=options.check_positive, help="With --dataset folder: metres per unit of the maps.")
-    ] = 0.001,
-    dtype: Annotated[
-        Literal["float32", "bfloat16"], typer.Option(help="Precision of training; scores are taken in float32.")
-    ] = "float32",
+    model: Model,
+    dataset: Dataset = "freedoom",
+    root: Root = "data/freedoom/train",
+    val_root: ValRoot = "data/freedoom/val",
+    labels: Labels = "truth",
+    val_labels: ValLabels = None,
+    counts: Counts = None,
+    val_images: ValImages = 100,
+    steps: Steps = 2000,
+    batch_size: BatchSize = 8,
+    timesteps: Timesteps = None,
+    by_block: ByBlock = True,
+    strong: Strong = None,
+    weak: Weak = None,
+    min_depth: MinDepth = 0.5,
+    max_depth: MaxDepth = 40.0,
+    representation: Representation = "log",
+    missing: Missing = "far",
+    depth_scale: DepthScale = 0.001,
+    dtype: Dtype = "float32",
     seed: options.Seed = 0,
     threads: options.Threads = 0,
     device: options.Device = "auto",
