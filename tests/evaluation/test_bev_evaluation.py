@@ -15,6 +15,7 @@ from noise2map.data.nuscenes import NuScenesDataset
 from noise2map.diffusion import image_generator
 from noise2map.evaluation.bev import named_protocols, protocol_label
 from noise2map.evaluation.evaluate import evaluate_model
+from noise2map.evaluation.experiments.single_calls import SingleCalls, sample_batches
 from noise2map.evaluation.official import published_for
 from noise2map.evaluation.report import result_rows
 from noise2map.metrics.samples import LayerSampleScores
@@ -238,3 +239,15 @@ def test_samples_and_cells_that_nobody_sees(model, processor, dataset):
         for name, value in metric.compute().items():
             assert row[f"{name}_{region}"] == pytest.approx(value.item(), rel=1e-4, nan_ok=True), (name, region)
         assert f"mIoU_50_{region}" in row and f"mIoU_50_{region}_low" in row
+
+
+def test_the_map_that_layers_are_shown(model, processor, dataset):
+    """Single calls of the experiment on maps of layers: a model with random weights hears its map, whatever it makes of it."""
+    calls = SingleCalls(model, (1.0, 0.0), seed=7)
+    for indices, batch in sample_batches(model, processor, dataset, 2):
+        calls.update(indices, batch, processor)
+    assert sorted(calls.order) == list(range(len(dataset)))
+    for found in calls.results.values():
+        assert len(found.losses) == len(dataset) and np.isfinite(found.losses).all()
+    assert calls.results[1.0, "noise"].losses == pytest.approx(calls.results[1.0, "truth"].losses, rel=1e-3)
+    assert min(calls.results[0.0, "truth"].sensitivity) > 0

@@ -131,7 +131,8 @@ class EvaluationReport:
         task = TASKS[first["task"]]
         data = f"{first['images']} {task.things} of {first['dataset']} {first['split']}"
         parts = [
-            f"{models} on {data}, seed {first['seed']}, {first['device']}, protocol {first['test_protocol']}",
+            f"{models} on {data}, seed {first['seed']}, {first['device']}, protocol {first['test_protocol']}, "
+            f"intervals over {first['resampled']}",
             screen.score_table(self.rows),
             screen.uncertainty_table(self.rows),
         ]
