@@ -29,6 +29,9 @@ def demo(
     normals_model: Annotated[
         str, typer.Option(help="Likewise, for surface normals; auto: a shipped one, if any; none: no such section.")
     ] = "auto",
+    completion_model: Annotated[
+        str, typer.Option(help="Likewise, of classes behind a cover; auto: a shipped one, if any; none: no such section.")
+    ] = "auto",
     generator: Annotated[
         str,
         typer.Option(
@@ -56,6 +59,7 @@ def demo(
         hero=hero,
         generator=generator,
         normals_model=normals_model,
+        completion_model=completion_model,
         overwrite=overwrite,
         **bev,
     )

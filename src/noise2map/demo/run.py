@@ -13,6 +13,7 @@ import transformers
 from noise2map.data.freedoom import load_samples
 from noise2map.data.subsets import evenly_spaced
 from noise2map.demo.bev import SHIPPED, BevSection, open_bev_models
+from noise2map.demo.completion import CompletionSection, open_completion_model
 from noise2map.demo.guidance import AUTO, GuidanceSection, open_generator
 from noise2map.demo.maps import Frame, StepScores, denoise_image, lift_frame, predict_frames, score_frames, varied_frames
 from noise2map.demo.normals import AUTO as AUTO_NORMALS
@@ -72,6 +73,7 @@ class DemoOptions:
         bev_models: Models for bird's-eye-view maps, the one with most sensors last; ``("none",)`` for none.
         generator: What draws images, as of `open_generator`.
         normals_model: As of `open_normals_model`.
+        completion_model: As of `open_completion_model`.
         overwrite: Replace a demo of other settings, and write among foreign files.
     """
 
@@ -88,6 +90,7 @@ class DemoOptions:
     bev_models: tuple[str, ...] = SHIPPED
     generator: str = AUTO
     normals_model: str = AUTO_NORMALS
+    completion_model: str = AUTO_NORMALS
     overwrite: bool = False
 
     @property
@@ -122,11 +125,14 @@ def _make(options: DemoOptions) -> list[str]:
     bev = open_bev_models(options.bev_models, options.device)
     generator = open_generator(options.generator, device)
     normals = open_normals_model(options.normals_model, device)
+    completion = open_completion_model(options.completion_model, device)
     segmentation, depth = MapSection(options, "segmentation", device), MapSection(options, "depth", device)
     cloud = CloudSection(segmentation, depth)
     sections: list[DemoSection] = [segmentation, depth, cloud]
     if normals is not None:
         sections.append(NormalsSection(normals, options.step_counts, options.frames, options.seed, options.scored))
+    if completion is not None:
+        sections.append(CompletionSection(completion, options.frames, options.seed))
     sections += [BevSection(bev, options.seed)] * bool(bev)
     if generator is not None:
         sections.append(GuidanceSection(generator, options.generator, options.depth_model))

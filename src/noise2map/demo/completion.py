@@ -1,0 +1,190 @@
+"""The demo's section of completion: part of a picture is covered, and the model says what may be behind."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from noise2map.data.freedoom import load_samples
+from noise2map.data.transforms.covering import cover
+from noise2map.demo.maps import varied_frames
+from noise2map.demo.section import DemoSection
+from noise2map.diffusion import image_generator
+from noise2map.inference.predictor import Predictor
+from noise2map.report.animation import denoising_steps
+from noise2map.report.html import GalleryItem, Page
+from noise2map.report.palettes import colorize_labels, legend_entries
+from noise2map.report.panels import Cell, Panel, render, uncertainty_cell, uncertainty_limit
+from noise2map.runs.files import write_image
+from noise2map.tasks import TASKS
+from noise2map.zoo import shipped_models
+
+AUTO, NONE = "auto", "none"
+
+_TASK = "segmentation"
+_MARK = "completion"  # in the names of models that were trained on covered pictures
+STEPS, SAMPLES = 10, 4
+# What is covered, as shares of height and width: the middle of a room, where floor, walls and things meet.
+_ROWS, _COLUMNS = (0.22, 0.9), (0.3, 0.78)
+
+
+def open_completion_model(name: str, device: torch.device) -> Predictor | None:
+    """The model that the section shows; None if there is none.
+
+    Args:
+        name: ``"auto"`` for one that is shipped, if any; ``"none"``; or a shipped name, folder or hub id.
+        device: Where to.
+
+    Raises:
+        OSError: If it is missing.
+        ValueError: If it is for another task, or was trained without diffusion and has no samples to show.
+    """
+    if name == AUTO:
+        name = next((one.name for one in shipped_models() if one.task == _TASK and _MARK in one.name), NONE)
+    if name == NONE:
+        return None
+    predictor = Predictor.from_pretrained(name, device)
+    if predictor.task != TASKS[_TASK].name or not predictor.model.config.diffusion:
+        raise ValueError(f"model {name!r} is for {predictor.task}; expected one for {_TASK} that was trained with diffusion")
+    return predictor
+
+
+@dataclass
+class Completion:
+    """A picture with a part covered, and what may be behind.
+
+    Attributes:
+        id: Its id in the dataset.
+        place: The map it was rendered in.
+        image: As it was, ``(H, W, 3)`` uint8.
+        covered: As the model saw it.
+        hidden: What was covered, ``(H, W)`` bool.
+        truth: Class ids ``(H, W)`` uint8, 255 unknown.
+        likely: Most likely class of each pixel by one call, ``(H, W)``.
+        doubt: Entropy of that call, ``(H, W)`` in [0, 1].
+        samples: Class ids of whole maps ``(R, H, W)``, each by `STEPS` calls.
+        by_steps: One sample after each step, ``(STEPS, h, w)``.
+    """
+
+    id: str
+    place: str
+    image: np.ndarray
+    covered: np.ndarray
+    hidden: np.ndarray
+    truth: np.ndarray
+    likely: np.ndarray
+    doubt: np.ndarray
+    samples: np.ndarray
+    by_steps: np.ndarray
+
+
+def covered_middle(height: int, width: int) -> np.ndarray:
+    """The part that the section covers, ``(H, W)`` bool."""
+    hidden = np.zeros((height, width), bool)
+    rows, columns = ([round(share * side) for share in shares] for shares, side in ((_ROWS, height), (_COLUMNS, width)))
+    hidden[rows[0] : rows[1], columns[0] : columns[1]] = True
+    return hidden
+
+
+@torch.no_grad()
+def complete(predictor: Predictor, sample: Any, place: str, seed: int) -> Completion:
+    """Covers the middle of a picture and draws what may be behind.
+
+    Args:
+        predictor: The model.
+        sample: A raw sample with ``image``, ``labels`` and ``id``.
+        place: The map it was rendered in.
+        seed: With the id it fixes the noise.
+    """
+    covered = cover(sample, covered_middle(sample["image"].height, sample["image"].width))
+    model = predictor.model
+    pixels = predictor.processor(images=covered["image"], return_tensors="pt")["pixel_values"].to(model.device)
+    generator = [image_generator(seed, str(sample["id"]))]
+    once = model(pixel_values=pixels, sampling="one_pass", generator=generator)
+    options: dict[str, Any] = {"num_inference_steps": STEPS, "ensemble_size": SAMPLES, "sampling": "diffusion"}
+    run = model(pixel_values=pixels, generator=generator, output_samples=True, output_steps=True, **options)
+    first = [step.prediction[0].argmax(0) for step in denoising_steps(run.steps)]
+    return Completion(
+        str(sample["id"]),
+        place,
+        np.asarray(sample["image"]),
+        np.asarray(covered["image"]),
+        covered["hidden"],
+        np.asarray(sample["labels"]),
+        once.logits[0].argmax(0).cpu().numpy(),
+        once.uncertainties["entropy"][0].float().cpu().numpy(),
+        run.samples[0].argmax(1).cpu().numpy(),
+        np.stack(first),
+    )
+
+
+class CompletionSection(DemoSection):
+    """Pictures with a part covered: what is likely there, where the model doubts, and whole maps that may be true."""
+
+    title = "Behind a cover"
+
+    def __init__(self, predictor: Predictor, frames: int, seed: int) -> None:
+        """Take a model from `open_completion_model`.
+
+        Args:
+            predictor: The model.
+            frames: How many to show.
+            seed: With a frame's id it fixes the noise.
+        """
+        self.predictor, self.count, self.seed = predictor, frames, seed
+
+    def show(self, page: Page, out: Path) -> list[str]:
+        """A gallery, a panel for each frame in ``completion/``, and a map becoming definite step by step."""
+        dataset = load_samples("test", _TASK)
+        indices = varied_frames(dataset, self.count)
+        found = [complete(self.predictor, dataset[i], dataset.records[i]["map"], self.seed) for i in indices]
+        page.section(
+            self.title,
+            "Part of each picture is covered before the model sees it. One call says how likely each class is in each pixel, and "
+            f"so where the model doubts. {STEPS} calls make one whole map out of noise, and other noise makes another: they agree "
+            "where the picture decides, and differ behind the cover. None of them is the truth; a good model's are about as far "
+            "from it as from each other.",
+        )
+        limit = uncertainty_limit(*(one.doubt for one in found))
+        rows = [self.rows(one, limit) for one in found]
+        heads = [f"{one.place}  ·  {one.id}" for one in found]
+        legend = self._legend(*(one.truth for one in found))
+        page.gallery([self._item(one, head, cells, legend) for one, head, cells in zip(found, heads, rows)])
+        page.player(self._film(found[0]), f"One map of {found[0].id}, step by step")
+        for one, head, cells in zip(found, heads, rows):
+            panel = Panel([cell for row in cells for cell in row], len(cells[0]), head, legend)
+            write_image(out / _MARK / f"{one.id}.png", render(panel))
+        return []
+
+    def rows(self, one: Completion, limit: float) -> list[list[Cell]]:
+        """Two rows of cells: what the model saw and four maps that may be true; what was there, and what one call says.
+
+        Args:
+            one: The frame.
+            limit: End of the scale of doubt.
+        """
+        drawn = [Cell(f"guess {index + 1}", self._paint(ids)) for index, ids in enumerate(one.samples)]
+        wrong = np.where((one.likely != one.truth) & (one.truth != 255) & one.hidden, 1.0, 0.0)
+        below = [
+            Cell("picture", one.image),
+            Cell("its classes", self._paint(one.truth)),
+            Cell("most likely", self._paint(one.likely)),
+            uncertainty_cell(one.doubt, "doubt", limit),
+            uncertainty_cell(wrong, "errors behind", 1.0),
+        ]
+        return [[Cell("covered", one.covered), *drawn], below]
+
+    def _paint(self, ids: np.ndarray) -> np.ndarray:
+        return colorize_labels(ids, self.predictor.palette)
+
+    def _legend(self, *maps: np.ndarray) -> list[Any]:
+        return legend_entries(maps, self.predictor.id2label, self.predictor.palette)
+
+    def _item(self, one: Completion, head: str, cells: list[list[Cell]], legend: list[Any]) -> GalleryItem:
+        return GalleryItem(one.covered, head, cells, legend)
+
+    def _film(self, one: Completion) -> list[list[Cell]]:
+        seen = Cell("covered", one.covered)
+        return [[seen, Cell("map", self._paint(ids), note=f"step {step + 1} of {STEPS}")] for step, ids in enumerate(one.by_steps)]
