@@ -13,6 +13,7 @@ from noise2map.demo.maps import varied_frames
 from noise2map.demo.section import DemoSection
 from noise2map.diffusion import image_generator
 from noise2map.inference.predictor import Predictor
+from noise2map.models.resizing import resize_map
 from noise2map.report.animation import denoising_steps
 from noise2map.report.html import GalleryItem, Page
 from noise2map.report.palettes import colorize_labels, legend_entries
@@ -105,6 +106,8 @@ def complete(predictor: Predictor, sample: Any, place: str, seed: int) -> Comple
     once = model(pixel_values=pixels, sampling="one_pass", generator=generator)
     options: dict[str, Any] = {"num_inference_steps": STEPS, "ensemble_size": SAMPLES, "sampling": "diffusion"}
     run = model(pixel_values=pixels, generator=generator, output_samples=True, output_steps=True, **options)
+    # The processor may have changed the size.
+    size = (sample["image"].height, sample["image"].width)
     first = [step.prediction[0].argmax(0) for step in denoising_steps(run.steps)]
     return Completion(
         str(sample["id"]),
@@ -113,9 +116,9 @@ def complete(predictor: Predictor, sample: Any, place: str, seed: int) -> Comple
         np.asarray(covered["image"]),
         covered["hidden"],
         np.asarray(sample["labels"]),
-        once.logits[0].argmax(0).cpu().numpy(),
-        once.uncertainties["entropy"][0].float().cpu().numpy(),
-        run.samples[0].argmax(1).cpu().numpy(),
+        resize_map(once.logits, size)[0].argmax(0).cpu().numpy(),
+        resize_map(once.uncertainties["entropy"][:, None].float(), size)[0, 0].cpu().numpy(),
+        resize_map(run.samples[0], size).argmax(1).cpu().numpy(),
         np.stack(first),
     )
 
