@@ -1,4 +1,4 @@
-"""The demo's section of completion: part of a picture is covered, and the model says what may be behind."""
+"""The demo's section of completion: part of a image is covered, and the model says what may be behind."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from noise2map.zoo import shipped_models
 AUTO, NONE = "auto", "none"
 
 _TASK = "segmentation"
-_MARK = "completion"  # in the names of models that were trained on covered pictures
+_MARK = "completion"  # in the names of models that were trained on covered images
 STEPS, SAMPLES = 10, 4
 # What is covered, as shares of height and width: the middle of a room, where floor, walls and things meet.
 _ROWS, _COLUMNS = (0.22, 0.9), (0.3, 0.78)
@@ -54,7 +54,7 @@ def open_completion_model(name: str, device: torch.device) -> Predictor | None:
 
 @dataclass
 class Completion:
-    """A picture with a part covered, and what may be behind.
+    """A image with a part covered, and what may be behind.
 
     Attributes:
         id: Its id in the dataset.
@@ -91,7 +91,7 @@ def covered_middle(height: int, width: int) -> np.ndarray:
 
 @torch.no_grad()
 def complete(predictor: Predictor, sample: Any, place: str, seed: int) -> Completion:
-    """Covers the middle of a picture and draws what may be behind.
+    """Covers the middle of a image and draws what may be behind.
 
     Args:
         predictor: The model.
@@ -124,7 +124,7 @@ def complete(predictor: Predictor, sample: Any, place: str, seed: int) -> Comple
 
 
 class CompletionSection(DemoSection):
-    """Pictures with a part covered: what is likely there, where the model doubts, and whole maps that may be true."""
+    """Images with a part covered: what is likely there, where the model doubts, and whole maps that may be true."""
 
     title = "Behind a cover"
 
@@ -145,9 +145,9 @@ class CompletionSection(DemoSection):
         found = [complete(self.predictor, dataset[i], dataset.records[i]["map"], self.seed) for i in indices]
         page.section(
             self.title,
-            "Part of each picture is covered before the model sees it. One call says how likely each class is in each pixel, and "
+            "Part of each image is covered before the model sees it. One call says how likely each class is in each pixel, and "
             f"so where the model doubts. {STEPS} calls make one whole map out of noise, and other noise makes another: they agree "
-            "where the picture decides, and differ behind the cover. None of them is the truth; a good model's are about as far "
+            "where the image decides, and differ behind the cover. None of them is the truth; a good model's are about as far "
             "from it as from each other.",
         )
         limit = uncertainty_limit(*(one.doubt for one in found))
@@ -171,7 +171,7 @@ class CompletionSection(DemoSection):
         drawn = [Cell(f"guess {index + 1}", self._paint(ids)) for index, ids in enumerate(one.samples)]
         wrong = np.where((one.likely != one.truth) & (one.truth != 255) & one.hidden, 1.0, 0.0)
         below = [
-            Cell("picture", one.image),
+            Cell("image", one.image),
             Cell("its classes", self._paint(one.truth)),
             Cell("most likely", self._paint(one.likely)),
             uncertainty_cell(one.doubt, "doubt", limit),
