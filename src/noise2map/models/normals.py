@@ -262,11 +262,13 @@ class Noise2MapForNormalEstimation(MapModel):
         """See `MapModel.whole_prediction`."""
         return out.prediction if out.spread is None else torch.cat([out.prediction, out.spread[:, None]], dim=1)
 
-    def draw_samples(self, prediction: Tensor, count: int, generators: Sequence[torch.Generator | None]) -> Tensor:
+    def draw_samples(
+        self, prediction: Tensor, count: int, smoothness: float, generators: Sequence[torch.Generator | None]
+    ) -> Tensor:
         """See `MapModel.draw_samples`."""
         if prediction.shape[1] < 4:
-            return super().draw_samples(prediction, count, generators)
-        return AngularDistribution.from_prediction(prediction).sample(count, self.field_smoothness, generators)
+            return super().draw_samples(prediction, count, smoothness, generators)
+        return AngularDistribution.from_prediction(prediction).sample(count, smoothness, generators)
 
     def make_aggregator(self, batch_size: int, ensemble_size: int, average: str) -> Aggregator:
         """See `MapModel.make_aggregator`."""
