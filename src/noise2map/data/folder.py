@@ -4,7 +4,6 @@ import colorsys
 import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from noise2map.data.images import image_size, list_images, open_image
 from noise2map.data.maps import map_kind
 from noise2map.data.paired import IGNORE, count_classes, name_some, raise_together
 from noise2map.data.subsets import UNREADABLE, hold_out
-from noise2map.runs.data_split import DataSplit, file_checksum
 
 CLASSES_FILE = "classes.json"
 ALL = "all"
@@ -206,89 +204,6 @@ def open_folder(
         dataset = FolderDataset(folder, task, id2label if map_kind(task).has_classes else None, depth_scale, missing=missing)
         dataset.warnings = warnings
     return dataset if held_out is None else hold_out(dataset, hold_out_every)[held_out == "val"]
-
-
-@dataclass(frozen=True)
-class FolderPart:
-    """A split of a folder, and what the models that are to be scored on it have seen of it.
-
-    Attributes:
-        dataset: Its pairs.
-        split: Its name.
-        trained_on: How many of its images one of the models was trained on; None if no model has a record of that.
-    """
-
-    dataset: FolderDataset
-    split: str
-    trained_on: int | None
-
-    def text(self) -> str:
-        """One line for the user."""
-        said = f"split {self.split} of {self.dataset.root}: {len(self.dataset)} images"
-        if self.trained_on is None:
-            return f"{said}; the model has no record of what it was trained on"
-        return f"{said}, {self.trained_on} of these were trained on" if self.trained_on else f"{said}, none of them trained on"
-
-
-def open_folder_part(
-    root: str | Path,
-    split: str | None,
-    task: str,
-    records: Sequence[DataSplit | None],
-    id2label: Mapping[int, str] | None = None,
-    depth_scale: float = 0.001,
-) -> FolderPart:
-    """Open a split of a folder to score models on.
-
-    ``ROOT/images`` has the splits ``train`` and ``val`` of the model that was trained on it, and ``all``; a folder of folders
-    (``ROOT/val/images``) has those.
-
-    Args:
-        root: The folder.
-        split: Name of the split; by default the images that were held out in training, all if none of them was seen; of a folder
-            of folders ``test`` or ``val``.
-        task: ``"segmentation"`` or ``"depth"``.
-        records: What each model was trained on, as far as it is known.
-        id2label: The model's classes, for a folder without ``classes.json``.
-        depth_scale: Metres per unit of the depth maps.
-
-    Raises:
-        OSError: If a folder is missing.
-        ValueError: If there is no such split, or it holds no image.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise FileNotFoundError(f"data folder {root} does not exist")
-    parts = sorted(path.name for path in root.iterdir() if (path / "images").is_dir())
-    trained = {checksum for record in records if record is not None for checksum in record.train.values()}
-    held_out = {checksum for record in records if record is not None for checksum in record.val.values()} - trained
-    known = any(record is not None for record in records)
-
-    def opened(folder: Path) -> tuple[FolderDataset, dict[str, str]]:
-        classes = next((name for name in (folder, root) if (name / CLASSES_FILE).is_file()), None)
-        names = None if not map_kind(task).has_classes else id2label if classes is None else read_classes(classes / CLASSES_FILE)
-        dataset = FolderDataset(folder, task, names, depth_scale)
-        return dataset, {name: file_checksum(path) for name, path in dataset.image_files.items()} if known else {}
-
-    if parts and not (root / "images").is_dir():
-        chosen = split or next((name for name in ("test", "val") if name in parts), parts[0] if len(parts) == 1 else "")
-        if chosen not in parts:
-            raise ValueError(f"split of {root} must be one of {', '.join(parts)}, got {split!r}")
-        dataset, checksums = opened(root / chosen)
-    else:
-        dataset, checksums = opened(root)
-        seen = {checksum for checksum in checksums.values() if checksum in trained or checksum in held_out}
-        splits = ("all", "train", "val") if seen else ("all",)
-        chosen = split or ("val" if seen else "all")
-        if chosen not in splits:
-            why = "" if seen else "; the model has no record of being trained on it"
-            raise ValueError(f"split of {root} must be one of {', '.join(splits)}, got {split!r}{why}")
-        wanted = {"train": trained, "val": held_out, "all": set(checksums.values())}[chosen]
-        if chosen != "all":
-            dataset = dataset.only([name for name, checksum in checksums.items() if checksum in wanted])
-        if not len(dataset):
-            raise ValueError(f"split {chosen} of {root} holds no image; choose --split all, which says how many were trained on")
-    return FolderPart(dataset, chosen, sum(checksums[name] in trained for name in dataset.ids) if known else None)
 
 
 def usual_split(root: Path) -> str:

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from noise2map.data.checking import check_classes, warn_of_scale
-from noise2map.data.folder import FolderPart, open_folder_part, read_classes
+from noise2map.data.folder import read_classes
 from noise2map.data.opening import PUBLIC_DATASETS, evaluation_split, open_dataset
 from noise2map.data.subsets import Redrawn, Subset
 from noise2map.data.transforms import Hide
@@ -20,6 +20,7 @@ from noise2map.evaluation import screen
 from noise2map.evaluation.bev import layer_table, named_protocols, protocol_label
 from noise2map.evaluation.evaluate import Evaluation, evaluate_model
 from noise2map.evaluation.official import TestProtocol, apply_crop, find_protocol, published_for, published_table
+from noise2map.evaluation.seen import FolderPart, open_folder_part
 from noise2map.evaluation.stored import MapFolder, evaluate_maps
 from noise2map.evaluation.test_time import TestTimeAugmentation
 from noise2map.inference.loading import load_model, pick_device, pick_dtype
