@@ -45,7 +45,7 @@ def test_without_a_record_there_is_the_whole(tmp_path):
 
 
 def test_folders_of_folders_have_their_own_splits(tmp_path):
-    marks = [pairs(tmp_path / "own" / name, 3) for name in ("train", "val")][0]
+    marks, _ = (pairs(tmp_path / "own" / name, 3) for name in ("train", "val"))
     assert opened(tmp_path / "own", None, [DataSplit(train={"a": marks[1]}, val={})]) == ("val", list("012"), 1)
     with pytest.raises(ValueError, match="must be one of train, val, got 'test'"):
         opened(tmp_path / "own", "test", [])
