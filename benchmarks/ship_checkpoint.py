@@ -10,6 +10,10 @@ Models whose decoders were trained on one frozen encoder share its weights: ``--
 ever; a copy of the folder elsewhere needs the file, too, or is made by ``save_pretrained``.
 
     python benchmarks/ship_checkpoint.py runs/depth-laplace/final freedoom-depth-tiny --encoder freedoom-encoder-tiny
+
+A model that is in the zoo already gives its encoder away in the same manner: its own folder is the source.
+
+    python benchmarks/ship_checkpoint.py src/noise2map/zoo/freedoom-depth-tiny freedoom-depth-tiny --encoder freedoom-depth-encoder
 """
 
 import argparse
@@ -28,6 +32,7 @@ from noise2map.runs.files import temporary_path, writing_directory
 
 ZOO = Path(__file__).parent.parent / "src" / "noise2map" / "zoo"
 CARD = "README.md"
+INDEX = "model.safetensors.index.json"
 OWN_WEIGHTS = "model-own.safetensors"
 
 
@@ -48,6 +53,16 @@ def save_half(weights: dict[str, torch.Tensor], path: Path) -> int:
         raise ValueError(f"weights beyond half precision: {overflow[:3]}")
     save_file(kept, path, metadata={"format": "pt"})
     return sum(tensor.numel() for tensor in kept.values())
+
+
+def load_weights(source: Path) -> dict[str, torch.Tensor]:
+    """The weights of a folder, by its index where it has one."""
+    index = source / INDEX
+    if not index.exists():
+        return load_file(source / "model.safetensors")
+    names = json.loads(index.read_text())["weight_map"]
+    parts = {file: load_file(source / file) for file in set(names.values())}
+    return {name: parts[file][name] for name, file in names.items()}
 
 
 def share_encoder(weights: dict[str, torch.Tensor], shared: Path) -> dict[str, torch.Tensor]:
@@ -79,14 +94,14 @@ def write_index(folder: Path, target: Path, own: dict[str, torch.Tensor], encode
         "metadata": {"total_size": total, "shared_sha256": hashlib.sha256(shared.read_bytes()).hexdigest()},
         "weight_map": dict.fromkeys(own, OWN_WEIGHTS) | dict.fromkeys(encoder, place),
     }
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
+    (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n")
 
 
 def ship(source: Path, target: Path, shared: Path | None = None) -> int:
     """Writes the folder ``target`` whole or not at all; keeps its card.
 
     Args:
-        source: folder of the exported model.
+        source: folder of the exported model; may be ``target`` itself.
         target: folder of the zoo.
         shared: file of the encoder that several models have in common.
 
@@ -96,7 +111,7 @@ def ship(source: Path, target: Path, shared: Path | None = None) -> int:
     Raises:
         ValueError: if a weight is beyond half precision, or ``shared`` holds another encoder.
     """
-    weights = load_file(source / "model.safetensors")
+    weights = load_weights(source)
     config = json.loads((source / "config.json").read_text())
     config |= {"dtype": "float32", "use_auxiliary_head": False}
     own = {name: tensor for name, tensor in weights.items() if not name.startswith("auxiliary_head.")}

@@ -45,6 +45,20 @@ def test_two_models_keep_one_encoder(tmp_path, room):
     assert described["depth"].parameters == sum(value.numel() for value in second.state_dict().values())
 
 
+def test_a_shipped_model_gives_its_encoder_away(tmp_path, room):
+    first = trained(tmp_path / "classes", "segmentation")
+    ship_checkpoint.ship(tmp_path / "classes", room / "classes")
+    (room / "classes" / "README.md").write_text("card")
+    before = type(first).from_pretrained(room / "classes").state_dict()
+    for _ in range(2):  # a second time changes nothing
+        ship_checkpoint.ship(room / "classes", room / "classes", room / "encoders" / "tiny.safetensors")
+        assert sorted(path.name for path in (room / "classes").iterdir()) == [
+            "README.md", "config.json", "model-own.safetensors", "model.safetensors.index.json", "preprocessor_config.json",
+        ]  # fmt: skip
+        after = type(first).from_pretrained(room / "classes").state_dict()
+        assert before.keys() == after.keys() and all(torch.equal(value, after[name]) for name, value in before.items())
+
+
 def test_another_encoder_is_refused_and_nothing_changes(tmp_path, room):
     first = trained(tmp_path / "classes", "segmentation")
     shared = room / "encoders" / "tiny.safetensors"
