@@ -6,6 +6,7 @@ import torch
 
 from noise2map import zoo
 from noise2map.data.freedoom import load_samples
+from noise2map.demo.completion import complete
 from noise2map.inference import Predictor
 from noise2map.models import Noise2MapForDepthEstimation
 
@@ -60,11 +61,44 @@ def test_hub_ids_are_left_to_the_hub_and_the_rest_is_refused(room):
         zoo.resolve_model("resnet")
 
 
-@pytest.mark.parametrize("name", ["freedoom-segmentation-tiny", "freedoom-depth-tiny"])
+@pytest.mark.parametrize("name", zoo.available())
 def test_shipped_checkpoints_are_small_and_documented(name):
     files = {path.name: path.stat().st_size for path in zoo.zoo_path(name).iterdir()}
-    assert set(zoo._NEEDED) | {"README.md"} <= set(files)
+    weights = {"model.safetensors"} if "model.safetensors" in files else {"model.safetensors.index.json", "model-own.safetensors"}
+    assert {"config.json", "preprocessor_config.json", "README.md", *weights} <= set(files)
     assert sum(files.values()) < 10e6
+
+
+def test_depth_with_a_scale_covers_the_truth_and_knows_where_it_is_wrong():
+    samples = load_samples("test", "depth")
+    chosen = [samples[index] for index in range(0, len(samples), 12)]
+    predictor = Predictor.from_pretrained("freedoom-depth-laplace-tiny", "cpu")
+    pixels = predictor.processor(images=[one["image"] for one in chosen], return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        out = predictor.model(pixel_values=pixels)
+    valid = torch.from_numpy(np.stack([one["valid"] for one in chosen]))
+    truth = torch.from_numpy(np.stack([one["depth_m"] for one in chosen]))
+    low, high = out.interval(0.9)
+    assert 0.8 < ((low <= truth) & (truth <= high))[valid].float().mean() < 0.97
+    error, scale = (out.predicted_depth / truth.clamp(min=0.1)).log().abs()[valid], out.predicted_scale[valid]
+    halves = scale > scale.median()
+    assert error[halves].mean() > 1.25 * error[~halves].mean()
+
+
+def test_the_shipped_normals_face_where_the_rooms_do():
+    predictor, one = Predictor.from_pretrained("freedoom-normals-tiny", "cpu"), load_samples("test", "depth")[0]
+    found = predictor([one["image"]], [one["id"]])[0].map  # x right, y up, z to the viewer
+    height = found.shape[0]
+    assert found[int(0.95 * height) :, :, 1].mean() > 0.5  # the floor faces up
+    assert np.allclose(np.linalg.norm(found, axis=-1), 1, atol=1e-3)
+
+
+def test_guesses_behind_a_cover_agree_where_the_image_decides():
+    predictor = Predictor.from_pretrained("freedoom-completion-tiny", "cpu")
+    found = [complete(predictor, load_samples("test")[index], "", seed=0) for index in (0, 20)]
+    for one in found:
+        differ = (one.samples[:1] != one.samples[1:]).mean(0)
+        assert differ[one.hidden].mean() > 1.5 * differ[~one.hidden].mean() and differ[one.hidden].mean() > 0.03
 
 
 def test_the_shipped_segmentation_model_sees_rooms():
