@@ -431,7 +431,7 @@ def test_functions_are_short():
 
 def test_budgets():
     package = sum(path.stat().st_size for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    assert package < 45 * MEBI, f"the wheel would hold {package / MEBI:.1f} MiB"
+    assert package < 48 * MEBI, f"the wheel would hold {package / MEBI:.1f} MiB"
     golden = sum(path.stat().st_size for path in (ROOT / "tests" / "golden").rglob("*") if path.is_file())
     assert golden < 6 * MEBI, f"tests/golden holds {golden / MEBI:.1f} MiB"
 
