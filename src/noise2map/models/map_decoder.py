@@ -4,6 +4,7 @@ What depends only on the image, the grid or the time is computed once for a run 
 """
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -192,7 +193,8 @@ class MapDecoder(nn.Module):
     def modulations(self, time: Tensor) -> Tensor:
         """Scales and shifts of all layers for some times: ``(T,) -> (T, L, 2 C)``."""
         dtype = self.projection.weight.dtype
-        with torch.autocast(time.device.type, enabled=False):
+        # Tensors without data have no autocast to switch off.
+        with nullcontext() if time.device.type == "meta" else torch.autocast(time.device.type, enabled=False):
             embedding = time.new_zeros(len(time), 1) if self.time_embedding is None else self.time_embedding(time)
             return torch.stack([layer.modulation(embedding) for layer in self.layers], dim=1).to(dtype)
 

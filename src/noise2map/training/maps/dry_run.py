@@ -157,7 +157,7 @@ def _forward(model: Any, pixels: Tensor, labels: Tensor) -> Tensor:
     features = model.encode_image(pixels)
     context = model.decoder.prepare(features)
     batch_size, _, height, width = features.shape
-    noisy = torch.empty(batch_size, model.codec.channels, height, width, device="meta")
+    noisy = torch.empty(batch_size, model.codec.channels + model.config.noise_channels, height, width, device="meta")
     modulations = model.decoder.modulations(torch.empty(batch_size, device="meta"))
     prediction = model.head(model.decoder(context, noisy, modulations), context.size)
     enlarged = nn.functional.interpolate(prediction, size=labels.shape[-2:], mode="bilinear", align_corners=False)
