@@ -132,7 +132,7 @@ def _make(options: DemoOptions) -> list[str]:
     if normals is not None:
         sections.append(NormalsSection(normals, options.step_counts, options.frames, options.seed, options.scored))
     if completion is not None:
-        sections.append(CompletionSection(completion, options.frames, options.seed))
+        sections.append(CompletionSection(completion, max(1, options.frames // 2), options.seed))
     sections += [BevSection(bev, options.seed)] * bool(bev)
     if generator is not None:
         sections.append(GuidanceSection(generator, options.generator, options.depth_model))
