@@ -9,8 +9,8 @@ from tiny_generator import save_generator
 
 from noise2map.diffusion import add_noise, image_generator, tables_from_betas
 from noise2map.generation.depth_reading import depth_probe, probe_name
-from noise2map.generation.loading import first_timestep, load_generator, load_part
-from noise2map.generation.sampling import SamplingOptions, draw, draw_images, warn_of_spacing
+from noise2map.generation.loading import load_generator, load_part
+from noise2map.generation.sampling import SamplingOptions, draw, draw_images, first_timestep, warn_of_spacing
 from noise2map.guidance import DepthGuidedPipeline, DepthPredictor, DepthPrior, GuidanceConfig, UNetFeatureTap
 
 OPTIONS = SamplingOptions(num_inference_steps=2)

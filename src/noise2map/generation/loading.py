@@ -90,13 +90,6 @@ def sampler_of(pipe: Any) -> str:
     raise ValueError(f"the generator's sampler is a {type(pipe.scheduler).__name__}; choose 'ddim' or 'ddpm'")
 
 
-def first_timestep(scheduler: Any, num_inference_steps: int) -> int:
-    """The training step at which a run of so many steps begins; the last one, unless the spacing is unfortunate."""
-    other = type(scheduler).from_config(scheduler.config)
-    other.set_timesteps(num_inference_steps)
-    return int(other.timesteps[0])
-
-
 def load_part(part: str, path: str | Path | None, generator: str | None = None) -> Any:
     """A predictor (`"depth_predictor"`) or prior (`"depth_prior"`), by path or from the generator's folder; None if there is none.
 

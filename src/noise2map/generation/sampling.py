@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from noise2map.generation.image_files import SHEET_FILE, SHEET_ROWS, DrawnImage, pair_sheet, seed_name, write_seed
-from noise2map.generation.loading import Camera, first_timestep
+from noise2map.generation.loading import Camera
 from noise2map.guidance import DepthGuidedPipeline, GuidanceConfig
 from noise2map.inference.loading import pick_dtype
 from noise2map.runs.files import encode_image, settings_checksum, weights_checksum, write_image
@@ -112,6 +112,13 @@ def draw(
 @functools.lru_cache(maxsize=32)
 def _say_once(message: str) -> None:
     logger.warning(message)
+
+
+def first_timestep(scheduler: Any, num_inference_steps: int) -> int:
+    """The training step at which a run of so many steps begins; the last one, unless the spacing is unfortunate."""
+    other = type(scheduler).from_config(scheduler.config)
+    other.set_timesteps(num_inference_steps)
+    return int(other.timesteps[0])
 
 
 def warn_of_spacing(scheduler: Any, num_inference_steps: int) -> None:
