@@ -56,7 +56,7 @@ def run(*words):
 def made(models, tmp_path_factory):
     out = tmp_path_factory.mktemp("demo") / "demo"
     words = ["--segmentation-model", models / "rooms", "--depth-model", models / "depth", "--frames", 2, "--scored", 3]
-    words += ["--bev-model", models / "around"]
+    words += ["--bev-model", models / "around", "--normals-model", "none", "--completion-model", "none"]
     words += ["--generator", models / "whole"]
     assert run("--out", out, "--hero", out / "hero.png", *words) == 0
     return out
