@@ -4,6 +4,7 @@ import ast
 import collections
 import functools
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
@@ -321,6 +322,21 @@ def test_no_module_has_the_name_of_a_folder_beside_it():
 def test_every_module_can_be_imported():
     for module in pkgutil.walk_packages([str(PACKAGE)], "noise2map."):
         importlib.import_module(module.name)
+
+
+def test_what_functions_import_is_there():
+    """An import inside a function fails only when the function is called: a command that nobody has run."""
+
+    def check(path):
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "noise2map":
+                room = importlib.import_module(node.module)
+                for name in node.names:
+                    module = hasattr(room, "__path__") and importlib.util.find_spec(f"{node.module}.{name.name}")
+                    if not hasattr(room, name.name) and not module:
+                        yield node.lineno, f"{node.module} has no {name.name}"
+
+    assert complaints(check) == ""
 
 
 @pytest.mark.parametrize("module", PUBLIC)

@@ -21,7 +21,7 @@ def train_encoder(
 
     Recipes of maps start from it with model.encoder_from=RUN/final.
     """
-    from noise2map.cli.launch import hide_progress_of_files, keep_freed_memory
+    from noise2map.cli.launch import hide_progress_of_files
     from noise2map.runs.run_directory import check_directory
     from noise2map.training.encoders.recipe import encoder_recipe_names, load_encoder_recipe, make_encoder_recipe
 
@@ -36,7 +36,6 @@ def train_encoder(
     start = check_directory(directory, loaded, resume, lambda tree: make_encoder_recipe(tree).to_dict())
     if start.state == "finished":
         return
-    keep_freed_memory(loaded.train.threads)
 
     from noise2map.training.encoders.build import make_encoder_trainer
     from noise2map.training.running import run_training
