@@ -45,9 +45,10 @@ WITH_SNIPPETS = [page for page in PAGES if any(fences(page, "python"))]
 def test_snippets_run_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     scope: dict = {}
-    for line, code, runs in fences(page, "python"):
-        if runs:
-            exec(compile("\n" * (line - 1) + code, page, "exec"), scope)
+    snippets = [(line, code) for line, code, runs in fences(page, "python") if runs]
+    for line, code in snippets:
+        exec(compile("\n" * (line - 1) + code, page, "exec"), scope)
+    assert not snippets or len(scope) > 1  # names beside the interpreter's own
 
 
 @pytest.mark.parametrize("page", WITH_SNIPPETS)

@@ -320,8 +320,10 @@ def test_no_module_has_the_name_of_a_folder_beside_it():
 
 
 def test_every_module_can_be_imported():
-    for module in pkgutil.walk_packages([str(PACKAGE)], "noise2map."):
-        importlib.import_module(module.name)
+    names = {module.name for module in pkgutil.walk_packages([str(PACKAGE)], "noise2map.")}
+    for name in names:
+        importlib.import_module(name)
+    assert names <= set(sys.modules) and len(names) >= len(SOURCES) - 1
 
 
 def test_what_functions_import_is_there():

@@ -119,6 +119,7 @@ def test_inference_in_single_and_brain_precision_takes_onednn_where_the_processo
 def test_the_operators_describe_themselves_rightly():
     x, weight, bias, residual = tensors(6, 4, 4)
     with torch.no_grad():
-        torch.library.opcheck(fast_linear.onednn_linear, (x, weight, bias, residual))
-        torch.library.opcheck(fast_linear.onednn_linear, (x, weight, None, None))
-        torch.library.opcheck(fast_linear.onednn_feed_forward, (x, weight, bias, weight, bias))
+        with_all = torch.library.opcheck(fast_linear.onednn_linear, (x, weight, bias, residual))
+        plain = torch.library.opcheck(fast_linear.onednn_linear, (x, weight, None, None))
+        feed_forward = torch.library.opcheck(fast_linear.onednn_feed_forward, (x, weight, bias, weight, bias))
+    assert {*with_all.values(), *plain.values(), *feed_forward.values()} == {"SUCCESS"}

@@ -53,7 +53,7 @@ def seeded(*names):
     return [image_generator(0, name) for name in names]
 
 
-def check_batch_invariance(model, pixel_values, tolerance, **dials):
+def assert_batch_invariance(model, pixel_values, tolerance, **dials):
     together = model(pixel_values=pixel_values, generator=seeded(*"abc"), **dials)
     alone = [model(pixel_values=pixel_values[i : i + 1], generator=seeded("abc"[i]), **dials) for i in range(3)]
     order = [2, 0, 1]
@@ -73,12 +73,12 @@ def check_batch_invariance(model, pixel_values, tolerance, **dials):
 def test_batch_of_three_is_three_batches_of_one_in_any_order(model, steps, samples, sampler):
     # In double precision, because feedback amplifies the rounding by which batch sizes differ.
     dials = {"num_inference_steps": steps, "ensemble_size": samples, "sampler": sampler, "average": "steps"}
-    check_batch_invariance(copy.deepcopy(model).double(), images(3).double(), 1e-6, **dials)
+    assert_batch_invariance(copy.deepcopy(model).double(), images(3).double(), 1e-6, **dials)
 
 
 @pytest.mark.parametrize("make", [tiny_segmenter, tiny_depth_model])
 def test_batch_invariance_in_single_precision(make):
-    check_batch_invariance(make(), images(3), 1e-4, num_inference_steps=3, ensemble_size=2)
+    assert_batch_invariance(make(), images(3), 1e-4, num_inference_steps=3, ensemble_size=2)
 
 
 def test_seeds_matter_and_repeat(model):

@@ -42,10 +42,10 @@ def test_shipped_places_are_whole_and_small():
 def test_shipped_places_are_those_of_the_whole_set():
     places, whole = load_surround_samples(), FreedoomSurroundDataset(WHOLE, "test", sweeps=0)
     for index, token in enumerate(SHIPPED):
-        same(places, index, whole, whole.index_of(token))
+        assert_same(places, index, whole, whole.index_of(token))
 
 
-def same(cut, index, whole, place):
+def assert_same(cut, index, whole, place):
     one, other = cut[index], whole[place]
     assert one.keys() == other.keys()
     for name in ("points", "intrinsics", "camera_to_lidar", "lidar_to_global", "labels"):
@@ -62,7 +62,7 @@ def test_a_cut_of_the_shipped_places_is_equal_to_them(tmp_path):
     few = FreedoomSurroundDataset(again, "test", sweeps=0)
     assert [record["token"] for record in few.records] == [SHIPPED[0], SHIPPED[2]]
     for index, place in enumerate((0, 2)):
-        same(few, index, places, place)
+        assert_same(few, index, places, place)
     assert sorted(path.stem for path in (again / "maps" / "expansion").iterdir()) == ["freedoom-MAP05", "freedoom-MAP29"]
 
 

@@ -45,6 +45,8 @@ def test_hidden_and_system_files_are_nobodys(tmp_path):
     (tmp_path / "Thumbs.db").write_text("")
     with OutputFolder(tmp_path, MODEL) as folder:
         write(folder)
+        assert folder.is_done("a", {})
+    assert (tmp_path / ".DS_Store").exists() and (tmp_path / "Thumbs.db").exists()
 
 
 def test_equal_settings_go_on_and_others_are_refused(tmp_path):
@@ -145,6 +147,7 @@ def test_a_forgotten_folder_is_unlocked(tmp_path):
     folder = OutputFolder(tmp_path, MODEL)
     del folder
     OutputFolder(tmp_path, MODEL).close()
+    assert is_output_folder(tmp_path)
 
 
 def test_claims_are_for_commands_that_write_at_once(tmp_path):

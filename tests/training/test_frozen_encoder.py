@@ -84,6 +84,7 @@ def test_images_are_encoded_once_for_all_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(FrozenEncoderTrainer, "_encode", lambda self, samples: pytest.fail("encoded again"))
     trainer = make_trainer(tmp_path / "second", tmp_path / "cache", seed=6)
     trainer.train()
+    assert trainer.state.global_step == trainer.args.max_steps > 0
 
 
 def test_a_resumed_run_ends_where_a_whole_one_does(tmp_path):
