@@ -1,9 +1,8 @@
 """``noise2map experiment map-use``: does a map model read its noisy map, and do its steps bring anything?"""
 
 import math
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from noise2map.data.checking import check_classes
-from noise2map.data.opening import evaluation_split
-from noise2map.data.subsets import Redrawn, Subset
-from noise2map.data.transforms import Hide
+from noise2map.data.subsets import Subset
 from noise2map.evaluation import report as tables
 from noise2map.evaluation.evaluate import ProtocolResult, evaluate, image_batches, sensor_batches
 from noise2map.evaluation.experiments.runs import run_variants
 from noise2map.evaluation.experiments.single_calls import LEVELS, SHOWN, LevelResult, SingleCalls, sample_batches
+from noise2map.evaluation.opening import LoadedModel, ScoredData, open_labelled, same_place
 from noise2map.inference.loading import load_model, pick_device, pick_dtype
 from noise2map.metrics import nan_mean, paired_bootstrap_intervals
 from noise2map.report.plots import Series, quality_plot, save_figure
@@ -30,43 +27,22 @@ from noise2map.tasks.scoring import ScoringOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class MapUseOptions:
-    """Options of the experiment.
+class MapUseOptions(ScoredData):
+    """Options of the experiment. Those of the data are of `ScoredData`; ``batch_size`` is at least 2: each image is also shown
+    the map of another.
 
     Attributes:
         model: Shipped name, folder or hub id.
-        dataset: Name of the dataset.
-        root: Its folder.
-        split: Its split; None for the one that scores are reported for.
         counts: Numbers of decoder calls of the runs.
         levels: Times of the single calls.
-        hide: What of each image is covered, a kind of :class:`noise2map.data.transforms.Hide`; None for nothing.
-        limit: Images, 0 for all.
-        batch_size: Images at a time, at least 2: each is also shown the map of another.
-        device: Device by name.
-        dtype: Floating-point type by name.
-        seed: Seed of the noise.
-        resamples: Bootstrap resamples.
-        cluster: What intervals resample: `"image"`, or `"map"` with all its images.
 
     Raises:
         ValueError: If a value cannot work.
     """
 
     model: str
-    dataset: str = "samples"
-    root: Path | None = None
-    split: str | None = None
     counts: Sequence[int] = (3, 10)
     levels: Sequence[float] = LEVELS
-    hide: str | None = None
-    limit: int = 0
-    batch_size: int = 8
-    device: str = "auto"
-    dtype: str = "float32"
-    seed: int = 0
-    resamples: int = 1000
-    cluster: str = "image"
 
     def __post_init__(self) -> None:
         if self.batch_size < 2:
@@ -78,9 +54,7 @@ class MapUseOptions:
 
     def settings(self) -> dict[str, Any]:
         """Settings that decide the result, for the record of an output folder; paths are made absolute."""
-        chosen = {name: value for name, value in asdict(self).items() if name not in ("batch_size", "device")}
-        chosen["model"] = os.path.abspath(self.model) if Path(self.model).is_dir() else self.model
-        chosen |= {"root": self.root and os.path.abspath(self.root), "counts": list(self.counts), "levels": list(self.levels)}
+        chosen = self.chosen() | {"model": same_place(self.model), "counts": list(self.counts), "levels": list(self.levels)}
         return {"command": "experiment map-use", **chosen}
 
 
@@ -180,18 +154,11 @@ def run_map_use(chosen: MapUseOptions, progress: bool = True) -> MapUseReport:
     device, dtype = pick_device(chosen.device), pick_dtype(chosen.dtype)
     model, processor = load_model(chosen.model, device, dtype, ("noise2map", "noise2map-bev"))
     task = task_of(model)
-    split = evaluation_split(chosen.dataset) if chosen.split is None else chosen.split
-    data = task.open_dataset(chosen.dataset, chosen.root, split, model, processor)
-    if task.has_classes:
-        check_classes(data, model.config.id2label, chosen.model)
-    if chosen.hide is not None:
-        if not task.of_images:
-            raise ValueError(f"hide is {chosen.hide!r}, but bird's-eye-view samples are shown as they are; expected no hide")
-        data = Redrawn(data, Hide(chosen.hide), chosen.seed)
-    data = Subset.evenly_spaced(data, chosen.limit or None)
+    opened = open_labelled(chosen, [LoadedModel(chosen.model, model, processor)])
+    data = Subset.evenly_spaced(opened.datasets[0], chosen.limit or None)
     if len(data) < 2:
         raise ValueError(f"the dataset holds {len(data)} {task.things}; expected at least two, each is shown the map of another")
-    facts = {"model": Path(chosen.model).name, "dataset": chosen.dataset, "split": split, "images": len(data)}
+    facts = {"model": Path(chosen.model).name, "dataset": chosen.dataset, "split": opened.split, "images": len(data)}
     facts |= provenance(device, dtype, chosen.seed)
     if chosen.hide:
         facts["hide"] = chosen.hide
