@@ -3,11 +3,14 @@
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from noise2map.cli import options
+
+if TYPE_CHECKING:
+    from noise2map.evaluation.run import EvaluationOptions
 
 Model = Annotated[str | None, typer.Option(help="Shipped name, folder of a checkpoint, or hub id.")]
 Member = Annotated[
@@ -127,22 +130,15 @@ def evaluate(
 
     With --predictions score a folder of maps, whoever made them.
     """
-    if (model is None) == (predictions is None):
-        raise ValueError("expected --model or --predictions, one of them")
-    if predictions is not None:
-        _refuse_for_stored(bool(steps or ensemble or average or sampling or window or fit_temperature), bool(member), bool(hide))
+    runs = bool(steps or ensemble or average or sampling or window or fit_temperature)
+    _check_source(model, predictions, runs, bool(member), bool(hide))
     if field_smoothness and "field" not in (sampling or ()):
         raise ValueError("--field-smoothness needs --sampling field")
     if save_per_image and out is None:
         raise ValueError("--save-per-image needs --out, the folder to write to")
     # Imported after the options have been checked: a mistake is reported at once, not after seconds of imports.
-    from transformers.utils import logging
-
     from noise2map.evaluation.protocols import protocol_grid
-    from noise2map.evaluation.run import EvaluationOptions, run_evaluation
-    from noise2map.runs.output_folder import claim
-
-    logging.disable_progress_bar()  # of loading weights, which takes no time
+    from noise2map.evaluation.run import EvaluationOptions
 
     chosen = EvaluationOptions(
         models=[name for name in (model, compare) if name] if predictions is None else [],
@@ -180,6 +176,16 @@ def evaluate(
         stride=stride and (stride.height, stride.width),
         average_of_model=average is None and protocol != "plain",
     )
+    _run(chosen, out, save_per_image, overwrite)
+
+
+def _run(chosen: "EvaluationOptions", out: Path | None, save_per_image: bool, overwrite: bool) -> None:
+    from transformers.utils import logging
+
+    from noise2map.evaluation.run import run_evaluation
+    from noise2map.runs.output_folder import claim
+
+    logging.disable_progress_bar()  # of loading weights, which takes no time
     with claim(out, chosen.settings(), overwrite=overwrite) if out is not None else nullcontext():
         report = run_evaluation(chosen)
         print("\n\n".join(report.text()))
@@ -187,17 +193,23 @@ def evaluate(
             print(f"wrote {path}", file=sys.stderr)
 
 
-def _refuse_for_stored(runs: bool, members: bool, hides: bool) -> None:
+def _check_source(model: str | None, predictions: Path | None, runs: bool, members: bool, hides: bool) -> None:
     """Refuses options of models where maps are scored as they are in files.
 
     Args:
+        model: The model to score.
+        predictions: The folder of maps to score in its place.
         runs: Options of the run of a model are given.
         members: Models of an ensemble are given.
         hides: Parts of the images are to be covered.
     """
+    if (model is None) == (predictions is None):
+        raise ValueError("expected --model or --predictions, one of them")
+    if predictions is None:
+        return
     if runs:
         raise ValueError(
-            "--steps, --ensemble, --average, --sampling, --window and --fit-temperature are for models; maps are scored as stored"
+            "--steps, --ensemble, --average, --sampler, --window and --fit-temperature are for models; maps are scored as stored"
         )
     if members:
         raise ValueError("--member makes an ensemble of --model; --predictions are scored as stored")

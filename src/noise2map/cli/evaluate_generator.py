@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,6 +18,9 @@ from noise2map.cli.sample import (
     Scale,
     as_saved,
 )
+
+if TYPE_CHECKING:
+    from noise2map.generation.evaluation.study import GeneratorOptions
 
 References = Annotated[
     str,
@@ -91,13 +94,10 @@ def evaluate_generator(
     import diffusers
     from transformers.utils import logging
 
-    from noise2map.generation.evaluation.page import write_page
-    from noise2map.generation.evaluation.report import study_facts, study_text, write_study
-    from noise2map.generation.evaluation.study import GeneratorOptions, draw_only, run_study
+    from noise2map.generation.evaluation.study import GeneratorOptions
     from noise2map.generation.sampling import SamplingOptions
     from noise2map.guidance import GuidanceConfig
     from noise2map.inference.loading import pick_device
-    from noise2map.runs.output_folder import claim
 
     logging.disable_progress_bar()
     diffusers.utils.logging.disable_progress_bar()
@@ -130,12 +130,23 @@ def evaluate_generator(
         cache=cache,
     )
     if draw is not None:
+        from noise2map.generation.evaluation.study import draw_only
+
         for path in draw_only(options, [word.strip() for word in draw.split(",")], overwrite):
             print(f"drawn into {path}", file=sys.stderr)
         return
-    with claim(out, options.settings, overwrite=overwrite):
+    _run(options, pairs, fov, overwrite)
+
+
+def _run(options: "GeneratorOptions", pairs: int, fov: float | None, overwrite: bool) -> None:
+    from noise2map.generation.evaluation.page import write_page
+    from noise2map.generation.evaluation.report import study_facts, study_text, write_study
+    from noise2map.generation.evaluation.study import run_study
+    from noise2map.runs.output_folder import claim
+
+    with claim(options.out, options.settings, overwrite=overwrite):
         study = run_study(options)
         facts = study_facts(study)
         print("\n\n".join(study_text(study, facts)))
-        for path in [*write_study(study, facts, out), *write_page(study, facts, out / "page.html", pairs, fov)]:
+        for path in [*write_study(study, facts, options.out), *write_page(study, facts, options.out / "page.html", pairs, fov)]:
             print(f"wrote {path}", file=sys.stderr)

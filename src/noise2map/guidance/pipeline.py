@@ -198,10 +198,7 @@ class DepthGuidedPipeline(DiffusionPipeline):
             output_depth=output_depth,
             output_type=output_type,
         )
-        known = [name for name in self._callback_tensor_inputs if name != "depth_signal" or self.depth_predictor is not None]
-        unknown = [name for name in callback_on_step_end_tensor_inputs if name not in known]
-        if unknown:
-            raise ValueError(f"callback_on_step_end_tensor_inputs holds {unknown}; expected names of {known}")
+        self._check_callback(callback_on_step_end_tensor_inputs)
         # Before the start noise is drawn, so that giving the same noise as `latents` changes nothing.
         drawing = guidance_generators(generator, batch_size, self._execution_device) if guidance.active else []
         sample = self._start(batch_size, generator, latents)
@@ -213,13 +210,7 @@ class DepthGuidedPipeline(DiffusionPipeline):
             step_options = {"eta": eta, "use_clipped_model_output": use_clipped_model_output, "generator": generator}
             for index, prediction, step in self._steps(sample, guidance, drawing, class_labels, depth_from, step_options):
                 if callback_on_step_end is not None:
-                    tensors = {
-                        "latents": step.prev_sample,
-                        "gradient": prediction.gradient,
-                        "pred_original_sample": step.pred_original_sample,
-                        "depth_signal": prediction.depth_signal,
-                    }
-                    given = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                    given = _tensors(prediction, step, callback_on_step_end_tensor_inputs)
                     returned = callback_on_step_end(self, index, self.scheduler.timesteps[index], given) or {}
                     step.prev_sample = returned.get("latents", step.prev_sample)
                 # Only what is small is kept of each step.
@@ -314,6 +305,12 @@ class DepthGuidedPipeline(DiffusionPipeline):
         if latents is not None and tuple(latents.shape) != self._shape(batch_size):
             raise ValueError(f"latents has shape {tuple(latents.shape)}; expected {self._shape(batch_size)}")
 
+    def _check_callback(self, names: Sequence[str]) -> None:
+        known = [name for name in self._callback_tensor_inputs if name != "depth_signal" or self.depth_predictor is not None]
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise ValueError(f"callback_on_step_end_tensor_inputs holds {unknown}; expected names of {known}")
+
     def _shape(self, batch_size: int) -> tuple[int, ...]:
         size = self.unet.config.sample_size
         if size is None:
@@ -367,6 +364,17 @@ class DepthGuidedPipeline(DiffusionPipeline):
 
 
 _CALL = inspect.signature(DepthGuidedPipeline.__call__).parameters
+
+
+def _tensors(prediction: Any, step: Any, names: Sequence[str]) -> dict[str, Tensor | None]:
+    """What a callback is given of a step."""
+    tensors = {
+        "latents": step.prev_sample,
+        "gradient": prediction.gradient,
+        "pred_original_sample": step.pred_original_sample,
+        "depth_signal": prediction.depth_signal,
+    }
+    return {name: tensors[name] for name in names}
 
 
 def _collect(

@@ -207,12 +207,7 @@ class MapModel(FormulationHooks, Noise2MapPreTrainedModel):
         batch_size, _, height, width = features.shape
         generators = generator_list(generator, batch_size)
         shape = (batch_size, options.ensemble_size, self.codec.channels, height, width)
-        if not config.diffusion:
-            noise = features.new_zeros(shape, dtype=torch.float32)
-        elif noise is None:
-            noise = draw_noise(shape[1:], generators, features.device)
-        x_T = tokens_in_memory(check_noise(noise, shape).to(features.device, torch.promote_types(features.dtype, torch.float32)))
-
+        x_T = self._start(features, shape, noise, generators)
         aggregator = self.make_aggregator(batch_size, options.ensemble_size, options.average)
         active = torch.ones(batch_size, dtype=torch.bool)
         steps: list[Step] = []
@@ -237,6 +232,14 @@ class MapModel(FormulationHooks, Noise2MapPreTrainedModel):
             "samples": samples,
         }
         return self.make_output(prediction, log_probabilities=options.average == "steps", **fields)
+
+    def _start(self, features: Tensor, shape: tuple[int, ...], noise: Tensor | None, generators: list[Any]) -> Tensor:
+        """Start noise of a run, ``shape``; zeros for a model without diffusion."""
+        if not self.config.diffusion:
+            noise = features.new_zeros(shape, dtype=torch.float32)
+        elif noise is None:
+            noise = draw_noise(shape[1:], generators, features.device)
+        return tokens_in_memory(check_noise(noise, shape).to(features.device, torch.promote_types(features.dtype, torch.float32)))
 
     def denoiser(
         self,
