@@ -91,6 +91,10 @@ ROOMS = {
         {"inference", "tasks", "models", "report", "data", "metrics", "diffusion", "runs"},
         {"PIL", "numpy", "torch", "tqdm"},
     ),
+    "calibration": (
+        {"evaluation", "inference", "tasks", "models", "report", "data", "zoo", "runs"},
+        {"numpy", "torch", "tqdm"},
+    ),
     "generation": (
         {
             "inference",

@@ -17,6 +17,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "evaluate generator": (
         "evaluate generator --model freedoom-generator-64 --references samples --samples 64 --out study --allow-singular",
     ),
+    "calibrate": (
+        "calibrate freedoom-depth-laplace-tiny --dataset freedoom --root data/freedoom --split val --out calibrated",
+        "calibrate runs/mine/final --dataset folder --root photos --out calibrated",
+    ),
     "train": ("train folder --root photos --task depth", "train freedoom-segmentation-tiny --dry-run", "train --list"),
     "train encoder": ("train encoder freedoom-encoder-tiny --dry-run",),
     "train generator": ("train generator freedoom-generator-64 --root data/freedoom/train",),
@@ -36,6 +40,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "experiment map-use freedoom-segmentation-tiny --out map-use",
         "experiment map-use runs/mine/final --dataset freedoom --root data/freedoom --hide rectangle --cluster map --out map-use",
     ),
+    "experiment shifts": ("experiment shifts runs/mine/final --calibrated calibrated --dataset folder --root photos --out shifts",),
     "bench model": ("bench model --model freedoom-depth-tiny --size 160x120 --no-compile",),
     "bench attention": ("bench attention --no-compile",),
     "bench guidance": ("bench guidance --channels 64 --size 128",),

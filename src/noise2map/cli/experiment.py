@@ -20,6 +20,7 @@ from noise2map.cli.options import (
     words,
 )
 from noise2map.cli.sample import Convention, Generator, ImageSteps, OnNonfinite, ProbeTimestep, Reduction, Scale, as_saved
+from noise2map.cli.trust.shifts import shifts
 
 _ARMS = ("real", "real-predicted", "unguided", "guided", "filtered")
 
@@ -168,3 +169,4 @@ def map_use(
 
 
 app.command("map-use")(map_use)
+app.command("shifts")(shifts)

@@ -209,6 +209,30 @@ def scales(help: str, *, infinite: bool = False) -> Any:
     return _list_option(help, "X,X,...", parse)
 
 
+def shares(help: str) -> Any:
+    """A typer option of numbers between 0 and 1, ends excluded; annotate it ``list[str] | None``.
+
+    ``0.5,0.9`` gives ``[0.5, 0.9]``, without repetition; None if it is not there.
+    """
+
+    return _list_option(help, "P,P,...", check_share)
+
+
+def check_share(word: Any) -> float:
+    """A number between 0 and 1, ends excluded.
+
+    Raises:
+        typer.BadParameter: If it is not.
+    """
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 1:
+        raise typer.BadParameter(f"expected a number between 0 and 1, such as 0.9, got {str(word)!r}")
+    return value
+
+
 def words(help: str, choices: Sequence[str]) -> Any:
     """A typer option of words out of some; annotate it ``list[str] | None``.
 

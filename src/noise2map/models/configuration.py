@@ -11,6 +11,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from noise2map.codecs import CODECS
+from noise2map.models.distributions.calibration import Calibration
 from noise2map.zoo import ShippedNames
 
 # Keys that transformers itself passes through a configuration.
@@ -117,6 +118,7 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
             of the predictions (depth); the predicted scale where there is one.
         temperature (`float`, defaults to 1): Divides the logits, or multiplies the predicted scale; fitted by calibration, does
             not move the arg max or the median.
+        calibration (`dict`, *optional*): What `noise2map calibrate` found, applied to every output, see `Calibration`.
         objective (`str`, defaults to `"task"`): Loss on the output (`"task"`) or on the encoded map (`"l2"`, the ablation). Depth:
             also the likelihood of log depth under a `"laplace"` distribution, whose median and scale the head then predicts, or
             under a `"laplace_mixture"` of two. Normals: also the likelihood of an `"angular"` distribution, whose direction and
@@ -190,6 +192,7 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
     flip_tolerance: float | int = 0.05
     uncertainty: str | None = None
     temperature: float | int = 1.0
+    calibration: dict | None = None
     objective: str = "task"
     low_rank_factors: int = 10
     upsampling: str = "bilinear"
@@ -271,6 +274,7 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
         ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected a number of at least 0")
+        Calibration.read(self.calibration)
         if not 0 <= self.churn <= 1:
             raise ValueError(f"churn is {self.churn!r}; expected a share from 0 to 1")
         if (self.objective in ("crps", "energy")) != (self.noise_channels > 0):

@@ -17,6 +17,7 @@ from noise2map.diffusion.scoring_rules import map_crps
 from noise2map.models.aggregation import Aggregator, RunningMoments
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.distributions import bounded_exp
+from noise2map.models.distributions.calibration import Calibration, check_level
 from noise2map.models.distributions.laplace import LogLaplace
 from noise2map.models.labels import check_label_shape
 from noise2map.models.map_model import MapModel
@@ -129,6 +130,7 @@ class MapDepthOutput(UncertainMaps, DepthEstimatorOutput):
             factor ``2^scale`` of the prediction; `None` where the model predicts none.
         mixture: weights, medians (metres) and scales of the components ``(B, 6, h, w)``; `None` where there is but one, or where
             several samples or steps were averaged.
+        calibration: what the scale was corrected by, and `interval` is.
     """
 
     uncertainty: Tensor | None = None
@@ -139,11 +141,16 @@ class MapDepthOutput(UncertainMaps, DepthEstimatorOutput):
     predicted_scale: Tensor | None = None
     mixture: Tensor | None = None
     samples: Tensor | None = None
+    calibration: Calibration | None = field(default=None, repr=False)
 
     @property
     def prediction(self) -> Tensor:
         """The map as ``(B, K, h, w)``, whatever the task."""
         return self.predicted_depth.unsqueeze(1)
+
+    def stated_level(self, level: float) -> float:
+        """Level at which the stated distribution's interval holds ``level`` of the truths, see `Calibration.stated_level`."""
+        return level if self.calibration is None else self.calibration.stated_level(level)
 
     def uncertainties_at(
         self, *sizes: tuple[int, int], rows: Sequence[int] | None = None, kinds: Collection[str] | None = None
@@ -164,11 +171,13 @@ class MapDepthOutput(UncertainMaps, DepthEstimatorOutput):
             Nearest and farthest depth, metres ``(B, h, w)``.
 
         Raises:
-            ValueError: if the level is impossible, or the model predicts no scale (``objective`` is not ``"laplace"``).
+            ValueError: if the level is impossible, or the model predicts no scale (``objective`` is not ``"laplace"``) and is not
+                calibrated.
         """
+        check_level(level)
         if self.predicted_scale is None:
-            raise ValueError("the output has no predicted_scale; expected that of a model with objective 'laplace'")
-        return LogLaplace.from_prediction(with_scale(self)).interval(level)
+            raise ValueError("the output has no predicted_scale; expected that of a model with objective 'laplace', or calibrated")
+        return LogLaplace.from_prediction(with_scale(self)).interval(self.stated_level(level))
 
 
 def with_scale(out: MapDepthOutput) -> Tensor:
@@ -177,6 +186,21 @@ def with_scale(out: MapDepthOutput) -> Tensor:
     if out.predicted_scale is not None:
         parts.append(out.predicted_scale[:, None])
     return torch.cat(parts if out.mixture is None else [*parts, out.mixture], dim=1)
+
+
+def calibrated_scale(prediction: Tensor, calibration: Calibration) -> Tensor:
+    """Depth, scale and components ``(B, K', ...)`` with calibrated scales; a constant one is added to depth alone, if there is one.
+
+    A constant scale replaces a mixture by one component.
+    """
+    if prediction.shape[1] == 1 and calibration.scale is None:
+        return prediction
+    depth_m, scales = prediction[:, :1], prediction[:, 1:2] if prediction.shape[1] > 1 else prediction[:, :1]
+    whole = torch.cat([depth_m, calibration.scales(scales)], 1)
+    if prediction.shape[1] < 3 or calibration.scale is not None:
+        return whole
+    weights, medians_m, scales = prediction[:, 2:].chunk(3, dim=1)
+    return torch.cat([whole, weights, medians_m, calibration.scales(scales)], 1)
 
 
 def scale_as_uncertainty(scale: Tensor) -> Tensor:
@@ -249,6 +273,7 @@ class Noise2MapForDepthEstimation(MapModel):
     task = "depth"
     default_uncertainty = "sample_variance"
     objectives = ("task", "l2", *_COMPONENTS)
+    calibrated_parts = ("scale", "radii")
 
     def __init__(self, config: Noise2MapConfig) -> None:
         """Builds the model with fresh weights.
@@ -319,6 +344,13 @@ class Noise2MapForDepthEstimation(MapModel):
         """See `MapModel.make_aggregator`."""
         spread_is_scale = self.config.objective == "crps"
         return DepthAggregator(batch_size, ensemble_size, average, self.config.flip_tolerance, spread_is_scale)
+
+    def calibrate(
+        self, prediction: Tensor, kinds: dict[str, Tensor], calibration: Calibration, log_probabilities: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `MapModel.calibrate`; without a predicted scale the calibration's own holds everywhere."""
+        whole = calibrated_scale(prediction, calibration)
+        return whole, kinds | {"scale": scale_as_uncertainty(whole[:, 1])} if "scale" in kinds else kinds
 
     def make_output(
         self, prediction: Tensor, size: tuple[int, int] | None = None, log_probabilities: bool | None = None, **fields: Any

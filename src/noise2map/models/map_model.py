@@ -19,6 +19,7 @@ from noise2map.models.denoising.denoiser import Denoiser, decoder_input, evidenc
 from noise2map.models.denoising.hooks import FormulationHooks
 from noise2map.models.denoising.run import can_be_read, denoising_steps, tokens_in_memory
 from noise2map.models.denoising.training import training_loss
+from noise2map.models.distributions.calibration import Calibration
 from noise2map.models.encoder import ImageEncoder
 from noise2map.models.initialization import Noise2MapPreTrainedModel
 from noise2map.models.map_decoder import DecoderContext, MapDecoder
@@ -60,6 +61,7 @@ class MapModel(FormulationHooks, Noise2MapPreTrainedModel):
         config.check()  # fields may have been set after the configuration was made, as from_pretrained does
         config.check_objective(self.task, self.objectives)
         super().__init__(config)
+        self.check_calibration(config.calibration)
         self.schedule = make_schedule(config.noise_schedule, config.min_inverse_snr)
         self.encoder = ImageEncoder(config) if encoder is None else encoder
         self.codec = codec
@@ -130,6 +132,16 @@ class MapModel(FormulationHooks, Noise2MapPreTrainedModel):
             log_probabilities: class scores are logarithms of averaged probabilities, which are resized as probabilities.
             **fields: further fields of the output.
         """
+
+    def check_calibration(self, value: dict[str, Any] | None) -> None:
+        """Refuses a calibration that cannot be this model's.
+
+        Raises:
+            ValueError: naming what does not fit.
+        """
+        found = Calibration.read(value, self.calibrated_parts)
+        if found is not None and isinstance(found.temperature, tuple):
+            raise ValueError(f"calibration.temperature is {list(found.temperature)}; expected one number for {self.task}")
 
     # ---- encode once, decode cheaply -----------------------------------------------------------------------------------
 
@@ -224,12 +236,16 @@ class MapModel(FormulationHooks, Noise2MapPreTrainedModel):
         if drawn is not None:
             pixels_per_cell = 1 if self.upsampling is None else FACTOR
             samples = self.draw_samples(prediction, drawn, options.field_smoothness * pixels_per_cell, generators)
+        calibration = self.calibration
+        if calibration is not None:
+            prediction, kinds = self.calibrate(prediction, kinds, calibration, options.average == "steps")
         fields = {
             "uncertainty": kinds.get(config.uncertainty or self.default_uncertainty),
             "uncertainties": kinds,
             "num_steps": aggregator.num_steps.to(features.device),
             "steps": steps if output_steps else None,
             "samples": samples,
+            "calibration": calibration,
         }
         return self.make_output(prediction, log_probabilities=options.average == "steps", **fields)
 
@@ -369,6 +385,7 @@ class MapModel(FormulationHooks, Noise2MapPreTrainedModel):
         kinds = out.uncertainties_at(size)
         uncertainty = None if out.uncertainty is None else kinds[self.config.uncertainty or self.default_uncertainty]
         fields = {"uncertainty": uncertainty, "uncertainties": kinds, "num_steps": out.num_steps, "steps": out.steps}
+        fields["calibration"] = out.calibration
         if out.samples is not None:
             fields["samples"] = unfold(self.make_output(fold(out.samples), size).prediction, out.samples.shape[1])
         return self.make_output(self.whole_prediction(out), size, out.log_probabilities, **fields)

@@ -16,6 +16,7 @@ from noise2map.models.aggregation import Aggregator, RunningMoments
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.distributions import bounded_exp
 from noise2map.models.distributions.angular import AngularDistribution, concentration_of, expected_angle, resultant_length
+from noise2map.models.distributions.calibration import Calibration, check_level
 from noise2map.models.labels import check_label_shape
 from noise2map.models.map_model import MapModel
 from noise2map.models.resizing import UncertainMaps, resize_map
@@ -147,6 +148,14 @@ def scale_degrees(spread: Tensor) -> Tensor:
     return torch.rad2deg(expected_angle(1 / spread))
 
 
+def calibrated_spread(prediction: Tensor, calibration: Calibration) -> Tensor:
+    """Directions and spread ``(B, K', ...)``, calibrated; where no spread is stated, with the calibration's, if it has one."""
+    if prediction.shape[1] == 3 and calibration.scale is None:
+        return prediction
+    spread = prediction[:, 3:] if prediction.shape[1] > 3 else prediction[:, :1]
+    return torch.cat([prediction[:, :3], calibration.scales(spread)], 1)
+
+
 def scale_as_uncertainty(degrees: Tensor) -> Tensor:
     """In [0, 1] and rising with the expected angle: 0 is certain, and 1 is 90 degrees, that of any direction at all."""
     return (degrees / 90).clamp(0, 1)
@@ -166,6 +175,7 @@ class MapNormalsOutput(UncertainMaps, ModelOutput):
         uncertainties: every kind that is defined for the run, by name.
         num_steps: decoder calls that each image took, ``(B,)``.
         steps: the run's `Step` objects, if asked for.
+        calibration: what the spread was corrected by, and `cone` is.
     """
 
     loss: Tensor | None = None
@@ -180,6 +190,7 @@ class MapNormalsOutput(UncertainMaps, ModelOutput):
     samples: Tensor | None = None
     predicted_scale: Tensor | None = None
     spread: Tensor | None = None
+    calibration: Calibration | None = field(default=None, repr=False)
 
     @property
     def prediction(self) -> Tensor:
@@ -196,6 +207,10 @@ class MapNormalsOutput(UncertainMaps, ModelOutput):
             found["scale"] = scale_as_uncertainty(scale_degrees(self._resized(self.spread, sizes, rows)))
         return found
 
+    def stated_level(self, level: float) -> float:
+        """Level at which the stated distribution's cone holds ``level`` of the truths, see `Calibration.stated_level`."""
+        return level if self.calibration is None else self.calibration.stated_level(level)
+
     def cone(self, level: float) -> Tensor:
         """Angle from the prediction, degrees ``(B, h, w)``, within which the truth lies with a probability.
 
@@ -203,11 +218,13 @@ class MapNormalsOutput(UncertainMaps, ModelOutput):
             level: the probability, between 0 and 1.
 
         Raises:
-            ValueError: if the level is impossible, or the model predicts no scale (``objective`` is not ``"angular"``).
+            ValueError: if the level is impossible, or the model predicts no scale (``objective`` is not ``"angular"``) and is not
+                calibrated.
         """
+        check_level(level)
         if self.spread is None:
-            raise ValueError("the output has no predicted_scale; expected that of a model with objective 'angular'")
-        return AngularDistribution(self.prediction, 1 / self.spread).cone(level)
+            raise ValueError("the output has no predicted_scale; expected that of a model with objective 'angular', or calibrated")
+        return AngularDistribution(self.prediction, 1 / self.spread).cone(self.stated_level(level))
 
 
 class Noise2MapForNormalEstimation(MapModel):
@@ -216,6 +233,7 @@ class Noise2MapForNormalEstimation(MapModel):
     task = "normals"
     default_uncertainty = "sample_variance"
     objectives = ("task", "l2", "angular")
+    calibrated_parts = ("scale", "radii")
 
     def __init__(self, config: Noise2MapConfig) -> None:
         """Builds the model with fresh weights.
@@ -273,6 +291,13 @@ class Noise2MapForNormalEstimation(MapModel):
     def make_aggregator(self, batch_size: int, ensemble_size: int, average: str) -> Aggregator:
         """See `MapModel.make_aggregator`."""
         return NormalsAggregator(batch_size, ensemble_size, average)
+
+    def calibrate(
+        self, prediction: Tensor, kinds: dict[str, Tensor], calibration: Calibration, log_probabilities: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `MapModel.calibrate`; without a predicted spread the calibration's own holds everywhere."""
+        whole = calibrated_spread(prediction, calibration)
+        return whole, kinds | {"scale": scale_as_uncertainty(scale_degrees(whole[:, 3]))} if "scale" in kinds else kinds
 
     def make_output(
         self, prediction: Tensor, size: tuple[int, int] | None = None, log_probabilities: bool | None = None, **fields: Any

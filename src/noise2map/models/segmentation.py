@@ -16,6 +16,7 @@ from noise2map.diffusion.sampling import Step
 from noise2map.diffusion.scoring_rules import map_energy_score
 from noise2map.models.aggregation import Aggregator, ProbabilityAggregator, Softmax
 from noise2map.models.configuration import Noise2MapConfig
+from noise2map.models.distributions.calibration import Calibration, likely_classes
 from noise2map.models.distributions.low_rank import LowRankAggregator, LowRankNormal
 from noise2map.models.encoder import AuxiliaryHead
 from noise2map.models.labels import check_label_shape
@@ -62,7 +63,8 @@ class MapSegmenterOutput(UncertainMaps, SemanticSegmenterOutput):
         steps: the run's `Step` objects, if asked for; their tensors have the images' samples folded into the batch ``(B*R, ...)``.
         log_probabilities: True where the logits are logarithms of averaged probabilities, which are resized as probabilities.
         samples: the last step's prediction of each sample ``(B, R, K, h, w)``, if asked for; of ``sampling="field"`` the maps
-            themselves: 0 for the class of a pixel and -30 for the others.
+            themselves: 0 for the class of a pixel and -30 for the others. They are not calibrated.
+        calibration: what the logits were corrected by.
     """
 
     uncertainty: Tensor | None = None
@@ -71,11 +73,25 @@ class MapSegmenterOutput(UncertainMaps, SemanticSegmenterOutput):
     steps: list[Step] | None = field(default=None, repr=False)
     log_probabilities: bool | None = None
     samples: Tensor | None = None
+    calibration: Calibration | None = field(default=None, repr=False)
 
     @property
     def prediction(self) -> Tensor:
         """The map as ``(B, K, h, w)``, whatever the task."""
         return self.logits
+
+    def prediction_set(self, level: float) -> Tensor:
+        """Classes of every pixel among which the truth is with a probability, bool ``(B, K, h, w)``; never none.
+
+        Args:
+            level: the probability, between 0 and 1. What one class reaches alone is not reached less.
+
+        Raises:
+            ValueError: if the level is impossible or beyond what was fitted, or the model is not calibrated.
+        """
+        if self.calibration is None or not self.calibration.thresholds:
+            raise ValueError("the output has no sets of classes; expected that of a calibrated model (noise2map calibrate)")
+        return likely_classes(self.logits.softmax(1), self.calibration.least_probability(level))
 
     def uncertainties_at(
         self, *sizes: tuple[int, int], rows: Sequence[int] | None = None, kinds: Collection[str] | None = None
@@ -125,6 +141,7 @@ class Noise2MapForSemanticSegmentation(MapModel):
     task = "segmentation"
     default_uncertainty = "entropy"
     objectives = ("task", "l2", "energy", "low_rank")
+    calibrated_parts = ("thresholds",)
 
     def __init__(self, config: Noise2MapConfig) -> None:
         """Builds the model with fresh weights.
@@ -217,6 +234,16 @@ class Noise2MapForSemanticSegmentation(MapModel):
         if self.config.objective == "low_rank":
             return LowRankAggregator(self.map_of, batch_size, ensemble_size, average)
         return ProbabilityAggregator(Softmax(), batch_size, ensemble_size, average)
+
+    def calibrate(
+        self, prediction: Tensor, kinds: dict[str, Tensor], calibration: Calibration, log_probabilities: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `MapModel.calibrate`; entropy and least confidence are those of the corrected probabilities."""
+        logits, link = calibration.cool(self.map_of(prediction)), Softmax()
+        if log_probabilities:
+            logits = logits.log_softmax(1)
+        p = logits.softmax(1)
+        return logits, kinds | {"entropy": link.entropy(p), "least_confidence": link.doubt(p)}
 
     def make_output(
         self, prediction: Tensor, size: tuple[int, int] | None = None, log_probabilities: bool | None = None, **fields: Any

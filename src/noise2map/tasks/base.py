@@ -15,6 +15,7 @@ from noise2map.data.opening import open_dataset
 from noise2map.models import MapModel, Noise2MapImageProcessor
 from noise2map.models.resizing import resize_map
 from noise2map.report.panels import Panel
+from noise2map.tasks.calibrating import Calibrator
 from noise2map.tasks.prediction import Prediction
 from noise2map.tasks.scoring import Scorer, ScoringOptions
 
@@ -120,6 +121,10 @@ class Task(ABC):
     @abstractmethod
     def scorer(self, model: Any, options: ScoringOptions) -> Scorer:
         """An empty scorer for maps of a model: intervals, calibration, uncertainty."""
+
+    @abstractmethod
+    def calibrator(self, model: Any) -> Calibrator:
+        """What fits a calibration of a model."""
 
     def open_dataset(self, name: str, root: Any, split: str, model: Any, processor: Any, depth_scale: float = 0.001) -> Any:
         """A split of a dataset as a model needs it.

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from noise2map.data.nuscenes import NuScenesDataset
 from noise2map.data.opening import open_dataset
-from noise2map.metrics import BEV_THRESHOLDS, BevScores, ExpectedCalibrationError, bev_counts, bev_scores
+from noise2map.metrics import BEV_THRESHOLDS, BevScores, ExpectedCalibrationError, bev_counts, bev_scores, fit_temperature
 from noise2map.metrics.samples import LayerSampleScores
 from noise2map.models.bev import Noise2MapBevConfig, Noise2MapBevProcessor, Noise2MapForBevSegmentation
+from noise2map.models.distributions.calibration import Calibration
 from noise2map.tasks.base import Task
+from noise2map.tasks.calibrating import Calibrator, DrawnPixels, check_pixels, confidence_error, error_auroc
 from noise2map.tasks.scoring import Scorer, ScoringOptions, scoring_device, sort_rows
 
 UNKNOWN = 255
@@ -170,6 +172,59 @@ def map_extent(config: Noise2MapBevConfig) -> dict[str, Any]:
     return {"size_m": tuple(axis.upper - axis.lower for axis in grid), "canvas": tuple(axis.count for axis in grid)}
 
 
+class LayerCalibrator(Calibrator):
+    """Calibrates the probability of each layer by a temperature of its own; of a layer that is nowhere, or everywhere, by none."""
+
+    def stated(self, output: Any, row: int, processed: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        """See `Calibrator.stated`; log-odds."""
+        return torch.logit(output.probabilities[row].float(), eps=_LEAST)
+
+    def known(self, truth: Tensor) -> Tensor:
+        """See `Calibrator.known`; where any layer is."""
+        return (truth != UNKNOWN).any(0)
+
+    def fit(self, pixels: DrawnPixels, levels: Sequence[float], groups: Tensor | None) -> Calibration:
+        """See `Calibrator.fit`; there are no sets, a layer is there or not."""
+        check_pixels(pixels)
+        return Calibration(temperature=tuple(self._temperature(*one) for one in zip(pixels.stated.T, pixels.truth.T)))
+
+    @staticmethod
+    def _temperature(odds: Tensor, truth: Tensor) -> float:
+        known = truth != UNKNOWN
+        odds, present = odds[known], truth[known] == 1
+        if not len(odds) or bool((present == present[0]).all()):
+            return 1.0
+        logits = torch.stack([torch.zeros_like(odds), odds])[None, :, :, None]  # softmax of (0, z) is the sigmoid of z
+        return fit_temperature([logits], [present.long()[None, :, None]], UNKNOWN, len(odds))
+
+    def _confidence(self, pixels: DrawnPixels, calibration: Calibration | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Probability of the truth, confidence, and whether it is right, of all known cells and layers."""
+        odds = (calibration or Calibration()).cool(pixels.as_maps()[0]).double()[0, :, :, 0].T
+        p, known, present = odds.sigmoid(), pixels.truth != UNKNOWN, pixels.truth == 1
+        of_truth = torch.where(present, p, 1 - p)[known]
+        return of_truth, torch.maximum(p, 1 - p)[known], ((p >= 0.5) == present)[known]
+
+    def scores(self, pixels: DrawnPixels, calibration: Calibration | None) -> dict[str, float]:
+        """See `Calibrator.scores`; a cell counts once for each layer."""
+        of_truth, confidence, right = self._confidence(pixels, calibration)
+        return {
+            "error": float((~right).double().mean()),
+            "ece": confidence_error(confidence, right)[0],
+            "nll": float(-of_truth.clamp(min=_LEAST).log().mean()),
+            "brier": float((1 - of_truth).square().mean()),
+            "auroc": error_auroc(2 * (1 - confidence), ~right),
+        }
+
+    def reliability(self, pixels: DrawnPixels, calibration: Calibration | None) -> tuple[list[float], list[float]]:
+        """See `Calibrator.reliability`; share of right cells by confidence."""
+        _, confidence, right = self._confidence(pixels, calibration)
+        return confidence_error(confidence, right)[1]
+
+    def baselines(self, pixels: DrawnPixels, fitted: Calibration, groups: Tensor | None) -> dict[str, Calibration]:
+        """See `Calibrator.baselines`; one temperature for all layers."""
+        return {"one temperature": Calibration(temperature=self._temperature(pixels.stated.flatten(), pixels.truth.flatten()))}
+
+
 class BevTask(Task):
     """Bird's-eye-view map segmentation: layers that may overlap, on a grid of the model's own."""
 
@@ -206,6 +261,10 @@ class BevTask(Task):
     def update_metric(self, metric: Any, output: Any, batch: Mapping[str, Any], processor: Any) -> None:
         """See `Task.update_metric`: the map has a grid of its own."""
         metric.update(output.probabilities.float().cpu(), batch["labels"].cpu())
+
+    def calibrator(self, model: Any) -> LayerCalibrator:
+        """See `Task.calibrator`."""
+        return LayerCalibrator()
 
     def scorer(self, model: Any, options: ScoringOptions) -> Scorer:
         """See `Task.scorer`."""

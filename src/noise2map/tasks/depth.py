@@ -12,14 +12,17 @@ from torch import Tensor
 from noise2map.data.images import open_depth_map
 from noise2map.metrics import DEPTH_SCORES, DepthScores, absolute_relative_error, depth_is_wrong, depth_valid
 from noise2map.metrics.samples import DepthSampleScores, ScaleScores
+from noise2map.metrics.samples.scales import LEVELS
 from noise2map.models import MapDepthOutput, Noise2MapForDepthEstimation
-from noise2map.models.depth import with_scale
+from noise2map.models.depth import calibrated_scale, scale_as_uncertainty, with_scale
+from noise2map.models.distributions.calibration import Calibration
 from noise2map.models.distributions.laplace import LogLaplace
 from noise2map.models.resizing import resize_map
 from noise2map.report.palettes import colorize_depth, depth_range
 from noise2map.report.panels import Panel, depth_panel
 from noise2map.runs.files import encode_image
 from noise2map.tasks.base import ImageTask
+from noise2map.tasks.calibrating import DistributionCalibrator
 from noise2map.tasks.prediction import Prediction
 from noise2map.tasks.scoring import ImageScorer, Scorer, ScoringOptions, as_floats, scoring_device, sort_rows
 
@@ -71,7 +74,8 @@ class DepthScorer(ImageScorer):
         found = LogLaplace.from_prediction(whole)
         valid = depth_valid(truth, *self.range)
         log_truth = torch.where(valid, truth, 1).log()
-        self._add_sums("scale_", ScaleScores, indices, log_truth, found.weights, found.medians_m.log(), found.scales, valid)
+        stated = tuple(output.stated_level(level) for level in LEVELS)
+        self._add_sums("scale_", ScaleScores, indices, log_truth, found.weights, found.medians_m.log(), found.scales, valid, stated)
 
     def _update_samples(
         self, samples: Tensor, processed: tuple[int, int], size: tuple[int, int], truth: Tensor, indices: list[int]
@@ -104,6 +108,60 @@ class DepthScorer(ImageScorer):
     def extras(self) -> dict[str, Any]:
         """The same scores pooled over pixels, which some papers report."""
         return {"pooled": as_floats(self.pooled.compute())}
+
+
+class DepthCalibrator(DistributionCalibrator):
+    """Calibrates the scale of log depth, and intervals of depth; without a predicted scale one that is the same everywhere.
+
+    Args:
+        model_range: The model's range, to which depth is clamped, and in which truths count, metres.
+    """
+
+    def __init__(self, model_range: tuple[float, float]) -> None:
+        self.range = model_range
+
+    def stated(self, output: Any, row: int, processed: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        """See `Calibrator.stated`; as `with_scale` lays it out."""
+        channels = with_scale(output)[row : row + 1].float()
+        return resize_map(torch.cat([channels[:, :1].clamp(*self.range), channels[:, 1:]], 1), processed, size)[0]
+
+    def known(self, truth: Tensor) -> Tensor:
+        """See `Calibrator.known`."""
+        return depth_valid(truth, *self.range)
+
+    def has_scale(self, stated: Tensor) -> bool:
+        """See `DistributionCalibrator.has_scale`."""
+        return stated.shape[1] > 1
+
+    def calibrated(self, maps: Tensor, calibration: Calibration) -> Tensor:
+        """See `DistributionCalibrator.calibrated`."""
+        return calibrated_scale(maps, calibration)
+
+    def central(self, maps: Tensor, truth: Tensor) -> Tensor:
+        """See `DistributionCalibrator.central`."""
+        return (2 * LogLaplace.from_prediction(maps.double()).cumulative(truth) - 1).abs().flatten()
+
+    def nll(self, maps: Tensor, truth: Tensor) -> Tensor:
+        """See `DistributionCalibrator.nll`; of log depth."""
+        return LogLaplace.from_prediction(maps).negative_log_likelihood(truth).flatten()
+
+    def constant_scale(self, maps: Tensor, truth: Tensor) -> float:
+        """See `DistributionCalibrator.constant_scale`; the mean error of log depth."""
+        return float((truth.log() - maps[:, 0].log()).abs().double().mean())
+
+    def errors(self, maps: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+        """See `DistributionCalibrator.errors`; absolute relative errors, wrong by a factor of 1.25."""
+        depth_m = maps[:, 0]
+        return absolute_relative_error(depth_m, truth).flatten(), depth_is_wrong(depth_m, truth).flatten()
+
+    def uncertainty(self, maps: Tensor) -> Tensor:
+        """See `DistributionCalibrator.uncertainty`."""
+        return scale_as_uncertainty(maps[:, 1]).flatten()
+
+    def width(self, maps: Tensor, level: float) -> Tensor:
+        """See `DistributionCalibrator.width`; logarithm of farthest by nearest depth."""
+        nearest, farthest = LogLaplace.from_prediction(maps.double()).interval(level)
+        return (farthest / nearest).log().flatten()
 
 
 class DepthTask(ImageTask):
@@ -185,6 +243,10 @@ class DepthTask(ImageTask):
     def training_metric(self, config: Any) -> DepthScores:
         """See `Task.training_metric`."""
         return DepthScores(config.min_depth, config.max_depth, keep_per_image=False)
+
+    def calibrator(self, model: Any) -> DepthCalibrator:
+        """See `Task.calibrator`."""
+        return DepthCalibrator((float(model.config.min_depth), float(model.config.max_depth)))
 
     def scorer(self, model: Any, options: ScoringOptions) -> Scorer:
         """See `Task.scorer`."""

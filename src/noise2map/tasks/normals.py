@@ -11,16 +11,26 @@ from torch import Tensor
 
 from noise2map.codecs.normals import unit_vectors
 from noise2map.data.maps.normals import encode_normals, open_normals_map
+from noise2map.metrics.conformal import fit_scale_factor
 from noise2map.metrics.normals import ANGLE_THRESHOLDS, NORMALS_SCORES, NormalsScores, angular_error, normals_valid
 from noise2map.metrics.samples import ConeScores, NormalsSampleScores
+from noise2map.metrics.samples.scales import LEVELS
 from noise2map.models.distributions.angular import AngularDistribution, angle_between
-from noise2map.models.normals import MapNormalsOutput, Noise2MapForNormalEstimation
+from noise2map.models.distributions.calibration import Calibration
+from noise2map.models.normals import (
+    MapNormalsOutput,
+    Noise2MapForNormalEstimation,
+    calibrated_spread,
+    scale_as_uncertainty,
+    scale_degrees,
+)
 from noise2map.models.resizing import resize_map
 from noise2map.report.canvas import ColorBar
 from noise2map.report.palettes import UNCERTAINTY_MAP, colorize, colorize_normals
 from noise2map.report.panels import Cell, Panel, uncertainty_cell
 from noise2map.runs.files import encode_image
 from noise2map.tasks.base import ImageTask
+from noise2map.tasks.calibrating import DistributionCalibrator
 from noise2map.tasks.prediction import Prediction
 from noise2map.tasks.scoring import ImageScorer, Scorer, ScoringOptions, as_floats, scoring_device, sort_rows
 
@@ -60,7 +70,8 @@ class NormalsScorer(ImageScorer):
         directions = self._prediction(output, part, processed, size)
         found = AngularDistribution.from_prediction(torch.cat([directions, spread], 1))
         within = found.cumulative(angle_between(found.directions, truth))
-        self._add_sums("scale_", ConeScores, indices, found.negative_log_likelihood(truth), within, normals_valid(truth))
+        stated = tuple(output.stated_level(level) for level in LEVELS)
+        self._add_sums("scale_", ConeScores, indices, found.negative_log_likelihood(truth), within, normals_valid(truth), stated)
 
     def _update_samples(
         self, samples: Tensor, processed: tuple[int, int], size: tuple[int, int], truth: Tensor, indices: list[int]
@@ -90,6 +101,59 @@ class NormalsScorer(ImageScorer):
     def extras(self) -> dict[str, Any]:
         """The same scores pooled over pixels, which some papers report."""
         return {"pooled": as_floats(self.pooled.compute())}
+
+
+class NormalsCalibrator(DistributionCalibrator):
+    """Calibrates the spread of directions, and cones; without a predicted spread one that is the same everywhere."""
+
+    def stated(self, output: Any, row: int, processed: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        """See `Calibrator.stated`; directions, then the spread."""
+        directions = unit_vectors(resize_map(output.prediction[row : row + 1].float(), processed, size))[0]
+        if output.spread is None:
+            return directions
+        return torch.cat([directions, resize_map(output.spread[row : row + 1, None].float(), processed, size)[0]])
+
+    def known(self, truth: Tensor) -> Tensor:
+        """See `Calibrator.known`."""
+        return normals_valid(truth[None])[0]
+
+    def has_scale(self, stated: Tensor) -> bool:
+        """See `DistributionCalibrator.has_scale`."""
+        return stated.shape[1] > 3
+
+    def calibrated(self, maps: Tensor, calibration: Calibration) -> Tensor:
+        """See `DistributionCalibrator.calibrated`."""
+        return calibrated_spread(maps, calibration)
+
+    def central(self, maps: Tensor, truth: Tensor) -> Tensor:
+        """See `DistributionCalibrator.central`."""
+        found = AngularDistribution.from_prediction(maps.double())
+        return found.cumulative(angle_between(found.directions, truth.double())).flatten()
+
+    def nll(self, maps: Tensor, truth: Tensor) -> Tensor:
+        """See `DistributionCalibrator.nll`."""
+        return AngularDistribution.from_prediction(maps).negative_log_likelihood(truth).flatten()
+
+    def constant_scale(self, maps: Tensor, truth: Tensor) -> float:
+        """See `DistributionCalibrator.constant_scale`."""
+
+        def nll(spread: float) -> float:
+            return float(self.nll(calibrated_spread(maps, Calibration(scale=spread)), truth).double().mean())
+
+        return fit_scale_factor(nll, 1e-3)
+
+    def errors(self, maps: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+        """See `DistributionCalibrator.errors`; angles in degrees, wrong from 11.25 on."""
+        error = angular_error(maps[:, :3], truth).float().flatten()
+        return error, error >= ANGLE_THRESHOLDS[0]
+
+    def uncertainty(self, maps: Tensor) -> Tensor:
+        """See `DistributionCalibrator.uncertainty`."""
+        return scale_as_uncertainty(scale_degrees(maps[:, 3])).flatten()
+
+    def width(self, maps: Tensor, level: float) -> Tensor:
+        """See `DistributionCalibrator.width`; the cone's angle in degrees."""
+        return AngularDistribution.from_prediction(maps.double()).cone(level).flatten()
 
 
 class NormalsTask(ImageTask):
@@ -185,6 +249,10 @@ class NormalsTask(ImageTask):
     def training_metric(self, config: Any) -> NormalsScores:
         """See `Task.training_metric`."""
         return NormalsScores(keep_per_image=False)
+
+    def calibrator(self, model: Any) -> NormalsCalibrator:
+        """See `Task.calibrator`."""
+        return NormalsCalibrator()
 
     def scorer(self, model: Any, options: ScoringOptions) -> Scorer:
         """See `Task.scorer`."""

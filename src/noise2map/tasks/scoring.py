@@ -84,7 +84,7 @@ class Scorer(ABC):
             self.uncertainties[name].update(value, error, wrong, valid)
             self.uncertainty_order[name] += indices
 
-    def _add_sums(self, prefix: str, make: Callable[[], RowSums], indices: Sequence[int], *maps: Tensor) -> None:
+    def _add_sums(self, prefix: str, make: Callable[[], RowSums], indices: Sequence[int], *maps: Any) -> None:
         if prefix not in self.sums:
             self.sums[prefix] = make().to(self.device)
             self.sums_order[prefix] = []

@@ -1,6 +1,7 @@
 """Class maps of images."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,17 @@ from torch import Tensor
 
 from noise2map.data.images import open_class_map
 from noise2map.metrics import ExpectedCalibrationError, ProbabilityScores, SegmentationScores, fit_temperature, segmentation_scores
+from noise2map.metrics.conformal import conformal_threshold, naive_sets
 from noise2map.metrics.samples import LabelSampleScores
 from noise2map.models import MapSegmenterOutput, Noise2MapForSemanticSegmentation
+from noise2map.models.distributions.calibration import Calibration, likely_classes
 from noise2map.models.image_processing import resized_argmax
 from noise2map.models.resizing import resize_logits, resize_map
 from noise2map.report.palettes import IGNORE_COLOR, colorize_labels
 from noise2map.report.panels import Panel, segmentation_panel
 from noise2map.runs.files import encode_image
 from noise2map.tasks.base import ImageTask
+from noise2map.tasks.calibrating import SET_LEVELS, Calibrator, DrawnPixels, check_pixels, confidence_error, error_auroc
 from noise2map.tasks.prediction import Prediction
 from noise2map.tasks.scoring import ImageScorer, Scorer, ScoringOptions, as_floats, scoring_device, sort_rows
 
@@ -174,6 +178,81 @@ def label_image(labels: np.ndarray, palette: np.ndarray) -> Image.Image:
     return image
 
 
+class ClassCalibrator(Calibrator):
+    """Calibrates class probabilities by a temperature, and sets of classes by a least probability.
+
+    Sets are the least ambiguous ones (Sadinle, Lei & Wasserman 2019) that always hold the likeliest class: they do not fall below
+    the coverage of the map itself.
+
+    Args:
+        id2label: The classes.
+        ignore_index: True label of the pixels that do not count.
+    """
+
+    def __init__(self, id2label: dict[int, str], ignore_index: int) -> None:
+        self.id2label, self.ignore_index = id2label, ignore_index
+
+    def stated(self, output: Any, row: int, processed: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        """See `Calibrator.stated`; logits."""
+        logits = output.logits[row : row + 1].float()
+        return resize_logits(logits, processed, size, log_probabilities=bool(output.log_probabilities))[0]
+
+    def known(self, truth: Tensor) -> Tensor:
+        """See `Calibrator.known`."""
+        return truth != self.ignore_index
+
+    def fit(self, pixels: DrawnPixels, levels: Sequence[float], groups: Tensor | None) -> Calibration:
+        """See `Calibrator.fit`."""
+        check_pixels(pixels)
+        logits, labels = pixels.as_maps()
+        classes = labels.unique().tolist()
+        if len(classes) < 2:
+            name = self.id2label.get(int(classes[0]), classes[0])
+            raise ValueError(f"all labelled pixels are of one class, {name!r}; expected at least two to calibrate on")
+        if bool((logits.argmax(1) == labels).all()):
+            raise ValueError("no drawn pixel is wrong; expected images on which the model errs, or any confidence is right")
+        found = Calibration(temperature=fit_temperature([logits], [labels], self.ignore_index, labels.numel()))
+        p = self._probabilities(pixels, found)
+        of_truth = p.gather(1, pixels.truth[:, None])[:, 0]
+        badness = torch.where(of_truth == p.amax(1), 0, 1 - of_truth)
+        fitted = [(level, conformal_threshold(badness, level, groups)) for level in levels]
+        reached = [(level, max(0.0, 1 - score)) for level, score in fitted if score <= 1]
+        return replace(found, levels=tuple(level for level, _ in reached), thresholds=tuple(least for _, least in reached))
+
+    def _probabilities(self, pixels: DrawnPixels, calibration: Calibration | None) -> Tensor:
+        return (calibration or Calibration()).cool(pixels.as_maps()[0]).double().softmax(1)[0, :, :, 0].T
+
+    def scores(self, pixels: DrawnPixels, calibration: Calibration | None) -> dict[str, float]:
+        """See `Calibrator.scores`; ``brier``, ``coverage_90``, ``coverage_95`` and the mean sizes of the sets.
+
+        Without fitted sets those of `naive_sets` are scored.
+        """
+        p, truth = self._probabilities(pixels, calibration), pixels.truth
+        confidence, labels = p.max(1)
+        of_truth = p.gather(1, truth[:, None])[:, 0]
+        found = {
+            "error": float((labels != truth).double().mean()),
+            "ece": confidence_error(confidence, labels == truth)[0],
+            "nll": float(-of_truth.clamp(min=1e-12).log().mean()),
+            "brier": float((p.square().sum(1) - 2 * of_truth + 1).mean()),
+        }
+        for level in SET_LEVELS:
+            if calibration is None or not calibration.thresholds:
+                members = naive_sets(p, level)
+            elif level > max(calibration.levels):
+                continue
+            else:
+                members = likely_classes(p, calibration.least_probability(level))
+            found[f"coverage_{round(100 * level)}"] = float(members.gather(1, truth[:, None]).double().mean())
+            found[f"size_{round(100 * level)}"] = float(members.sum(1).double().mean())
+        return found | {"auroc": error_auroc(1 - confidence, labels != truth)}
+
+    def reliability(self, pixels: DrawnPixels, calibration: Calibration | None) -> tuple[list[float], list[float]]:
+        """See `Calibrator.reliability`; accuracy by confidence."""
+        confidence, labels = self._probabilities(pixels, calibration).max(1)
+        return confidence_error(confidence, labels == pixels.truth)[1]
+
+
 class SegmentationTask(ImageTask):
     """Semantic segmentation."""
 
@@ -253,6 +332,11 @@ class SegmentationTask(ImageTask):
     def training_metric(self, config: Any) -> SegmentationScores:
         """See `Task.training_metric`."""
         return SegmentationScores(config.num_labels, ignore_index=config.semantic_loss_ignore_index, keep_per_image=False)
+
+    def calibrator(self, model: Any) -> ClassCalibrator:
+        """See `Task.calibrator`."""
+        names = {int(index): str(name) for index, name in model.config.id2label.items()}
+        return ClassCalibrator(names, model.config.semantic_loss_ignore_index)
 
     def scorer(self, model: Any, options: ScoringOptions) -> Scorer:
         """See `Task.scorer`."""

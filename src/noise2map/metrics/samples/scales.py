@@ -1,5 +1,6 @@
 """Scores of a predicted distribution: mixtures of Laplace distributions, of which one is the usual case. No sample is drawn."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -74,7 +75,15 @@ class ScaleScores(RowSums):
     def __init__(self, keep_per_image: bool = True, **kwargs: Any) -> None:
         super().__init__(_NAMES, keep_per_image, **kwargs)
 
-    def update(self, truth: Tensor, weights: Tensor, medians: Tensor, scales: Tensor, valid: Tensor) -> None:
+    def update(
+        self,
+        truth: Tensor,
+        weights: Tensor,
+        medians: Tensor,
+        scales: Tensor,
+        valid: Tensor,
+        stated: Sequence[float] = LEVELS,
+    ) -> None:
         """Add a batch.
 
         Args:
@@ -83,6 +92,7 @@ class ScaleScores(RowSums):
             medians: Their medians, in the unit of the truth.
             scales: Their scales, above 0.
             valid: Which pixels count ``(B, H, W)``, bool.
+            stated: Levels of the distribution's own intervals that are to hold 50 and 90 %, where it is calibrated.
 
         Raises:
             ValueError: If shapes differ, or a scale that counts is not above 0.
@@ -96,7 +106,7 @@ class ScaleScores(RowSums):
         parts = [torch.where(valid[:, None], one, 1).double() for one in (weights, medians, scales)]
         below = laplace_cumulative(truth, *parts)
         terms = {"crps": over_pixels(laplace_crps(truth, *parts), valid), "nll": over_pixels(laplace_nll(truth, *parts), valid)}
-        for level, name in zip(LEVELS, _NAMES[2:]):
+        for level, name in zip(stated, _NAMES[2:], strict=True):
             terms[name] = over_pixels(((below - 0.5).abs() <= level / 2).double(), valid)
         self._add_terms(terms)
 
@@ -119,13 +129,14 @@ class ConeScores(RowSums):
     def __init__(self, keep_per_image: bool = True, **kwargs: Any) -> None:
         super().__init__(self.names, keep_per_image, **kwargs)
 
-    def update(self, likelihood: Tensor, within: Tensor, valid: Tensor) -> None:
+    def update(self, likelihood: Tensor, within: Tensor, valid: Tensor, stated: Sequence[float] = LEVELS) -> None:
         """Add a batch.
 
         Args:
             likelihood: Negative log-likelihood of the truth ``(B, H, W)``, nats.
             within: Probability of a smaller angle than the truth's ``(B, H, W)``, in [0, 1].
             valid: Which pixels count ``(B, H, W)``, bool.
+            stated: Levels of the distribution's own cones that are to hold 50 and 90 %, where it is calibrated.
 
         Raises:
             ValueError: If shapes differ.
@@ -134,7 +145,7 @@ class ConeScores(RowSums):
             shapes = [tuple(one.shape) for one in (likelihood, within, valid)]
             raise ValueError(f"need maps of one shape (B, H, W), got {shapes}")
         terms = {"nll": over_pixels(likelihood, valid)}
-        for level, name in zip(LEVELS, self.names[1:]):
+        for level, name in zip(stated, self.names[1:], strict=True):
             terms[name] = over_pixels((within <= level).double(), valid)
         self._add_terms(terms)
 

@@ -21,6 +21,7 @@ from noise2map.models.bev.encoder import BevEncoder
 from noise2map.models.bev.grid import GridTransform
 from noise2map.models.bev.rig import CameraRig
 from noise2map.models.bev.sparse_conv import SparseConv3d
+from noise2map.models.distributions.calibration import Calibration
 from noise2map.models.map_decoder import MapDecoder
 from noise2map.models.map_model import MapModel
 from noise2map.models.segmentation import CERTAIN, MapSegmenterOutput, SegmentationHead
@@ -265,6 +266,24 @@ class Noise2MapForBevSegmentation(MapModel):
     def make_aggregator(self, batch_size: int, ensemble_size: int, average: str) -> Aggregator:
         """See `MapModel.make_aggregator`."""
         return ProbabilityAggregator(Sigmoid(), batch_size, ensemble_size, average)
+
+    def check_calibration(self, value: dict[str, Any] | None) -> None:
+        """See `MapModel.check_calibration`; a temperature for each layer."""
+        found = Calibration.read(value, self.calibrated_parts)
+        if found is not None and isinstance(found.temperature, tuple) and len(found.temperature) != self.config.num_labels:
+            count = len(found.temperature)
+            expected = f"one for each of {self.config.num_labels} layers"
+            raise ValueError(f"calibration.temperature has {count} numbers; expected {expected}")
+
+    def calibrate(
+        self, prediction: Tensor, kinds: dict[str, Tensor], calibration: Calibration, log_probabilities: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `MapModel.calibrate`; of averaged probabilities the log-odds are divided by the temperature."""
+        link = Sigmoid()
+        odds = calibration.cool(torch.logit(prediction.exp(), eps=1e-7) if log_probabilities else prediction)
+        p = odds.sigmoid()
+        kinds = kinds | {"entropy": link.entropy(p), "least_confidence": link.doubt(p)}
+        return functional.logsigmoid(odds) if log_probabilities else odds, kinds
 
     def make_output(
         self, prediction: Tensor, size: tuple[int, int] | None = None, log_probabilities: bool | None = None, **fields: Any

@@ -1,17 +1,46 @@
 """What a task adds for the formulations that go beyond the published one."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from noise2map.models.distributions.calibration import Calibration
+
 
 class FormulationHooks:
-    """Hooks of a map model; the defaults are of a task that does not support the formulation."""
+    """Hooks of a map model; the defaults are of a task that does not support the formulation.
+
+    Attributes:
+        calibrated_parts: What a `Calibration` may hold for the task, beside a temperature.
+    """
 
     task: Any
     loss: Any
+    config: Any
+    calibrated_parts: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The calibration of the configuration, as it is now; `None` where there is none."""
+        return Calibration.read(self.config.calibration, self.calibrated_parts)
+
+    def calibrate(
+        self, prediction: Tensor, kinds: dict[str, Tensor], calibration: Calibration, log_probabilities: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Corrects what a run says by a calibration.
+
+        Args:
+            prediction: map and parameters ``(B, K', h, w)``.
+            kinds: uncertainties of the run.
+            calibration: what was fitted.
+            log_probabilities: the prediction holds logarithms of averaged probabilities.
+
+        Returns:
+            Both anew; kinds that follow from the corrected numbers follow them.
+        """
+        return prediction, kinds
 
     def corrupted_loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
         """Loss of the prediction ``(B, K, h, w)`` for a map corrupted at its own resolution (matched filter), a scalar."""

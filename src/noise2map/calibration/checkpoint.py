@@ -1,0 +1,105 @@
+"""Writes a calibrated checkpoint: the source with one field more in its configuration, in a folder of its own."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from noise2map.models.distributions.calibration import Calibration
+from noise2map.runs.data_split import DataSplit
+from noise2map.runs.files import write_json, write_text, writing_directory
+from noise2map.zoo import resolve_model
+
+CARD = "README.md"
+MARK = "calibration.json"
+_HEADING = "## Calibration"
+_COPIED = (".json", ".safetensors", ".md", ".png")
+_INDEX = "model.safetensors.index.json"
+
+
+class CalibratedCheckpoint:
+    """The folder of a calibrated checkpoint.
+
+    Args:
+        source: The model, as the user calls it; never changed.
+        out: Where the calibrated one goes.
+        overwrite: Replace an earlier calibrated checkpoint.
+
+    Raises:
+        OSError: If the model is not there, or ``out`` is a file or a folder that holds something.
+        ValueError: If ``out`` is the model's own folder.
+    """
+
+    def __init__(self, source: str, out: str | os.PathLike[str], overwrite: bool = False) -> None:
+        self.source, self.out = resolve_model(source), Path(os.path.abspath(out))
+        if self.local and os.path.realpath(self.source) == os.path.realpath(self.out):
+            raise ValueError(f"out is the folder of the model itself, {str(out)!r}; expected another: the source is left as it is")
+        if self.out.exists() and not self.out.is_dir():
+            raise FileExistsError(f"{out} is a file; expected a new folder for the calibrated checkpoint")
+        held = self.out.is_dir() and any(self.out.iterdir())
+        if held and not overwrite:
+            raise FileExistsError(f"{out} is not empty; use --overwrite or another --out")
+        if held and not (self.out / MARK).is_file():
+            raise FileExistsError(f"{out} holds no {MARK}, so it is no calibrated checkpoint to overwrite; expected another --out")
+
+    @property
+    def local(self) -> bool:
+        """Whether the source is a folder here."""
+        return Path(self.source).is_dir()
+
+    @contextlib.contextmanager
+    def writing(self, model: Any, processor: Any, calibration: Calibration) -> Iterator[Path]:
+        """A folder that holds the calibrated checkpoint and takes its place when the block ends well.
+
+        Args:
+            model: The loaded source.
+            processor: Its processor.
+            calibration: Goes into the configuration.
+
+        Yields:
+            The folder, to add to.
+
+        Raises:
+            OSError: If it cannot be written; nothing is left behind.
+        """
+        with writing_directory(self.out) as folder:
+            source = Path(self.source)
+            if self.local:
+                files = [path for path in source.iterdir() if path.is_file() and path.suffix in _COPIED]
+                for path in files:
+                    shutil.copyfile(path, folder / path.name)
+                split = DataSplit.read(source)
+                if split is not None:
+                    split.write(folder)
+            if not self.local or _weights_elsewhere(source):
+                (folder / _INDEX).unlink(missing_ok=True)
+                for path in folder.glob("*.safetensors"):
+                    path.unlink()
+                model.save_pretrained(folder)
+                processor.save_pretrained(folder)
+            config = folder / "config.json"
+            fields = json.loads(config.read_text(encoding="utf-8"))
+            write_json(config, dict(sorted({**fields, "calibration": calibration.as_field()}.items())))
+            yield folder
+
+    @staticmethod
+    def add_to_card(folder: Path, section: str) -> None:
+        """Adds a section on the calibration to the card, in place of an earlier one."""
+        card = folder / CARD
+        text = card.read_text(encoding="utf-8") if card.is_file() else "# A calibrated noise2map model\n"
+        before, heading, rest = text.partition(f"\n{_HEADING}\n")
+        following = re.search(r"^## ", rest, re.M) if heading else None
+        tail = rest[following.start() :] if following else ""
+        write_text(card, f"{before.rstrip()}\n\n{_HEADING}\n\n{section.strip()}\n" + (f"\n{tail}" if tail else ""))
+
+
+def _weights_elsewhere(folder: Path) -> bool:
+    index = folder / _INDEX
+    if not index.is_file():
+        return False
+    names = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+    return any(Path(name).name != name for name in names)
