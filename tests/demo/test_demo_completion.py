@@ -67,6 +67,6 @@ def test_the_section_writes_a_panel_for_each_frame(predictor, tmp_path):
 
 def test_models_without_samples_of_classes_are_refused(models):
     for name in ("depth", "plain"):
-        with pytest.raises(ValueError, match="expected one for segmentation that was trained with diffusion"):
+        with pytest.raises(ValueError, match="expected one for segmentation"):
             open_completion_model(str(models / name), CPU)
     assert open_completion_model("none", CPU) is None

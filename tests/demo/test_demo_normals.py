@@ -10,7 +10,8 @@ from tiny_models import tiny_config, tiny_depth_model
 
 from noise2map.data.freedoom import load_samples
 from noise2map.demo.maps import varied_frames
-from noise2map.demo.normals import NormalsSection, open_normals_model, true_normals
+from noise2map.demo.normals import NormalsSection, true_normals
+from noise2map.demo.section import open_model
 from noise2map.models import Noise2MapForNormalEstimation, Noise2MapImageProcessor
 from noise2map.report.html import Page
 
@@ -30,7 +31,7 @@ def models(tmp_path_factory):
 
 def test_frames_are_shown_with_what_the_truth_is(models, tmp_path):
     page = Page("demo")
-    predictor = open_normals_model(str(models / "normals"), CPU)
+    predictor = open_model(str(models / "normals"), "normals", CPU)
     lines = NormalsSection(predictor, (1, 2), 2, 0, scored=3).show(page, tmp_path)
     page.write(tmp_path / "index.html")
     text = (tmp_path / "index.html").read_text()
@@ -73,5 +74,5 @@ def test_truth_has_the_axes_of_the_task():
 
 def test_models_of_other_tasks_are_refused(models):
     with pytest.raises(ValueError, match="is for depth; expected one for normals"):
-        open_normals_model(str(models / "depth"), CPU)
-    assert open_normals_model("none", CPU) is None
+        open_model(str(models / "depth"), "normals", CPU)
+    assert open_model("none", "normals", CPU) is None

@@ -1,4 +1,4 @@
-"""The demo's section of completion: part of a image is covered, and the model says what may be behind."""
+"""The demo's section of completion: part of an image is covered, and the model says what may be behind."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 from noise2map.data.freedoom import load_samples
 from noise2map.data.transforms.covering import cover
 from noise2map.demo.maps import varied_frames
-from noise2map.demo.section import DemoSection
+from noise2map.demo.section import DemoSection, open_model
 from noise2map.diffusion import image_generator
 from noise2map.inference.predictor import Predictor
 from noise2map.models.resizing import resize_map
@@ -19,10 +19,6 @@ from noise2map.report.html import GalleryItem, Page
 from noise2map.report.palettes import colorize_labels, legend_entries
 from noise2map.report.panels import Cell, Panel, render, uncertainty_cell, uncertainty_limit
 from noise2map.runs.files import write_image
-from noise2map.tasks import TASKS
-from noise2map.zoo import shipped_models
-
-AUTO, NONE = "auto", "none"
 
 _TASK = "segmentation"
 _MARK = "completion"  # in the names of models that were trained on covered images
@@ -32,29 +28,21 @@ _ROWS, _COLUMNS = (0.22, 0.9), (0.3, 0.78)
 
 
 def open_completion_model(name: str, device: torch.device) -> Predictor | None:
-    """The model that the section shows; None if there is none.
-
-    Args:
-        name: ``"auto"`` for one that is shipped, if any; ``"none"``; or a shipped name, folder or hub id.
-        device: Where to.
+    """The model that the section shows, as of `open_model`: one that was trained on covered images.
 
     Raises:
         OSError: If it is missing.
         ValueError: If it is for another task, or was trained without diffusion and has no samples to show.
     """
-    if name == AUTO:
-        name = next((one.name for one in shipped_models() if one.task == _TASK and _MARK in one.name), NONE)
-    if name == NONE:
-        return None
-    predictor = Predictor.from_pretrained(name, device)
-    if predictor.task != TASKS[_TASK].name or not predictor.model.config.diffusion:
-        raise ValueError(f"model {name!r} is for {predictor.task}; expected one for {_TASK} that was trained with diffusion")
+    predictor = open_model(name, _TASK, device, _MARK)
+    if predictor is not None and not predictor.model.config.diffusion:
+        raise ValueError(f"model {name!r} was trained without diffusion; expected one for {_TASK} that has samples to show")
     return predictor
 
 
 @dataclass
 class Completion:
-    """A image with a part covered, and what may be behind.
+    """An image with a part covered, and what may be behind.
 
     Attributes:
         id: Its id in the dataset.
@@ -91,7 +79,7 @@ def covered_middle(height: int, width: int) -> np.ndarray:
 
 @torch.no_grad()
 def complete(predictor: Predictor, sample: Any, place: str, seed: int) -> Completion:
-    """Covers the middle of a image and draws what may be behind.
+    """Covers the middle of an image and draws what may be behind.
 
     Args:
         predictor: The model.

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noise2map.demo.section import DemoSection
+from noise2map.demo.section import AUTO, NONE, DemoSection
 from noise2map.generation.depth_reading import depth_probe
 from noise2map.generation.evaluation.measurements import stack_images
 from noise2map.generation.evaluation.page import DepthViews, add_clouds, seed_item, seed_rows
@@ -31,7 +31,6 @@ from noise2map.zoo import available_generators, label_of
 
 logger = logging.getLogger(__name__)
 
-AUTO, NONE = "auto", "none"
 
 # One image each; the denoising and the point clouds are those of the first.
 FIRST_SEEDS = (9, 0, 12, 3)

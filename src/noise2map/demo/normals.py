@@ -24,37 +24,12 @@ from noise2map.report.panels import Cell, Panel, render, uncertainty_cell
 from noise2map.report.tables import text_table, write_csv
 from noise2map.runs.files import write_image
 from noise2map.runs.words import counted
-from noise2map.tasks import TASKS
-from noise2map.zoo import shipped_models
-
-AUTO, NONE = "auto", "none"
 
 _TASK = "normals"
 
 _SHOWN_DEGREES = 10.0  # by which a step turns a normal, at the bright end
 
 _FLIP = np.array([1, -1, -1], np.float32)  # between the axes of cameras (y down, z forward) and those of the task (y up, z back)
-
-
-def open_normals_model(name: str, device: torch.device) -> Predictor | None:
-    """The model that the section shows; None if there is none.
-
-    Args:
-        name: ``"auto"`` for one that is shipped, if any; ``"none"``; or a shipped name, folder or hub id.
-        device: Where to.
-
-    Raises:
-        OSError: If it is missing.
-        ValueError: If it is for another task.
-    """
-    if name == AUTO:
-        name = next((one.name for one in shipped_models() if one.task == TASKS[_TASK].name), NONE)
-    if name == NONE:
-        return None
-    predictor = Predictor.from_pretrained(name, device)
-    if predictor.task != TASKS[_TASK].name:
-        raise ValueError(f"model {name!r} is for {predictor.task}; expected one for {_TASK}")
-    return predictor
 
 
 def true_normals(depth_m: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
@@ -77,7 +52,7 @@ class NormalsSection(DemoSection):
     title = "Surface normals"
 
     def __init__(self, predictor: Predictor, step_counts: Sequence[int], frames: int, seed: int, scored: int = 0) -> None:
-        """Take a model from `open_normals_model`.
+        """Take a model from `open_model`.
 
         Args:
             predictor: The model.

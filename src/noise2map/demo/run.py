@@ -14,10 +14,9 @@ from noise2map.data.freedoom import load_samples
 from noise2map.data.subsets import evenly_spaced
 from noise2map.demo.bev import SHIPPED, BevSection, open_bev_models
 from noise2map.demo.completion import CompletionSection, open_completion_model
-from noise2map.demo.guidance import AUTO, GuidanceSection, open_generator
+from noise2map.demo.guidance import GuidanceSection, open_generator
 from noise2map.demo.maps import Frame, StepScores, denoise_image, lift_frame, predict_frames, score_frames, varied_frames
-from noise2map.demo.normals import AUTO as AUTO_NORMALS
-from noise2map.demo.normals import NormalsSection, open_normals_model
+from noise2map.demo.normals import NormalsSection
 from noise2map.demo.page import (
     frame_legend,
     frame_panel,
@@ -31,7 +30,7 @@ from noise2map.demo.page import (
     score_rows,
     shared_limit,
 )
-from noise2map.demo.section import DemoSection
+from noise2map.demo.section import AUTO, DemoSection, open_model
 from noise2map.geometry import write_ply
 from noise2map.inference.loading import pick_device
 from noise2map.inference.predictor import Predictor
@@ -72,7 +71,7 @@ class DemoOptions:
         hero: Where to write the README's image, or None.
         bev_models: Models for bird's-eye-view maps, the one with most sensors last; ``("none",)`` for none.
         generator: What draws images, as of `open_generator`.
-        normals_model: As of `open_normals_model`.
+        normals_model: As of `open_model`.
         completion_model: As of `open_completion_model`.
         overwrite: Replace a demo of other settings, and write among foreign files.
     """
@@ -89,8 +88,8 @@ class DemoOptions:
     hero: Path | None = None
     bev_models: tuple[str, ...] = SHIPPED
     generator: str = AUTO
-    normals_model: str = AUTO_NORMALS
-    completion_model: str = AUTO_NORMALS
+    normals_model: str = AUTO
+    completion_model: str = AUTO
     overwrite: bool = False
 
     @property
@@ -124,7 +123,7 @@ def _make(options: DemoOptions) -> list[str]:
     device = pick_device(options.device)
     bev = open_bev_models(options.bev_models, options.device)
     generator = open_generator(options.generator, device)
-    normals = open_normals_model(options.normals_model, device)
+    normals = open_model(options.normals_model, "normals", device)
     completion = open_completion_model(options.completion_model, device)
     segmentation, depth = MapSection(options, "segmentation", device), MapSection(options, "depth", device)
     cloud = CloudSection(segmentation, depth)

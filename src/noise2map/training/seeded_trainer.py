@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import (
     PreTrainedModel,
     ProgressCallback,
@@ -23,6 +23,7 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
+from noise2map.data.subsets import evenly_spaced
 from noise2map.data.transforms import Transform
 from noise2map.runs.files import replace_directory
 from noise2map.runs.run_directory import (
@@ -77,6 +78,7 @@ class SeededTrainer(Trainer):
         transform: joint transform of the training samples, see :mod:`noise2map.data.transforms`.
         curve: learning-rate curve; ``None`` leaves it to ``args.lr_scheduler_type``.
         no_decay: parameters without weight decay, see :func:`noise2map.training.optimization.decayed_parameters`.
+        eval_images: evaluate on this many images spread evenly over the set; ``None`` for all.
         ema_half_life_images: half-life of the averaged weights in images; ``None`` for no average.
         ema_warmup_ratio: see :class:`~noise2map.training.callbacks.EmaCallback`.
         callbacks: further callbacks.
@@ -95,13 +97,14 @@ class SeededTrainer(Trainer):
         transform: Transform | None = None,
         curve: LearningRateCurve | None = None,
         no_decay: str | Sequence[str] = "norms",
+        eval_images: int | None = None,
         ema_half_life_images: float | None = 10_000,
         ema_warmup_ratio: float | None = 0.1,
         callbacks: Sequence[TrainerCallback] = (),
         **kwargs: Any,
     ) -> None:
         decayed_parameters(model, no_decay)  # refuses a bad rule now, not after the data has been loaded
-        self.transform, self.curve, self.no_decay = transform, curve, no_decay
+        self.transform, self.curve, self.no_decay, self.eval_images = transform, curve, no_decay, eval_images
         self.ema = EmaCallback(ema_half_life_images, ema_warmup_ratio) if ema_half_life_images is not None else None
         self.sampler = EpochSampler(len(train_dataset) if train_dataset is not None else 0, args.seed)
         self._micro_batch = (-1, -1)
@@ -135,6 +138,23 @@ class SeededTrainer(Trainer):
             drop_last=True,
         )
         return self.accelerator.prepare(loader)
+
+    def evaluation_batches(self, eval_dataset: Any, collate: Callable[[Any], Any]) -> DataLoader:
+        """This process's share of the evaluation set, of at most ``eval_images`` samples spread evenly over it.
+
+        Args:
+            eval_dataset: raw samples; ``None`` for the trainer's own.
+            collate: samples to a batch.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
+        if dataset is None or not len(dataset):
+            raise ValueError("evaluation needs an eval_dataset with at least one sample")
+        indices = evenly_spaced(len(dataset), self.eval_images or len(dataset), ends=True)
+        mine = Subset(dataset, indices[self.args.process_index :: self.args.world_size])
+        return DataLoader(mine, batch_size=self.args.per_device_eval_batch_size, collate_fn=collate)
 
     def training_samples(self) -> Dataset:
         """The training set addressed by ``(epoch, index)``."""

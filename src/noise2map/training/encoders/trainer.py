@@ -5,10 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 
-from noise2map.data.subsets import evenly_spaced
 from noise2map.tasks import IMAGE_TASKS, get_task
 from noise2map.tasks.base import Task
 from noise2map.training.seeded_trainer import SeededTrainer
@@ -40,7 +39,6 @@ class EncoderTrainer(SeededTrainer):
         args: transformers' training arguments; ``seed`` drives everything.
         eval_dataset: raw samples with every kind of map.
         processing_class: the image processor.
-        eval_images: evaluate on this many images spread evenly over the set; ``None`` for all.
         **kwargs: of :class:`~noise2map.training.seeded_trainer.SeededTrainer`.
     """
 
@@ -51,10 +49,8 @@ class EncoderTrainer(SeededTrainer):
         *,
         eval_dataset: Any = None,
         processing_class: Any = None,
-        eval_images: int | None = None,
         **kwargs: Any,
     ) -> None:
-        self.eval_images = eval_images
         self.tasks = [get_task(name) for name in IMAGE_TASKS]
         super().__init__(
             model,
@@ -74,12 +70,7 @@ class EncoderTrainer(SeededTrainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Losses and scores of the averaged weights, e.g. ``eval_labels_loss`` and ``eval_mIoU``."""
-        dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
-        if dataset is None or not len(dataset):
-            raise ValueError("evaluation needs an eval_dataset with at least one sample")
-        indices = evenly_spaced(len(dataset), self.eval_images or len(dataset), ends=True)
-        mine = Subset(dataset, indices[self.args.process_index :: self.args.world_size])
-        batches = DataLoader(mine, batch_size=self.args.per_device_eval_batch_size, collate_fn=self.data_collator)
+        batches = self.evaluation_batches(eval_dataset, self.data_collator)
         return self.score_averaged(lambda model: self._scores(model, batches), metric_key_prefix)
 
     @torch.no_grad()

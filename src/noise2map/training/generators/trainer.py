@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 from transformers.utils import ModelOutput
 
-from noise2map.data.subsets import evenly_spaced
 from noise2map.diffusion import add_noise, image_generator, tables_from_betas
 from noise2map.diffusion.process import prediction_target
 from noise2map.guidance import DepthPrior
@@ -175,7 +174,6 @@ class GeneratorTrainer(SeededTrainer):
         train_dataset: raw samples of one size.
         eval_dataset: raw samples of that size.
         data_collator: `ImageCollator` or `DepthCollator`.
-        eval_images: evaluate on this many samples, evenly spaced; ``None`` for all.
         **kwargs: of :class:`~noise2map.training.seeded_trainer.SeededTrainer` and :class:`transformers.Trainer`.
     """
 
@@ -187,10 +185,8 @@ class GeneratorTrainer(SeededTrainer):
         train_dataset: Any = None,
         eval_dataset: Any = None,
         data_collator: Any = None,
-        eval_images: int | None = None,
         **kwargs: Any,
     ) -> None:
-        self.eval_images = eval_images
         super().__init__(
             model,
             args,
@@ -213,12 +209,7 @@ class GeneratorTrainer(SeededTrainer):
 
         Every sample has a time step in each quarter and noise of its own, functions of the seed and its id.
         """
-        dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
-        if dataset is None or not len(dataset):
-            raise ValueError("evaluation needs an eval_dataset with at least one sample")
-        indices = evenly_spaced(len(dataset), self.eval_images or len(dataset), ends=True)
-        mine = Subset(dataset, indices[self.args.process_index :: self.args.world_size])
-        batches = DataLoader(mine, batch_size=self.args.per_device_eval_batch_size, collate_fn=list)
+        batches = self.evaluation_batches(eval_dataset, list)
         return self.score_averaged(lambda model: self._losses(model, batches), metric_key_prefix)
 
     @torch.no_grad()

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Subset
 from transformers import TrainingArguments
 
 from noise2map.data.subsets import evenly_spaced
@@ -30,10 +29,9 @@ class MapTrainer(SeededTrainer):
         processing_class: the model's image processor.
         resize_training: let the processor resize training samples; ``False`` where the transform cuts windows of the final size.
         eval_steps: numbers of decoder calls to evaluate; a model without diffusion is evaluated at one call.
-        eval_images: evaluate on this many images spread evenly over the set; ``None`` for all.
         sample_images: rows of the sample image; 0 for none, and none for bird's-eye-view maps.
         **kwargs: of :class:`~noise2map.training.seeded_trainer.SeededTrainer` (``transform``, ``curve``, ``no_decay``,
-            ``ema_half_life_images``, ``ema_warmup_ratio``, ``callbacks``) and :class:`transformers.Trainer`.
+            ``eval_images``, ``ema_half_life_images``, ``ema_warmup_ratio``, ``callbacks``) and :class:`transformers.Trainer`.
 
     Raises:
         ValueError: for data parallelism in one process, a missing processor, or a bad option.
@@ -49,7 +47,6 @@ class MapTrainer(SeededTrainer):
         processing_class: Any = None,
         resize_training: bool = True,
         eval_steps: Sequence[int] = (1, 3, 10),
-        eval_images: int | None = None,
         sample_images: int = 4,
         **kwargs: Any,
     ) -> None:
@@ -57,7 +54,7 @@ class MapTrainer(SeededTrainer):
             raise ValueError("MapTrainer needs the model's image processor as processing_class")
         if not eval_steps or min(eval_steps) < 1:
             raise ValueError(f"eval_steps is {tuple(eval_steps)}; expected numbers of decoder calls, at least 1")
-        self.task, self.eval_images = task_of(model), eval_images
+        self.task = task_of(model)
         self.eval_steps = tuple(eval_steps) if getattr(model.config, "diffusion", True) else (1,)
         super().__init__(
             model,
@@ -82,13 +79,8 @@ class MapTrainer(SeededTrainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Scores of the averaged weights at every step count of ``eval_steps``, e.g. ``eval_mIoU_3`` (see ``evaluate_steps``)."""
-        dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
-        if dataset is None or not len(dataset):
-            raise ValueError("evaluation needs an eval_dataset with at least one sample")
-        indices = evenly_spaced(len(dataset), self.eval_images or len(dataset), ends=True)
-        mine = Subset(dataset, indices[self.args.process_index :: self.args.world_size])
         collator = MapCollator(self.processing_class, self.task, keep_raw=True)
-        batches = DataLoader(mine, batch_size=self.args.per_device_eval_batch_size, collate_fn=collator)
+        batches = self.evaluation_batches(eval_dataset, collator)
 
         def score(model: nn.Module) -> dict[str, float]:
             return evaluate_steps(model, self.processing_class, batches, self.eval_steps, self.args.seed, self.args.device)
