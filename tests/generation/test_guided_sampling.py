@@ -24,7 +24,7 @@ def generator(tmp_path_factory):
     root = tmp_path_factory.mktemp("generator")
     unet = tiny_unet()
     DDPMPipeline(unet, DDPMScheduler(num_train_timesteps=100)).save_pretrained(root)
-    tiny_predictor(unet, useful_timesteps=(0, 100), **METRES).save_pretrained(root / "depth_predictor")
+    tiny_predictor(unet, **METRES).save_pretrained(root / "depth_predictor")
     tiny_prior(**METRES).save_pretrained(root / "depth_prior")
     (root / "camera.json").write_text(json.dumps({"intrinsics_px": [20, 24, 16, 16], "size_px": [32, 32]}))
     return root
@@ -89,7 +89,7 @@ def test_unguided_pictures_are_those_of_diffusers(generator, tmp_path):
 
 def test_relative_depth_and_no_depth(generator, tmp_path, capsys):
     unet = tiny_unet()
-    tiny_predictor(unet, useful_timesteps=(0, 100)).save_pretrained(tmp_path / "relative")
+    tiny_predictor(unet).save_pretrained(tmp_path / "relative")
     DDPMPipeline(unet, DDPMScheduler(num_train_timesteps=100)).save_pretrained(tmp_path / "plain")
     command = ["--model", tmp_path / "plain", "--seeds", 0, "--steps", 2]
     assert run(*command, "--depth-predictor", tmp_path / "relative", "--out", tmp_path / "a") == 0

@@ -84,7 +84,7 @@ def test_the_kind_of_device_decides():
 def test_all_of_guidance_decides_guided_images_only():
     unet = tiny_unet()
     other_predictor = tiny_predictor(unet, seed=8, **METRES)
-    narrow = tiny_predictor(unet, useful_timesteps=(0, 500), **METRES)
+    narrow = tiny_predictor(unet, min_log_snr=-2.5, **METRES)
     guidance = [
         GuidanceConfig.from_scales(5.0, 0.0),
         GuidanceConfig.from_scales(5.0, 4.0),
@@ -98,7 +98,7 @@ def test_all_of_guidance_decides_guided_images_only():
                 "start": 1,
                 "end": 1,
                 "every": 2,
-                "timesteps": (0, 500),
+                "log_snr": (-2.5, 20.0),
                 "on_nonfinite": "skip",
                 "weak_blocks": (6,),
             }.items()

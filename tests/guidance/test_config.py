@@ -72,7 +72,7 @@ def test_the_gradient_of_a_third_loss_is_that_of_an_ordinary_backward_pass(pipe)
 def test_an_object_says_what_keywords_say(pipe):
     said = {"convention": "plain", "reduction": "mean", "strong_blocks": (2, 4, 5, 6, 7), "weak_blocks": (6,)}
     said |= {"on_nonfinite": "skip", "prior_timesteps": "matched"}
-    window = {"start": 1, "end": 3, "every": 2, "timesteps": (0, 900)}
+    window = {"start": 1, "end": 3, "every": 2, "log_snr": (-9.0, 20.0)}
     keywords = {**said, **{f"guidance_{name}": value for name, value in window.items()}}
     guidance = GuidanceConfig.from_scales(3000.0, 2000.0, **said, **window)
     expected = draw(pipe, consistency_scale=3000.0, prior_scale=2000.0, **keywords)
@@ -108,7 +108,7 @@ def test_a_loss_of_scale_zero_does_not_guide(pipe):
         ({"losses": ("consistency",)}, "expected objects of GuidanceLoss"),
         ({"convention": "half"}, "convention is 'half'"),
         ({"every": 0}, "guidance_every is 0"),
-        ({"timesteps": (5, 5)}, "guidance_timesteps"),
+        ({"log_snr": (5.0, 5.0)}, "guidance_log_snr"),
     ],
 )
 def test_bad_values(values, message):

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from tiny_guidance import tiny_predictor, tiny_unet
@@ -128,7 +130,7 @@ def test_bad_input(unet):
         tiny_predictor(unet, strong_blocks=(6,))
     with pytest.raises(ValueError, match="two bounds"):
         tiny_predictor(unet, min_depth=1.0)
-    with pytest.raises(ValueError, match="useful_timesteps"):
-        tiny_predictor(unet, useful_timesteps=(800, 0))
+    with pytest.raises(ValueError, match="min_log_snr is inf"):
+        tiny_predictor(unet, min_log_snr=math.inf)
     with pytest.raises(ValueError, match="hidden_sizes"):
         tiny_predictor(unet, hidden_sizes=())

@@ -152,8 +152,11 @@ def test_which_steps_are_guided():
     assert guided() == list(range(8))
     assert guided(guidance_start=2, guidance_end=6) == [2, 3, 4, 5]
     assert guided(guidance_start=1, guidance_every=3) == [1, 4, 7]
-    assert guided(guidance_timesteps=(250, 750)) == [2, 3, 4, 5]  # 625 .. 250 of 875, 750 .. 0
-    pipe.depth_predictor.register_to_config(useful_timesteps=(0, 300))
+    # The steps are 875, 750 ... 0: windows are in log-SNR, whatever the schedule calls its steps.
+    levels = [math.log(a / (1 - a)) for a in (float(pipe.scheduler.alphas_cumprod[t]) for t in range(875, -1, -125))]
+    assert guided(guidance_log_snr=(levels[2], levels[6])) == [2, 3, 4, 5]
+    assert guided(guidance_log_snr=(-math.inf, levels[1] + 1e-6)) == [0, 1]
+    pipe.depth_predictor.register_to_config(min_log_snr=levels[5] - 1e-6)
     assert guided() == [5, 6, 7]
 
 
@@ -301,7 +304,7 @@ def test_parts_that_do_not_belong_together():
         ({"guidance_every": 0}, "guidance_every is 0"),
         ({"guidance_start": -1}, "guidance_start is -1"),
         ({"guidance_start": 3, "guidance_end": 2}, "guidance_end is 2"),
-        ({"guidance_timesteps": (800, 0)}, "guidance_timesteps"),
+        ({"guidance_log_snr": (2.0, -3.0)}, "guidance_log_snr"),
         ({"eta": 2.0}, "eta is 2.0"),
         ({"output_type": "jpeg"}, "output_type is 'jpeg'"),
         ({"consistency_scale": 1.0, "strong_blocks": (2, 4)}, "no branch on blocks"),

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from diffusers import UNet2DModel
+from diffusers import DDPMScheduler, UNet2DModel
 
 from noise2map.guidance import DepthPredictor, UNetFeatureTap
 from noise2map.training.generators.depth_predictor import fit_depth_predictor, masked_l1, score_depth_predictor
@@ -28,7 +28,8 @@ def scenes(count):
     return (depth * 255).to(torch.uint8)[:, None].expand(-1, 3, -1, -1), depth
 
 
-SMALL = {"hidden_sizes": (16, 8), "time_embed_dim": 8, "useful_timesteps": (0, 60)}
+LOG_SNR_OF = torch.logit(DDPMScheduler().alphas_cumprod.double()).tolist()
+SMALL = {"hidden_sizes": (16, 8), "time_embed_dim": 8, "min_log_snr": LOG_SNR_OF[59]}
 
 
 def test_learns_depth_from_frozen_features(unet):
@@ -75,7 +76,7 @@ def test_learns_at_noise_and_not_only_without(unet):
     options = {"num_steps": 60, "batch_size": 4, "learning_rate": 1e-2, "flip": False}
     l1 = {}
     for highest in (1, 400):
-        fields = {**SMALL, "useful_timesteps": (0, highest)}
+        fields = {**SMALL, "min_log_snr": LOG_SNR_OF[highest - 1]}
         predictor = fit_depth_predictor(unet, images, depths, **options, **fields).predictor
         rows = score_depth_predictor(unet, predictor, images, depths, timesteps=(0, 350))
         l1[highest] = {row["timestep"]: row["l1"] for row in rows if row["blocks"] == "2,4,5,6,7"}

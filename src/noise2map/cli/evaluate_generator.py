@@ -11,6 +11,7 @@ from noise2map.cli.sample import (
     Convention,
     Generator,
     GuidanceEvery,
+    GuidanceLogSnr,
     ImageSteps,
     OnNonfinite,
     ProbeTimestep,
@@ -72,6 +73,7 @@ def evaluate_generator(
     convention: Convention = "default",
     reduction: Reduction = "default",
     guidance_every: GuidanceEvery = 1,
+    guidance_log_snr: GuidanceLogSnr = None,
     on_nonfinite: OnNonfinite = "error",
     extractor: Extractor = "freedoom-segmentation-tiny",
     estimator: Estimator = "freedoom-depth-tiny",
@@ -115,7 +117,11 @@ def evaluate_generator(
         sweep_images=sweep_samples,
         sampling=SamplingOptions(num_inference_steps=steps, dtype=dtype, batch_size=batch_size),
         guidance=GuidanceConfig(
-            convention=as_saved(convention), reduction=as_saved(reduction), every=guidance_every, on_nonfinite=on_nonfinite
+            convention=as_saved(convention),
+            reduction=as_saved(reduction),
+            every=guidance_every,
+            log_snr=guidance_log_snr,
+            on_nonfinite=on_nonfinite,
         ),
         sampler=sampler,
         timestep_spacing=timestep_spacing,

@@ -27,6 +27,27 @@ Eta = Annotated[float, typer.Option(min=0, max=1, help="Noise of ddim steps.")]
 Convention = Annotated[Literal["variance", "plain", "default"], typer.Option(help="What a scale of guidance multiplies.")]
 Reduction = Annotated[Literal["sum", "mean", "default"], typer.Option(help="Of the guidance losses over pixels.")]
 GuidanceEvery = Annotated[int, typer.Option(min=1, help="Guide every so many steps.")]
+
+
+def _log_snr(text: str | None) -> tuple[float, float] | None:
+    words = [] if text is None else text.split(",")
+    try:
+        found = tuple(float(word) for word in words)
+    except ValueError:
+        found = ()
+    if text is not None and (len(found) != 2 or not found[0] < found[1]):
+        raise typer.BadParameter(f"expected LOW,HIGH with LOW < HIGH, such as -6.5,2 or -inf,0, got {text!r}")
+    return (found[0], found[1]) if found else None
+
+
+GuidanceLogSnr = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LOW,HIGH",
+        callback=_log_snr,
+        help="Guide steps whose log signal-to-noise ratio lies in here, e.g. -2,2. [default: all that the predictor can read]",
+    ),
+]
 OnNonfinite = Annotated[
     Literal["error", "skip"], typer.Option(help="A gradient that is not finite: error, or skip the guidance of that step.")
 ]
@@ -53,6 +74,7 @@ def sample(
     timestep_spacing: TimestepSpacing = "default",
     eta: Eta = 0.0,
     guidance_every: GuidanceEvery = 1,
+    guidance_log_snr: GuidanceLogSnr = None,
     on_nonfinite: OnNonfinite = "error",
     pair: Annotated[bool, typer.Option(help="Also draw the same seeds without guidance.")] = True,
     fov: Fov = None,
@@ -83,6 +105,7 @@ def sample(
         convention=as_saved(convention) or pipe.config.convention,
         reduction=as_saved(reduction) or pipe.config.reduction,
         every=guidance_every,
+        log_snr=guidance_log_snr,
         on_nonfinite=on_nonfinite,
     )
     camera = camera_of(model, pipe.unet.config.sample_size, fov)

@@ -127,6 +127,17 @@ class DiscreteTables:
         """Log signal-to-noise ratio of each time step, ``(T,)``."""
         return torch.log(self.alphas_cumprod) - torch.log1p(-self.alphas_cumprod)
 
+    def last_step(self, min_log_snr: float) -> int:
+        """The last time step whose log signal-to-noise ratio is not below a value.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        count = int((self.log_snr >= min_log_snr).sum())
+        if not count:
+            raise ValueError(f"min_log_snr is {min_log_snr:g}; expected at most {self.log_snr[0]:.3g}, that of step 0")
+        return count - 1
+
     def alpha_sigma(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise levels of integer time steps, same shape as ``timesteps``, float64."""
         cumulative = self.alphas_cumprod.to(timesteps.device)[timesteps]

@@ -28,15 +28,16 @@ def depth_probe(pipe: DepthGuidedPipeline, timestep: int = 50, seed: int = 0) ->
         strong and of the weak branch.
 
     Raises:
-        ValueError: If there is no predictor, or the time step is not one of its useful ones.
+        ValueError: If there is no predictor, or it cannot read depth at that noise.
     """
     predictor = pipe.depth_predictor
     if predictor is None:
         raise ValueError("reading depth from features needs a depth predictor")
-    low, high = predictor.config.useful_timesteps
-    if not low <= timestep < high:
-        raise ValueError(f"timestep is {timestep}; expected one in which the features carry depth, {low} to {high - 1}")
-    alpha, sigma = tables_from_betas(pipe.scheduler.betas).alpha_sigma(torch.tensor(timestep))
+    tables = tables_from_betas(pipe.scheduler.betas)
+    last = tables.last_step(predictor.config.min_log_snr)
+    if not 0 <= timestep <= last:
+        raise ValueError(f"timestep is {timestep}; expected one in which the features carry depth, 0 to {last}")
+    alpha, sigma = tables.alpha_sigma(torch.tensor(timestep))
 
     @torch.no_grad()
     def probe(images: Tensor, ids: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """Configuration of guidance: which losses guide, how strongly, in which steps, and what a scale means."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,7 @@ NONFINITE = ("error", "skip")
 # What a call of the pipeline calls an argument -> what `GuidanceConfig.from_scales` does.
 CALL_KEYWORDS = {name: name for name in ("consistency_scale", "prior_scale", "prior_timesteps", "convention", "reduction")}
 CALL_KEYWORDS |= {name: name for name in ("strong_blocks", "weak_blocks", "on_nonfinite")}
-CALL_KEYWORDS |= {f"guidance_{name}": name for name in ("start", "end", "every", "timesteps")}
+CALL_KEYWORDS |= {f"guidance_{name}": name for name in ("start", "end", "every", "log_snr")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,8 @@ class GuidanceConfig:
         start: first guided step.
         end: step before which guidance ends; None for all.
         every: guide every so many steps, from the first.
-        timesteps: half-open range of the U-Net's time steps that are guided; None for the predictor's useful range.
+        log_snr: range ``(low, high)`` of the log signal-to-noise ratio of the steps that are guided, high excluded; infinite ends
+            are allowed. Holds for every schedule. None for all that the predictor can read, from its ``min_log_snr`` on.
         on_nonfinite: ``"error"``, or ``"skip"`` to leave an image unguided in a step whose gradient is not finite.
     """
 
@@ -50,7 +52,7 @@ class GuidanceConfig:
     start: int = 0
     end: int | None = None
     every: int = 1
-    timesteps: Sequence[int] | None = None
+    log_snr: Sequence[float] | None = None
     on_nonfinite: str = "error"
 
     def __post_init__(self) -> None:
@@ -75,9 +77,9 @@ class GuidanceConfig:
         check_integer("guidance_start", self.start, 0, None)
         if self.end is not None:
             check_integer("guidance_end", self.end, self.start, None)
-        span = self.timesteps
-        if span is not None and (len(span) != 2 or not 0 <= span[0] < span[1]):
-            raise ValueError(f"guidance_timesteps is {span}; expected (first, end) with 0 <= first < end")
+        span = self.log_snr
+        if span is not None and (len(span) != 2 or not span[0] < span[1]):
+            raise ValueError(f"guidance_log_snr is {span}; expected (low, high) with low < high, such as (-6.5, 2)")
 
     @classmethod
     def from_scales(
@@ -103,12 +105,12 @@ class GuidanceConfig:
         """Networks of the losses that guide."""
         return (module for loss in self.active for module in loss.modules)
 
-    def guides(self, index: int, timestep: int, num_inference_steps: int, predictor: DepthPredictor) -> bool:
-        """True if the step of this index, at this time step, is guided."""
+    def guides(self, index: int, log_snr: float, num_inference_steps: int, predictor: DepthPredictor) -> bool:
+        """True if the step of this index, at this log signal-to-noise ratio, is guided."""
         end = num_inference_steps if self.end is None else self.end
-        low, high = self.timesteps or predictor.config.useful_timesteps
+        low, high = self.log_snr or (predictor.config.min_log_snr, math.inf)
         in_turn = self.start <= index < end and (index - self.start) % self.every == 0
-        return bool(self.active) and in_turn and low <= timestep < high
+        return bool(self.active) and in_turn and low <= log_snr < high
 
     def bound(
         self, *, convention: str = "variance", reduction: str = "sum", pipe_parts: Mapping[str, Any] | None = None

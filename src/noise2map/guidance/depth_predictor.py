@@ -1,5 +1,6 @@
 """Depth from the features of a frozen diffusion U-Net: a per-pixel network that knows the time (DAG, Sec. 3.2)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -14,6 +15,8 @@ from noise2map.guidance.depth_range import DepthRange
 from noise2map.guidance.features import STRONG_BLOCKS, WEAK_BLOCKS, block_channels, signature_distance, unet_signature
 
 _SIGNATURE_TOLERANCE = 0.05
+# The paper reads depth below step 800 of 1,000 of a linear schedule (DAG, Sec. 3.2).
+MIN_LOG_SNR = -6.5
 
 
 class PixelDepthHead(nn.Module):
@@ -111,7 +114,8 @@ class DepthPredictor(ModelMixin, ConfigMixin):
         min_depth: nearest depth, metres; with max_depth, the output is metric. None for relative depth in [0, 1].
         max_depth: farthest depth, metres.
         depth_representation: ``"log"`` or ``"linear"``, of metric depth.
-        useful_timesteps: half-open range of time steps in which the features carry depth; guidance outside of it is skipped.
+        min_log_snr: log signal-to-noise ratio from which on the features carry depth; guidance of noisier steps is skipped. The
+            paper's 800 of 1,000 steps of a linear schedule end at -6.5.
         unet_signature: numbers that identify the U-Net's weights, see `unet_signature`; None is not compared.
     """
 
@@ -128,7 +132,7 @@ class DepthPredictor(ModelMixin, ConfigMixin):
         min_depth: float | None = None,
         max_depth: float | None = None,
         depth_representation: str = "log",
-        useful_timesteps: Sequence[int] = (0, 800),
+        min_log_snr: float = MIN_LOG_SNR,
         unet_signature: Sequence[float] | None = None,
     ) -> None:
         """Builds the branches.
@@ -140,7 +144,7 @@ class DepthPredictor(ModelMixin, ConfigMixin):
         self.channels = {int(k): int(count) for k, count in block_channels}
         self.branches = tuple(tuple(sorted(blocks)) for blocks in (strong_blocks, weak_blocks, *probe_blocks))
         self.depth_range = DepthRange(min_depth, max_depth, depth_representation)
-        self._check(hidden_sizes, useful_timesteps)
+        self._check(hidden_sizes, min_log_snr)
         self.time_proj = Timesteps(time_embed_dim, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(time_embed_dim, time_embed_dim)
         self.standardizers = nn.ModuleDict({str(k): FeatureStandardizer(count) for k, count in sorted(self.channels.items())})
@@ -151,7 +155,7 @@ class DepthPredictor(ModelMixin, ConfigMixin):
             }
         )
 
-    def _check(self, hidden_sizes: Sequence[int], useful_timesteps: Sequence[int]) -> None:
+    def _check(self, hidden_sizes: Sequence[int], min_log_snr: float) -> None:
         for blocks in self.branches:
             if not blocks or set(blocks) - set(self.channels):
                 raise ValueError(f"a branch reads blocks {blocks}, but channels are given for {sorted(self.channels)}")
@@ -161,8 +165,8 @@ class DepthPredictor(ModelMixin, ConfigMixin):
             )
         if not hidden_sizes or min(hidden_sizes) < 1:
             raise ValueError(f"hidden_sizes are {tuple(hidden_sizes)}; expected at least one positive width")
-        if len(useful_timesteps) != 2 or not 0 <= useful_timesteps[0] < useful_timesteps[1]:
-            raise ValueError(f"useful_timesteps are {tuple(useful_timesteps)}; expected (first, end) with 0 <= first < end")
+        if not isinstance(min_log_snr, (int, float)) or not -math.inf < min_log_snr < math.inf:
+            raise ValueError(f"min_log_snr is {min_log_snr!r}; expected a number such as {MIN_LOG_SNR}")
 
     @classmethod
     def for_unet(cls, unet: UNet2DModel, strong_blocks: Sequence[int] = STRONG_BLOCKS, **config: object) -> "DepthPredictor":

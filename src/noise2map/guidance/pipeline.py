@@ -127,7 +127,7 @@ class DepthGuidedPipeline(DiffusionPipeline):
         guidance_start: int = 0,
         guidance_end: int | None = None,
         guidance_every: int = 1,
-        guidance_timesteps: tuple[int, int] | None = None,
+        guidance_log_snr: tuple[float, float] | None = None,
         prior_timesteps: TauRule = "uniform",
         on_nonfinite: str = "error",
         eta: float = 0.0,
@@ -163,7 +163,8 @@ class DepthGuidedPipeline(DiffusionPipeline):
             guidance_start: first guided step.
             guidance_end: step before which guidance ends; None for all.
             guidance_every: guide every so many steps, from the first.
-            guidance_timesteps: half-open range of the U-Net's time steps that are guided; None for the predictor's useful range.
+            guidance_log_snr: range of the log signal-to-noise ratio in which steps are guided; None for all that the predictor
+                can read.
             prior_timesteps: how the prior's time steps are drawn, see `noise2map.guidance.depth_prior.draw_tau`.
             on_nonfinite: ``"error"``, or ``"skip"`` to leave an image unguided in a step whose gradient is not finite.
             eta: noise of DDIM steps, 0 to 1.
@@ -248,8 +249,9 @@ class DepthGuidedPipeline(DiffusionPipeline):
         Depth is read in all steps from ``depth_from`` on, and in guided steps.
         """
         labels, count = None if class_labels is None else class_labels.to(sample.device), len(self.scheduler.timesteps)
+        log_snr = torch.logit(self.scheduler.alphas_cumprod.double())
         for index, t in enumerate(self.scheduler.timesteps):
-            guided = bool(guidance.active) and guidance.guides(index, int(t), count, self.depth_predictor)
+            guided = bool(guidance.active) and guidance.guides(index, float(log_snr[int(t)]), count, self.depth_predictor)
             with_depth = depth_from is not None and index >= depth_from
             prediction = self._predict(sample, t, guidance, guided, generators, labels, with_depth)
             step = guided_step(

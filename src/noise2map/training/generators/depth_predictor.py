@@ -51,7 +51,7 @@ def fit_depth_predictor(
     """Trains all branches of a predictor together, by L1 at random time steps.
 
     The U-Net is frozen and its features are computed on the fly: memory is that of one batch, whatever the number of images.
-    Time steps are drawn from the predictor's useful range. The statistics that standardise features are measured first.
+    Time steps are drawn down to the predictor's ``min_log_snr``. The statistics that standardise features are measured first.
 
     Args:
         unet: the generator's U-Net.
@@ -192,8 +192,7 @@ class _Batches:
     ) -> None:
         self.unet, self.predictor, self.images, self.depths, self.valid = unet, predictor, images, depths, valid
         self.tables: DiscreteTables = tables_from_betas((scheduler or DDPMScheduler()).betas)
-        low, high = predictor.config.useful_timesteps
-        self.timesteps = (low, min(high, self.tables.betas.numel()))
+        self.timesteps = (0, self.tables.last_step(predictor.config.min_log_snr) + 1)
         self.batch_size, self.flip = batch_size, flip
         self.generator = torch.Generator().manual_seed(seed)
 

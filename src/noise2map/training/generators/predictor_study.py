@@ -164,7 +164,6 @@ def _train_one(
         min_depth=options.min_depth,
         max_depth=options.max_depth,
         depth_representation=options.depth_representation,
-        useful_timesteps=(0, round(0.8 * scheduler.config.num_train_timesteps)),
     )
     rows = score_depth_predictor(
         unet, fit.predictor, test.images, test.depths, timesteps=options.timesteps, scheduler=scheduler, seed=options.seed
