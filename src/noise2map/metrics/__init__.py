@@ -26,6 +26,7 @@ from noise2map.metrics.plausibility import (
     edge_alignment,
     plane_residual,
 )
+from noise2map.metrics.room_geometry import EYE_HEIGHT_M, ROOM_SCORES, room_scores
 from noise2map.metrics.segmentation import (
     SegmentationScores,
     confusion_matrix,
@@ -40,8 +41,10 @@ from noise2map.metrics.uncertainty import UNCERTAINTY_SCORES, UncertaintyScores
 __all__ = [
     "BEV_THRESHOLDS",
     "DEPTH_SCORES",
+    "EYE_HEIGHT_M",
     "NORMALS_SCORES",
     "PLAUSIBILITY_SCORES",
+    "ROOM_SCORES",
     "UNCERTAINTY_SCORES",
     "BevScores",
     "DepthFeatures",
@@ -87,6 +90,7 @@ __all__ = [
     "plane_residual",
     "render_depth",
     "resampled_distances",
+    "room_scores",
     "seed_interval",
     "segmentation_scores",
 ]

@@ -1,6 +1,6 @@
 """Plausibility of an image's geometry, without a reference: planes, edges, and two depth maps that should agree."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -69,18 +69,47 @@ def plane_residual(depth: Tensor, window: int = _WINDOW) -> Tensor:
     """
     if window < 3 or window % 2 == 0 or depth.ndim != 3 or window > min(depth.shape[-2:]):
         raise ValueError(f"window must be odd, at least 3, and fit into depth (B, H, W), got {window} for {tuple(depth.shape)}")
+    return patch_planes(inverse_depth(depth), window).residual
+
+
+def inverse_depth(depth: Tensor, far: float | None = None) -> Tensor:
+    """Inverse depth `(B, H, W)` float64; NaN where depth is 0, not finite, or `far` and more."""
     known = torch.isfinite(depth) & (depth > 0)
-    inverse = torch.where(known, 1 / torch.where(known, depth, 1).double(), torch.nan)
+    if far is not None:
+        known = known & (depth < far)
+    return torch.where(known, 1 / torch.where(known, depth, 1).double(), torch.nan)
+
+
+class PatchPlanes(NamedTuple):
+    """Least-squares planes of patches of inverse depth, each `(B, H - window + 1, W - window + 1)` float64, NaN where unknown.
+
+    Attributes:
+        mean: Inverse depth in the middle.
+        across: Change of the inverse depth for a pixel to the right.
+        down: For a pixel downwards.
+        residual: Root mean square of what the plane leaves, divided by `mean`.
+    """
+
+    mean: Tensor
+    across: Tensor
+    down: Tensor
+    residual: Tensor
+
+
+def patch_planes(inverse: Tensor, window: int) -> PatchPlanes:
+    """Fit of a linear function to the inverse depth `(B, H, W)` of each patch of `window` x `window` pixels, an odd number."""
     patches = functional.unfold(inverse[:, None], window)  # (B, window², L)
-    steps = torch.arange(window, dtype=torch.float64, device=depth.device) - window // 2
-    across, down = steps.repeat(window), steps.repeat_interleave(window)
+    steps = torch.arange(window, dtype=torch.float64, device=inverse.device) - window // 2
     mean = patches.mean(1, keepdim=True)
     rest = patches - mean
-    for axis in (across, down):  # orthogonal to each other and to the constant: fitted one after the other
-        slope = (axis @ rest) / axis.square().sum()
-        rest = rest - axis[:, None] * slope[:, None]
-    relative = rest.square().mean(1).sqrt() / mean[:, 0]
-    return relative.reshape(len(depth), depth.shape[1] - window + 1, depth.shape[2] - window + 1)
+    slopes = []
+    for axis in (steps.repeat(window), steps.repeat_interleave(window)):  # across, down
+        # Orthogonal to each other and to the constant: fitted one after the other.
+        slopes.append((axis @ rest) / axis.square().sum())
+        rest = rest - axis[:, None] * slopes[-1][:, None]
+    residual = rest.square().mean(1).sqrt() / mean[:, 0]
+    shape = (len(inverse), inverse.shape[1] - window + 1, inverse.shape[2] - window + 1)
+    return PatchPlanes(*(one.reshape(shape) for one in (mean[:, 0], *slopes, residual)))
 
 
 def image_edges(images: Tensor) -> Tensor:
