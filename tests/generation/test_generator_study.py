@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import struct
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from tiny_guidance import tiny_prior
 from noise2map.cli import main
 from noise2map.generation.evaluation.feature_extractors import make_extractor
 from noise2map.generation.evaluation.references import ReferenceImages
-from noise2map.generation.evaluation.study import GeneratorOptions, guidance_tables
+from noise2map.generation.evaluation.settings import setting_tables
+from noise2map.generation.evaluation.study import GeneratorOptions
 from noise2map.generation.loading import prior_name
 from noise2map.guidance import DepthGuidedPipeline
 from noise2map.metrics import feature_distance
@@ -73,7 +75,7 @@ def rows_of(out, table="guidance", name="generator.csv"):
 @pytest.mark.slow
 def test_table_has_all_settings_at_equal_seeds_and_the_references(study):
     rows = rows_of(study[0])
-    assert [row["setting"] for row in rows] == ["none", "DCG", "DPG", "both", "references"]
+    assert [row["setting"] for row in rows] == ["none", "DCG", "DPG", "both", "real", "references"]
     assert [(row["consistency_scale"], row["prior_scale"]) for row in rows[:4]] == [
         ("0.0", "0.0"),
         ("40.0", "0.0"),
@@ -86,7 +88,8 @@ def test_table_has_all_settings_at_equal_seeds_and_the_references(study):
         assert float(row["disagreement"]) > 0 and float(row["seconds_per_image"]) > 0
         assert row["extractor"].startswith("segmentation:stage4@") and row["estimator"].startswith("depth@")
         assert row["images"] == str(IMAGES) and row["reference_images"] == "20" and row["command"] and row["reference_hash"]
-    assert float(rows[4]["disagreement"]) > 0 and not rows[4]["FID"]
+    assert float(rows[5]["disagreement"]) > 0 and not rows[5]["FID"]
+    assert rows[4]["images"] == "10" and float(rows[4]["FID"]) > 0 and rows[4]["consistency_scale"] == ""
 
 
 @pytest.mark.slow
@@ -108,7 +111,7 @@ def test_distances_are_those_of_the_files(study, paths):
 def test_sweeps_share_images_with_the_table_and_count_their_own(study):
     out, _ = study
     scales = rows_of(out, "scales")
-    assert [row["setting"] for row in scales] == ["scale 0", "scale 40", "references"]
+    assert [row["setting"] for row in scales] == ["scale 0", "scale 40", "real", "references"]
     assert {row["images"] for row in scales[:2]} == {"17"}
     priors = rows_of(out, "priors")
     assert [row["prior"].split("-")[0] for row in priors[:2]] == ["8px", "4px"]
@@ -166,15 +169,43 @@ def test_run_again_it_draws_nothing_and_finds_the_same(study, monkeypatch, capsy
 def test_guided_settings_in_short(paths, tmp_path):
     assert run(*words(paths, tmp_path, resamples=0, steps=1, pairs=1, samples=17)) == 0
     rows = rows_of(tmp_path)
-    assert [row["setting"] for row in rows] == ["none", "DCG", "DPG", "both", "references"]
+    assert [row["setting"] for row in rows] == ["none", "DCG", "DPG", "both", "real", "references"]
     assert all(float(row["FID"]) > 0 and float(row["dFID"]) > 0 for row in rows[:4])
     assert "data-points" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_controls_of_guidance(paths, tmp_path):
+    """Unguided images at other numbers of steps and at the cost of guided ones, and placebos beside guidance."""
+    controls = {"unguided_steps": "1,3", "placebos": "neighbor,noise,reversed", "samples": 18, "limit": 40}
+    arguments = [*words(paths, tmp_path, resamples=0, steps=2, pairs=0, **controls), "--equal-cost"]
+    assert run(*arguments) == 0
+    assert [(row["setting"], row["steps"]) for row in rows_of(tmp_path, "steps")[:3]] == [
+        ("1 steps", "1"),
+        ("2 steps", "2"),
+        ("3 steps", "3"),
+    ]
+    main_rows = {row["setting"]: row for row in rows_of(tmp_path)}
+    assert int(main_rows["none, equal cost"]["steps"]) > 2 and main_rows["both"]["steps"] == "2"
+    placebos = {row["setting"]: row for row in rows_of(tmp_path, "placebos")}
+    assert list(placebos)[:5] == ["none", "both", "both, neighbor", "both, noise", "both, reversed"]
+    assert placebos["both"]["FID"] == main_rows["both"]["FID"] and placebos["both, noise"]["placebo"] == "noise"
+    assert len({placebos[name]["FID"] for name in list(placebos)[:5]}) == 5
+    # Of a pair one is lost: both are drawn again, and are as they were.
+    (folder,) = (tmp_path / "samples").glob("*_neighbor_*")
+    before = {path.name: path.read_bytes() for path in folder.glob("*.png")}
+    records = folder / "predictions.jsonl"
+    assert len(before) == 18 and records.is_file()
+    lines = records.read_text().splitlines()
+    records.write_text("\n".join(line for line in lines if json.loads(line)["id"] != "7") + "\n")
+    (folder / "000007.png").unlink()
+    assert run(*arguments) == 0
+    assert {path.name: path.read_bytes() for path in folder.glob("*.png")} == before
 
 
 def test_a_generator_alone_is_scored_without_guidance(paths, tmp_path, capsys):
     assert run(*words(paths, tmp_path, depth_predictor=None, depth_prior=None, resamples=0, pairs=0)) == 0
     rows = rows_of(tmp_path)
-    assert [row["setting"] for row in rows] == ["none", "references"] and "FID_low" not in rows[0]
+    assert [row["setting"] for row in rows] == ["none", "real", "references"] and "FID_low" not in rows[0]
     assert "only the unguided generator" in capsys.readouterr().err
     assert run(*words(paths, tmp_path, depth_predictor=None, depth_prior=None, resamples=0, pairs=0, steps=1)) == 2
     assert "num_inference_steps 2 -> 1" in capsys.readouterr().err
@@ -214,15 +245,18 @@ def test_foreign_files_are_not_written_among(paths, tmp_path, capsys):
 def test_plan_leaves_out_what_there_are_no_parts_for(tmp_path):
     options = GeneratorOptions(model="g", references="r", out=tmp_path, sweep_scales=(10.0, 0.0))
     first, second = tiny_prior(), tiny_prior(seed=3)
-    assert list(guidance_tables(options, False, [])) == ["guidance"]
-    assert list(guidance_tables(options, True, [])["guidance"]) == ["none", "DCG"]
-    sweep = guidance_tables(options, True, [])["scales"]
-    assert [[(loss.name, loss.scale) for loss in one.active] for one in sweep.values()] == [[], [("consistency", 10.0)]]
-    assert list(guidance_tables(options, True, [first])) == ["guidance", "scales"]
-    tables = guidance_tables(options, True, [first, second])
+    assert list(setting_tables(options, SimpleNamespace(depth_predictor=None), [])) == ["guidance"]
+    assert list(setting_tables(options, SimpleNamespace(depth_predictor=1), [])["guidance"]) == ["none", "DCG"]
+    sweep = setting_tables(options, SimpleNamespace(depth_predictor=1), [])["scales"]
+    assert [[(loss.name, loss.scale) for loss in one.guidance.active] for one in sweep.values()] == [[], [("consistency", 10.0)]]
+    assert list(setting_tables(options, SimpleNamespace(depth_predictor=1), [first])) == ["guidance", "scales"]
+    tables = setting_tables(options, SimpleNamespace(depth_predictor=1), [first, second])
     assert list(tables) == ["guidance", "scales", "priors"]
-    assert tables["priors"][f"prior {prior_name(second)}"].losses[1].prior is second
-    assert list(guidance_tables(options, True, [first, first])) == ["guidance", "scales"]  # given twice, there is nothing to sweep
+    assert tables["priors"][f"prior {prior_name(second)}"].guidance.losses[1].prior is second
+    assert list(setting_tables(options, SimpleNamespace(depth_predictor=1), [first, first])) == [
+        "guidance",
+        "scales",
+    ]  # given twice, there is nothing to sweep
 
 
 def test_settings_can_be_drawn_apart_and_are_found_again(paths, tmp_path, capsys):

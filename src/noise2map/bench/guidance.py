@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 from tqdm import tqdm
 
 from noise2map.bench.timing import IDENTITY, BenchOptions, name_of, time_calls
@@ -23,6 +21,7 @@ from noise2map.guidance import (
     guided_prediction,
     guided_step,
 )
+from noise2map.runs.operations import count_operations
 from noise2map.runs.provenance import provenance
 from noise2map.training.maps.dry_run import kept_bytes
 
@@ -167,31 +166,10 @@ def guidance_calls(options: GuidanceBenchOptions, dtype: torch.dtype) -> tuple[d
     return calls, {tensor.untyped_storage()._cdata for tensor in tensors}
 
 
-class _Operations(TorchDispatchMode):
-    """Counts floating-point operations, forward and backward (PyTorch's own counter refuses ``autograd.grad`` to a leaf)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        packet = func._overloadpacket
-        if packet not in flop_registry and func is not torch.ops.prim.device.default:
-            with self:  # attention is counted by its parts where it has no rule of its own
-                parts = func.decompose(*args, **kwargs)
-            if parts is not NotImplemented:
-                return parts
-        result = func(*args, **kwargs)
-        if packet in flop_registry:
-            self.total += flop_registry[packet](*args, **kwargs, out_val=result)
-        return result
-
-
 def count(call: Callable[[], Any], weights: set[int], device: torch.device) -> dict[str, float | None]:
     """Operations of a call, bytes kept for its backward pass (weights aside), and additional CUDA memory."""
-    with kept_bytes(weights) as kept, _Operations() as operations:
-        call()
+    with kept_bytes(weights) as kept:
+        operations = count_operations(call)
     peak = None
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
@@ -199,7 +177,7 @@ def count(call: Callable[[], Any], weights: set[int], device: torch.device) -> d
         call()
         torch.cuda.synchronize(device)
         peak = round((torch.cuda.max_memory_allocated(device) - before) / _MIB, 1)
-    return {"gflop": operations.total / 1e9, "kept_mb": round(sum(kept.values()) / _MIB, 1), "peak_mb": peak}
+    return {"gflop": operations / 1e9, "kept_mb": round(sum(kept.values()) / _MIB, 1), "peak_mb": peak}
 
 
 def run_guidance_bench(options: GuidanceBenchOptions) -> list[dict[str, Any]]:

@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from noise2map.cli.options import BatchSize, DepthPredictor, Device, DType, Fov, ImageSampler, TimestepSpacing, scales
+from noise2map.cli.options import (
+    BatchSize,
+    DepthPredictor,
+    Device,
+    DType,
+    Fov,
+    ImageSampler,
+    TimestepSpacing,
+    numbers,
+    scales,
+    words,
+)
 from noise2map.cli.sample import (
     Convention,
     Generator,
@@ -23,6 +34,8 @@ from noise2map.cli.sample import (
 if TYPE_CHECKING:
     from noise2map.generation.evaluation.study import GeneratorOptions
 
+_PLACEBOS = ("neighbor", "noise", "reversed")
+
 References = Annotated[
     str,
     typer.Option(help="Real images: a folder, a rendered Freedoom split, an LSUN ..._lmdb, samples, or e.g. nyu:ROOT."),
@@ -36,6 +49,14 @@ Samples = Annotated[int, typer.Option(min=2, help="Images of each row.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the first image; the others follow.")]
 Scales = Annotated[list[str] | None, scales("Sweep the scale of both guidances, e.g. 0,10,20,40,80.")]
 SweepSamples = Annotated[int, typer.Option(min=2, help="Images of each row of a sweep.")]
+UnguidedSteps = Annotated[list[str] | None, numbers("Also show the unguided generator at these numbers of steps, e.g. 25,100,250.")]
+EqualCost = Annotated[
+    bool, typer.Option("--equal-cost", help="Also draw unguided images in as many steps as cost what the dearest guided row does.")
+]
+Placebos = Annotated[
+    list[str] | None,
+    words("Also guide by what cannot know the geometry: another image's gradient, noise of its norm, its reverse.", _PLACEBOS),
+]
 Extractor = Annotated[str, typer.Option(help="Features: a shipped model, a folder or hub id of a vision model, or inception.")]
 Estimator = Annotated[str, typer.Option(help="Depth: a shipped model, or a folder or hub id.")]
 Rendering = Annotated[
@@ -67,6 +88,9 @@ def evaluate_generator(
     prior_scale: Scale = 40.0,
     scales: Scales = None,
     sweep_samples: SweepSamples = 512,
+    unguided_steps: UnguidedSteps = None,
+    equal_cost: EqualCost = False,
+    placebos: Placebos = None,
     steps: ImageSteps = 50,
     sampler: ImageSampler = "default",
     timestep_spacing: TimestepSpacing = "default",
@@ -115,6 +139,9 @@ def evaluate_generator(
         prior_scale=prior_scale,
         sweep_scales=scales or (),
         sweep_images=sweep_samples,
+        unguided_steps=unguided_steps or (),
+        equal_cost=equal_cost,
+        placebos=placebos or (),
         sampling=SamplingOptions(num_inference_steps=steps, dtype=dtype, batch_size=batch_size),
         guidance=GuidanceConfig(
             convention=as_saved(convention),

@@ -184,6 +184,7 @@ def option_settings(command: str, options: Any) -> dict[str, Any]:
 def folder_name(settings: Mapping[str, Any], guidance: GuidanceConfig = UNGUIDED) -> str:
     """`consistency-40_prior-40_CHECKSUM`: what guides, and a checksum of all that decides an image."""
     words = [f"{loss.name.replace(' ', '-')}-{loss.scale:g}" for loss in guidance.active] or ["unguided"]
+    words += [guidance.placebo] if guidance.active and guidance.placebo else []
     return "_".join([*words, settings_checksum(dict(settings), 10)])
 
 
@@ -214,11 +215,13 @@ def draw_images(
         ValueError: If the pipeline refuses an argument, or a gradient is not finite.
     """
     settings = image_settings(pipe, options, guidance)
+    paired = bool(guidance.active) and guidance.placebo == "neighbor"
     with OutputFolder(out / folder_name(settings, guidance), settings) as folder:
-        missing = [seed for seed in seeds if not folder.is_done(str(seed), {})]
+        missing = _in_pairs(seeds, folder) if paired else [seed for seed in seeds if not folder.is_done(str(seed), {})]
         on_images(len(seeds) - len(missing))
-        for start in range(0, len(missing), options.batch_size):
-            part = missing[start : start + options.batch_size]
+        size = options.batch_size + options.batch_size % 2 if paired else options.batch_size
+        for start in range(0, len(missing), size):
+            part = missing[start : start + size]
             began = perf_counter()
             drawn = draw(pipe, part, options, guidance)
             seconds = (perf_counter() - began) / len(part)
@@ -228,6 +231,16 @@ def draw_images(
                 folder.write(line, {name: encode_image(Image.fromarray(pixels.permute(1, 2, 0).numpy()))})
             on_images(len(part))
     return folder
+
+
+def _in_pairs(seeds: Sequence[int], folder: OutputFolder) -> list[int]:
+    """Seeds to draw where images depend on their neighbor: always the two of a pair, 2k and 2k + 1."""
+    known = set(seeds)
+    alone = [seed for seed in seeds if seed ^ 1 not in known]
+    if alone:
+        raise ValueError(f"the placebo 'neighbor' pairs seeds 2k and 2k + 1; expected seed {alone[0] ^ 1} beside {alone[0]}")
+    pairs = sorted({seed // 2 for seed in seeds if not folder.is_done(str(seed), {})})
+    return [seed for pair in pairs for seed in (2 * pair, 2 * pair + 1)]
 
 
 @dataclass
@@ -308,6 +321,7 @@ def sample_images(
 def describe(guidance: GuidanceConfig) -> str:
     """`consistency 40, prior 40 (variance)`; `unguided` without guidance."""
     scales = ", ".join(f"{loss.name} {loss.scale:g}" for loss in guidance.active)
+    scales += f", placebo {guidance.placebo}" if scales and guidance.placebo else ""
     return f"{scales} ({guidance.convention})" if scales else "unguided"
 
 

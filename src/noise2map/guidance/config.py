@@ -10,6 +10,7 @@ from torch import nn
 from noise2map.guidance.depth_predictor import DepthPredictor
 from noise2map.guidance.depth_prior import PriorLoss, TauRule
 from noise2map.guidance.losses import REDUCTIONS, ConsistencyLoss, GuidanceLoss
+from noise2map.guidance.placebos import PLACEBOS
 from noise2map.guidance.scheduler_step import CONVENTIONS, check_integer
 
 NONFINITE = ("error", "skip")
@@ -41,6 +42,8 @@ class GuidanceConfig:
         every: guide every so many steps, from the first.
         log_snr: range ``(low, high)`` of the log signal-to-noise ratio of the steps that are guided, high excluded; infinite ends
             are allowed. Holds for every schedule. None for all that the predictor can read, from its ``min_log_snr`` on.
+        placebo: what takes the place of the gradient, see `noise2map.guidance.placebos.placebo_gradient`: a control. None for the
+            gradient itself.
         on_nonfinite: ``"error"``, or ``"skip"`` to leave an image unguided in a step whose gradient is not finite.
     """
 
@@ -53,6 +56,7 @@ class GuidanceConfig:
     end: int | None = None
     every: int = 1
     log_snr: Sequence[float] | None = None
+    placebo: str | None = None
     on_nonfinite: str = "error"
 
     def __post_init__(self) -> None:
@@ -73,6 +77,8 @@ class GuidanceConfig:
                 raise ValueError(f"{name} is {value!r}; expected {' or '.join(map(repr, known))}")
         if self.on_nonfinite not in NONFINITE:
             raise ValueError(f"on_nonfinite is {self.on_nonfinite!r}; expected 'error' or 'skip'")
+        if self.placebo is not None and self.placebo not in PLACEBOS:
+            raise ValueError(f"placebo is {self.placebo!r}; expected one of {', '.join(PLACEBOS)}")
         check_integer("guidance_every", self.every, 1, None)
         check_integer("guidance_start", self.start, 0, None)
         if self.end is not None:

@@ -13,6 +13,7 @@ from noise2map.guidance.depth_predictor import DepthPredictor
 from noise2map.guidance.depth_prior import DepthPrior
 from noise2map.guidance.features import UNetFeatureTap
 from noise2map.guidance.losses import StepDepth
+from noise2map.guidance.placebos import placebo_gradient
 
 
 @dataclass
@@ -63,7 +64,8 @@ def guided_prediction(
         class_labels: of a class-conditional U-Net, ``(B,)``.
 
     Returns:
-        The prediction, the gradient and the losses. The gradient of an image does not depend on the batch.
+        The prediction, the gradient and the losses. The gradient of an image does not depend on the batch (but with the placebo
+        ``"neighbor"``).
 
     Raises:
         ValueError: if no loss guides, or a gradient is not finite and ``guidance.on_nonfinite`` is ``"error"``, naming step and
@@ -88,6 +90,8 @@ def guided_prediction(
     detached = {name: value.detach() for name, value in values.items()}
     gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
     gradient, skipped = _check_finite(gradient, detached, timestep, guidance.on_nonfinite)
+    if guidance.placebo is not None:
+        gradient = placebo_gradient(guidance.placebo, gradient, generators)
     return GuidedPrediction(output, gradient, detached, signal, skipped)
 
 

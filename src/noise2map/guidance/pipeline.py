@@ -20,6 +20,7 @@ from noise2map.guidance.depth_predictor import DepthPredictor
 from noise2map.guidance.depth_prior import DepthPrior, TauRule
 from noise2map.guidance.gradient import GuidedPrediction, guided_prediction, read_depth
 from noise2map.guidance.losses import REDUCTIONS
+from noise2map.guidance.placebos import check_pairs
 from noise2map.guidance.scheduler_step import CONVENTIONS, GuidedStep, check_sampling, check_scheduler, guided_step
 
 _OUTPUT_TYPES = ("pil", "np", "pt")
@@ -291,6 +292,8 @@ class DepthGuidedPipeline(DiffusionPipeline):
         if self.depth_predictor is None and (guidance.active or output_depth):
             what = f"{guidance.active[0].name}_scale" if guidance.active else "output_depth"
             raise ValueError(f"{what} is set, but the pipeline has no depth_predictor; pass one to from_pipe or from_pretrained")
+        if guidance.active and guidance.placebo == "neighbor":
+            check_pairs(batch_size)
         for loss in guidance.active:
             loss.bound(self.components)
         if self.depth_predictor is not None:

@@ -4,7 +4,7 @@ from noise2map.metrics.bev import BEV_THRESHOLDS, BevScores, bev_counts, bev_sco
 from noise2map.metrics.calibration import ExpectedCalibrationError, ProbabilityScores, fit_temperature
 from noise2map.metrics.depth import DEPTH_SCORES, DepthScores, absolute_relative_error, depth_is_wrong, depth_valid
 from noise2map.metrics.feature_distances import FeatureStatistics, frechet_distance, kernel_distance
-from noise2map.metrics.feature_resampling import feature_distance, resampled_distances
+from noise2map.metrics.feature_resampling import extrapolated_distance, feature_distance, resampled_distances
 from noise2map.metrics.features import DepthFeatures, FeatureExtractor, render_depth
 from noise2map.metrics.fid import DepthFrechetDistance, Distance, FrechetDistance, KernelDistance
 from noise2map.metrics.intervals import (
@@ -76,6 +76,7 @@ __all__ = [
     "depth_is_wrong",
     "depth_valid",
     "edge_alignment",
+    "extrapolated_distance",
     "feature_distance",
     "fit_temperature",
     "frechet_distance",

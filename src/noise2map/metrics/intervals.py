@@ -1,5 +1,6 @@
 """Intervals: bootstrap over images or groups of them, Student's t over training seeds."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -229,11 +230,20 @@ _T_975 = (
 )  # fmt: skip
 
 
-def centered_interval(estimate: float, values: Tensor, samples: int, confidence: float = 0.95) -> Interval:
+def centered_interval(
+    estimate: float, values: Tensor, samples: int, confidence: float = 0.95, lowest: float = -math.inf
+) -> Interval:
     """Interval of an estimate from resampled values `(n,)`, moved so that their mean lies on the estimate.
 
     The Fréchet distance of N samples is too large by about c / N, and resampling adds the same once more: percentiles as they
     are would lie above what they are to enclose. What is left is the spread of the distance *at this number of samples*.
+
+    Args:
+        estimate: From all samples.
+        values: From resamples.
+        samples: How many there are.
+        confidence: Of the interval.
+        lowest: What no value can lie below, such as 0 for a distance: the interval does not reach further.
 
     Raises:
         ValueError: If `confidence` is not inside (0, 1).
@@ -243,7 +253,7 @@ def centered_interval(estimate: float, values: Tensor, samples: int, confidence:
     tail = (1 - confidence) / 2
     spread = torch.quantile(values.double() - values.double().mean(), torch.tensor([tail, 1 - tail]).double().to(values.device))
     low, high = (estimate + spread).tolist()
-    return Interval(estimate, low, high, confidence, samples)
+    return Interval(estimate, max(low, min(lowest, estimate)), high, confidence, samples)
 
 
 def seed_interval(values: Tensor) -> Interval:

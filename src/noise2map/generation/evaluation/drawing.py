@@ -25,11 +25,13 @@ class RowRequest:
         name: Of the row.
         guidance: What guides its images.
         seeds: Of its images.
+        steps: Sampling steps.
     """
 
     name: str
     guidance: GuidanceConfig
     seeds: Sequence[int]
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def draw_rows(
         pipe: The generator, with the parts that guidance needs.
         requests: Place of a row to what it asks for.
         out: Folder that gets a folder for each guidance.
-        sampling: How images are drawn.
+        sampling: How images are drawn; the number of steps is each row's own.
 
     Returns:
         Place of a row to its images; rows that are guided alike share them.
@@ -79,13 +81,15 @@ def draw_rows(
     keys: dict[Place, str] = {}
     merged: dict[str, RowRequest] = {}
     for place, request in requests.items():
-        key = keys[place] = folder_name(image_settings(pipe, sampling, request.guidance), request.guidance)
+        how = replace(sampling, num_inference_steps=request.steps)
+        key = keys[place] = folder_name(image_settings(pipe, how, request.guidance), request.guidance)
         before = merged.setdefault(key, request)
         merged[key] = replace(before, seeds=max(before.seeds, request.seeds, key=len))
     drawn = {}
     with tqdm(total=sum(len(one.seeds) for one in merged.values()), unit="image", disable=None) as bar:
         for key, one in merged.items():
             bar.set_description(one.name)
-            folder = draw_images(pipe, one.seeds, out, sampling, one.guidance, on_images=bar.update)
-            drawn[key] = DrawnRow(one.name, one.guidance, one.seeds, folder)
+            how = replace(sampling, num_inference_steps=one.steps)
+            folder = draw_images(pipe, one.seeds, out, how, one.guidance, on_images=bar.update)
+            drawn[key] = DrawnRow(one.name, one.guidance, one.seeds, one.steps, folder)
     return {place: drawn[key] for place, key in keys.items()}

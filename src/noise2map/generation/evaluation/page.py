@@ -11,10 +11,10 @@ from torch import Tensor
 from noise2map.generation.evaluation.measurements import stack_images
 from noise2map.generation.evaluation.references import ImageFiles
 from noise2map.generation.evaluation.report import geometry_columns, short_differences, short_row, sweep_figures
+from noise2map.generation.evaluation.settings import RowSetting
 from noise2map.generation.evaluation.study import GeneratorStudy
 from noise2map.generation.loading import camera_of
 from noise2map.geometry import intrinsics_from_fov, normals_from_depth, point_cloud, write_glb, write_ply
-from noise2map.guidance import GuidanceConfig
 from noise2map.inference.depth_models import DepthModel
 from noise2map.report.html import Cloud, GalleryItem, Page
 from noise2map.report.palettes import colorize_depth, colorize_normals, depth_range
@@ -162,10 +162,10 @@ def write_page(
         page.section(
             "Equal seeds",
             "Start noise and the noise of sampling are the same; guidance alone differs: "
-            f"{_scales(study.guidance['guidance'])}, {facts['steps']} {facts['scheduler']} steps, convention "
+            f"{_scales(study.settings['guidance'])}, {facts['steps']} {facts['scheduler']} steps, convention "
             f"{facts['convention']}, {facts['reduction']} of pixels.",
         )
-        shown = {name: _views(study, name, seeds, fov_deg) for name in study.guidance["guidance"]}
+        shown = {name: _views(study, name, seeds, fov_deg) for name in study.settings["guidance"]}
         page.gallery([seed_item(shown, place, seed) for place, seed in enumerate(seeds)])
         if study.feature_models.depth_model.metric:
             page.section("Point clouds", "Drag to turn, scroll to come nearer. The same clouds lie in `clouds/` as PLY and GLB.")
@@ -187,7 +187,8 @@ def _tables(page: Page, study: GeneratorStudy, facts: Mapping[str, Any]) -> None
         "this number of images; they say nothing of other training runs. `strong-weak`: how far two readings of the depth differ; "
         "`off plane`, `planar`: how far patches are from planes; `edges`: whether depth has its edges where the image has them.",
     )
-    headings = {"guidance": "With and without", "scales": "Guidance scale", "priors": "Resolution of the prior"}
+    headings = {"steps": "Unguided, by steps", "guidance": "With and without", "placebos": "Placebos"}
+    headings |= {"scales": "Guidance scale", "priors": "Resolution of the prior"}
     geometry = geometry_columns()
     for table, scores in study.tables.items():
         rows = [short_row(row) for row in scores.rows()]
@@ -202,9 +203,10 @@ def _tables(page: Page, study: GeneratorStudy, facts: Mapping[str, Any]) -> None
         page.figures([(light[name], dark[name]) for name in light], "Sweeps")
 
 
-def _scales(rows: Mapping[str, GuidanceConfig]) -> str:
+def _scales(rows: Mapping[str, RowSetting]) -> str:
     """``DCG 40, DPG 40, both 40 and 40``."""
-    words = [f"{name} {' and '.join(f'{loss.scale:g}' for loss in one.active)}" for name, one in rows.items() if one.active]
+    guided = {name: one.guidance.active for name, one in rows.items() if one.guidance.active}
+    words = [f"{name} {' and '.join(f'{loss.scale:g}' for loss in losses)}" for name, losses in guided.items()]
     return "scales " + ", ".join(words) if words else "there is none here"
 
 

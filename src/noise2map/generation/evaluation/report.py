@@ -52,8 +52,10 @@ def study_rows(study: GeneratorStudy, facts: Row) -> list[Row]:
     rows = []
     for table, scores in study.tables.items():
         for row in scores.rows():
-            scales = _scales(study.guidance[table].get(row["setting"]))
-            rows.append({"table": table, "setting": row["setting"], **scales, **row, **facts})
+            setting = study.settings[table].get(row["setting"])
+            own = {"steps": setting.steps, "placebo": setting.guidance.placebo} if setting else {"steps": None, "placebo": None}
+            scales = _scales(setting and setting.guidance)
+            rows.append({"table": table, "setting": row["setting"], **scales, **row, **facts, **own})
     return rows
 
 
@@ -95,6 +97,8 @@ def short_row(row: Row) -> Row:
     for metric, (kind, _) in DISTANCES.items():
         title, factor = (f"{metric} x1000", 1000) if kind == "kernel" else (metric, 1)
         line[title] = _with_interval(row, metric, factor) if metric in row else None
+        if f"{metric}_inf" in row:
+            line[f"{metric} inf"] = f"{row[f'{metric}_inf']:.3f}"
     line |= {title: row.get(name) for name, title in _PLAUSIBILITY.items()}
     line["s/image"] = row.get("seconds_per_image")
     return line
@@ -136,7 +140,7 @@ def sweep_figures(study: GeneratorStudy, theme: str = "light") -> dict[str, Any]
     for table, label in (("scales", "guidance scale"), ("priors", "resolution of the prior, px")):
         if table not in study.tables:
             continue
-        scores, losses = study.tables[table], [one.losses for one in study.guidance[table].values()]
+        scores, losses = study.tables[table], [one.guidance.losses for one in study.settings[table].values()]
         x = [one[0].scale if table == "scales" else float(one[-1].prior.image_size[0]) for one in losses]
         order = sorted(range(len(x)), key=x.__getitem__)
         for metric in _FRECHET:

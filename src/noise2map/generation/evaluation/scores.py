@@ -14,6 +14,7 @@ from noise2map.metrics import (
     Interval,
     bootstrap_intervals,
     centered_interval,
+    extrapolated_distance,
     feature_distance,
     paired_bootstrap_intervals,
     resampled_distances,
@@ -22,15 +23,17 @@ from noise2map.metrics import (
 Row = dict[str, Any]
 
 # Name of a distance -> kind, and which features it compares.
+# First those without a bias of the number of images.
 DISTANCES = {
-    "dFID": ("frechet", "depth_features"),
-    "FID": ("frechet", "image_features"),
-    "dKID": ("kernel", "depth_features"),
     "KID": ("kernel", "image_features"),
+    "dKID": ("kernel", "depth_features"),
+    "FID": ("frechet", "image_features"),
+    "dFID": ("frechet", "depth_features"),
 }
 
 # Whose difference is asked for first: the order that DAG reports (both < DCG < DPG < none in dFID).
 CLAIMS = (("DCG", "none"), ("DPG", "none"), ("both", "none"), ("DCG", "DPG"), ("both", "DCG"))
+CLAIMS += (("both", "none, equal cost"), ("DCG", "none, equal cost"))
 
 
 @dataclass
@@ -42,6 +45,8 @@ class SettingScores:
         samples: Number of images of each.
         distances: Name of a distance to its intervals, one for each setting.
         biases: Name of a Fréchet distance to what resampling raised it by, one for each setting; NaN without resamples.
+        extrapolated: Name of a Fréchet distance to its values for infinitely many images; empty without resamples.
+        real: Distances of real images from other real ones, the best that can be reached: a row, empty without enough references.
         draws: Name of a distance to its resampled values `(n, S)`; empty without resamples.
         plausibility: Rows of each setting `(N, P)`.
         reference_plausibility: Those of the references.
@@ -52,13 +57,15 @@ class SettingScores:
     samples: int
     distances: dict[str, list[Interval]]
     biases: dict[str, list[float]]
+    extrapolated: dict[str, list[float]]
+    real: Row
     draws: dict[str, Tensor]
     plausibility: list[Tensor]
     reference_plausibility: Tensor
     seconds: list[float]
 
     def rows(self) -> list[Row]:
-        """One row for each setting, then one for the references, which have no distance to themselves."""
+        """One row for each setting; then real images against other real ones; then the references' own scores."""
         rows = []
         for place, name in enumerate(self.names):
             row: Row = {"setting": name, "images": self.samples}
@@ -66,11 +73,13 @@ class SettingScores:
                 row |= _cells(metric, intervals[place])
                 if metric in self.biases:
                     row[f"{metric}_bias"] = self.biases[metric][place]
+                    row[f"{metric}_inf"] = self.extrapolated[metric][place]
             row |= _plausibility(self.plausibility[place])
             row["seconds_per_image"] = self.seconds[place]
             rows.append(row)
         references = {"setting": "references", "images": len(self.reference_plausibility)}
-        return [*rows, references | _plausibility(self.reference_plausibility)]
+        real = [{"setting": "real", **self.real}] if self.real else []
+        return [*rows, *real, references | _plausibility(self.reference_plausibility)]
 
     def differences(self, pairs: Any = CLAIMS) -> list[Row]:
         """Paired differences of settings, seed by seed, with intervals; a row for each pair and score."""
@@ -120,6 +129,8 @@ def score_settings(
         {},
         {},
         {},
+        _real_against_real(reference, count),
+        {},
         [sets[name].plausibility for name in names],
         reference.plausibility,
         [seconds[name] for name in names],
@@ -133,10 +144,28 @@ def score_settings(
         with tqdm(total=resamples, desc=f"{metric} resamples", disable=None) as bar:
             draws = resampled_distances(kind, features, base, resamples, on_resample=bar.update)
         found.draws[metric] = draws
-        found.distances[metric] = [centered_interval(value, draws[:, place], count) for place, value in enumerate(values)]
+        lowest = 0.0 if kind == "frechet" else -torch.inf
+        found.distances[metric] = [
+            centered_interval(value, draws[:, place], count, lowest=lowest) for place, value in enumerate(values)
+        ]
         if kind == "frechet":
+            found.extrapolated[metric] = [extrapolated_distance(one, base) for one in features]
             found.biases[metric] = [float(draws[:, place].mean()) - value for place, value in enumerate(values)]
     return found
+
+
+def _real_against_real(reference: ImageFeatures, count: int) -> Row:
+    """Distances of some references, spread over all, from the others: no more than a setting has, and at most half of them."""
+    size = min(count, len(reference) // 2)
+    if size < 2:
+        return {}
+    chosen = torch.zeros(len(reference), dtype=torch.bool)
+    chosen[torch.linspace(0, len(reference) - 1, size).round().long()] = True
+    row: Row = {"images": int(chosen.sum())}
+    for metric, (kind, part) in DISTANCES.items():
+        features = getattr(reference, part)
+        row[metric] = float(feature_distance(kind, features[chosen], features[~chosen]))
+    return row | _plausibility(reference.plausibility[chosen])
 
 
 def _cells(name: str, interval: Interval) -> Row:

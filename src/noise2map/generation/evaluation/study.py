@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,15 @@ from noise2map.generation.evaluation.feature_extractors import DEFAULT_EXTRACTOR
 from noise2map.generation.evaluation.measurements import FeatureModels, ImageFeatures, extract
 from noise2map.generation.evaluation.references import ReferenceImages
 from noise2map.generation.evaluation.scores import SettingScores, score_settings
-from noise2map.generation.loading import load_generator, load_priors, prior_name, side_of
+from noise2map.generation.evaluation.settings import Tables, setting_tables
+from noise2map.generation.loading import load_generator, load_priors, side_of
 from noise2map.generation.sampling import SamplingOptions, option_settings
-from noise2map.guidance import ConsistencyLoss, DepthGuidedPipeline, DepthPrior, GuidanceConfig, PriorLoss
+from noise2map.guidance import DepthGuidedPipeline, GuidanceConfig
 from noise2map.inference.depth_models import DEFAULT_DEPTH_MODEL, load_depth_model
 from noise2map.runs.files import user_cache
 from noise2map.runs.output_folder import OutputFolder
 
 logger = logging.getLogger(__name__)
-
-Tables = dict[str, dict[str, GuidanceConfig]]
-"""Table (`"guidance"`, `"scales"`, `"priors"`) -> name of a row -> what guides its images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +41,9 @@ class GeneratorOptions:
         prior_scale: Of the main table.
         sweep_scales: Scales of both guidances to sweep.
         sweep_images: Images of each row of the sweeps.
+        unguided_steps: Other numbers of steps at which the unguided generator is shown.
+        equal_cost: Also draw unguided images in as many steps as cost what the dearest guided row does.
+        placebos: Kinds of placebos for the dearest guided row, see `noise2map.guidance.placebos`.
         sampling: How images are drawn.
         guidance: What all rows share beside their losses.
         sampler: `"ddim"`, `"ddpm"` or `"default"`, the generator's.
@@ -69,6 +70,9 @@ class GeneratorOptions:
     prior_scale: float = 40.0
     sweep_scales: Sequence[float] = ()
     sweep_images: int = 512
+    unguided_steps: Sequence[int] = ()
+    equal_cost: bool = False
+    placebos: Sequence[str] = ()
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     sampler: str = "ddim"
@@ -90,7 +94,7 @@ class GeneratorOptions:
 
     def count(self, table: str) -> int:
         """Images of each row of a table."""
-        return self.images if table == "guidance" else self.sweep_images
+        return self.sweep_images if table in ("scales", "priors") else self.images
 
     def seeds(self, count: int) -> list[int]:
         """Of so many images."""
@@ -104,7 +108,7 @@ class GeneratorStudy:
     Attributes:
         options: What was asked for.
         tables: Table to its scores.
-        guidance: Table to what guides its rows, in the order of the scores.
+        settings: Table to how the images of its rows are drawn, in the order of the scores.
         folders: Row of the main table to the folder of its images.
         feature_models: What was measured with.
         references: What was compared with.
@@ -113,43 +117,11 @@ class GeneratorStudy:
 
     options: GeneratorOptions
     tables: dict[str, SettingScores]
-    guidance: Tables
+    settings: Tables
     folders: dict[str, Path]
     feature_models: FeatureModels
     references: ReferenceImages
     pipe: DepthGuidedPipeline
-
-
-def guidance_tables(options: GeneratorOptions, has_predictor: bool, priors: Sequence[DepthPrior]) -> Tables:
-    """Guidance settings: one for each row of each table.
-
-    Args:
-        options: What is asked for.
-        has_predictor: Whether there is a depth predictor; without one nothing is guided.
-        priors: The first is that of the main table; rows of a sweep bear their names.
-
-    Returns:
-        `"guidance"`: none, DCG, DPG, both, as far as there are parts for them; `"scales"` and `"priors"`: the sweeps.
-    """
-    prior = next(iter(priors), None)
-
-    def guided(consistency: float, prior_scale: float = 0.0, by: DepthPrior | None = prior) -> GuidanceConfig:
-        judges = () if by is None else (PriorLoss(prior_scale, prior=by),)
-        return replace(options.guidance, losses=(ConsistencyLoss(consistency), *judges))
-
-    tables: Tables = {"guidance": {"none": guided(0.0)}}
-    if not has_predictor:
-        return tables
-    scales = options.consistency_scale, options.prior_scale
-    tables["guidance"]["DCG"] = guided(scales[0])
-    if prior is not None:
-        tables["guidance"] |= {"DPG": guided(0.0, scales[1]), "both": guided(*scales)}
-    if options.sweep_scales:
-        tables["scales"] = {f"scale {scale:g}": guided(scale, scale) for scale in sorted(set(options.sweep_scales))}
-    named = {prior_name(one): one for one in priors} if len(priors) > 1 else {}
-    if len(named) > 1:
-        tables["priors"] = {f"prior {name}": guided(*scales, one) for name, one in named.items()}
-    return tables
 
 
 def run_study(options: GeneratorOptions) -> GeneratorStudy:
@@ -214,7 +186,7 @@ def draw_only(options: GeneratorOptions, names: Sequence[str], overwrite: bool =
 
 
 def _open(options: GeneratorOptions) -> tuple[DepthGuidedPipeline, int, Tables]:
-    """The generator with its parts, the side of its images in px, and what guides each row."""
+    """The generator with its parts, the side of its images in px, and how the images of each row are drawn."""
     pipe = load_generator(
         options.model,
         options.depth_predictor,
@@ -230,15 +202,15 @@ def _open(options: GeneratorOptions) -> tuple[DepthGuidedPipeline, int, Tables]:
         logger.warning("no depth predictor: only the unguided generator is evaluated")
     elif not priors:
         logger.warning("no depth prior: DPG and both are left out, and the scales sweep that of DCG alone")
-    return pipe, side, guidance_tables(options, pipe.depth_predictor is not None, priors)
+    return pipe, side, setting_tables(options, pipe, priors)
 
 
 def _requests(options: GeneratorOptions, tables: Tables) -> dict[tuple[str, str], RowRequest]:
     """What each row of each table asks for."""
     return {
-        (table, name): RowRequest(name, guidance, options.seeds(options.count(table)))
+        (table, name): RowRequest(name, row.guidance, options.seeds(options.count(table)), row.steps)
         for table, rows in tables.items()
-        for name, guidance in rows.items()
+        for name, row in rows.items()
     }
 
 
