@@ -7,13 +7,10 @@ from typing import Any
 
 import torch
 
-from noise2map.data.checking import check_classes
-from noise2map.data.opening import evaluation_split
 from noise2map.data.subsets import Subset
 from noise2map.evaluation.evaluate import image_batches, sensor_batches
-from noise2map.evaluation.seen import open_folder_part
+from noise2map.evaluation.opening import LoadedModel, ScoredData, open_labelled
 from noise2map.models.decoding import DecodingOptions
-from noise2map.runs.data_split import DataSplit
 from noise2map.tasks.base import Task
 from noise2map.tasks.calibrating import Calibrator, DrawnPixels
 
@@ -48,7 +45,7 @@ class DrawnImages:
         return [str(place) for place in self.places]
 
 
-def open_labelled(
+def open_images(
     task: Task, model: Any, processor: Any, name: str, dataset: str, root: Path | None, split: str | None, limit: int
 ) -> tuple[Any, str]:
     """Labelled images for a model, evenly spaced, and the name of their split.
@@ -67,20 +64,11 @@ def open_labelled(
         OSError: If files are missing.
         ValueError: If there is nothing labelled, or classes differ from the model's.
     """
-    if dataset == "folder" and task.of_images:
-        if root is None:
-            raise ValueError("dataset 'folder' needs the folder of the data (--root)")
-        names = model.config.id2label if task.has_classes else None
-        part = open_folder_part(root, split, task.name, [DataSplit.read(name)], names)
-        data, chosen = part.dataset, part.split
-    else:
-        chosen = evaluation_split(dataset) if split is None else split
-        data = task.open_dataset(dataset, root, chosen, model, processor)
-    if task.has_classes:
-        check_classes(data, model.config.id2label, name)
-    if not len(data):
+    chosen = ScoredData(dataset=dataset, root=root, split=split)
+    opened = open_labelled(chosen, [LoadedModel(name, model, processor)])
+    if not len(opened.datasets[0]):
         raise ValueError(f"the dataset holds no {task.things}; there is nothing to calibrate on")
-    return Subset.evenly_spaced(data, limit or None), chosen
+    return Subset.evenly_spaced(opened.datasets[0], limit or None), opened.split
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from noise2map.calibration.checkpoint import CalibratedCheckpoint
-from noise2map.calibration.drawing import DrawnImages, draw_images, group_numbers, open_labelled
+from noise2map.calibration.drawing import DrawnImages, draw_images, group_numbers, open_images
 from noise2map.calibration.report import calibration_table, card_section, reliability_plot
 from noise2map.inference.loading import load_model, pick_device
 from noise2map.models.decoding import DecodingOptions
@@ -144,7 +144,7 @@ def run_calibration(chosen: CalibrationOptions, overwrite: bool = False, progres
     device = pick_device(chosen.device)
     model, processor = load_model(chosen.model, device, "float32", ("noise2map", "noise2map-bev"))
     task = task_of(model)
-    data, split = open_labelled(task, model, processor, chosen.model, chosen.dataset, chosen.root, chosen.split, chosen.limit)
+    data, split = open_images(task, model, processor, chosen.model, chosen.dataset, chosen.root, chosen.split, chosen.limit)
     decoding, calibrator = chosen.decoding.resolved(model.config), task.calibrator(model)
     with tqdm(total=len(data), desc="images", unit="image", disable=None if progress else True) as bar:
         drawn = draw_images(model, processor, task, calibrator, data, decoding, chosen.pixels, chosen.batch_size, bar.update)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from noise2map.calibration.drawing import draw_images, open_labelled
+from noise2map.calibration.drawing import draw_images, open_images
 from noise2map.calibration.report import shown_rows
 from noise2map.calibration.run import read_report
 from noise2map.data.subsets import Redrawn
@@ -171,7 +171,7 @@ def run_shifts(chosen: ShiftOptions, progress: bool = True) -> ShiftReport:
     device = pick_device(chosen.device)
     model, processor = load_model(chosen.model, device, "float32", ("noise2map", "noise2map-bev"))
     task, variants = task_of(model), find_variants(chosen, model)
-    data, split = open_labelled(task, model, processor, chosen.model, chosen.dataset, chosen.root, chosen.split, chosen.limit)
+    data, split = open_images(task, model, processor, chosen.model, chosen.dataset, chosen.root, chosen.split, chosen.limit)
     decoding, calibrator = chosen.decoding.resolved(model.config), task.calibrator(model)
     facts = {"model": label_of(chosen.model), "dataset": chosen.dataset, "split": split, "images_scored": len(data)}
     facts |= {"decoding": decoding.name, **provenance(device, model.dtype, decoding.seed)}

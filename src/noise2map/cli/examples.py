@@ -6,6 +6,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "models": ("models",),
     "predict": (
         "predict photo.png --model freedoom-depth-tiny --out maps",
+        "predict photo.png --model freedoom-depth-laplace-tiny --interval 0.9 --out maps",
         "predict photos --model freedoom-segmentation-tiny --steps 3 --ensemble 4 --out maps",
     ),
     "predict-bev": ("predict-bev 0 1 --model freedoom-bev-fusion-tiny --out bev",),

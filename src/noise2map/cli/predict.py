@@ -1,7 +1,7 @@
 """``noise2map predict``: maps for images, folders of images and http(s) addresses."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,6 +26,9 @@ def predict(
     dtype: options.DType = "float32",
     batch_size: Annotated[int, typer.Option(min=1, help="The most images at a time; fewer where memory is short.")] = 8,
     size: options.Size = None,
+    interval: Annotated[
+        Any, typer.Option(parser=options.check_share, metavar="P", help="Also write where the truth is with this probability.")
+    ] = None,
     panels: Annotated[bool, typer.Option(help="Draw image, map and uncertainty side by side for each image.")] = True,
     arrays: Annotated[bool, typer.Option(help="Store depth as floats (npz), too.")] = True,
     overwrite: options.Overwrite = False,
@@ -42,6 +45,8 @@ def predict(
     chosen |= {"sampling": sampling, "seed": seed}
     chosen["size"] = tuple(size) if isinstance(size, tuple) else size
     found = find_images(sources, leave_out=out)
+    if interval is not None:
+        chosen["interval"] = interval
     request = prediction_request(model, dtype=dtype, panels=panels, arrays=arrays, **chosen)
     with OutputFolder(out, overwrite=overwrite) as folder:
         if folder.recall(request):

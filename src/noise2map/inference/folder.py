@@ -88,6 +88,7 @@ def predict_folder(
             )  # fmt: skip
     found = source if isinstance(source, FoundImages) else find_images(source, leave_out=out.root)
     options = (options or PredictionOptions()).resolved(predictor.model.config)
+    predictor.check_interval(options)
     model_name = model_name or str(predictor.model.config.name_or_path)
     out.use(run_settings(predictor, options, model_name))
     plan = plan_images(found, out)
@@ -122,11 +123,14 @@ def predict_folder(
 
 def run_settings(predictor: Predictor, options: PredictionOptions, model_name: str) -> dict[str, Any]:
     """Settings that decide a map, apart from the image: runs that agree on them agree on their maps."""
+    chosen = asdict(options)
+    if options.interval is None:
+        del chosen["interval"]  # folders of before there were any
     return {
         "model": model_name,
         "weights": weights_checksum(predictor.model),
         "processor": settings_checksum(predictor.processor.to_dict()),
         "task": predictor.task,
         "dtype": str(predictor.model.dtype).removeprefix("torch."),
-        **asdict(options),
+        **chosen,
     }

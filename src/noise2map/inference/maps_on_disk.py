@@ -35,7 +35,8 @@ def encode_prediction(
     The files are ``labels`` (palette PNG of ids), ``depth`` (16-bit PNG) or ``normals`` (RGB PNG); of the latter two ``arrays``
     (npz with ``depth_m`` or ``normals``, ``uncertainty`` and where the model predicts one ``scale`` (of log depth) or
     ``scale_degrees`` in float32 as they were computed, at the processed size);
-    ``uncertainty`` (16-bit PNG, see `uncertainty_png_units`) where it is defined; ``panel``.
+    ``uncertainty`` (16-bit PNG, see `uncertainty_png_units`) where it is defined; with an interval the
+    images of `ImageTask.interval_images` and ``interval`` (npz, at the size of the image); ``panel``.
 
     Args:
         prediction: The maps of one image, with the image.
@@ -54,9 +55,7 @@ def encode_prediction(
     files = task.files(prediction, name, config)
     summary = task.summary(prediction, config)
     if arrays and any(kind != "uncertainty" for kind in prediction.computed):
-        buffer = BytesIO()
-        np.savez_compressed(buffer, **prediction.computed)
-        files["arrays"] = (f"{task.stored_folder}/{name}.npz", buffer.getvalue())
+        files["arrays"] = (f"{task.stored_folder}/{name}.npz", _compressed(prediction.computed))
     if uncertainty is not None:
         scaled = np.rint(uncertainty.astype(np.float64) * units).clip(0, _FULL_16_BITS).astype(np.uint16)
         files["uncertainty"] = (f"uncertainty/{name}.png", encode_image(Image.fromarray(scaled)))
@@ -67,6 +66,11 @@ def encode_prediction(
             "unit": "share of the depth" if task.in_metres and kind == "sample_variance" else "0 to 1",
             "png_units_per_1": units,
         }
+    if prediction.interval:
+        for kind, values in task.interval_images(prediction, config).items():
+            files[kind] = (f"{kind}/{name}.png", encode_image(Image.fromarray(values)))
+        if arrays:
+            files["interval"] = (f"interval/{name}.npz", _compressed(prediction.interval))
     if panel:
         drawn = render(task.panel(prediction, prediction.image, heading, prediction.uncertainty_title))
         files["panel"] = (f"panels/{name}.png", encode_image(drawn))
@@ -80,6 +84,13 @@ def encode_prediction(
         "files": {kind: path for kind, (path, _) in files.items()},
     }
     return record, dict(files.values())
+
+
+def _compressed(arrays: dict[str, np.ndarray]) -> bytes:
+    """Content of an npz file."""
+    buffer = BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
 
 
 def _describe(prediction: Prediction, options: PredictionOptions) -> str:

@@ -107,12 +107,22 @@ class Predictor:
             raise ValueError(f"got {len(images)} images and {len(ids)} ids; expected one id for each image")
         check_count("batch_size", batch_size)
         options = _chosen(options, choices).resolved(self.model.config)
+        self.check_interval(options)
         found: dict[int, Prediction] = {}
         read = ((index, to_rgb(as_image(image))) for index, image in enumerate(images))
         for batch in batches(read, self.model, self.processor, options, batch_size):
             names = [ids[index] for index in batch.keys]
             found.update(zip(batch.keys, self.predict_batch(batch, names, options, every_uncertainty)))
         return [found[index] for index in range(len(images))]
+
+    def check_interval(self, options: PredictionOptions) -> None:
+        """Refuses an interval that the model does not state.
+
+        Raises:
+            ValueError: Saying why, and what helps.
+        """
+        if options.interval is not None:
+            self._task.check_interval(self.model, options.interval)
 
     @torch.inference_mode()
     def predict_batch(
@@ -147,6 +157,9 @@ class Predictor:
         predictions = predictions_of(out, self._task, self.processor, batch.images, ids, name, every_uncertainty)
         for one in predictions:
             one.processed_size, one.id2label, one.palette = batch.size, self.id2label, self.palette
+        if options.interval is not None:
+            for row, (one, image) in enumerate(zip(predictions, batch.images)):
+                one.interval = self._task.interval(out, row, options.interval, (image.height, image.width))
         return predictions
 
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from noise2map.diffusion import image_generator
+from noise2map.models.distributions.calibration import check_level
 from noise2map.models.image_processing import MIN_SIDE
 
 AVERAGES = ("last", "steps")
@@ -168,12 +169,17 @@ class PredictionOptions(DecodingOptions):
 
     Attributes:
         size: ``(width, height)`` to process at, ``"native"`` for the size of each image, None for the processor's.
+        interval: Probability that the truth is in what is written beside the map: an interval of depth, a cone of directions, a set
+            of classes; None for no such.
     """
 
     size: Size = None
+    interval: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.interval is not None:
+            check_level(self.interval)
         if isinstance(self.size, str) and self.size != "native":
             raise ValueError(f"size must be (width, height), 'native' or None, got {self.size!r}")
         if isinstance(self.size, tuple) and (

@@ -196,6 +196,33 @@ class ImageTask(Task):
         return {}
 
     @abstractmethod
+    def check_interval(self, model: Any, level: float) -> None:
+        """Refuses to state where the truth is for a model that does not say so.
+
+        Args:
+            model: The model.
+            level: Probability that the truth is there.
+
+        Raises:
+            ValueError: If it says nothing.
+        """
+
+    @abstractmethod
+    def interval(self, output: Any, row: int, level: float, size: tuple[int, int]) -> dict[str, np.ndarray]:
+        """Where the truth of an image is with a probability, see `Prediction.interval`.
+
+        Args:
+            output: Of the model.
+            row: Number of the image in the batch.
+            level: The probability.
+            size: Height and width of the image.
+        """
+
+    @abstractmethod
+    def interval_images(self, prediction: Prediction, config: Any) -> dict[str, np.ndarray]:
+        """What images are made of `Prediction.interval`: kind to values ``(H, W)``, uint8 or uint16."""
+
+    @abstractmethod
     def files(self, prediction: Prediction, name: str, config: Any) -> dict[str, tuple[str, bytes]]:
         """The image files of a map: kind to relative path and content.
 

@@ -36,6 +36,12 @@ def depth_png_scale(max_depth_m: float) -> int:
     return next((scale for scale in _DEPTH_SCALES if max_depth_m * scale <= _FULL_16_BITS), _DEPTH_SCALES[-1])
 
 
+def _depth_units(depth_m: np.ndarray, config: Any) -> np.ndarray:
+    """Metres as what a 16-bit image holds, any shape."""
+    units = np.rint(depth_m.astype(np.float64) * depth_png_scale(config.max_depth))
+    return units.clip(0, _FULL_16_BITS).astype(np.uint16)
+
+
 class DepthScorer(ImageScorer):
     """The nine depth scores, and every kind of uncertainty against the absolute relative error.
 
@@ -204,11 +210,27 @@ class DepthTask(ImageTask):
         scale = {} if output.predicted_scale is None else {"scale": output.predicted_scale}
         return {"depth_m": output.predicted_depth, **scale}
 
+    def check_interval(self, model: Any, level: float) -> None:
+        """See `ImageTask.check_interval`; a predicted scale does, or a calibration."""
+        calibration = model.calibration
+        if model.default_uncertainty != "scale" and (calibration is None or calibration.scale is None):
+            raise ValueError(
+                "the model states no interval of depth: it predicts no scale; calibrate it first (noise2map calibrate)"
+            )
+
+    def interval(self, output: Any, row: int, level: float, size: tuple[int, int]) -> dict[str, np.ndarray]:
+        """Metres."""
+        ends = torch.stack([end[row] for end in output.interval(level)])[None]
+        lower, upper = resize_map(ends.float(), size)[0].cpu().numpy()
+        return {"lower_m": lower, "upper_m": upper}
+
+    def interval_images(self, prediction: Prediction, config: Any) -> dict[str, np.ndarray]:
+        """``lower`` and ``upper``, in the units of the depth's file."""
+        return {name.removesuffix("_m"): _depth_units(values, config) for name, values in prediction.interval.items()}
+
     def files(self, prediction: Prediction, name: str, config: Any) -> dict[str, tuple[str, bytes]]:
         """``depth``: a 16-bit PNG, see :func:`depth_png_scale`."""
-        units = np.rint(prediction.map.astype(np.float64) * depth_png_scale(config.max_depth))
-        image = Image.fromarray(units.clip(0, _FULL_16_BITS).astype(np.uint16))
-        return {"depth": (f"depth/{name}.png", encode_image(image))}
+        return {"depth": (f"depth/{name}.png", encode_image(Image.fromarray(_depth_units(prediction.map, config))))}
 
     def summary(self, prediction: Prediction, config: Any) -> dict[str, Any]:
         """Quantiles of the depth, and the unit of the PNG."""

@@ -202,6 +202,22 @@ class NormalsTask(ImageTask):
         scale = {} if output.predicted_scale is None else {"scale_degrees": output.predicted_scale}
         return {"normals": output.prediction.movedim(1, -1), **scale}
 
+    def check_interval(self, model: Any, level: float) -> None:
+        """See `ImageTask.check_interval`; a predicted spread does, or a calibration."""
+        calibration = model.calibration
+        if model.default_uncertainty != "scale" and (calibration is None or calibration.scale is None):
+            raise ValueError(
+                "the model states no cone of directions: it predicts no spread; calibrate it first (noise2map calibrate)"
+            )
+
+    def interval(self, output: Any, row: int, level: float, size: tuple[int, int]) -> dict[str, np.ndarray]:
+        """Angle of the cone about the direction, degrees."""
+        return {"cone_degrees": resize_map(output.cone(level)[row][None, None].float(), size)[0, 0].cpu().numpy()}
+
+    def interval_images(self, prediction: Prediction, config: Any) -> dict[str, np.ndarray]:
+        """``cone``, in hundredths of a degree."""
+        return {"cone": np.rint(100 * prediction.interval["cone_degrees"]).astype(np.uint16)}
+
     def files(self, prediction: Prediction, name: str, config: Any) -> dict[str, tuple[str, bytes]]:
         """``normals``: an RGB PNG, see :func:`noise2map.data.maps.normals.encode_normals`."""
         return {"normals": (f"normals/{name}.png", encode_image(Image.fromarray(encode_normals(prediction.map))))}

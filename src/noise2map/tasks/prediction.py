@@ -31,6 +31,8 @@ class Prediction:
         processed_size: Width and height at which the model saw the image.
         image: The image ``(H, W, 3)`` uint8.
         computed: Map and uncertainty ``(h, w)`` at the processed size, from which those at full size are resized; of no class maps.
+        interval: Where the truth is with the probability that was asked for, by name, at the size of the image: ``lower_m`` and
+            ``upper_m`` ``(H, W)``, ``cone_degrees`` ``(H, W)``, or ``members`` ``(K, H, W)`` bool of classes.
         id2label: Class id to name (segmentation).
         palette: ``(K, 3)`` uint8 (segmentation).
     """
@@ -45,6 +47,7 @@ class Prediction:
     uncertainties: dict[str, np.ndarray] = field(default_factory=dict)
     image: np.ndarray | None = field(default=None, repr=False)
     computed: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    interval: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     id2label: dict[int, str] = field(default_factory=dict, repr=False)
     palette: np.ndarray | None = field(default=None, repr=False)
 

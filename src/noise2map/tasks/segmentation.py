@@ -17,7 +17,7 @@ from noise2map.metrics.samples import LabelSampleScores
 from noise2map.models import MapSegmenterOutput, Noise2MapForSemanticSegmentation
 from noise2map.models.distributions.calibration import Calibration, likely_classes
 from noise2map.models.image_processing import resized_argmax
-from noise2map.models.resizing import resize_logits, resize_map
+from noise2map.models.resizing import resize_logits, resize_map, resized_strips
 from noise2map.report.palettes import IGNORE_COLOR, colorize_labels
 from noise2map.report.panels import Panel, segmentation_panel
 from noise2map.runs.files import encode_image
@@ -292,6 +292,26 @@ class SegmentationTask(ImageTask):
         """Class ids ``(H, W)`` uint8, or uint16 for more than 256 classes; never all logits at full size."""
         kind = np.uint8 if output.logits.shape[1] <= 256 else np.uint16
         return [resized_argmax(logits, size).cpu().numpy().astype(kind) for logits, size in zip(output.logits, sizes)]
+
+    def check_interval(self, model: Any, level: float) -> None:
+        """See `ImageTask.check_interval`; only a calibration has sets of classes."""
+        if model.calibration is None or not model.calibration.thresholds:
+            raise ValueError("the model states no sets of classes: it is not calibrated; calibrate it first (noise2map calibrate)")
+        model.calibration.least_probability(level)
+
+    def interval(self, output: Any, row: int, level: float, size: tuple[int, int]) -> dict[str, np.ndarray]:
+        """Members of the sets of classes."""
+        least, log_p = output.calibration.least_probability(level), bool(output.log_probabilities)
+        strips = []
+        for strip in resized_strips(output.logits[row].exp() if log_p else output.logits[row], size):
+            p = strip / strip.sum(0) if log_p else strip.softmax(0)
+            strips.append(likely_classes(p, least, dim=0))
+        return {"members": torch.cat(strips, 1).cpu().numpy()}
+
+    def interval_images(self, prediction: Prediction, config: Any) -> dict[str, np.ndarray]:
+        """``set_size``: how many classes come into question."""
+        sizes = prediction.interval["members"].sum(0)
+        return {"set_size": sizes.astype(np.uint8 if len(prediction.interval["members"]) < 256 else np.uint16)}
 
     def files(self, prediction: Prediction, name: str, config: Any) -> dict[str, tuple[str, bytes]]:
         """``labels``: a PNG whose pixel values are the ids."""
