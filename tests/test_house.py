@@ -95,6 +95,10 @@ ROOMS = {
         {"evaluation", "inference", "tasks", "models", "report", "data", "zoo", "runs"},
         {"numpy", "torch", "tqdm"},
     ),
+    "audit": (
+        {"evaluation", "inference", "tasks", "models", "report", "data", "runs"},
+        {"PIL", "numpy", "torch", "tqdm"},
+    ),
     "generation": (
         {
             "inference",

@@ -29,6 +29,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
         "FID, dFID and geometry with and without depth guidance.",
     ),
     "calibrate": ("noise2map.cli.trust.calibrate", "calibrate", "What a model states, fitted to labelled images."),
+    "audit": ("noise2map.cli.trust.audit", "audit", "Labels that are likely wrong, and what to label next."),
     "train": ("noise2map.cli.train", "app", "Train a model from a recipe, a generator, or parts of its guidance."),
     "data": ("noise2map.cli.data", "app", "Render and inspect data."),
     "experiment": ("noise2map.cli.experiment", "app", "Experiments of several steps in one command."),
@@ -37,7 +38,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
 }
 
 # Commands that run a model from their first second on; `train` looks at its recipe first.
-_MODEL_COMMANDS = ("demo", "predict", "predict-bev", "sample", "evaluate", "calibrate", "experiment", "bench")
+_MODEL_COMMANDS = ("demo", "predict", "predict-bev", "sample", "evaluate", "calibrate", "audit", "experiment", "bench")
 
 # Interrupted, these begin again from the start; all others go on where they were.
 _START_AGAIN = (

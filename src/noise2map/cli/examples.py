@@ -22,6 +22,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "calibrate freedoom-depth-laplace-tiny --dataset freedoom --root data/freedoom --split val --out calibrated",
         "calibrate runs/mine/final --dataset folder --root photos --out calibrated",
     ),
+    "audit": (
+        "audit photos --model runs/mine/final --out audit",
+        "audit data/freedoom/test --model freedoom-segmentation-tiny --limit 200 --out audit",
+    ),
     "train": ("train folder --root photos --task depth", "train freedoom-segmentation-tiny --dry-run", "train --list"),
     "train encoder": ("train encoder freedoom-encoder-tiny --dry-run",),
     "train generator": ("train generator freedoom-generator-64 --root data/freedoom/train",),

@@ -136,23 +136,7 @@ class Predictor:
             options: Steps, samples, averaging, seed.
             every_uncertainty: Return every kind of uncertainty, not only the one the checkpoint names.
         """
-        width, height = batch.size
-        inputs = self.processor(
-            images=batch.images,
-            do_resize=True,
-            size={"height": height, "width": width},
-            keep_aspect_ratio=False,
-            return_tensors="pt",
-        )
-        out = self.model(
-            pixel_values=inputs["pixel_values"].to(self.model.device),
-            num_inference_steps=options.num_inference_steps,
-            ensemble_size=options.ensemble_size,
-            average=options.average,
-            sampler=options.sampler,
-            sampling=options.sampling,
-            generator=[image_generator(options.seed, one) for one in ids],
-        )
+        out = self.decode_batch(batch, ids, options)
         name = self.model.config.uncertainty or self.model.default_uncertainty
         predictions = predictions_of(out, self._task, self.processor, batch.images, ids, name, every_uncertainty)
         for one in predictions:
@@ -161,6 +145,33 @@ class Predictor:
             for row, (one, image) in enumerate(zip(predictions, batch.images)):
                 one.interval = self._task.interval(out, row, options.interval, (image.height, image.width))
         return predictions
+
+    @torch.inference_mode()
+    def decode_batch(self, batch: ImageBatch[Any], ids: Sequence[str], options: PredictionOptions) -> Any:
+        """The model's output for images that are processed at one size, as `MapModel.decode_map` returns it.
+
+        Args:
+            batch: As `batches` makes it.
+            ids: A stable name for each image, which with the seed fixes its noise.
+            options: Steps, samples, averaging, seed.
+        """
+        width, height = batch.size
+        inputs = self.processor(
+            images=batch.images,
+            do_resize=True,
+            size={"height": height, "width": width},
+            keep_aspect_ratio=False,
+            return_tensors="pt",
+        )
+        return self.model(
+            pixel_values=inputs["pixel_values"].to(self.model.device),
+            num_inference_steps=options.num_inference_steps,
+            ensemble_size=options.ensemble_size,
+            average=options.average,
+            sampler=options.sampler,
+            sampling=options.sampling,
+            generator=[image_generator(options.seed, one) for one in ids],
+        )
 
 
 def _chosen(options: DecodingOptions | None, choices: dict[str, Any]) -> PredictionOptions:

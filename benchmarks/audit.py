@@ -1,0 +1,267 @@
+"""How many planted label errors does an audit find? 200 errors in frames of Freedoom, ranked by `noise2map audit` and by others.
+
+    python benchmarks/audit.py --split test --seed 0 --out results/audit.csv
+    python benchmarks/audit.py --split test --frames 200 --seed 0 --out results/audit.csv    # an error in every frame
+    python benchmarks/audit.py --split val --seed 1      # what the score's constants were chosen on
+
+Three kinds of errors, at most one in a frame, each of at least `LEAST_PIXELS`: `moved` (a region gets the class of a neighbor),
+`erased` (an item, decoration or monster gets the class around it) and `shifted` (a region is moved by `SHIFT` pixels against the
+image). They are written to a folder of images and maps, which is audited like anybody's.
+
+A ranked region finds an error if at least half of its pixels are planted and it covers at least a quarter of the error. Methods:
+
+- audit: `noise2map audit`, the order of suspects.csv.
+- area, random: the same regions, the largest first, or shuffled (mean of 20).
+- cleanlab: its filter of semantic segmentation (`pip install cleanlab`, AGPL; not a dependency) with the same probabilities;
+  connected pixels of one label that it calls issues, ranked by its mean label quality, and by their number.
+"""
+
+import argparse
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy import ndimage
+
+from noise2map.audit.components import mask_of
+from noise2map.audit.ranking import regions_in
+from noise2map.audit.run import AuditOptions, run_audit
+from noise2map.data.freedoom.catalog import DECOR, IGNORE, ITEM, MONSTER
+from noise2map.data.freedoom.dataset import open_rendered
+from noise2map.data.subsets import Subset
+from noise2map.evaluation.opening import ScoredData
+from noise2map.inference.batches import batches
+from noise2map.inference.predictor import Predictor
+from noise2map.models.decoding import PredictionOptions
+from noise2map.models.resizing import resize_logits
+from noise2map.report.tables import merge_rows, text_table
+from noise2map.runs.files import write_json
+from noise2map.runs.output_folder import OutputFolder
+from noise2map.runs.provenance import provenance
+
+KINDS = ("moved", "erased", "shifted")
+OBJECTS = (ITEM, DECOR, MONSTER)
+LEAST_PIXELS = 60
+SHIFT = 6
+LARGEST_SHARE = 0.25
+CUTS = (100, 200, 400)
+IDENTITY = ("model", "split", "frames", "seed", "method")
+
+Ranked = list[tuple[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Planted:
+    """An error: what kind, and which pixels ``(H, W)`` bool have a wrong label now."""
+
+    kind: str
+    pixels: np.ndarray
+
+
+def regions_of(labels: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Class and pixels ``(H, W)`` bool of every connected region."""
+    found = []
+    for label in np.unique(labels[labels != IGNORE]):
+        numbers, count = ndimage.label(labels == label)
+        found += [(int(label), numbers == number) for number in range(1, count + 1)]
+    return found
+
+
+def neighbors_of(labels: np.ndarray, region: np.ndarray, label: int) -> Counter[int]:
+    """Classes around a region with the pixels of their shore, those of at least eight."""
+    shore = ndimage.binary_dilation(region) & ~region & (labels != IGNORE) & (labels != label)
+    return Counter({one: count for one, count in Counter(labels[shore].tolist()).items() if count >= 8})
+
+
+def shifted(labels: np.ndarray, region: np.ndarray, label: int, generator: np.random.Generator) -> np.ndarray:
+    """The labels with a region moved by `SHIFT` pixels in a random direction; what it leaves gets the nearest other label."""
+    angle = generator.uniform(0, 2 * np.pi)
+    offset = (round(SHIFT * np.sin(angle)), round(SHIFT * np.cos(angle)))
+    moved = ndimage.shift(region.astype(np.uint8), offset, order=0).astype(bool)
+    nearest = ndimage.distance_transform_edt(region | (labels == IGNORE), return_distances=False, return_indices=True)
+    wrong = np.where(region & ~moved, labels[tuple(nearest)], labels)
+    wrong[moved] = label
+    wrong[labels == IGNORE] = IGNORE
+    return wrong
+
+
+def plant(labels: np.ndarray, kind: str, generator: np.random.Generator) -> np.ndarray | None:
+    """Labels ``(H, W)`` with one error; None where there is no place for it."""
+    regions = regions_of(labels)
+    generator.shuffle(regions)
+    for label, region in regions:
+        area = int(region.sum())
+        around = neighbors_of(labels, region, label)
+        if not LEAST_PIXELS <= area <= LARGEST_SHARE * labels.size or not around or (kind == "erased" and label not in OBJECTS):
+            continue
+        if kind == "shifted":
+            wrong = shifted(labels, region, label, generator)
+        else:
+            other = int(generator.choice(sorted(around))) if kind == "moved" else around.most_common(1)[0][0]
+            wrong = np.where(region, np.uint8(other), labels)
+        if (wrong != labels).sum() >= LEAST_PIXELS:
+            return wrong
+    return None
+
+
+def plant_errors(dataset: Any, root: Path, errors: int, seed: int) -> dict[str, Planted]:
+    """Write a folder of images and maps with planted errors.
+
+    Returns:
+        The error of each image that has one.
+    """
+    generator = np.random.default_rng(seed)
+    chosen: dict[str, Planted] = {}
+    for folder in ("images", "maps"):
+        (root / folder).mkdir(parents=True)
+    for index in generator.permutation(len(dataset)):
+        sample = dataset[int(index)]
+        labels, wrong = sample["labels"], None
+        if len(chosen) < errors:
+            first = len(chosen) % len(KINDS)
+            # Where a kind finds no place, the next one is tried, so that a frame for each error is enough.
+            for kind in KINDS[first:] + KINDS[:first]:
+                wrong = plant(labels, kind, generator)
+                if wrong is not None:
+                    chosen[sample["id"]] = Planted(kind, wrong != labels)
+                    break
+        sample["image"].save(root / "images" / f"{sample['id']}.png")
+        Image.fromarray(labels if wrong is None else wrong).save(root / "maps" / f"{sample['id']}.png")
+    write_json(root / "classes.json", {str(index): name for index, name in dataset.id2label.items()})
+    return chosen
+
+
+def probabilities(predictor: Predictor, dataset: Any) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Ids, labels ``(N, H, W)`` and the probabilities that the audit saw ``(N, K, H, W)``, all images of one size."""
+    options = PredictionOptions().resolved(predictor.model.config)
+    samples = {sample["id"]: sample for sample in (dataset[index] for index in range(len(dataset)))}
+    labels = np.stack([sample["labels"] for sample in samples.values()])
+    found = np.zeros((len(labels), len(predictor.id2label), *labels.shape[1:]), np.float32)
+    places = {name: index for index, name in enumerate(samples)}
+    images = ((name, sample["image"]) for name, sample in samples.items())
+    for batch in batches(images, predictor.model, predictor.processor, options, 8):
+        out = predictor.decode_batch(batch, batch.keys, options)
+        processed = (batch.size[1], batch.size[0])
+        flag = bool(out.log_probabilities)
+        logits = resize_logits(out.logits.float(), processed, labels.shape[1:], log_probabilities=flag)
+        found[[places[name] for name in batch.keys]] = logits.softmax(1).numpy()
+    return list(samples), labels, found
+
+
+def by_cleanlab(names: Sequence[str], labels: np.ndarray, found: np.ndarray, least: int) -> dict[str, Ranked]:
+    """Connected pixels of one label that cleanlab calls issues, in two orders."""
+    try:
+        from cleanlab.segmentation.filter import find_label_issues
+        from cleanlab.segmentation.rank import get_label_quality_scores
+    except ImportError:
+        print("cleanlab is not here (pip install cleanlab); its rows are left out")
+        return {}
+    # It knows no unknown labels: there they are what the model says, which is no issue.
+    given = np.where(labels == IGNORE, found.argmax(1), labels)
+    issues = find_label_issues(given, found, downsample=1, n_jobs=1, verbose=False)
+    _, quality = get_label_quality_scores(given, found, method="softmin", verbose=False)
+    regions = []
+    for name, image_labels, wrong, scores in zip(names, given, issues, quality):
+        for _, region in regions_of(np.where(wrong, image_labels, IGNORE)):
+            if region.sum() >= least:
+                regions.append((name, region, float(scores[region].mean()), int(region.sum())))
+    orders = {"cleanlab, by quality": lambda one: one[2], "cleanlab, by area": lambda one: -one[3]}
+    return {method: [(name, region) for name, region, *_ in sorted(regions, key=key)] for method, key in orders.items()}
+
+
+def finds(region: np.ndarray, error: Planted) -> bool:
+    """Whether a region points at an error: half of it is planted, and it covers a quarter of it."""
+    both = int((region & error.pixels).sum())
+    return 2 * both >= int(region.sum()) and 4 * both >= int(error.pixels.sum())
+
+
+def score(ranked: Ranked, planted: dict[str, Planted]) -> dict[str, Any]:
+    """Errors found among the first regions, the share of these that point at one, and what was found of each kind."""
+    first: dict[str, int] = {}
+    right = []
+    for place, (name, region) in enumerate(ranked[: max(CUTS)]):
+        hit = name in planted and finds(region, planted[name])
+        right.append(hit)
+        if hit:
+            first.setdefault(name, place)
+    row: dict[str, Any] = {}
+    for cut in CUTS:
+        row[f"found_{cut}"] = sum(place < cut for place in first.values())
+        row[f"precision_{cut}"] = sum(right[:cut]) / cut
+    return row | {f"{kind}_{max(CUTS)}": sum(planted[name].kind == kind for name in first) for kind in KINDS}
+
+
+def mean_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means of rows of numbers."""
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def rankings(chosen: argparse.Namespace, root: Path, work: Path) -> Iterator[tuple[str, list[Ranked]]]:
+    """Each method with its order of regions, several where it is drawn by lot."""
+    data = ScoredData(dataset="folder", root=root, split="all", device="cpu")
+    options = AuditOptions(model=chosen.model, data=data, top=max(CUTS), shown=chosen.shown)
+    with OutputFolder(work / "audit", overwrite=True) as folder:
+        report = run_audit(options, folder)
+    predictor = Predictor.from_pretrained(chosen.model, "cpu")
+    own = open_own(root)
+    shape = own[0]["labels"].shape
+    yield "audit", [[(one.id, mask_of(one.region.runs, shape)) for one in report.suspects]]
+    every = [(name, one) for name in own.ids for one in regions_in(work / "audit" / "regions" / f"{name}.json")]
+    largest = sorted(every, key=lambda pair: -pair[1].area)[: max(CUTS)]
+    yield "area", [[(name, mask_of(one.runs, shape)) for name, one in largest]]
+    shuffles = [np.random.default_rng(draw).permutation(len(every))[: max(CUTS)] for draw in range(20)]
+    yield "random", [[(every[i][0], mask_of(every[i][1].runs, shape)) for i in shuffle] for shuffle in shuffles]
+    with torch.inference_mode():
+        names, labels, found = probabilities(predictor, own)
+    for method, ranked in by_cleanlab(names, labels, found, round(options.min_share * labels[0].size)).items():
+        yield method, [ranked]
+
+
+def open_own(root: Path) -> Any:
+    """The folder that was audited."""
+    from noise2map.data.folder import open_folder
+
+    return open_folder(root, "all", "segmentation")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="freedoom-segmentation-tiny")
+    parser.add_argument("--root", type=Path, default=Path("data/freedoom"), help="folder of the rendered splits")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--frames", type=int, help="evenly spaced frames of the split; all by default")
+    parser.add_argument("--errors", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--shown", type=int, default=50, help="regions on the audit's page")
+    parser.add_argument("--work", type=Path, help="keep the planted folder and the audit here; a new folder")
+    parser.add_argument("--out", type=Path, help="CSV file to merge the rows into")
+    chosen = parser.parse_args(arguments)
+    frames = Subset.evenly_spaced(open_rendered(chosen.root, chosen.split), chosen.frames)
+    work = chosen.work or Path(tempfile.mkdtemp())
+    try:
+        planted = plant_errors(frames, work / "planted", chosen.errors, chosen.seed)
+        sizes = [int(error.pixels.sum()) for error in planted.values()]
+        facts = {"model": chosen.model, "split": chosen.split, "frames": len(frames), "errors": len(planted)}
+        facts |= {"least_pixels": min(sizes), "median_pixels": int(np.median(sizes))}
+        rows = []
+        for method, orders in rankings(chosen, work / "planted", work):
+            rows.append({**facts, "method": method, **mean_of([score(ranked, planted) for ranked in orders])})
+        print(text_table(rows))
+        print(f"planted: {dict(Counter(error.kind for error in planted.values()))}")
+        if chosen.out is not None:
+            origin = provenance(torch.device("cpu"), torch.float32, chosen.seed)
+            merge_rows(chosen.out, [{**row, **origin} for row in rows], IDENTITY)
+    finally:
+        if chosen.work is None:
+            shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    main()
