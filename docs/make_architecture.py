@@ -25,6 +25,7 @@ JOBS = {
     "bench": "time and memory",
     "generation": "draws and scores images",
     "audit": "finds label errors",
+    "ablation": "compares decoders",
     "evaluation": "scores maps",
     "calibration": "corrects what is stated",
     "inference": "maps of images",
@@ -46,7 +47,7 @@ JOBS = {
 }
 GROUPS = {  # color of a box
     "#dfe7f5": {"cli", "demo", "bench"},
-    "#d9efe3": {"generation", "audit", "evaluation", "calibration", "inference", "training", "convert", "rendering"},
+    "#d9efe3": {"generation", "audit", "ablation", "evaluation", "calibration", "inference", "training", "convert", "rendering"},
     "#fdebc8": {"tasks"},
     "#f7dcd7": {"models", "guidance"},
     "#ececec": {"report", "data", "metrics", "geometry", "runs", "diffusion", "codecs", "zoo", "registration"},

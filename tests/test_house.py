@@ -116,6 +116,10 @@ ROOMS = {
         },
         {"PIL", "diffusers", "numpy", "safetensors", "torch", "torchmetrics", "tqdm", "transformers"},
     ),
+    "ablation": (
+        {"evaluation", "inference", "training", "tasks", "models", "report", "data", "metrics", "zoo", "runs"},
+        {"PIL", "matplotlib", "numpy", "safetensors", "torch"},
+    ),
     "bench": (
         {"inference", "training", "convert", "guidance", "models", "diffusion", "runs"},
         {"diffusers", "torch", "tqdm"},

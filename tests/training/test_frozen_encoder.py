@@ -166,3 +166,45 @@ def test_recipes_refuse_what_cannot_be_cached():
 def test_a_cache_is_read_by_number(tmp_path):
     cache = FeatureCache(tmp_path, lambda samples: torch.full((len(samples), 2, 1, 3), 0.5), RawSamples(3), Views(1, False), "mark")
     assert cache[2, 0].shape == (2, 1, 3) and cache[2, 0].dtype == torch.bfloat16
+
+
+def test_windows_of_cached_features_lie_where_their_maps_do(tmp_path):
+    """Features that say where they are: each cell holds its number, so a window of features names the pixels it must come with."""
+    trainer = make_trainer(tmp_path / "run", tmp_path / "cache", views=Views(1, False), window=(24, 16))
+    raw = RawSamples(COUNT)[1]
+    height, width = raw["labels"].shape
+    numbers = torch.arange(height // 4 * width // 4).view(1, height // 4, width // 4)
+    seen = set()
+    for epoch in range(6):
+        samples = trainer.training_samples()
+        samples.cache = _Numbers(samples.cache.views, numbers)
+        sample = samples[epoch, 1]
+        top, left = divmod(int(sample["features"][0, 0, 0]), width // 4)
+        assert sample["features"].shape == (1, 4, 6) and sample["image"].size == (24, 16)
+        assert torch.equal(sample["features"], numbers[:, top : top + 4, left : left + 6])
+        assert np.array_equal(sample["labels"], raw["labels"][4 * top : 4 * top + 16, 4 * left : 4 * left + 24])
+        seen.add((top, left))
+        assert torch.equal(samples[epoch, 1]["features"], sample["features"])  # a function of epoch and index
+    assert len(seen) > 1
+    trainer.train()
+
+
+class _Numbers:
+    def __init__(self, views, numbers):
+        self.views, self.numbers = views, numbers
+
+    def __getitem__(self, place):
+        return self.numbers
+
+
+def test_a_window_larger_than_the_image_is_refused(tmp_path):
+    trainer = make_trainer(tmp_path / "run", tmp_path / "cache", window=(64, 16))
+    with pytest.raises(ValueError, match=r"train\.cache_window is 64x16; expected at most the size of sample '0-0', 48x32"):
+        trainer.training_samples()[0, 0]
+
+
+def test_windows_need_a_cache_and_whole_cells():
+    with pytest.raises(ValueError, match=r"train\.cache_window is '80x60'; expected none without a cache"):
+        load_recipe("freedoom-segmentation-tiny", ["train.cache_window=80x60"])
+    with pytest.raises(ValueError, match=r"train\.cache_window is '80x62'; expected multiples of 4 pixels"):
+        load_recipe("decoders/segmentation-published", ["train.cache_window=80x62"])

@@ -41,6 +41,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "experiment depth-from-generated": (
         "experiment depth-from-generated --model freedoom-generator-64 --real data/train --test data/test --out runs/dfg",
     ),
+    "experiment ablation": (
+        "experiment ablation all --out runs/ablation --dry-run",
+        "experiment ablation scale layers --dataset folder --root mine --encoder runs/mine/final --out runs/ablation",
+    ),
     "experiment map-use": (
         "experiment map-use freedoom-segmentation-tiny --out map-use",
         "experiment map-use runs/mine/final --dataset freedoom --root data/freedoom --hide rectangle --cluster map --out map-use",

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from noise2map.cli.experiments.ablation import ablation
 from noise2map.cli.options import (
     BatchSize,
     CommandGroup,
@@ -170,3 +171,4 @@ def map_use(
 
 app.command("map-use")(map_use)
 app.command("shifts")(shifts)
+app.command("ablation")(ablation)

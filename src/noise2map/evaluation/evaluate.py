@@ -135,6 +135,7 @@ class EncodedBatch(Batch):
         task: Its task.
         inputs: What the processor made of the samples.
         samples: Whether single samples are asked for.
+        features: What the encoder made of the images, where it is known.
     """
 
     model: Any = None
@@ -149,8 +150,9 @@ class EncodedBatch(Batch):
         return tuple(self.inputs["pixel_values"].shape[-2:]) if self.task.of_images else (0, 0)
 
     def encode(self) -> None:
-        """Runs the encoder."""
-        self.features = self.task.encode(self.model, self.inputs)
+        """Runs the encoder, unless the features are known."""
+        if self.features is None:
+            self.features = self.task.encode(self.model, self.inputs)
 
     def decode(self, options: DecodingOptions) -> Any:
         """Runs the decoder."""

@@ -24,6 +24,7 @@ _FOREIGN_KEYS = {
 _CHOICES = {
     "map_encoding": tuple(CODECS),
     "noise_schedule": ("cosine", "linear"),
+    "decoder_type": ("denoising", "pyramid_pooling", "kernel_update"),
     "time_input": ("log_snr", "time"),
     "average": ("last", "steps"),
     "sampler": ("ddim", "ddpm", "dpmpp_2m"),
@@ -71,6 +72,8 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
             Any hierarchical backbone of transformers with four feature maps (Swin, ConvNeXt, DINOv3-ConvNeXt, Hiera, ResNet ...).
         hidden_size (`int`, defaults to 256): Channels of the image features and of the map decoder.
         group_norm_groups (`int`, defaults to 32): Groups of the neck's normalisations.
+        decoder_type (`str`, defaults to `"denoising"`): The map decoder; or, for comparison at equal encoder and without diffusion
+            (segmentation), `"pyramid_pooling"` (UPerNet-like) or `"kernel_update"` (K-Net-like).
         decoder_layers (`int`, defaults to 6): Depth `L` of the map decoder.
         decoder_attention_heads (`int`, defaults to 8): Heads of the deformable attention.
         decoder_n_points (`int`, defaults to 4): Sampling points of each head.
@@ -156,6 +159,7 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
     backbone_config: dict | PreTrainedConfig | None = None
     hidden_size: int = 256
     group_norm_groups: int = 32
+    decoder_type: str = "denoising"
     decoder_layers: int = 6
     decoder_attention_heads: int = 8
     decoder_n_points: int = 4
@@ -284,6 +288,11 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
             )
         if self.objective == "low_rank" and self.diffusion:
             raise ValueError("objective 'low_rank' draws maps in one pass; expected diffusion False")
+        if self.decoder_type != "denoising" and (self.diffusion or self.objective != "task"):
+            raise ValueError(
+                f"decoder_type is {self.decoder_type!r}, which makes its map in one step; expected diffusion=False and objective "
+                f"'task', got {self.diffusion} and {self.objective!r}"
+            )
         if self.upsampling == "convex" and self.objective == "l2":
             raise ValueError("upsampling 'convex' has no part in the objective 'l2', which compares cells; expected another")
         if self.matched_filter and self.map_encoding != "one_hot":

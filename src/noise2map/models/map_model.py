@@ -23,6 +23,7 @@ from noise2map.models.distributions.calibration import Calibration
 from noise2map.models.encoder import ImageEncoder
 from noise2map.models.initialization import Noise2MapPreTrainedModel
 from noise2map.models.map_decoder import DecoderContext, MapDecoder
+from noise2map.models.single_step import SingleStepDecoder
 from noise2map.models.upsampling import FACTOR, ConvexUpsampling, Mix
 
 # Keywords that transformers' engines pass to any model.
@@ -56,10 +57,12 @@ class MapModel(FormulationHooks, Noise2MapPreTrainedModel):
         codec: MapCodec,
         head: nn.Module,
         encoder: nn.Module | None = None,
-        decoder: MapDecoder | None = None,
+        decoder: MapDecoder | SingleStepDecoder | None = None,
     ) -> None:
         config.check()  # fields may have been set after the configuration was made, as from_pretrained does
         config.check_objective(self.task, self.objectives)
+        if decoder is None and config.decoder_type != "denoising":
+            raise ValueError(f"decoder_type is {config.decoder_type!r}; expected 'denoising' for {self.task}")
         super().__init__(config)
         self.check_calibration(config.calibration)
         self.schedule = make_schedule(config.noise_schedule, config.min_inverse_snr)

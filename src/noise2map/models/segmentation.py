@@ -22,6 +22,7 @@ from noise2map.models.encoder import AuxiliaryHead
 from noise2map.models.labels import check_label_shape
 from noise2map.models.map_model import MapModel
 from noise2map.models.resizing import UncertainMaps, resize_logits, resize_map, resized_strips
+from noise2map.models.single_step import SINGLE_STEP_DECODERS, KernelUpdateHead
 
 CERTAIN = 30.0
 """Logit by which a pixel counts as known: e^-30 is far below what float32 probabilities resolve."""
@@ -151,7 +152,9 @@ class Noise2MapForSemanticSegmentation(MapModel):
         """
         kind = CODECS[config.map_encoding]
         codec = kind.create(config.num_labels, config.hidden_size, config.map_scale, config.semantic_loss_ignore_index)
-        super().__init__(config, codec, SegmentationHead(config))
+        single = SINGLE_STEP_DECODERS.get(config.decoder_type)
+        head = KernelUpdateHead(config) if config.decoder_type == "kernel_update" else SegmentationHead(config)
+        super().__init__(config, codec, head, decoder=None if single is None else single(config))
         self.auxiliary_head = AuxiliaryHead(config) if config.use_auxiliary_head else None
         self.post_init()
 

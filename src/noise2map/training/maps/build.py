@@ -168,7 +168,7 @@ def _arguments(recipe: Recipe, run_directory: str | Path) -> TrainingArguments:
 def frozen_fields(recipe: Recipe) -> dict[str, Any]:
     """Further arguments of the trainer of a recipe whose encoder is frozen."""
     views = Views(recipe.train.cache_views, recipe.data.flip > 0, recipe.hiding())
-    return {"cache_folder": recipe.train.cache_features, "views": views}
+    return {"cache_folder": recipe.train.cache_features, "views": views, "window": recipe.train.window_size()}
 
 
 def make_trainer(recipe: Recipe, run_directory: str | Path) -> MapTrainer:
@@ -195,7 +195,7 @@ def make_trainer(recipe: Recipe, run_directory: str | Path) -> MapTrainer:
         eval_dataset=val_set,
         processing_class=make_processor(recipe),
         transform=make_transform(recipe, train_set),
-        resize_training=recipe.data.crop is None,
+        resize_training=recipe.data.crop is None and train.cache_window is None,
         curve=make_curve(recipe.schedule, train.iterations),
         no_decay=recipe.optim.no_decay,
         eval_steps=train.eval_steps,

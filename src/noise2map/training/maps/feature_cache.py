@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from noise2map.data.transforms import HorizontalFlip, Transform, sample_generator
+from noise2map.data.transforms.geometric import cut
 from noise2map.runs.files import content_checksum, settings_checksum, weights_checksum, write_json
 from noise2map.runs.output_folder import locked
 from noise2map.runs.run_directory import read_config
@@ -122,17 +123,45 @@ class CachedViews(Dataset):
     Args:
         dataset: raw samples.
         cache: their features.
-        seed: seed of the choice of views.
+        seed: seed of the choice of views and windows.
+        window: ``(width, height)`` in pixels of a random window of each view, whole cells; None for whole images.
     """
 
-    def __init__(self, dataset: Any, cache: FeatureCache, seed: int) -> None:
-        self.dataset, self.cache, self.seed = dataset, cache, seed
+    def __init__(self, dataset: Any, cache: FeatureCache, seed: int, window: tuple[int, int] | None = None) -> None:
+        self.dataset, self.cache, self.seed, self.window = dataset, cache, seed, window
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
-        view = int(sample_generator(self.seed, epoch, index).integers(self.cache.views.count))
-        sample = self.cache.views(self.dataset[index], index, view)
-        return {**sample, "features": self.cache[index, view]}
+        rng = sample_generator(self.seed, epoch, index)
+        view = int(rng.integers(self.cache.views.count))
+        sample, features = self.cache.views(self.dataset[index], index, view), self.cache[index, view]
+        if self.window is None:
+            return {**sample, "features": features}
+        return self._cut(sample, features, rng)
+
+    def _cut(self, sample: dict[str, Any], features: Tensor, rng: np.random.Generator) -> dict[str, Any]:
+        """A random window of a view and of its features.
+
+        Raises:
+            ValueError: if cells are not squares of the image, or the window is larger than it.
+        """
+        assert self.window is not None
+        (height, width), image = features.shape[-2:], sample["image"].size
+        side = image[0] // width
+        if image != (side * width, side * height):
+            raise ValueError(
+                f"sample {sample['id']!r} is {image[0]}x{image[1]} and has {width}x{height} features; windows of cached features "
+                "need images of data.size, in whole cells"
+            )
+        across, down = (pixels // side for pixels in self.window)
+        if across > width or down > height:
+            raise ValueError(
+                f"train.cache_window is {self.window[0]}x{self.window[1]}; expected at most the size of sample {sample['id']!r}, "
+                f"{image[0]}x{image[1]}"
+            )
+        left, top = int(rng.integers(width - across + 1)), int(rng.integers(height - down + 1))
+        part = cut(sample, left * side, top * side, *self.window)
+        return {**part, "features": features[:, top : top + down, left : left + across].contiguous()}

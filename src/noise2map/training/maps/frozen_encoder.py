@@ -22,6 +22,7 @@ class FrozenEncoderTrainer(MapTrainer):
         args: transformers' training arguments.
         cache_folder: where features are kept; `None` encodes images anew in each step, augmented by ``transform``.
         views: what is cached of each image, in place of ``transform``.
+        window: ``(width, height)`` in pixels of random windows of what is cached, see :class:`CachedViews`.
         **kwargs: of :class:`~noise2map.training.maps.trainer.MapTrainer`.
 
     Raises:
@@ -36,11 +37,13 @@ class FrozenEncoderTrainer(MapTrainer):
         *,
         cache_folder: str | Path | None = None,
         views: Views | None = None,
+        window: tuple[int, int] | None = None,
         **kwargs: Any,
     ) -> None:
         model.encoder.requires_grad_(False)
         super().__init__(model, args, **kwargs)
         self.cache: FeatureCache | None = None
+        self.window = window
         if cache_folder is not None and views is not None:
             fingerprint = fingerprint_of(model.encoder, self.processing_class, self.train_dataset, views)
             self.cache = FeatureCache(cache_folder, self._encode, self.train_dataset, views, fingerprint)
@@ -55,7 +58,7 @@ class FrozenEncoderTrainer(MapTrainer):
         """See :meth:`~noise2map.training.seeded_trainer.SeededTrainer.training_samples`."""
         if self.cache is None:
             return super().training_samples()
-        return CachedViews(self.train_dataset, self.cache, self.args.seed)
+        return CachedViews(self.train_dataset, self.cache, self.args.seed, self.window)
 
     def compute_loss(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """The encoder stays as it is in use: statistics of batches and dropout, too, would change its features."""

@@ -71,6 +71,9 @@ FOLDERS = ("freedoom", "folder")
 
 """Datasets of which `data.train` and `data.val` are folders; of the others they are splits of the folder `data.root`."""
 
+CELL = 4
+"""Pixels of an image in a cell of its features."""
+
 TRANSFORMS = ("default", "ade20k", "cityscapes", "kitti", "nyu")
 
 
@@ -165,6 +168,8 @@ class TrainSection(RunSection):
         cache_features: folder for the features of a frozen encoder, computed once for ``cache_views`` views of each training image
             (mirrored in turn where ``data.flip`` is not 0, each with its own ``data.hide``; no other augmentation).
         cache_views: views of each image.
+        cache_window: train on windows of this size ``WxH`` of the cached features and their maps, drawn anew in each epoch;
+            ``none`` for whole images. The features are those of whole images, so the encoder has seen what lies around.
         eval_steps: numbers of decoder calls to evaluate. The last evaluation takes all images.
     """
 
@@ -172,6 +177,7 @@ class TrainSection(RunSection):
     sync_batch_norm: bool = False
     cache_features: str | None = None
     cache_views: int = 2
+    cache_window: str | None = None
     eval_steps: list[int] = field(default_factory=lambda: [1, 3, 10])
 
     def check(self) -> None:
@@ -180,6 +186,14 @@ class TrainSection(RunSection):
         expect(bool(self.eval_steps), "train.eval_steps", self.eval_steps, "a list of numbers")
         expect(self.cache_views >= 1, "train.cache_views", self.cache_views, "at least 1")
         expect(min(self.eval_steps) >= 1, "train.eval_steps", self.eval_steps, "numbers of at least 1")
+        window = self.window_size()
+        expect(window is None or self.cache_features is not None, "train.cache_window", self.cache_window, "none without a cache")
+        cells = window is None or not any(side % CELL for side in window)
+        expect(cells, "train.cache_window", self.cache_window, f"multiples of {CELL} pixels, the cells of the features")
+
+    def window_size(self) -> tuple[int, int] | None:
+        """``cache_window`` as ``(width, height)`` in pixels, or ``None``."""
+        return parse_pixels("train.cache_window", self.cache_window)
 
 
 @dataclass(frozen=True)
