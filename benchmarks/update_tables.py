@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from noise2map.ablation.report import summary
 from noise2map.evaluation.official import published_scores
 from noise2map.generation.evaluation.report import short_row
 from noise2map.report.tables import markdown_table, read_csv, replace_block, write_csv
@@ -386,6 +387,9 @@ def blocks() -> dict[tuple[Path, str], str]:
     found |= {(page, "noise levels"): noise_table(), (page, "dfid validation"): dfid_table()}
     found |= {(ROOT / "docs" / "speed.md", "speed"): speed_table(), (ROOT / "docs" / "bev.md", "pooling"): pooling_table()}
     found |= {(ROOT / "docs" / "guidance.md", "guidance cost"): guidance_cost_table()}
+    for path in sorted(RESULTS.glob("ablation_*.csv")):
+        table = markdown_table(summary(read_csv(path)), digits=3)
+        found[ROOT / "docs" / "ablations.md", path.stem.replace("_", " ")] = table
     return found | {(page, "official recipes"): recipes_table()}
 
 

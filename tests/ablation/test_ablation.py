@@ -150,7 +150,7 @@ def test_the_command_writes_tables_plots_and_maps(place, tmp_path, capsys):
     assert "2 of 2 trainings are left" in capsys.readouterr().out and not (tmp_path / "out").exists()
     run(*command, "--resamples", "5")
     shown = capsys.readouterr().out
-    assert "ours" in shown and "95 % interval over images" in shown
+    assert "ours" in shown and "mIoU % [over images]" in shown
     rows = read_csv(tmp_path / "out" / "ablation_steps.csv")
     assert [(row["arm"], row["steps"]) for row in rows if row["seed"] == "all"] == [
         (arm, steps) for arm in ("published", "matched") for steps in (1, 2, 3, 10)

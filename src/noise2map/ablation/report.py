@@ -149,22 +149,7 @@ class AblationReport:
 
     def text(self) -> list[str]:
         """A table for each ablation, of means over seeds in per cent."""
-        parts = []
-        for ablation in self.ablations:
-            lines = []
-            for row in self.rows(ablation):
-                if row["seed"] == ALL_SEEDS:
-                    line = {"arm": row["label"], "steps": row["steps"]}
-                    if ablation.name == "time-difference":
-                        line["difference"] = row["time_difference"]
-                    line |= {"seeds": row["seeds"], "mIoU %": _percent(row, "mIoU"), "minus reference": _percent(row, _DIFFERENCE)}
-                    lines.append(line | {"GFLOP": row["gflop"], "parameters": row["parameters"]})
-            parts.append(f"{ablation.title} [95 % interval over {lines and self._resampled()}]\n{text_table(lines, digits=3)}")
-        return parts
-
-    def _resampled(self) -> str:
-        places = next(iter(self.scored[0].found.values()))[0]["places"]
-        return f"{len(set(places))} maps" if places else "images"
+        return [f"{one.title}\n{text_table(summary(self.rows(one)), digits=3)}" for one in self.ablations]
 
     def write(self, out: Path) -> list[Path]:
         """Write ``ablation_NAME.csv`` and ``ablation_NAME.png`` of each ablation, and the drawn maps.
@@ -182,6 +167,29 @@ class AblationReport:
             paths.append(out / f"{name}.png")
             write_image(paths[-1], image)
         return paths
+
+
+def summary(rows: Sequence[Row]) -> list[Row]:
+    """Lines of a table from the rows of an ablation, or of its CSV file: means over seeds, in per cent."""
+    lines = []
+    for row in rows:
+        if row["seed"] != ALL_SEEDS:
+            continue
+        line = {"arm": row["label"], "steps": row["steps"]}
+        if row["ablation"] == "time-difference":
+            line["time difference"] = f"{row['time_difference']:g}"
+        line |= {"trainings": row["seeds"], f"mIoU % [over {row['resampled']}]": _percent(row, "mIoU")}
+        spread = [row.get(f"mIoU_seed_{end}") for end in ("low", "high")]
+        line["over seeds"] = "" if None in spread else f"± {50 * (spread[1] - spread[0]):.1f}"
+        line["minus reference"] = _percent(row, _DIFFERENCE)
+        line["its ± over seeds"] = _half_width(row)
+        lines.append(line | {"GFLOP": f"{row['gflop']:.2f}", "parameters": f"{row['parameters'] / 1e6:.2f} M"})
+    return lines
+
+
+def _half_width(row: Row) -> str:
+    low, high = (row.get(f"{_DIFFERENCE}_seed_{end}") for end in ("low", "high"))
+    return "" if low is None or high is None or low != low else f"± {50 * (high - low):.1f}"
 
 
 def _interval(name: str, interval: Interval) -> Row:
