@@ -119,6 +119,7 @@ def test_what_is_there_is_not_made_again(place, done, monkeypatch):
     assert numbers(carry_out(chosen)) == numbers(report)
 
 
+@pytest.mark.slow
 def test_an_interrupted_call_is_gone_on_with(place, done, tmp_path, monkeypatch):
     chosen, report = options(place, tmp_path), done[1]
     train, count = experiment.run_training, []

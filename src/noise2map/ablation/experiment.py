@@ -81,7 +81,8 @@ def make_plan(options: AblationOptions) -> Plan:
 def _training_gflop(recipe: Recipe) -> float:
     """Operations of a training, counted on a small map: decoders are linear in its area, but for the attention of few kernels."""
     torch.manual_seed(0)
-    model = get_task(recipe.model.task).model_class(make_config(recipe, class_names(recipe)))
+    kind: Any = get_task(recipe.model.task).model_class
+    model = kind(make_config(recipe, class_names(recipe)))
     height, width = _CELLS
     features = torch.randn(1, model.decoder.feature_channels, height, width)
     step = training_gflop(model, features, torch.zeros(1, 4 * height, 4 * width, dtype=torch.long))
@@ -102,8 +103,8 @@ class Experiment:
         self.options, self.plan = options, plan
         self.device = pick_device("auto")
         self._frames: Frames | None = None
-        self.facts = {"encoder": Path(options.encoder).name, "dataset": options.dataset, "split": options.val}
-        self.facts |= {"iterations": options.iterations, "batch_size": options.batch_size}
+        self.facts: dict[str, Any] = {"encoder": Path(options.encoder).name, "dataset": options.dataset, "split": options.val}
+        self.facts |= {"iterations": options.iterations, "batch_size": options.batch_size, "window": options.window}
         where = provenance(self.device, torch.float32, 0)
         self.facts |= {name: value for name, value in where.items() if name != "seed"}  # a column of the rows
 
@@ -150,6 +151,7 @@ class Experiment:
             frames = self._frames_of(model, processor, run.recipe)
             sample = next(frames.batches(model))
             sample.encode()
+            assert sample.features is not None
             features = sample.features[:1]
             size = {"parameters": decoder_parameters(model), "time_difference": model.config.time_difference}
             for one, (row, counts) in zip(missing, score(model, frames, missing)):

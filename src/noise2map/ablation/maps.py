@@ -44,16 +44,24 @@ def draw_maps(named: Sequence[tuple[str, Any]], frames: Frames, steps: Sequence[
     limit = uncertainty_limit(*(kinds for decoded in found.values() for _, kinds in decoded.values()))
     for index in shown:
         image = np.asarray(samples[index]["image"].convert("RGB"))
+        doubts.append(Cell("image", image))
         for name, _ in named:
             labels, changed = found[name][index]
             maps += [Cell(name, image), Cell("truth", colorize_labels(truths[index], palette))]
             maps += [Cell(f"{n} step{'s' * (n > 1)}", colorize_labels(labels[n], palette)) for n in steps]
-            doubts += [Cell(name, image), label_error_cell(image, labels[steps[-1]], truths[index])]
-            doubts.append(uncertainty_cell(changed, f"changes in {steps[-1]} steps", limit))
+            doubts.append(label_error_cell(image, labels[steps[-1]], truths[index], name))
+            doubts.append(uncertainty_cell(changed, "changes", limit))
     legend = legend_entries([*truths.values()], names, palette)
     return {
         "ablation_steps_maps": render(Panel(maps, columns=2 + len(steps), heading="Maps by decoder calls", legend=legend), 1400),
-        "ablation_steps_uncertainty": render(Panel(doubts, columns=3, heading="Errors, and how often a pixel changed"), 1000),
+        "ablation_steps_uncertainty": render(
+            Panel(
+                doubts,
+                columns=1 + 2 * len(named),
+                heading=f"Errors after {steps[-1]} steps, and share of steps that changed a pixel",
+            ),
+            1200,
+        ),
     }
 
 

@@ -12,7 +12,7 @@ Row = dict[str, Any]
 
 
 def ablation_figure(ablation: Ablation, rows: Sequence[Row]) -> Figure:
-    """Plot of an ablation: mIoU in per cent, means over seeds with intervals over places.
+    """Plot of an ablation: mIoU in per cent, means over seeds, with the range of trainings or intervals over places.
 
     Args:
         ablation: what was asked.
@@ -23,21 +23,24 @@ def ablation_figure(ablation: Ablation, rows: Sequence[Row]) -> Figure:
     """
     means = [row for row in rows if isinstance(row["seed"], str)]
     seeds = max((row["seeds"] for row in means), default=0)
-    title = f"{ablation.title} ({seeds} {'trainings' if seeds != 1 else 'training'} each)"
-    if ablation.x:
-        series: dict[str, list[Row]] = {}
-        for row in means:
-            name = row["label"] if ablation.curves == "arms" else f"{row['steps']} step{'s' * (row['steps'] > 1)}"
-            series.setdefault(name, []).append(row)
-        curves = {name: _series(part) for name, part in series.items()}
-        return quality_plot(curves, ablation.x, "mIoU (%)", title=title, log_x=ablation.name == "scale")
-    return _comparison(ablation, rows, title)
+    trainings = f"{seeds} training{'s' * (seeds != 1)}"
+    if not ablation.x:
+        return _comparison(ablation, rows, f"{ablation.title}: {trainings} each")
+    series: dict[str, list[Row]] = {}
+    for row in rows:
+        name = row["label"] if ablation.curves == "arms" else f"{row['steps']} step{'s' * (row['steps'] > 1)}"
+        series.setdefault(name, []).append(row)
+    curves = {name: _series(part) for name, part in series.items()}
+    title = f"{ablation.title}: mean and range of {trainings}" if seeds > 1 else f"{ablation.title}: one training each"
+    return quality_plot(curves, ablation.x, "mIoU (%)", title=title, log_x=ablation.name == "scale")
 
 
 def _series(rows: Sequence[Row]) -> Series:
-    ordered = sorted(rows, key=lambda row: row["x"])
-    y, low, high = ([100 * row[name] for row in ordered] for name in ("mIoU", "mIoU_low", "mIoU_high"))
-    return Series([row["x"] for row in ordered], y, low, high)
+    """A curve of means; its band holds all trainings: intervals over places are common to all arms and would hide them."""
+    places = sorted({row["x"] for row in rows})
+    mean = [100 * next(row["mIoU"] for row in rows if row["x"] == x and isinstance(row["seed"], str)) for x in places]
+    single = [[100 * row["mIoU"] for row in rows if row["x"] == x and not isinstance(row["seed"], str)] for x in places]
+    return Series(places, mean, [min(values) for values in single], [max(values) for values in single])
 
 
 def _comparison(ablation: Ablation, rows: Sequence[Row], title: str) -> Figure:
@@ -47,6 +50,6 @@ def _comparison(ablation: Ablation, rows: Sequence[Row], title: str) -> Figure:
         chosen = [row for row in rows if row["steps"] == decoding.steps]
         means = [next(row for row in chosen if row["label"] == name and isinstance(row["seed"], str)) for name in names]
         repeats = [[100 * row["mIoU"] for row in chosen if row["label"] == name and isinstance(row["seed"], int)] for name in names]
-        ends = ([100 * row[name] for row in means] for name in ("mIoU", "mIoU_low", "mIoU_high"))
-        scores[f"mIoU (%), {decoding.steps} step{'s' * (decoding.steps > 1)}"] = Estimates(*ends, repeats=repeats)
+        value, low, high = ([100 * row[name] for row in means] for name in ("mIoU", "mIoU_low", "mIoU_high"))
+        scores[f"mIoU (%), {decoding.steps} step{'s' * (decoding.steps > 1)}"] = Estimates(value, low, high, repeats)
     return comparison_plot(names, scores, title=title)

@@ -89,7 +89,7 @@ class AblationReport:
         for place, arm in enumerate(ablation.arms):
             mine = [one for one in self.scored if one.arm.name == arm.name]
             for decoding in ablation.decodings if arm.has_steps else (Decoding(1),):
-                facts = {"ablation": ablation.name, "arm": arm.name, "label": arm.label}
+                facts: Row = {"ablation": ablation.name, "arm": arm.name, "label": arm.label}
                 own = mine[0].found[decoding][0]
                 difference = own["time_difference"] if decoding.time_difference is None else decoding.time_difference
                 x = {"time-difference": difference, "steps": decoding.steps, "decoder": own["gflop"]}.get(ablation.name)
@@ -179,16 +179,15 @@ def summary(rows: Sequence[Row]) -> list[Row]:
         if row["ablation"] == "time-difference":
             line["time difference"] = f"{row['time_difference']:g}"
         line |= {"trainings": row["seeds"], f"mIoU % [over {row['resampled']}]": _percent(row, "mIoU")}
-        spread = [row.get(f"mIoU_seed_{end}") for end in ("low", "high")]
-        line["over seeds"] = "" if None in spread else f"± {50 * (spread[1] - spread[0]):.1f}"
+        line["over seeds"] = _half_width(row, "mIoU")
         line["minus reference"] = _percent(row, _DIFFERENCE)
-        line["its ± over seeds"] = _half_width(row)
+        line["its ± over seeds"] = _half_width(row, _DIFFERENCE)
         lines.append(line | {"GFLOP": f"{row['gflop']:.2f}", "parameters": f"{row['parameters'] / 1e6:.2f} M"})
     return lines
 
 
-def _half_width(row: Row) -> str:
-    low, high = (row.get(f"{_DIFFERENCE}_seed_{end}") for end in ("low", "high"))
+def _half_width(row: Row, name: str) -> str:
+    low, high = row.get(f"{name}_seed_low"), row.get(f"{name}_seed_high")
     return "" if low is None or high is None or low != low else f"± {50 * (high - low):.1f}"
 
 
