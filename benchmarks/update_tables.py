@@ -56,7 +56,7 @@ SPEED = [
     ("encode, ms", "encode", "ms", 0),
     ("one step, ms", "step", "ms", 0),
     ("step over its matrix products alone", "step", "step_over_floor", 2),
-    ("the same step with `grid_sample` over ours", "step", "grid_sample_over_step", 2),
+    ("the same step with the faster `grid_sample`, eager or compiled, over ours", "step", "grid_sample_over_step", 2),
     ("encode and three steps, ms", "all 3", "ms", 0),
 ]
 POOLING = {"segment sum": "segment sum", "scatter": "scatter of the volume"}
@@ -283,6 +283,10 @@ def speed_table() -> str:
     rows = [row for row in read_csv(RESULTS / "bench_model.csv") if row["rounds"] == 5]
     ways = list(dict.fromkeys((row["dtype"], row["mode"]) for row in rows))
     found = {(row["dtype"], row["mode"], row["stage"]): row for row in rows}
+    for row in rows:  # the rival of a type is the faster of its two variants, whatever ours is
+        if row["stage"] == "step":
+            rival = min(one["grid_sample_ms"] for one in rows if (one["dtype"], one["stage"]) == (row["dtype"], "step"))
+            row["grid_sample_over_step"] = rival / row["ms"]
     lines = []
     for title, stage, column, digits in SPEED:
         line = {"": title}

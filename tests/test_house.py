@@ -121,7 +121,7 @@ ROOMS = {
         {"PIL", "matplotlib", "numpy", "safetensors", "torch"},
     ),
     "bench": (
-        {"inference", "training", "convert", "guidance", "models", "diffusion", "runs"},
+        {"inference", "training", "convert", "guidance", "models", "report", "diffusion", "runs"},
         {"diffusers", "torch", "tqdm"},
     ),
 }

@@ -4,6 +4,7 @@ import csv
 
 import pytest
 import torch
+from tiny_bench import TINY
 from torch.utils.flop_counter import FlopCounterMode
 
 from noise2map.bench import model as bench
@@ -12,21 +13,6 @@ from noise2map.bench.timing import time_calls
 from noise2map.cli import main
 from noise2map.models import Noise2MapForDepthEstimation, Noise2MapForSemanticSegmentation
 from noise2map.report.tables import merge_rows
-
-TINY = {
-    "backbone_config": {
-        "model_type": "convnext",
-        "hidden_sizes": [8, 8, 8, 8],
-        "depths": [1, 1, 1, 1],
-        "out_features": ["stage1", "stage2", "stage3", "stage4"],
-    },
-    "hidden_size": 16,
-    "group_norm_groups": 4,
-    "decoder_layers": 2,
-    "decoder_attention_heads": 2,
-    "decoder_ffn_dim": 24,
-    "time_embed_dim": 8,
-}
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +68,8 @@ def test_rows_of_a_run(clock):
     assert all(row["ms"] > 0 and row["clock"] == clock and row["seed"] == 0 and row["command"] for row in rows)
     assert rows[0]["parameters"] == sum(p.numel() for p in build_model("tiny", torch.device("cpu"), torch.float32, 0).parameters())
     step = rows[1]
-    assert step["step_over_floor"] >= 0 and step["grid_sample_over_step"] > 0
+    assert step["step_over_floor"] >= 0 and step["grid_sample_over_step"] > 0 and step["grid_sample_mode"] == "eager"
+    assert step["instructions"].startswith(torch.backends.cpu.get_cpu_capability()) and step["memory_kept"] in (True, False)
     assert "step_over_floor" not in rows[0]
 
 

@@ -1,7 +1,7 @@
 """Time and memory of a map model, stage by stage, against two yardsticks measured in the same run.
 
-The yardsticks: the same decoder with ``grid_sample`` attention, and the floor, which is the step's matrix products alone
-(same shapes, same type, the faster of PyTorch's own linear and oneDNN). Everything that is compared takes turns, one call of
+The yardsticks: the same decoder with ``grid_sample`` attention, eager or compiled, whichever is faster, and the floor, which is the
+step's matrix products alone (same shapes, same type, the faster of PyTorch's own linear and oneDNN). Everything that is compared takes turns, one call of
 each in every round, so that a slow minute of the machine hits all of them; figures are medians over the rounds.
 """
 
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from noise2map.bench.timing import IDENTITY, BenchOptions, in_own_process, name_of, send_peak, time_calls
+from noise2map.bench.timing import IDENTITY, BenchOptions, in_own_process, machine_facts, name_of, send_peak, time_calls
 from noise2map.diffusion.process import add_noise, eps_from_x0
 from noise2map.diffusion.sampling import time_pairs
 from noise2map.inference.loading import load_model
@@ -205,11 +205,13 @@ def run_bench(options: ModelBenchOptions) -> list[dict[str, Any]]:
         model = build_model(options.model, options.device, dtype, options.seed)
         calls: dict[str, Callable[[], Any]] = {}
         for mode in options.modes:
-            fresh = copy.deepcopy(model), with_grid_sample(model)
-            ours, theirs = (compiled(one) if mode == "compiled" else one for one in fresh)
-            stages = stage_calls(ours, options, _stages(options))
+            ours = copy.deepcopy(model)
+            stages = stage_calls(compiled(ours) if mode == "compiled" else ours, options, _stages(options))
             calls |= {f"{mode}|{stage}": call for stage, call in stages.items()}
-            calls[f"{mode}|grid_sample"] = stage_calls(theirs, options, ["step"])["step"]
+        for mode in dict.fromkeys(("eager", *options.modes)):  # a rival is as fast as it can be
+            theirs = with_grid_sample(model)
+            rival = stage_calls(compiled(theirs) if mode == "compiled" else theirs, options, ["step"])
+            calls[f"grid_sample|{mode}"] = rival["step"]
         calls |= {f"floor|{name}": call for name, call in floor_calls(model, tokens, options.device, dtype).items()}
         kind = name_of(dtype)
         times = time_calls(calls, options, kind)
@@ -221,7 +223,9 @@ def run_bench(options: ModelBenchOptions) -> list[dict[str, Any]]:
                 row |= {"batch_size": options.batch_size, "mode": mode, "stage": stage}
                 row |= {"ms": median(times[f"{mode}|{stage}"])} | _against(times, mode, stage) | memory.get((mode, stage), {})
                 rows.append(
-                    row | {"rounds": options.rounds, "clock": options.clock} | provenance(options.device, dtype, options.seed)
+                    row
+                    | {"rounds": options.rounds, "clock": options.clock, **machine_facts(options.device)}
+                    | provenance(options.device, dtype, options.seed)
                 )
     return rows
 
@@ -252,18 +256,20 @@ def _measure(sender: Connection, options: ModelBenchOptions, dtype: torch.dtype,
         send_peak(sender, call, options.device)
 
 
-def _against(times: dict[str, list[float]], mode: str, stage: str) -> dict[str, float]:
+def _against(times: dict[str, list[float]], mode: str, stage: str) -> dict[str, Any]:
     """A step's ratios to the yardsticks, each the median over rounds of ratios within a round."""
     if stage != "step":
         return {}
     own = times[f"{mode}|step"]
     floors = {name.removeprefix("floor|"): value for name, value in times.items() if name.startswith("floor|")}
     best = min(floors.values(), key=median)
-    result = {f"floor_{name}_ms": median(value) for name, value in floors.items()}
+    result: dict[str, Any] = {f"floor_{name}_ms": median(value) for name, value in floors.items()}
     result["step_over_floor"] = median(a / b for a, b in zip(own, best))
     result["step_over_torch_floor"] = median(a / b for a, b in zip(own, floors["torch"]))
-    theirs = times[f"{mode}|grid_sample"]
-    result["grid_sample_ms"] = median(theirs)
+    rivals = {name.removeprefix("grid_sample|"): value for name, value in times.items() if name.startswith("grid_sample|")}
+    fastest = min(rivals, key=lambda name: median(rivals[name]))
+    theirs = rivals[fastest]
+    result["grid_sample_ms"], result["grid_sample_mode"] = median(theirs), fastest
     result["grid_sample_over_step"] = median(b / a for a, b in zip(own, theirs))
     return result
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import platform
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
+
+from noise2map.runs.memory import memory_is_kept
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,22 @@ class BenchOptions:
     rounds: int = 7
     clock: str = "wall"
     seed: int = 0
+
+
+def machine_facts(device: torch.device) -> dict[str, Any]:
+    """What a time depends on beside the device's name: the processor, its widest instructions, and whether freed memory is kept.
+
+    Returns:
+        ``cpu``, a model such as ``"AMD EPYC"``; ``instructions``, such as ``"AVX512 AMX"``; ``memory_kept``, see
+        `noise2map.keep_freed_memory`.
+    """
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
+    known = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    flags = known.get("flags", "").split()
+    matrix = [word for word, flag in (("BF16", "avx512_bf16"), ("AMX", "amx_bf16")) if flag in flags]
+    instructions = " ".join([torch.backends.cpu.get_cpu_capability(), *matrix])
+    return {"cpu": known.get("model name", platform.processor()), "instructions": instructions, "memory_kept": memory_is_kept()}
 
 
 def name_of(dtype: torch.dtype) -> str:

@@ -170,6 +170,30 @@ def bench_bev(
     )
 
 
+@app.command("gpu")
+def bench_gpu(
+    out: Annotated[Path, typer.Option(help="Folder for suite.csv and index.html; run again, it goes on.")],
+    model: Annotated[str, typer.Option(help="Preset, shipped name, folder of a checkpoint, or hub id.")] = "swin-t-ade20k",
+    minutes: Annotated[float, typer.Option(min=0.01, help="No part begins after them.")] = 9.0,
+    compile_: Compile = True,
+    rounds: Rounds = 7,
+    device: options.Device = "auto",
+    threads: options.Threads = 0,
+    seed: options.Seed = 0,
+    toy: Annotated[bool, typer.Option("--toy", help="Everything tiny: shows whether it runs, on a CPU too.")] = False,
+) -> None:
+    """A whole device in one call: agreement with the CPU, steps, training, guidance, pooling, throughput, memory."""
+    from noise2map.bench.suite import COLUMNS, SuiteOptions, run_suite
+    from noise2map.report.tables import text_table
+
+    common = _common(["float32"], device, threads, rounds, "wall", seed)
+    sizes = {"sizes": ((64, 64),), "batch_sizes": (1, 2), "training_batch": 2, "guided": ((32, 32),), "points": 2000} if toy else {}
+    kept = {name: common[name] for name in ("device", "rounds", "seed")}
+    rows = run_suite(SuiteOptions(model=model, minutes=minutes, compile=compile_, **kept, **sizes), out)
+    print(text_table(rows, [name for name in COLUMNS if any(row.get(name) for row in rows)]))
+    print(f"wrote {out / 'suite.csv'} and {out / 'index.html'}")
+
+
 def _common(dtypes: list[str], device: str, threads: int, rounds: int, clock: str, seed: int) -> dict[str, Any]:
     """The fields of ``BenchOptions``; sets the number of threads."""
     import torch

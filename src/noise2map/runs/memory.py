@@ -32,6 +32,11 @@ def keep_freed_memory() -> bool:
     return _kept
 
 
+def memory_is_kept() -> bool:
+    """Whether this process keeps freed memory: whether `keep_freed_memory` was called and could do it."""
+    return bool(_kept)
+
+
 def _wanted() -> bool:
     return os.environ.get(OPT_OUT, "1") != "0" and sys.platform.startswith("linux") and platform.libc_ver()[0] == "glibc"
 

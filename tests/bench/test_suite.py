@@ -1,0 +1,81 @@
+"""The suite of a device measures everything, loses nothing, and says what failed; how long things take is not tested."""
+
+import pytest
+import torch
+from tiny_bench import TINY
+
+from noise2map.bench import model as bench
+from noise2map.bench.suite import Job, SuiteOptions, make_jobs, run_suite
+from noise2map.cli import main
+from noise2map.models import Noise2MapForSemanticSegmentation
+from noise2map.report.tables import read_csv
+
+TOY = SuiteOptions(
+    model="tiny", sizes=((64, 32),), steps=(1, 2), batch_sizes=(1, 2), training_batch=2, guided=((32, 32),), points=500,
+    compile=False, rounds=1,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def tiny_preset(monkeypatch):
+    monkeypatch.setitem(bench.PRESETS, "tiny", (Noise2MapForSemanticSegmentation, TINY | {"num_labels": 5}))
+
+
+def test_every_job_gives_rows_and_a_device_that_is_the_cpu_agrees(tmp_path):
+    rows = run_suite(TOY, tmp_path)
+    assert {row["job"] for row in rows} == {job.name for job in make_jobs(TOY)}
+    assert not any(row.get("error") for row in rows), [row["error"] for row in rows]
+    same = [row for row in rows if row["job"] == "agreement float32"]
+    assert [row["stage"] for row in same] == ["1 steps", "2 steps"]
+    assert all(float(row["max_difference"]) == 0 and float(row["label_flips"]) == 0 for row in same)
+    assert all(0 < float(row["max_difference"]) < 0.2 for row in rows if row["job"] == "agreement bfloat16")
+    assert all(float(row["ms"]) > 0 for row in rows if not row["job"].startswith("agreement"))
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert all(job.name in page for job in make_jobs(TOY))
+
+
+def test_a_failure_is_a_row_and_is_tried_again(tmp_path, caplog):
+    calls = []
+
+    def works(name):
+        calls.append(name)
+        yield {"stage": "only", "ms": 1.0}
+
+    def breaks():
+        yield {"stage": "before", "ms": 2.0}
+        raise RuntimeError("out of memory\nand more")
+
+    jobs = [Job("a", lambda: works("a")), Job("b", breaks), Job("c", lambda: works("c"))]
+    rows = run_suite(TOY, tmp_path, jobs)
+    assert [(row["job"], row["stage"]) for row in rows] == [("a", "only"), ("b", "before"), ("b", "failed"), ("c", "only")]
+    assert rows[2]["error"] == "RuntimeError: out of memory" and "b failed" in caplog.text
+    jobs[1] = Job("b", lambda: works("b"))
+    rows = run_suite(TOY, tmp_path, jobs)
+    assert calls == ["a", "c", "b"]  # what is done is not measured again
+    assert sorted((row["job"], row["stage"]) for row in rows) == [("a", "only"), ("b", "only"), ("c", "only")]
+
+
+def test_what_does_not_fit_is_left_and_said(tmp_path, caplog):
+    options = SuiteOptions(model="tiny", minutes=1e-9, rounds=1)
+    assert run_suite(options, tmp_path, [Job("late", lambda: iter([{"stage": "only", "ms": 1.0}]))]) == []
+    assert "run again to go on): late" in caplog.text
+
+
+@pytest.mark.parametrize(("changes", "message"), [({"steps": ()}, "steps is empty"), ({"rounds": 0}, "rounds is 0")])
+def test_impossible_options(changes, message):
+    with pytest.raises(ValueError, match=message):
+        SuiteOptions(**changes)
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(
+            [
+                *["bench", "gpu", "--model", "tiny", "--toy", "--no-compile", "--device", "cpu", "--rounds", "1", "--out"],
+                str(tmp_path),
+            ]
+        )
+    assert stop.value.code == 0
+    assert "agreement float32" in capsys.readouterr().out
+    assert len(read_csv(tmp_path / "suite.csv")) > 20 and torch.get_num_threads() >= 1
