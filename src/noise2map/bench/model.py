@@ -1,8 +1,9 @@
 """Time and memory of a map model, stage by stage, against two yardsticks measured in the same run.
 
-The yardsticks: the same decoder with ``grid_sample`` attention, eager or compiled, whichever is faster, and the floor, which is the
-step's matrix products alone (same shapes, same type, the faster of PyTorch's own linear and oneDNN). Everything that is compared takes turns, one call of
-each in every round, so that a slow minute of the machine hits all of them; figures are medians over the rounds.
+The yardsticks: the same decoder with ``grid_sample`` attention, eager or compiled, whichever is faster, and the floor, which is
+the step's matrix products alone (same shapes, same type, the faster of PyTorch's own linear and oneDNN). Everything that is
+compared takes turns, one call of each in every round, so that a slow minute of the machine hits all of them; figures are
+medians over the rounds.
 """
 
 import copy
