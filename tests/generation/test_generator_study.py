@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import struct
 from types import SimpleNamespace
 
@@ -272,3 +273,20 @@ def test_settings_can_be_drawn_apart_and_are_found_again(paths, tmp_path, capsys
     assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
     assert run(*arguments, "--draw", "none,neither") == 2
     assert "no row 'neither' to draw; expected some of none, DCG, DPG, both, scale 0.5" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_generator_with_a_camera_has_its_rooms_measured(paths, tmp_path, capfd):
+    seen = shutil.copytree(paths["generator"], tmp_path / "generator")
+    (seen / "camera.json").write_text(json.dumps({"intrinsics_px": [10.0, 12.0, 8.0, 8.0], "size_px": [16, 16]}))
+    for name, model in (("seen", seen), ("unseen", paths["generator"])):
+        changes = {"model": model, "depth_predictor": None, "depth_prior": None, "samples": 2, "limit": 3, "resamples": 0}
+        arguments = words(paths, tmp_path / name, allow_singular="", **changes)
+        assert run(*[part for part in arguments if part]) == 0
+    none, references = rows_of(tmp_path / "seen")
+    for row in (none, references):
+        assert 0 <= float(row["floor_at_eye"]) <= 1 and 0 < float(row["order_share"]) <= 1 and 0 <= float(row["upright_share"]) <= 1
+    assert "order_share" not in rows_of(tmp_path / "unseen")[0]
+    shown = capfd.readouterr()
+    assert shown.err.count("are not measured: that needs a camera.json of the generator") == 1
+    assert shown.out.count("upright") == 1

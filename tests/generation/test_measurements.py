@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from noise2map.generation.evaluation import measurements
-from noise2map.generation.evaluation.measurements import FeatureModels, ImageFeatures, extract, stack_images
+from noise2map.generation.evaluation.measurements import GEOMETRY_SCORES, FeatureModels, ImageFeatures, extract, stack_images
 from noise2map.generation.evaluation.scores import score_settings
-from noise2map.metrics import FeatureExtractor, PlausibilityScores, render_depth
+from noise2map.metrics import FeatureExtractor, PlausibilityScores, render_depth, room_scores
 
 
 class Counting(FeatureExtractor):
@@ -55,8 +55,24 @@ def test_rows_are_those_of_each_picture(chunks_of_four):
     torch.testing.assert_close(found.depth_features, grey.float().mean((2, 3)))
     scores = PlausibilityScores()
     scores.update(stacked, 1 + stacked[:, 0].float())
-    torch.testing.assert_close(found.plausibility, scores.per_image(), equal_nan=True)
+    torch.testing.assert_close(found.plausibility[:, :5], scores.per_image(), equal_nan=True)
+    assert found.plausibility[:, 5:].isnan().all()  # no camera
     assert len(found) == 6 and len(found.first(2)) == 2 and isinstance(found.first(2), ImageFeatures)
+
+
+def test_laws_of_rooms_are_scored_where_there_are_a_camera_and_metres():
+    images, camera = pictures(3), (4.0, 4.0, 4.0, 4.0)
+    depth = 1 + torch.from_numpy(images[..., 0]).float()
+    with_camera = FeatureModels(Counting(), Red(), camera=camera, eye_height_m=60.0)
+    found = extract(images, names(3), with_camera, batch_size=2).plausibility
+    expected = room_scores(depth, camera, 0.99 * 300, 60.0)
+    torch.testing.assert_close(found[:, 5:], torch.stack(list(expected.values()), 1), equal_nan=True)
+    assert not found[:, GEOMETRY_SCORES.index("order_share")].isnan().any()
+    relative = Red()
+    relative.metric = False
+    for other in (FeatureModels(Counting(), Red()), FeatureModels(Counting(), relative, camera=camera)):
+        assert extract(images, names(3), other).plausibility[:, 5:].isnan().all()
+        assert other.name != with_camera.name
 
 
 def test_probe_gets_the_names_and_its_readings_are_scored(chunks_of_four):

@@ -62,6 +62,7 @@ Estimator = Annotated[str, typer.Option(help="Depth: a shipped model, or a folde
 Rendering = Annotated[
     Literal["disparity", "metric"], typer.Option(help="How depth is painted: disparity (without scale) or metric.")
 ]
+EyeHeight = Annotated[float, typer.Option(min=0.01, help="Of the camera above the floor, m. The default is Freedoom's.")]
 Limit = Annotated[int, typer.Option(min=0, help="At most this many references, evenly spaced; 0 for all.")]
 Resamples = Annotated[int, typer.Option(min=0, help="Bootstrap resamples for intervals and differences; 0 for none.")]
 AllowSingular = Annotated[bool, typer.Option("--allow-singular", help="Have a FID of no more images than features all the same.")]
@@ -103,6 +104,7 @@ def evaluate_generator(
     estimator: Estimator = "freedoom-depth-tiny",
     rendering: Rendering = "disparity",
     probe_timestep: ProbeTimestep = 50,
+    eye_height: EyeHeight = 1.28125,
     limit: Limit = 0,
     resamples: Resamples = 200,
     allow_singular: AllowSingular = False,
@@ -157,6 +159,7 @@ def evaluate_generator(
         estimator=estimator,
         rendering=rendering,
         probe_timestep=probe_timestep,
+        eye_height_m=eye_height,
         device=pick_device(device),
         resamples=resamples,
         allow_singular=allow_singular,

@@ -17,7 +17,15 @@ from tqdm import tqdm
 
 from noise2map.generation.depth_reading import DepthProbe
 from noise2map.inference.depth_models import DepthModel
-from noise2map.metrics import DepthFeatures, FeatureExtractor, PlausibilityScores
+from noise2map.metrics import (
+    EYE_HEIGHT_M,
+    PLAUSIBILITY_SCORES,
+    ROOM_SCORES,
+    DepthFeatures,
+    FeatureExtractor,
+    PlausibilityScores,
+    room_scores,
+)
 from noise2map.metrics.fid import ENOUGH_SAMPLES, check_samples
 from noise2map.runs.files import content_checksum, write_bytes
 
@@ -25,7 +33,12 @@ logger = logging.getLogger(__name__)
 
 _CHUNK = 256
 
-_VERSION = "2"  # of the measurements: raise it when their definition changes
+_VERSION = "3"  # of the measurements: raise it when their definition changes
+
+GEOMETRY_SCORES = (*PLAUSIBILITY_SCORES, *ROOM_SCORES)
+"""Scores of an image's geometry that need no reference."""
+
+_CAPPED = 0.99  # of an estimator's farthest depth: what lies beyond may be sky
 
 
 class Images(Protocol):
@@ -48,6 +61,8 @@ class FeatureModels:
         rendering: Of depth as images, `"disparity"` or `"metric"`.
         probe: Strong and weak depth, if there is a generator with a predictor.
         probe_name: Tells probes apart, weights included.
+        camera: `fx, fy, cx, cy` of the images in px, for the laws of rooms; None leaves them out.
+        eye_height_m: Height of the camera above the floor.
     """
 
     extractor: FeatureExtractor
@@ -55,6 +70,8 @@ class FeatureModels:
     rendering: str = "disparity"
     probe: DepthProbe | None = None
     probe_name: str = ""
+    camera: tuple[float, ...] | None = None
+    eye_height_m: float = EYE_HEIGHT_M
 
     def depth_features(self) -> DepthFeatures:
         """Features of the estimated depth."""
@@ -86,7 +103,15 @@ class FeatureModels:
     @property
     def name(self) -> str:
         """All that decides a measurement."""
-        return "|".join([_VERSION, self.extractor.name, self.depth_features().name, self.probe_name])
+        camera = [] if self.camera is None else [f"{self.camera} {self.eye_height_m}"]
+        return "|".join([_VERSION, self.extractor.name, self.depth_features().name, self.probe_name, *camera])
+
+    def room_scores(self, depth: Tensor) -> Tensor:
+        """Depth `(B, H, W)` -> rows of `ROOM_SCORES` `(B, 7)` float64; NaN without a camera or a unit of depth."""
+        if self.camera is None or not self.depth_model.metric:
+            return torch.full((len(depth), len(ROOM_SCORES)), torch.nan, dtype=torch.float64)
+        found = room_scores(depth, self.camera, _CAPPED * self.depth_model.depth_range[1], self.eye_height_m)
+        return torch.stack(list(found.values()), dim=1)
 
 
 @dataclass
@@ -96,7 +121,7 @@ class ImageFeatures:
     Attributes:
         image_features: `(N, D)` float32.
         depth_features: `(N, D)` float32, of the estimated depth.
-        plausibility: `(N, S)` float64, in the order of `PLAUSIBILITY_SCORES`.
+        plausibility: `(N, S)` float64, in the order of `GEOMETRY_SCORES`.
     """
 
     image_features: Tensor
@@ -199,7 +224,7 @@ def _measure_chunk(images: Tensor, names: Sequence[str], models: FeatureModels, 
     extractor, depth_extractor = models.extractor, models.depth_features()
     device = next((one.device for one in extractor.parameters()), torch.device("cpu"))
     scores = PlausibilityScores()
-    image_rows, depth_rows = [], []
+    image_rows, depth_rows, room_rows = [], [], []
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size].to(device)
         depth = models.depth_model(batch)
@@ -210,5 +235,6 @@ def _measure_chunk(images: Tensor, names: Sequence[str], models: FeatureModels, 
             strong, weak = models.probe(batch, names[start : start + batch_size])
             readings = (strong.float().cpu(), weak.float().cpu())
         scores.update(batch.cpu(), depth.float().cpu(), *readings)
+        room_rows.append(models.room_scores(depth.float().cpu()))
         bar.update(len(batch))
-    return ImageFeatures(torch.cat(image_rows), torch.cat(depth_rows), scores.per_image())
+    return ImageFeatures(torch.cat(image_rows), torch.cat(depth_rows), torch.cat([scores.per_image(), torch.cat(room_rows)], dim=1))

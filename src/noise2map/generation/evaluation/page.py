@@ -185,13 +185,16 @@ def _tables(page: Page, study: GeneratorStudy, facts: Mapping[str, Any]) -> None
         f"Distances are those of the features of `{facts['extractor']}`; they cannot be compared with those of other features. "
         f"Depth is estimated by `{facts['estimator']}` and painted as {facts['rendering']}. Intervals hold 95 % of the spread at "
         "this number of images; they say nothing of other training runs. `strong-weak`: how far two readings of the depth differ; "
-        "`off plane`, `planar`: how far patches are from planes; `edges`: whether depth has its edges where the image has them.",
+        "`off plane`, `planar`: how far patches are from planes; `edges`: whether depth has its edges where the image has them. "
+        "`floor fits`: share of images whose floor is as far below the camera as it stands, within 10 %; `horizon °`, `roll °`: "
+        "how far the floor's vanishing line is off the camera's; `upright`: share of surfaces that are upright or level; `order`: "
+        "share of neighbours that come nearer away from the horizon.",
     )
     headings = {"steps": "Unguided, by steps", "guidance": "With and without", "placebos": "Placebos"}
     headings |= {"scales": "Guidance scale", "priors": "Resolution of the prior"}
-    geometry = geometry_columns()
     for table, scores in study.tables.items():
         rows = [short_row(row) for row in scores.rows()]
+        geometry = geometry_columns(rows)
         distances = [name for name in rows[0] if name not in geometry[2:]]
         page.table(rows[:-1], distances, heading=f"{headings[table]}: distance to the references")
         page.table(rows, geometry, heading=f"{headings[table]}: geometry, the references beside it")

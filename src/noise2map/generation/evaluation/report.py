@@ -1,6 +1,7 @@
 """Report of an evaluation of a generator: text, CSV, JSON, plots and one HTML page."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ _PLAUSIBILITY = {
     "planarity_residual": "off plane",
     "planar_share": "planar",
     "edge_alignment": "edges",
+}
+
+_ROOMS = {
+    "floor_at_eye": "floor fits",
+    "horizon_deg": "horizon °",
+    "roll_deg": "roll °",
+    "upright_share": "upright",
+    "order_share": "order",
 }
 
 _FRECHET = tuple(name for name, (kind, _) in DISTANCES.items() if kind == "frechet")
@@ -100,6 +109,7 @@ def short_row(row: Row) -> Row:
         if f"{metric}_inf" in row:
             line[f"{metric} inf"] = f"{row[f'{metric}_inf']:.3f}"
     line |= {title: row.get(name) for name, title in _PLAUSIBILITY.items()}
+    line |= {title: row[name] for name, title in _ROOMS.items() if name in row}
     line["s/image"] = row.get("seconds_per_image")
     return line
 
@@ -113,9 +123,10 @@ def _with_interval(row: Row, name: str, factor: float) -> str:
     return f"{value:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
 
 
-def geometry_columns() -> list[str]:
-    """Of a `short_row`, those that say how plausible the geometry is, and the time; the others are distances."""
-    return ["setting", "images", *_PLAUSIBILITY.values(), "s/image"]
+def geometry_columns(rows: Sequence[Row]) -> list[str]:
+    """Of `short_row`s, those that say how plausible the geometry is, and the time; the others are distances."""
+    rooms = [title for title in _ROOMS.values() if any(title in row for row in rows)]
+    return ["setting", "images", *_PLAUSIBILITY.values(), *rooms, "s/image"]
 
 
 def short_differences(scores: SettingScores) -> list[Row]:

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from noise2map.generation.evaluation.measurements import ImageFeatures
+from noise2map.generation.evaluation.measurements import GEOMETRY_SCORES, ImageFeatures
 from noise2map.metrics import (
-    PLAUSIBILITY_SCORES,
     Interval,
     bootstrap_intervals,
     centered_interval,
@@ -96,7 +95,7 @@ class SettingScores:
             intervals = paired_bootstrap_intervals(self.plausibility[a], self.plausibility[b])
             rows += [
                 _difference(this, minus, score, interval)
-                for score, interval in zip(PLAUSIBILITY_SCORES, intervals)
+                for score, interval in zip(GEOMETRY_SCORES, intervals)
                 if interval.estimate == interval.estimate
             ]
         return rows
@@ -177,7 +176,7 @@ def _cells(name: str, interval: Interval) -> Row:
 def _plausibility(rows: Tensor) -> Row:
     """Means of the scores that are defined, with intervals over images."""
     row: Row = {}
-    for name, interval in zip(PLAUSIBILITY_SCORES, bootstrap_intervals(rows)):
+    for name, interval in zip(GEOMETRY_SCORES, bootstrap_intervals(rows)):
         if interval.estimate == interval.estimate:
             row |= _cells(name, interval)
     return row

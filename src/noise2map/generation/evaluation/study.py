@@ -15,10 +15,11 @@ from noise2map.generation.evaluation.measurements import FeatureModels, ImageFea
 from noise2map.generation.evaluation.references import ReferenceImages
 from noise2map.generation.evaluation.scores import SettingScores, score_settings
 from noise2map.generation.evaluation.settings import Tables, setting_tables
-from noise2map.generation.loading import load_generator, load_priors, side_of
+from noise2map.generation.loading import CAMERA_FILE, camera_of, load_generator, load_priors, side_of
 from noise2map.generation.sampling import SamplingOptions, option_settings
 from noise2map.guidance import DepthGuidedPipeline, GuidanceConfig
 from noise2map.inference.depth_models import DEFAULT_DEPTH_MODEL, load_depth_model
+from noise2map.metrics import EYE_HEIGHT_M
 from noise2map.runs.files import user_cache
 from noise2map.runs.output_folder import OutputFolder
 
@@ -53,6 +54,7 @@ class GeneratorOptions:
         estimator: Depth model, by name.
         rendering: Of depth as images.
         probe_timestep: Noise at which strong and weak depth are read.
+        eye_height_m: Height of the camera above the floor.
         device: Or its name.
         resamples: Of the bootstrap, 0 for no intervals.
         allow_singular: Accept fewer samples than features.
@@ -82,6 +84,7 @@ class GeneratorOptions:
     estimator: str = DEFAULT_DEPTH_MODEL
     rendering: str = "disparity"
     probe_timestep: int = 50
+    eye_height_m: float = EYE_HEIGHT_M
     device: str | torch.device = "auto"
     resamples: int = 200
     allow_singular: bool = False
@@ -219,6 +222,11 @@ def _feature_models(options: GeneratorOptions, pipe: DepthGuidedPipeline) -> Fea
     probe, name = None, ""
     if pipe.depth_predictor is not None:
         probe, name = depth_probe(pipe, options.probe_timestep), probe_name(pipe, options.probe_timestep)
-    models = FeatureModels(extractor, depth_model, options.rendering, probe, name)
+    seen = camera_of(options.model, side_of(pipe))
+    camera = tuple(seen.intrinsics_px) if seen.source == CAMERA_FILE else None
+    if camera is None or not depth_model.metric:
+        lacking = f"a {CAMERA_FILE} of the generator" if camera is None else "an estimator of metres"
+        logger.warning("floors, horizons and walls are not measured: that needs %s", lacking)
+    models = FeatureModels(extractor, depth_model, options.rendering, probe, name, camera, options.eye_height_m)
     models.depth_features()  # refuses a rendering that the depth model cannot have
     return models
