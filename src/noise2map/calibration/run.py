@@ -22,6 +22,7 @@ from noise2map.runs.files import json_values, write_json
 from noise2map.runs.provenance import provenance
 from noise2map.tasks import task_of
 from noise2map.tasks.calibrating import LEVELS, Calibrator, DrawnPixels
+from noise2map.zoo import label_of
 
 CLUSTERS = ("image", "map")
 UNITS = ("pixel", "image", "map")
@@ -149,7 +150,7 @@ def run_calibration(chosen: CalibrationOptions, overwrite: bool = False, progres
     with tqdm(total=len(data), desc="images", unit="image", disable=None if progress else True) as bar:
         drawn = draw_images(model, processor, task, calibrator, data, decoding, chosen.pixels, chosen.batch_size, bar.update)
     parts = split_images(drawn, chosen)
-    facts = {"model": Path(chosen.model).name, "dataset": chosen.dataset, "split": split, "decoding": decoding.name}
+    facts: dict[str, Any] = {"model": label_of(chosen.model), "dataset": chosen.dataset, "split": split, "decoding": decoding.name}
     facts |= {"calibrating": said(drawn, parts["calibrated on"]), "held_out": said(drawn, parts.get("held out", []))}
     facts |= {"unit": chosen.unit, "pixels": chosen.pixels, **provenance(device, model.dtype, decoding.seed)}
     report = fit_and_score(calibrator, drawn, parts, chosen, facts)

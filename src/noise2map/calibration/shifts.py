@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +177,7 @@ def run_shifts(chosen: ShiftOptions, progress: bool = True) -> ShiftReport:
     facts |= {"decoding": decoding.name, **provenance(device, model.dtype, decoding.seed)}
     kinds = [name for name in chosen.shifts if task.of_images or name not in ("zoom", "hide_share")]
     steps = [(NONE, 0.0, Ambiguity())]
-    steps += [(name, strength, Ambiguity(**{name: strength})) for name in kinds for strength in SHIFTS[name]]
+    steps += [(name, strength, replace(Ambiguity(), **{name: strength})) for name in kinds for strength in SHIFTS[name]]
     rows: list[dict[str, Any]] = []
     with tqdm(total=len(steps) * len(data), unit="image", disable=None if progress else True) as bar:
         for name, strength, shift in steps:

@@ -69,7 +69,7 @@ class Calibration:
         for name in value:
             if name not in known:
                 raise ValueError(f"calibration holds {name!r}; expected {', '.join(sorted(known))}")
-        lists = {name: tuple(one) if isinstance(one, list) else one for name, one in value.items()}
+        lists: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in value.items()}
         for name in ("levels", "radii", "thresholds"):
             if not isinstance(lists.get(name, ()), tuple):
                 raise ValueError(f"calibration.{name} is {lists[name]!r}; expected a list of numbers")
