@@ -5,6 +5,7 @@ python benchmarks/update_tables.py --collect depth out/depth        # into resul
 python benchmarks/update_tables.py --collect-guidance out/guidance out/other  # evaluate_generator.csv, differences_generator.csv
 python benchmarks/update_tables.py --collect-predictor runs/predictor runs/other  # depth_predictor.csv
 python benchmarks/update_tables.py --collect-application out/application      # depth_from_generated*.csv and .png
+python benchmarks/update_tables.py --collect-trust calibrated/depth shifts/depth  # calibration.csv, shifts.csv
 python benchmarks/update_tables.py                                  # rewrites the tables from results/*.csv
 """
 
@@ -107,6 +108,37 @@ def collect_application(folder: Path) -> None:
     for source, name in (("summary", ""), ("differences", "_differences"), ("runs", "_runs")):
         write_csv(RESULTS / f"depth_from_generated{name}.csv", read_csv(folder / f"{source}.csv"))
     shutil.copy(folder / "summary.png", RESULTS / "depth_from_generated.png")
+
+
+def collect_trust(folders: list[Path]) -> None:
+    """Adds calibrations and shifts to their tables, in place of earlier ones of the same models."""
+    for name, key in (("calibration.csv", "model"), ("shifts.csv", "model")):
+        fresh = [row for folder in folders if (folder / name).is_file() for row in read_csv(folder / name)]
+        old = read_csv(RESULTS / name) if (RESULTS / name).is_file() else []
+        write_csv(RESULTS / name, [row for row in old if row[key] not in {one[key] for one in fresh}] + fresh)
+
+
+def shift_table(model: str) -> str:
+    """What is left of a calibration under each shift, of one model."""
+    rows = [row for row in read_csv(RESULTS / "shifts.csv") if row["model"] == model]
+    lines: dict[tuple[Any, Any], dict[str, Any]] = {}
+    variants = [name for name in ("before", "constant interval", "after") if any(row["variant"] == name for row in rows)]
+    for row in rows:
+        where = {
+            "shift": row["shift"].replace("_", " "),
+            "strength": f"{row['strength']:g}" if row["strength"] else "",
+            "error": f"{row['error']:.3f}",
+        }
+        line = lines.setdefault((row["shift"], row["strength"]), where)
+        if row["variant"] in variants:
+            line[f"gap %, {row['variant']}"] = f"{100 * row['ece']:.1f}"
+            line[f"in 90 %, {row['variant']}"] = f"{100 * row['coverage_90']:.1f}"
+        if row["variant"] == "after":
+            line["error-AUROC"] = f"{row['auroc']:.3f}"
+            line |= {"classes in a set": f"{row['size_90']:.2f}"} if isinstance(row.get("size_90"), float) else {}
+    names = [f"{score}, {variant}" for score in ("gap %", "in 90 %") for variant in variants]
+    found = list(lines.values())
+    return markdown_table(found, list(dict.fromkeys(("shift", "strength", "error", *names, *found[0]))))
 
 
 def guidance_table(table: str) -> str:
@@ -394,6 +426,8 @@ def blocks() -> dict[tuple[Path, str], str]:
     for path in sorted(RESULTS.glob("ablation_*.csv")):
         table = markdown_table(summary(read_csv(path)), digits=3)
         found[ROOT / "docs" / "ablations.md", path.stem.replace("_", " ")] = table
+    trust = ROOT / "docs" / "trust.md"
+    found |= {(trust, f"shifts {name}"): shift_table(f"freedoom-{name}-tiny") for name in ("depth-laplace",)}
     return found | {(page, "official recipes"): recipes_table()}
 
 
@@ -403,6 +437,7 @@ def main() -> None:
     parser.add_argument("--collect", nargs="+", metavar=("TASK", "FOLDER"))
     parser.add_argument("--collect-guidance", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--collect-predictor", type=Path, nargs="+", metavar="FOLDER")
+    parser.add_argument("--collect-trust", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--collect-application", type=Path, metavar="FOLDER")
     options = parser.parse_args()
     if options.collect:
@@ -414,6 +449,9 @@ def main() -> None:
     if options.collect_predictor:
         found = [{"run": folder.name} | row for folder in options.collect_predictor for row in read_csv(folder / "accuracy.csv")]
         write_csv(RESULTS / "depth_predictor.csv", found)
+        return
+    if options.collect_trust:
+        collect_trust(options.collect_trust)
         return
     if options.collect_application:
         collect_application(options.collect_application)
