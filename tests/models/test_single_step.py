@@ -3,9 +3,11 @@
 import pytest
 import torch
 from tiny_models import class_map, images, tiny_config, tiny_depth_model, tiny_segmenter
+from tiny_training import tiny_processor
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from noise2map.bench.model import build_model
 from noise2map.models.single_step import SINGLE_STEP_DECODERS, KernelUpdateHead, PyramidPooling
 from noise2map.models.single_step.kernel_update import KernelUpdate
 
@@ -85,6 +87,13 @@ def test_what_does_not_go_together_is_refused():
         tiny_depth_model(decoder_type="pyramid_pooling", diffusion=False)
     with pytest.raises(ValueError, match="decoder_type is 'unet'; expected one of 'denoising'"):
         tiny_config(decoder_type="unet")
+
+
+def test_bench_says_that_there_are_no_steps_to_time(tmp_path):
+    single_step("kernel_update").save_pretrained(tmp_path)
+    tiny_processor().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has decoder_type 'kernel_update'; expected a map decoder, whose steps are timed"):
+        build_model(str(tmp_path), torch.device("cpu"), torch.float32, 0)
 
 
 def test_temperature_divides_the_logits():

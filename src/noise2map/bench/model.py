@@ -86,9 +86,18 @@ class ModelBenchOptions(BenchOptions):
 
 
 def build_model(name: str, device: torch.device, dtype: torch.dtype, seed: int) -> MapModel:
-    """A preset with random weights, or a checkpoint, in evaluation mode."""
+    """A preset with random weights, or a checkpoint, in evaluation mode.
+
+    Raises:
+        ValueError: for a checkpoint without steps to measure.
+    """
     if name not in PRESETS:
-        return load_model(name, device, dtype)[0]
+        model = load_model(name, device, dtype)[0]
+        if model.config.decoder_type != "denoising":
+            raise ValueError(
+                f"{name} has decoder_type {model.config.decoder_type!r}; expected a map decoder, whose steps are timed"
+            )
+        return model
     model_class, fields = PRESETS[name]
     torch.manual_seed(seed)
     return model_class(Noise2MapConfig(**fields)).to(device, dtype).eval()

@@ -61,7 +61,7 @@ class MapModel(FormulationHooks, Noise2MapPreTrainedModel):
     ) -> None:
         config.check()  # fields may have been set after the configuration was made, as from_pretrained does
         config.check_objective(self.task, self.objectives)
-        if decoder is None and config.decoder_type != "denoising":
+        if config.decoder_type != "denoising" and not isinstance(decoder, SingleStepDecoder):
             raise ValueError(f"decoder_type is {config.decoder_type!r}; expected 'denoising' for {self.task}")
         super().__init__(config)
         self.check_calibration(config.calibration)
