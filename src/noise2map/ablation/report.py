@@ -182,6 +182,10 @@ def summary(rows: Sequence[Row]) -> list[Row]:
         line["over seeds"] = _half_width(row, "mIoU")
         line["minus reference"] = _percent(row, _DIFFERENCE)
         line["its ± over seeds"] = _half_width(row, _DIFFERENCE)
+        if row["ablation"] == "steps":
+            for kind, title in (("step_flip", "changes"), ("entropy", "entropy")):
+                value = row.get(f"{kind}_auroc")
+                line[f"error AUROC of {title}"] = "" if value is None else f"{value:.3f}"
         lines.append(line | {"GFLOP": f"{row['gflop']:.2f}", "parameters": f"{row['parameters'] / 1e6:.2f} M"})
     return lines
 
