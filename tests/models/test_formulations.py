@@ -119,6 +119,21 @@ def test_gradients_reach_every_parameter_and_the_encoder_learns_from_the_first_c
     assert torch.allclose(of_all, alone, atol=1e-6, rtol=1e-3)
 
 
+@pytest.mark.parametrize("make", (matched, energy))
+def test_a_frozen_encoder_is_prepared_once_and_the_decoder_learns_the_same(make, monkeypatch):
+    gradients, prepared = [], []
+    for frozen in (False, True):
+        model = make().train()
+        model.encoder.requires_grad_(not frozen)
+        original = type(model.decoder).prepare
+        monkeypatch.setattr(model.decoder, "prepare", lambda x, m=model, f=original: prepared.append(m) or f(m.decoder, x))
+        model(pixel_values=images(2), labels=labels(2), generator=seeded("a", "b")).loss.backward()
+        gradients.append({name: one.grad for name, one in model.decoder.named_parameters()})
+    assert [prepared.count(model) for model in dict.fromkeys(prepared)] == [2, 1]
+    for name, one in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], one, rtol=1e-4, atol=1e-6, msg=name)
+
+
 def test_layers_train_with_a_matched_filter_and_gradients_reach_every_parameter():
     model = tiny_bev(matched_filter=True, map_encoding="one_hot", map_scale=1.0)
     model(

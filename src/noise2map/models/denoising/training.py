@@ -105,10 +105,12 @@ def _two_calls(
     are what a run feeds back.
     """
     size = (features.shape[-2], features.shape[-1])
-    prediction = model.predict_at(model.decoder.prepare(features), torch.zeros_like(noise), torch.ones(len(features)))
+    context = model.decoder.prepare(features)
+    prediction = model.predict_at(context, torch.zeros_like(noise), torch.ones(len(features)))
     loss = model.loss(prediction, labels) + model.auxiliary_loss(features, labels)
     # Answers at low noise are easy: their gradients would pull the encoder away from what the first call needs.
-    context = model.decoder.prepare(features.detach())
+    if features.requires_grad:
+        context = model.decoder.prepare(features.detach())
     x0 = model.encode_labels(labels, size)
     if not model.config.noise_channels:
         corrupted = model.predict_both(context, _corrupted(model, x0, noise, timesteps), timesteps)
