@@ -186,8 +186,8 @@ def _tables(page: Page, study: GeneratorStudy, facts: Mapping[str, Any]) -> None
         f"Depth is estimated by `{facts['estimator']}` and painted as {facts['rendering']}. Intervals hold 95 % of the spread at "
         "this number of images; they say nothing of other training runs. `strong-weak`: how far two readings of the depth differ; "
         "`off plane`, `planar`: how far patches are from planes; `edges`: whether depth has its edges where the image has them. "
-        "`floor fits`: share of images whose floor is as far below the camera as it stands, within 10 %; `horizon °`, `roll °`: "
-        "how far the floor's vanishing line is off the camera's; `upright`: share of surfaces that are upright or level; `order`: "
+        "`floor fits`: share of images whose floor is as far below the camera as it stands, within 10 %; `horizon °`: how far the "
+        "row where the floor vanishes is off the camera's; `upright`: share of surfaces that are upright or level; `order`: "
         "share of neighbours that come nearer away from the horizon.",
     )
     headings = {"steps": "Unguided, by steps", "guidance": "With and without", "placebos": "Placebos"}

@@ -28,7 +28,6 @@ _PLAUSIBILITY = {
 _ROOMS = {
     "floor_at_eye": "floor fits",
     "horizon_deg": "horizon °",
-    "roll_deg": "roll °",
     "upright_share": "upright",
     "order_share": "order",
 }
