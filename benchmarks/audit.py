@@ -17,7 +17,9 @@ A ranked region finds an error if at least half of its pixels are planted and it
 """
 
 import argparse
+import shlex
 import shutil
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -121,13 +123,14 @@ def plant_errors(dataset: Any, root: Path, errors: int, seed: int) -> dict[str, 
     chosen: dict[str, Planted] = {}
     for folder in ("images", "maps"):
         (root / folder).mkdir(parents=True)
-    for index in generator.permutation(len(dataset)):
+    for place, index in enumerate(generator.permutation(len(dataset))):
         sample = dataset[int(index)]
-        labels, wrong = sample["labels"], None
-        if len(chosen) < errors:
+        labels, wrong, missing = sample["labels"], None, errors - len(chosen)
+        if missing:
             first = len(chosen) % len(KINDS)
-            # Where a kind finds no place, the next one is tried, so that a frame for each error is enough.
-            for kind in KINDS[first:] + KINDS[:first]:
+            # A frame without a place for the kind whose turn it is stays as it is, unless every frame is needed.
+            scarce = len(dataset) - place <= missing
+            for kind in KINDS[first:] + KINDS[:first] if scarce else KINDS[first : first + 1]:
                 wrong = plant(labels, kind, generator)
                 if wrong is not None:
                     chosen[sample["id"]] = Planted(kind, wrong != labels)
@@ -183,7 +186,12 @@ def finds(region: np.ndarray, error: Planted) -> bool:
 
 
 def score(ranked: Ranked, planted: dict[str, Planted]) -> dict[str, Any]:
-    """Errors found among the first regions, the share of these that point at one, and what was found of each kind."""
+    """What an order of regions finds.
+
+    Returns:
+        Errors that any region finds (``reachable``: no order finds more), errors found among the first regions, the share of these
+        regions that point at one, and the errors of each kind among the first 400.
+    """
     first: dict[str, int] = {}
     right = []
     for place, (name, region) in enumerate(ranked[: max(CUTS)]):
@@ -191,7 +199,8 @@ def score(ranked: Ranked, planted: dict[str, Planted]) -> dict[str, Any]:
         right.append(hit)
         if hit:
             first.setdefault(name, place)
-    row: dict[str, Any] = {}
+    every = {name for name, region in ranked if name in planted and finds(region, planted[name])}
+    row: dict[str, Any] = {"reachable": len(every)}
     for cut in CUTS:
         row[f"found_{cut}"] = sum(place < cut for place in first.values())
         row[f"precision_{cut}"] = sum(right[:cut]) / cut
@@ -206,7 +215,7 @@ def mean_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def rankings(chosen: argparse.Namespace, root: Path, work: Path) -> Iterator[tuple[str, list[Ranked]]]:
     """Each method with its order of regions, several where it is drawn by lot."""
     data = ScoredData(dataset="folder", root=root, split="all", device="cpu")
-    options = AuditOptions(model=chosen.model, data=data, top=max(CUTS), shown=chosen.shown)
+    options = AuditOptions(model=chosen.model, data=data, top=10**6, shown=chosen.shown)
     with OutputFolder(work / "audit", overwrite=True) as folder:
         report = run_audit(options, folder)
     predictor = Predictor.from_pretrained(chosen.model, "cpu")
@@ -214,10 +223,11 @@ def rankings(chosen: argparse.Namespace, root: Path, work: Path) -> Iterator[tup
     shape = own[0]["labels"].shape
     yield "audit", [[(one.id, mask_of(one.region.runs, shape)) for one in report.suspects]]
     every = [(name, one) for name in own.ids for one in regions_in(work / "audit" / "regions" / f"{name}.json")]
-    largest = sorted(every, key=lambda pair: -pair[1].area)[: max(CUTS)]
-    yield "area", [[(name, mask_of(one.runs, shape)) for name, one in largest]]
-    shuffles = [np.random.default_rng(draw).permutation(len(every))[: max(CUTS)] for draw in range(20)]
-    yield "random", [[(every[i][0], mask_of(every[i][1].runs, shape)) for i in shuffle] for shuffle in shuffles]
+    masks = [(name, mask_of(one.runs, shape)) for name, one in every]
+    largest = sorted(range(len(every)), key=lambda place: -every[place][1].area)
+    yield "area", [[masks[place] for place in largest]]
+    shuffles = [np.random.default_rng(draw).permutation(len(every)) for draw in range(20)]
+    yield "random", [[masks[place] for place in shuffle] for shuffle in shuffles]
     with torch.inference_mode():
         names, labels, found = probabilities(predictor, own)
     for method, ranked in by_cleanlab(names, labels, found, round(options.min_share * labels[0].size)).items():
@@ -252,11 +262,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         facts |= {"least_pixels": min(sizes), "median_pixels": int(np.median(sizes))}
         rows = []
         for method, orders in rankings(chosen, work / "planted", work):
+            if method == "audit":
+                errors = [name in planted and finds(region, planted[name]) for name, region in orders[0][: max(CUTS)]]
+                print(
+                    f"ranks without a planted error, to look at: {[place for place, one in enumerate(errors, 1) if not one][:60]}"
+                )
             rows.append({**facts, "method": method, **mean_of([score(ranked, planted) for ranked in orders])})
         print(text_table(rows))
         print(f"planted: {dict(Counter(error.kind for error in planted.values()))}")
         if chosen.out is not None:
             origin = provenance(torch.device("cpu"), torch.float32, chosen.seed)
+            origin["command"] = shlex.join(["python", "benchmarks/audit.py", *(sys.argv[1:] if arguments is None else arguments)])
             merge_rows(chosen.out, [{**row, **origin} for row in rows], IDENTITY)
     finally:
         if chosen.work is None:
