@@ -17,6 +17,7 @@ A ranked region finds an error if at least half of its pixels are planted and it
 """
 
 import argparse
+import importlib.util
 import shlex
 import shutil
 import sys
@@ -160,12 +161,9 @@ def probabilities(predictor: Predictor, dataset: Any) -> tuple[list[str], np.nda
 
 def by_cleanlab(names: Sequence[str], labels: np.ndarray, found: np.ndarray, least: int) -> dict[str, Ranked]:
     """Connected pixels of one label that cleanlab calls issues, in two orders."""
-    try:
-        from cleanlab.segmentation.filter import find_label_issues
-        from cleanlab.segmentation.rank import get_label_quality_scores
-    except ImportError:
-        print("cleanlab is not here (pip install cleanlab); its rows are left out")
-        return {}
+    from cleanlab.segmentation.filter import find_label_issues
+    from cleanlab.segmentation.rank import get_label_quality_scores
+
     # It knows no unknown labels: there they are what the model says, which is no issue.
     given = np.where(labels == IGNORE, found.argmax(1), labels)
     issues = find_label_issues(given, found, downsample=1, n_jobs=1, verbose=False)
@@ -228,6 +226,9 @@ def rankings(chosen: argparse.Namespace, root: Path, work: Path) -> Iterator[tup
     yield "area", [[masks[place] for place in largest]]
     shuffles = [np.random.default_rng(draw).permutation(len(every)) for draw in range(20)]
     yield "random", [[masks[place] for place in shuffle] for shuffle in shuffles]
+    if importlib.util.find_spec("cleanlab") is None:
+        print("cleanlab is not here (pip install cleanlab); its rows are left out")
+        return
     with torch.inference_mode():
         names, labels, found = probabilities(predictor, own)
     for method, ranked in by_cleanlab(names, labels, found, round(options.min_share * labels[0].size)).items():

@@ -406,6 +406,30 @@ def recipes_table() -> str:
     return markdown_table(lines)
 
 
+AUDITED = {"test": "maps not trained on", "train": "maps trained on"}
+
+
+def audit_table() -> str:
+    """Planted label errors found by ``noise2map audit`` and by other orders, see ``benchmarks/audit.py``."""
+    rows = [
+        {
+            "frames": f"{row['frames']} of {AUDITED[row['split']]}",
+            "order": row["method"],
+            "any region": whole(row["reachable"]),
+            **{f"first {cut}": whole(row[f"found_{cut}"]) for cut in (100, 200, 400)},
+            "right of the first 100": f"{100 * row['precision_100']:.0f} %",
+            "moved / erased / shifted": " / ".join(whole(row[f"{kind}_400"]) for kind in ("moved", "erased", "shifted")),
+        }
+        for row in read_csv(RESULTS / "audit.csv")
+    ]
+    return markdown_table(rows)
+
+
+def whole(number: float) -> str:
+    """A count, or a mean of counts, without decimals."""
+    return f"{number:.0f}"
+
+
 def blocks() -> dict[tuple[Path, str], str]:
     """Every generated table: the page and the name of its block there -> the table."""
     page, recipes = ROOT / "docs" / "results.md", ROOT / "docs" / "recipes.md"
@@ -428,6 +452,7 @@ def blocks() -> dict[tuple[Path, str], str]:
         found[ROOT / "docs" / "ablations.md", path.stem.replace("_", " ")] = table
     trust = ROOT / "docs" / "trust.md"
     found |= {(trust, f"shifts {name}"): shift_table(f"freedoom-{name}-tiny") for name in ("depth-laplace",)}
+    found |= {(ROOT / "docs" / "audit.md", "audit"): audit_table()}
     return found | {(page, "official recipes"): recipes_table()}
 
 

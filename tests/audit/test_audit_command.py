@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from noise2map.cli import main
 from noise2map.diffusion import image_generator
 from noise2map.inference.predictor import Predictor
 from noise2map.models import Noise2MapImageProcessor
+from noise2map.runs.data_split import DataSplit
 from noise2map.runs.output_folder import OutputFolder
 
 NAMES = {0: "floor", 1: "wall", 2: "sky"}
@@ -210,6 +212,16 @@ def test_a_stopped_run_goes_on_and_mended_labels_are_looked_at_again(audited, la
     assert {row["image"] for row in rows_of(tmp_path / "out" / "suspects.csv")} == {"01"}
     assert run(data, *words, "--min-share", 0.01) == 2
     assert "other settings (min_share" in capsys.readouterr().err
+
+
+def test_what_the_model_was_trained_on_is_said(audited, model, tmp_path, capsys):
+    mine = shutil.copytree(model, tmp_path / "mine")
+    files = {path.stem: path for path in sorted((audited / "data" / "images").iterdir())}
+    DataSplit.of({"00": files["00"], "01": files["01"]}, {"02": files["02"]}).write(mine)
+    assert run(audited / "data", "--model", mine, "--out", tmp_path / "out", "--device", "cpu", "--limit", 3) == 0
+    captured = capsys.readouterr()
+    assert "trained on 2 images of these; it may have learnt their errors" in captured.err
+    assert len(rows_of(tmp_path / "out" / "images.csv")) == 3
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(labels, model, tmp_path, capsys):

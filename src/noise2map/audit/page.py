@@ -34,11 +34,13 @@ def crop_around(box: Box, size: tuple[int, int]) -> Box:
         size: Width and height of the image.
 
     Returns:
-        A box of one and a half times the sides, at least two fifths of the image's.
+        A box of the image's proportions, at least two fifths of its sides, and half as much again as the given box where it can be.
     """
+    around = 1.5 * max((box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1])
+    share = min(max(around, _LEAST_CROP), 1.0)
     ends = []
     for low, high, side in ((box[0], box[2], size[0]), (box[1], box[3], size[1])):
-        length = min(side, max(math.ceil(1.5 * (high - low)), round(_LEAST_CROP * side), 1))
+        length = max(1, round(share * side))
         start = min(max((low + high - length) // 2, 0), side - length)
         ends.append((start, start + length))
     return ends[0][0], ends[1][0], ends[0][1], ends[1][1]
