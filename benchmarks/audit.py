@@ -18,6 +18,7 @@ A ranked region finds an error if at least half of its pixels are planted and it
 
 import argparse
 import importlib.util
+import math
 import shlex
 import shutil
 import sys
@@ -34,18 +35,22 @@ from PIL import Image
 from scipy import ndimage
 
 from noise2map.audit.components import mask_of
-from noise2map.audit.ranking import regions_in
+from noise2map.audit.page import outlined
+from noise2map.audit.ranking import Suspect, regions_in
 from noise2map.audit.run import AuditOptions, run_audit
-from noise2map.data.freedoom.catalog import DECOR, IGNORE, ITEM, MONSTER
+from noise2map.data.freedoom.catalog import DECOR, IGNORE, ITEM, MONSTER, class_names, class_palette
 from noise2map.data.freedoom.dataset import open_rendered
+from noise2map.data.images import open_class_map
 from noise2map.data.subsets import Subset
 from noise2map.evaluation.opening import ScoredData
 from noise2map.inference.batches import batches
 from noise2map.inference.predictor import Predictor
 from noise2map.models.decoding import PredictionOptions
 from noise2map.models.resizing import resize_logits
+from noise2map.report.palettes import colorize_labels, legend_entries
+from noise2map.report.panels import Cell, Panel, render
 from noise2map.report.tables import merge_rows, text_table
-from noise2map.runs.files import write_json
+from noise2map.runs.files import write_image, write_json
 from noise2map.runs.output_folder import OutputFolder
 from noise2map.runs.provenance import provenance
 
@@ -123,7 +128,7 @@ def plant_errors(dataset: Any, root: Path, errors: int, seed: int) -> dict[str, 
     generator = np.random.default_rng(seed)
     chosen: dict[str, Planted] = {}
     for folder in ("images", "maps"):
-        (root / folder).mkdir(parents=True)
+        (root / folder).mkdir(parents=True, exist_ok=True)
     for place, index in enumerate(generator.permutation(len(dataset))):
         sample = dataset[int(index)]
         labels, wrong, missing = sample["labels"], None, errors - len(chosen)
@@ -210,15 +215,40 @@ def mean_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
-def rankings(chosen: argparse.Namespace, root: Path, work: Path) -> Iterator[tuple[str, list[Ranked]]]:
+def draw(path: Path, suspects: Sequence[Suspect], planted: dict[str, Planted], work: Path) -> None:
+    """Image, planted labels and the model's map of the most suspicious error of each kind."""
+    names = class_names(10)
+    palette, cells, maps = class_palette(10), [], []
+    for kind in KINDS:
+        found = (one for one in suspects if one.id in planted and planted[one.id].kind == kind)
+        shape = next(iter(planted.values())).pixels.shape
+        one = next(one for one in found if finds(mask_of(one.region.runs, shape), planted[one.id]))
+        image = np.asarray(Image.open(work / "planted" / "images" / f"{one.id}.png"))
+        labels, model = (open_class_map(work / folder / f"{one.id}.png") for folder in ("planted/maps", "audit/maps"))
+        maps += [labels, model]
+        probability = math.exp(one.region.log_model)
+        pixels = {
+            f"{kind}, rank {suspects.index(one) + 1}": image,
+            f"labels: {names[one.region.label]}": colorize_labels(labels, palette),
+            f"model: {names[one.region.model]} ({probability:.2f})": colorize_labels(model, palette),
+        }
+        whole = (0, 0, shape[1], shape[0])
+        cells += [Cell(title, outlined(layer, mask_of(one.region.runs, shape), whole)) for title, layer in pixels.items()]
+    write_image(path, render(Panel(cells, 3, "", legend_entries(maps, names, palette)), width=1080), optimize=True)
+
+
+def rankings(chosen: argparse.Namespace, planted: dict[str, Planted], work: Path) -> Iterator[tuple[str, list[Ranked]]]:
     """Each method with its order of regions, several where it is drawn by lot."""
+    root = work / "planted"
     data = ScoredData(dataset="folder", root=root, split="all", device="cpu")
     options = AuditOptions(model=chosen.model, data=data, top=10**6, shown=chosen.shown)
-    with OutputFolder(work / "audit", overwrite=True) as folder:
+    with OutputFolder(work / "audit") as folder:
         report = run_audit(options, folder)
     predictor = Predictor.from_pretrained(chosen.model, "cpu")
     own = open_own(root)
     shape = own[0]["labels"].shape
+    if chosen.figure is not None:
+        draw(chosen.figure, report.suspects, planted, work)
     yield "audit", [[(one.id, mask_of(one.region.runs, shape)) for one in report.suspects]]
     every = [(name, one) for name in own.ids for one in regions_in(work / "audit" / "regions" / f"{name}.json")]
     masks = [(name, mask_of(one.runs, shape)) for name, one in every]
@@ -251,7 +281,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--errors", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shown", type=int, default=50, help="regions on the audit's page")
-    parser.add_argument("--work", type=Path, help="keep the planted folder and the audit here; a new folder")
+    parser.add_argument("--work", type=Path, help="keep the planted folder and the audit here, or go on with it")
+    parser.add_argument("--figure", type=Path, help="draw the first error of each kind that the audit found")
     parser.add_argument("--out", type=Path, help="CSV file to merge the rows into")
     chosen = parser.parse_args(arguments)
     frames = Subset.evenly_spaced(open_rendered(chosen.root, chosen.split), chosen.frames)
@@ -262,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         facts = {"model": chosen.model, "split": chosen.split, "frames": len(frames), "errors": len(planted)}
         facts |= {"least_pixels": min(sizes), "median_pixels": int(np.median(sizes))}
         rows = []
-        for method, orders in rankings(chosen, work / "planted", work):
+        for method, orders in rankings(chosen, planted, work):
             if method == "audit":
                 errors = [name in planted and finds(region, planted[name]) for name, region in orders[0][: max(CUTS)]]
                 print(
