@@ -118,7 +118,7 @@ def make_ablations(base: Mapping[str, Any]) -> dict[str, Ablation]:
         Ablation("layers", "Decoder depth", arms("decoder_layers", {n: str(n) for n in layers}), x="layers", values=layers),
         Ablation(
             "decoder",
-            "Decoder at equal encoder",
+            "Decoders",
             [Arm(PUBLISHED, "map decoder, diffusion"), *SINGLE_STEP.values()],
             x="GFLOP of the decoder for an image",
             curves="arms",

@@ -60,7 +60,7 @@ def draw_maps(named: Sequence[tuple[str, Any]], frames: Frames, steps: Sequence[
                 columns=1 + 2 * len(named),
                 heading=f"Errors after {steps[-1]} steps, and share of steps that changed a pixel",
             ),
-            1200,
+            1800,
         ),
     }
 
