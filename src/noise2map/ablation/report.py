@@ -175,7 +175,11 @@ def summary(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         if row["seed"] != ALL_SEEDS:
             continue
-        line = {"arm": row["label"], "steps": row["steps"]}
+        label = row["label"]
+        line = {
+            "arm": label if isinstance(label, str) else f"{label:g}",
+            "steps": row["steps"],
+        }  # a file knows no text from numbers
         if row["ablation"] == "time-difference":
             line["time difference"] = f"{row['time_difference']:g}"
         line |= {"trainings": row["seeds"], f"mIoU % [over {row['resampled']}]": _percent(row, "mIoU")}
