@@ -451,7 +451,7 @@ def blocks() -> dict[tuple[Path, str], str]:
         table = markdown_table(summary(read_csv(path)), digits=3)
         found[ROOT / "docs" / "ablations.md", path.stem.replace("_", " ")] = table
     trust = ROOT / "docs" / "trust.md"
-    found |= {(trust, f"shifts {name}"): shift_table(f"freedoom-{name}-tiny") for name in ("depth-laplace",)}
+    found |= {(trust, f"shifts {name}"): shift_table(f"freedoom-{name}-tiny") for name in ("depth-laplace", "segmentation")}
     found |= {(ROOT / "docs" / "audit.md", "audit"): audit_table()}
     return found | {(page, "official recipes"): recipes_table()}
 
