@@ -105,7 +105,8 @@ def fit_floor(inverse: Tensor, rays: Tensor, normals: Tensor) -> FloorPlane:
     a, b, c = plane.unbind(1)
     found = (share >= SUPPORT) & (b > 0)
     values = 1 / plane.norm(dim=1), torch.rad2deg(torch.atan(-c / b)), torch.rad2deg(torch.atan(-a / b))
-    return FloorPlane(*(torch.where(found, value, torch.nan) for value in values), share)
+    height, horizon, roll = (torch.where(found, value, torch.nan) for value in values)
+    return FloorPlane(height, horizon, roll, share)
 
 
 def _close(rows: Tensor, plane: Tensor) -> Tensor:
