@@ -29,6 +29,7 @@ JOBS = {
     "evaluation": "scores maps",
     "calibration": "corrects what is stated",
     "inference": "maps of images",
+    "export": "graphs for other programs",
     "training": "trains all models",
     "tasks": "what a task is",
     "convert": "official checkpoints",
@@ -47,7 +48,7 @@ JOBS = {
 }
 GROUPS = {  # color of a box
     "#dfe7f5": {"cli", "demo", "bench"},
-    "#d9efe3": {"generation", "audit", "ablation", "evaluation", "calibration", "inference", "training", "convert", "rendering"},
+    "#d9efe3": {"generation", "audit", "ablation", "evaluation", "calibration", "inference", "training", "convert", "rendering", "export"},
     "#fdebc8": {"tasks"},
     "#f7dcd7": {"models", "guidance"},
     "#ececec": {"report", "data", "metrics", "geometry", "runs", "diffusion", "codecs", "zoo", "registration"},

@@ -83,8 +83,12 @@ ROOMS = {
         {"tasks", "guidance", "models", "report", "data", "metrics", "zoo", "diffusion", "runs"},
         {"PIL", "diffusers", "numpy", "safetensors", "torch", "tqdm", "transformers", "yaml"},
     ),
+    "export": (
+        {"tasks", "models", "diffusion", "runs"},
+        {"PIL", "numpy", "onnx", "onnxruntime", "onnxscript", "torch", "transformers"},
+    ),
     "inference": (
-        {"tasks", "models", "report", "data", "metrics", "zoo", "diffusion", "runs"},
+        {"export", "tasks", "models", "report", "data", "metrics", "zoo", "diffusion", "runs"},
         {"PIL", "accelerate", "numpy", "psutil", "safetensors", "torch", "tqdm", "transformers"},
     ),
     "evaluation": (
@@ -127,7 +131,21 @@ ROOMS = {
 }
 ANYTHING = ("cli", "demo", "app", "__init__", "__main__")
 # Extras, imported where they are used; psutil comes with accelerate.
-OPTIONAL = {"vizdoom", "shapely", "h5py", "lmdb", "scipy", "spconv", "gradio", "psutil", "cv2", "pillow_heif"}
+OPTIONAL = {
+    "vizdoom",
+    "shapely",
+    "h5py",
+    "lmdb",
+    "scipy",
+    "spconv",
+    "gradio",
+    "psutil",
+    "cv2",
+    "pillow_heif",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+}
 NEVER = {"torchvision", "timm", "mmcv", "mmseg", "mmengine", "kornia", "pickle", "dill", "joblib"}
 CORE = {
     "torch", "transformers", "diffusers", "accelerate", "safetensors", "torchmetrics", "numpy", "pillow", "typer", "tqdm", "pyyaml",

@@ -34,7 +34,8 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "data": ("noise2map.cli.data", "app", "Render and inspect data."),
     "experiment": ("noise2map.cli.experiment", "app", "Experiments of several steps in one command."),
     "bench": ("noise2map.cli.bench", "app", "Time and memory, stage by stage."),
-    "convert": ("noise2map.cli.convert", "app", "Official checkpoints to this library's format."),
+    "convert": ("noise2map.cli.exchange.convert", "app", "Official checkpoints to this library's format."),
+    "export": ("noise2map.cli.exchange.export", "export", "A model as ONNX or PyTorch graphs for other programs."),
 }
 
 # Commands that run a model from their first second on; `train` looks at its recipe first.
@@ -42,7 +43,7 @@ _MODEL_COMMANDS = ("demo", "predict", "predict-bev", "sample", "evaluate", "cali
 
 # Interrupted, these begin again from the start; all others go on where they were.
 _START_AGAIN = (
-    *("demo", "models", "evaluate", "calibrate", "bench", "convert"),
+    *("demo", "models", "evaluate", "calibrate", "bench", "convert", "export"),
     *("data samples", "data export", "data check", "data select", "data cut-surround"),
 )
 

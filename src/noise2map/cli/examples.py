@@ -55,5 +55,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "bench guidance": ("bench guidance --channels 64 --size 128",),
     "bench bev": ("bench bev --cells 256 --no-memory",),
     "convert ddp": ("convert ddp ddp_swin_t_ade20k.pth --out ddp-ade20k", "convert ddp yfji/DDP-Weight:FILE.pth --out ddp"),
+    "export": (
+        "export freedoom-depth-tiny --out depth-onnx",
+        "export freedoom-segmentation-tiny --weights int8 --out small",
+        "export freedoom-depth-tiny --format torch --no-compile --out depth-torch",
+    ),
     "convert adm": ("convert adm lsun_bedroom.pt --preset lsun-256 --out bedroom",),
 }

@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
+from noise2map.export.graph_model import is_export, load_export
 from noise2map.models import MapModel
 from noise2map.tasks import TASKS
 from noise2map.zoo import available, bare_name, resolve_model
@@ -64,7 +65,7 @@ def load_model(
     """Load a shipped, local or hub checkpoint, ready for prediction.
 
     Args:
-        name: What :func:`noise2map.zoo.resolve_model` takes.
+        name: What :func:`noise2map.zoo.resolve_model` takes, or the folder of an ONNX export, which runs on the CPU.
         device: Where to; a name as in :func:`pick_device`.
         dtype: Type of the weights and of most arithmetic; diffusion itself stays in float32.
         kinds: Model types that are wanted: ``"noise2map"`` (maps of images), ``"noise2map-bev"`` (bird's-eye-view maps).
@@ -84,6 +85,8 @@ def load_model(
         raw, _ = PreTrainedConfig.get_config_dict(source)
         model_class, processor_class = _classes(raw, source, kinds)
         processor = processor_class.from_pretrained(source)
+        if is_export(source):
+            return _load_export(source, model_class, dtype), processor
         model, info = model_class.from_pretrained(source, dtype=dtype, output_loading_info=True)
     except SafetensorError as error:
         raise ValueError(f"model {str(name)!r}: the weights cannot be read: {error}") from error
@@ -107,6 +110,12 @@ def _classes(raw: dict[str, Any], source: str, kinds: Sequence[str]) -> tuple[ty
     if architecture not in classes:
         raise ValueError(f"its config.json names the architecture {architecture!r}; expected one of {', '.join(classes)}")
     return classes[architecture], processor_class
+
+
+def _load_export(source: str, model_class: type[MapModel], dtype: torch.dtype) -> MapModel:
+    if dtype != torch.float32:
+        raise ValueError(f"dtype is {str(dtype).removeprefix('torch.')!r}; expected 'float32', in which an export computes")
+    return load_export(source, model_class)
 
 
 def class_names_of(name: str | Path) -> dict[int, str] | None:

@@ -88,13 +88,7 @@ class ImageEncoder(nn.Module):
         Raises:
             ValueError: if the images are not a batch of three-channel images of at least 32 x 32 pixels.
         """
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
-            raise ValueError(f"pixel_values have shape {tuple(pixel_values.shape)}; expected (B, 3, H, W)")
-        if 0 in pixel_values.shape:
-            raise ValueError(f"pixel_values have shape {tuple(pixel_values.shape)}; expected at least one image")
-        if min(pixel_values.shape[-2:]) < 32:
-            height, width = pixel_values.shape[-2:]
-            raise ValueError(f"images are {width}x{height} pixels; expected at least 32x32 (the image processor resizes)")
+        check_images(pixel_values)
         if self.image_size is not None and tuple(pixel_values.shape[-2:]) != self.image_size:
             expected, given = tuple(self.image_size), tuple(pixel_values.shape[-2:])
             raise ValueError(f"images are {given} pixels (height, width); this backbone takes {expected}, its image_size, alone")
@@ -102,6 +96,21 @@ class ImageEncoder(nn.Module):
         size = maps[0].shape[-2:]
         merged = [maps[0]] + [functional.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in maps[1:]]
         return self.merge(torch.cat(merged, dim=1))
+
+
+def check_images(pixel_values: Tensor) -> None:
+    """Refuses what is no batch of images.
+
+    Raises:
+        ValueError: if the images are not ``(B, 3, H, W)`` with at least one image of at least 32 x 32 pixels.
+    """
+    if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
+        raise ValueError(f"pixel_values have shape {tuple(pixel_values.shape)}; expected (B, 3, H, W)")
+    if 0 in pixel_values.shape:
+        raise ValueError(f"pixel_values have shape {tuple(pixel_values.shape)}; expected at least one image")
+    if min(pixel_values.shape[-2:]) < 32:
+        height, width = pixel_values.shape[-2:]
+        raise ValueError(f"images are {width}x{height} pixels; expected at least 32x32 (the image processor resizes)")
 
 
 class AuxiliaryHead(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from noise2map.models.configuration import Noise2MapConfig
+from noise2map.models.kernels import exporting
 from noise2map.models.kernels.deformable_attention import deformable_sample, pixel_grid
 from noise2map.models.kernels.onednn_linear import apply_linear, feed_forward, linear
 
@@ -193,8 +194,8 @@ class MapDecoder(nn.Module):
     def modulations(self, time: Tensor) -> Tensor:
         """Scales and shifts of all layers for some times: ``(T,) -> (T, L, 2 C)``."""
         dtype = self.projection.weight.dtype
-        # Tensors without data have no autocast to switch off.
-        with nullcontext() if time.device.type == "meta" else torch.autocast(time.device.type, enabled=False):
+        # Tensors without data have no autocast to switch off, and graphs for elsewhere know of none.
+        with nullcontext() if time.device.type == "meta" or exporting() else torch.autocast(time.device.type, enabled=False):
             embedding = time.new_zeros(len(time), 1) if self.time_embedding is None else self.time_embedding(time)
             return torch.stack([layer.modulation(embedding) for layer in self.layers], dim=1).to(dtype)
 

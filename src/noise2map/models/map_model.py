@@ -275,15 +275,24 @@ class MapModel(FormulationHooks, Noise2MapPreTrainedModel):
         return self.schedule.log_snr(t) if self.config.time_input == "log_snr" else t
 
     def predict_with(
-        self, context: DecoderContext, x_t: Tensor, t: Tensor, modulations: Tensor, latent: Tensor | None = None
+        self,
+        context: DecoderContext,
+        x_t: Tensor,
+        t: Tensor,
+        modulations: Tensor,
+        latent: Tensor | None = None,
+        keep_parameters: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """`predict_both` where the modulations ``(N, L, 2 C)`` or ``(1, L, 2 C)`` of the times are known."""
+        """`predict_both` where the modulations ``(N, L, 2 C)`` or ``(1, L, 2 C)`` of the times are known.
+
+        Of a call with noise the parameters of a distribution are dropped unless ``keep_parameters``: it gives a sample.
+        """
         tokens = self.decoder(context, decoder_input(self, x_t, t, latent), modulations)
         prediction = self.head(tokens, context.size)
         if self.config.matched_filter:
             evidence = self.evidence(x_t, *(level.to(x_t.device, x_t.dtype) for level in evidence_levels(self, t)))
             prediction = prediction if evidence is None else prediction + evidence
-        if latent is not None:
+        if latent is not None and not keep_parameters:
             prediction = self.map_of(prediction)  # a sample; only the call without noise learns a distribution
         if self.upsampling is None:
             return prediction, prediction

@@ -26,6 +26,11 @@ _INDEX = "model.safetensors.index.json"
 
 _NEEDED = ("config.json", "model.safetensors", "preprocessor_config.json")
 
+# Mark of a folder that noise2map export wrote, and what it holds in place of weights.
+_EXPORT = "export.json"
+
+_GRAPHS = ("encoder.onnx", "step.onnx")
+
 # End of an architecture's name -> task.
 _TASKS = {
     "ForSemanticSegmentation": "segmentation",
@@ -219,6 +224,11 @@ def resolve_model(name_or_path_or_hub_id: str | os.PathLike[str]) -> str:
 def _complete_folder(path: Path) -> Path:
     if (path / _PIPELINE).is_file():
         raise ValueError(f"{str(path)!r} holds an image generator, which noise2map sample draws from; expected a model of maps")
+    if (path / _EXPORT).is_file():
+        for name in (*_GRAPHS, "config.json", "preprocessor_config.json"):
+            if not (path / name).is_file():
+                raise FileNotFoundError(f"export folder {str(path)!r} has no {name}; expected a whole export of format onnx")
+        return path
     for name in _NEEDED:
         sharded = name == "model.safetensors" and (path / _INDEX).is_file()
         if not (path / name).is_file() and not sharded:

@@ -11,14 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from noise2map.models.kernels import embedding_bag as deformable_bags
+from noise2map.models.kernels import exporting
 
 FORMULATIONS = ("auto", "gather", "embedding_bag", "grid_sample")
 
 
 def pixel_grid(height: int, width: int, device: torch.device | str | None = None) -> Tensor:
     """Column and row of every pixel, row-major, as ``(height * width, 2)`` float32 in the order ``(x, y)``."""
-    index = torch.arange(height * width, device=device)
-    return torch.stack((index % width, index // width), dim=-1).float()
+    columns, rows = torch.arange(width, device=device), torch.arange(height, device=device)
+    return torch.stack((columns.expand(height, width), rows[:, None].expand(height, width)), dim=-1).view(-1, 2).float()
 
 
 def deformable_sample(
@@ -33,7 +34,7 @@ def deformable_sample(
         weights: ``(B, h * w, heads, points)``, already normalised (softmax over points).
         formulation: ``"gather"`` (indexing that ``torch.compile`` fuses; inference), ``"embedding_bag"`` (the fastest on
             CPU, with and without gradients or compilation), ``"grid_sample"`` (the usual one) or ``"auto"``: by device,
-            gradients and compilation.
+            gradients, compilation and export.
         base_grid: :func:`pixel_grid` of the map, if the caller keeps one.
 
     Returns:
@@ -72,6 +73,8 @@ def _check(value: Tensor, offsets: Tensor, weights: Tensor, formulation: str) ->
 
 def _choose(value: Tensor, offsets: Tensor, weights: Tensor) -> str:
     """The fastest formulation measured for the situation (docs/speed.md)."""
+    if exporting():
+        return "grid_sample"  # an operator of every runtime
     if value.device.type == "cpu":
         return "embedding_bag"
     needs_grad = torch.is_grad_enabled() and (value.requires_grad or offsets.requires_grad or weights.requires_grad)

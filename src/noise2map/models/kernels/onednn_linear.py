@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from noise2map.models.kernels import exporting
+
 # Tokens that go through the feed-forward block together: 8 MiB of inner activation at 1024 channels in float32.
 _BLOCK = 2048
 
@@ -27,7 +29,7 @@ _HAS_BFLOAT16 = _linear_pointwise is not None and torch.ops.mkldnn._is_mkldnn_bf
 
 
 def available(x: Tensor, *parameters: Tensor | None) -> bool:
-    """True if oneDNN can take over: x86 CPU, float32 (bfloat16 where the CPU has it), no gradient to keep, no autocast."""
+    """True if oneDNN can take over: x86 CPU, float32 (bfloat16 where it has it), no gradient to keep, no autocast, no export."""
     tensors = [x, *(parameter for parameter in parameters if parameter is not None)]
     return (
         _linear_pointwise is not None
@@ -36,6 +38,7 @@ def available(x: Tensor, *parameters: Tensor | None) -> bool:
         and all(tensor.device.type == "cpu" and tensor.dtype == x.dtype for tensor in tensors)
         and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
         and not torch.is_autocast_enabled("cpu")
+        and not exporting()
     )
 
 

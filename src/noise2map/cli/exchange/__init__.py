@@ -1,0 +1,1 @@
+"""Commands that take models in from other code, and give them out to other programs."""
