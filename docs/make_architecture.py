@@ -48,7 +48,10 @@ JOBS = {
 }
 GROUPS = {  # color of a box
     "#dfe7f5": {"cli", "demo", "bench"},
-    "#d9efe3": {"generation", "audit", "ablation", "evaluation", "calibration", "inference", "training", "convert", "rendering", "export"},
+    "#d9efe3": {
+        *("generation", "audit", "ablation", "evaluation", "calibration", "inference", "training", "convert", "rendering"),
+        "export",
+    },
     "#fdebc8": {"tasks"},
     "#f7dcd7": {"models", "guidance"},
     "#ececec": {"report", "data", "metrics", "geometry", "runs", "diffusion", "codecs", "zoo", "registration"},

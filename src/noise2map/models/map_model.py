@@ -283,10 +283,7 @@ class MapModel(FormulationHooks, Noise2MapPreTrainedModel):
         latent: Tensor | None = None,
         keep_parameters: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """`predict_both` where the modulations ``(N, L, 2 C)`` or ``(1, L, 2 C)`` of the times are known.
-
-        Of a call with noise the parameters of a distribution are dropped unless ``keep_parameters``: it gives a sample.
-        """
+        """`predict_both` with known modulations ``(N, L, 2 C)`` or ``(1, L, 2 C)``; a sample's parameters go unless kept."""
         tokens = self.decoder(context, decoder_input(self, x_t, t, latent), modulations)
         prediction = self.head(tokens, context.size)
         if self.config.matched_filter:
