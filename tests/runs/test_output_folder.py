@@ -146,7 +146,8 @@ def test_a_second_process_is_refused_until_the_first_ends(tmp_path):
 def test_a_forgotten_folder_is_unlocked(tmp_path):
     folder = OutputFolder(tmp_path, MODEL)
     del folder
-    OutputFolder(tmp_path, MODEL).close()
+    with OutputFolder(tmp_path, MODEL) as again:
+        write(again)
     assert is_output_folder(tmp_path)
 
 

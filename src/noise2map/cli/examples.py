@@ -52,6 +52,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "experiment shifts": ("experiment shifts runs/mine/final --calibrated calibrated --dataset folder --root photos --out shifts",),
     "bench model": ("bench model --model freedoom-depth-tiny --size 160x120 --no-compile",),
     "bench attention": ("bench attention --no-compile",),
+    "bench gpu": ("bench gpu --out gpu", "bench gpu --toy --no-compile --device cpu --rounds 1 --out toy"),
     "bench guidance": ("bench guidance --channels 64 --size 128",),
     "bench bev": ("bench bev --cells 256 --no-memory",),
     "convert ddp": ("convert ddp ddp_swin_t_ade20k.pth --out ddp-ade20k", "convert ddp yfji/DDP-Weight:FILE.pth --out ddp"),

@@ -182,11 +182,6 @@ def graph_model(config: Any, model_class: type[MapModel], runner: Runner, checks
     return model.eval()
 
 
-def is_export(name: str | Path) -> bool:
-    """Whether a folder is what ``noise2map export`` wrote."""
-    return (Path(name).expanduser() / SETTINGS).is_file()
-
-
 def load_export(folder: str | Path, model_class: type[MapModel]) -> MapModel:
     """An ONNX export as a map model.
 

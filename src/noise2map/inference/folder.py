@@ -88,7 +88,8 @@ def predict_folder(
             )  # fmt: skip
     found = source if isinstance(source, FoundImages) else find_images(source, leave_out=out.root)
     options = (options or PredictionOptions()).resolved(predictor.model.config)
-    predictor.check_interval(options)
+    if options.interval is not None:
+        predictor.check_interval(options)
     model_name = model_name or str(predictor.model.config.name_or_path)
     out.use(run_settings(predictor, options, model_name))
     plan = plan_images(found, out)

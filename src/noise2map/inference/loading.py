@@ -8,10 +8,10 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
-from noise2map.export.graph_model import is_export, load_export
+from noise2map.export.graph_model import load_export
 from noise2map.models import MapModel
 from noise2map.tasks import TASKS
-from noise2map.zoo import available, bare_name, resolve_model
+from noise2map.zoo import available, bare_name, is_export, resolve_model
 
 # Model type -> architectures and their processor.
 _KINDS: dict[str, tuple[dict[str, type[MapModel]], Any]] = {}

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import asdict
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from PIL import Image
 
 from noise2map.models.decoding import PredictionOptions
 from noise2map.report.panels import render
-from noise2map.runs.files import encode_image
+from noise2map.runs.files import encode_arrays, encode_image
 from noise2map.tasks.prediction import Prediction
 
 _FULL_16_BITS = 65535
@@ -55,7 +54,7 @@ def encode_prediction(
     files = task.files(prediction, name, config)
     summary = task.summary(prediction, config)
     if arrays and any(kind != "uncertainty" for kind in prediction.computed):
-        files["arrays"] = (f"{task.stored_folder}/{name}.npz", _compressed(prediction.computed))
+        files["arrays"] = (f"{task.stored_folder}/{name}.npz", encode_arrays(prediction.computed))
     if uncertainty is not None:
         scaled = np.rint(uncertainty.astype(np.float64) * units).clip(0, _FULL_16_BITS).astype(np.uint16)
         files["uncertainty"] = (f"uncertainty/{name}.png", encode_image(Image.fromarray(scaled)))
@@ -70,7 +69,7 @@ def encode_prediction(
         for kind, values in task.interval_images(prediction, config).items():
             files[kind] = (f"{kind}/{name}.png", encode_image(Image.fromarray(values)))
         if arrays:
-            files["interval"] = (f"interval/{name}.npz", _compressed(prediction.interval))
+            files["interval"] = (f"interval/{name}.npz", encode_arrays(prediction.interval))
     if panel:
         drawn = render(task.panel(prediction, prediction.image, heading, prediction.uncertainty_title))
         files["panel"] = (f"panels/{name}.png", encode_image(drawn))
@@ -84,13 +83,6 @@ def encode_prediction(
         "files": {kind: path for kind, (path, _) in files.items()},
     }
     return record, dict(files.values())
-
-
-def _compressed(arrays: dict[str, np.ndarray]) -> bytes:
-    """Content of an npz file."""
-    buffer = BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
 
 
 def _describe(prediction: Prediction, options: PredictionOptions) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
     from torch import nn
 
@@ -96,6 +97,15 @@ def json_values(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     return json_values(value.item()) if hasattr(value, "item") else str(value)
+
+
+def encode_arrays(arrays: Mapping[str, "np.ndarray"]) -> bytes:
+    """Content of an npz file, compressed."""
+    import numpy as np  # as late as Pillow
+
+    buffer = BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
 
 
 def encode_image(image: "Image.Image", suffix: str = ".png", **options: Any) -> bytes:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from noise2map.report.panels import Panel, render
-from noise2map.runs.files import encode_image, write_bytes, write_image
+from noise2map.runs.files import encode_arrays, encode_image, write_bytes, write_image
 
 if TYPE_CHECKING:
     from noise2map.tasks.base import ImageTask
@@ -102,9 +101,7 @@ class Prediction:
             write_image(path, self.plot())
             return
         maps = {self.task.sample_key: self.map, "uncertainty": self.uncertainty}
-        buffer = BytesIO()
-        np.savez_compressed(buffer, **{name: value for name, value in maps.items() if value is not None})
-        write_bytes(path, buffer.getvalue())
+        write_bytes(path, encode_arrays({name: value for name, value in maps.items() if value is not None}))
 
     def _repr_png_(self) -> bytes | None:
         return None if self.image is None else encode_image(self.plot())

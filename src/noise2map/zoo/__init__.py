@@ -178,6 +178,11 @@ class ShippedNames:
         return super().from_pretrained(shipped_folder(pretrained_model_name_or_path), *args, **kwargs)  # type: ignore[misc]
 
 
+def is_export(folder: str | Path) -> bool:
+    """Whether a folder is what ``noise2map export`` wrote."""
+    return (Path(folder).expanduser() / _EXPORT).is_file()
+
+
 def resolve_model(name_or_path_or_hub_id: str | os.PathLike[str]) -> str:
     """Turn what a user calls a model into what ``from_pretrained`` takes.
 
@@ -224,7 +229,7 @@ def resolve_model(name_or_path_or_hub_id: str | os.PathLike[str]) -> str:
 def _complete_folder(path: Path) -> Path:
     if (path / _PIPELINE).is_file():
         raise ValueError(f"{str(path)!r} holds an image generator, which noise2map sample draws from; expected a model of maps")
-    if (path / _EXPORT).is_file():
+    if is_export(path):
         for name in (*_GRAPHS, "config.json", "preprocessor_config.json"):
             if not (path / name).is_file():
                 raise FileNotFoundError(f"export folder {str(path)!r} has no {name}; expected a whole export of format onnx")
