@@ -25,7 +25,7 @@ SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in 
 ROOMS = {
     "runs": (
         set(),
-        {"PIL", "torch", "transformers"},
+        {"PIL", "numpy", "torch", "transformers"},
     ),
     "diffusion": (
         set(),
