@@ -255,7 +255,7 @@ def test_every_backbone_of_open_sizes_exports(backbone, tmp_path):
 
 @pytest.mark.slow
 def test_programs_of_torch_are_the_model(tmp_path):
-    exported(tiny_depth_model(), tmp_path / "out", format="torch", compiled=False)
+    exported(tiny_depth_model(), tmp_path / "out", format="torch")
     names = {path.name for path in Path(tmp_path / "out").iterdir()}
     assert {"encoder.pt2", "step.pt2", "export.json"} <= names and "run.py" not in names
     program = torch.export.load(tmp_path / "out" / "encoder.pt2")

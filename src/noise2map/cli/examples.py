@@ -59,7 +59,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "export": (
         "export freedoom-depth-tiny --out depth-onnx",
         "export freedoom-segmentation-tiny --weights int8 --out small",
-        "export freedoom-depth-tiny --format torch --no-compile --out depth-torch",
+        "export freedoom-depth-tiny --format torch --out depth-torch",
     ),
     "convert adm": ("convert adm lsun_bedroom.pt --preset lsun-256 --out bedroom",),
 }

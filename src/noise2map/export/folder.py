@@ -39,7 +39,6 @@ def export_model(
     *,
     label: str = "model",
     palette: np.ndarray | None = None,
-    compiled: bool = True,
     overwrite: bool = False,
     tell: Callable[[str], object] = lambda line: None,
 ) -> list[parity.Parity]:
@@ -53,7 +52,6 @@ def export_model(
         weights: precision in which ONNX weights are stored, see `onnx_model`.
         label: what the model is called.
         palette: colors of its classes ``(K, 3)`` uint8.
-        compiled: also write packages of AOTInductor, where ``format`` is ``"torch"``.
         overwrite: replace what was made with other settings.
         tell: called with each line of what there is to say.
 
@@ -71,10 +69,9 @@ def export_model(
         expected = ", ".join(WEIGHTS) if format == "onnx" else "'float32' with format 'torch'"
         raise ValueError(f"weights are {weights!r}; expected {expected}")
     check_exportable(model)
-    settings = {"command": "export", "model": label, "format": format, "weights": weights, "compiled": compiled}
+    settings = {"command": "export", "model": label, "format": format, "weights": weights}
     with claim(out, settings, overwrite=overwrite) as folder, tempfile.TemporaryDirectory() as scratch:
-        write = _write_onnx if format == "onnx" else _write_programs
-        runner = write(model, Path(scratch), weights if format == "onnx" else compiled)
+        runner = _write_onnx(model, Path(scratch), weights) if format == "onnx" else _write_programs(model, Path(scratch))
         exported = graph_model(model.config, type(model), runner)
         found = []
         for one in parity.compare(model, exported):
@@ -92,28 +89,21 @@ def export_model(
     return found
 
 
-def _write_onnx(model: MapModel, scratch: Path, weights: Any) -> Runner:
+def _write_onnx(model: MapModel, scratch: Path, weights: str) -> Runner:
     for name, program in trace(model).items():
         write_onnx(onnx_model(program, name, weights), scratch / f"{name}.onnx")
     return OnnxRunner(scratch)
 
 
-def _write_programs(model: MapModel, scratch: Path, compiled: Any) -> Runner:
-    """Exported programs, and with a compiler packages of machine code, which are then what is compared."""
+def _write_programs(model: MapModel, scratch: Path) -> Runner:
     if entangled(model):
         kind = model.config.backbone_config.model_type
         raise ValueError(f"cannot export a model on a {kind!r} backbone with format 'torch'; expected format 'onnx'")
-    programs, calls = trace(model), {}
+    programs = trace(model)
     for name, program in programs.items():
         with quiet():
             torch.export.save(program, scratch / f"{name}.pt2")
-            if compiled:
-                package = str(scratch / f"{name}_compiled.pt2")
-                torch._inductor.aoti_compile_and_package(program, package_path=package)
-                calls[name] = torch._inductor.aoti_load_package(package)
-            else:
-                calls[name] = program.module()
-    return ProgramRunner(calls[ENCODER], calls[STEP])
+    return ProgramRunner(programs[ENCODER].module(), programs[STEP].module())
 
 
 def _about(

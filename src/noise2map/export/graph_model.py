@@ -75,7 +75,7 @@ class OnnxRunner(Runner):
 
 
 class ProgramRunner(Runner):
-    """Functions of torch: exported programs, or packages compiled from them.
+    """Functions of torch: exported programs.
 
     Args:
         encode: of the encoder.

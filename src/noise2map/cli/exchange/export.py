@@ -16,7 +16,6 @@ def export(
     weights: Annotated[
         Literal["float32", "float16", "int8"], typer.Option(help="Precision in which ONNX weights are stored.")
     ] = "float32",
-    compile: Annotated[bool, typer.Option(help="With torch: also packages of AOTInductor; needs a C++ compiler.")] = True,
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("exported"),
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -41,6 +40,6 @@ def export(
         palette = class_palette(names, None) if len(names) > 1 else np.zeros((0, 3), np.uint8)
     export_model(
         loaded, processor, out, format, weights,
-        label=label_of(model), palette=palette, compiled=compile, overwrite=overwrite, tell=print,
+        label=label_of(model), palette=palette, overwrite=overwrite, tell=print,
     )  # fmt: skip
     print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir() if not path.name.startswith('.')))}")
