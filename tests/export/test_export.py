@@ -254,10 +254,17 @@ def test_every_backbone_of_open_sizes_exports(backbone, tmp_path):
 
 
 @pytest.mark.slow
+@torch.inference_mode()
 def test_programs_of_torch_are_the_model(tmp_path):
-    exported(tiny_depth_model(), tmp_path / "out", format="torch")
+    model = tiny_depth_model()
+    exported(model, tmp_path / "out", format="torch")
     names = {path.name for path in Path(tmp_path / "out").iterdir()}
     assert {"encoder.pt2", "step.pt2", "export.json"} <= names and "run.py" not in names
-    program = torch.export.load(tmp_path / "out" / "encoder.pt2")
-    pixels = images(1, 72, 104)
-    torch.testing.assert_close(program.module()(pixel_values=pixels), tiny_depth_model().encode_image(pixels), atol=1e-4, rtol=1e-4)
+    encode, step = (torch.export.load(tmp_path / "out" / f"{name}.pt2").module(check_guards=False) for name in ("encoder", "step"))
+    for batch, samples, height, width in ((1, 1, 64, 104), (3, 2, 72, 101)):
+        pixels = images(batch, height, width)
+        features = model.encode_image(pixels)
+        torch.testing.assert_close(encode(pixel_values=pixels), features, atol=1e-4, rtol=1e-4)
+        inputs = {"features": features, "noisy_map": torch.randn(batch, samples, 1, *features.shape[-2:]), "time": torch.ones(1)}
+        for ours, theirs in zip(Mirror(model).step(**inputs), step(**inputs), strict=True):
+            torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-4)

@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,6 +34,10 @@ AXES = {
     "noise": ("batch", "samples", None, "rows", "columns"),
 }
 """Open axes of the inputs by name; None is a fixed one."""
+
+
+# Axes that several inputs have; those of images have bounds that the tracer finds by itself.
+_SHARED = ("batch", "samples", "rows", "columns")
 
 
 class EncoderGraph(nn.Module):
@@ -72,6 +77,8 @@ class StepGraph(nn.Module):
         """
         model, shape = self.model, noisy_map.shape[:2]
         context = model.decoder.prepare(features)
+        # A half of the projection for each sample: the decoder would divide their number by the images', which forbids one sample.
+        context = replace(context, image=context.image[:, None].expand(-1, shape[1], -1, -1).flatten(0, 1))
         modulations = model.decoder.modulations(model.time_input(time))
         latent = None if noise is None else noise.flatten(0, 1)
         cells, prediction = model.predict_with(context, noisy_map.flatten(0, 1), time, modulations, latent, True)
@@ -141,8 +148,10 @@ def trace(model: MapModel) -> dict[str, Any]:
 
 
 def _trace(graph: nn.Module, inputs: dict[str, Tensor]) -> Any:
-    dynamic = torch.export.Dim.DYNAMIC
-    shapes = {name: {axis: dynamic for axis, open_ in enumerate(AXES[name]) if open_} for name in inputs}
+    # Axes of one name are one size, in every input.
+    names = {axis for name in inputs for axis in AXES[name] if axis}
+    shared = {axis: torch.export.Dim(axis) if axis in _SHARED else torch.export.Dim.DYNAMIC for axis in names}
+    shapes = {name: {place: shared[axis] for place, axis in enumerate(AXES[name]) if axis} for name in inputs}
     return torch.export.export(graph, (), kwargs=inputs, dynamic_shapes=shapes, strict=False)
 
 
