@@ -235,6 +235,8 @@ def _measure_chunk(images: Tensor, names: Sequence[str], models: FeatureModels, 
             strong, weak = models.probe(batch, names[start : start + batch_size])
             readings = (strong.float().cpu(), weak.float().cpu())
         scores.update(batch.cpu(), depth.float().cpu(), *readings)
-        room_rows.append(models.room_scores(depth.float().cpu()))
+        if models.camera is not None:
+            room_rows.append(models.room_scores(depth.float().cpu()))
         bar.update(len(batch))
-    return ImageFeatures(torch.cat(image_rows), torch.cat(depth_rows), torch.cat([scores.per_image(), torch.cat(room_rows)], dim=1))
+    rooms = torch.cat(room_rows) if room_rows else torch.full((len(images), len(ROOM_SCORES)), torch.nan, dtype=torch.float64)
+    return ImageFeatures(torch.cat(image_rows), torch.cat(depth_rows), torch.cat([scores.per_image(), rooms], dim=1))

@@ -68,8 +68,8 @@ class SettingScores:
         rows = []
         for place, name in enumerate(self.names):
             row: Row = {"setting": name, "images": self.samples}
-            for metric, intervals in self.distances.items():
-                row |= _cells(metric, intervals[place])
+            for metric in DISTANCES:
+                row |= _cells(metric, self.distances[metric][place])
                 if metric in self.biases:
                     row[f"{metric}_bias"] = self.biases[metric][place]
                     row[f"{metric}_inf"] = self.extrapolated[metric][place]
@@ -128,18 +128,25 @@ def score_settings(
         {},
         {},
         {},
-        _real_against_real(reference, count),
+        {},
         {},
         [sets[name].plausibility for name in names],
         reference.plausibility,
         [seconds[name] for name in names],
     )
-    for metric, (kind, part) in DISTANCES.items():
+    part_of = _part_of(len(reference), count)
+    if part_of is not None:
+        found.real["images"] = int(part_of.sum())
+    for metric, (kind, part) in sorted(DISTANCES.items(), key=lambda item: item[1]):
         features, base = [getattr(sets[name], part) for name in names], getattr(reference, part)
         values = [float(feature_distance(kind, one, base)) for one in features]
+        if part_of is not None:
+            found.real[metric] = float(feature_distance(kind, base[part_of], base[~part_of]))
         if not resamples:
             found.distances[metric] = [Interval(value, torch.nan, torch.nan, 0.95, count) for value in values]
             continue
+        if kind == "frechet":
+            found.extrapolated[metric] = [extrapolated_distance(one, base) for one in features]
         with tqdm(total=resamples, desc=f"{metric} resamples", disable=None) as bar:
             draws = resampled_distances(kind, features, base, resamples, on_resample=bar.update)
         found.draws[metric] = draws
@@ -148,23 +155,18 @@ def score_settings(
             centered_interval(value, draws[:, place], count, lowest=lowest) for place, value in enumerate(values)
         ]
         if kind == "frechet":
-            found.extrapolated[metric] = [extrapolated_distance(one, base) for one in features]
             found.biases[metric] = [float(draws[:, place].mean()) - value for place, value in enumerate(values)]
     return found
 
 
-def _real_against_real(reference: ImageFeatures, count: int) -> Row:
-    """Distances of some references, spread over all, from the others: no more than a setting has, and at most half of them."""
-    size = min(count, len(reference) // 2)
+def _part_of(references: int, count: int) -> Tensor | None:
+    """Which references, spread over all, are compared with the others: as many as a setting has, at most half; None for too few."""
+    size = min(count, references // 2)
     if size < 2:
-        return {}
-    chosen = torch.zeros(len(reference), dtype=torch.bool)
-    chosen[torch.linspace(0, len(reference) - 1, size).round().long()] = True
-    row: Row = {"images": int(chosen.sum())}
-    for metric, (kind, part) in DISTANCES.items():
-        features = getattr(reference, part)
-        row[metric] = float(feature_distance(kind, features[chosen], features[~chosen]))
-    return row | _plausibility(reference.plausibility[chosen])
+        return None
+    chosen = torch.zeros(references, dtype=torch.bool)
+    chosen[torch.linspace(0, references - 1, size).round().long()] = True
+    return chosen
 
 
 def _cells(name: str, interval: Interval) -> Row:

@@ -15,7 +15,7 @@ from noise2map.generation.evaluation.measurements import FeatureModels, ImageFea
 from noise2map.generation.evaluation.references import ReferenceImages
 from noise2map.generation.evaluation.scores import SettingScores, score_settings
 from noise2map.generation.evaluation.settings import Tables, setting_tables
-from noise2map.generation.loading import CAMERA_FILE, camera_of, load_generator, load_priors, side_of
+from noise2map.generation.loading import CAMERA_FILE, Camera, camera_of, load_generator, load_priors, side_of
 from noise2map.generation.sampling import SamplingOptions, option_settings
 from noise2map.guidance import DepthGuidedPipeline, GuidanceConfig
 from noise2map.inference.depth_models import DEFAULT_DEPTH_MODEL, load_depth_model
@@ -134,9 +134,9 @@ def run_study(options: GeneratorOptions) -> GeneratorStudy:
         OSError: If something is missing or cannot be written.
         ValueError: If a value cannot work or the parts do not belong together, before anything is drawn.
     """
-    pipe, side, tables = _open(options)
+    pipe, side, camera, tables = _open(options)
     requests = _requests(options, tables)
-    models = _feature_models(options, pipe)
+    models = _feature_models(options, pipe, camera)
     references = ReferenceImages(options.references, side, options.limit)
     counts = {"reference": len(references), **{f"generated ({table})": options.count(table) for table in tables}}
     models.check_counts(counts, allow_singular=options.allow_singular)
@@ -175,7 +175,7 @@ def draw_only(options: GeneratorOptions, names: Sequence[str], overwrite: bool =
         OSError: If something is missing or cannot be written.
         ValueError: If there is no row of a name, or a value cannot work, before anything is drawn.
     """
-    pipe, _, tables = _open(options)
+    pipe, _, _, tables = _open(options)
     known = {name.lower(): name for rows in tables.values() for name in rows}
     unknown = [name for name in names if name.lower() not in known]
     if unknown:
@@ -188,8 +188,8 @@ def draw_only(options: GeneratorOptions, names: Sequence[str], overwrite: bool =
     return list(dict.fromkeys(one.root for one in drawn.values()))
 
 
-def _open(options: GeneratorOptions) -> tuple[DepthGuidedPipeline, int, Tables]:
-    """The generator with its parts, the side of its images in px, and how the images of each row are drawn."""
+def _open(options: GeneratorOptions) -> tuple[DepthGuidedPipeline, int, Camera, Tables]:
+    """The generator with its parts, the side of its images in px, their camera, and how the images of each row are drawn."""
     pipe = load_generator(
         options.model,
         options.depth_predictor,
@@ -197,15 +197,15 @@ def _open(options: GeneratorOptions) -> tuple[DepthGuidedPipeline, int, Tables]:
         timestep_spacing=options.timestep_spacing,
         device=options.device,
     )
-    side = side_of(pipe)
-    priors = load_priors(pipe, options.model, options.depth_priors)
+    side, priors = side_of(pipe), load_priors(pipe, options.model, options.depth_priors)
+    camera = camera_of(options.model, side)
     if pipe.depth_predictor is None:
         if options.sweep_scales:
             raise ValueError("sweeping guidance scales needs a depth predictor (--depth-predictor)")
         logger.warning("no depth predictor: only the unguided generator is evaluated")
     elif not priors:
         logger.warning("no depth prior: DPG and both are left out, and the scales sweep that of DCG alone")
-    return pipe, side, setting_tables(options, pipe, priors)
+    return pipe, side, camera, setting_tables(options, pipe, priors)
 
 
 def _requests(options: GeneratorOptions, tables: Tables) -> dict[tuple[str, str], RowRequest]:
@@ -217,12 +217,11 @@ def _requests(options: GeneratorOptions, tables: Tables) -> dict[tuple[str, str]
     }
 
 
-def _feature_models(options: GeneratorOptions, pipe: DepthGuidedPipeline) -> FeatureModels:
+def _feature_models(options: GeneratorOptions, pipe: DepthGuidedPipeline, seen: Camera) -> FeatureModels:
     extractor, depth_model = make_extractor(options.extractor, pipe.device), load_depth_model(options.estimator, pipe.device)
     probe, name = None, ""
     if pipe.depth_predictor is not None:
         probe, name = depth_probe(pipe, options.probe_timestep), probe_name(pipe, options.probe_timestep)
-    seen = camera_of(options.model, side_of(pipe))
     camera = tuple(seen.intrinsics_px) if seen.source == CAMERA_FILE else None
     if camera is None or not depth_model.metric:
         lacking = f"a {CAMERA_FILE} of the generator" if camera is None else "an estimator of metres"
