@@ -103,8 +103,8 @@ def encode_arrays(arrays: Mapping[str, "np.ndarray"]) -> bytes:
     """Content of an npz file, compressed."""
     import numpy as np  # as late as Pillow
 
-    buffer = BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    buffer, named = BytesIO(), dict[str, Any](arrays)  # whose values might be, for a type checker, numpy's own options
+    np.savez_compressed(buffer, **named)
     return buffer.getvalue()
 
 
