@@ -84,7 +84,7 @@ ROOMS = {
         {"PIL", "diffusers", "numpy", "safetensors", "torch", "tqdm", "transformers", "yaml"},
     ),
     "export": (
-        {"tasks", "models", "diffusion", "runs"},
+        {"tasks", "models", "zoo", "diffusion", "runs"},
         {"PIL", "numpy", "onnx", "onnxruntime", "onnxscript", "torch", "transformers"},
     ),
     "inference": (

@@ -276,6 +276,8 @@ def test_noise_and_times_that_cannot_be():
         refuses(r"expected times in \[0, 1\]", model, labels=labels, timesteps=torch.tensor([0.5, time]))
     refuses("got 3 generators", model, generator=generators(0, 1, 2))
     refuses("generator is 7; expected a torch.Generator", model, generator=7)
+    fresh = tiny_segmenter()  # of the same seed: what was refused has left nothing behind
+    assert torch.equal(*(one.eval()(pixel_values=images(2), generator=generators(0, 1)).logits for one in (model, fresh)))
 
 
 def test_keywords_that_do_not_exist():

@@ -19,14 +19,13 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 from tqdm import tqdm
 
-from noise2map.bench.bev import BevBenchOptions, ring
+from noise2map.bench.bev import BevBenchOptions, make_scene
 from noise2map.bench.guidance import GuidanceBenchOptions, guidance_calls
 from noise2map.bench.model import ModelBenchOptions, build_model, compiled, stage_calls
 from noise2map.bench.timing import MIB, machine_facts, name_of, read_peak, reset_peak
 from noise2map.guidance import guided_step
 from noise2map.models import MapModel
-from noise2map.models.bev import Noise2MapBevConfig
-from noise2map.models.bev.camera import LiftSplat, plan_pooling, pool
+from noise2map.models.bev.camera import plan_pooling, pool
 from noise2map.models.bev.lidar import voxelise
 from noise2map.report.html import Page
 from noise2map.report.tables import column_names, merge_rows, read_rows, write_csv
@@ -345,19 +344,12 @@ def _guided(options: SuiteOptions, side: int, width: int) -> Iterator[Row]:
 
 @torch.no_grad()
 def _pooling(options: SuiteOptions) -> Iterator[Row]:
-    scene = BevBenchOptions(
-        cameras=6, width=704, height=256, channels=80, cells=256, dtypes=(torch.float32,), device=options.device, memory=False
+    chosen = BevBenchOptions(
+        cameras=6, width=704, height=256, channels=80, cells=256, dtypes=(torch.float32,), device=options.device, seed=options.seed
     )
-    config = Noise2MapBevConfig(
-        x_bounds=[-51.2, 51.2, 0.4], y_bounds=[-51.2, 51.2, 0.4], image_size=[256, 704], num_cameras=6, context_channels=80
-    )
-    lift = LiftSplat(config)
-    points = ring(6, scene.width, scene.height).unproject(lift.frustum((32, 88)))[0].to(options.device)
-    plan = plan_pooling(points, config.grid)
-    depth = torch.rand(6, lift.depths, 32, 88, device=options.device).softmax(1)
-    context = torch.rand(6, 80, 32, 88, device=options.device)
-    yield {"stage": "cameras, plan", **timed(lambda: plan_pooling(points, config.grid), options)}
-    yield {"stage": "cameras, pool", **timed(lambda: pool(plan, depth, context), options)}
+    scene = make_scene(chosen, torch.float32)
+    yield {"stage": "cameras, plan", **timed(lambda: plan_pooling(scene.points, scene.grid), options)}
+    yield {"stage": "cameras, pool", **timed(lambda: pool(scene.plan, scene.depth, scene.context), options)}
     extent = torch.tensor([102.4, 102.4, 8.0, 1.0, 0.5], device=options.device)
     cloud = (torch.rand(options.points, 5, device=options.device) - 0.5) * extent
     arguments = ((-51.2, -51.2, -5.0), (0.1, 0.1, 0.2), (1024, 1024, 40), 10, 160_000)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from noise2map.cli import options
+from noise2map.cli.launch import hide_progress_of_files
 
 if TYPE_CHECKING:
     from noise2map.evaluation.run import EvaluationOptions
@@ -132,14 +133,12 @@ def evaluate(
     """
     runs = bool(steps or ensemble or average or sampling or window or fit_temperature)
     _check_source(model, predictions, runs, bool(member), bool(hide))
-    if field_smoothness and "field" not in (sampling or ()):
-        raise ValueError("--field-smoothness needs --sampling field")
-    if save_per_image and out is None:
-        raise ValueError("--save-per-image needs --out, the folder to write to")
+    _check_needs(bool(field_smoothness), sampling, save_per_image, out)
     # Imported after the options have been checked: a mistake is reported at once, not after seconds of imports.
     from noise2map.evaluation.protocols import protocol_grid
     from noise2map.evaluation.run import EvaluationOptions
 
+    dials = (steps or [1, 3, 10], ensemble or [1], average or ["last"], sampler)
     chosen = EvaluationOptions(
         models=[name for name in (model, compare) if name] if predictions is None else [],
         members=member or [],
@@ -149,14 +148,7 @@ def evaluate(
         dataset=dataset,
         root=root,
         split=split,
-        protocols=protocol_grid(
-            steps or [1, 3, 10],
-            ensemble or [1],
-            average or ["last"],
-            sampler,
-            samplings=sampling or [None],
-            smoothness=field_smoothness or [None],
-        ),
+        protocols=protocol_grid(*dials, samplings=sampling or [None], smoothness=field_smoothness or [None]),
         steps_chosen=steps is not None or ensemble is not None or sampling is not None,
         hide=hide,
         cells=cells,
@@ -180,17 +172,22 @@ def evaluate(
 
 
 def _run(chosen: "EvaluationOptions", out: Path | None, save_per_image: bool, overwrite: bool) -> None:
-    from transformers.utils import logging
-
     from noise2map.evaluation.run import run_evaluation
     from noise2map.runs.output_folder import claim
 
-    logging.disable_progress_bar()  # of loading weights, which takes no time
+    hide_progress_of_files()
     with claim(out, chosen.settings(), overwrite=overwrite) if out is not None else nullcontext():
         report = run_evaluation(chosen)
         print("\n\n".join(report.text()))
         for path in report.write(out, save_per_image) if out is not None else ():
             print(f"wrote {path}", file=sys.stderr)
+
+
+def _check_needs(smooth: bool, sampling: list[str] | None, save_per_image: bool, out: Path | None) -> None:
+    if smooth and "field" not in (sampling or ()):
+        raise ValueError("--field-smoothness needs --sampling field")
+    if save_per_image and out is None:
+        raise ValueError("--save-per-image needs --out, the folder to write to")
 
 
 def _check_source(model: str | None, predictions: Path | None, runs: bool, members: bool, hides: bool) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from noise2map.cli.launch import hide_progress_of_files
 from noise2map.cli.options import (
     BatchSize,
     DepthPredictor,
@@ -119,16 +120,12 @@ def evaluate_generator(
 ) -> None:
     """None, DCG, DPG and both at equal seeds: FID, dFID, KID, geometry, time; sweeps; a page of pairs."""
     # Imported after the options have been checked: a mistake is reported at once, not after seconds of imports.
-    import diffusers
-    from transformers.utils import logging
-
     from noise2map.generation.evaluation.study import GeneratorOptions
     from noise2map.generation.sampling import SamplingOptions
     from noise2map.guidance import GuidanceConfig
     from noise2map.inference.loading import pick_device
 
-    logging.disable_progress_bar()
-    diffusers.utils.logging.disable_progress_bar()
+    steps_guided = {"every": guidance_every, "log_snr": guidance_log_snr, "on_nonfinite": on_nonfinite}
     options = GeneratorOptions(
         model=model,
         references=references,
@@ -145,13 +142,7 @@ def evaluate_generator(
         equal_cost=equal_cost,
         placebos=placebos or (),
         sampling=SamplingOptions(num_inference_steps=steps, dtype=dtype, batch_size=batch_size),
-        guidance=GuidanceConfig(
-            convention=as_saved(convention),
-            reduction=as_saved(reduction),
-            every=guidance_every,
-            log_snr=guidance_log_snr,
-            on_nonfinite=on_nonfinite,
-        ),
+        guidance=GuidanceConfig(convention=as_saved(convention), reduction=as_saved(reduction), **steps_guided),
         sampler=sampler,
         timestep_spacing=timestep_spacing,
         limit=limit,
@@ -165,21 +156,20 @@ def evaluate_generator(
         allow_singular=allow_singular,
         cache=cache,
     )
-    if draw is not None:
-        from noise2map.generation.evaluation.study import draw_only
+    _run(options, draw, pairs, fov, overwrite)
 
+
+def _run(options: "GeneratorOptions", draw: str | None, pairs: int, fov: float | None, overwrite: bool) -> None:
+    from noise2map.generation.evaluation.page import write_page
+    from noise2map.generation.evaluation.report import study_facts, study_text, write_study
+    from noise2map.generation.evaluation.study import draw_only, run_study
+    from noise2map.runs.output_folder import claim
+
+    hide_progress_of_files()
+    if draw is not None:
         for path in draw_only(options, [word.strip() for word in draw.split(",")], overwrite):
             print(f"drawn into {path}", file=sys.stderr)
         return
-    _run(options, pairs, fov, overwrite)
-
-
-def _run(options: "GeneratorOptions", pairs: int, fov: float | None, overwrite: bool) -> None:
-    from noise2map.generation.evaluation.page import write_page
-    from noise2map.generation.evaluation.report import study_facts, study_text, write_study
-    from noise2map.generation.evaluation.study import run_study
-    from noise2map.runs.output_folder import claim
-
     with claim(options.out, options.settings, overwrite=overwrite):
         study = run_study(options)
         facts = study_facts(study)

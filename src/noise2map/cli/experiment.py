@@ -1,12 +1,12 @@
 """``noise2map experiment``: questions whose answer takes several steps."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from noise2map.cli.experiments.ablation import ablation
+from noise2map.cli.launch import hide_progress_of_files, report_into
 from noise2map.cli.options import (
     BatchSize,
     CommandGroup,
@@ -69,17 +69,12 @@ def depth_from_generated(
 ) -> None:
     """Train a small depth network on real images, unguided and guided samples, and samples filtered by agreement, and compare."""
     # Imported after the options have been checked: a mistake is reported at once, not after seconds of imports.
-    import diffusers
-    from transformers.utils import logging
-
     from noise2map.generation.experiments.depth_from_generated import run_experiment
     from noise2map.generation.experiments.training_sets import ExperimentOptions
     from noise2map.generation.sampling import SamplingOptions
     from noise2map.guidance import GuidanceConfig
-    from noise2map.runs.output_folder import claim
 
-    logging.disable_progress_bar()
-    diffusers.utils.logging.disable_progress_bar()
+    hide_progress_of_files()
     options = ExperimentOptions(
         model=model,
         real=real,
@@ -106,11 +101,7 @@ def depth_from_generated(
         device=device,
         samples=samples,
     )
-    with claim(out, options.settings, overwrite=overwrite):
-        report = run_experiment(options)
-        print("\n\n".join(report.text()))
-        for path in report.write(out):
-            print(f"wrote {path}", file=sys.stderr)
+    report_into(out, options.settings, lambda: run_experiment(options), overwrite=overwrite)
 
 
 app.command("depth-from-generated")(depth_from_generated)
@@ -141,12 +132,9 @@ def map_use(
     Runs are compared with as many first calls averaged, with fresh noise at each step, with time frozen, and from no noise.
     """
     # Imported after the options have been checked: a mistake is reported at once, not after seconds of imports.
-    from transformers.utils import logging
-
     from noise2map.evaluation.experiments.map_use import MapUseOptions, run_map_use
-    from noise2map.runs.output_folder import claim
 
-    logging.disable_progress_bar()
+    hide_progress_of_files()
     chosen = MapUseOptions(
         model=model,
         dataset=dataset,
@@ -162,11 +150,7 @@ def map_use(
         resamples=resamples,
         cluster=cluster,
     )
-    with claim(out, chosen.settings(), overwrite=overwrite):
-        report = run_map_use(chosen)
-        print("\n\n".join(report.text()))
-        for path in report.write(out):
-            print(f"wrote {path}", file=sys.stderr)
+    report_into(out, chosen.settings(), lambda: run_map_use(chosen), overwrite=overwrite)
 
 
 app.command("map-use")(map_use)

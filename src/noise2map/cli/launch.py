@@ -2,6 +2,9 @@
 
 import os
 import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 
 def share_processor() -> None:
@@ -16,7 +19,27 @@ def share_processor() -> None:
 
 
 def hide_progress_of_files() -> None:
-    """No bars of loading and writing weights between those of training."""
+    """No bars of loading and writing weights between those of the work itself."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    if "diffusers" in sys.modules:
+        sys.modules["diffusers"].utils.logging.disable_progress_bar()
+
+
+def report_into(out: Path, settings: Mapping[str, Any], run: Callable[[], Any], *, overwrite: bool) -> None:
+    """Runs what gives a report with ``text()`` and ``write(folder)``, prints it, and writes it into the folder.
+
+    Args:
+        out: The folder; one of other settings or with foreign files is refused before anything runs.
+        settings: What decides the results.
+        run: Gives the report.
+        overwrite: Replace results of other settings.
+    """
+    from noise2map.runs.output_folder import claim
+
+    with claim(out, settings, overwrite=overwrite):
+        report = run()
+        print("\n\n".join(report.text()))
+        for path in report.write(out):
+            print(f"wrote {path}", file=sys.stderr)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from noise2map.export.graphs import ENCODER, STEP
 from noise2map.models import MapModel
 from noise2map.models.encoder import check_images
+from noise2map.zoo import EXPORT_FILE
 
-SETTINGS = "export.json"
+SETTINGS = EXPORT_FILE
 """File that marks the folder of an export and says what is in it."""
 
 

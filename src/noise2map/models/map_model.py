@@ -204,10 +204,6 @@ class MapModel(FormulationHooks, Noise2MapPreTrainedModel):
         Raises:
             ValueError: for an impossible option, or features or noise of another shape.
         """
-        config = self.config
-        if features.ndim != 4 or features.shape[1] != self.decoder.feature_channels:
-            expected = f"(B, {self.decoder.feature_channels}, h, w), from encode_image"
-            raise ValueError(f"features have shape {tuple(features.shape)}; expected {expected}")
         options = DecodingOptions(
             num_inference_steps=num_inference_steps,
             ensemble_size=ensemble_size,
@@ -215,23 +211,21 @@ class MapModel(FormulationHooks, Noise2MapPreTrainedModel):
             sampler=sampler,
             sampling=sampling,
             field_smoothness=field_smoothness,
-        ).resolved(config)
+        ).resolved(self.config)
         drawn = options.ensemble_size if options.sampling == "field" else None
         if drawn is not None:
             options = replace(options, ensemble_size=1, average="last")  # the marginals as they are
-        batch_size, _, height, width = features.shape
+        batch_size = len(features)
         generators = generator_list(generator, batch_size)
-        shape = (batch_size, options.ensemble_size, self.codec.channels, height, width)
-        x_T = self._start(features, shape, noise, generators)
+        x_T = self._start(features, options.ensemble_size, noise, generators)
         aggregator = self.make_aggregator(batch_size, options.ensemble_size, options.average)
-        active = torch.ones(batch_size, dtype=torch.bool)
-        steps: list[Step] = []
+        active, steps = torch.ones(batch_size, dtype=torch.bool), list[Step]()
         for step in denoising_steps(self, features, x_T, options, generators, active, step_noise):
             fraction = aggregator.update(step.prediction, active)
             if output_steps:
                 steps.append(replace(step, prediction=self.map_of(step.prediction)))
             if options.num_inference_steps == "auto" and can_be_read(self, step.t):
-                active &= fraction >= config.auto_threshold
+                active &= fraction >= self.config.auto_threshold
                 if not bool(active.any()):
                     break
         prediction, kinds = aggregator.result()
@@ -239,11 +233,10 @@ class MapModel(FormulationHooks, Noise2MapPreTrainedModel):
         if drawn is not None:
             pixels_per_cell = 1 if self.upsampling is None else FACTOR
             samples = self.draw_samples(prediction, drawn, options.field_smoothness * pixels_per_cell, generators)
-        calibration = self.calibration
-        if calibration is not None:
+        if (calibration := self.calibration) is not None:
             prediction, kinds = self.calibrate(prediction, kinds, calibration, options.average == "steps")
         fields = {
-            "uncertainty": kinds.get(config.uncertainty or self.default_uncertainty),
+            "uncertainty": kinds.get(self.config.uncertainty or self.default_uncertainty),
             "uncertainties": kinds,
             "num_steps": aggregator.num_steps.to(features.device),
             "steps": steps if output_steps else None,
@@ -252,8 +245,12 @@ class MapModel(FormulationHooks, Noise2MapPreTrainedModel):
         }
         return self.make_output(prediction, log_probabilities=options.average == "steps", **fields)
 
-    def _start(self, features: Tensor, shape: tuple[int, ...], noise: Tensor | None, generators: list[Any]) -> Tensor:
-        """Start noise of a run, ``shape``; zeros for a model without diffusion."""
+    def _start(self, features: Tensor, samples: int, noise: Tensor | None, generators: list[Any]) -> Tensor:
+        """Start noise of a run, ``(B, R, C, h, w)``; zeros for a model without diffusion."""
+        if features.ndim != 4 or features.shape[1] != self.decoder.feature_channels:
+            expected = f"(B, {self.decoder.feature_channels}, h, w), from encode_image"
+            raise ValueError(f"features have shape {tuple(features.shape)}; expected {expected}")
+        shape = (len(features), samples, self.codec.channels, features.shape[2], features.shape[3])
         if not self.config.diffusion:
             noise = features.new_zeros(shape, dtype=torch.float32)
         elif noise is None:

@@ -27,7 +27,7 @@ _INDEX = "model.safetensors.index.json"
 _NEEDED = ("config.json", "model.safetensors", "preprocessor_config.json")
 
 # Mark of a folder that noise2map export wrote, and what it holds in place of weights.
-_EXPORT = "export.json"
+EXPORT_FILE = "export.json"
 
 _GRAPHS = ("encoder.onnx", "step.onnx")
 
@@ -180,7 +180,7 @@ class ShippedNames:
 
 def is_export(folder: str | Path) -> bool:
     """Whether a folder is what ``noise2map export`` wrote."""
-    return (Path(folder).expanduser() / _EXPORT).is_file()
+    return (Path(folder).expanduser() / EXPORT_FILE).is_file()
 
 
 def resolve_model(name_or_path_or_hub_id: str | os.PathLike[str]) -> str:

@@ -1,11 +1,11 @@
 """``noise2map experiment ablation``: the published ablations, repeated on one's own data."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from noise2map.cli.launch import report_into
 from noise2map.cli.options import Limit, Overwrite
 
 _NAMES = ("encoding", "scale", "schedule", "layers", "decoder", "time-difference", "steps")
@@ -69,15 +69,10 @@ def ablation(
 
     from noise2map.ablation.experiment import Experiment, make_plan
     from noise2map.cli.launch import hide_progress_of_files
-    from noise2map.runs.output_folder import claim
 
     hide_progress_of_files()
     plan = make_plan(options)
     print(plan.text(), flush=True)
     if dry_run:
         return
-    with claim(out, options.settings(), overwrite=overwrite):
-        report = Experiment(options, plan).run()
-        print("\n\n".join(report.text()))
-        for path in report.write(out):
-            print(f"wrote {path}", file=sys.stderr)
+    report_into(out, options.settings(), lambda: Experiment(options, plan).run(), overwrite=overwrite)

@@ -1,12 +1,12 @@
 """``noise2map experiment shifts``: what is left of a calibration where images are not as in training."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from noise2map.cli import options
+from noise2map.cli.launch import hide_progress_of_files, report_into
 
 SHIFTS = ("darkness", "noise", "blur", "zoom", "hide_share")
 
@@ -36,13 +36,10 @@ def shifts(
     Baselines: the model as it is, a temperature alone, and an interval of the same width everywhere.
     """
     # Imported after the options have been checked: a mistake is reported at once, not after seconds of imports.
-    from transformers.utils import logging
-
     from noise2map.calibration.shifts import ShiftOptions, run_shifts
     from noise2map.models.decoding import DecodingOptions
-    from noise2map.runs.output_folder import claim
 
-    logging.disable_progress_bar()
+    hide_progress_of_files()
     chosen = ShiftOptions(
         model=model,
         calibrated=calibrated or (),
@@ -56,8 +53,4 @@ def shifts(
         batch_size=batch_size,
         device=device,
     )
-    with claim(out, chosen.settings(), overwrite=overwrite):
-        report = run_shifts(chosen)
-        print("\n\n".join(report.text()))
-        for path in report.write(out):
-            print(f"wrote {path}", file=sys.stderr)
+    report_into(out, chosen.settings(), lambda: run_shifts(chosen), overwrite=overwrite)
