@@ -1,15 +1,25 @@
 """oneDNN's linear layers equal PyTorch's, and step aside where they cannot serve."""
 
+import platform
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from noise2map.models import Noise2MapConfig
 from noise2map.models.kernels import onednn_linear as fast_linear
 from noise2map.models.kernels.onednn_linear import apply_linear, available, feed_forward, linear
+from noise2map.models.map_decoder import MapDecoder
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.05}
-needs_onednn = pytest.mark.skipif(fast_linear._linear_pointwise is None, reason="no oneDNN for this processor")
+# Asked of PyTorch, not of the module: what the module leaves out must fail here, not be skipped.
+HAS_ONEDNN = (
+    platform.machine().lower() in ("x86_64", "amd64")
+    and torch.backends.mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
+needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="no oneDNN for this processor")
 
 
 def tensors(rows, inner, columns, dtype=torch.float32):
@@ -113,6 +123,19 @@ def test_inference_in_single_and_brain_precision_takes_onednn_where_the_processo
         assert available(x, weight, bias, residual)
         assert available(x.bfloat16(), weight.bfloat16(), None) == has_bfloat16
     assert available(x, weight.detach())
+
+
+@needs_onednn
+def test_a_step_of_the_decoder_multiplies_by_onednn():
+    config = Noise2MapConfig(hidden_size=16, group_norm_groups=4, decoder_attention_heads=2, decoder_layers=2, decoder_ffn_dim=32)
+    decoder = MapDecoder(config, 3).eval()
+    with torch.inference_mode():
+        context, modulations = decoder.prepare(torch.randn(1, 16, 4, 4)), decoder.modulations(torch.tensor([0.5]))
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            decoder(context, torch.randn(1, 3, 4, 4), modulations)
+    calls = {event.key: event.count for event in profile.key_averages()}
+    assert calls["mkldnn::_linear_pointwise"] == 1 + 2 * 5  # the map; query, value, output and feed-forward of 2 layers
+    assert not {"aten::addmm", "aten::linear"} & set(calls)
 
 
 @needs_onednn

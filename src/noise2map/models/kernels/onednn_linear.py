@@ -19,10 +19,9 @@ from noise2map.models.kernels import exporting
 # Tokens that go through the feed-forward block together: 8 MiB of inner activation at 1024 channels in float32.
 _BLOCK = 2048
 
+_linear_pointwise: Callable[..., Tensor] | None = None
 if platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available():
     _linear_pointwise = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-
-_linear_pointwise: Callable[..., Tensor] | None = None
 
 # oneDNN multiplies bfloat16 only where the processor has instructions for it (AVX-512 or newer), and raises elsewhere.
 _HAS_BFLOAT16 = _linear_pointwise is not None and torch.ops.mkldnn._is_mkldnn_bf16_supported()
