@@ -181,7 +181,7 @@ def test_the_own_value_of_the_base_is_the_published_arm():
     assert [(arm.name, value) for arm, value in zip(found["scale"].arms, found["scale"].values)] == [
         ("scale-0.01", 0.01), ("scale-0.1", 0.1), (PUBLISHED, 0.5), ("scale-1", 1.0),
     ]  # fmt: skip
-    assert [arm.name for arm in found["layers"].arms] == ["layers-1", "layers-2", PUBLISHED, "layers-6"]
+    assert [arm.name for arm in found["layers"].arms] == ["layers-1", "layers-2", "layers-3", PUBLISHED, "layers-6", "layers-12"]
     assert [one.time_difference for one in found["time-difference"].decodings] == [None, 1.0, 2.0]
     assert tuple(found) == ABLATIONS
 

@@ -104,7 +104,7 @@ def make_ablations(base: Mapping[str, Any]) -> dict[str, Ablation]:
     """
     encodings = {"class_embedding": "class embedding", "one_hot": "one-hot", "analog_bits": "analog bits"}
     scales = sorted({0.01, 0.1, 1.0, float(base["map_scale"])})
-    layers = sorted({1, 2, 6, int(base["decoder_layers"])})
+    layers = sorted({1, 2, 3, 6, 12, int(base["decoder_layers"])})  # the published values
     own = float(base["time_difference"])
     differences = sorted({0.0, 1.0, 2.0, own})
 
