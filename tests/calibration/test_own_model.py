@@ -1,4 +1,4 @@
-"""A model trained on one's own folder, calibrated on what was held out and set to audit the folder: by the commands, one after another."""
+"""A model trained on one's own folder, calibrated on what was held out, audits the folder: by the commands, one after another."""
 
 import csv
 import json
