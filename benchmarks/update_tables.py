@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from noise2map.ablation.report import summary
+from noise2map.evaluation.card_scores import scores_for_card
 from noise2map.evaluation.official import published_scores
 from noise2map.generation.evaluation.report import short_row
+from noise2map.hub.cards import model_index, with_metadata
 from noise2map.report.tables import markdown_table, read_csv, replace_block, write_csv
+from noise2map.zoo import available, task_of_folder
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
@@ -456,6 +459,20 @@ def blocks() -> dict[tuple[Path, str], str]:
     return found | {(page, "official recipes"): recipes_table()}
 
 
+def update_metadata(name: str) -> None:
+    """Puts the scores of a shipped model into the metadata of its card, by which the hub ranks models."""
+    scores = []
+    for table in sorted(RESULTS.glob("evaluate_*.csv")):
+        rows = [row for row in read_csv(table) if row["model"] == name and row.get("task")]
+        scores += scores_for_card(table, name) if rows and not any(row.get("hide") for row in rows) else []
+    scores = list({(score.name, score.steps): score for score in scores}.values())
+    card = ZOO / name / "README.md"
+    if scores:
+        index = model_index(name, task_of_folder(card.parent), scores)
+        text = with_metadata(card.read_text(encoding="utf-8"), {"model-index": index}, replace=True)
+        card.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     """Collects evaluations, or rewrites every table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -483,6 +500,8 @@ def main() -> None:
         return
     for (path, name), table in blocks().items():
         replace_block(path, name, table)
+    for name in available():
+        update_metadata(name)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ JOBS = {
     "runs": "what runs write",
     "diffusion": "mathematics",
     "codecs": "map <-> signal",
+    "hub": "shares models",
     "zoo": "shipped models",
     "registration": "names for transformers",
 }
@@ -54,7 +55,7 @@ GROUPS = {  # color of a box
     },
     "#fdebc8": {"tasks"},
     "#f7dcd7": {"models", "guidance"},
-    "#ececec": {"report", "data", "metrics", "geometry", "runs", "diffusion", "codecs", "zoo", "registration"},
+    "#ececec": {"report", "data", "metrics", "geometry", "runs", "diffusion", "codecs", "hub", "zoo", "registration"},
 }
 FREE = ("cli", "demo")  # import what they like; only their shortest arrows are drawn
 INK, USED, ALLOWED = "#222222", "#3b6ea5", "#c9d6e8"

@@ -39,6 +39,10 @@ ROOMS = {
         set(),
         set(),
     ),  # package data and a loader of names
+    "hub": (
+        {"zoo"},
+        {"huggingface_hub", "safetensors", "yaml"},
+    ),
     "geometry": (
         {"runs"},
         {"torch"},
@@ -60,12 +64,12 @@ ROOMS = {
         set(),
     ),
     "models": (
-        {"zoo", "codecs", "diffusion"},
+        {"hub", "zoo", "codecs", "diffusion"},
         {"PIL", "huggingface_hub", "numpy", "torch", "transformers"},
     ),
     "guidance": (
         {"codecs", "diffusion"},
-        {"PIL", "diffusers", "numpy", "torch"},
+        {"PIL", "diffusers", "huggingface_hub", "numpy", "torch"},
     ),
     "rendering": (
         {"data", "runs"},
@@ -80,7 +84,7 @@ ROOMS = {
         {"PIL", "accelerate", "numpy", "torch", "torchmetrics"},
     ),
     "training": (
-        {"tasks", "guidance", "models", "report", "data", "metrics", "zoo", "diffusion", "runs"},
+        {"hub", "tasks", "guidance", "models", "report", "data", "metrics", "zoo", "diffusion", "runs"},
         {"PIL", "diffusers", "numpy", "safetensors", "torch", "tqdm", "transformers", "yaml"},
     ),
     "export": (
@@ -92,7 +96,7 @@ ROOMS = {
         {"PIL", "accelerate", "numpy", "psutil", "safetensors", "torch", "tqdm", "transformers"},
     ),
     "evaluation": (
-        {"inference", "tasks", "models", "report", "data", "metrics", "diffusion", "runs"},
+        {"hub", "inference", "tasks", "models", "report", "data", "metrics", "diffusion", "runs"},
         {"PIL", "numpy", "torch", "tqdm"},
     ),
     "calibration": (

@@ -12,7 +12,7 @@ from typing import Any
 from noise2map.models.distributions.calibration import Calibration
 from noise2map.runs.data_split import DataSplit
 from noise2map.runs.files import write_json, write_text, writing_directory
-from noise2map.zoo import resolve_model
+from noise2map.zoo import named_files, resolve_model
 
 CARD = "README.md"
 MARK = "calibration.json"
@@ -75,7 +75,7 @@ class CalibratedCheckpoint:
                 split = DataSplit.read(source)
                 if split is not None:
                     split.write(folder)
-            if not self.local or _weights_elsewhere(source):
+            if not self.local or any(file.parent != source.resolve() for file in named_files(source)):
                 (folder / _INDEX).unlink(missing_ok=True)
                 for path in folder.glob("*.safetensors"):
                     path.unlink()
@@ -95,11 +95,3 @@ class CalibratedCheckpoint:
         following = re.search(r"^## ", rest, re.M) if heading else None
         tail = rest[following.start() :] if following else ""
         write_text(card, f"{before.rstrip()}\n\n{_HEADING}\n\n{section.strip()}\n" + (f"\n{tail}" if tail else ""))
-
-
-def _weights_elsewhere(folder: Path) -> bool:
-    index = folder / _INDEX
-    if not index.is_file():
-        return False
-    names = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
-    return any(Path(name).name != name for name in names)

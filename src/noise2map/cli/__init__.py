@@ -36,6 +36,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "bench": ("noise2map.cli.bench", "app", "Time and memory, stage by stage."),
     "convert": ("noise2map.cli.exchange.convert", "app", "Official checkpoints to this library's format."),
     "export": ("noise2map.cli.exchange.export", "export", "A model as ONNX or PyTorch graphs for other programs."),
+    "push": ("noise2map.cli.exchange.push", "push", "A model and its card to a repository of the hub."),
 }
 
 # Commands that run a model from their first second on; `train` looks at its recipe first.
@@ -43,7 +44,7 @@ _MODEL_COMMANDS = ("demo", "predict", "predict-bev", "sample", "evaluate", "cali
 
 # Interrupted, these begin again from the start; all others go on where they were.
 _START_AGAIN = (
-    *("demo", "models", "evaluate", "calibrate", "bench", "convert", "export"),
+    *("demo", "models", "evaluate", "calibrate", "bench", "convert", "export", "push"),
     *("data samples", "data export", "data check", "data select", "data cut-surround"),
 )
 

@@ -56,6 +56,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "bench guidance": ("bench guidance --channels 64 --size 128",),
     "bench bev": ("bench bev --cells 256 --no-memory",),
     "convert ddp": ("convert ddp ddp_swin_t_ade20k.pth --out ddp-ade20k", "convert ddp yfji/DDP-Weight:FILE.pth --out ddp"),
+    "push": ("push freedoom-depth-laplace-tiny me/depth", "push runs/mine/final me/mine --private --license mit"),
     "export": (
         "export freedoom-depth-tiny --out depth-onnx",
         "export freedoom-segmentation-tiny --weights int8 --out small",

@@ -18,6 +18,7 @@ from noise2map.diffusion.ensemble import Generator, guidance_generators
 from noise2map.guidance.config import CALL_KEYWORDS, GuidanceConfig
 from noise2map.guidance.depth_predictor import DepthPredictor
 from noise2map.guidance.depth_prior import DepthPrior, TauRule
+from noise2map.guidance.fetching import FromHub
 from noise2map.guidance.gradient import GuidedPrediction, guided_prediction, read_depth
 from noise2map.guidance.losses import REDUCTIONS
 from noise2map.guidance.placebos import check_pairs
@@ -44,7 +45,7 @@ class DepthGuidedPipelineOutput(BaseOutput):
     skipped: Tensor | None = None
 
 
-class DepthGuidedPipeline(DiffusionPipeline):
+class DepthGuidedPipeline(FromHub, DiffusionPipeline):
     """Unconditional sampling whose images are drawn towards plausible geometry.
 
     ```python

@@ -23,6 +23,7 @@ from noise2map.models.distributions.calibration import Calibration
 from noise2map.models.encoder import ImageEncoder
 from noise2map.models.initialization import Noise2MapPreTrainedModel
 from noise2map.models.map_decoder import DecoderContext, MapDecoder
+from noise2map.models.sharing import SharedOnHub
 from noise2map.models.single_step import SingleStepDecoder
 from noise2map.models.upsampling import FACTOR, ConvexUpsampling, Mix
 
@@ -30,7 +31,7 @@ from noise2map.models.upsampling import FACTOR, ConvexUpsampling, Mix
 _FOREIGN_KEYWORDS = ("return_dict", "output_attentions", "output_hidden_states", "num_items_in_batch")
 
 
-class MapModel(FormulationHooks, Noise2MapPreTrainedModel):
+class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
     """Encoder, map decoder, sampling and training.
 
     A task is a subclass: its codec and head, the class attributes, and the hooks below (`check_labels`, `encode_labels`, `loss`,

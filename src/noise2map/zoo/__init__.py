@@ -49,10 +49,12 @@ __all__ = [
     "available_generators",
     "bare_name",
     "label_of",
+    "named_files",
     "resolve_generator",
     "resolve_model",
     "shipped_folder",
     "shipped_models",
+    "task_of_folder",
     "zoo_path",
 ]
 
@@ -86,11 +88,11 @@ def shipped_models() -> list[ShippedModel]:
 
 
 def _describe(folder: Path) -> ShippedModel:
-    weights = sorted({*folder.rglob("*.safetensors"), *_named_files(folder)})
+    weights = sorted({*folder.rglob("*.safetensors"), *named_files(folder)})
     fields = _card_fields(folder / "README.md")
     return ShippedModel(
         folder.name,
-        _task(folder),
+        task_of_folder(folder),
         sum(map(_count_weights, weights)),
         sum(path.stat().st_size for path in weights) / 1e6,
         fields.get("score", "see the card"),
@@ -99,7 +101,8 @@ def _describe(folder: Path) -> ShippedModel:
     )
 
 
-def _task(folder: Path) -> str:
+def task_of_folder(folder: Path) -> str:
+    """The task of a checkpoint: as in `ShippedModel`, or the name of an architecture that is not ours."""
     if (folder / _PIPELINE).is_file():
         return "generation"
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -114,7 +117,7 @@ def _count_weights(path: Path) -> int:
     return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
 
 
-def _named_files(folder: Path) -> list[Path]:
+def named_files(folder: Path) -> list[Path]:
     """The weight files that the index of a folder names, in the folder or beside it; none where there is no index."""
     index = folder / _INDEX
     content = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
@@ -238,7 +241,7 @@ def _complete_folder(path: Path) -> Path:
         sharded = name == "model.safetensors" and (path / _INDEX).is_file()
         if not (path / name).is_file() and not sharded:
             raise FileNotFoundError(f"model folder {str(path)!r} has no {name}; expected {', '.join(_NEEDED)}{_final(path)}")
-    for file in _named_files(path):
+    for file in named_files(path):
         if not file.is_file():
             raise FileNotFoundError(f"there is no {file}, which {path / _INDEX} names; make a copy with save_pretrained instead")
     return path

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from noise2map.data.subsets import evenly_spaced
+from noise2map.hub.cards import Score, model_index, with_metadata
 from noise2map.runs.files import write_image, write_text
 from noise2map.tasks import get_task
 from noise2map.training.maps.recipe import Recipe
@@ -57,12 +58,17 @@ def card_text(recipe: Recipe, scores: Mapping[str, float], train_count: int, val
     rows = [f"| {count} | " + " | ".join(f"{scores[f'final_{name}_{count}']:.4f}" for name in names) + " |" for count in steps]
     batch = recipe.train.batch_size * recipe.train.accumulation_for(1)
     classes = f"\nClasses: {', '.join(recipe.data.class_names)}.\n" if recipe.data.class_names else ""
-    return f"""---
-library_name: noise2map
-pipeline_tag: {task.pipeline_tag}
----
-
-# A noise2map model for {task}
+    found = [
+        Score(name, scores[f"final_{name}_{count}"], "held-out images", "validation", count) for count in steps for name in names
+    ]
+    fields = {
+        "library_name": "transformers",
+        "pipeline_tag": task.pipeline_tag,
+        "tags": ["noise2map", task.name],
+        "model-index": model_index(recipe.model.task, task.name, found),
+    }
+    return with_metadata(
+        f"""# A noise2map model for {task}
 
 Trained for {recipe.train.iterations} steps of {batch} on {train_count} pairs of image and map, at {recipe.data.size} pixels.
 {classes}
@@ -83,4 +89,6 @@ from noise2map import {task.model_class.__name__}, Noise2MapImageProcessor
 model = {task.model_class.__name__}.from_pretrained("path/to/this/folder")
 processor = Noise2MapImageProcessor.from_pretrained("path/to/this/folder")
 ```
-"""
+""",
+        fields,
+    )

@@ -1,0 +1,136 @@
+"""Metadata of model cards: the lines between two ``---`` at the top of ``README.md``, by which the hub finds, filters and ranks.
+
+The specification is the hub's (https://huggingface.co/docs/hub/model-cards); scores are a ``model-index`` of Papers with Code.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+TASK_TAGS = {
+    "segmentation": "image-segmentation",
+    "depth": "depth-estimation",
+    "normals": "image-to-image",
+    "bev": "image-segmentation",
+    "generation": "unconditional-image-generation",
+}
+
+# What transformers and diffusers write when nobody has written a card.
+_UNWRITTEN = re.compile(r"\[More Information Needed\]|should probably proofread and complete it")
+
+_HEAD = re.compile(r"\A---\n(.*?)^---\n", re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score for the ``model-index``.
+
+    Attributes:
+        name: As the library calls it, e.g. ``"mIoU"``.
+        value: A plain number, shares between 0 and 1.
+        dataset: Name of the data.
+        split: Part of it.
+        steps: Decoder calls.
+    """
+
+    name: str
+    value: float
+    dataset: str
+    split: str
+    steps: int | str
+
+
+def model_index(name: str, task: str, scores: Sequence[Score]) -> list[dict[str, Any]]:
+    """Scores in the hub's form.
+
+    Args:
+        name: Of the model.
+        task: ``"segmentation"``, ``"depth"``, ``"normals"`` or ``"bev"``.
+        scores: Those of one data set and number of steps are put together, in the order in which they come.
+
+    Returns:
+        The value of ``model-index``.
+    """
+    results: dict[tuple[str, str, int | str], list[dict[str, Any]]] = {}
+    for score in scores:
+        metric = {"type": score.name, "name": f"{score.name}, steps: {score.steps}", "value": round(float(score.value), 6)}
+        results.setdefault((score.dataset, score.split, score.steps), []).append(metric)
+    return [
+        {
+            "name": name,
+            "results": [
+                {
+                    "task": {"type": TASK_TAGS[task]},
+                    "dataset": {"name": dataset, "type": dataset, "split": split},
+                    "metrics": metrics,
+                }
+                for (dataset, split, _), metrics in results.items()
+            ],
+        }
+    ]
+
+
+def read_metadata(card: str) -> dict[str, Any]:
+    """The metadata of a card; empty where it has none.
+
+    Raises:
+        ValueError: If what stands there is no YAML mapping.
+    """
+    head = _HEAD.match(card)
+    try:
+        fields = yaml.safe_load(head[1]) if head else {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"the card's metadata is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(fields or {}, dict):
+        raise ValueError(f"the card's metadata is {type(fields).__name__}; expected lines 'name: value' between two lines '---'")
+    return dict(fields or {})
+
+
+def with_metadata(card: str, fields: Mapping[str, Any], replace: bool = False) -> str:
+    """The card with further metadata; its own lines stay as they were written.
+
+    Args:
+        card: Markdown, with or without metadata.
+        fields: What to add; None is left out.
+        replace: Put new values in the place of old ones; else what the card says stays.
+    """
+    there = read_metadata(card)
+    new = {name: value for name, value in fields.items() if value is not None and (replace or name not in there)}
+    head = _HEAD.match(card)
+    lines = head[1] if head else ""
+    for name in new:
+        lines = re.sub(rf"^{re.escape(name)}:.*\n(?:[ -].*\n)*", "", lines, flags=re.MULTILINE)
+    added = yaml.safe_dump(new, sort_keys=False, allow_unicode=True, width=10**6) if new else ""
+    body = card[head.end() :] if head else "\n" + card
+    return f"---\n{lines}{added}---\n{body}"
+
+
+def is_unwritten(card: str) -> bool:
+    """Whether a card is nothing but another library's form to fill in."""
+    return bool(_UNWRITTEN.search(card))
+
+
+def plain_card(name: str, task: str, model_class: str) -> str:
+    """A card for a model that has none: what it is and how it is loaded.
+
+    Args:
+        name: Repository, ``owner/name``.
+        task: See `model_index`.
+        model_class: Name of its class in `noise2map`.
+    """
+    fields = {"library_name": "transformers", "pipeline_tag": TASK_TAGS[task], "tags": ["noise2map", task]}
+    text = f"""# {name.rpartition("/")[2]}
+
+A model of maps ({task}) of the library noise2map. Nobody has described its data and scores yet.
+
+```python
+from noise2map import {model_class}, Noise2MapImageProcessor
+
+model = {model_class}.from_pretrained("{name}").eval()
+processor = Noise2MapImageProcessor.from_pretrained("{name}")
+```
+"""
+    return with_metadata(text, fields)

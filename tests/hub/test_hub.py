@@ -1,0 +1,191 @@
+"""Round trips through a stand-in of the hub, as a user makes them: in a process of its own that knows no other hub."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+from hub_stand_in import TOKEN, Repository, card_problems, stand_in
+
+from noise2map import zoo
+from noise2map.hub.cards import Score, model_index, read_metadata, with_metadata
+from noise2map.hub.push import local_folder, write_whole
+from noise2map.models import Noise2MapForDepthEstimation
+from noise2map.zoo import zoo_path
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with stand_in() as server:
+        yield server
+
+
+def run(hub, home, code, token=TOKEN, words=("-c",)):
+    removed = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN")
+    environment = {name: value for name, value in os.environ.items() if name not in removed}
+    environment |= {"HF_ENDPOINT": hub.url if hasattr(hub, "url") else hub, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    environment |= {"HF_TOKEN": token} if token else {}
+    return subprocess.run([sys.executable, *words, *code], env=environment, capture_output=True, text=True, timeout=120)
+
+
+MAPS = """
+import torch
+from transformers import AutoImageProcessor, AutoModelForDepthEstimation, pipeline
+import noise2map
+from noise2map.inference import Predictor
+from noise2map.zoo import available
+
+classes = {
+    "freedoom-segmentation-tiny": noise2map.Noise2MapForSemanticSegmentation,
+    "freedoom-normals-tiny": noise2map.Noise2MapForNormalEstimation,
+    "freedoom-depth-laplace-tiny": noise2map.Noise2MapForDepthEstimation,
+    "freedoom-bev-camera-tiny": noise2map.Noise2MapForBevSegmentation,
+}
+for name, kind in classes.items():
+    model = kind.from_pretrained(name)
+    processor = (noise2map.Noise2MapBevProcessor if "bev" in name else noise2map.Noise2MapImageProcessor).from_pretrained(name)
+    processor.push_to_hub(f"me/{name}")  # leaves the form of another library for a card
+    model.push_to_hub(f"me/{name}", license="mit")
+    again = kind.from_pretrained(f"me/{name}")
+    assert again.config.to_diff_dict() == model.config.to_diff_dict()
+    state = model.state_dict()
+    assert state.keys() == again.state_dict().keys()
+    assert all(torch.equal(value, state[key]) for key, value in again.state_dict().items())
+    assert type(processor).from_pretrained(f"me/{name}").to_dict() == processor.to_dict()
+name = "me/freedoom-depth-laplace-tiny"
+assert isinstance(AutoModelForDepthEstimation.from_pretrained(name), noise2map.Noise2MapForDepthEstimation)
+assert isinstance(AutoImageProcessor.from_pretrained(name), noise2map.Noise2MapImageProcessor)
+assert type(pipeline("depth-estimation", model=name).model) is noise2map.Noise2MapForDepthEstimation
+assert Predictor.from_pretrained(name).model.config.model_type == "noise2map"
+"""
+
+
+@pytest.mark.slow
+def test_every_map_model_comes_back_as_it_went(hub, tmp_path):
+    done = run(hub, tmp_path, [MAPS])
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name in ("segmentation", "normals", "depth-laplace", "bev-camera"):
+        files = hub.repositories[f"me/freedoom-{name}-tiny"].files
+        assert {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"} == set(files)
+        card = files["README.md"].decode()
+        assert not card_problems(card) and read_metadata(card)["license"] == "mit" and "More Information Needed" not in card
+
+
+GENERATOR = """
+import torch
+from noise2map.guidance import DepthGuidedPipeline
+from noise2map.zoo import zoo_path
+
+before = DepthGuidedPipeline.from_pretrained(zoo_path("freedoom-generator-64"))
+after = DepthGuidedPipeline.from_pretrained("me/rooms")
+assert type(after.depth_predictor) is type(before.depth_predictor) and after.depth_prior is not None
+for name, part in before.components.items():
+    if isinstance(part, torch.nn.Module):
+        state = after.components[name].state_dict()
+        assert all(torch.equal(value, state[key]) for key, value in part.state_dict().items())
+assert dict(after.scheduler.config) == dict(before.scheduler.config)
+from diffusers import DDPMPipeline
+
+DDPMPipeline(before.unet, before.scheduler).push_to_hub("me/plain", private=True)  # any generator of diffusers
+plain = DepthGuidedPipeline.from_pretrained("me/plain", revision="main")
+assert plain.depth_predictor is None and type(plain.unet) is type(before.unet)
+"""
+
+
+@pytest.mark.slow
+def test_a_generator_is_pushed_by_the_command_and_comes_back(hub, tmp_path):
+    done = run(hub, tmp_path, ["push", "freedoom-generator-64", "me/rooms"], words=("-m", "noise2map"))
+    assert done.returncode == 0 and done.stdout.startswith("me/rooms: http"), done.stderr
+    fields = read_metadata(hub.repositories["me/rooms"].files["README.md"].decode())
+    assert fields["license"] == "apache-2.0" and fields["library_name"] == "diffusers"
+    done = run(hub, tmp_path, [GENERATOR])
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_private_model_with_scores_and_a_branch(hub, tmp_path):
+    table = tmp_path / "evaluation.csv"
+    table.write_text(
+        "model,dataset,split,task,steps,ensemble,abs_rel,rmse\nmine,rooms,test,depth,1,1,0.17,2.5\nother,rooms,test,depth,1,1,1,1\n"
+    )
+    command = ["push", "freedoom-depth-laplace-tiny", "me/mine", "--private", "--evaluation", str(table)]
+    done = run(hub, tmp_path, command, words=("-m", "noise2map"))
+    assert done.returncode == 0, done.stderr
+    held = hub.repositories["me/mine"]
+    assert held.private and "model.safetensors.index.json" not in held.files
+    metrics = read_metadata(held.files["README.md"].decode())["model-index"][0]["results"][0]["metrics"]
+    assert [(metric["type"], metric["value"]) for metric in metrics] == [("abs_rel", 0.17), ("rmse", 2.5)]
+    before = held.sha
+    hub.fail_commits = True
+    try:
+        done = run(hub, tmp_path, command, words=("-m", "noise2map"))
+    finally:
+        hub.fail_commits = False
+    assert done.returncode == 2 and "nothing there has changed" in done.stderr and held.sha == before
+    done = run(hub, tmp_path / "other", ["predict", "x.png", "--model", "me/mine"], token=None, words=("-m", "noise2map"))
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "token", "said"),
+    [
+        (["freedoom-depth-laplace-tiny", "depth"], TOKEN, "has no owner"),
+        (["freedoom-depth-laplace-tiny", "me/de pth"], TOKEN, "is no name for the hub"),
+        (["freedoom-depth-laplace-tiny", "me/depth"], None, "nobody is signed in"),
+        (["freedoom-depth-laplace-tiny", "me/depth"], "hf_wrong", "does not let this user write"),
+        (["nothing-here", "me/depth"], TOKEN, "neither a folder, nor shipped"),
+        (["you/there", "me/depth"], TOKEN, "is on the hub already"),
+        (["freedoom-depth-laplace-tiny", "me/depth", "--evaluation", "none.csv"], TOKEN, "there is no table none.csv"),
+    ],
+)
+def test_what_cannot_be_pushed_is_one_sentence(hub, tmp_path, words, token, said):
+    done = run(hub, tmp_path, ["push", *words], token=token, words=("-m", "noise2map"))
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_a_hub_that_is_not_there(tmp_path):
+    done = run("http://127.0.0.1:9", tmp_path, ["push", "freedoom-normals-tiny", "me/x"], words=("-m", "noise2map"))
+    assert done.returncode == 2 and "cannot be reached" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_written_card_stays(hub, tmp_path):
+    hub.repositories["me/kept"] = Repository(files={"README.md": b"# By hand\n"})
+    code = (
+        "import noise2map; noise2map.Noise2MapForNormalEstimation.from_pretrained('freedoom-normals-tiny').push_to_hub('me/kept')"
+    )
+    done = run(hub, tmp_path, [code])
+    assert done.returncode == 0, done.stderr[-1500:]
+    assert hub.repositories["me/kept"].files["README.md"] == b"# By hand\n"
+
+
+@pytest.mark.parametrize("name", [*zoo.available(), *zoo.available_generators()])
+def test_shipped_cards_are_what_the_hub_takes(name):
+    card = (zoo_path(name) / "README.md").read_text()
+    assert card_problems(card) == [] and {"license", "library_name", "pipeline_tag", "tags"} <= read_metadata(card).keys()
+    scored = ("freedoom-depth-laplace-tiny", "freedoom-segmentation-tiny", "freedoom-bev-camera-tiny")
+    assert name not in scored or "model-index" in read_metadata(card)
+
+
+def test_the_copy_needs_no_file_beside_it(tmp_path):
+    source = local_folder("freedoom-depth-laplace-tiny")
+    write_whole(source, tmp_path / "copy")
+    assert sum(path.suffix == ".safetensors" for path in (tmp_path / "copy").iterdir()) == 1
+    first, second = (Noise2MapForDepthEstimation.from_pretrained(folder).state_dict() for folder in (source, tmp_path / "copy"))
+    assert first.keys() == second.keys() and all(value.equal(second[key]) for key, value in first.items())
+
+
+def test_metadata_is_added_and_replaced_without_touching_the_rest():
+    card = '---\nscore: "a: b"\ntags:\n- one\n- two\nlicense: mit\n---\n\n# Title\n---\ntags: no\n'
+    same = with_metadata(card, {"license": "other", "tags": None})
+    assert same == card
+    index = model_index("m", "depth", [Score("rmse", 1.25, "rooms", "test", 1), Score("rmse", 1.5, "rooms", "test", 3)])
+    once = with_metadata(card, {"model-index": index, "tags": ["three"]}, replace=True)
+    assert once.endswith("---\n\n# Title\n---\ntags: no\n") and 'score: "a: b"\n' in once
+    assert read_metadata(once) == {"score": "a: b", "license": "mit", "tags": ["three"], "model-index": index}
+    assert with_metadata(once, {"model-index": index, "tags": ["three"]}, replace=True) == once
+    assert [result["metrics"][0]["value"] for result in index[0]["results"]] == [1.25, 1.5]
+    assert card_problems(once) == [] and yaml.safe_load(once.split("---\n")[1])
+    assert with_metadata("# Bare\n", {"license": "mit"}) == "---\nlicense: mit\n---\n\n# Bare\n"
+    with pytest.raises(ValueError, match="no YAML"):
+        read_metadata("---\na: [\n---\n")
