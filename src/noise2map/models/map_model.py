@@ -12,6 +12,7 @@ from noise2map.codecs import MapCodec
 from noise2map.diffusion.ensemble import Generators, check_noise, draw_noise, fold, generator_list, unfold
 from noise2map.diffusion.sampling import Step
 from noise2map.diffusion.schedule import make_schedule
+from noise2map.hub.sharing import SharedOnHub
 from noise2map.models.aggregation import Aggregator
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.decoding import DecodingOptions
@@ -23,7 +24,6 @@ from noise2map.models.distributions.calibration import Calibration
 from noise2map.models.encoder import ImageEncoder
 from noise2map.models.initialization import Noise2MapPreTrainedModel
 from noise2map.models.map_decoder import DecoderContext, MapDecoder
-from noise2map.models.sharing import SharedOnHub
 from noise2map.models.single_step import SingleStepDecoder
 from noise2map.models.upsampling import FACTOR, ConvexUpsampling, Mix
 

@@ -48,6 +48,7 @@ class SharedOnHub:
             PermissionError: If the user may not write there.
             ConnectionError: If the hub cannot be reached.
         """
+        # A model that stays here needs no client of the hub.
         from noise2map.hub.cards import plain_card, with_metadata
         from noise2map.hub.upload import check_target, upload, written_card
 
