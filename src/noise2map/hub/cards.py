@@ -49,7 +49,7 @@ def model_index(name: str, task: str, scores: Sequence[Score]) -> list[dict[str,
     Args:
         name: Of the model.
         task: ``"segmentation"``, ``"depth"``, ``"normals"`` or ``"bev"``.
-        scores: Those of one data set and number of steps are put together, in the order in which they come.
+        scores: Those of one dataset and number of steps are put together, in the order in which they come.
 
     Returns:
         The value of ``model-index``.
