@@ -17,7 +17,7 @@ from noise2map.data.freedoom import load_samples
 from noise2map.data.freedoom.catalog import class_names
 from noise2map.demo.guidance import FIRST_SEEDS
 from noise2map.demo.maps import Frame, lift_frame, varied_frames
-from noise2map.demo.page import frame_rows, shared_limit
+from noise2map.demo.page import FARTHER_COLOR, NEARER_COLOR, frame_legend, frame_rows, shared_limit
 from noise2map.demo.run import FIRST_FRAMES
 from noise2map.generation.loading import load_generator
 from noise2map.models import Noise2MapImageProcessor
@@ -141,10 +141,23 @@ def test_rounding_noise_is_not_painted_as_a_structure():
     depth = np.full((6, 8), 2.0, np.float32)
     noise = np.linspace(0, 1e-6, 48, dtype=np.float32).reshape(6, 8)
     frame = Frame("a", "MAP01", np.zeros((6, 8, 3), np.uint8), depth, np.array([8.0, 8, 4, 3]), {})
-    frame.by_steps[1] = SimpleNamespace(depth_m=depth, labels=None, uncertainty=noise)
-    cell = frame_rows(frame, SimpleNamespace(task="depth", has_classes=False), shared_limit([frame]))[2][1]
+    frame.by_steps[1] = SimpleNamespace(depth_m=depth, labels=None, uncertainty=noise, interval={})
+    cell = frame_rows(frame, SimpleNamespace(task="depth", has_classes=False), shared_limit([frame]))[1][1]
     assert cell.bar.high >= 0.01 and cell.note == "at most 1e-06"
     assert len(np.unique(cell.image.reshape(-1, 3), axis=0)) == 1
+
+
+def test_a_single_call_shows_where_the_truth_leaves_its_interval():
+    truth = np.full((2, 4), 2.0, np.float32)
+    truth[0] = (1.0, 2.0, 5.0, 0.0)  # nearer, inside, farther, unknown
+    stated = {"lower_m": np.full((2, 4), 1.5, np.float32), "upper_m": np.full((2, 4), 3.0, np.float32)}
+    frame = Frame("a", "MAP01", np.zeros((2, 4, 3), np.uint8), truth, np.array([8.0, 8, 2, 1]), {})
+    frame.by_steps[1] = SimpleNamespace(depth_m=truth + 1, labels=None, uncertainty=truth, interval=stated)
+    predictor = SimpleNamespace(task="depth", has_classes=False)
+    cell = frame_rows(frame, predictor, 1.0)[1][2]
+    assert cell.title == "90% interval" and cell.note == f"{5 / 7:.1%} of truths inside"
+    assert [tuple(color) for color in cell.image[0]] == [NEARER_COLOR, (0, 0, 0), FARTHER_COLOR, (0, 0, 0)]
+    assert [color for color, _ in frame_legend(frame, predictor)] == [NEARER_COLOR, FARTHER_COLOR]
 
 
 def test_a_model_of_the_other_task_is_refused(models, tmp_path, capsys):

@@ -41,7 +41,8 @@ def test_the_cover_is_hidden_from_the_model_and_guesses_differ_by_their_noise(pr
     assert np.array_equal(one.hidden, hidden) and 0.25 < hidden.mean() < 0.4
     assert np.array_equal(one.covered[~hidden], one.image[~hidden])
     assert len(np.unique(one.covered[hidden].reshape(-1, 3), axis=0)) == 1
-    assert one.samples.shape == (SAMPLES, *one.truth.shape) and len(one.by_steps) == STEPS
+    assert one.samples.shape == (SAMPLES, *one.truth.shape) and one.by_steps.shape == (STEPS, 12, 16)
+    assert (one.by_steps[-1] != one.by_steps[0]).any() and one.by_steps.max() < 10
     assert any((one.samples[0] != other).any() for other in one.samples[1:])
     # What lies behind the cover must not reach the model: another picture there gives the same answer.
     other = dict(sample)

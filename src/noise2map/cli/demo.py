@@ -18,7 +18,7 @@ def demo(
     scored: Annotated[int, typer.Option(min=1, help="Frames to predict and score, at most the 60 that are shipped.")] = 12,
     seed: options.Seed = 0,
     segmentation_model: Annotated[str, typer.Option(help="Shipped name, folder or hub id.")] = "freedoom-segmentation-tiny",
-    depth_model: Annotated[str, typer.Option(help="Shipped name, folder or hub id.")] = "freedoom-depth-tiny",
+    depth_model: Annotated[str, typer.Option(help="Shipped name, folder or hub id.")] = "freedoom-depth-laplace-tiny",
     bev_model: Annotated[
         list[str] | None,
         typer.Option(

@@ -96,7 +96,7 @@ def complete(predictor: Predictor, sample: Any, place: str, seed: int) -> Comple
     run = model(pixel_values=pixels, generator=generator, output_samples=True, output_steps=True, **options)
     # The processor may have changed the size.
     size = (sample["image"].height, sample["image"].width)
-    first = [step.prediction[0].argmax(0) for step in denoising_steps(run.steps)]
+    first = [step.prediction.argmax(0) for step in denoising_steps(run.steps)]
     return Completion(
         str(sample["id"]),
         place,
@@ -112,7 +112,11 @@ def complete(predictor: Predictor, sample: Any, place: str, seed: int) -> Comple
 
 
 class CompletionSection(DemoSection):
-    """Images with a part covered: what is likely there, where the model doubts, and whole maps that may be true."""
+    """Images with a part covered: what is likely there, where the model doubts, and whole maps that may be true.
+
+    Attributes:
+        example: Of the first frame: as the model saw it, three guesses, the truth, the doubt.
+    """
 
     title = "Behind a cover"
 
@@ -125,6 +129,7 @@ class CompletionSection(DemoSection):
             seed: With a frame's id it fixes the noise.
         """
         self.predictor, self.count, self.seed = predictor, frames, seed
+        self.example: list[Cell] = []
 
     def show(self, page: Page, out: Path) -> list[str]:
         """A gallery, a panel for each frame in ``completion/``, and a map becoming definite step by step."""
@@ -140,6 +145,7 @@ class CompletionSection(DemoSection):
         )
         limit = uncertainty_limit(*(one.doubt for one in found))
         rows = [self.rows(one, limit) for one in found]
+        self.example = [*rows[0][0][:4], Cell("truth", rows[0][1][1].image), Cell("doubt of one call", rows[0][1][3].image)]
         heads = [f"{one.place}  ·  {one.id}" for one in found]
         legend = self._legend(*(one.truth for one in found))
         page.gallery([self._item(one, head, cells, legend) for one, head, cells in zip(found, heads, rows)])

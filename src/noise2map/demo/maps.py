@@ -19,9 +19,12 @@ from noise2map.metrics import (
     depth_is_wrong,
     depth_valid,
 )
-from noise2map.models.decoding import DecodingOptions
+from noise2map.models.decoding import DecodingOptions, PredictionOptions
 from noise2map.report.animation import DenoisingStep, denoising_steps
 from noise2map.tasks.prediction import Prediction
+
+# Stated by the models that state one, and shown where there are no numbers of steps to compare.
+INTERVAL = 0.9
 
 
 @dataclass
@@ -82,7 +85,8 @@ def predict_frames(
         decoding: The other choices.
 
     Returns:
-        One frame per index, and the seconds an image took by number of steps.
+        One frame per index, and the seconds an image took by number of steps. A single number of steps comes with the interval of
+        `INTERVAL`, where the model states one.
     """
     samples = [dataset[index] for index in indices]
     frames = []
@@ -92,14 +96,24 @@ def predict_frames(
         place = str(dataset.records[index]["map"])
         frames.append(Frame(sample["id"], place, image, truth, sample["intrinsics"], {}))
     seconds = {}
+    choices = {"interval": INTERVAL} if len(step_counts) == 1 and states_interval(predictor) else {}
     images, ids = [sample["image"] for sample in samples], [sample["id"] for sample in samples]
     for steps in step_counts:
         began = time.perf_counter()
-        found = predictor(images, ids, decoding, num_inference_steps=steps, every_uncertainty=True)
+        found = predictor(images, ids, decoding, num_inference_steps=steps, every_uncertainty=True, **choices)
         seconds[steps] = (time.perf_counter() - began) / len(images)
         for frame, prediction in zip(frames, found):
             frame.by_steps[steps] = prediction
     return frames, seconds
+
+
+def states_interval(predictor: Predictor) -> bool:
+    """Whether a model says where the truth is with a probability."""
+    try:
+        predictor.check_interval(PredictionOptions(interval=INTERVAL))
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass

@@ -76,7 +76,7 @@ class NormalsSection(DemoSection):
         limit = shared_limit(shown)
         page.section(
             self.title,
-            f"The same weights and the same noise at {', '.join(map(str, self.steps))} steps; red is to the right, green up, "
+            f"{_how(self.steps)}; red is to the right, green up, "
             "blue towards the viewer. Shipped frames hold no maps of normals: those beside the predictions and in the scores "
             "are worked out from the true depth, which is known to a centimeter, and the camera's intrinsics "
             "(`noise2map.geometry.normals_from_depth`); far away they are good to a few degrees.",
@@ -127,12 +127,22 @@ class NormalsSection(DemoSection):
         }
 
 
+def _how(steps: Sequence[int]) -> str:
+    if len(steps) == 1:
+        return f"{counted(steps[0], 'call').capitalize()} of the decoder"
+    return f"The same weights and the same noise at {', '.join(map(str, steps))} steps"
+
+
 def _rows(frame: Frame, limit: float) -> list[list[Cell]]:
-    """Two rows, maps and uncertainty, a column per number of steps; image and normals of the true depth in the first."""
+    """Two rows, maps and uncertainty, a column per number of steps; image and normals of the true depth in the first.
+
+    Of a single call one row.
+    """
     steps = sorted(frame.by_steps)
     maps = [Cell(counted(count, "step"), colorize_normals(frame.by_steps[count].map * _FLIP)) for count in steps]
     truth = Cell("of the true depth", colorize_normals(frame.truth * _FLIP))
-    return [[Cell("image", frame.image), *maps], [truth, *(uncertainty_of_frame(frame, count, limit) for count in steps)]]
+    image, unsure = Cell("image", frame.image), [uncertainty_of_frame(frame, count, limit) for count in steps]
+    return [[image, *maps, truth, *unsure]] if len(steps) == 1 else [[image, *maps], [truth, *unsure]]
 
 
 def _paint(vectors: np.ndarray) -> np.ndarray:

@@ -1,13 +1,13 @@
 """Panels, tables and figures of the demo, from the frames, denoising steps, rooms and scores of :mod:`noise2map.demo.maps`."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from noise2map.demo.maps import Frame, PointCloudView, StepScores
+from noise2map.demo.maps import INTERVAL, Frame, PointCloudView, StepScores
 from noise2map.inference.predictor import Predictor
 from noise2map.report.animation import DenoisingStep, flips_so_far, noisy_images
 from noise2map.report.canvas import ColorBar
@@ -28,6 +28,7 @@ from noise2map.runs.words import counted
 from noise2map.tasks import TASKS
 
 BETTER_COLOR, WORSE_COLOR = (64, 200, 110), (240, 72, 60)
+NEARER_COLOR, FARTHER_COLOR = (80, 150, 255), (255, 150, 40)
 
 _CHANGE_MAP = "RdYlGn"
 
@@ -41,29 +42,58 @@ def shared_limit(frames: Sequence[Frame]) -> float:
     return max(uncertainty_limit(*known), LEAST_LIMIT) if known else LEAST_LIMIT
 
 
+@dataclass(frozen=True)
+class FrameCells:
+    """The cells of one frame.
+
+    Attributes:
+        truth: The true map.
+        maps: Predictions, one for each number of steps; likewise the next two.
+        errors: Against the truth.
+        unsure: Uncertainty.
+        last: What more steps change; of a single call, where the truth leaves the interval that the model states.
+    """
+
+    truth: Cell
+    maps: list[Cell]
+    errors: list[Cell]
+    unsure: list[Cell]
+    last: Cell
+
+
+def frame_cells(frame: Frame, predictor: Predictor, limit: float) -> FrameCells:
+    """Maps, errors and uncertainty of a frame; arguments as of `frame_rows`."""
+    steps = sorted(frame.by_steps)
+    predictions = [frame.by_steps[count] for count in steps]
+    titles = [counted(count, "step") for count in steps]
+    unsure = [uncertainty_of_frame(frame, count, limit) for count in steps]
+    if predictor.has_classes:
+        maps = [Cell(title, colorize_labels(p.labels, predictor.palette)) for p, title in zip(predictions, titles)]
+        truth = Cell("truth", colorize_labels(frame.truth, predictor.palette))
+        errors = [label_error_cell(frame.image, p.labels, frame.truth, f"errors, {title}") for p, title in zip(predictions, titles)]
+        return FrameCells(truth, maps, errors, unsure, _label_change(frame, steps[0], steps[-1]))
+    limits = depth_range(frame.truth)
+    maps = [depth_cell(p.depth_m, title, limits) for p, title in zip(predictions, titles)]
+    errors = [depth_error_cell(p.depth_m, frame.truth, f"error, {title}") for p, title in zip(predictions, titles)]
+    truth = depth_cell(frame.truth, "truth", limits)
+    last = _outside(frame, steps[0]) if len(steps) == 1 else None
+    return FrameCells(truth, maps, errors, unsure, last or _depth_change(frame, steps[0], steps[-1]))
+
+
 def frame_rows(frame: Frame, predictor: Predictor, limit: float) -> list[list[Cell]]:
     """Three rows: maps, errors and uncertainty, a column per number of steps; image, truth and change in the first.
+
+    Of a single call two rows: image, map and truth above error, uncertainty and interval.
 
     Args:
         frame: The frame.
         predictor: What predicted it.
         limit: The end of the scale of uncertainty, from `shared_limit`.
     """
-    steps = sorted(frame.by_steps)
-    predictions = [frame.by_steps[count] for count in steps]
-    titles = [counted(count, "step") for count in steps]
-    unsure = [uncertainty_of_frame(frame, count, limit) for count in steps]
-    image = Cell("image", frame.image)
-    if predictor.has_classes:
-        maps = [Cell(title, colorize_labels(p.labels, predictor.palette)) for p, title in zip(predictions, titles)]
-        truth = Cell("truth", colorize_labels(frame.truth, predictor.palette))
-        errors = [label_error_cell(frame.image, p.labels, frame.truth, f"errors, {title}") for p, title in zip(predictions, titles)]
-        return [[image, *maps], [truth, *errors], [_label_change(frame, steps[0], steps[-1]), *unsure]]
-    limits = depth_range(frame.truth)
-    maps = [depth_cell(p.depth_m, title, limits) for p, title in zip(predictions, titles)]
-    errors = [depth_error_cell(p.depth_m, frame.truth, f"error, {title}") for p, title in zip(predictions, titles)]
-    truth = depth_cell(frame.truth, "truth", limits)
-    return [[image, *maps], [truth, *errors], [_depth_change(frame, steps[0], steps[-1]), *unsure]]
+    image, cells = Cell("image", frame.image), frame_cells(frame, predictor, limit)
+    if len(cells.maps) == 1:
+        return [[image, *cells.maps, cells.truth], [*cells.errors, *cells.unsure, cells.last]]
+    return [[image, *cells.maps], [cells.truth, *cells.errors], [cells.last, *cells.unsure]]
 
 
 def uncertainty_of_frame(frame: Frame, steps: int, limit: float) -> Cell:
@@ -75,13 +105,30 @@ def uncertainty_of_frame(frame: Frame, steps: int, limit: float) -> Cell:
     return replace(uncertainty_cell(uncertainty, title, limit), note=f"at most {float(uncertainty.max()):.1g}")
 
 
+def _outside(frame: Frame, steps: int) -> Cell | None:
+    """Where the truth lies outside of the interval; None where none was stated."""
+    stated = frame.by_steps[steps].interval
+    if "lower_m" not in stated:
+        return None
+    known = frame.truth > 0
+    nearer, farther = known & (frame.truth < stated["lower_m"]), known & (frame.truth > stated["upper_m"])
+    image = _dimmed(frame.image)
+    image[nearer], image[farther] = NEARER_COLOR, FARTHER_COLOR
+    inside = 1 - (nearer | farther)[known].mean()
+    return Cell(f"{INTERVAL:.0%} interval", image, note=f"{inside:.1%} of truths inside")
+
+
+def _dimmed(image: np.ndarray) -> np.ndarray:
+    return (image.astype(np.float32).mean(axis=-1, keepdims=True) * 0.45).astype(np.uint8).repeat(3, axis=-1)
+
+
 def _label_change(frame: Frame, few: int, many: int) -> Cell:
     """Where more steps made a wrong pixel right (green) or a right one wrong (red)."""
     before, after = frame.by_steps[few].labels, frame.by_steps[many].labels
     known = frame.truth != 255
     better = known & (before != frame.truth) & (after == frame.truth)
     worse = known & (before == frame.truth) & (after != frame.truth)
-    image = (frame.image.astype(np.float32).mean(axis=-1, keepdims=True) * 0.45).astype(np.uint8).repeat(3, axis=-1)
+    image = _dimmed(frame.image)
     image[better], image[worse] = BETTER_COLOR, WORSE_COLOR
     return Cell(f"{few} → {many} steps", image, note=f"{better.sum()} better, {worse.sum()} worse")
 
@@ -98,9 +145,10 @@ def _depth_change(frame: Frame, few: int, many: int) -> Cell:
 
 
 def frame_legend(frame: Frame, predictor: Predictor) -> list[tuple[tuple[int, int, int], str]]:
-    """The classes of truth and predictions; nothing for depth."""
+    """The classes of truth and predictions; of depth what leaves an interval, if that is shown."""
     if not predictor.has_classes:
-        return []
+        outside = [(NEARER_COLOR, "truth is nearer"), (FARTHER_COLOR, "truth is farther")]
+        return outside if any("lower_m" in p.interval for p in frame.by_steps.values()) else []
     shown = [frame.truth, *(p.labels for p in frame.by_steps.values() if p.labels is not None)]
     return legend_entries(shown, predictor.id2label, predictor.palette)
 
@@ -199,14 +247,14 @@ def risk_figure(task: str, result: StepScores, theme: str) -> Any:
 Example = tuple[Frame, Predictor, Sequence[DenoisingStep]]
 
 
-def hero_panel(segmentation: Example, depth: Example, normals: Cell, cloud: Cloud) -> Panel:
-    """The image at the top of the README: two rows, from the image and noise to the map and what it is good for.
+def hero_panel(segmentation: Example, depth: Example, cloud: Cloud, guesses: Sequence[Cell] = ()) -> Panel:
+    """The image at the top of the README: a row of classes, one of depth, and one of what may be behind a cover.
 
     Args:
         segmentation: A frame, its predictor and the trajectory of its denoising.
         depth: Likewise.
-        normals: The normals of the depth.
-        cloud: Its point cloud.
+        cloud: The depth as a point cloud.
+        guesses: Six cells of an image with a part covered, if a model of completion is at hand.
     """
     frame, predictor, _ = segmentation
     height, width = frame.image.shape[:2]
@@ -214,21 +262,21 @@ def hero_panel(segmentation: Example, depth: Example, normals: Cell, cloud: Clou
         cloud.points_m, cloud.colors["image"], size=(width * 2, height * 2), focal_px=cloud.focal_px, yaw_deg=14, pitch_deg=10
     )
     points = Cell("point cloud", np.asarray(Image.fromarray(view).resize((width, height), Image.Resampling.BOX)))
-    rows = frame_rows(frame, predictor, shared_limit([frame]))
-    cells = _hero_row(segmentation, [Cell("uncertainty", rows[2][-1].image), Cell("errors", rows[1][-1].image)])
-    cells += _hero_row(depth, [Cell("normals", normals.image), points])
+    cells = [*_hero_row(segmentation)[:6], *_hero_row(depth)[:5], points, *guesses]
     return Panel(cells, columns=6, legend=frame_legend(frame, predictor))
 
 
-def _hero_row(example: Example, last: list[Cell]) -> list[Cell]:
+def _hero_row(example: Example) -> list[Cell]:
+    """Image, noise if there was any, map, truth, uncertainty, interval where there was none, errors."""
     frame, predictor, trajectory = example
     height, width = frame.image.shape[:2]
-    many = max(frame.by_steps)
-    maps, (truth, *_), *_ = frame_rows(frame, predictor, LEAST_LIMIT)
+    found = frame_cells(frame, predictor, shared_limit([frame]))
     cells = [Cell("image", frame.image)]
     if trajectory:
         noise = Image.fromarray(noisy_images(trajectory)[0]).resize((width, height), Image.Resampling.NEAREST)
         cells.append(Cell("noise", np.asarray(noise)))
     what = "classes" if predictor.has_classes else "depth"
-    cells += [Cell(f"{what}, {counted(many, 'step')}", maps[-1].image), Cell("truth", truth.image)]
-    return cells + last
+    cells += [Cell(f"{what}, {counted(max(frame.by_steps), 'step')}", found.maps[-1].image), Cell("truth", found.truth.image)]
+    cells.append(Cell("uncertainty", found.unsure[-1].image))
+    cells += [] if trajectory else [Cell(found.last.title, found.last.image)]
+    return [*cells, Cell("errors", found.errors[-1].image)]

@@ -38,7 +38,7 @@ from noise2map.models.decoding import DecodingOptions
 from noise2map.report.animation import DenoisingStep, denoising_frames, save_animation
 from noise2map.report.html import Cloud, GalleryItem, Page
 from noise2map.report.palettes import depth_range
-from noise2map.report.panels import Cell, Panel, render
+from noise2map.report.panels import Panel, render
 from noise2map.report.tables import text_table, write_csv
 from noise2map.runs.files import write_image
 from noise2map.runs.output_folder import claim
@@ -130,8 +130,8 @@ def _make(options: DemoOptions) -> list[str]:
     sections: list[DemoSection] = [segmentation, depth, cloud]
     if normals is not None:
         sections.append(NormalsSection(normals, options.step_counts, options.frames, options.seed, options.scored))
-    if completion is not None:
-        sections.append(CompletionSection(completion, max(1, options.frames // 2), options.seed))
+    behind = None if completion is None else CompletionSection(completion, max(1, options.frames // 2), options.seed)
+    sections += [behind] if behind is not None else []
     sections += [BevSection(bev, options.seed)] * bool(bev)
     if generator is not None:
         sections.append(GuidanceSection(generator, options.generator, options.depth_model))
@@ -151,7 +151,7 @@ def _make(options: DemoOptions) -> list[str]:
         lines += section.show(page, options.out)
     page.write(options.out / "index.html")
     if options.hero is not None:
-        panel = hero_panel(segmentation.example, depth.example, cloud.normals, cloud.cloud)
+        panel = hero_panel(segmentation.example, depth.example, cloud.cloud, behind.example if behind is not None else ())
         write_image(options.hero, render(panel, width=2040, theme="dark"), optimize=True)
     return lines
 
@@ -229,11 +229,14 @@ class MapSection(DemoSection):
         scores = [f"{factor * one.scores[key]:.1f}{unit} at {counted(one.steps, 'step')}" for one in self.scores]
         ends = scores[:1] + scores[-1:] * (len(scores) > 1)
         verdict = f"Over {counted(len(self.frames), 'frame')} {name} is {' and '.join(ends)}"
-        return (
-            f"Frames of maps that were not trained on. The same weights and the same noise at {_and(self.steps)} steps, "
-            f"{counted(self.samples, 'noise sample')}; {what} against the truth, and where the model itself is unsure, all on one "
-            f"scale. {verdict}."
-        )
+        if len(self.steps) == 1:
+            how = f"One call of the decoder; {what} against the truth, and how far off the model itself takes them to be"
+        else:
+            how = (
+                f"The same weights and the same noise at {_and(self.steps)} steps, {counted(self.samples, 'noise sample')}; {what} "
+                "against the truth, and where the model itself is unsure, all on one scale"
+            )
+        return f"Frames of maps that were not trained on. {how}. {verdict}."
 
 
 def _and(numbers: tuple[int, ...]) -> str:
@@ -245,12 +248,10 @@ class CloudSection(DemoSection):
 
     Attributes:
         cloud: The cloud.
-        normals: Its normals as a cell.
     """
 
     title = "In three dimensions"
     cloud: Cloud
-    normals: Cell
 
     def __init__(self, segmentation: MapSection, depth: MapSection) -> None:
         self.segmentation, self.depth = segmentation, depth
@@ -272,7 +273,6 @@ class CloudSection(DemoSection):
             "The points are in `room.ply`.",
         )
         cells = room_cells(frame, room, steps)
-        self.normals = cells[2]
         page.cloud(self.cloud, f"{frame.place}  ·  {frame.id}", "drag to turn, wheel to come nearer")
         page.cells([cells])
         write_image(out / "normals.png", render(Panel(cells)))
@@ -323,6 +323,6 @@ class ScoreSection(DemoSection):
         page.section("Do it yourself")
         page.code(
             f"noise2map predict PHOTO_OR_FOLDER --model {self.options.segmentation_model} --out maps\n"
-            f"noise2map evaluate --model {self.options.depth_model} --steps 1,3,10"
+            f"noise2map evaluate --model {self.options.segmentation_model} --steps 1,3,10"
         )
         return lines
