@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from tiny_bev import save_room_bev
 from tiny_models import tiny_depth_model, tiny_segmenter
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from noise2map.calibration.drawing import DrawnImages
 from noise2map.calibration.run import CalibrationOptions, fit_and_score, split_images
@@ -229,6 +230,30 @@ def test_every_layer_finds_its_own_temperature():
     assert held_out == sorted(held_out) and rows["held out", "after"]["ece"] < 0.03
     drawn.pixels.truth[:, 1] = 0  # a layer that is nowhere
     assert calibrator.fit(drawn.pixels, LEVELS, None).temperature[1] == 1
+
+
+def test_what_no_temperature_mends_isotonic_confidences_do(models, tmp_path, capsys):
+    """Half of the pixels are honest, half are said twice too surely where they are sure at all; scored by torchmetrics."""
+    generator = torch.Generator().manual_seed(0)
+    honest = torch.randn(40000, 8, generator=generator) * 2
+    truth = torch.multinomial(honest.softmax(1), 1, generator=generator)[:, 0]
+    sure = honest.softmax(1).amax(1) > 0.6
+    stated = torch.where(sure[:, None], honest * 3, honest)
+    image = torch.zeros(20000, dtype=torch.long)
+    first, second = (DrawnPixels(stated[part], truth[part], image) for part in (slice(20000), slice(20000, None)))
+    calibrator = get_task("segmentation").calibrator(tiny_segmenter(num_labels=8))
+    errors = {}
+    for method in calibrator.methods:
+        fitted = calibrator.by(method).fit(first, LEVELS, None)
+        logits = fitted.correct_classes(second.as_maps()[0])[0, :, :, 0].T
+        assert logits.argmax(1).equal(second.stated.argmax(1))
+        errors[method] = float(multiclass_calibration_error(logits.softmax(1), second.truth, num_classes=8, n_bins=15))
+        assert calibrator.scores(second, fitted)["ece"] == pytest.approx(errors[method], abs=1e-4)
+    assert errors["isotonic"] < 0.015 < 0.03 < errors["temperature"]
+    code, _, err = calibrate(capsys, models / "laplace", tmp_path / "out", "--method", "isotonic")
+    assert code == 2 and "method is 'isotonic'; expected 'temperature' for this model" in err
+    assert calibrate(capsys, models / "classes", tmp_path / "out", "--method", "isotonic", "--average", "steps")[0] == 0
+    assert len(load_model(tmp_path / "out")[0].calibration.confidences) > 1
 
 
 def test_sets_cover_and_are_smaller_than_those_of_the_probabilities():

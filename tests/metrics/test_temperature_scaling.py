@@ -1,11 +1,13 @@
 """Temperature scaling against the temperature the data was made with, and against a scan of the loss."""
 
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import isotonic_regression
 from torch.nn.functional import cross_entropy
 
 from noise2map.metrics import fit_temperature
-from noise2map.metrics.calibration import LOWEST_TEMPERATURE
+from noise2map.metrics.calibration import LOWEST_TEMPERATURE, fit_confidences
 
 
 def _data(temperature: float, seed: int = 0, sharpness: float = 3.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,3 +73,24 @@ def test_one_pixel_of_each_image_is_the_least():
     assert fit_temperature(logits.split(1), labels.split(1), pixels_per_image=1) > 0
     with pytest.raises(ValueError, match="at least 1, got 0"):
         fit_temperature(logits.split(1), labels.split(1), pixels_per_image=0)
+
+
+@pytest.mark.parametrize("groups", [20, 3])
+def test_confidences_are_the_isotonic_regression_of_scipy(groups):
+    generator = torch.Generator().manual_seed(5)
+    confidence = 0.2 + 0.8 * torch.rand(997, generator=generator)
+    correct = torch.rand(997, generator=generator) < 0.4 + 0.5 * confidence.square()
+    x, share = np.array(fit_confidences(confidence, correct, groups)).T
+    order = np.argsort(confidence.numpy())
+    parts = [(confidence.numpy()[one], correct.numpy()[one]) for one in np.array_split(order, groups)]
+    np.testing.assert_allclose(x, [float(c.astype(float).mean()) for c, _ in parts], rtol=1e-6)
+    raw, weights = [r.mean() for _, r in parts], [len(r) for _, r in parts]
+    np.testing.assert_allclose(share, isotonic_regression(raw, weights=weights).x, atol=1e-12)
+    assert (groups == 3) == bool((np.diff(raw) > 0).all())  # with many groups some had to be pooled
+
+
+def test_confidences_of_few_or_equal_pixels():
+    assert fit_confidences(torch.tensor([0.5]), torch.tensor([True])) == ((0.5, 1.0),)
+    assert fit_confidences(torch.full((8,), 0.75), torch.tensor([1, 0] * 4).bool(), 4) == ((0.75, 0.5),)
+    with pytest.raises(ValueError, match="at least one"):
+        fit_confidences(torch.zeros(0), torch.zeros(0))

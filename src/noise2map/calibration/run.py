@@ -41,6 +41,7 @@ class CalibrationOptions:
         split: Its split; None for the one that scores are published for.
         limit: Images, 0 for all.
         decoding: How maps are decoded; the checkpoint's way where nothing is chosen.
+        method: How what the model states is corrected: ``"temperature"``, or ``"isotonic"`` for classes.
         levels: Levels of coverage to fit.
         held_out: Share of the images that are not calibrated on and scored.
         cluster: What is held out as a whole, ``"image"`` or ``"map"``; None for maps where the data tells them.
@@ -60,6 +61,7 @@ class CalibrationOptions:
     split: str | None = None
     limit: int = 0
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
+    method: str = "temperature"
     levels: Sequence[float] = LEVELS
     held_out: float = 0.5
     cluster: str | None = None
@@ -146,13 +148,18 @@ def run_calibration(chosen: CalibrationOptions, overwrite: bool = False, progres
     model, processor = load_model(chosen.model, device, "float32", ("noise2map", "noise2map-bev"))
     task = task_of(model)
     data, split = open_images(task, model, processor, chosen.model, chosen.dataset, chosen.root, chosen.split, chosen.limit)
-    decoding, calibrator = chosen.decoding.resolved(model.config), task.calibrator(model)
+    decoding, calibrator = chosen.decoding.resolved(model.config), task.calibrator(model).by(chosen.method)
     with tqdm(total=len(data), desc="images", unit="image", disable=None if progress else True) as bar:
         drawn = draw_images(model, processor, task, calibrator, data, decoding, chosen.pixels, chosen.batch_size, bar.update)
     parts = split_images(drawn, chosen)
     facts: dict[str, Any] = {"model": label_of(chosen.model), "dataset": chosen.dataset, "split": split, "decoding": decoding.name}
     facts |= {"calibrating": said(drawn, parts["calibrated on"]), "held_out": said(drawn, parts.get("held out", []))}
-    facts |= {"unit": chosen.unit, "pixels": chosen.pixels, **provenance(device, model.dtype, decoding.seed)}
+    facts |= {
+        "method": chosen.method,
+        "unit": chosen.unit,
+        "pixels": chosen.pixels,
+        **provenance(device, model.dtype, decoding.seed),
+    }
     report = fit_and_score(calibrator, drawn, parts, chosen, facts)
     with checkpoint.writing(model, processor, report.calibration) as folder:
         report.write(folder)
@@ -176,7 +183,7 @@ def fit_and_score(
     groups = None if chosen.unit == "pixel" else group_numbers(drawn.clusters(chosen.unit), pixels)
     fitted = calibrator.fit(pixels, sorted(chosen.levels), groups)
     record = {name: facts[name] for name in ("dataset", "split", "decoding", "calibrating", "unit", "pixels", "seed")}
-    fitted = replace(fitted, fitted_on=record)
+    fitted = replace(fitted, fitted_on=record | {"method": chosen.method})
     baselines = calibrator.baselines(pixels, fitted, groups)
     variants: dict[str, Calibration | None] = {"before": None, **baselines, "after": fitted}
     rows, curves = [], {}

@@ -209,3 +209,40 @@ def fit_temperature(
         middle = (low * high) ** 0.5
         low, high = (low, middle) if slope(middle) > 0 else (middle, high)
     return (low * high) ** -0.5
+
+
+def fit_confidences(confidence: Tensor, correct: Tensor, groups: int = 20) -> tuple[tuple[float, float], ...]:
+    """Rising curve from confidence to the share of right pixels: isotonic regression (Zadrozny & Elkan 2002).
+
+    Pixels are first joined to groups of equal number by confidence, so that a curve is a few numbers; groups whose shares fall are
+    then pooled (pool adjacent violators), which is the rising curve of least squared error.
+
+    Args:
+        confidence: Probability of the likeliest class, `(P,)`.
+        correct: Whether it is right, `(P,)`.
+        groups: Most knots.
+
+    Returns:
+        Knots `(mean confidence, share)`, rising in both.
+
+    Raises:
+        ValueError: If shapes differ or there is no pixel.
+    """
+    if confidence.ndim != 1 or confidence.shape != correct.shape or not len(confidence):
+        raise ValueError(
+            f"need confidences and bools (P,), at least one; got shapes {tuple(confidence.shape)} and {tuple(correct.shape)}"
+        )
+    ordered, order = confidence.double().sort()
+    pairs = zip(ordered.tensor_split(groups), correct[order].double().tensor_split(groups))
+    knots = [(float(x.mean()), float(y.mean()), len(x)) for x, y in pairs if len(x)]
+    blocks: list[list[float]] = []  # share, weight, number of knots
+    for _, share, weight in knots:
+        blocks.append([share, weight, 1])
+        while len(blocks) > 1 and blocks[-2][0] >= blocks[-1][0]:
+            share, weight, count = blocks.pop()
+            last = blocks[-1]
+            last[0] = (last[0] * last[1] + share * weight) / (last[1] + weight)
+            last[1], last[2] = last[1] + weight, last[2] + count
+    shares = [share for share, _, count in blocks for _ in range(int(count))]
+    rising = {x: share for (x, _, _), share in zip(knots, shares)}  # groups of the same confidence are one knot
+    return tuple(rising.items())

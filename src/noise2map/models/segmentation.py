@@ -142,7 +142,7 @@ class Noise2MapForSemanticSegmentation(MapModel):
     task = "segmentation"
     default_uncertainty = "entropy"
     objectives = ("task", "l2", "energy", "low_rank")
-    calibrated_parts = ("thresholds",)
+    calibrated_parts = ("confidences", "thresholds")
 
     def __init__(self, config: Noise2MapConfig) -> None:
         """Builds the model with fresh weights.
@@ -242,7 +242,7 @@ class Noise2MapForSemanticSegmentation(MapModel):
         self, prediction: Tensor, kinds: dict[str, Tensor], calibration: Calibration, log_probabilities: bool
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See `MapModel.calibrate`; entropy and least confidence are those of the corrected probabilities."""
-        logits, link = calibration.cool(self.map_of(prediction)), Softmax()
+        logits, link = calibration.correct_classes(self.map_of(prediction)), Softmax()
         if log_probabilities:
             logits = logits.log_softmax(1)
         p = logits.softmax(1)

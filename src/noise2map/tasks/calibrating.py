@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -51,7 +51,27 @@ class DrawnPixels:
 
 
 class Calibrator(ABC):
-    """Fits and scores calibrations of one model."""
+    """Fits and scores calibrations of one model.
+
+    Attributes:
+        methods: How what the model states can be corrected.
+        method: How it is.
+    """
+
+    methods: ClassVar[tuple[str, ...]] = ("temperature",)
+    method: str = "temperature"
+
+    def by(self, method: str) -> "Calibrator":
+        """This calibrator with another method.
+
+        Raises:
+            ValueError: If maps of the task are not corrected so.
+        """
+        if method not in self.methods:
+            expected = " or ".join(map(repr, self.methods))
+            raise ValueError(f"method is {method!r}; expected {expected} for this model")
+        self.method = method
+        return self
 
     @abstractmethod
     def stated(self, output: Any, row: int, processed: tuple[int, int], size: tuple[int, int]) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from noise2map.data.images import open_class_map
 from noise2map.metrics import ExpectedCalibrationError, ProbabilityScores, SegmentationScores, fit_temperature, segmentation_scores
+from noise2map.metrics.calibration import fit_confidences
 from noise2map.metrics.conformal import conformal_threshold, naive_sets
 from noise2map.metrics.samples import LabelSampleScores
 from noise2map.models import MapSegmenterOutput, Noise2MapForSemanticSegmentation
@@ -179,7 +180,8 @@ def label_image(labels: np.ndarray, palette: np.ndarray) -> Image.Image:
 
 
 class ClassCalibrator(Calibrator):
-    """Calibrates class probabilities by a temperature, and sets of classes by a least probability.
+    """Calibrates class probabilities by a temperature, with ``method="isotonic"`` by what confidences came true after it, and sets
+    of classes by a least probability.
 
     Sets are the least ambiguous ones (Sadinle, Lei & Wasserman 2019) that always hold the likeliest class: they do not fall below
     the coverage of the map itself.
@@ -188,6 +190,8 @@ class ClassCalibrator(Calibrator):
         id2label: The classes.
         ignore_index: True label of the pixels that do not count.
     """
+
+    methods = ("temperature", "isotonic")
 
     def __init__(self, id2label: dict[int, str], ignore_index: int) -> None:
         self.id2label, self.ignore_index = id2label, ignore_index
@@ -213,6 +217,10 @@ class ClassCalibrator(Calibrator):
             raise ValueError("no drawn pixel is wrong; expected images on which the model errs, or any confidence is right")
         found = Calibration(temperature=fit_temperature([logits], [labels], self.ignore_index, labels.numel()))
         p = self._probabilities(pixels, found)
+        if self.method == "isotonic":
+            confidence, likeliest = p.max(1)
+            found = replace(found, confidences=fit_confidences(confidence, likeliest == pixels.truth))
+            p = self._probabilities(pixels, found)
         of_truth = p.gather(1, pixels.truth[:, None])[:, 0]
         badness = torch.where(of_truth == p.amax(1), 0, 1 - of_truth)
         fitted = [(level, conformal_threshold(badness, level, groups)) for level in levels]
@@ -220,7 +228,7 @@ class ClassCalibrator(Calibrator):
         return replace(found, levels=tuple(level for level, _ in reached), thresholds=tuple(least for _, least in reached))
 
     def _probabilities(self, pixels: DrawnPixels, calibration: Calibration | None) -> Tensor:
-        return (calibration or Calibration()).cool(pixels.as_maps()[0]).double().softmax(1)[0, :, :, 0].T
+        return (calibration or Calibration()).correct_classes(pixels.as_maps()[0]).double().softmax(1)[0, :, :, 0].T
 
     def scores(self, pixels: DrawnPixels, calibration: Calibration | None) -> dict[str, float]:
         """See `Calibrator.scores`; ``brier``, ``coverage_90``, ``coverage_95`` and the mean sizes of the sets.

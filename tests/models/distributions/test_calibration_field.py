@@ -1,7 +1,9 @@
 """The calibration of a checkpoint: what it does to outputs, and what it refuses."""
 
+import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from tiny_bev import inputs, tiny_bev
@@ -41,6 +43,39 @@ def test_logits_are_divided_and_sets_follow_the_probabilities():
     entropy = -(p * p.log()).sum(1) / math.log(5)
     torch.testing.assert_close(after.uncertainties["entropy"], entropy, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(after.uncertainty, entropy, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_confidences_become_what_came_true_and_the_likeliest_class_stays():
+    knots = ((0.4, 0.3), (0.7, 0.6), (0.95, 0.97))
+    model = tiny_segmenter()
+    field = {"temperature": 0.05, "confidences": [list(knot) for knot in knots]}
+    features = model.encode_image(images(4))
+    cells = []  # corrected before they are resized
+    for calibration, factor in ((None, 0.05), (field, 1)):
+        model.config.calibration = calibration
+        logits = model.decode_map(features, generator=noise(4)).logits.double() / factor
+        cells.append(logits.softmax(1).movedim(1, -1).flatten(0, -2).numpy())
+    p, after = cells
+    x, y = zip((0, 0), *knots, (1, 1))
+    first, second = np.sort(p, 1)[:, -1], np.sort(p, 1)[:, -2]
+    # What the second class would get never exceeds what the first one gets.
+    expected = np.maximum(np.interp(first, x, y), second / (1 - first + second))
+    np.testing.assert_allclose(after.max(1), expected, atol=2e-6)
+    assert (expected > np.interp(first, x, y)).any() and (expected == np.interp(first, x, y)).any()
+    np.testing.assert_allclose(after.sum(1), 1, atol=1e-6)
+    rows, places = np.arange(len(p)), p.argmax(1)
+    np.testing.assert_allclose(after[rows, places], after.max(1), atol=2e-6)
+    others = p.copy()
+    others[rows, places] = 0
+    np.testing.assert_allclose(
+        np.delete(after, 0, 1)[places == 0], (others * ((1 - expected) / others.sum(1))[:, None])[places == 0][:, 1:], atol=2e-6
+    )
+    found = Calibration.read(field)
+    assert found.confidences == knots and Calibration.read(json.loads(json.dumps(found.as_field()))) == found
+    assert "confidences" not in Calibration(temperature=2.0).as_field()
+    sure = found.correct_classes(torch.tensor([[80.0, 0.0, -80.0]])[:, :, None, None])
+    assert bool(sure.isfinite().all()) and float(sure.softmax(1).amax()) == pytest.approx(1 - 1e-6, abs=1e-7)
 
 
 def test_averaged_probabilities_are_sharpened_and_still_add_up():
@@ -147,6 +182,9 @@ def test_a_level_is_a_probability_that_was_fitted():
         ({"thresholds": [0.1, 0.5], "levels": [0.5, 0.9]}, "expected falling numbers"),
         ({"thresholds": 0.5, "levels": [0.5]}, "expected a list of numbers"),
         ({"levels": [1.0]}, "expected levels between 0 and 1"),
+        ({"confidences": [0.5, 0.6]}, "expected pairs of confidence and share"),
+        ({"confidences": [[0.5, 1.5]]}, "calibration.confidences is 1.5; expected probabilities"),
+        ({"confidences": [[0.5, 0.6], [0.6, 0.5]]}, "expected rising pairs"),
     ],
 )
 def test_what_no_calibration_can_be_is_refused(field, message):

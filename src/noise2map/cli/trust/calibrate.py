@@ -24,6 +24,10 @@ def calibrate(
     average: options.Average = None,
     sampler: options.MapSampler = None,
     sampling: options.MapSampling = None,
+    method: Annotated[
+        Literal["temperature", "isotonic"],
+        typer.Option(help="One temperature; for classes also isotonic: after it, the confidence that came true."),
+    ] = "temperature",
     levels: Levels = None,
     held_out: Annotated[float, typer.Option(min=0, max=0.95, help="Share of the images to score on, not to calibrate on.")] = 0.5,
     cluster: Annotated[
@@ -62,6 +66,7 @@ def calibrate(
         split=split,
         limit=limit,
         decoding=decoding,
+        method=method,
         levels=levels or LEVELS,
         held_out=held_out,
         cluster=cluster,

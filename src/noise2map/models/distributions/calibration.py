@@ -11,6 +11,7 @@ from torch import Tensor
 
 # A central interval further out than this holds all but 1e-9 of a distribution, whatever its level is called.
 _FARTHEST = 20.0
+_SUREST = 1 - 1e-6  # no class is certain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,8 @@ class Calibration:
 
     Attributes:
         temperature: Divides the logits (Guo et al. 2017), one number, or one for each layer; multiplies a predicted scale.
+        confidences: Knots ``(confidence, share of right pixels)`` of a rising curve, of classes: the likeliest class gets the
+            probability that it came true with (Zadrozny & Elkan 2002), after the temperature.
         scale: A scale that holds at every pixel, for a model that predicts none; replaces the one of a model that does.
         levels: Levels of coverage, ascending, between 0 and 1.
         radii: For each level the radius of the interval that holds so many truths, for depth and directions. The unit is that of
@@ -32,6 +35,7 @@ class Calibration:
     """
 
     temperature: float | tuple[float, ...] = 1.0
+    confidences: tuple[tuple[float, float], ...] = ()
     scale: float | None = None
     levels: tuple[float, ...] = ()
     radii: tuple[float, ...] = ()
@@ -41,6 +45,11 @@ class Calibration:
     def __post_init__(self) -> None:
         temperatures = self.temperature if isinstance(self.temperature, tuple) else (self.temperature,)
         _check("temperature", temperatures, lambda x: x > 0, "positive numbers")
+        if any(not isinstance(knot, tuple) or len(knot) != 2 for knot in self.confidences):
+            raise ValueError(f"calibration.confidences is {list(self.confidences)}; expected pairs of confidence and share")
+        _check("confidences", [one for knot in self.confidences for one in knot], lambda x: 0 <= x <= 1, "probabilities")
+        if any(a[0] >= b[0] or a[1] > b[1] for a, b in itertools.pairwise(self.confidences)):
+            raise ValueError(f"calibration.confidences is {list(self.confidences)}; expected rising pairs")
         _check("scale", () if self.scale is None else (self.scale,), lambda x: x > 0, "a positive number")
         _check("levels", self.levels, lambda x: 0 < x < 1, "levels between 0 and 1")
         _check("radii", self.radii, lambda x: x >= 0, "numbers of at least 0")
@@ -65,19 +74,22 @@ class Calibration:
         """
         if value is None:
             return None
-        known = {"temperature", "levels", "fitted_on", *(("scale", "radii", "thresholds") if parts is None else parts)}
+        every = ("confidences", "scale", "radii", "thresholds")
+        known = {"temperature", "levels", "fitted_on", *(every if parts is None else parts)}
         for name in value:
             if name not in known:
                 raise ValueError(f"calibration holds {name!r}; expected {', '.join(sorted(known))}")
         lists: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in value.items()}
-        for name in ("levels", "radii", "thresholds"):
+        for name in ("levels", "radii", "thresholds", "confidences"):
             if not isinstance(lists.get(name, ()), tuple):
                 raise ValueError(f"calibration.{name} is {lists[name]!r}; expected a list of numbers")
-        return cls(**lists)
+        knots = lists.get("confidences", ())
+        return cls(**{**lists, "confidences": tuple(tuple(knot) if isinstance(knot, list | tuple) else knot for knot in knots)})
 
     def as_field(self) -> dict[str, Any]:
         """JSON values for the field of a configuration; what was not fitted is left out."""
-        lists = {name: list(one) if isinstance(one, tuple) else one for name, one in asdict(self).items()}
+        lists: dict[str, Any] = {name: list(one) if isinstance(one, tuple) else one for name, one in asdict(self).items()}
+        lists["confidences"] = [list(knot) for knot in self.confidences]
         return {name: one for name, one in lists.items() if one is not None and one != []}
 
     def cool(self, logits: Tensor) -> Tensor:
@@ -85,6 +97,32 @@ class Calibration:
         if isinstance(self.temperature, tuple):
             return logits / logits.new_tensor(self.temperature).view(-1, 1, 1)
         return logits / self.temperature
+
+    def correct_classes(self, logits: Tensor) -> Tensor:
+        """Logits of classes ``(B, K, h, w)`` whose softmax is calibrated: cooled, and with the confidence that came true.
+
+        The other classes share what the likeliest one leaves in the proportion that they had; it stays the likeliest.
+        """
+        cooled = self.cool(logits)
+        if not self.confidences:
+            return cooled
+        log_p = cooled.float().log_softmax(1)
+        (log_first, log_second), places = log_p.topk(2, 1)[0].unbind(1), log_p.argmax(1, keepdim=True)
+        log_rest = log_p.scatter(1, places, -math.inf).logsumexp(1)  # 1 - p of the likeliest, also where p rounds to 1
+        share = self._came_true(log_first.exp())
+        # The likeliest class stays the likeliest: of what it leaves the second gets exp(log_second - log_rest).
+        least = torch.sigmoid(log_second - log_rest)
+        share = torch.maximum(share, least).clamp(max=_SUREST)
+        others = log_p + (torch.log1p(-share) - log_rest).unsqueeze(1)
+        return others.scatter(1, places, share.log().unsqueeze(1)).to(logits.dtype)
+
+    def _came_true(self, confidence: Tensor) -> Tensor:
+        """Share of right pixels at confidences of any shape, by linear interpolation between the knots, 0 at 0 and 1 at 1."""
+        stated, true = confidence.new_tensor([(0.0, 0.0), *self.confidences, (1.0, 1.0)]).T.contiguous()
+        above = torch.searchsorted(stated, confidence.contiguous()).clamp(1, len(stated) - 1)
+        low, high = stated[above - 1], stated[above]
+        part = (confidence - low) / (high - low).clamp(min=torch.finfo(low.dtype).tiny)
+        return true[above - 1] + part * (true[above] - true[above - 1])
 
     def scales(self, predicted: Tensor) -> Tensor:
         """Predicted scales of any shape, corrected."""
