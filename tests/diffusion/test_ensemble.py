@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from noise2map.diffusion import draw_noise, image_generator
-from noise2map.diffusion.ensemble import check_noise, entropy, fold, generator_list, unfold
+from noise2map.diffusion.ensemble import check_noise, entropy, entropy_of_logits, fold, generator_list, unfold
 
 
 def test_image_generator_is_the_same_in_every_process():
@@ -112,3 +112,18 @@ def test_entropy_of_certainty_and_of_ignorance():
     assert float(entropy(torch.tensor([[1.0, 0.0, 0.0]]))) == 0
     assert float(entropy(torch.full((1, 7), 1 / 7))) == pytest.approx(1)
     assert entropy(torch.full((2, 3, 7), 1 / 7), dim=2).shape == (2, 3)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_entropy_of_logits_is_that_of_their_softmax(dim):
+    logits = torch.randn(7, 7, 5, generator=torch.Generator().manual_seed(0)) * 20
+    logits[:, :, 0], logits[0, 0, 1] = -300.0, -math.inf  # ignorance; a class that cannot be
+    value, largest = entropy_of_logits(logits.clone(), dim)
+    p = logits.double().softmax(dim)
+    assert torch.allclose(value, entropy(p, dim).float(), atol=1e-6)
+    assert torch.allclose(largest, p.amax(dim).float(), atol=1e-6)
+
+
+def test_entropy_of_logits_has_the_gradient_of_that_of_probabilities():
+    logits = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda z: entropy_of_logits(z)[0], (logits,))

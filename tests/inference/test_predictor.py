@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 from tiny_models import tiny_depth_model, tiny_segmenter
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from noise2map.diffusion import image_generator
 from noise2map.inference import memory
@@ -15,6 +17,7 @@ from noise2map.inference.predictor import Predictor
 from noise2map.models import Noise2MapImageProcessor
 from noise2map.models.decoding import DecodingOptions, PredictionOptions
 from noise2map.models.image_processing import resized_argmax
+from noise2map.models.resizing import resized_strips
 
 PROCESSOR = {"size": {"shortest_edge": 48, "longest_edge": 256}}
 
@@ -224,13 +227,54 @@ def test_half_precision_is_close():
     assert np.median(np.abs(half / full - 1)) < 0.05
 
 
-@pytest.mark.parametrize("size", [(37, 53), (8, 6), (3, 4), (8, 40)])
-def test_strips_equal_one_enlargement(size):
+@pytest.mark.parametrize("sizes", [[(37, 53)], [(8, 6)], [(3, 4)], [(8, 40)], [(32, 24), (50, 35)], [(5, 30), (20, 60)], []])
+def test_strips_equal_one_enlargement(sizes):
     logits = torch.randn(7, 8, 6, generator=torch.Generator().manual_seed(0))
-    whole = functional.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
-    found = resized_argmax(logits, size, strip_floats=7 * size[1] * 2)
-    top = whole.topk(2, dim=0).values
-    assert ((found == whole.argmax(0)) | (top[0] - top[1] < 1e-5)).all()
+    whole = logits[None]
+    for size in sizes:
+        whole = functional.interpolate(whole, size=size, mode="bilinear", align_corners=False)
+    strips = list(resized_strips(logits, *sizes, strip_floats=7 * whole.shape[-1] * 2))
+    assert len(strips) == -(-whole.shape[-2] // 2)
+    assert torch.allclose(torch.cat(strips, 1), whole[0], atol=1e-5)
+    found, top = resized_argmax(logits, *sizes), whole[0].topk(2, dim=0).values
+    assert ((found == whole[0].argmax(0)) | (top[0] - top[1] < 1e-5)).all()
+
+
+def test_strips_of_whole_multiples_are_the_very_rows():
+    logits = torch.randn(5, 9, 7, generator=torch.Generator().manual_seed(0))
+    whole = functional.interpolate(logits[None], size=(36, 28), mode="bilinear", align_corners=False)[0]
+    assert torch.equal(torch.cat(list(resized_strips(logits, (36, 28), strip_floats=5 * 28 * 3)), 1), whole)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the most elements that a result of any operator has."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        out = function(*arguments, **(keywords or {}))
+        self.elements = max([self.elements, *(one.numel() for one in tree_leaves(out) if isinstance(one, torch.Tensor))])
+        return out
+
+
+@pytest.mark.parametrize("size", [(256, 256), (200, 300)])
+def test_class_maps_never_take_all_scores_at_full_size(size):
+    classes, side = 128, 256
+    model = tiny_segmenter(num_labels=classes)
+    predictor = Predictor(model, Noise2MapImageProcessor(size={"height": side, "width": side}))
+    with LargestTensor() as largest:
+        found = predictor(picture(*size), ["x"], num_inference_steps=2, seed=3)[0]
+    assert largest.elements < classes * side * side * 0.6
+    inputs = predictor.processor(images=picture(*size), return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**inputs, num_inference_steps=2, generator=[image_generator(3, "x")]).logits
+    logits = functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)[0]
+    top = logits.topk(2, dim=0).values
+    assert ((torch.from_numpy(found.labels.astype(int)) == logits.argmax(0)) | (top[0] - top[1] < 1e-5)).all()
+    p = logits.softmax(0)
+    np.testing.assert_allclose(found.uncertainty, -(p * p.log()).sum(0).numpy() / np.log(classes), atol=1e-5)
 
 
 def test_memory_grows_with_the_work_and_bounds_the_batch(monkeypatch):

@@ -4,6 +4,7 @@ Each image has its own generator, so that its map does not depend on the batch i
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import torch
@@ -87,6 +88,21 @@ def entropy(probabilities: Tensor, dim: int = 1) -> Tensor:
     count = probabilities.shape[dim]
     value = -(torch.xlogy(probabilities, probabilities)).sum(dim)
     return (value / torch.log(torch.tensor(float(max(count, 2)), device=value.device))).clamp(0, 1)
+
+
+_LEAST_LOGIT = -100.0  # below the largest: a probability of e^-100 adds nothing, and 0 times infinity is no number
+
+
+def entropy_of_logits(logits: Tensor, dim: int = 1) -> tuple[Tensor, Tensor]:
+    """`entropy` of the softmax of logits, and its largest probability, without ever holding the probabilities.
+
+    With ``z`` the logits minus the largest, ``S = sum e^z`` and ``H = log S - sum z e^z / S``: one exponential for each class.
+    """
+    z = (logits - logits.amax(dim, keepdim=True)).clamp_(min=_LEAST_LOGIT)
+    powers = z.exp()
+    total = powers.sum(dim)
+    value = total.log() - (powers * z).sum(dim) / total
+    return (value / math.log(max(logits.shape[dim], 2))).clamp(0, 1), total.reciprocal()
 
 
 Generator = torch.Generator | list[torch.Generator] | None

@@ -136,24 +136,27 @@ class Predictor:
             options: Steps, samples, averaging, seed.
             every_uncertainty: Return every kind of uncertainty, not only the one the checkpoint names.
         """
-        out = self.decode_batch(batch, ids, options)
+        width, height = batch.size
+        before = [(height, width)] if self._task.reads_cells else []
+        out = self.decode_batch(batch, ids, options, at_cells=self._task.reads_cells)
         name = self.model.config.uncertainty or self.model.default_uncertainty
-        predictions = predictions_of(out, self._task, self.processor, batch.images, ids, name, every_uncertainty)
+        predictions = predictions_of(out, self._task, self.processor, batch.images, ids, name, every_uncertainty, before)
         for one in predictions:
             one.processed_size, one.id2label, one.palette = batch.size, self.id2label, self.palette
         if options.interval is not None:
             for row, (one, image) in enumerate(zip(predictions, batch.images)):
-                one.interval = self._task.interval(out, row, options.interval, (image.height, image.width))
+                one.interval = self._task.interval(out, row, options.interval, *before, (image.height, image.width))
         return predictions
 
     @torch.inference_mode()
-    def decode_batch(self, batch: ImageBatch[Any], ids: Sequence[str], options: PredictionOptions) -> Any:
-        """The model's output for images that are processed at one size, as `MapModel.decode_map` returns it.
+    def decode_batch(self, batch: ImageBatch[Any], ids: Sequence[str], options: PredictionOptions, at_cells: bool = False) -> Any:
+        """The model's output for images that are processed at one size, at that size.
 
         Args:
             batch: As `batches` makes it.
             ids: A stable name for each image, which with the seed fixes its noise.
             options: Steps, samples, averaging, seed.
+            at_cells: Leave it as `MapModel.decode_map` returns it, at the size of the features.
         """
         width, height = batch.size
         inputs = self.processor(
@@ -163,8 +166,11 @@ class Predictor:
             keep_aspect_ratio=False,
             return_tensors="pt",
         )
+        pixels = inputs["pixel_values"].to(self.model.device)
+        if at_cells:
+            return options.decode(self.model, self.model.encode_image(pixels), ids)
         return self.model(
-            pixel_values=inputs["pixel_values"].to(self.model.device),
+            pixel_values=pixels,
             num_inference_steps=options.num_inference_steps,
             ensemble_size=options.ensemble_size,
             average=options.average,

@@ -14,7 +14,7 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
 
-from noise2map.models.resizing import STRIP_FLOATS, UncertainMaps, resized_strips
+from noise2map.models.resizing import STRIP_FLOATS, UncertainMaps, resize_map, resized_strips
 from noise2map.zoo import ShippedNames
 
 # The encoder's coarsest map is at 1/32, so nothing smaller than this goes in.
@@ -214,7 +214,10 @@ class Noise2MapImageProcessor(ShippedNames, PilBackend):
         Returns:
             One int64 tensor ``(H, W)`` of class ids for each image.
         """
-        return [logits.argmax(0) for logits in _resize_each(outputs.logits, target_sizes)]
+        if target_sizes is None:
+            return [logits.argmax(0) for logits in outputs.logits]
+        sizes = _checked_sizes(outputs.logits, target_sizes)
+        return [resized_argmax(logits, size) for logits, size in zip(outputs.logits, sizes)]
 
     def post_process_depth_estimation(self, outputs: Any, target_sizes: Sequence[Any] | None = None) -> list[dict[str, Tensor]]:
         """Depth maps in metres at the size of the images: a list of ``{"predicted_depth": (H, W)}``."""
@@ -325,24 +328,24 @@ def _resize_each(values: Tensor, target_sizes: Sequence[Any] | None) -> list[Ten
     """``(B, K, h, w)`` -> a list of ``(K, H, W)``."""
     if target_sizes is None:
         return list(values)
+    return [resize_map(value[None].float(), size)[0] for value, size in zip(values, _checked_sizes(values, target_sizes))]
+
+
+def _checked_sizes(values: Tensor, target_sizes: Sequence[Any]) -> list[tuple[int, int]]:
     if len(target_sizes) != len(values):
         raise ValueError(f"got {len(target_sizes)} target sizes; expected one for each of the {len(values)} maps")
-    resized = []
-    for value, size in zip(values, target_sizes):
-        size = tuple(int(s) for s in size)
-        resized.append(functional.interpolate(value[None].float(), size=size, mode="bilinear", align_corners=False)[0])
-    return resized
+    return [(int(height), int(width)) for height, width in target_sizes]
 
 
-def resized_argmax(logits: Tensor, size: tuple[int, int], strip_floats: int = STRIP_FLOATS) -> Tensor:
+def resized_argmax(logits: Tensor, *sizes: tuple[int, int], strip_floats: int = STRIP_FLOATS) -> Tensor:
     """Class map at another size: bilinear enlargement and argmax, one strip of rows after the other.
 
     Args:
         logits: ``(K, h, w)``.
-        size: ``(H, W)`` of the map.
+        *sizes: ``(H, W)`` of the map, or several, to be brought to one after the other.
         strip_floats: How many floats a strip may hold.
 
     Returns:
         Class ids ``(H, W)`` int64, equal to ``interpolate(..., mode="bilinear", align_corners=False).argmax(0)``.
     """
-    return torch.cat([strip.argmax(0) for strip in resized_strips(logits, size, strip_floats)])
+    return torch.cat([strip.argmax(0) for strip in resized_strips(logits, *sizes, strip_floats=strip_floats)])

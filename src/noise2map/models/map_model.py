@@ -389,10 +389,12 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
             )
 
     def _upsample(self, out: Any, size: tuple[int, int]) -> Any:
-        kinds = out.uncertainties_at(size)
-        uncertainty = None if out.uncertainty is None else kinds[self.config.uncertainty or self.default_uncertainty]
-        fields = {"uncertainty": uncertainty, "uncertainties": kinds, "num_steps": out.num_steps, "steps": out.steps}
-        fields["calibration"] = out.calibration
+        fields = {"num_steps": out.num_steps, "steps": out.steps, "calibration": out.calibration}
         if out.samples is not None:
             fields["samples"] = unfold(self.make_output(fold(out.samples), size).prediction, out.samples.shape[1])
-        return self.make_output(self.whole_prediction(out), size, out.log_probabilities, **fields)
+        kinds = {"uncertainty": out.uncertainty, "uncertainties": out.uncertainties}
+        large = self.make_output(self.whole_prediction(out), size, out.log_probabilities, **fields, **kinds)
+        kinds = large.uncertainties_at(size)  # what follows from the map is read from the map that is large already
+        uncertainty = None if out.uncertainty is None else kinds[self.config.uncertainty or self.default_uncertainty]
+        fields |= {"uncertainty": uncertainty, "uncertainties": kinds}
+        return self.make_output(self.whole_prediction(large), None, out.log_probabilities, **fields)

@@ -6,15 +6,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-STRIP_FLOATS = 16 * 2**20
-"""How many floats of a map at full size are held at a time."""
+STRIP_FLOATS = 4 * 2**20
+"""How many floats of a map at full size are held at a time: few enough to stay near the processor while they are read."""
 
 
 def resize_map(x: Tensor, *sizes: tuple[int, int]) -> Tensor:
     """Bilinear resize of ``(B, K, h, w)`` to one size after the other, pixel areas aligned, as in the published code."""
     for size in sizes:
         if x.shape[-2:] != size:
-            x = functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
+            # A head's scores lie pixel by pixel; for many channels that kernel takes four times as long as the one for planes.
+            x = functional.interpolate(x.contiguous(), size=size, mode="bilinear", align_corners=False)
     return x
 
 
@@ -25,31 +26,43 @@ def resize_logits(logits: Tensor, *sizes: tuple[int, int], log_probabilities: bo
     return resize_map(logits.exp(), *sizes).clamp(min=torch.finfo(logits.dtype).tiny).log()
 
 
-def resized_strips(values: Tensor, size: tuple[int, int], strip_floats: int = STRIP_FLOATS) -> Iterator[Tensor]:
+def resized_strips(values: Tensor, *sizes: tuple[int, int], strip_floats: int = STRIP_FLOATS) -> Iterator[Tensor]:
     """`resize_map` a strip of rows at a time, for maps of many channels that would not fit in memory at full size.
 
     Args:
         values: ``(K, h, w)``.
-        size: ``(H, W)``.
+        *sizes: heights and widths, to be brought to one after the other; maps in between are made by strips, too.
         strip_floats: How many floats a strip may hold.
 
     Yields:
         Rows ``(K, n, W)`` from the top down.
     """
-    channels, height, _ = values.shape
-    rows, columns = size
-    strip = max(1, strip_floats // (channels * columns))
-    wide = functional.interpolate(values[None].float(), size=(height, columns), mode="bilinear", align_corners=False)[0]
-    if rows == height:
-        yield from wide.split(strip, dim=1)
-        return
-    position = ((torch.arange(rows, dtype=torch.float64) + 0.5) * (height / rows) - 0.5).clamp(0, height - 1)
-    above = position.floor().long()
-    below = (above + 1).clamp(max=height - 1)
-    weight = (position - above).to(wide)[None, :, None]
+    rows = sizes[-1][0] if sizes else values.shape[-2]
+    pixels = max((height * width for height, width in sizes), default=values[0].numel())
+    strip = max(1, strip_floats * rows // (len(values) * pixels))
+    values = values.float().contiguous()
     for start in range(0, rows, strip):
-        part = slice(start, start + strip)
-        yield torch.lerp(wide[:, above[part]], wide[:, below[part]], weight[:, part])
+        yield _resized_rows(values, sizes, start, min(start + strip, rows))
+
+
+def _resized_rows(values: Tensor, sizes: Sequence[tuple[int, int]], start: int, stop: int) -> Tensor:
+    """Rows ``start`` to ``stop`` of the resized map, ``(K, n, W)``; of what comes before it only the rows that they are made of."""
+    if not sizes:
+        return values[:, start:stop]
+    *before, (height, width) = sizes
+    source_height = before[-1][0] if before else values.shape[-2]
+    position = ((torch.arange(start, stop, dtype=torch.float64) + 0.5) * (source_height / height) - 0.5).clamp(0, source_height - 1)
+    above = position.floor().long()
+    below = (above + 1).clamp(max=source_height - 1)
+    first, last = int(above[0]), int(below[-1]) + 1
+    source = _resized_rows(values, before, first, last)
+    ratio, rest = divmod(height, source_height)
+    if not rest:  # a part of the rows, enlarged by itself, has the very rows of the whole
+        part = resize_map(source[None], ((last - first) * ratio, width))[0]
+        return part[:, start - first * ratio : stop - first * ratio]
+    wide = resize_map(source[None], (last - first, width))[0]
+    weight = (position - above).to(wide)[None, :, None]
+    return torch.lerp(wide[:, above - first], wide[:, below - first], weight)
 
 
 class UncertainMaps:

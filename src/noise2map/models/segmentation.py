@@ -1,6 +1,6 @@
 """Class maps: head, loss, output and model."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch.nn import functional
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from noise2map.codecs import CODECS
+from noise2map.diffusion.ensemble import entropy_of_logits
 from noise2map.diffusion.fields import draw_classes
 from noise2map.diffusion.process import expand_like
 from noise2map.diffusion.sampling import Step
@@ -120,17 +121,18 @@ def _uncertainties_of(
     logits: Tensor, log_probabilities: bool, samples: Tensor | None, sizes: Sequence[tuple[int, int]]
 ) -> dict[str, Tensor]:
     """Entropy, least confidence and mutual information ``(H, W)`` of logits ``(K, h, w)`` and samples ``(R, K, h, w)``."""
-    link, *before = Softmax(), *sizes[:-1]
-
-    def strips(values: Tensor) -> Iterator[Tensor]:
-        return resized_strips(resize_map(values[None].float(), *before)[0], sizes[-1])
-
+    link = Softmax()
     found: dict[str, list[Tensor]] = {"entropy": [], "least_confidence": [], "mutual_information": []}
-    for strip in strips(logits.exp() if log_probabilities else logits):
-        p = strip / strip.sum(0) if log_probabilities else strip.softmax(0)
-        found["entropy"].append(link.entropy(p))
-        found["least_confidence"].append(link.doubt(p))
-    for strip in () if samples is None else strips(samples.flatten(0, 1)):
+    for strip in resized_strips(logits.exp() if log_probabilities else logits, *sizes):
+        if log_probabilities:
+            p = strip / strip.sum(0)
+            unsure, doubt = link.entropy(p), link.doubt(p)
+        else:
+            unsure, largest = entropy_of_logits(strip, 0)
+            doubt = 1 - largest
+        found["entropy"].append(unsure)
+        found["least_confidence"].append(doubt)
+    for strip in () if samples is None else resized_strips(samples.flatten(0, 1), *sizes):
         p = strip.unflatten(0, samples.shape[:2]).softmax(1)
         found["mutual_information"].append((link.entropy(p.mean(0)) - link.entropy(p).mean(0)).clamp(0, 1))
     return {name: torch.cat(parts) for name, parts in found.items() if parts}
@@ -280,7 +282,7 @@ def segmentation_loss(logits: Tensor, labels: Tensor, ignore_index: int = 255, a
     Returns:
         Scalar.
     """
-    logits = functional.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
+    logits = resize_map(logits.float(), (labels.shape[-2], labels.shape[-1]))
     total = functional.cross_entropy(logits, labels.long(), ignore_index=ignore_index, reduction="sum")
     count = labels.numel() if average == "all" else int((labels != ignore_index).sum())
     return total / max(count, 1)

@@ -145,6 +145,7 @@ class ImageTask(Task):
     """
 
     processor_class = Noise2MapImageProcessor
+    reads_cells: ClassVar[bool] = False  # maps are read from the decoder's cells by strips: never all channels at full size
     processor_argument: ClassVar[str] = "maps"
     stored_folder: ClassVar[str]
 
@@ -187,8 +188,17 @@ class ImageTask(Task):
     def mean_output(self, mean: Tensor, **fields: Any) -> Any:
         """The model's output for a mean of `at_size` over views."""
 
-    def arrays(self, output: Any, processor: Any, sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-        """The maps of an output as files hold them, each at the size of its image."""
+    def arrays(
+        self, output: Any, processor: Any, sizes: Sequence[tuple[int, int]], before: Sequence[tuple[int, int]] = ()
+    ) -> list[np.ndarray]:
+        """The maps of an output as files hold them, each at the size of its image.
+
+        Args:
+            output: Of the model.
+            processor: The model's image processor.
+            sizes: Height and width of each image.
+            before: Sizes to bring the maps to before that, where the task reads cells.
+        """
         return [one.numpy() for one in self.maps(output, processor, sizes)]
 
     def computed(self, output: Any) -> dict[str, Tensor]:
@@ -208,14 +218,14 @@ class ImageTask(Task):
         """
 
     @abstractmethod
-    def interval(self, output: Any, row: int, level: float, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    def interval(self, output: Any, row: int, level: float, *sizes: tuple[int, int]) -> dict[str, np.ndarray]:
         """Where the truth of an image is with a probability, see `Prediction.interval`.
 
         Args:
             output: Of the model.
             row: Number of the image in the batch.
             level: The probability.
-            size: Height and width of the image.
+            *sizes: Heights and widths, to be brought to one after the other; the last is that of the image.
         """
 
     @abstractmethod

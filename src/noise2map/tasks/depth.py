@@ -218,10 +218,10 @@ class DepthTask(ImageTask):
                 "the model states no interval of depth: it predicts no scale; calibrate it first (noise2map calibrate)"
             )
 
-    def interval(self, output: Any, row: int, level: float, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    def interval(self, output: Any, row: int, level: float, *sizes: tuple[int, int]) -> dict[str, np.ndarray]:
         """Metres."""
         ends = torch.stack([end[row] for end in output.interval(level)])[None]
-        lower, upper = resize_map(ends.float(), size)[0].cpu().numpy()
+        lower, upper = resize_map(ends.float(), *sizes)[0].cpu().numpy()
         return {"lower_m": lower, "upper_m": upper}
 
     def interval_images(self, prediction: Prediction, config: Any) -> dict[str, np.ndarray]:

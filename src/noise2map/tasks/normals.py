@@ -193,7 +193,9 @@ class NormalsTask(ImageTask):
         """The mean direction."""
         return MapNormalsOutput(predicted_normals=unit_vectors(mean), **fields)
 
-    def arrays(self, output: Any, processor: Any, sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    def arrays(
+        self, output: Any, processor: Any, sizes: Sequence[tuple[int, int]], before: Sequence[tuple[int, int]] = ()
+    ) -> list[np.ndarray]:
         """Unit vectors ``(H, W, 3)``."""
         return [np.ascontiguousarray(one.numpy().transpose(1, 2, 0)) for one in self.maps(output, processor, sizes)]
 
@@ -210,9 +212,9 @@ class NormalsTask(ImageTask):
                 "the model states no cone of directions: it predicts no spread; calibrate it first (noise2map calibrate)"
             )
 
-    def interval(self, output: Any, row: int, level: float, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    def interval(self, output: Any, row: int, level: float, *sizes: tuple[int, int]) -> dict[str, np.ndarray]:
         """Angle of the cone about the direction, degrees."""
-        return {"cone_degrees": resize_map(output.cone(level)[row][None, None].float(), size)[0, 0].cpu().numpy()}
+        return {"cone_degrees": resize_map(output.cone(level)[row][None, None].float(), *sizes)[0, 0].cpu().numpy()}
 
     def interval_images(self, prediction: Prediction, config: Any) -> dict[str, np.ndarray]:
         """``cone``, in hundredths of a degree."""

@@ -115,6 +115,7 @@ def predictions_of(
     ids: Sequence[str],
     kind: str,
     every_uncertainty: bool = False,
+    before: Sequence[tuple[int, int]] = (),
 ) -> list[Prediction]:
     """An output of a map model as one prediction for each image.
 
@@ -126,16 +127,17 @@ def predictions_of(
         ids: Of the images.
         kind: The uncertainty that the checkpoint names.
         every_uncertainty: Keep every kind that is defined for the run, not only that one.
+        before: Heights and widths to bring the maps to before those of the images: the processed size of an output at cells.
     """
     shapes = [(image.height, image.width) for image in images]
     wanted = list(output.uncertainties) if every_uncertainty else [kind] * (output.uncertainty is not None)
-    resized = [output.uncertainties_at(shape, rows=[place], kinds=wanted) for place, shape in enumerate(shapes)]
+    resized = [output.uncertainties_at(*before, shape, rows=[place], kinds=wanted) for place, shape in enumerate(shapes)]
     kinds = {name: [maps[name][0].cpu().numpy() for maps in resized] for name in wanted}
     computed = task.computed(output)
-    if kind in kinds:
+    if kind in kinds and not before:
         computed["uncertainty"] = output.uncertainties[kind].clamp(0, 1)
     computed = {name: values.float().cpu().numpy() for name, values in computed.items()}
-    maps, steps = task.arrays(output, processor, shapes), output.num_steps.tolist()
+    maps, steps = task.arrays(output, processor, shapes, before), output.num_steps.tolist()
     return [
         Prediction(
             id=one,

@@ -266,6 +266,7 @@ class SegmentationTask(ImageTask):
 
     name = "segmentation"
     model_class = Noise2MapForSemanticSegmentation
+    reads_cells = True
     sample_key = "labels"
     processor_argument = "segmentation_maps"
     stored_folder = "labels"
@@ -296,10 +297,16 @@ class SegmentationTask(ImageTask):
         """The logarithm of the mean probabilities."""
         return MapSegmenterOutput(logits=mean.clamp_min(torch.finfo(mean.dtype).tiny).log(), **fields)
 
-    def arrays(self, output: Any, processor: Any, sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    def arrays(
+        self, output: Any, processor: Any, sizes: Sequence[tuple[int, int]], before: Sequence[tuple[int, int]] = ()
+    ) -> list[np.ndarray]:
         """Class ids ``(H, W)`` uint8, or uint16 for more than 256 classes; never all logits at full size."""
         kind = np.uint8 if output.logits.shape[1] <= 256 else np.uint16
-        return [resized_argmax(logits, size).cpu().numpy().astype(kind) for logits, size in zip(output.logits, sizes)]
+        found = []
+        for logits, size in zip(output.logits, sizes):
+            scores = logits.exp() if output.log_probabilities and before else logits
+            found.append(resized_argmax(scores, *before, size).cpu().numpy().astype(kind))
+        return found
 
     def check_interval(self, model: Any, level: float) -> None:
         """See `ImageTask.check_interval`; only a calibration has sets of classes."""
@@ -307,11 +314,11 @@ class SegmentationTask(ImageTask):
             raise ValueError("the model states no sets of classes: it is not calibrated; calibrate it first (noise2map calibrate)")
         model.calibration.least_probability(level)
 
-    def interval(self, output: Any, row: int, level: float, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    def interval(self, output: Any, row: int, level: float, *sizes: tuple[int, int]) -> dict[str, np.ndarray]:
         """Members of the sets of classes."""
         least, log_p = output.calibration.least_probability(level), bool(output.log_probabilities)
         strips = []
-        for strip in resized_strips(output.logits[row].exp() if log_p else output.logits[row], size):
+        for strip in resized_strips(output.logits[row].exp() if log_p else output.logits[row], *sizes):
             p = strip / strip.sum(0) if log_p else strip.softmax(0)
             strips.append(likely_classes(p, least, dim=0))
         return {"members": torch.cat(strips, 1).cpu().numpy()}
