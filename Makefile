@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test test-slow mutants lint format typecheck clean
+.PHONY: demo test test-slow docs mutants lint format typecheck clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -26,6 +26,9 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(PYTEST) -m slow --durations=15
+
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -q -W --keep-going -E -b html docs build/site
 
 mutants: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt cosmic-ray

@@ -6,6 +6,9 @@ import importlib
 import importlib.util
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -134,6 +137,24 @@ def test_parsing_sees_what_is_missing():
         with pytest.raises(usage_error):
             parsed(words)
     assert len(COMMANDS) > 80
+
+
+# ---- the site --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path):
+    """Broken links, pages that nothing leads to and docstrings that cannot be read are warnings."""
+    pytest.importorskip("sphinx")
+    copy = tmp_path / "docs"
+    shutil.copytree(ROOT / "docs", copy, ignore=shutil.ignore_patterns("api", "__pycache__"))
+    for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "results", "benchmarks", "src", "tests", "pyproject.toml"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    words = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-E", "-b", "html", str(copy), str(tmp_path / "site")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    page = (tmp_path / "site" / "api" / "models.html").read_text(encoding="utf-8")
+    assert "Noise2MapForDepthEstimation" in page and "in metres" in page
 
 
 # ---- links and tables ------------------------------------------------------------------------------------------------------
