@@ -3,12 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from noise2map.data.maps import MAP_KINDS
 from noise2map.data.opening import open_dataset
@@ -18,6 +17,9 @@ from noise2map.report.panels import Panel
 from noise2map.tasks.calibrating import Calibrator
 from noise2map.tasks.prediction import Prediction
 from noise2map.tasks.scoring import Scorer, ScoringOptions
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 
 class Task(ABC):
@@ -104,11 +106,11 @@ class Task(ABC):
         """The features of a batch as `batch` makes it; labels and raw samples are passed over."""
 
     @abstractmethod
-    def training_metric(self, config: Any) -> Metric:
+    def training_metric(self, config: Any) -> "Metric":
         """An empty metric with the model's classes or range; a few numbers whatever the size of the dataset."""
 
     @abstractmethod
-    def update_metric(self, metric: Metric, output: Any, batch: Mapping[str, Any], processor: Any) -> None:
+    def update_metric(self, metric: "Metric", output: Any, batch: Mapping[str, Any], processor: Any) -> None:
         """Adds the maps of a batch to a `training_metric`.
 
         Args:
@@ -297,7 +299,7 @@ class ImageTask(Task):
             ``(H, W, 3)`` uint8.
         """
 
-    def update_metric(self, metric: Metric, output: Any, batch: Mapping[str, Any], processor: Any) -> None:
+    def update_metric(self, metric: "Metric", output: Any, batch: Mapping[str, Any], processor: Any) -> None:
         """See `Task.update_metric`: images are scored at their own size, one by one."""
         truths = [self.truth(sample) for sample in batch["samples"]]
         for predicted, truth in zip(self.maps(output, processor, [tuple(truth.shape[-2:]) for truth in truths]), truths):

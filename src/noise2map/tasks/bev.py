@@ -8,10 +8,9 @@ import torch
 from accelerate.utils import send_to_device
 from torch import Tensor
 
+from noise2map import metrics
 from noise2map.data.nuscenes import NuScenesDataset
 from noise2map.data.opening import open_dataset
-from noise2map.metrics import BEV_THRESHOLDS, BevScores, ExpectedCalibrationError, bev_counts, bev_scores, fit_temperature
-from noise2map.metrics.samples import LayerSampleScores
 from noise2map.models.bev import Noise2MapBevConfig, Noise2MapBevProcessor, Noise2MapForBevSegmentation
 from noise2map.models.distributions.calibration import Calibration
 from noise2map.tasks.base import Task
@@ -40,7 +39,7 @@ class BevScorer(Scorer):
         super().__init__(device)
         self.id2label = dict(id2label)
         self.counts: list[Tensor] = []
-        self.calibration = ExpectedCalibrationError().to(device)
+        self.calibration = metrics.ExpectedCalibrationError().to(device)
         self.probability_sums = torch.zeros(3, dtype=torch.float64, device=device)  # cells, Brier scores, negative log likelihoods
 
     def masked(self, truth: Tensor, region: Tensor) -> Tensor:
@@ -65,7 +64,7 @@ class BevScorer(Scorer):
         truth = torch.stack(list(truths)).to(self.device)
         self.order += list(indices)
         self.steps += output.num_steps.tolist()
-        self.counts.append(bev_counts(probabilities, truth, BEV_THRESHOLDS, UNKNOWN).cpu())
+        self.counts.append(metrics.bev_counts(probabilities, truth, metrics.BEV_THRESHOLDS, UNKNOWN).cpu())
         known, present = truth != UNKNOWN, truth == 1
         wrong = (probabilities >= 0.5) != present
         confidence = torch.maximum(probabilities, 1 - probabilities)
@@ -81,7 +80,9 @@ class BevScorer(Scorer):
             present = (output.probabilities >= 0.5)[:, None] if output.samples is None else output.samples > 0
             drawn = present.float().to(self.device)
             count = drawn.shape[1]
-            self._add_sums("", lambda: LayerSampleScores(len(self.id2label), count, UNKNOWN), list(indices), drawn, truth)
+            self._add_sums(
+                "", lambda: metrics.samples.LayerSampleScores(len(self.id2label), count, UNKNOWN), list(indices), drawn, truth
+            )
 
     def scores(self) -> dict[str, float]:
         """`mIoU_max`, `mIoU_50`, `ece`, `adaptive_ece`, `mce`, `mean_confidence`, `brier`, `nll`."""
@@ -92,7 +93,7 @@ class BevScorer(Scorer):
         return found | {"brier": brier / max(cells, 1), "nll": likelihood / max(cells, 1)}
 
     def _totals(self) -> dict[str, Tensor]:
-        return bev_scores(torch.cat(self.counts).sum(0))
+        return metrics.bev_scores(torch.cat(self.counts).sum(0))
 
     def image_rows(self) -> Tensor:
         """Counts `(N, 3, thresholds, K)`."""
@@ -102,14 +103,14 @@ class BevScorer(Scorer):
         """Both scores of the samples together."""
 
         def scores_of(counts: Tensor) -> Tensor:
-            scores = bev_scores(counts.sum(0))
+            scores = metrics.bev_scores(counts.sum(0))
             return torch.stack([scores[name] for name in self.statistics])
 
         return scores_of
 
     def image_scores(self) -> dict[str, Tensor]:
         """Both scores of every sample on its own; a layer that is neither there nor predicted counts as 0."""
-        scores = bev_scores(self.image_rows())
+        scores = metrics.bev_scores(self.image_rows())
         return {name: scores[name] for name in self.statistics}
 
     def extras(self) -> dict[str, Any]:
@@ -118,7 +119,7 @@ class BevScorer(Scorer):
         layers = {}
         for index, name in self.id2label.items():
             column = totals["IoU"][:, index]
-            best = {"IoU_max": float(column.max()), "threshold": BEV_THRESHOLDS[int(column.argmax())]}
+            best = {"IoU_max": float(column.max()), "threshold": metrics.BEV_THRESHOLDS[int(column.argmax())]}
             layers[name] = {**best, "IoU_50": float(totals["IoU_50"][index])}
         return {"layers": layers, "reliability": {name: value.tolist() for name, value in diagram.items()}}
 
@@ -195,7 +196,7 @@ class LayerCalibrator(Calibrator):
         if not len(odds) or bool((present == present[0]).all()):
             return 1.0
         logits = torch.stack([torch.zeros_like(odds), odds])[None, :, :, None]  # softmax of (0, z) is the sigmoid of z
-        return fit_temperature([logits], [present.long()[None, :, None]], UNKNOWN, len(odds))
+        return metrics.fit_temperature([logits], [present.long()[None, :, None]], UNKNOWN, len(odds))
 
     def _confidence(self, pixels: DrawnPixels, calibration: Calibration | None) -> tuple[Tensor, Tensor, Tensor]:
         """Probability of the truth, confidence, and whether it is right, of all known cells and layers."""
@@ -254,9 +255,9 @@ class BevTask(Task):
         inputs = {name: value for name, value in batch.items() if name not in ("labels", "samples", "ids", "visibility")}
         return model.encode_sensors(**send_to_device(inputs, model.device))
 
-    def training_metric(self, config: Any) -> BevScores:
+    def training_metric(self, config: Any) -> "metrics.BevScores":
         """See `Task.training_metric`."""
-        return BevScores(config.num_labels)
+        return metrics.BevScores(config.num_labels)
 
     def update_metric(self, metric: Any, output: Any, batch: Mapping[str, Any], processor: Any) -> None:
         """See `Task.update_metric`: the map has a grid of its own."""

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from noise2map import metrics
 from noise2map.data.transforms import identity_generator
-from noise2map.metrics import ExpectedCalibrationError, UncertaintyScores
 from noise2map.metrics.conformal import conformal_threshold, fit_scale_factor, level_error
 from noise2map.models.distributions.calibration import Calibration
 
@@ -146,14 +146,14 @@ def check_pixels(pixels: DrawnPixels) -> None:
 
 def error_auroc(uncertainty: Tensor, wrong: Tensor) -> float:
     """Probability that a wrong pixel is less certain than a right one, of uncertainties in [0, 1] and bools ``(P,)``."""
-    found = UncertaintyScores("binary", keep_per_image=False)
+    found = metrics.UncertaintyScores("binary", keep_per_image=False)
     found.update(uncertainty.clamp(0, 1)[None, :, None], wrong[None, :, None])
     return float(found.compute()["auroc"])
 
 
 def confidence_error(confidence: Tensor, right: Tensor) -> tuple[float, tuple[list[float], list[float]]]:
     """Expected calibration error of confidences and bools ``(P,)``, and confidence and accuracy of the bins that hold pixels."""
-    found = ExpectedCalibrationError()
+    found = metrics.ExpectedCalibrationError()
     found.update(confidence[None, :, None], right[None, :, None])
     curve = found.reliability()
     full = curve["share"] > 0

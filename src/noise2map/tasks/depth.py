@@ -9,10 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from noise2map import metrics
 from noise2map.data.images import open_depth_map
-from noise2map.metrics import DEPTH_SCORES, DepthScores, absolute_relative_error, depth_is_wrong, depth_valid
-from noise2map.metrics.samples import DepthSampleScores, ScaleScores
-from noise2map.metrics.samples.scales import LEVELS
 from noise2map.models import MapDepthOutput, Noise2MapForDepthEstimation
 from noise2map.models.depth import calibrated_scale, scale_as_uncertainty, with_scale
 from noise2map.models.distributions.calibration import Calibration
@@ -52,14 +50,14 @@ class DepthScorer(ImageScorer):
         device: Where scores are computed.
     """
 
-    statistics = DEPTH_SCORES
     error_kind = "continuous"
 
     def __init__(self, min_depth: float, max_depth: float, model_range: tuple[float, float], device: torch.device) -> None:
         super().__init__(device)
+        self.statistics = metrics.DEPTH_SCORES
         self.range, self.model_range = (min_depth, max_depth), model_range
-        self.maps = DepthScores(min_depth, max_depth).to(device)
-        self.pooled = DepthScores(min_depth, max_depth, average="pixel", keep_per_image=False).to(device)
+        self.maps = metrics.DepthScores(min_depth, max_depth).to(device)
+        self.pooled = metrics.DepthScores(min_depth, max_depth, average="pixel", keep_per_image=False).to(device)
 
     def _prediction(self, output: Any, part: list[int], processed: tuple[int, int], size: tuple[int, int]) -> Tensor:
         depth_m = output.predicted_depth[part, None].float().clamp(*self.model_range)
@@ -78,10 +76,20 @@ class DepthScorer(ImageScorer):
         depth_m = channels[:, :1].clamp(*self.model_range)
         whole = resize_map(torch.cat([depth_m, channels[:, 1:]], 1), processed, size).to(self.device)
         found = LogLaplace.from_prediction(whole)
-        valid = depth_valid(truth, *self.range)
+        valid = metrics.depth_valid(truth, *self.range)
         log_truth = torch.where(valid, truth, 1).log()
-        stated = tuple(output.stated_level(level) for level in LEVELS)
-        self._add_sums("scale_", ScaleScores, indices, log_truth, found.weights, found.medians_m.log(), found.scales, valid, stated)
+        stated = tuple(output.stated_level(level) for level in metrics.samples.scales.LEVELS)
+        self._add_sums(
+            "scale_",
+            metrics.samples.ScaleScores,
+            indices,
+            log_truth,
+            found.weights,
+            found.medians_m.log(),
+            found.scales,
+            valid,
+            stated,
+        )
 
     def _update_samples(
         self, samples: Tensor, processed: tuple[int, int], size: tuple[int, int], truth: Tensor, indices: list[int]
@@ -89,14 +97,14 @@ class DepthScorer(ImageScorer):
         count = samples.shape[1]
         depth_m = samples[:, :, 0].float().clamp(*self.model_range)
         whole = resize_map(depth_m, processed, size).to(self.device)
-        self._add_sums("", lambda: DepthSampleScores(count, *self.range), indices, whole, truth)
+        self._add_sums("", lambda: metrics.samples.DepthSampleScores(count, *self.range), indices, whole, truth)
 
     def _update(self, prediction: Tensor, truth: Tensor, kinds: dict[str, Tensor], indices: list[int]) -> None:
         self.maps.update(prediction, truth)
         self.pooled.update(prediction, truth)
-        valid = depth_valid(truth, *self.range)
+        valid = metrics.depth_valid(truth, *self.range)
         prediction, truth = prediction.clamp(*self.range), torch.where(valid, truth, 1)
-        error, wrong = absolute_relative_error(prediction, truth), depth_is_wrong(prediction, truth)
+        error, wrong = metrics.absolute_relative_error(prediction, truth), metrics.depth_is_wrong(prediction, truth)
         self._score_uncertainties(kinds, error, wrong, valid, indices)
 
     def scores(self) -> dict[str, float]:
@@ -109,7 +117,7 @@ class DepthScorer(ImageScorer):
 
     def image_scores(self) -> dict[str, Tensor]:
         """The nine scores of every image."""
-        return dict(zip(DEPTH_SCORES, self.image_rows().unbind(1)))
+        return dict(zip(metrics.DEPTH_SCORES, self.image_rows().unbind(1)))
 
     def extras(self) -> dict[str, Any]:
         """The same scores pooled over pixels, which some papers report."""
@@ -133,7 +141,7 @@ class DepthCalibrator(DistributionCalibrator):
 
     def known(self, truth: Tensor) -> Tensor:
         """See `Calibrator.known`."""
-        return depth_valid(truth, *self.range)
+        return metrics.depth_valid(truth, *self.range)
 
     def has_scale(self, stated: Tensor) -> bool:
         """See `DistributionCalibrator.has_scale`."""
@@ -158,7 +166,7 @@ class DepthCalibrator(DistributionCalibrator):
     def errors(self, maps: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         """See `DistributionCalibrator.errors`; absolute relative errors, wrong by a factor of 1.25."""
         depth_m = maps[:, 0]
-        return absolute_relative_error(depth_m, truth).flatten(), depth_is_wrong(depth_m, truth).flatten()
+        return metrics.absolute_relative_error(depth_m, truth).flatten(), metrics.depth_is_wrong(depth_m, truth).flatten()
 
     def uncertainty(self, maps: Tensor) -> Tensor:
         """See `DistributionCalibrator.uncertainty`."""
@@ -262,9 +270,9 @@ class DepthTask(ImageTask):
         """See `ImageTask.paint`: near warm, far cold, on a logarithmic scale."""
         return colorize_depth(values.numpy(), *depth_range(reference.numpy()))
 
-    def training_metric(self, config: Any) -> DepthScores:
+    def training_metric(self, config: Any) -> "metrics.DepthScores":
         """See `Task.training_metric`."""
-        return DepthScores(config.min_depth, config.max_depth, keep_per_image=False)
+        return metrics.DepthScores(config.min_depth, config.max_depth, keep_per_image=False)
 
     def calibrator(self, model: Any) -> DepthCalibrator:
         """See `Task.calibrator`."""

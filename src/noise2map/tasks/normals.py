@@ -9,12 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from noise2map import metrics
 from noise2map.codecs.normals import unit_vectors
 from noise2map.data.maps.normals import encode_normals, open_normals_map
 from noise2map.metrics.conformal import fit_scale_factor
-from noise2map.metrics.normals import ANGLE_THRESHOLDS, NORMALS_SCORES, NormalsScores, angular_error, normals_valid
-from noise2map.metrics.samples import ConeScores, NormalsSampleScores
-from noise2map.metrics.samples.scales import LEVELS
 from noise2map.models.distributions.angular import AngularDistribution, angle_between
 from noise2map.models.distributions.calibration import Calibration
 from noise2map.models.normals import (
@@ -46,13 +44,13 @@ class NormalsScorer(ImageScorer):
         device: Where scores are computed.
     """
 
-    statistics = NORMALS_SCORES
     error_kind = "continuous"
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
-        self.maps = NormalsScores().to(device)
-        self.pooled = NormalsScores(average="pixel", keep_per_image=False).to(device)
+        self.statistics = metrics.NORMALS_SCORES
+        self.maps = metrics.NormalsScores().to(device)
+        self.pooled = metrics.NormalsScores(average="pixel", keep_per_image=False).to(device)
 
     def _prediction(self, output: Any, part: list[int], processed: tuple[int, int], size: tuple[int, int]) -> Tensor:
         return unit_vectors(resize_map(output.prediction[part].float(), processed, size)).to(self.device)
@@ -70,21 +68,29 @@ class NormalsScorer(ImageScorer):
         directions = self._prediction(output, part, processed, size)
         found = AngularDistribution.from_prediction(torch.cat([directions, spread], 1))
         within = found.cumulative(angle_between(found.directions, truth))
-        stated = tuple(output.stated_level(level) for level in LEVELS)
-        self._add_sums("scale_", ConeScores, indices, found.negative_log_likelihood(truth), within, normals_valid(truth), stated)
+        stated = tuple(output.stated_level(level) for level in metrics.samples.scales.LEVELS)
+        self._add_sums(
+            "scale_",
+            metrics.samples.ConeScores,
+            indices,
+            found.negative_log_likelihood(truth),
+            within,
+            metrics.normals_valid(truth),
+            stated,
+        )
 
     def _update_samples(
         self, samples: Tensor, processed: tuple[int, int], size: tuple[int, int], truth: Tensor, indices: list[int]
     ) -> None:
         count = samples.shape[1]
         whole = torch.stack([unit_vectors(resize_map(one.float(), processed, size)) for one in samples.unbind(1)], 1)
-        self._add_sums("", lambda: NormalsSampleScores(count), indices, whole.to(self.device), truth)
+        self._add_sums("", lambda: metrics.samples.NormalsSampleScores(count), indices, whole.to(self.device), truth)
 
     def _update(self, prediction: Tensor, truth: Tensor, kinds: dict[str, Tensor], indices: list[int]) -> None:
         self.maps.update(prediction, truth)
         self.pooled.update(prediction, truth)
-        error = angular_error(prediction, truth).float()
-        self._score_uncertainties(kinds, error, error >= ANGLE_THRESHOLDS[0], normals_valid(truth), indices)
+        error = metrics.angular_error(prediction, truth).float()
+        self._score_uncertainties(kinds, error, error >= metrics.ANGLE_THRESHOLDS[0], metrics.normals_valid(truth), indices)
 
     def scores(self) -> dict[str, float]:
         """The five scores, averaged over images."""
@@ -96,7 +102,7 @@ class NormalsScorer(ImageScorer):
 
     def image_scores(self) -> dict[str, Tensor]:
         """The five scores of every image."""
-        return dict(zip(NORMALS_SCORES, self.image_rows().unbind(1)))
+        return dict(zip(metrics.NORMALS_SCORES, self.image_rows().unbind(1)))
 
     def extras(self) -> dict[str, Any]:
         """The same scores pooled over pixels, which some papers report."""
@@ -115,7 +121,7 @@ class NormalsCalibrator(DistributionCalibrator):
 
     def known(self, truth: Tensor) -> Tensor:
         """See `Calibrator.known`."""
-        return normals_valid(truth[None])[0]
+        return metrics.normals_valid(truth[None])[0]
 
     def has_scale(self, stated: Tensor) -> bool:
         """See `DistributionCalibrator.has_scale`."""
@@ -144,8 +150,8 @@ class NormalsCalibrator(DistributionCalibrator):
 
     def errors(self, maps: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         """See `DistributionCalibrator.errors`; angles in degrees, wrong from 11.25 on."""
-        error = angular_error(maps[:, :3], truth).float().flatten()
-        return error, error >= ANGLE_THRESHOLDS[0]
+        error = metrics.angular_error(maps[:, :3], truth).float().flatten()
+        return error, error >= metrics.ANGLE_THRESHOLDS[0]
 
     def uncertainty(self, maps: Tensor) -> Tensor:
         """See `DistributionCalibrator.uncertainty`."""
@@ -163,7 +169,7 @@ class NormalsTask(ImageTask):
     model_class = Noise2MapForNormalEstimation
     sample_key = "normals"
     stored_folder = "normals"
-    screen_scores = NORMALS_SCORES
+    screen_scores = ("mean_angle", "median_angle", "within_11.25", "within_22.5", "within_30")
     compared_scores = card_scores = ("mean_angle", "median_angle", "within_11.25", "within_30")
     percent_scores = ("within_11.25", "within_22.5", "within_30")
     pipeline_tag = "image-to-image"
@@ -238,8 +244,8 @@ class NormalsTask(ImageTask):
             cells.append(uncertainty_cell(prediction.uncertainty, kind))
         if truth is not None:
             vectors = [torch.from_numpy(np.ascontiguousarray(one)).movedim(-1, 0)[None] for one in (prediction.map, truth)]
-            known = normals_valid(vectors[1])[0].numpy()
-            error = np.where(known, angular_error(*vectors)[0].numpy(), np.nan)
+            known = metrics.normals_valid(vectors[1])[0].numpy()
+            error = np.where(known, metrics.angular_error(*vectors)[0].numpy(), np.nan)
             note = f"mean {error[known].mean():.1f} degrees" if known.any() else ""
             bar = ColorBar(0.0, _SHOWN_DEGREES, UNCERTAINTY_MAP, open_end=True)
             cells.append(Cell("truth", colorize_normals(truth * _CAMERA_AXES)))
@@ -264,9 +270,9 @@ class NormalsTask(ImageTask):
         """See `ImageTask.paint`: x red, y green, z blue."""
         return colorize_normals(values.numpy().transpose(1, 2, 0) * _CAMERA_AXES)
 
-    def training_metric(self, config: Any) -> NormalsScores:
+    def training_metric(self, config: Any) -> "metrics.NormalsScores":
         """See `Task.training_metric`."""
-        return NormalsScores(keep_per_image=False)
+        return metrics.NormalsScores(keep_per_image=False)
 
     def calibrator(self, model: Any) -> NormalsCalibrator:
         """See `Task.calibrator`."""

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noise2map.metrics import UncertaintyScores, nan_mean
-from noise2map.metrics.samples import RowSums
+from noise2map import metrics
 
 # Floats of class probabilities at full size that are held at a time.
 _CHUNK_FLOATS = 16 * 2**20
@@ -47,10 +46,10 @@ class Scorer(ABC):
         self.device = device
         self.order: list[int] = []
         self.steps: list[int] = []
-        self.uncertainties: dict[str, UncertaintyScores] = {}
+        self.uncertainties: dict[str, metrics.UncertaintyScores] = {}
         self.uncertainty_order: dict[str, list[int]] = {}
         # Scores that are ratios of sums, by the prefix of their names: of samples (none) and of a predicted scale.
-        self.sums: dict[str, RowSums] = {}
+        self.sums: dict[str, metrics.samples.RowSums] = {}
         self.sums_order: dict[str, list[int]] = {}
         self.sample_scores = False
 
@@ -79,12 +78,12 @@ class Scorer(ABC):
     ) -> None:
         for name, value in kinds.items():
             if name not in self.uncertainties:
-                self.uncertainties[name] = UncertaintyScores(self.error_kind).to(self.device)
+                self.uncertainties[name] = metrics.UncertaintyScores(self.error_kind).to(self.device)
                 self.uncertainty_order[name] = []
             self.uncertainties[name].update(value, error, wrong, valid)
             self.uncertainty_order[name] += indices
 
-    def _add_sums(self, prefix: str, make: Callable[[], RowSums], indices: Sequence[int], *maps: Any) -> None:
+    def _add_sums(self, prefix: str, make: "Callable[[], metrics.samples.RowSums]", indices: Sequence[int], *maps: Any) -> None:
         if prefix not in self.sums:
             self.sums[prefix] = make().to(self.device)
             self.sums_order[prefix] = []
@@ -111,7 +110,7 @@ class Scorer(ABC):
 
     def statistic(self) -> Callable[[Tensor], Tensor]:
         """Maps `image_rows` to the values of `statistics`."""
-        return nan_mean
+        return metrics.nan_mean
 
     def extras(self) -> dict[str, Any]:
         """Results that do not fit into a row of a table."""

@@ -10,11 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from noise2map import metrics
 from noise2map.data.images import open_class_map
-from noise2map.metrics import ExpectedCalibrationError, ProbabilityScores, SegmentationScores, fit_temperature, segmentation_scores
-from noise2map.metrics.calibration import fit_confidences
 from noise2map.metrics.conformal import conformal_threshold, naive_sets
-from noise2map.metrics.samples import LabelSampleScores
 from noise2map.models import MapSegmenterOutput, Noise2MapForSemanticSegmentation
 from noise2map.models.distributions.calibration import Calibration, likely_classes
 from noise2map.models.image_processing import resized_argmax
@@ -55,9 +53,9 @@ class SegmentationScorer(ImageScorer):
     ) -> None:
         super().__init__(device)
         self.id2label, self.ignore_index = id2label, ignore_index
-        self.maps = SegmentationScores(len(id2label), ignore_index).to(device)
-        self.calibration = ExpectedCalibrationError().to(device)
-        self.probabilities = ProbabilityScores(ignore_index).to(device)
+        self.maps = metrics.SegmentationScores(len(id2label), ignore_index).to(device)
+        self.calibration = metrics.ExpectedCalibrationError().to(device)
+        self.probabilities = metrics.ProbabilityScores(ignore_index).to(device)
         self.pixels, self.temperature = 0, temperature
         if temperature_images:
             self.pixels = max(16, min(2048, _TEMPERATURE_FLOATS // (temperature_images * len(id2label))))
@@ -77,7 +75,11 @@ class SegmentationScorer(ImageScorer):
         count = samples.shape[1]
         drawn = torch.stack([self._sampled_labels(one, processed, size) for one in samples.unbind(1)], 1)
         self._add_sums(
-            "", lambda: LabelSampleScores(len(self.id2label), count, self.ignore_index), indices, drawn.to(self.device), truth
+            "",
+            lambda: metrics.samples.LabelSampleScores(len(self.id2label), count, self.ignore_index),
+            indices,
+            drawn.to(self.device),
+            truth,
         )
 
     def _sampled_labels(self, logits: Tensor, processed: tuple[int, int], size: tuple[int, int]) -> Tensor:
@@ -106,7 +108,7 @@ class SegmentationScorer(ImageScorer):
         """The `config.temperature` that minimises the negative log likelihood of the images seen."""
         ordered = [self._kept[i] for i in torch.tensor(self.order).argsort().tolist()]
         logits, labels = [z for z, _ in ordered], [y for _, y in ordered]
-        return self.temperature * fit_temperature(logits, labels, self.ignore_index, self.pixels)
+        return self.temperature * metrics.fit_temperature(logits, labels, self.ignore_index, self.pixels)
 
     def scores(self) -> dict[str, float]:
         """`mIoU`, `aAcc`, `mAcc`, `ece`, `adaptive_ece`, `mce`, `mean_confidence`, `brier`, `nll`."""
@@ -124,14 +126,14 @@ class SegmentationScorer(ImageScorer):
         """mIoU, aAcc and mAcc of the images together."""
 
         def scores_of(counts: Tensor) -> Tensor:
-            scores = segmentation_scores(counts.sum(0))
+            scores = metrics.segmentation_scores(counts.sum(0))
             return torch.stack([scores[name] for name in self.statistics])
 
         return scores_of
 
     def image_scores(self) -> dict[str, Tensor]:
         """mIoU, aAcc and mAcc of every image on its own."""
-        scores = segmentation_scores(self.image_rows())
+        scores = metrics.segmentation_scores(self.image_rows())
         return {name: scores[name] for name in self.statistics}
 
     def extras(self) -> dict[str, Any]:
@@ -215,11 +217,11 @@ class ClassCalibrator(Calibrator):
             raise ValueError(f"all labelled pixels are of one class, {name!r}; expected at least two to calibrate on")
         if bool((logits.argmax(1) == labels).all()):
             raise ValueError("no drawn pixel is wrong; expected images on which the model errs, or any confidence is right")
-        found = Calibration(temperature=fit_temperature([logits], [labels], self.ignore_index, labels.numel()))
+        found = Calibration(temperature=metrics.fit_temperature([logits], [labels], self.ignore_index, labels.numel()))
         p = self._probabilities(pixels, found)
         if self.method == "isotonic":
             confidence, likeliest = p.max(1)
-            found = replace(found, confidences=fit_confidences(confidence, likeliest == pixels.truth))
+            found = replace(found, confidences=metrics.fit_confidences(confidence, likeliest == pixels.truth))
             p = self._probabilities(pixels, found)
         of_truth = p.gather(1, pixels.truth[:, None])[:, 0]
         badness = torch.where(of_truth == p.amax(1), 0, 1 - of_truth)
@@ -364,9 +366,9 @@ class SegmentationTask(ImageTask):
         """See `ImageTask.paint`."""
         return colorize_labels(values.numpy(), palette)
 
-    def training_metric(self, config: Any) -> SegmentationScores:
+    def training_metric(self, config: Any) -> "metrics.SegmentationScores":
         """See `Task.training_metric`."""
-        return SegmentationScores(config.num_labels, ignore_index=config.semantic_loss_ignore_index, keep_per_image=False)
+        return metrics.SegmentationScores(config.num_labels, ignore_index=config.semantic_loss_ignore_index, keep_per_image=False)
 
     def calibrator(self, model: Any) -> ClassCalibrator:
         """See `Task.calibrator`."""
