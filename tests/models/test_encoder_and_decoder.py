@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from noise2map.models.depth import DepthHead
 from noise2map.models.encoder import FeaturePyramid
-from noise2map.models.map_decoder import TimeEmbedding, sine_position_encoding
+from noise2map.models.map_decoder import TimeEmbedding, modulated_norm, sine_position_encoding
 from noise2map.models.segmentation import SegmentationHead
 
 
@@ -154,3 +154,41 @@ def test_time_modulations_of_a_bfloat16_model_are_rounded_once():
     assert said.dtype == torch.bfloat16
     # One rounding of eight significant bits, and float32 on the way to it.
     assert ((said.double() - expected).abs() <= expected.abs() * 2**-8 + 1e-6).all()
+
+
+def modulated(dtype, rows):
+    generator = torch.Generator().manual_seed(0)
+    norm = torch.nn.LayerNorm(32).to(dtype)
+    norm.weight.copy_(1 + 0.3 * torch.randn(32, generator=generator))
+    norm.bias.copy_(0.3 * torch.randn(32, generator=generator))
+    tokens, modulation = (
+        torch.randn(3, 200, 32, generator=generator).to(dtype),
+        torch.randn(rows, 64, generator=generator).to(dtype),
+    )
+    scale, shift = modulation.double()[:, None].chunk(2, -1)
+    exact = copy.deepcopy(norm).double()(tokens.double()) * (scale + 1) + shift
+    return norm, tokens, modulation, exact
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_norm_and_modulation_in_one_pass_equal_the_two(rows):
+    norm, tokens, modulation, exact = modulated(torch.float32, rows)
+    assert torch.allclose(modulated_norm(norm, tokens, modulation).double(), exact, atol=1e-5)
+    heard = []
+    norm.register_forward_hook(lambda *call: heard.append(call))
+    assert torch.allclose(modulated_norm(norm, tokens, modulation).double(), exact, atol=1e-5) and len(heard) == 1
+
+
+def test_one_pass_is_no_coarser_than_two_in_bfloat16():
+    norm, tokens, modulation, exact = modulated(torch.bfloat16, 1)
+    scale, shift = modulation[:, None].chunk(2, -1)
+    two_passes = torch.addcmul(shift, norm(tokens), scale + 1)
+    once, twice = ((found.double() - exact).square().mean() for found in (modulated_norm(norm, tokens, modulation), two_passes))
+    assert once < 1.05 * twice
+
+
+def test_modulated_norm_has_gradients():
+    norm, tokens, modulation, _ = modulated(torch.float64, 1)
+    with torch.enable_grad():
+        inputs = [tokens[:1, :3].clone().requires_grad_(), modulation.clone().requires_grad_()]
+        assert torch.autograd.gradcheck(lambda *given: modulated_norm(norm, *given), inputs)

@@ -121,9 +121,23 @@ class MapDecoderLayer(nn.Module):
     ) -> Tensor:
         """Tokens ``(N, h*w, C)``, modulation ``(N, 2 C)`` or ``(1, 2 C)`` -> ``(N, h*w, C)``."""
         tokens = self.attention_norm(self.attention(tokens, position_term, size, base_grid))
-        tokens = self.ffn_norm(feed_forward(tokens, self.linear_in, self.linear_out))
-        scale, shift = modulation[:, None].chunk(2, dim=-1)
-        return torch.addcmul(shift, tokens, scale + 1)
+        return modulated_norm(self.ffn_norm, feed_forward(tokens, self.linear_in, self.linear_out), modulation)
+
+
+def modulated_norm(norm: nn.Module, tokens: Tensor, modulation: Tensor) -> Tensor:
+    """``norm(tokens) * (scale + 1) + shift``; tokens ``(N, h*w, C)``, modulation ``(N, 2 C)`` or ``(1, 2 C)``: scale, then shift.
+
+    Where all tokens share one row of it, as in every step of sampling, norm and modulation are one affine and one pass over the
+    tokens. A norm that is replaced or listened to, and a graph for elsewhere, keep the two.
+    """
+    scale, shift = modulation[:, None].chunk(2, dim=-1)
+    plain = type(norm) is nn.LayerNorm and not norm._forward_hooks and not norm._forward_pre_hooks
+    if len(modulation) > 1 or not plain or exporting():
+        return torch.addcmul(shift, norm(tokens), scale + 1)
+    gain = scale[0, 0] + 1
+    return functional.layer_norm(
+        tokens, norm.normalized_shape, norm.weight * gain, torch.addcmul(shift[0, 0], norm.bias, gain), norm.eps
+    )
 
 
 @dataclass
