@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from PIL import Image
 
 from noise2map.inference.memory import Workload, fitting_batch
 from noise2map.models import MapModel, Noise2MapImageProcessor
 from noise2map.models.decoding import PredictionOptions
+
+if TYPE_CHECKING:
+    from noise2map.inference.tiling.plan import TilePlan, Tiling
 
 Key = TypeVar("Key")
 
@@ -25,12 +28,14 @@ class ImageBatch(Generic[Key]):
         keys: Of the images.
         images: The images, of any size.
         room: The most images that fit.
+        tiles: How the only image is cut; None if the images go through the model whole.
     """
 
     size: tuple[int, int]
     keys: list[Key] = field(default_factory=list)
     images: list[Image.Image] = field(default_factory=list)
     room: int = 0
+    tiles: "TilePlan | None" = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -43,6 +48,7 @@ def batches(
     options: PredictionOptions,
     batch_size: int,
     on_too_large: Callable[[Key, str], object] | None = None,
+    tiling: "Tiling | None" = None,
 ) -> Iterator[ImageBatch[Key]]:
     """Gather images into batches; at most four batches of images wait for others of their size.
 
@@ -53,6 +59,7 @@ def batches(
         options: Size and number of samples.
         batch_size: The most images at a time.
         on_too_large: Called with the key and the reason for an image that does not fit in memory; without it that is an error.
+        tiling: When images are cut into tiles, and what memory there is for all that is done; None for whole images alone.
 
     Raises:
         ValueError: If an image does not fit in free memory and nobody is to be told.
@@ -64,7 +71,11 @@ def batches(
         pixels = max(image.width * image.height, size[0] * size[1])
         work = Workload(batch_size, size[1], size[0], samples, pixels)
         try:
-            room = fitting_batch(model.config, work, model.device, model.dtype.itemsize)
+            if tiling is not None and (plan := tiling.plan_unless_whole(model, image.size, work)) is not None:
+                yield ImageBatch(size, [key], [image], room=1, tiles=plan)
+                continue
+            most = None if tiling is None else tiling.room(model)
+            room = fitting_batch(model.config, work, model.device, model.dtype.itemsize, most)
         except ValueError as error:
             if on_too_large is None:
                 raise
@@ -79,6 +90,6 @@ def batches(
         batch.room = min(batch.room, room)
         if len(batch) >= batch.room:
             yield waiting.pop(size)
-        elif sum(map(len, waiting.values())) >= _WAITING_BATCHES * batch_size:
+        elif sum(map(len, waiting.values())) >= (_WAITING_BATCHES * batch_size if tiling is None else batch_size):
             yield waiting.pop(max(waiting, key=lambda one: len(waiting[one])))
     yield from waiting.values()

@@ -108,7 +108,7 @@ def predict_folder(
         for image_id, message in plan.failed.items():
             fail(image_id, message)
         images = read_images([(one.id, one.source) for one in plan.images], fail)
-        for batch in batches(images, predictor.model, predictor.processor, options, batch_size, fail):
+        for batch in batches(images, predictor.model, predictor.processor, options, batch_size, fail, predictor.tiling):
             for prediction in predictor.predict_batch(batch, batch.keys, options):
                 one = planned[prediction.id]
                 record, files = encode_prediction(
@@ -127,6 +127,8 @@ def run_settings(predictor: Predictor, options: PredictionOptions, model_name: s
     chosen = asdict(options)
     if options.interval is None:
         del chosen["interval"]  # folders of before there were any
+    if predictor.tiling is not None:
+        chosen |= {"memory": predictor.tiling.memory, "tile": predictor.tiling.tile}
     return {
         "model": model_name,
         "weights": weights_checksum(predictor.model),

@@ -10,6 +10,7 @@ from PIL import Image
 from noise2map.models.decoding import PredictionOptions
 from noise2map.report.panels import render
 from noise2map.runs.files import encode_arrays, encode_image
+from noise2map.runs.strips import by_strips
 from noise2map.tasks.prediction import Prediction
 
 _FULL_16_BITS = 65535
@@ -56,7 +57,7 @@ def encode_prediction(
     if arrays and any(kind != "uncertainty" for kind in prediction.computed):
         files["arrays"] = (f"{task.stored_folder}/{name}.npz", encode_arrays(prediction.computed))
     if uncertainty is not None:
-        scaled = np.rint(uncertainty.astype(np.float64) * units).clip(0, _FULL_16_BITS).astype(np.uint16)
+        scaled = by_strips(lambda part: np.rint(part.astype(np.float64) * units).clip(0, _FULL_16_BITS).astype(np.uint16), uncertainty)
         files["uncertainty"] = (f"uncertainty/{name}.png", encode_image(Image.fromarray(scaled)))
         kind = prediction.uncertainty_kind
         summary["uncertainty"] = {
@@ -79,6 +80,7 @@ def encode_prediction(
         "processed_size": list(prediction.processed_size),
         "num_steps": prediction.num_steps,
         "options": asdict(options),
+        **({} if prediction.tiles is None else {"tiles": prediction.tiles.record()}),
         **summary,
         "files": {kind: path for kind, (path, _) in files.items()},
     }

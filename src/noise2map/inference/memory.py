@@ -15,6 +15,8 @@ _PER_PIXEL = 60
 # Cells that are mixed to a pixel.
 _NEIGHBOURS = 9
 _SAFE_SHARE = 0.85
+OUTPUT_FLOATS = 10
+"""For a pixel of an image while its maps are written: image, map, uncertainty, what is drawn and encoded of them. 8 were measured."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def estimate_bytes(config: Noise2MapConfig, work: Workload, element_size: int = 
     logits = 2 * pixels * work.batch_size * classes
     if config.upsampling == "convex":  # every sample's map has all pixels, and each of them nine weights
         logits += pixels * work.batch_size * work.ensemble_size * (2 * _NEIGHBOURS + 4 * classes)
-    outputs = work.output_pixels * 6
+    outputs = work.output_pixels * OUTPUT_FLOATS
     return int(element_size * (max(decoder, encoder) + logits) + 4 * outputs)
 
 
@@ -72,13 +74,24 @@ def available_bytes(device: torch.device) -> int | None:
     return int(psutil.virtual_memory().available)
 
 
-def fitting_batch(config: Noise2MapConfig, work: Workload, device: torch.device, element_size: int = 4) -> int:
+def fitting_batch(
+    config: Noise2MapConfig, work: Workload, device: torch.device, element_size: int = 4, room: int | None = None
+) -> int:
     """The largest batch, at most ``work.batch_size``, that fits in free memory.
+
+    Args:
+        config: The model's configuration.
+        work: The batch.
+        device: Where it is computed.
+        element_size: Bytes per float.
+        room: The most bytes that it may take; what is free by default.
 
     Raises:
         ValueError: If not even one image fits.
     """
     free = available_bytes(device)
+    if room is not None:
+        free = room if free is None else min(room, free)
     if free is None:
         return work.batch_size
     one = Workload(1, work.height, work.width, work.ensemble_size, work.output_pixels)
@@ -86,6 +99,7 @@ def fitting_batch(config: Noise2MapConfig, work: Workload, device: torch.device,
     if needed > free * _SAFE_SHARE:
         raise ValueError(
             f"needs about {needed / 2**30:.1f} GiB to be processed at {work.width}x{work.height} pixels with "
-            f"{work.ensemble_size} noise sample(s), {free / 2**30:.1f} GiB are free; choose a smaller size or fewer samples"
+            f"{work.ensemble_size} noise sample(s), {free / 2**30:.1f} GiB are free; choose a smaller size or fewer samples, or "
+            "a bound on memory, within which it is processed in tiles"
         )
     return max(1, min(work.batch_size, int(free * _SAFE_SHARE / needed)))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,10 +16,13 @@ from noise2map.models import MapModel, Noise2MapImageProcessor
 from noise2map.models.decoding import DecodingOptions, PredictionOptions, Size, check_count
 from noise2map.models.image_processing import to_rgb
 from noise2map.report.palettes import class_palette
-from noise2map.runs.memory import keep_freed_memory
+from noise2map.runs.memory import keep_freed_memory, parse_bytes, resident_bytes
 from noise2map.tasks import task_of
 from noise2map.tasks.base import ImageTask
 from noise2map.tasks.prediction import Prediction, predictions_of
+
+if TYPE_CHECKING:
+    from noise2map.inference.tiling.plan import Tiling
 
 
 class Predictor:
@@ -34,12 +37,25 @@ class Predictor:
         task: ``"segmentation"``, ``"depth"`` or ``"normals"``.
         id2label: Class id to name (segmentation).
         palette: ``(K, 3)`` uint8 (segmentation).
+        tiling: When images are cut into tiles; None if never.
     """
 
-    def __init__(self, model: MapModel, processor: Noise2MapImageProcessor) -> None:
+    def __init__(
+        self, model: MapModel, processor: Noise2MapImageProcessor, *, memory: str | int | None = None, tile: int | None = None
+    ) -> None:
         """Wrap a model and its processor; :meth:`from_pretrained` loads both.
 
         The process keeps freed memory from then on, see `noise2map.keep_freed_memory`.
+
+        Args:
+            model: The model, on its device.
+            processor: Its image processor.
+            memory: Bytes that the process may have in all (on a GPU: on that device), as ``"2GiB"`` or a number. An image that does
+                not fit is processed in tiles, see `noise2map.inference.tiling`; one that fits as without a bound.
+            tile: Process whatever is larger in tiles of this side, pixels, a multiple of 32.
+
+        Raises:
+            ValueError: If the model makes no maps of single images, or the bound or the tile cannot work.
         """
         keep_freed_memory()
         self.model, self.processor = model.eval(), processor
@@ -50,6 +66,9 @@ class Predictor:
         self.id2label = {int(index): str(name) for index, name in model.config.id2label.items()}
         no_colors = np.zeros((0, 3), np.uint8)
         self.palette = class_palette(self.id2label, model.config.palette) if self._task.has_classes else no_colors
+        self.tiling: Tiling | None = None
+        if memory is not None or tile is not None:
+            self.tiling = _tiling(model, memory, tile)
 
     @property
     def has_classes(self) -> bool:
@@ -63,10 +82,16 @@ class Predictor:
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, device: str | torch.device = "auto", dtype: str | torch.dtype = "float32"
+        cls,
+        name: str | Path,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "float32",
+        *,
+        memory: str | int | None = None,
+        tile: int | None = None,
     ) -> "Predictor":
         """Load a checkpoint by shipped name, folder or hub id; see :func:`noise2map.inference.loading.load_model`."""
-        return cls(*load_model(name, device, dtype))
+        return cls(*load_model(name, device, dtype), memory=memory, tile=tile)
 
     def processed_size(self, width: int, height: int, size: Size = None) -> tuple[int, int]:
         """Width and height at which an image is processed; see `Noise2MapImageProcessor.processed_size`."""
@@ -110,7 +135,7 @@ class Predictor:
         self.check_interval(options)
         found: dict[int, Prediction] = {}
         read = ((index, to_rgb(as_image(image))) for index, image in enumerate(images))
-        for batch in batches(read, self.model, self.processor, options, batch_size):
+        for batch in batches(read, self.model, self.processor, options, batch_size, tiling=self.tiling):
             names = [ids[index] for index in batch.keys]
             found.update(zip(batch.keys, self.predict_batch(batch, names, options, every_uncertainty)))
         return [found[index] for index in range(len(images))]
@@ -142,7 +167,7 @@ class Predictor:
         name = self.model.config.uncertainty or self.model.default_uncertainty
         predictions = predictions_of(out, self._task, self.processor, batch.images, ids, name, every_uncertainty, before)
         for one in predictions:
-            one.processed_size, one.id2label, one.palette = batch.size, self.id2label, self.palette
+            one.processed_size, one.id2label, one.palette, one.tiles = batch.size, self.id2label, self.palette, batch.tiles
         if options.interval is not None:
             for row, (one, image) in enumerate(zip(predictions, batch.images)):
                 one.interval = self._task.interval(out, row, options.interval, *before, (image.height, image.width))
@@ -159,6 +184,11 @@ class Predictor:
             at_cells: Leave it as `MapModel.decode_map` returns it, at the size of the features.
         """
         width, height = batch.size
+        if batch.tiles is not None:
+            from noise2map.inference.tiling.decoding import TiledDecoder
+
+            decoder = TiledDecoder(self.model, self.processor, self._task, options)
+            return decoder.decode(batch.images[0], ids[0], batch.tiles)
         inputs = self.processor(
             images=batch.images,
             do_resize=True,
@@ -178,6 +208,16 @@ class Predictor:
             sampling=options.sampling,
             generator=[image_generator(options.seed, one) for one in ids],
         )
+
+
+def _tiling(model: MapModel, memory: str | int | None, tile: int | None) -> "Tiling":
+    from noise2map.inference.tiling.plan import Tiling
+
+    device = model.device
+    resident = torch.cuda.memory_allocated(device) if device.type == "cuda" else resident_bytes()
+    tiling = Tiling(None if memory is None else parse_bytes(memory), tile, resident)
+    tiling.room(model)
+    return tiling
 
 
 def _chosen(options: DecodingOptions | None, choices: dict[str, Any]) -> PredictionOptions:

@@ -6,6 +6,8 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import hsv_to_rgb
 
+from noise2map.runs.strips import by_strips
+
 # The classes of the rendered Freedoom rooms, in the colors of that dataset (a test compares them): large surfaces are
 # muted, small things are vivid.
 CLASS_COLORS: dict[str, tuple[int, int, int]] = {
@@ -114,17 +116,21 @@ def colorize(values: np.ndarray, low: float, high: float, color_map: str = UNCER
     """
     if not low < high or (log and low <= 0):
         raise ValueError(f"the range of colors must be increasing{' and positive' if log else ''}, got {low} .. {high}")
-    values = np.asarray(values, dtype=np.float64)
-    valid = np.isfinite(values)
-    filled = np.clip(np.where(valid, values, low), low, high)
-    if log:
-        unit = (np.log(filled) - np.log(low)) / (np.log(high) - np.log(low))
-    else:
-        unit = (filled - low) / (high - low)
     table = (colormaps[color_map](np.linspace(0, 1, 256))[:, :3] * 255).round().astype(np.uint8)
-    colors = table[np.round(unit * 255).astype(np.uint8)]
-    colors[~valid] = INVALID_COLOR
-    return colors
+
+    def paint(part: np.ndarray) -> np.ndarray:
+        part = np.asarray(part, dtype=np.float64)
+        valid = np.isfinite(part)
+        filled = np.clip(np.where(valid, part, low), low, high)
+        if log:
+            unit = (np.log(filled) - np.log(low)) / (np.log(high) - np.log(low))
+        else:
+            unit = (filled - low) / (high - low)
+        colors = table[np.round(unit * 255).astype(np.uint8)]
+        colors[~valid] = INVALID_COLOR
+        return colors
+
+    return by_strips(paint, np.asarray(values))
 
 
 def colorize_depth(depth_m: np.ndarray, near_m: float, far_m: float) -> np.ndarray:
@@ -138,7 +144,9 @@ def colorize_depth(depth_m: np.ndarray, near_m: float, far_m: float) -> np.ndarr
     Returns:
         ``(H, W, 3)`` uint8.
     """
-    depth_m = np.asarray(depth_m, dtype=np.float64)
+    depth_m = np.asarray(depth_m)
+    if depth_m.dtype.kind != "f":
+        depth_m = depth_m.astype(np.float64)
     return colorize(np.where(depth_m > 0, depth_m, np.nan), near_m, far_m, DEPTH_MAP, log=True)
 
 
@@ -151,11 +159,12 @@ def depth_range(*depths_m: np.ndarray) -> tuple[float, float]:
     Returns:
         ``(near_m, far_m)``, with ``far_m >= 1.2 * near_m``; ``(1.0, 10.0)`` if there is no depth at all.
     """
-    values = [np.asarray(depth, dtype=np.float64).ravel() for depth in depths_m]
-    valid = np.concatenate([depth[np.isfinite(depth) & (depth > 0)] for depth in values]) if values else np.zeros(0)
+    values = [np.asarray(depth) for depth in depths_m]
+    known = [depth[np.isfinite(depth) & (depth > 0)].astype(np.float64) for depth in values]
+    valid = np.concatenate(known) if len(known) > 1 else known[0] if known else np.zeros(0)
     if valid.size == 0:
         return 1.0, 10.0
-    near, far = np.percentile(valid, [1, 99])
+    near, far = np.percentile(valid, [1, 99], overwrite_input=True)
     step = 10.0 ** np.floor(np.log10(near)) / 10
     near = max(np.floor(near / step) * step, 1e-3)
     return float(near), float(max(far, near * 1.2))
@@ -170,12 +179,15 @@ def colorize_normals(normals: np.ndarray) -> np.ndarray:
     Returns:
         ``(H, W, 3)`` uint8; a surface that faces the camera is blue-violet, a floor green, as in other tools.
     """
-    normals = np.nan_to_num(np.asarray(normals, dtype=np.float64))
-    known = np.linalg.norm(normals, axis=-1) > 0.5
-    flipped = normals * np.array([1.0, -1.0, -1.0])  # to x right, y up, z towards the viewer
-    colors = np.round((np.clip(flipped, -1, 1) + 1) * 127.5).astype(np.uint8)
-    colors[~known] = INVALID_COLOR
-    return colors
+    def paint(part: np.ndarray) -> np.ndarray:
+        part = np.nan_to_num(np.asarray(part, dtype=np.float64))
+        known = np.linalg.norm(part, axis=-1) > 0.5
+        flipped = part * np.array([1.0, -1.0, -1.0])  # to x right, y up, z towards the viewer
+        colors = np.round((np.clip(flipped, -1, 1) + 1) * 127.5).astype(np.uint8)
+        colors[~known] = INVALID_COLOR
+        return colors
+
+    return by_strips(paint, np.asarray(normals))
 
 
 def legend_entries(

@@ -1,9 +1,11 @@
-"""Freed memory that stays with the process, so that the next step of a model does not fetch its pages anew."""
+"""Memory of the process: how much, in words and bytes, and that which is freed and stays for the next step of a model."""
 
 import ctypes
 import os
 import platform
+import re
 import sys
+from pathlib import Path
 
 OPT_OUT = "NOISE2MAP_KEEP_FREED_MEMORY"
 """Environment variable: with ``0`` the C library goes on as it likes."""
@@ -13,6 +15,26 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _LARGEST = 2**31 - 1  # the settings are C ints
 
 _kept: bool | None = None
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def parse_bytes(text: str | int) -> int:
+    """``"2GiB"``, ``"512 MB"``, ``"1.5g"`` or a number as bytes.
+
+    Raises:
+        ValueError: If it is no amount of memory.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", str(text).strip().lower())
+    if found is None or found[2] not in _UNITS or (amount := round(float(found[1]) * _UNITS[found[2]])) < 1:
+        raise ValueError(f"memory is {text!r}; expected an amount such as 2GiB, 512MiB or 4GB")
+    return amount
+
+
+def resident_bytes() -> int:
+    """Memory that the process has now (Linux); 0 where it cannot be known."""
+    status = Path("/proc/self/statm")
+    return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if status.exists() else 0
 
 
 def keep_freed_memory() -> bool:

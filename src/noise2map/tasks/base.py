@@ -190,6 +190,26 @@ class ImageTask(Task):
     def mean_output(self, mean: Tensor, **fields: Any) -> Any:
         """The model's output for a mean of `at_size` over views."""
 
+    def blendable(self, prediction: Tensor, log_probabilities: bool) -> Tensor:
+        """A prediction ``(B, K', h, w)`` as what may be averaged over tiles that overlap.
+
+        Args:
+            prediction: Map and parameters, see `MapModel.whole_prediction`.
+            log_probabilities: Class scores are logarithms of averaged probabilities.
+        """
+        return prediction.float()
+
+    def blended(self, mean: Tensor) -> Tensor:
+        """The prediction for a mean ``(B, K', h, w)`` of what `blendable` gave; the mean may be overwritten."""
+        return mean
+
+    def aligned(self, tile: Tensor, anchor: Tensor) -> Tensor:
+        """What `blendable` gave for a tile ``(1, K', h, w)``, brought to the level of the same place in a map of the whole image.
+
+        Tasks whose maps are absolute have nothing to align.
+        """
+        return tile
+
     def arrays(
         self, output: Any, processor: Any, sizes: Sequence[tuple[int, int]], before: Sequence[tuple[int, int]] = ()
     ) -> list[np.ndarray]:

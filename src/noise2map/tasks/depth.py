@@ -19,6 +19,7 @@ from noise2map.models.resizing import resize_map
 from noise2map.report.palettes import colorize_depth, depth_range
 from noise2map.report.panels import Panel, depth_panel
 from noise2map.runs.files import encode_image
+from noise2map.runs.strips import by_strips
 from noise2map.tasks.base import ImageTask
 from noise2map.tasks.calibrating import DistributionCalibrator
 from noise2map.tasks.prediction import Prediction
@@ -36,8 +37,8 @@ def depth_png_scale(max_depth_m: float) -> int:
 
 def _depth_units(depth_m: np.ndarray, config: Any) -> np.ndarray:
     """Metres as what a 16-bit image holds, any shape."""
-    units = np.rint(depth_m.astype(np.float64) * depth_png_scale(config.max_depth))
-    return units.clip(0, _FULL_16_BITS).astype(np.uint16)
+    scale = depth_png_scale(config.max_depth)
+    return by_strips(lambda part: np.rint(part.astype(np.float64) * scale).clip(0, _FULL_16_BITS).astype(np.uint16), depth_m)
 
 
 class DepthScorer(ImageScorer):
@@ -212,6 +213,31 @@ class DepthTask(ImageTask):
     def mean_output(self, mean: Tensor, **fields: Any) -> MapDepthOutput:
         """The mean depth."""
         return MapDepthOutput(predicted_depth=mean[:, 0], **fields)
+
+    def blendable(self, prediction: Tensor, log_probabilities: bool) -> Tensor:
+        """Metres as logarithms; scales and weights as they are."""
+        values = prediction.float().clone()
+        metres = self._metres(values.shape[1])
+        values[:, metres] = values[:, metres].log()
+        return values
+
+    def blended(self, mean: Tensor) -> Tensor:
+        """The geometric mean of metres."""
+        for channel in self._metres(mean.shape[1]):
+            mean[:, channel].exp_()
+        return mean
+
+    def aligned(self, tile: Tensor, anchor: Tensor) -> Tensor:
+        """See `ImageTask.aligned`: depth times one factor, so that half of the pixels are nearer than in the whole map, half farther."""
+        values, metres = tile.clone(), self._metres(tile.shape[1])
+        values[:, metres] += (anchor[:, 0] - tile[:, 0]).median()
+        return values
+
+    @staticmethod
+    def _metres(channels: int) -> list[int]:
+        """Which channels of a prediction are depths, see `with_scale`: the map, and the medians of a mixture."""
+        components = (channels - 2) // 3
+        return [0, *range(2 + components, 2 + 2 * components)]
 
     def computed(self, output: Any) -> dict[str, Tensor]:
         """Metres, and the predicted scale of log depth."""

@@ -199,6 +199,11 @@ class NormalsTask(ImageTask):
         """The mean direction."""
         return MapNormalsOutput(predicted_normals=unit_vectors(mean), **fields)
 
+    def blended(self, mean: Tensor) -> Tensor:
+        """Mean directions; spreads as they are."""
+        mean[:, :3] = unit_vectors(mean[:, :3])
+        return mean
+
     def arrays(
         self, output: Any, processor: Any, sizes: Sequence[tuple[int, int]], before: Sequence[tuple[int, int]] = ()
     ) -> list[np.ndarray]:

@@ -34,6 +34,7 @@ class Prediction:
             ``upper_m`` ``(H, W)``, ``cone_degrees`` ``(H, W)``, or ``members`` ``(K, H, W)`` bool of classes.
         id2label: Class id to name (segmentation).
         palette: ``(K, 3)`` uint8 (segmentation).
+        tiles: How the image was cut, `noise2map.inference.tiling.plan.TilePlan`; None if it was processed whole.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Prediction:
     interval: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     id2label: dict[int, str] = field(default_factory=dict, repr=False)
     palette: np.ndarray | None = field(default=None, repr=False)
+    tiles: Any = field(default=None, repr=False)
 
     @property
     def labels(self) -> np.ndarray | None:

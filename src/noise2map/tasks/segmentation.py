@@ -299,6 +299,14 @@ class SegmentationTask(ImageTask):
         """The logarithm of the mean probabilities."""
         return MapSegmenterOutput(logits=mean.clamp_min(torch.finfo(mean.dtype).tiny).log(), **fields)
 
+    def blendable(self, prediction: Tensor, log_probabilities: bool) -> Tensor:
+        """Class probabilities."""
+        return prediction.float().exp() if log_probabilities else prediction.float().softmax(1)
+
+    def blended(self, mean: Tensor) -> Tensor:
+        """The logarithm of the mean probabilities."""
+        return mean.clamp_(min=torch.finfo(mean.dtype).tiny).log_()
+
     def arrays(
         self, output: Any, processor: Any, sizes: Sequence[tuple[int, int]], before: Sequence[tuple[int, int]] = ()
     ) -> list[np.ndarray]:
