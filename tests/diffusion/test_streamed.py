@@ -19,7 +19,11 @@ def test_rows_are_those_of_the_whole_draw(shape):
 
 
 def test_fields_of_different_shapes_follow_each_other():
-    shapes, generator, streamed = [(1, 2, 11, 13), (2, 1, 5, 50), (1, 1, 300, 301)], image_generator(0, "b"), StreamedNoise(image_generator(0, "b"))
+    shapes, generator, streamed = (
+        [(1, 2, 11, 13), (2, 1, 5, 50), (1, 1, 300, 301)],
+        image_generator(0, "b"),
+        StreamedNoise(image_generator(0, "b")),
+    )
     for index, shape in enumerate(shapes):
         assert torch.equal(streamed.rows(index, shape, 1, 4), draw_noise(shape, [generator])[0, :, :, 1:4])
 

@@ -10,6 +10,15 @@ from noise2map.cli import options
 EXIT_SOME_FAILED = 1
 
 
+def _amount(text: Any) -> int:
+    from noise2map.runs.memory import parse_bytes
+
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 def predict(
     sources: Annotated[
         list[str], typer.Argument(metavar="IMAGE|FOLDER|URL...", help="Images, folders (sub-folders too), http(s) addresses.")
@@ -31,6 +40,10 @@ def predict(
     ] = None,
     panels: Annotated[bool, typer.Option(help="Draw image, map and uncertainty side by side for each image.")] = True,
     arrays: Annotated[bool, typer.Option(help="Store depth as floats (npz), too.")] = True,
+    memory: Annotated[
+        Any, typer.Option(parser=_amount, metavar="2GiB", help="Most memory; an image that does not fit goes in tiles.")
+    ] = None,
+    tile: Annotated[int | None, typer.Option(min=64, help="Process larger images in tiles of this side, a multiple of 32.")] = None,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Predict class maps or depth, with uncertainty, for images of any size.
@@ -47,7 +60,8 @@ def predict(
     found = find_images(sources, leave_out=out)
     if interval is not None:
         chosen["interval"] = interval
-    request = prediction_request(model, dtype=dtype, panels=panels, arrays=arrays, **chosen)
+    bound = {name: value for name, value in (("memory", memory), ("tile", tile)) if value is not None}
+    request = prediction_request(model, dtype=dtype, panels=panels, arrays=arrays, **chosen, **bound)
     with OutputFolder(out, overwrite=overwrite) as folder:
         if folder.recall(request):
             plan = plan_images(found, folder)
@@ -62,7 +76,7 @@ def predict(
         from noise2map.models.decoding import PredictionOptions
 
         transformers.utils.logging.disable_progress_bar()
-        predictor = Predictor(*load_model(model, pick_device(device), pick_dtype(dtype)))
+        predictor = Predictor(*load_model(model, pick_device(device), pick_dtype(dtype)), **bound)
         choices = {"model_name": model, "batch_size": batch_size, "panels": panels, "arrays": arrays}
         try:
             report = predict_folder(found, folder, predictor, PredictionOptions(**chosen), **choices)

@@ -51,7 +51,9 @@ class StreamedNoise:
 
     def __init__(self, generator: torch.Generator) -> None:
         if generator.device.type != "cpu":
-            raise ValueError(f"the generator is on {generator.device}; expected one on the CPU, whose draws can be repeated in parts")
+            raise ValueError(
+                f"the generator is on {generator.device}; expected one on the CPU, whose draws can be repeated in parts"
+            )
         self._generator = torch.Generator().set_state(generator.get_state())
         self._fields: list[_Field] = []
 
@@ -81,7 +83,9 @@ class StreamedNoise:
         if found.shape != tuple(shape):
             raise ValueError(f"field {index} has shape {found.shape}; it is asked for with {tuple(shape)}")
         if found.kept is None or found.kept[0] != (top, bottom):
-            planes = [self._numbers(found, (plane * height + top) * width, (bottom - top) * width) for plane in range(samples * channels)]
+            planes = [
+                self._numbers(found, (plane * height + top) * width, (bottom - top) * width) for plane in range(samples * channels)
+            ]
             found.kept = (top, bottom), torch.stack(planes).view(samples, channels, bottom - top, width)
         return found.kept[1]
 

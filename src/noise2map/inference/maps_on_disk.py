@@ -57,7 +57,9 @@ def encode_prediction(
     if arrays and any(kind != "uncertainty" for kind in prediction.computed):
         files["arrays"] = (f"{task.stored_folder}/{name}.npz", encode_arrays(prediction.computed))
     if uncertainty is not None:
-        scaled = by_strips(lambda part: np.rint(part.astype(np.float64) * units).clip(0, _FULL_16_BITS).astype(np.uint16), uncertainty)
+        scaled = by_strips(
+            lambda part: np.rint(part.astype(np.float64) * units).clip(0, _FULL_16_BITS).astype(np.uint16), uncertainty
+        )
         files["uncertainty"] = (f"uncertainty/{name}.png", encode_image(Image.fromarray(scaled)))
         kind = prediction.uncertainty_kind
         summary["uncertainty"] = {

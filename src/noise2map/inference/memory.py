@@ -16,7 +16,7 @@ _PER_PIXEL = 60
 _NEIGHBOURS = 9
 _SAFE_SHARE = 0.85
 OUTPUT_FLOATS = 10
-"""For a pixel of an image while its maps are written: image, map, uncertainty, what is drawn and encoded of them. 8 were measured."""
+"""For a pixel of an image while its maps are written: image, map, uncertainty, what is drawn of them. 8 were measured."""
 
 
 @dataclass(frozen=True)

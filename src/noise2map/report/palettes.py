@@ -179,6 +179,7 @@ def colorize_normals(normals: np.ndarray) -> np.ndarray:
     Returns:
         ``(H, W, 3)`` uint8; a surface that faces the camera is blue-violet, a floor green, as in other tools.
     """
+
     def paint(part: np.ndarray) -> np.ndarray:
         part = np.nan_to_num(np.asarray(part, dtype=np.float64))
         known = np.linalg.norm(part, axis=-1) > 0.5

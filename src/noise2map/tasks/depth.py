@@ -228,9 +228,13 @@ class DepthTask(ImageTask):
         return mean
 
     def aligned(self, tile: Tensor, anchor: Tensor) -> Tensor:
-        """See `ImageTask.aligned`: depth times one factor, so that half of the pixels are nearer than in the whole map, half farther."""
+        """See `ImageTask.aligned`: depth times one factor, after which half of the pixels are nearer than in the whole map.
+
+        What would leave the range of depths of both stays at its end.
+        """
         values, metres = tile.clone(), self._metres(tile.shape[1])
-        values[:, metres] += (anchor[:, 0] - tile[:, 0]).median()
+        low, high = torch.minimum(tile[:, 0].min(), anchor.min()), torch.maximum(tile[:, 0].max(), anchor.max())
+        values[:, metres] = (values[:, metres] + (anchor[:, 0] - tile[:, 0]).median()).clamp(low, high)
         return values
 
     @staticmethod

@@ -86,7 +86,7 @@ class Blend:
         return ..., slice(top, top + values.shape[-2]), slice(left, left + values.shape[-1])
 
     def add(self, corner: tuple[int, int], values: Tensor, out: Any) -> None:
-        """Adds a tile: the map ``(1, K, h, w)`` as it is to be averaged, uncertainties and number of steps of the model's output."""
+        """Adds a tile: the map ``(1, K, h, w)`` as it is to be averaged, with the uncertainties of an output."""
         values = torch.cat([values, *(out.uncertainties[name][:, None].float().cpu() for name in self.kinds)], 1)
         if self._total is None:
             self._total = torch.zeros(1, values.shape[1], *self.size)

@@ -15,8 +15,8 @@ SMALLEST_TILE = 128
 
 LARGEST_OVERLAP = 256
 
-# A process that has loaded Python, PyTorch and transformers; counted alike everywhere, so that a bound gives the same tiles on every
-# machine.
+# A process that has loaded Python, PyTorch and transformers; counted alike everywhere, so that a bound gives the same
+# tiles on every machine.
 _LIBRARIES = 500 * 2**20
 _CELL = 4  # pixels for a side of a cell of the map
 _STRIPS = 6  # maps of `STRIP_FLOATS` that are alive when a blended map is brought to the size of the image
