@@ -23,7 +23,9 @@ def resize_logits(logits: Tensor, *sizes: tuple[int, int], log_probabilities: bo
     """Class scores ``(B, K, h, w)`` at another size; logarithms of averaged probabilities are resized as probabilities."""
     if not log_probabilities:
         return resize_map(logits, *sizes)
-    return resize_map(logits.exp(), *sizes).clamp(min=torch.finfo(logits.dtype).tiny).log()
+    p, least = resize_map(logits.exp(), *sizes), torch.finfo(logits.dtype).tiny
+    # In place where no gradient needs what was before: all classes at full size are the largest thing that there is.
+    return p.clamp(min=least).log() if p.requires_grad else p.clamp_(min=least).log_()
 
 
 def resized_strips(values: Tensor, *sizes: tuple[int, int], strip_floats: int = STRIP_FLOATS) -> Iterator[Tensor]:
