@@ -133,7 +133,7 @@ def statistic(sums: Tensor) -> Tensor:
 
 
 def scored(logits: Tensor, drawn: DrawnImages) -> dict[str, float]:
-    """Scores of a split with intervals over its maps, and how far single maps are off."""
+    """Scores of a split with intervals over its maps, and how far single maps are off, in per cent but for the likelihood."""
     pixels, places = drawn.pixels, [str(place) for place in drawn.places]
     sums = bin_sums(logits, pixels, len(drawn.ids))
     ece, gap = bootstrap_intervals(sums, statistic, clusters=places)
@@ -141,7 +141,8 @@ def scored(logits: Tensor, drawn: DrawnImages) -> dict[str, float]:
     gaps = torch.stack([statistic(sums[[index for index, one in enumerate(places) if one == name]]) for name in names])
     found = {"ece": ece.estimate, "ece_low": ece.low, "ece_high": ece.high, "gap": gap.estimate, "gap_low": gap.low}
     found |= {"gap_high": gap.high, "map_gap_sd": float(gaps[:, 1].std()), "map_ece": float(gaps[:, 0].mean())}
-    found["error"] = float((logits.argmax(1) != pixels.truth).double().mean())
+    found = {f"{name}_percent": 100 * value for name, value in found.items()}
+    found["error_percent"] = 100 * float((logits.argmax(1) != pixels.truth).double().mean())
     return found | {"nll": float(torch.nn.functional.cross_entropy(logits.double(), pixels.truth))}
 
 
@@ -192,7 +193,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     facts = {"model": label_of(options.model), "dataset": "freedoom", "calibrated_on": options.calibrate, "split": options.split}
     facts |= {"decoding": decoding, "images": f"{len(first.ids)}, {len(second.ids)}"}
     facts |= {"maps": f"{len(set(first.places))}, {len(set(second.places))}"}
-    print(text_table([{name: row[name] for name in list(row)[:5]} | {"map gaps": row["map_gap_sd"]} for row in rows], digits=3))
+    print(
+        text_table(
+            [{name: row[name] for name in list(row)[:5]} | {"map_gap_sd_percent": row["map_gap_sd_percent"]} for row in rows],
+            digits=3,
+        )
+    )
     if options.out:
         origin = provenance(torch.device("cpu"), torch.float32, 0)
         words = sys.argv[1:] if arguments is None else arguments

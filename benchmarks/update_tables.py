@@ -144,6 +144,18 @@ def shift_table(model: str) -> str:
     return markdown_table(found, list(dict.fromkeys(("shift", "strength", "error", *names, *found[0]))))
 
 
+def class_calibration_table() -> str:
+    """Calibration error of classes by method, on maps that were left out and on other maps."""
+    lines: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in read_csv(RESULTS / "class_calibration.csv"):
+        way = "mean over steps" if "steps," in row["decoding"].split(", ", 1)[1] + "," else "last step"
+        line = lines.setdefault((way, row["method"]), {"3 steps": way, "method": row["method"]})
+        low, high = (f"{row[f'ece_{end}_percent']:.1f}" for end in ("low", "high"))
+        line[f"ECE %, {row['scored']}"] = f"{row['ece_percent']:.2f} [{low}, {high}]"
+        line[f"of a single map, {row['scored']}"] = f"{row['map_ece_percent']:.1f}"
+    return markdown_table(list(lines.values()))
+
+
 def guidance_table(table: str) -> str:
     """Scores of the generator by setting of its guidance.
 
@@ -455,6 +467,7 @@ def blocks() -> dict[tuple[Path, str], str]:
         found[ROOT / "docs" / "ablations.md", path.stem.replace("_", " ")] = table
     trust = ROOT / "docs" / "trust.md"
     found |= {(trust, f"shifts {name}"): shift_table(f"freedoom-{name}-tiny") for name in ("depth-laplace", "segmentation")}
+    found |= {(trust, "class calibration"): class_calibration_table()}
     found |= {(ROOT / "docs" / "audit.md", "audit"): audit_table()}
     return found | {(page, "official recipes"): recipes_table()}
 

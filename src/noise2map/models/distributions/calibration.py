@@ -12,6 +12,7 @@ from torch import Tensor
 # A central interval further out than this holds all but 1e-9 of a distribution, whatever its level is called.
 _FARTHEST = 20.0
 _SUREST = 1 - 1e-6  # no class is certain
+_LEAD = 1e-3  # nats by which the likeliest class stays ahead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,7 @@ class Calibration:
         log_rest = log_p.scatter(1, places, -math.inf).logsumexp(1)  # 1 - p of the likeliest, also where p rounds to 1
         share = self._came_true(log_first.exp())
         # The likeliest class stays the likeliest: of what it leaves the second gets exp(log_second - log_rest).
-        least = torch.sigmoid(log_second - log_rest)
+        least = torch.sigmoid(log_second - log_rest + _LEAD)
         share = torch.maximum(share, least).clamp(max=_SUREST)
         others = log_p + (torch.log1p(-share) - log_rest).unsqueeze(1)
         return others.scatter(1, places, share.log().unsqueeze(1)).to(logits.dtype)
