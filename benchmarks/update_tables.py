@@ -121,9 +121,9 @@ def collect_trust(folders: list[Path]) -> None:
         write_csv(RESULTS / name, [row for row in old if row[key] not in {one[key] for one in fresh}] + fresh)
 
 
-def shift_table(model: str) -> str:
-    """What is left of a calibration under each shift, of one model."""
-    rows = [row for row in read_csv(RESULTS / "shifts.csv") if row["model"] == model]
+def shift_table(model: str, images: int) -> str:
+    """What is left of a calibration under each shift, of one model on so many images."""
+    rows = [row for row in read_csv(RESULTS / "shifts.csv") if (row["model"], int(row["images_scored"])) == (model, images)]
     lines: dict[tuple[Any, Any], dict[str, Any]] = {}
     variants = [name for name in ("before", "constant interval", "after") if any(row["variant"] == name for row in rows)]
     for row in rows:
@@ -466,7 +466,9 @@ def blocks() -> dict[tuple[Path, str], str]:
         table = markdown_table(summary(read_csv(path)), digits=3)
         found[ROOT / "docs" / "ablations.md", path.stem.replace("_", " ")] = table
     trust = ROOT / "docs" / "trust.md"
-    found |= {(trust, f"shifts {name}"): shift_table(f"freedoom-{name}-tiny") for name in ("depth-laplace", "segmentation")}
+    found[trust, "shifts depth-laplace"] = shift_table("freedoom-depth-laplace-tiny", 180)
+    found[trust, "shifts segmentation"] = shift_table("freedoom-segmentation-tiny", 90)
+    found[trust, "shifts segmentation hidden"] = shift_table("freedoom-segmentation-tiny", 180)
     found |= {(trust, "class calibration"): class_calibration_table()}
     found |= {(ROOT / "docs" / "audit.md", "audit"): audit_table()}
     return found | {(page, "official recipes"): recipes_table()}
