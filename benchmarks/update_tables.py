@@ -440,6 +440,21 @@ def audit_table() -> str:
     return markdown_table(rows)
 
 
+def seams_table() -> str:
+    """Frames whole and in tiles, see ``benchmarks/seams.py``."""
+    rows = [
+        {
+            "model": row["model"],
+            "map": row["method"],
+            "across / inside": f"{row['seam_ratio']:.2f}",
+            "AbsRel": "" if row["abs_rel"] in ("", None) else f"{row['abs_rel']:.3f}",
+            "mIoU %": "" if row["mIoU"] in ("", None) else f"{100 * row['mIoU']:.1f}",
+        }
+        for row in read_csv(RESULTS / "seams.csv")
+    ]
+    return markdown_table(rows)
+
+
 def whole(number: float) -> str:
     """A count, or a mean of counts, without decimals."""
     return f"{number:.0f}"
@@ -470,7 +485,7 @@ def blocks() -> dict[tuple[Path, str], str]:
     found[trust, "shifts segmentation"] = shift_table("freedoom-segmentation-tiny", 90)
     found[trust, "shifts segmentation hidden"] = shift_table("freedoom-segmentation-tiny", 180)
     found |= {(trust, "class calibration"): class_calibration_table()}
-    found |= {(ROOT / "docs" / "audit.md", "audit"): audit_table()}
+    found |= {(ROOT / "docs" / "audit.md", "audit"): audit_table(), (ROOT / "docs" / "predict.md", "seams"): seams_table()}
     return found | {(page, "official recipes"): recipes_table()}
 
 
