@@ -188,6 +188,14 @@ def test_at_full_size_they_are_those_of_the_resized_probabilities(options):
     assert set(cells.uncertainties_at((64, 64), kinds=["entropy"])) == {"entropy"}
 
 
+def test_logarithms_of_probabilities_at_their_own_size_are_read_as_logits():
+    p = torch.randn(1, 5, 6, 4, generator=torch.Generator().manual_seed(0)).mul(5).softmax(1)
+    kinds = {name: torch.zeros(1, 6, 4) for name in ("entropy", "least_confidence")}
+    found = MapSegmenterOutput(logits=p.log(), log_probabilities=True, uncertainties=kinds).uncertainties_at((6, 4))
+    assert torch.allclose(found["entropy"], -(p * p.log()).sum(1) / math.log(5), atol=1e-6)
+    assert torch.allclose(found["least_confidence"], 1 - p.amax(1), atol=1e-6)
+
+
 def test_an_edge_between_certain_cells_is_uncertain():
     """Two cells, each certain of another class: halfway between them nobody knows, which no interpolated entropy says."""
     logits = torch.tensor([[50.0, -50.0], [-50.0, 50.0]]).view(1, 2, 1, 2)

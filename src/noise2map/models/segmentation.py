@@ -123,8 +123,10 @@ def _uncertainties_of(
     """Entropy, least confidence and mutual information ``(H, W)`` of logits ``(K, h, w)`` and samples ``(R, K, h, w)``."""
     link = Softmax()
     found: dict[str, list[Tensor]] = {"entropy": [], "least_confidence": [], "mutual_information": []}
-    for strip in resized_strips(logits.exp() if log_probabilities else logits, *sizes):
-        if log_probabilities:
+    # Logarithms that stay as large as they are need not become probabilities: their softmax is the same.
+    resized_as_p = log_probabilities and any(size != tuple(logits.shape[-2:]) for size in sizes)
+    for strip in resized_strips(logits.exp() if resized_as_p else logits, *sizes):
+        if resized_as_p:
             p = strip / strip.sum(0)
             unsure, doubt = link.entropy(p), link.doubt(p)
         else:
