@@ -4,6 +4,8 @@ import ast
 import functools
 import importlib
 import importlib.util
+import json
+import os
 import re
 import shlex
 import shutil
@@ -137,6 +139,27 @@ def test_parsing_sees_what_is_missing():
         with pytest.raises(usage_error):
             parsed(words)
     assert len(COMMANDS) > 80
+
+
+# ---- notebooks -------------------------------------------------------------------------------------------------------------
+
+
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run_from_top_to_bottom(path, tmp_path):
+    """In a process of their own, as a kernel would; what they hold was made without an error."""
+    cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    assert all(output["output_type"] != "error" for cell in cells for output in cell["outputs"])
+    assert any("image/png" in output.get("data", {}) for cell in cells for output in cell["outputs"])
+    script = tmp_path / "notebook.py"
+    script.write_text("\n\n".join("".join(cell["source"]) for cell in cells), encoding="utf-8")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "MPLBACKEND": "agg", "PATH": path}
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 # ---- the site --------------------------------------------------------------------------------------------------------------
