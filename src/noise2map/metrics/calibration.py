@@ -236,12 +236,12 @@ def fit_confidences(confidence: Tensor, correct: Tensor, groups: int = 20) -> tu
     pairs = zip(ordered.tensor_split(groups), correct[order].double().tensor_split(groups))
     knots = [(float(x.mean()), float(y.mean()), len(x)) for x, y in pairs if len(x)]
     blocks: list[list[float]] = []  # share, weight, number of knots
-    for _, share, weight in knots:
-        blocks.append([share, weight, 1])
+    for _, share, pixels in knots:
+        blocks.append([share, pixels, 1])
         while len(blocks) > 1 and blocks[-2][0] >= blocks[-1][0]:
-            share, weight, count = blocks.pop()
+            added, weight, count = blocks.pop()
             last = blocks[-1]
-            last[0] = (last[0] * last[1] + share * weight) / (last[1] + weight)
+            last[0] = (last[0] * last[1] + added * weight) / (last[1] + weight)
             last[1], last[2] = last[1] + weight, last[2] + count
     shares = [share for share, _, count in blocks for _ in range(int(count))]
     rising = {x: share for (x, _, _), share in zip(knots, shares)}  # groups of the same confidence are one knot
