@@ -12,6 +12,7 @@ from noise2map import zoo
 from noise2map.hub.cards import Score, model_index, read_metadata, with_metadata
 from noise2map.hub.push import local_folder, write_whole
 from noise2map.models import Noise2MapForDepthEstimation
+from noise2map.tasks import TASKS
 from noise2map.zoo import zoo_path
 
 
@@ -75,6 +76,7 @@ def test_every_map_model_comes_back_as_it_went(hub, tmp_path):
 GENERATOR = """
 import torch
 from noise2map.guidance import DepthGuidedPipeline
+from noise2map.tasks import TASKS
 from noise2map.zoo import zoo_path
 
 before = DepthGuidedPipeline.from_pretrained(zoo_path("freedoom-generator-64"))
@@ -165,6 +167,10 @@ def test_shipped_cards_are_what_the_hub_takes(name):
     assert card_problems(card) == [] and {"license", "library_name", "pipeline_tag", "tags"} <= read_metadata(card).keys()
     scored = ("freedoom-depth-laplace-tiny", "freedoom-segmentation-tiny", "freedoom-bev-camera-tiny")
     assert name not in scored or "model-index" in read_metadata(card)
+
+
+def test_cards_name_tasks_as_the_tasks_do():
+    assert {name: zoo.TASK_TAGS[name] for name in TASKS} == {name: task.pipeline_tag for name, task in TASKS.items()}
 
 
 def test_the_copy_needs_no_file_beside_it(tmp_path):

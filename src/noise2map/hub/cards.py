@@ -10,13 +10,7 @@ from typing import Any
 
 import yaml
 
-TASK_TAGS = {
-    "segmentation": "image-segmentation",
-    "depth": "depth-estimation",
-    "normals": "image-to-image",
-    "bev": "image-segmentation",
-    "generation": "unconditional-image-generation",
-}
+from noise2map.zoo import TASK_TAGS
 
 # What transformers and diffusers write when nobody has written a card.
 _UNWRITTEN = re.compile(r"\[More Information Needed\]|should probably proofread and complete it")

@@ -8,9 +8,9 @@ from tempfile import TemporaryDirectory
 
 from safetensors.torch import load_file, save_file
 
-from noise2map.hub.cards import TASK_TAGS, Score, is_unwritten, model_index, plain_card, with_metadata
+from noise2map.hub.cards import Score, is_unwritten, model_index, plain_card, with_metadata
 from noise2map.hub.upload import check_target, upload
-from noise2map.zoo import label_of, named_files, resolve_generator, resolve_model, task_of_folder
+from noise2map.zoo import TASK_TAGS, label_of, named_files, resolve_generator, resolve_model, task_of_folder
 
 CARD = "README.md"
 

@@ -39,10 +39,20 @@ _TASKS = {
     "ForNormalEstimation": "normals",
 }
 
+# Task -> what the hub calls it.
+TASK_TAGS = {
+    "segmentation": "image-segmentation",
+    "depth": "depth-estimation",
+    "normals": "image-to-image",
+    "bev": "image-segmentation",
+    "generation": "unconditional-image-generation",
+}
+
 # What a repository on the hub is called: owner/name.
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 __all__ = [
+    "TASK_TAGS",
     "ShippedModel",
     "ShippedNames",
     "available",
