@@ -482,8 +482,7 @@ def blocks() -> dict[tuple[Path, str], str]:
         found[ROOT / "docs" / "ablations.md", path.stem.replace("_", " ")] = table
     trust = ROOT / "docs" / "trust.md"
     found[trust, "shifts depth-laplace"] = shift_table("freedoom-depth-laplace-tiny", 180)
-    found[trust, "shifts segmentation"] = shift_table("freedoom-segmentation-tiny", 90)
-    found[trust, "shifts segmentation hidden"] = shift_table("freedoom-segmentation-tiny", 180)
+    found[trust, "shifts segmentation"] = shift_table("freedoom-segmentation-tiny", 180)
     found |= {(trust, "class calibration"): class_calibration_table()}
     found |= {(ROOT / "docs" / "audit.md", "audit"): audit_table(), (ROOT / "docs" / "predict.md", "seams"): seams_table()}
     return found | {(page, "official recipes"): recipes_table()}
