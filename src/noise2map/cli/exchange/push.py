@@ -27,7 +27,5 @@ def push(
     from noise2map.hub.push import push as push_model
 
     scores = scores_for_card(evaluation) if evaluation is not None else ()
-    address = push_model(
-        model, repository, private=private or None, revision=revision, license=license, scores=scores
-    )  # fmt: skip
+    address = push_model(model, repository, private=private or None, revision=revision, license=license, scores=scores)
     print(f"{repository}: {address}")
