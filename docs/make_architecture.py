@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "noise2map"
 JOBS = {
     "cli": "options of the commands",
+    "app": "the models in a browser",
     "demo": "one HTML page",
     "bench": "time and memory",
     "generation": "draws and scores images",
@@ -48,7 +49,7 @@ JOBS = {
     "registration": "names for transformers",
 }
 GROUPS = {  # color of a box
-    "#dfe7f5": {"cli", "demo", "bench"},
+    "#dfe7f5": {"cli", "app", "demo", "bench"},
     "#d9efe3": {
         *("generation", "audit", "ablation", "evaluation", "calibration", "inference", "training", "convert", "rendering"),
         "export",
@@ -57,7 +58,7 @@ GROUPS = {  # color of a box
     "#f7dcd7": {"models", "guidance"},
     "#ececec": {"report", "data", "metrics", "geometry", "runs", "diffusion", "codecs", "hub", "zoo", "registration"},
 }
-FREE = ("cli", "demo")  # import what they like; only their shortest arrows are drawn
+FREE = ("cli", "app", "demo")  # import what they like; only their shortest arrows are drawn
 INK, USED, ALLOWED = "#222222", "#3b6ea5", "#c9d6e8"
 
 
@@ -220,7 +221,7 @@ def draw_layers(axes, edges: dict[str, Counter], lines: Counter) -> None:
     axes.set_ylim(-0.6, max(ys) + 0.6)
     axes.set_title(
         "Each room stands above all that it imports (lines of code in thousands). Left out: arrows that follow from others, "
-        "long ones of cli and demo.",
+        "long ones of cli, app and demo.",
         fontsize=9,
         loc="left",
     )

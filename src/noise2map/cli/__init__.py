@@ -18,6 +18,7 @@ from noise2map.runs.memory import keep_freed_memory
 # command -> (module, attribute, one-line help). A Typer app becomes a group, a function a command, which may have two words.
 _COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo": ("noise2map.cli.demo", "demo", "Maps, uncertainty and scores on shipped frames: one HTML page."),
+    "app": ("noise2map.cli.app_page", "app", "The models in a browser, on this machine."),
     "models": ("noise2map.cli.models", "models", "The models that ship: task, size, score, limit."),
     "predict": ("noise2map.cli.predict", "predict", "Maps for an image or a folder of images."),
     "predict-bev": ("noise2map.cli.predict_bev", "predict_bev", "Bird's-eye-view maps from cameras and LiDAR."),
@@ -40,11 +41,11 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
 }
 
 # Commands that run a model from their first second on; `train` looks at its recipe first.
-_MODEL_COMMANDS = ("demo", "predict", "predict-bev", "sample", "evaluate", "calibrate", "audit", "experiment", "bench")
+_MODEL_COMMANDS = ("demo", "app", "predict", "predict-bev", "sample", "evaluate", "calibrate", "audit", "experiment", "bench")
 
 # Interrupted, these begin again from the start; all others go on where they were.
 _START_AGAIN = (
-    *("demo", "models", "evaluate", "calibrate", "bench", "convert", "export", "push"),
+    *("demo", "app", "models", "evaluate", "calibrate", "bench", "convert", "export", "push"),
     *("data samples", "data export", "data check", "data select", "data cut-surround"),
 )
 

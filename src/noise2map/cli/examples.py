@@ -3,6 +3,7 @@
 # Words after ``noise2map`` -> words after ``noise2map`` of a whole command line.
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "demo": ("demo", "demo --frames 2 --generator none --bev-model none --out small-demo"),
+    "app": ("app", "app runs/mine/final --port 8000"),
     "models": ("models",),
     "predict": (
         "predict photo.png --model freedoom-depth-tiny --out maps",

@@ -3,6 +3,7 @@
 import functools
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -89,32 +90,35 @@ def open_image(path: str | Path) -> Image.Image:
     return _to_rgb(load_image(path), path)
 
 
-def decode_image(content: BinaryIO, name: str) -> Image.Image:
+def decode_image(content: BinaryIO, name: str, formats: Sequence[str] | None = None) -> Image.Image:
     """As :func:`open_image`, from the content of a file.
 
     Args:
         content: The open file.
         name: What errors call it.
+        formats: Pillow's names of the formats that are taken; None for all.
 
     Raises:
         OSError: Naming it and the reason, if it cannot be decoded.
     """
-    return _to_rgb(load_image(name, content), name)
+    return _to_rgb(load_image(name, content, formats), name)
 
 
-def load_image(path: str | Path, content: BinaryIO | None = None) -> Image.Image:
+def load_image(path: str | Path, content: BinaryIO | None = None, formats: Sequence[str] | None = None) -> Image.Image:
     """Decode a file, or what was read of it, in its own mode.
 
     Raises:
         OSError: Naming the file, if it cannot be decoded.
     """
-    return _load_with_format(path, content)[0]
+    return _load_with_format(path, content, formats)[0]
 
 
-def _load_with_format(path: str | Path, content: BinaryIO | None = None) -> tuple[Image.Image, str | None]:
+def _load_with_format(
+    path: str | Path, content: BinaryIO | None = None, formats: Sequence[str] | None = None
+) -> tuple[Image.Image, str | None]:
     image_suffixes()  # registers the reader of HEIC, if there is one
     try:
-        with Image.open(path if content is None else content) as image:
+        with Image.open(path if content is None else content, formats=formats) as image:
             image.load()
             return ImageOps.exif_transpose(image), image.format
     except _BROKEN as error:

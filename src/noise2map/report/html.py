@@ -141,7 +141,7 @@ class Page:
                 f"<figure><figcaption><b>{escape(column[0].title)}</b>"
                 f'<span data-notes="{notes}">{escape(column[-1].note)}</span></figcaption>'
                 f'<img class="pixels" alt="{escape(column[0].title)}" src="{uris[-1]}"{attributes}>'
-                f"{_bar(column[-1].bar)}</figure>"
+                f"{color_bar(column[-1].bar)}</figure>"
             )
         controls = (
             '<div class="controls"><button type="button">▶ play</button>'
@@ -247,6 +247,10 @@ class Page:
         title = f"<h3>{escape(heading)}</h3>" if heading else ""
         self._parts.append(f'<section class="card" {attribute}>{title}{body}</section>')
 
+    def body(self) -> str:
+        """The parts alone, for a page of another frame; it needs ``page.css`` and, after them, ``page.js``."""
+        return "\n".join(self._parts)
+
     def render(self) -> str:
         """The whole page as text."""
         room = files("noise2map.report")
@@ -259,7 +263,7 @@ class Page:
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f"<title>{escape(self.title)}</title>\n<style>\n{style}</style></head>\n<body>"
             f"<header><h1>{escape(self.title)}</h1>{lead}<nav>{links}</nav></header>\n<main>\n"
-            + "\n".join(self._parts)
+            + self.body()
             + f"\n</main>\n<footer>{escape(self._footer)}</footer>\n<script>\n{script}</script></body></html>\n"
         )
 
@@ -288,11 +292,12 @@ def _figure(cell: Cell) -> str:
     small = ' class="pixels"' if cell.image.shape[1] <= 400 else ""
     return (
         f"<figure><figcaption><b>{escape(cell.title)}</b>{note}</figcaption>"
-        f'<img{small} alt="{escape(cell.title)}" src="{image_uri(cell.image)}">{_bar(cell.bar)}</figure>'
+        f'<img{small} alt="{escape(cell.title)}" src="{image_uri(cell.image)}">{color_bar(cell.bar)}</figure>'
     )
 
 
-def _bar(bar: ColorBar | None) -> str:
+def color_bar(bar: ColorBar | None) -> str:
+    """A color bar with its ticks as HTML, as wide as what it stands in; nothing for None."""
     if bar is None:
         return ""
     stops = ",".join(to_hex(colormaps[bar.color_map](x)) for x in np.linspace(0, 1, 17))

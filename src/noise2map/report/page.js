@@ -17,6 +17,7 @@
     };
     const pause = () => { clearTimeout(timer); timer = null; button.textContent = "▶ play"; };
     const tick = () => {
+      if (!card.isConnected) return;
       const next = (Number(slider.value) + 1) % count;
       if (onScreen) show(next);
       timer = setTimeout(tick, next === count - 1 ? 2200 : 650);
