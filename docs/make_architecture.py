@@ -45,13 +45,14 @@ JOBS = {
     "diffusion": "mathematics",
     "codecs": "map <-> signal",
     "hub": "shares models",
+    "video": "maps of clips",
     "zoo": "shipped models",
     "registration": "names for transformers",
 }
 GROUPS = {  # color of a box
     "#dfe7f5": {"cli", "app", "demo", "bench"},
     "#d9efe3": {
-        *("generation", "audit", "ablation", "evaluation", "calibration", "inference", "training", "convert", "rendering"),
+        *("generation", "video", "audit", "ablation", "evaluation", "calibration", "inference", "training", "convert", "rendering"),
         "export",
     },
     "#fdebc8": {"tasks"},

@@ -95,6 +95,10 @@ ROOMS = {
         {"export", "tasks", "models", "report", "data", "metrics", "zoo", "diffusion", "runs"},
         {"PIL", "accelerate", "numpy", "psutil", "safetensors", "torch", "tqdm", "transformers"},
     ),
+    "video": (
+        {"inference", "tasks", "models", "report", "diffusion", "runs"},
+        {"PIL", "av", "numpy", "torch", "tqdm"},
+    ),
     "evaluation": (
         {"hub", "inference", "tasks", "models", "report", "data", "metrics", "diffusion", "runs"},
         {"PIL", "numpy", "torch", "tqdm"},
@@ -149,6 +153,7 @@ OPTIONAL = {
     "onnx",
     "onnxruntime",
     "onnxscript",
+    "av",
 }
 NEVER = {"torchvision", "timm", "mmcv", "mmseg", "mmengine", "kornia", "pickle", "dill", "joblib"}
 CORE = {

@@ -1,4 +1,4 @@
-"""``noise2map predict``: maps for images, folders of images and http(s) addresses."""
+"""``noise2map predict``: maps for images, folders of images, http(s) addresses and videos."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +8,8 @@ import typer
 from noise2map.cli import options
 
 EXIT_SOME_FAILED = 1
+
+_VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv")
 
 
 def _amount(text: Any) -> int:
@@ -21,7 +23,10 @@ def _amount(text: Any) -> int:
 
 def predict(
     sources: Annotated[
-        list[str], typer.Argument(metavar="IMAGE|FOLDER|URL...", help="Images, folders (sub-folders too), http(s) addresses.")
+        list[str],
+        typer.Argument(
+            metavar="IMAGE|FOLDER|URL|VIDEO...", help="Images, folders (sub-folders too), http(s) addresses; or videos."
+        ),
     ],
     model: Annotated[str, typer.Option(help="A shipped checkpoint, a folder or a hub id, e.g. freedoom-segmentation-tiny.")],
     out: options.Out = Path("maps"),
@@ -44,9 +49,13 @@ def predict(
         Any, typer.Option(parser=_amount, metavar="2GiB", help="Most memory; an image that does not fit goes in tiles.")
     ] = None,
     tile: Annotated[int | None, typer.Option(min=64, help="Process larger images in tiles of this side, a multiple of 32.")] = None,
+    warm_start: Annotated[
+        float | None,
+        typer.Option(metavar="LEVEL", help="Of a video: begin a frame at this noise level (0 to 1), from the map before."),
+    ] = None,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Predict class maps or depth, with uncertainty, for images of any size.
+    """Predict class maps or depth, with uncertainty, for images of any size, or for the frames of videos.
 
     Steps, ensemble, average and sampler are by default what the checkpoint says. Exit code 1: some images failed.
     """
@@ -56,12 +65,14 @@ def predict(
 
     chosen = {"num_inference_steps": steps, "ensemble_size": ensemble, "average": average, "sampler": sampler}
     chosen |= {"sampling": sampling, "seed": seed}
+    videos = _videos(sources, warm_start, interval)
     chosen["size"] = tuple(size) if isinstance(size, tuple) else size
     found = find_images(sources, leave_out=out)
     if interval is not None:
         chosen["interval"] = interval
     bound = {name: value for name, value in (("memory", memory), ("tile", tile)) if value is not None}
-    request = prediction_request(model, dtype=dtype, panels=panels, arrays=arrays, **chosen, **bound)
+    level = {} if warm_start is None else {"warm_start": warm_start}
+    request = prediction_request(model, dtype=dtype, panels=panels, arrays=arrays, **chosen, **bound, **level)
     with OutputFolder(out, overwrite=overwrite) as folder:
         if folder.recall(request):
             plan = plan_images(found, folder)
@@ -77,9 +88,15 @@ def predict(
 
         transformers.utils.logging.disable_progress_bar()
         predictor = Predictor(*load_model(model, pick_device(device), pick_dtype(dtype)), **bound)
-        choices = {"model_name": model, "batch_size": batch_size, "panels": panels, "arrays": arrays}
+        choices = {"model_name": model, "batch_size": batch_size}
         try:
-            report = predict_folder(found, folder, predictor, PredictionOptions(**chosen), **choices)
+            if videos:
+                from noise2map.video import predict_video
+
+                report = predict_video(found, folder, predictor, PredictionOptions(**chosen), warm_start=warm_start, **choices)
+            else:
+                choices |= {"panels": panels, "arrays": arrays}
+                report = predict_folder(found, folder, predictor, PredictionOptions(**chosen), **choices)
         except RuntimeError as error:
             if "out of memory" not in str(error):
                 raise
@@ -87,6 +104,32 @@ def predict(
     _tell(out, len(report.written), report.skipped, report.failed, report.left_out, f"{predictor.task}, {model}")
     if report.failed:
         raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _videos(sources: list[str], warm_start: float | None, interval: float | None) -> bool:
+    """Whether it is videos that are given; what cannot be done with them is refused."""
+    names = [source for source in sources if source.lower().endswith(_VIDEOS)]
+    if not names:
+        if warm_start is not None:
+            raise typer.BadParameter(f"it is for videos ({', '.join(_VIDEOS)}), got {sources[0]!r}", param_hint="--warm-start")
+        return False
+    if len(names) < len(sources):
+        other = next(source for source in sources if source not in names)
+        raise typer.BadParameter(f"expected videos alone or no videos, got {names[0]!r} and {other!r}")
+    for name in names:
+        if "://" in name:
+            raise typer.BadParameter(f"videos are read from files, got the address {name!r}")
+    if interval is not None:
+        raise typer.BadParameter("it is not drawn into videos", param_hint="--interval")
+    from noise2map.models.denoising.run import check_warm_level
+    from noise2map.video.reading import VideoReader, import_av
+
+    import_av()
+    if warm_start is not None:
+        check_warm_level(warm_start)
+    if len(names) == 1:
+        VideoReader(names[0])  # of several, those that can be read are done
+    return True
 
 
 def _tell(out: Path, written: int, done: list[str], failed: dict[str, str], left_out: dict[str, str], model: str) -> None:

@@ -183,20 +183,12 @@ class Predictor:
             options: Steps, samples, averaging, seed.
             at_cells: Leave it as `MapModel.decode_map` returns it, at the size of the features.
         """
-        width, height = batch.size
         if batch.tiles is not None:
             from noise2map.inference.tiling.decoding import TiledDecoder
 
             decoder = TiledDecoder(self.model, self.processor, self._task, options)
             return decoder.decode(batch.images[0], ids[0], batch.tiles)
-        inputs = self.processor(
-            images=batch.images,
-            do_resize=True,
-            size={"height": height, "width": width},
-            keep_aspect_ratio=False,
-            return_tensors="pt",
-        )
-        pixels = inputs["pixel_values"].to(self.model.device)
+        pixels = self.pixel_values(batch)
         if at_cells:
             return options.decode(self.model, self.model.encode_image(pixels), ids)
         return self.model(
@@ -208,6 +200,18 @@ class Predictor:
             sampling=options.sampling,
             generator=[image_generator(options.seed, one) for one in ids],
         )
+
+    def pixel_values(self, batch: ImageBatch[Any]) -> torch.Tensor:
+        """The images of a batch as the model sees them, ``(B, 3, h, w)``, on its device."""
+        width, height = batch.size
+        inputs = self.processor(
+            images=batch.images,
+            do_resize=True,
+            size={"height": height, "width": width},
+            keep_aspect_ratio=False,
+            return_tensors="pt",
+        )
+        return inputs["pixel_values"].to(self.model.device)
 
 
 def _tiling(model: MapModel, memory: str | int | None, tile: int | None) -> "Tiling":

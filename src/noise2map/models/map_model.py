@@ -18,7 +18,7 @@ from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.decoding import DecodingOptions
 from noise2map.models.denoising.denoiser import Denoiser, decoder_input, evidence_levels
 from noise2map.models.denoising.hooks import FormulationHooks
-from noise2map.models.denoising.run import can_be_read, denoising_steps, tokens_in_memory
+from noise2map.models.denoising.run import WarmStart, can_be_read, denoising_steps, tokens_in_memory
 from noise2map.models.denoising.training import training_loss
 from noise2map.models.distributions.calibration import Calibration
 from noise2map.models.encoder import ImageEncoder
@@ -179,6 +179,7 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
         sampling: str | None = None,
         output_samples: bool = False,
         field_smoothness: float | None = None,
+        warm_start: WarmStart | None = None,
     ) -> Any:
         """Denoises a map, given the features of an image.
 
@@ -198,6 +199,7 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
             sampling: ``"diffusion"``, ``"one_pass"`` or ``"field"``, see `DecodingOptions`.
             output_samples: also return the R single maps, ``samples`` ``(B, R, K, h, w)``.
             field_smoothness: of ``sampling="field"``, see `DecodingOptions`.
+            warm_start: a known map from which the run begins instead of from noise alone.
 
         Returns:
             `MapSegmenterOutput` or `MapDepthOutput` at the resolution of the features.
@@ -206,13 +208,9 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
             ValueError: for an impossible option, or features or noise of another shape.
         """
         options = DecodingOptions(
-            num_inference_steps=num_inference_steps,
-            ensemble_size=ensemble_size,
-            average=average,
-            sampler=sampler,
-            sampling=sampling,
-            field_smoothness=field_smoothness,
-        ).resolved(self.config)
+            num_inference_steps=num_inference_steps, ensemble_size=ensemble_size, average=average, sampler=sampler,
+            sampling=sampling, field_smoothness=field_smoothness,
+        ).resolved(self.config)  # fmt: skip
         drawn = options.ensemble_size if options.sampling == "field" else None
         if drawn is not None:
             options = replace(options, ensemble_size=1, average="last")  # the marginals as they are
@@ -221,7 +219,7 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
         x_T = self._start(features, options.ensemble_size, noise, generators)
         aggregator = self.make_aggregator(batch_size, options.ensemble_size, options.average)
         active, steps = torch.ones(batch_size, dtype=torch.bool), list[Step]()
-        for step in denoising_steps(self, features, x_T, options, generators, active, step_noise):
+        for step in denoising_steps(self, features, x_T, options, generators, active, step_noise, warm_start):
             fraction = aggregator.update(step.prediction, active)
             if output_steps:
                 steps.append(replace(step, prediction=self.map_of(step.prediction)))
@@ -372,7 +370,7 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
         )  # fmt: skip
         if output_uncertainty:
             self._require_uncertainty(out)
-        return self._upsample(out, pixel_values.shape[-2:])
+        return self.at_pixels(out, pixel_values.shape[-2:])
 
     def _train_on(
         self, features: Tensor, labels: Tensor, noise: Tensor | None, timesteps: Tensor | None, generator: Generators
@@ -388,7 +386,8 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
                 f"ensemble_size above 1 (defined here: {sorted(out.uncertainties) or 'none'})"
             )
 
-    def _upsample(self, out: Any, size: tuple[int, int]) -> Any:
+    def at_pixels(self, out: Any, size: tuple[int, int]) -> Any:
+        """What `decode_map` returned, with map, samples and uncertainties resized to a height and width."""
         fields = {"num_steps": out.num_steps, "steps": out.steps, "calibration": out.calibration}
         if out.samples is not None:
             fields["samples"] = unfold(self.make_output(fold(out.samples), size).prediction, out.samples.shape[1])

@@ -319,6 +319,10 @@ class ImageTask(Task):
             ``(H, W, 3)`` uint8.
         """
 
+    def color_range(self, reference: Tensor) -> dict[str, Any]:
+        """What the ends of the colors of `paint` mean, JSON values for a record; empty where colors have no ends."""
+        return {}
+
     def update_metric(self, metric: "Metric", output: Any, batch: Mapping[str, Any], processor: Any) -> None:
         """See `Task.update_metric`: images are scored at their own size, one by one."""
         truths = [self.truth(sample) for sample in batch["samples"]]

@@ -300,6 +300,10 @@ class DepthTask(ImageTask):
         """See `ImageTask.paint`: near warm, far cold, on a logarithmic scale."""
         return colorize_depth(values.numpy(), *depth_range(reference.numpy()))
 
+    def color_range(self, reference: Tensor) -> dict[str, Any]:
+        """See `ImageTask.color_range`; metres."""
+        return {"depth_m": [round(end, 4) for end in depth_range(reference.numpy())]}
+
     def training_metric(self, config: Any) -> "metrics.DepthScores":
         """See `Task.training_metric`."""
         return metrics.DepthScores(config.min_depth, config.max_depth, keep_per_image=False)

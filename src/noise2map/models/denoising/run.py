@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from noise2map.diffusion.ensemble import draw_noise, fold
 from noise2map.diffusion.fields import multi_resolution_noise
+from noise2map.diffusion.process import add_noise
 from noise2map.diffusion.sampling import Step, ddim_steps, ddpm_steps, dpmpp_2m_steps, karras_pairs, time_pairs
 from noise2map.models.decoding import DecodingOptions
 from noise2map.models.denoising.denoiser import Denoiser
@@ -18,12 +20,59 @@ from noise2map.models.denoising.denoiser import Denoiser
 KARRAS_LARGEST, KARRAS_SMALLEST = 10.0, 0.1
 
 
-def time_grid(model: Any, options: DecodingOptions) -> list[tuple[float, float]]:
+@dataclass(frozen=True)
+class WarmStart:
+    """A known map from which a run begins, noisy, instead of from pure noise: that of the frame before, say.
+
+    Attributes:
+        signal: clean maps ``(B, R, C, h, w)``, such as the last `Step.x0` of another run, unfolded.
+        level: time of the first call, between 0 and 1: the larger, the less is left of the map.
+
+    Raises:
+        ValueError: if the level is not between 0 and 1.
+    """
+
+    signal: Tensor
+    level: float
+
+    def __post_init__(self) -> None:
+        check_warm_level(self.level)
+
+    def noisy(self, model: Any, options: DecodingOptions, noise: Tensor) -> Tensor:
+        """The map at the level, with noise ``(B*R, C, h, w)``.
+
+        Raises:
+            ValueError: if the model makes no run of steps, or the map has another shape.
+        """
+        if not model.config.diffusion or options.sampling != "diffusion":
+            kind = options.sampling if model.config.diffusion else "no diffusion"
+            raise ValueError(f"warm_start needs a run of steps from noise (sampling='diffusion'); got {kind!r}")
+        signal = fold(self.signal).to(noise)
+        if signal.shape != noise.shape:
+            raise ValueError(
+                f"the map of warm_start has shape {tuple(signal.shape)}; expected that of the noise, {tuple(noise.shape)}"
+            )
+        alpha, sigma = model.schedule.alpha_sigma(torch.tensor(self.level))
+        return add_noise(signal, noise, alpha.to(noise), sigma.to(noise))
+
+
+def check_warm_level(level: float) -> None:
+    """Refuses a level at which no run can begin from a map.
+
+    Raises:
+        ValueError: if it is not between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"warm_start is {level!r}; expected a noise level between 0 and 1")
+
+
+def time_grid(model: Any, options: DecodingOptions, level: float = 1.0) -> list[tuple[float, float]]:
     """Times ``(t, t_next)`` of the decoder calls.
 
     Args:
         model: a `MapModel`.
         options: with every value chosen.
+        level: time of the first call; a run that begins below 1 makes as many calls as a whole one.
     """
     config = model.config
     count = options.num_inference_steps
@@ -33,8 +82,13 @@ def time_grid(model: Any, options: DecodingOptions) -> list[tuple[float, float]]
         count = 1
     assert isinstance(count, int)
     if config.time_grid == "karras":
-        return karras_pairs(count, model.schedule, KARRAS_LARGEST * config.map_scale, KARRAS_SMALLEST * config.map_scale)
-    return time_pairs(count, config.time_difference)
+        largest, smallest = KARRAS_LARGEST * config.map_scale, KARRAS_SMALLEST * config.map_scale
+        if level < 1:  # all calls on the grid, none at t = 1
+            alpha, sigma = model.schedule.alpha_sigma(torch.tensor(level))
+            first = float(sigma / alpha)
+            return karras_pairs(count + 1, model.schedule, first, min(smallest, first / 2))[1:]
+        return karras_pairs(count, model.schedule, largest, smallest)
+    return [(t * level, t_next * level) for t, t_next in time_pairs(count, config.time_difference)]
 
 
 def can_be_read(model: Any, t: float) -> bool:
@@ -51,6 +105,7 @@ def denoising_steps(
     generators: Sequence[torch.Generator | None],
     active: Tensor,
     step_noise: Callable[[int, Tensor], Tensor] | None = None,
+    warm_start: WarmStart | None = None,
 ) -> Iterator[Step]:
     """The steps of a run, one decoder call each.
 
@@ -62,13 +117,20 @@ def denoising_steps(
         generators: one for each image; further noise is drawn from them after the start noise.
         active: images that still run ``(B,)``, boolean; may be changed between steps.
         step_noise: fresh noise of a step, ``(index, x_t) -> Tensor`` like ``x_t``; drawn if not given.
+        warm_start: where the run begins instead; ``x_T`` is the noise of that map.
 
     Yields:
         `Step` objects.
+
+    Raises:
+        ValueError: if the run cannot begin there.
     """
-    pairs, samples, config = time_grid(model, options), options.ensemble_size, model.config
+    pairs = time_grid(model, options, 1.0 if warm_start is None else warm_start.level)
+    samples, config = options.ensemble_size, model.config
     size = (features.shape[-2], features.shape[-1])
     assert isinstance(samples, int)
+    if warm_start is not None:
+        x_T = warm_start.noisy(model, options, x_T)
 
     def draw_latent(index: int) -> Tensor:
         return fold(multi_resolution_noise(config.noise_channels, samples, size, generators, x_T.device))

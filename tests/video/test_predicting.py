@@ -1,0 +1,164 @@
+"""Videos of maps: one field of noise, finished segments kept, a warm start that takes over the map before."""
+
+import av
+import numpy as np
+import pytest
+import torch
+from clips import flat_frames, write_clip
+from PIL import Image
+from tiny_models import tiny_depth_model, tiny_segmenter
+
+from noise2map.cli import main
+from noise2map.diffusion import image_generator
+from noise2map.diffusion.process import add_noise
+from noise2map.inference.predictor import Predictor
+from noise2map.models import Noise2MapImageProcessor
+from noise2map.models.decoding import DecodingOptions, PredictionOptions
+from noise2map.models.denoising.run import WarmStart, time_grid
+from noise2map.video import ClipPredictor, predict_frames, predict_video, predicting
+
+
+@pytest.fixture(scope="module")
+def predictors():
+    processor = Noise2MapImageProcessor(size={"height": 48, "width": 64})
+    return {"depth": Predictor(tiny_depth_model(), processor), "segmentation": Predictor(tiny_segmenter(), processor)}
+
+
+def shapes(path):
+    with av.open(str(path)) as container:
+        return [one.to_ndarray(format="rgb24").shape for one in container.decode(video=0)]
+
+
+@pytest.mark.parametrize("task", ["depth", "segmentation"])
+def test_every_frame_has_the_map_of_an_image_with_the_noise_of_the_clip(predictors, task, tmp_path):
+    path = write_clip(tmp_path / "clip.mp4", flat_frames(3))
+    with av.open(str(path)) as container:
+        images = [one.to_image() for one in container.decode(video=0)]
+    found = list(predict_frames(path, predictors[task], PredictionOptions(num_inference_steps=2), batch_size=2))
+    alone = [predictors[task](image, ["clip.mp4"], num_inference_steps=2)[0] for image in images]
+    assert len(found) == 3
+    for one, wanted in zip(found, alone):
+        np.testing.assert_allclose(one.map, wanted.map, rtol=1e-4)
+
+
+def test_a_stopped_run_goes_on_with_the_same_maps(predictors, tmp_path, monkeypatch):
+    monkeypatch.setattr(predicting, "SEGMENT", 2)
+    path = write_clip(tmp_path / "clip.mp4", flat_frames(5))
+    options, predictor = PredictionOptions(num_inference_steps=1), predictors["depth"]
+    run = {"options": options, "warm_start": 0.5, "progress": False}
+    report = predict_video(path, tmp_path / "whole", predictor, **run)
+    files = report.lines[0]["files"]
+    assert {kind: len(shapes(tmp_path / "whole" / name)) for kind, name in files.items()} == dict.fromkeys(files, 5)
+    assert {"map", "overlay"} <= set(files) and shapes(tmp_path / "whole" / files["map"])[0] == (48, 64, 3)
+    assert not (tmp_path / "whole" / "segments").exists() and report.lines[0]["decoder_calls"] == 5
+
+    counts = []
+    predict_batch = ClipPredictor.predict_batch
+
+    def counted(self, batch, *rest):
+        counts.append(len(batch))
+        if len(counts) == limit:
+            raise KeyboardInterrupt
+        return predict_batch(self, batch, *rest)
+
+    monkeypatch.setattr(ClipPredictor, "predict_batch", counted)
+    limit = 5 + 4  # five frames for the range of colors; stopped in the second segment
+    with pytest.raises(KeyboardInterrupt):
+        predict_video(path, tmp_path / "again", predictor, **run)
+    assert (tmp_path / "again" / "segments").is_dir() and not (tmp_path / "again" / "map").exists()
+    counts, limit = [], 0
+    predict_video(path, tmp_path / "again", predictor, **run)
+    assert sum(counts) == 5 + 3  # the first segment was kept
+    for name in files.values():
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    counts = []
+    assert predict_video(path, tmp_path / "again", predictor, **run).skipped == ["clip.mp4"] and not counts
+    with pytest.raises(ValueError, match="holds results of other settings"):
+        predict_video(path, tmp_path / "again", predictor, **{**run, "warm_start": 0.6})
+
+
+def test_a_clip_that_breaks_off_leaves_nothing_and_others_are_done(predictors, tmp_path, monkeypatch):
+    monkeypatch.setattr(predicting, "SEGMENT", 2)
+    paths = [write_clip(tmp_path / name, flat_frames(3)) for name in ("bad.mp4", "good.mp4")]
+    frames = predicting.VideoReader.frames
+
+    def breaking(self, first=0):
+        for number, frame in enumerate(frames(self, first)):
+            if self.path.name == "bad.mp4" and number == 2:
+                raise ValueError("'bad.mp4' breaks off after 2 frames: invalid data")
+            yield frame
+
+    monkeypatch.setattr(predicting.VideoReader, "frames", breaking)
+    report = predict_video(paths, tmp_path / "out", predictors["depth"], PredictionOptions(num_inference_steps=1), progress=False)
+    assert (report.written, list(report.failed)) == (["good.mp4"], ["bad.mp4"])
+    assert {one.name for one in (tmp_path / "out").rglob("*.mp4")} == {"good.mp4"}
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"time_grid": "karras", "time_difference": 0, "matched_filter": True, "map_encoding": "one_hot"}]
+)
+def test_a_warm_start_is_the_rest_of_a_run_from_the_noisy_map(fields):
+    model = tiny_segmenter(**fields).eval()
+    features = torch.randn(1, model.decoder.feature_channels, 8, 8)
+    signal, noise = torch.randn(1, 2, model.codec.channels, 8, 8), torch.randn(1, 2, model.codec.channels, 8, 8)
+    with torch.inference_mode():
+        out = model.decode_map(
+            features, 2, 2, noise=noise, sampling="diffusion", warm_start=WarmStart(signal, 0.5), output_steps=True
+        )
+    alpha, sigma = model.schedule.alpha_sigma(torch.tensor(0.5))
+    torch.testing.assert_close(out.steps[0].x_t, add_noise(signal, noise, alpha, sigma).flatten(0, 1))
+    assert (len(out.steps), out.steps[0].t) == (2, pytest.approx(0.5, abs=1e-3)) and out.steps[1].t < 0.5
+    options = DecodingOptions(num_inference_steps=3, sampling="diffusion").resolved(model.config)
+    whole, warm = time_grid(model, options), time_grid(model, options, 0.4)
+    assert len(warm) == len(whole) == 3 and whole[0][0] == 1 and warm[0][0] == pytest.approx(0.4, abs=1e-3)
+
+
+def test_the_lower_the_level_the_more_is_taken_over(predictors):
+    """At a level of almost 0 the decoder sees the map before itself; at almost 1 nothing of it is left."""
+    clip = ClipPredictor(predictors["depth"], "clip", PredictionOptions(num_inference_steps=1), 0.999)
+    first, second = (Image.fromarray(np.full((48, 64, 3), value, np.uint8)) for value in (40, 200))
+    list(clip.predict_frames([first, second]))
+    cold = predictors["depth"](second, ["clip"], num_inference_steps=1)[0].map
+    before = clip.state.clone()
+    differences = []
+    for level in (0.999, 0.3):
+        clip = ClipPredictor(predictors["depth"], "clip", PredictionOptions(num_inference_steps=1), level)
+        clip.state = before
+        differences.append(np.abs(next(clip.predict_frames([second])).map - cold).mean())
+    assert differences[0] < 0.2 * differences[1]
+    assert image_generator(0, "clip").initial_seed() != image_generator(1, "clip").initial_seed()
+
+
+def test_levels_and_models_that_cannot_work_are_refused(predictors, tmp_path):
+    with pytest.raises(ValueError, match=r"warm_start is 1\.5; expected a noise level between 0 and 1"):
+        ClipPredictor(predictors["depth"], "clip", None, 1.5)
+    with pytest.raises(ValueError, match="sampling is 'one_pass'"):
+        ClipPredictor(predictors["segmentation"], "clip", PredictionOptions(sampling="one_pass"), 0.5)
+    path = write_clip(tmp_path / "clip.mp4", flat_frames(2))
+    with pytest.raises(ValueError, match="not drawn into videos"):
+        predict_video(path, tmp_path / "out", predictors["depth"], PredictionOptions(interval=0.9))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["clip.mp4", "--warm-start", "2"], "expected a noise level between 0 and 1"),
+        (["clip.mp4", "text.mp4"], ""),
+        (["clip.mp4", "photo.png"], "expected videos alone or no videos"),
+        (["photo.png", "--warm-start", "0.5"], "it is for videos"),
+        (["text.mp4"], "is no video that can be read"),
+        (["clip.mp4", "--interval", "0.9"], "not drawn into videos"),
+        (["http://127.0.0.1/clip.mp4"], "videos are read from files"),
+    ],
+)
+def test_the_command_says_what_cannot_be_done(words, message, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    write_clip(tmp_path / "clip.mp4", flat_frames(1))
+    (tmp_path / "text.mp4").write_bytes(b"hello" * 99)
+    Image.new("RGB", (64, 48)).save("photo.png")
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", *words, "--model", "no-such-model", "--out", "out", "--device", "cpu"])
+    captured = capfd.readouterr()
+    assert stop.value.code == 2 and message in captured.err and "Traceback" not in captured.err
+    assert not (tmp_path / "out").exists()
