@@ -32,7 +32,8 @@ def _command_line() -> str:
 def freedoom(
     out: Annotated[Path, typer.Option(help="Folder of the split; an unfinished one is gone on with.")],
     split: Split = "train",
-    frames: Annotated[int, typer.Option(min=1, help="Number of frames.")] = 20000,
+    frames: Annotated[int | None, typer.Option(min=1, help="Number of frames: 20000; 24 of each walk.")] = None,
+    walks: Annotated[int | None, typer.Option(min=1, help="Render this many walks: consecutive frames, with exact flow.")] = None,
     size: EngineSize = "160x120",
     supersample: Supersample = 1,
     workers: Workers = 2,
@@ -40,8 +41,19 @@ def freedoom(
     gore: Gore = "drop",
 ) -> None:
     """Render rooms of Freedoom: images, depth in centimetres, classes, normals. Needs the ``render`` extra."""
+    if walks is not None:
+        from noise2map.rendering.walks import WalkOptions, render_walks
+
+        chosen = WalkOptions(
+            out=out.resolve(), split=split, walks=walks, frames=frames or 24, width=size.width, height=size.height,
+            supersample=supersample, seed=seed, keep_gore=gore == "keep", command=_command_line(),
+        )  # fmt: skip
+        made = render_walks(chosen)
+        logger.info("%s: %d %s walks of %d frames (%d rendered now)", out, walks, split, chosen.frames, made)
+        return
     from noise2map.rendering.frames import RenderOptions, render
 
+    frames = frames or 20000
     rendered = render(
         RenderOptions(
             out=out.resolve(),

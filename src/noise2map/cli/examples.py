@@ -34,7 +34,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "train generator": ("train generator freedoom-generator-64 --root data/freedoom/train",),
     "train depth-prior": ("train depth-prior --root data/freedoom/train --resolution 64",),
     "train depth-predictor": ("train depth-predictor --model freedoom-generator-64 --root data/freedoom/train --counts 10,100",),
-    "data freedoom": ("data freedoom --split train --frames 20000 --out data/freedoom/train",),
+    "data freedoom": (
+        "data freedoom --split train --frames 20000 --out data/freedoom/train",
+        "data freedoom --split test --walks 9 --frames 24 --supersample 4 --out data/walks",
+    ),
     "data freedoom-surround": ("data freedoom-surround --split test --samples 270 --out data/surround",),
     "data samples": ("data samples --out frames",),
     "data export": ("data export --layout nyu --from samples --out nyu",),
