@@ -233,6 +233,21 @@ def check_share(word: Any) -> float:
     return value
 
 
+def check_positive_share(word: Any) -> float:
+    """A number above 0, at most 1.
+
+    Raises:
+        typer.BadParameter: If it is not.
+    """
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1:
+        raise typer.BadParameter(f"expected a share above 0, at most 1, such as 0.3, got {str(word)!r}")
+    return value
+
+
 def words(help: str, choices: Sequence[str]) -> Any:
     """A typer option of words out of some; annotate it ``list[str] | None``.
 
@@ -295,6 +310,15 @@ MapSampling = Annotated[
     typer.Option(
         "--sampling", help="A run of steps, one pass, or maps drawn from one pass by a smooth field. [default: the model's]"
     ),
+]
+
+Refine = Annotated[
+    Literal["all", "uncertain"] | None,
+    typer.Option(help="Tokens that steps after the first compute: all, or where the first is in doubt. [default: the model's]"),
+]
+
+RefineShare = Annotated[
+    Any, typer.Option(parser=check_positive_share, metavar="S", help="Share of the tokens that --refine uncertain computes.")
 ]
 
 ImageSampler = Annotated[

@@ -35,6 +35,8 @@ def predict(
     average: options.Average = None,
     sampler: options.MapSampler = None,
     sampling: options.MapSampling = None,
+    refine: options.Refine = None,
+    refine_share: options.RefineShare = None,
     seed: Annotated[int, typer.Option(help="With the path of an image in the folder, it fixes the image's noise.")] = 0,
     device: options.Device = "auto",
     dtype: options.DType = "float32",
@@ -65,6 +67,10 @@ def predict(
 
     chosen = {"num_inference_steps": steps, "ensemble_size": ensemble, "average": average, "sampler": sampler}
     chosen |= {"sampling": sampling, "seed": seed}
+    if refine_share is not None and refine != "uncertain":
+        raise ValueError("--refine-share needs --refine uncertain")
+    if refine is not None:  # left out otherwise: folders of earlier runs are gone on with
+        chosen |= {"refine": refine, "refine_share": refine_share}
     videos = _videos(sources, warm_start, interval)
     chosen["size"] = tuple(size) if isinstance(size, tuple) else size
     found = find_images(sources, leave_out=out)

@@ -65,11 +65,15 @@ def batches(
         ValueError: If an image does not fit in free memory and nobody is to be told.
     """
     waiting: dict[tuple[int, int], ImageBatch[Key]] = {}
-    samples = options.resolved(model.config).ensemble_size or 1
+    chosen = options.resolved(model.config)
+    samples = chosen.ensemble_size or 1
+    if chosen.refined_share < 1 and tiling is not None:
+        raise ValueError("refine='uncertain' keeps the values of a whole map; with a tile or a bound on memory expected 'all'")
+    kept_layers = model.config.decoder_layers + 2 if chosen.refined_share < 1 else 0
     for key, image in images:
         size = processor.processed_size(*image.size, options.size)
         pixels = max(image.width * image.height, size[0] * size[1])
-        work = Workload(batch_size, size[1], size[0], samples, pixels)
+        work = Workload(batch_size, size[1], size[0], samples, pixels, kept_layers)
         try:
             if tiling is not None and (plan := tiling.plan_unless_whole(model, image.size, work)) is not None:
                 yield ImageBatch(size, [key], [image], room=1, tiles=plan)

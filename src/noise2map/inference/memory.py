@@ -1,6 +1,6 @@
 """Memory estimate of a prediction, checked before it starts: what does not fit is refused and does not kill the process."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -29,6 +29,7 @@ class Workload:
         width: Columns that go into the model.
         ensemble_size: Noise samples per image.
         output_pixels: Pixels of the largest map that comes out.
+        kept_layers: Tensors of the size of the tokens that are kept over a run (`SparseRefinement`).
     """
 
     batch_size: int
@@ -36,6 +37,7 @@ class Workload:
     width: int
     ensemble_size: int
     output_pixels: int
+    kept_layers: int = 0
 
 
 def estimate_bytes(config: Noise2MapConfig, work: Workload, element_size: int = 4) -> int:
@@ -52,7 +54,7 @@ def estimate_bytes(config: Noise2MapConfig, work: Workload, element_size: int = 
     pixels = work.height * work.width
     tokens = pixels / 16 * work.batch_size
     classes = max(int(config.num_labels), 1)
-    decoder = tokens * work.ensemble_size * config.hidden_size * _PER_TOKEN_CHANNEL
+    decoder = tokens * work.ensemble_size * config.hidden_size * (_PER_TOKEN_CHANNEL + work.kept_layers)
     encoder = pixels * work.batch_size * _PER_PIXEL
     logits = 2 * pixels * work.batch_size * classes
     if config.upsampling == "convex":  # every sample's map has all pixels, and each of them nine weights
@@ -94,7 +96,7 @@ def fitting_batch(
         free = room if free is None else min(room, free)
     if free is None:
         return work.batch_size
-    one = Workload(1, work.height, work.width, work.ensemble_size, work.output_pixels)
+    one = replace(work, batch_size=1)
     needed = estimate_bytes(config, one, element_size)
     if needed > free * _SAFE_SHARE:
         raise ValueError(

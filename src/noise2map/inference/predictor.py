@@ -198,6 +198,8 @@ class Predictor:
             average=options.average,
             sampler=options.sampler,
             sampling=options.sampling,
+            refine=options.refine,
+            refine_share=options.refine_share,
             generator=[image_generator(options.seed, one) for one in ids],
         )
 

@@ -29,6 +29,7 @@ _CHOICES = {
     "average": ("last", "steps"),
     "sampler": ("ddim", "ddpm", "dpmpp_2m"),
     "sampling": ("diffusion", "one_pass", "field"),
+    "refine": ("all", "uncertain"),
     "feedback": ("argmax", "mean"),
     "time_grid": ("uniform", "karras"),
     "time_sampling": ("uniform", "logit_normal"),
@@ -99,6 +100,8 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
         sampler (`str`, defaults to `"ddim"`): Or `"ddpm"` (ancestral) or `"dpmpp_2m"` (second order).
         sampling (`str`, defaults to `"diffusion"`): What a run is where nothing is asked for: `"diffusion"`, `"one_pass"` or
             `"field"`, see `DecodingOptions`.
+        refine (`str`, defaults to `"all"`): Tokens that steps after the first compute: all, or the `"uncertain"` ones alone.
+        refine_share (`float`, defaults to 0.3): Share of them that `refine="uncertain"` computes.
         feedback (`str`, defaults to `"argmax"`): What is fed back between the steps: the code of the most likely class
             (published), or the `"mean"` of the codes, which is the posterior mean that the sampler's mathematics asks for.
         time_grid (`str`, defaults to `"uniform"`): Times of the steps; `"karras"` is even in the noise-to-signal ratio's 7th root.
@@ -181,6 +184,8 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
     average: str = "last"
     sampler: str = "ddim"
     sampling: str = "diffusion"
+    refine: str = "all"
+    refine_share: float | int = 0.3
     feedback: str = "argmax"
     time_grid: str = "uniform"
     churn: float | int = 0.0
@@ -279,6 +284,8 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected a number of at least 0")
         Calibration.read(self.calibration)
+        if not 0 < self.refine_share <= 1:
+            raise ValueError(f"refine_share is {self.refine_share!r}; expected a share above 0, at most 1")
         if not 0 <= self.churn <= 1:
             raise ValueError(f"churn is {self.churn!r}; expected a share from 0 to 1")
         if (self.objective in ("crps", "energy")) != (self.noise_channels > 0):

@@ -14,6 +14,8 @@ AVERAGES = ("last", "steps")
 
 SAMPLERS = ("ddim", "ddpm", "dpmpp_2m")
 
+REFINEMENTS = ("all", "uncertain")
+
 SAMPLINGS = ("diffusion", "one_pass", "field")
 
 # Far more than does any good: scores level off after ten steps. A slip of the hand is refused instead of running for days.
@@ -39,6 +41,9 @@ class DecodingOptions:
             for several steps or samples of a one-pass checkpoint means diffusion.
         field_smoothness: Width of the smooth noise of ``"field"``, in cells; 0 draws every cell by itself, infinity one luck for
             the whole map.
+        refine: ``"all"`` tokens at every step, or from the second step on the ``"uncertain"`` ones alone: the others keep what the
+            first step said, see `SparseRefinement`. A run of one step has none.
+        refine_share: Share of the tokens that are refined, above 0, at most 1; 1 is a run of ``"all"``.
         seed: With the id of an image, it fixes that image's noise.
 
     Raises:
@@ -51,6 +56,8 @@ class DecodingOptions:
     sampler: str | None = None
     sampling: str | None = None
     field_smoothness: float | None = None
+    refine: str | None = None
+    refine_share: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -58,12 +65,15 @@ class DecodingOptions:
         if self.num_inference_steps != "auto":
             check_count("num_inference_steps", self.num_inference_steps, MAX_STEPS, " or 'auto'")
         check_count("ensemble_size", self.ensemble_size, MAX_SAMPLES)
-        for name, choices in (("average", AVERAGES), ("sampler", SAMPLERS), ("sampling", SAMPLINGS)):
+        known = (("average", AVERAGES), ("sampler", SAMPLERS), ("sampling", SAMPLINGS), ("refine", REFINEMENTS))
+        for name, choices in known:
             value = getattr(self, name)
             if value is not None and value not in choices:
                 raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, choices))}")
         if self.field_smoothness is not None and not self.field_smoothness >= 0:
             raise ValueError(f"field_smoothness is {self.field_smoothness!r}; expected a number of cells, at least 0")
+        if self.refine_share is not None and not 0 < self.refine_share <= 1:
+            raise ValueError(f"refine_share is {self.refine_share!r}; expected a share above 0, at most 1")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise ValueError(f"seed is {self.seed!r}; expected an integer")
 
@@ -89,10 +99,14 @@ class DecodingOptions:
             sampling = "field" if sampling == "field" else "diffusion"  # a run of its only step
         if self.field_smoothness is not None and sampling != "field":
             raise ValueError(f"field_smoothness is {self.field_smoothness!r}; sampling={sampling!r} draws no field")
+        refine = self.refine or config.refine
+        if self.refine_share is not None and refine != "uncertain":
+            raise ValueError(f"refine_share is {self.refine_share!r}; refine={refine!r} leaves none out, expected 'uncertain'")
         smoothness = self.field_smoothness
         if sampling == "field" and smoothness is None:
             smoothness = config.field_smoothness
-        chosen = replace(self, sampling=sampling, field_smoothness=smoothness)
+        share = (self.refine_share or config.refine_share) if refine == "uncertain" else None
+        chosen = replace(self, sampling=sampling, field_smoothness=smoothness, refine=refine, refine_share=share)
         if sampling != "diffusion" or not config.diffusion:
             if several_steps and config.diffusion:
                 raise ValueError(f"num_inference_steps is {self.num_inference_steps!r}; sampling={sampling!r} takes 1 step")
@@ -106,6 +120,11 @@ class DecodingOptions:
         return replace(chosen, **{name: getattr(config, name) for name in names if getattr(chosen, name) is None})
 
     @property
+    def refined_share(self) -> float:
+        """Share of the tokens that steps after the first compute; of options with every value chosen."""
+        return self.refine_share if self.refine == "uncertain" and self.refine_share is not None else 1.0
+
+    @property
     def name(self) -> str:
         """Name in tables, e.g. ``"3 steps x 4 samples, last, ddim"``; the seed is not."""
         count = "default" if self.num_inference_steps is None else self.num_inference_steps
@@ -114,6 +133,8 @@ class DecodingOptions:
         kind = "" if self.sampling in (None, "diffusion") else f", {self.sampling.replace('_', ' ')}"
         if self.field_smoothness is not None:
             kind += f" {self.field_smoothness:g}"
+        if self.refine == "uncertain":
+            kind += f", uncertain {'default' if self.refine_share is None else format(self.refine_share, 'g')}"
         return f"{steps}{samples}, {self.average or 'default average'}, {self.sampler or 'default sampler'}{kind}"
 
     def decode(self, model: Any, features: Tensor, ids: Sequence[str], **keywords: Any) -> Any:
@@ -128,6 +149,9 @@ class DecodingOptions:
         Returns:
             What `MapModel.decode_map` returns.
         """
+        for name in ("refine", "refine_share"):
+            if getattr(self, name) is not None:
+                keywords[name] = getattr(self, name)
         if "noise" not in keywords:
             keywords["generator"] = [image_generator(self.seed, one) for one in ids]
         return model.decode_map(
@@ -157,7 +181,8 @@ def check_count(name: str, value: Any, most: int | None = None, extra: str = "")
 
 def Protocol(steps: int | str, samples: int = 1, average: str = "last", sampler: str = "ddim") -> DecodingOptions:
     """`DecodingOptions` of a run of steps with every value chosen; the name by which evaluation knew them."""
-    return DecodingOptions(num_inference_steps=steps, ensemble_size=samples, average=average, sampler=sampler, sampling="diffusion")
+    chosen = {"num_inference_steps": steps, "ensemble_size": samples, "average": average, "sampler": sampler}
+    return DecodingOptions(sampling="diffusion", refine="all", **chosen)
 
 
 Size = tuple[int, int] | str | None

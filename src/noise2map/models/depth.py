@@ -16,6 +16,7 @@ from noise2map.diffusion.sampling import Step
 from noise2map.diffusion.scoring_rules import map_crps
 from noise2map.models.aggregation import Aggregator, RunningMoments
 from noise2map.models.configuration import Noise2MapConfig
+from noise2map.models.denoising.refinement import neighbour_range
 from noise2map.models.distributions import bounded_exp
 from noise2map.models.distributions.calibration import Calibration, check_level
 from noise2map.models.distributions.laplace import LogLaplace
@@ -331,6 +332,10 @@ class Noise2MapForDepthEstimation(MapModel):
         """See `MapModel.sample_loss`; the CRPS of log depth, at the size of the samples."""
         truth, valid = reduce_depth(labels, labels > 0, (members.shape[-2], members.shape[-1]))
         return map_crps(members[:, :, 0].log(), truth.clamp(min=self.config.min_depth).log(), valid)
+
+    def cell_uncertainty(self, prediction: Tensor) -> Tensor:
+        """See `MapModel.cell_uncertainty`; the predicted scale, or else how much depth differs around a cell."""
+        return prediction[:, 1] if prediction.shape[1] > 1 else neighbour_range(prediction.log())
 
     def draw_samples(
         self, prediction: Tensor, count: int, smoothness: float, generators: Sequence[torch.Generator | None]

@@ -14,6 +14,7 @@ from torch.nn import functional
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.kernels import exporting
 from noise2map.models.kernels.deformable_attention import deformable_sample, pixel_grid
+from noise2map.models.kernels.embedding_bag import pad_map, sample_at
 from noise2map.models.kernels.onednn_linear import apply_linear, feed_forward, linear
 
 
@@ -84,17 +85,48 @@ class DeformableAttention(nn.Module):
         """
         return functional.linear(position, self._query_weight(), torch.cat([self.offsets.bias, self.weights.bias]))
 
-    def forward(self, tokens: Tensor, position_term: Tensor, size: tuple[int, int], base_grid: Tensor) -> Tensor:
-        """Tokens ``(N, h*w, C)`` -> ``(N, h*w, C)``, with the residual; ``position_term`` from the method of that name."""
-        n, length, channels = tokens.shape
+    def _query(self, tokens: Tensor, position_term: Tensor) -> tuple[Tensor, Tensor]:
+        """Offsets ``(N, L, heads, points, 2)`` and weights ``(N, L, heads, points)`` of tokens ``(N, L, C)``."""
         heads, points = self.num_heads, self.num_points
         query = linear(tokens, self._query_weight()) + position_term
         offsets, weights = query.split([heads * points * 2, heads * points], dim=-1)
-        offsets = offsets.view(n, length, heads, points, 2)
-        weights = _softmax_of_few(weights.view(n, length, heads, points))
-        value = apply_linear(self.value, tokens).view(n, *size, heads, channels // heads)
+        offsets = offsets.view(*tokens.shape[:2], heads, points, 2)
+        return offsets, _softmax_of_few(weights.view(*tokens.shape[:2], heads, points))
+
+    def forward(
+        self,
+        tokens: Tensor,
+        position_term: Tensor,
+        size: tuple[int, int],
+        base_grid: Tensor,
+        kept: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Tokens ``(N, h*w, C)`` -> ``(N, h*w, C)``, with the residual; ``position_term`` from the method of that name.
+
+        The values that were read are appended to ``kept``, with a border of zeros, for `refine`.
+        """
+        n, _, channels = tokens.shape
+        offsets, weights = self._query(tokens, position_term)
+        value = apply_linear(self.value, tokens).view(n, *size, self.num_heads, channels // self.num_heads)
+        if kept is not None:
+            kept.append(pad_map(value, value.dtype))
         sampled = deformable_sample(value, offsets, weights, self.formulation, base_grid)
         return apply_linear(self.output, sampled, residual=tokens)
+
+    def refine(self, tokens: Tensor, position_term: Tensor, chosen: "ChosenTokens", values: Tensor) -> Tensor:
+        """As `forward` for some of the tokens, ``(1, M, C)``, which read the kept values of all; their own are renewed in place.
+
+        Args:
+            tokens: the chosen ones.
+            position_term: of them, ``(M, 3 heads points)``.
+            chosen: which they are.
+            values: kept by `forward`, ``(N, h+2, w+2, heads, d)``.
+        """
+        offsets, weights = self._query(tokens, position_term)
+        own = apply_linear(self.value, tokens).view(-1, *values.shape[-2:]).to(values.dtype)
+        values[chosen.images, chosen.pixels[:, 1] + 1, chosen.pixels[:, 0] + 1] = own
+        sampled = sample_at(values, offsets[0], weights[0], chosen.pixels, chosen.images)
+        return apply_linear(self.output, sampled[None].to(tokens.dtype), residual=tokens)
 
 
 class MapDecoderLayer(nn.Module):
@@ -117,10 +149,25 @@ class MapDecoderLayer(nn.Module):
         return _precise_linear(self.time, functional.silu(embedding))
 
     def forward(
-        self, tokens: Tensor, position_term: Tensor, modulation: Tensor, size: tuple[int, int], base_grid: Tensor
+        self,
+        tokens: Tensor,
+        position_term: Tensor,
+        modulation: Tensor,
+        size: tuple[int, int],
+        base_grid: Tensor,
+        kept: list[Tensor] | None = None,
     ) -> Tensor:
-        """Tokens ``(N, h*w, C)``, modulation ``(N, 2 C)`` or ``(1, 2 C)`` -> ``(N, h*w, C)``."""
-        tokens = self.attention_norm(self.attention(tokens, position_term, size, base_grid))
+        """Tokens ``(N, h*w, C)``, modulation ``(N, 2 C)`` or ``(1, 2 C)`` -> ``(N, h*w, C)``; ``kept`` as in the attention."""
+        return self._after(self.attention(tokens, position_term, size, base_grid, kept), modulation)
+
+    def refine(
+        self, tokens: Tensor, position_term: Tensor, modulation: Tensor, chosen: "ChosenTokens", values: Tensor
+    ) -> Tensor:
+        """Some of the tokens ``(1, M, C)``, modulation ``(1, 2 C)`` -> ``(1, M, C)``, see `DeformableAttention.refine`."""
+        return self._after(self.attention.refine(tokens, position_term, chosen, values), modulation)
+
+    def _after(self, attended: Tensor, modulation: Tensor) -> Tensor:
+        tokens = self.attention_norm(attended)
         return modulated_norm(self.ffn_norm, feed_forward(tokens, self.linear_in, self.linear_out), modulation)
 
 
@@ -159,6 +206,32 @@ class DecoderContext:
     def select(self, rows: Tensor) -> "DecoderContext":
         """The context of some of the images."""
         return replace(self, image=self.image[rows])
+
+
+@dataclass
+class ChosenTokens:
+    """Some tokens of N maps of ``h*w``, in rising order.
+
+    Attributes:
+        images: the map that each is of, ``(M,)``, from 0 to N - 1.
+        cells: its place in the map, row-major, ``(M,)``.
+        pixels: column and row of it, ``(M, 2)``, whole numbers.
+    """
+
+    images: Tensor
+    cells: Tensor
+    pixels: Tensor
+
+    @classmethod
+    def where(cls, mask: Tensor) -> "ChosenTokens":
+        """Those of a boolean mask ``(N, h, w)``."""
+        images, rows, columns = mask.nonzero(as_tuple=True)
+        return cls(images, rows * mask.shape[2] + columns, torch.stack((columns, rows), dim=-1))
+
+    def of_maps(self, running: Tensor) -> "ChosenTokens":
+        """Those of some of the maps, boolean ``(N,)``."""
+        kept = running[self.images]
+        return ChosenTokens(self.images[kept], self.cells[kept], self.pixels[kept])
 
 
 class MapDecoder(nn.Module):
@@ -222,18 +295,50 @@ class MapDecoder(nn.Module):
         # The R samples of an image share its half of the projection.
         return (noisy.unflatten(0, (context.image.shape[0], -1)) + context.image[:, None]).flatten(0, 1)
 
-    def forward(self, context: DecoderContext, x_t: Tensor, modulations: Tensor) -> Tensor:
+    def forward(self, context: DecoderContext, x_t: Tensor, modulations: Tensor, kept: list[Tensor] | None = None) -> Tensor:
         """One call of the decoder.
 
         Args:
             context: from `prepare`, B images.
             x_t: noisy maps ``(N, C_map, h, w)``, N = B*R, the R samples of an image next to each other.
             modulations: from `modulations`, ``(N, L, 2 C)`` or ``(1, L, 2 C)``.
+            kept: gets the values of every layer, for `refine`.
 
         Returns:
             Tokens ``(N, h*w, C)``.
         """
         tokens = self.fuse(context, x_t)
         for layer, position_term, modulation in zip(self.layers, context.position_terms, modulations.unbind(1)):
-            tokens = layer(tokens, position_term, modulation, context.size, context.base_grid)
+            tokens = layer(tokens, position_term, modulation, context.size, context.base_grid, kept)
         return tokens
+
+    def refine(
+        self, context: DecoderContext, x_t: Tensor, modulations: Tensor, chosen: ChosenTokens, values: list[Tensor]
+    ) -> Tensor:
+        """One call of the decoder for some of the tokens; without gradients.
+
+        Queries are sparse, what they read is not: a token reads the newest value of every other one, whenever that was computed.
+
+        Args:
+            context: as in `forward`.
+            x_t: as in `forward`.
+            modulations: of one time, ``(1, L, 2 C)``.
+            chosen: the tokens.
+            values: kept by `forward`; those of the chosen tokens are renewed in place.
+
+        Returns:
+            The chosen tokens ``(M, C)``.
+        """
+        tokens = self._fuse_some(context, x_t, chosen)[None]
+        for layer, term, modulation, own in zip(self.layers, context.position_terms, modulations.unbind(1), values):
+            tokens = layer.refine(tokens, term[chosen.cells], modulation, chosen, own)
+        return tokens[0]
+
+    def _fuse_some(self, context: DecoderContext, x_t: Tensor, chosen: ChosenTokens) -> Tensor:
+        """The chosen tokens of `fuse`, ``(M, C)``."""
+        if self.resample is not None:  # a resampled token is a mean over others
+            return self.fuse(context, x_t)[chosen.images, chosen.cells]
+        weight = self.projection.weight[:, self.feature_channels :, 0, 0]
+        noisy = x_t.to(weight.dtype).flatten(2).transpose(1, 2)[chosen.images, chosen.cells]
+        samples = x_t.shape[0] // context.image.shape[0]
+        return linear(noisy, weight) + context.image[chosen.images // samples, chosen.cells]

@@ -16,7 +16,7 @@ from noise2map.hub.sharing import SharedOnHub
 from noise2map.models.aggregation import Aggregator
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.decoding import DecodingOptions
-from noise2map.models.denoising.denoiser import Denoiser, decoder_input, evidence_levels
+from noise2map.models.denoising.denoiser import Denoiser, decoder_input, read_tokens
 from noise2map.models.denoising.hooks import FormulationHooks
 from noise2map.models.denoising.run import WarmStart, can_be_read, denoising_steps, tokens_in_memory
 from noise2map.models.denoising.training import training_loss
@@ -180,6 +180,8 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
         output_samples: bool = False,
         field_smoothness: float | None = None,
         warm_start: WarmStart | None = None,
+        refine: str | None = None,
+        refine_share: float | None = None,
     ) -> Any:
         """Denoises a map, given the features of an image.
 
@@ -200,6 +202,8 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
             output_samples: also return the R single maps, ``samples`` ``(B, R, K, h, w)``.
             field_smoothness: of ``sampling="field"``, see `DecodingOptions`.
             warm_start: a known map from which the run begins instead of from noise alone.
+            refine: ``"all"`` or ``"uncertain"``, see `DecodingOptions`.
+            refine_share: of ``refine="uncertain"``.
 
         Returns:
             `MapSegmenterOutput` or `MapDepthOutput` at the resolution of the features.
@@ -209,7 +213,7 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
         """
         options = DecodingOptions(
             num_inference_steps=num_inference_steps, ensemble_size=ensemble_size, average=average, sampler=sampler,
-            sampling=sampling, field_smoothness=field_smoothness,
+            sampling=sampling, field_smoothness=field_smoothness, refine=refine, refine_share=refine_share,
         ).resolved(self.config)  # fmt: skip
         drawn = options.ensemble_size if options.sampling == "field" else None
         if drawn is not None:
@@ -257,11 +261,7 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
         return tokens_in_memory(check_noise(noise, shape).to(features.device, torch.promote_types(features.dtype, torch.float32)))
 
     def denoiser(
-        self,
-        features: Tensor,
-        pairs: Sequence[tuple[float, float]],
-        ensemble_size: int = 1,
-        active: Tensor | None = None,
+        self, features: Tensor, pairs: Sequence[tuple[float, float]], ensemble_size: int = 1, active: Tensor | None = None
     ) -> Denoiser:
         """Denoiser for a sampler, ``(x_t, t) -> (x0, prediction)``; see `Denoiser` for the arguments."""
         return Denoiser(self, features, pairs, ensemble_size, active)
@@ -281,15 +281,7 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
     ) -> tuple[Tensor, Tensor]:
         """`predict_both` with known modulations ``(N, L, 2 C)`` or ``(1, L, 2 C)``; a sample's parameters go unless kept."""
         tokens = self.decoder(context, decoder_input(self, x_t, t, latent), modulations)
-        prediction = self.head(tokens, context.size)
-        if self.config.matched_filter:
-            evidence = self.evidence(x_t, *(level.to(x_t.device, x_t.dtype) for level in evidence_levels(self, t)))
-            prediction = prediction if evidence is None else prediction + evidence
-        if latent is not None and not keep_parameters:
-            prediction = self.map_of(prediction)  # a sample; only the call without noise learns a distribution
-        if self.upsampling is None:
-            return prediction, prediction
-        return prediction, self.enlarge(prediction, self.upsampling(tokens, context.size))
+        return read_tokens(self, tokens, context.size, x_t, t, latent is not None and not keep_parameters)
 
     # ---- training ------------------------------------------------------------------------------------------------------
 
@@ -328,6 +320,8 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
         sampling: str | None = None,
         output_samples: bool = False,
         features: Tensor | None = None,
+        refine: str | None = None,
+        refine_share: float | None = None,
         **kwargs: Any,
     ) -> Any:
         """Training loss if labels are given, else a sampled map at the resolution of ``pixel_values``.
@@ -347,6 +341,8 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
             sampling: ``"diffusion"``, ``"one_pass"`` or ``"field"``, see `DecodingOptions`.
             output_samples: also return the R single maps, ``samples`` ``(B, R, K, H, W)``.
             features: what `encode_image` gave for the images, where it is known; they are not encoded again.
+            refine: ``"all"`` or ``"uncertain"``, see `DecodingOptions`; likewise the next.
+            refine_share: of ``refine="uncertain"``.
             **kwargs: keywords that transformers passes to every model; without effect here.
 
         Returns:
@@ -366,7 +362,7 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
             return self._train_on(features, labels, noise, timesteps, generator)
         out = self.decode_map(
             features, num_inference_steps, ensemble_size, average, sampler, noise, generator, output_steps,
-            sampling=sampling, output_samples=output_samples,
+            sampling=sampling, output_samples=output_samples, refine=refine, refine_share=refine_share,
         )  # fmt: skip
         if output_uncertainty:
             self._require_uncertainty(out)

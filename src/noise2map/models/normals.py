@@ -14,6 +14,7 @@ from noise2map.codecs.normals import NormalsCodec, check_normals, unit_vectors
 from noise2map.diffusion.sampling import Step
 from noise2map.models.aggregation import Aggregator, RunningMoments
 from noise2map.models.configuration import Noise2MapConfig
+from noise2map.models.denoising.refinement import neighbour_range
 from noise2map.models.distributions import bounded_exp
 from noise2map.models.distributions.angular import AngularDistribution, concentration_of, expected_angle, resultant_length
 from noise2map.models.distributions.calibration import Calibration, check_level
@@ -279,6 +280,10 @@ class Noise2MapForNormalEstimation(MapModel):
     def whole_prediction(self, out: MapNormalsOutput) -> Tensor:
         """See `MapModel.whole_prediction`."""
         return out.prediction if out.spread is None else torch.cat([out.prediction, out.spread[:, None]], dim=1)
+
+    def cell_uncertainty(self, prediction: Tensor) -> Tensor:
+        """See `MapModel.cell_uncertainty`; the predicted spread, or else how much directions differ around a cell."""
+        return prediction[:, 3] if prediction.shape[1] > 3 else neighbour_range(prediction)
 
     def draw_samples(
         self, prediction: Tensor, count: int, smoothness: float, generators: Sequence[torch.Generator | None]

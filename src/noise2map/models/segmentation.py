@@ -227,6 +227,10 @@ class Noise2MapForSemanticSegmentation(MapModel):
         strength = alpha / sigma.square().clamp(min=_MIN_VARIANCE)
         return log_likelihood(torch.einsum("nchw,kc->nkhw", x_t, codes) * expand_like(strength, x_t))
 
+    def cell_uncertainty(self, prediction: Tensor) -> Tensor:
+        """See `MapModel.cell_uncertainty`; least confidence."""
+        return entropy_of_logits(self.map_of(prediction))[1].neg()
+
     def draw_samples(
         self, prediction: Tensor, count: int, smoothness: float, generators: Sequence[torch.Generator | None]
     ) -> Tensor:

@@ -256,6 +256,10 @@ class Noise2MapForBevSegmentation(MapModel):
         x, y = self.config.map_grid
         return odds if odds.shape[-2:] == (x.count, y.count) else functional.interpolate(odds, (x.count, y.count), mode="nearest")
 
+    def cell_uncertainty(self, prediction: Tensor) -> Tensor:
+        """See `MapModel.cell_uncertainty`; of the layer that is decided least."""
+        return -prediction.abs().amin(1)
+
     def draw_samples(
         self, prediction: Tensor, count: int, smoothness: float, generators: Sequence[torch.Generator | None]
     ) -> Tensor:

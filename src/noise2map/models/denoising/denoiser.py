@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from noise2map.diffusion.process import expand_like
+from noise2map.models.denoising.refinement import SparseRefinement
 
 Latent = Callable[[int], Tensor]
 
@@ -47,6 +48,33 @@ def evidence_levels(model: Any, t: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(t >= 1, torch.zeros_like(alpha), alpha), sigma
 
 
+def read_tokens(
+    model: Any, tokens: Tensor, size: tuple[int, int], x_t: Tensor, t: Tensor, sampled: bool
+) -> tuple[Tensor, Tensor]:
+    """Head, evidence of the noisy map and upsampling of one call.
+
+    Args:
+        model: a `MapModel`.
+        tokens: of its decoder, ``(N, h*w, C)``.
+        size: ``(h, w)``.
+        x_t: noisy maps that the decoder was given.
+        t: their times.
+        sampled: leave out the parameters of a distribution: only a call without noise channels learns one.
+
+    Returns:
+        Prediction of the cells, and of the map; the same without upsampling.
+    """
+    prediction = model.head(tokens, size)
+    if model.config.matched_filter:
+        evidence = model.evidence(x_t, *(level.to(x_t.device, x_t.dtype) for level in evidence_levels(model, t)))
+        prediction = prediction if evidence is None else prediction + evidence
+    if sampled:
+        prediction = model.map_of(prediction)
+    if model.upsampling is None:
+        return prediction, prediction
+    return prediction, model.enlarge(prediction, model.upsampling(tokens, size))
+
+
 class Denoiser:
     """Callable for the samplers, ``(x_t, t) -> (x0, prediction)``; what does not change over a run is computed once.
 
@@ -58,6 +86,7 @@ class Denoiser:
         active: images that still run ``(B,)``, boolean, on the CPU; may be changed between calls. The others keep the
             prediction of the call before. By default all run.
         latent: ``latent(index)`` gives the noise channels ``(B*R, n, h, w)`` of a call; zeros if not given.
+        refine_share: share of the tokens that calls after the first compute, see `SparseRefinement`; 1 for all.
     """
 
     def __init__(
@@ -68,6 +97,7 @@ class Denoiser:
         ensemble_size: int = 1,
         active: Tensor | None = None,
         latent: Latent | None = None,
+        refine_share: float = 1.0,
     ) -> None:
         self.model, self.ensemble_size, self.latent = model, ensemble_size, latent
         self.active = torch.ones(features.shape[0], dtype=torch.bool) if active is None else active
@@ -76,13 +106,16 @@ class Denoiser:
         self.modulations = model.decoder.modulations(model.time_input(self.times).to(features.device))  # (T, L, 2 C)
         self.encode = model.prediction_encoder()
         self._position = itertools.cycle(range(len(pairs)))
+        self.refinement = SparseRefinement(model, refine_share) if refine_share < 1 else None
         self._newest: tuple[Tensor, Tensor] | None = None  # predictions of all images, stopped ones included: of cells and map
 
     def __call__(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The next call of the run; the second argument is not looked at, as the times are known."""
         index = next(self._position)
         latent = None if self.latent is None else self.latent(index)
-        if bool(self.active.all()):
+        if self.refinement is not None:
+            found = self._refine(self.refinement, x_t, index, latent)
+        elif bool(self.active.all()):
             found = self._predict(self.context, x_t, index, latent)
         else:
             assert self._newest is not None
@@ -95,6 +128,19 @@ class Denoiser:
         self._newest = found
         cells, prediction = found
         return self.encode(cells), prediction
+
+    def _refine(self, refinement: SparseRefinement, x_t: Tensor, index: int, latent: Tensor | None) -> tuple[Tensor, Tensor]:
+        modulation, t = self.modulations[index : index + 1], self.times[index : index + 1]
+        shown = decoder_input(self.model, x_t, t, latent)
+        if index == 0:
+            tokens = refinement.first(self.context, shown, modulation)
+        else:
+            running = self.active.repeat_interleave(self.ensemble_size).to(x_t.device)
+            tokens = refinement.later(self.context, shown, modulation, running)
+        found = read_tokens(self.model, tokens, self.context.size, x_t, t, latent is not None)
+        if index == 0:
+            refinement.choose(found[0])
+        return found
 
     def _predict(self, context: Any, x_t: Tensor, index: int, latent: Tensor | None) -> tuple[Tensor, Tensor]:
         modulation = self.modulations[index : index + 1]

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from noise2map.models.denoising.refinement import neighbour_range
 from noise2map.models.distributions.calibration import Calibration
 
 
@@ -62,6 +63,10 @@ class FormulationHooks:
             ``(N, K, h, w)``, added to the head's answer; `None` where there is no filter.
         """
         return None
+
+    def cell_uncertainty(self, prediction: Tensor) -> Tensor:
+        """What one decoder call ``(N, K', h, w)`` leaves open, ``(N, h, w)``: where sparse refinement goes on."""
+        return neighbour_range(prediction)
 
     def draw_samples(
         self, prediction: Tensor, count: int, smoothness: float, generators: Sequence[torch.Generator | None]

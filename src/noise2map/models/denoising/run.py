@@ -136,7 +136,7 @@ def denoising_steps(
         return fold(multi_resolution_noise(config.noise_channels, samples, size, generators, x_T.device))
 
     latent = draw_latent if config.noise_channels and options.sampling == "diffusion" else None
-    denoise = Denoiser(model, features, pairs, samples, active, latent)
+    denoise = Denoiser(model, features, pairs, samples, active, latent, options.refined_share)
     if step_noise is None:
         shape = (samples, *x_T.shape[1:])
         step_noise = lambda index, x: tokens_in_memory(draw_noise(shape, generators, x.device)).to(x.dtype)  # noqa: E731

@@ -12,6 +12,7 @@ Both passes are custom operators: ``torch.compile`` calls them as they are.
 
 import functools
 import warnings
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -25,10 +26,31 @@ def sample(value: Tensor, offsets: Tensor, weights: Tensor, base_grid: Tensor) -
     if torch.is_grad_enabled() and (value.requires_grad or offsets.requires_grad or weights.requires_grad):
         bags = _BagSample.apply(value, offsets, weights, base_grid)
     else:
-        cell, x_part, y_part = _locate(value, *_positions(value, offsets, base_grid))
+        cell, x_part, y_part = _locate(value.shape[1:3], _images(value), *_positions(value, offsets, base_grid))
         corner_weights = _corner_weights(weights, x_part, y_part).to(value.dtype)
-        bags = _sum_bags(_pad(value, value.dtype), _corner_rows(cell, width), corner_weights)
+        bags = _sum_bags(pad_map(value, value.dtype), _corner_rows(cell, width), corner_weights)
     return bags.view(batch, height * width, heads * channels)
+
+
+def sample_at(padded: Tensor, offsets: Tensor, weights: Tensor, pixels: Tensor, images: Tensor) -> Tensor:
+    """The sum of :func:`sample` at some pixels alone, without gradients.
+
+    Args:
+        padded: Value maps with a border of zeros, from :func:`pad_map`, ``(B, h + 2, w + 2, heads, d)``.
+        offsets: ``(M, heads, points, 2)`` in pixels, relative to each query's own pixel.
+        weights: ``(M, heads, points)``.
+        pixels: Column and row of each query, ``(M, 2)``.
+        images: Its image, ``(M,)``, from 0 to B - 1.
+
+    Returns:
+        ``(M, heads * d)``.
+    """
+    height, width = padded.shape[1] - 2, padded.shape[2] - 2
+    grid = pixels.to(_position_type(padded, offsets))[:, None, None, :]
+    x, y = offsets[..., 0] + grid[..., 0], offsets[..., 1] + grid[..., 1]
+    cell, x_part, y_part = _locate((height, width), images.int().view(-1, 1, 1), x, y)
+    corner_weights = _corner_weights(weights, x_part, y_part).to(padded.dtype)
+    return _sum_bags(padded, _corner_rows(cell, width), corner_weights).view(len(offsets), -1)
 
 
 class _BagSample(torch.autograd.Function):
@@ -65,9 +87,9 @@ def bag_forward(
     """
     x, y = _positions(value, offsets, base_grid)
     x_inside, y_inside = (x > -1) & (x < value.shape[2]), (y > -1) & (y < value.shape[1])
-    cell, x_part, y_part = _locate(value, x, y)
+    cell, x_part, y_part = _locate(value.shape[1:3], _images(value), x, y)
     corner_weights = _corner_weights(weights, x_part, y_part)
-    rows, padded = _corner_rows(cell, value.shape[2]), _pad(value, x_part.dtype)
+    rows, padded = _corner_rows(cell, value.shape[2]), pad_map(value, x_part.dtype)
     bags = _sum_bags(padded, rows, corner_weights)
     return bags.to(value.dtype), padded, cell, x_part, y_part, x_inside, y_inside, rows, corner_weights
 
@@ -133,7 +155,7 @@ def _position_type(value: Tensor, offsets: Tensor) -> torch.dtype:
     return torch.promote_types(torch.promote_types(value.dtype, offsets.dtype), torch.float32)
 
 
-def _pad(value: Tensor, dtype: torch.dtype) -> Tensor:
+def pad_map(value: Tensor, dtype: torch.dtype) -> Tensor:
     """``(B, h, w, heads, d)`` with a border of zeros, ``(B, h + 2, w + 2, heads, d)``."""
     batch, height, width, heads, channels = value.shape
     padded = value.new_zeros(batch, height + 2, width + 2, heads, channels, dtype=dtype)
@@ -147,23 +169,32 @@ def _positions(value: Tensor, offsets: Tensor, base_grid: Tensor) -> list[Tensor
     return [offsets[..., axis] + grid[..., axis] for axis in (0, 1)]
 
 
-def _locate(value: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Upper left corner of each sampling position as a row of the padded map (int32), and where in its cell it is."""
-    batch, height, width, heads, _ = value.shape
+def _images(value: Tensor) -> Tensor:
+    """Number of the image of each query of value maps ``(B, h, w, heads, d)``, ``(B, 1, 1, 1)`` int32."""
+    return torch.arange(value.shape[0], dtype=torch.int32, device=value.device).view(-1, 1, 1, 1)
+
+
+def _locate(size: Sequence[int], images: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Upper left corner of each sampling position as a row of the padded map (int32), and where in its cell it is.
+
+    Positions are ``(..., heads, points)`` in maps of height and width ``size``; images are int32 and broadcast to them.
+    """
+    height, width = size
+    heads = x.shape[-2]
     corner, part = [], []
     for position, size in ((x, width), (y, height)):
         position = position.clamp(-1, size)
         # The second clamp also gives not-a-number an index that exists; the weights then carry it on.
         corner.append(position.floor().int().clamp(-1, size - 1))
         part.append(position - corner[-1])
-    image = torch.arange(batch, dtype=torch.int32, device=value.device).view(-1, 1, 1, 1) * ((height + 2) * (width + 2))
-    head = torch.arange(heads, dtype=torch.int32, device=value.device).view(1, 1, -1, 1)
+    image = images * ((height + 2) * (width + 2))
+    head = torch.arange(heads, dtype=torch.int32, device=x.device).view(-1, 1)
     left, top = corner
     return (top * (width + 2) + left + (image + width + 3)) * heads + head, part[0], part[1]
 
 
 def _corner_weights(weights: Tensor, x_part: Tensor, y_part: Tensor) -> Tensor:
-    """``(B, h * w, heads, 4, points)``: attention weight times bilinear weight, corners row by row."""
+    """``(..., heads, 4, points)``: attention weight times bilinear weight, corners row by row."""
     lower = weights * y_part
     upper = weights - lower
     lower_right, upper_right = lower * x_part, upper * x_part
@@ -176,8 +207,8 @@ def _steps(heads: int, width: int) -> list[int]:
 
 
 def _corner_rows(cell: Tensor, width: int) -> Tensor:
-    """``(B, h * w, heads, 4, points)``: rows of the padded map, from the upper left corners ``(B, h * w, heads, points)``."""
-    return torch.stack([cell + step for step in _steps(cell.shape[2], width)], dim=-2)
+    """``(..., heads, 4, points)``: rows of the padded map, from the upper left corners ``(..., heads, points)``."""
+    return torch.stack([cell + step for step in _steps(cell.shape[-2], width)], dim=-2)
 
 
 def _sum_bags(padded: Tensor, rows: Tensor, corner_weights: Tensor) -> Tensor:
