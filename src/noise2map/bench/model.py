@@ -24,6 +24,8 @@ from noise2map.diffusion.process import add_noise, eps_from_x0
 from noise2map.diffusion.sampling import time_pairs
 from noise2map.inference.loading import load_model
 from noise2map.models import MapModel, Noise2MapConfig, Noise2MapForDepthEstimation, Noise2MapForSemanticSegmentation
+from noise2map.models.decoding import MAX_STEPS
+from noise2map.models.denoising import Denoiser
 from noise2map.models.kernels.onednn_linear import available, onednn_linear
 from noise2map.models.map_decoder import DeformableAttention
 from noise2map.models.map_model import tokens_in_memory
@@ -42,6 +44,7 @@ MODEL_COLUMNS = {
     "x torch floor": "step_over_torch_floor",
     "grid_sample ms": "grid_sample_ms",
     "faster by": "grid_sample_over_step",
+    "x step": "refined_over_step",
     "peak MiB": "peak_mb",
     "working MiB": "working_mb",
 }
@@ -74,6 +77,7 @@ class ModelBenchOptions(BenchOptions):
         modes: `"eager"`, `"compiled"`.
         batch_size: Images at a time.
         memory: Whether to measure peak memory, each stage in its own process.
+        refine_shares: Shares of the tokens of sparse later steps, each beside a whole step.
     """
 
     model: str
@@ -83,6 +87,7 @@ class ModelBenchOptions(BenchOptions):
     modes: tuple[str, ...]
     batch_size: int = 1
     memory: bool = True
+    refine_shares: tuple[float, ...] = ()
 
 
 def build_model(name: str, device: torch.device, dtype: torch.dtype, seed: int) -> MapModel:
@@ -149,7 +154,10 @@ def floor_calls(model: MapModel, tokens: int, device: torch.device, dtype: torch
 
 
 def stage_calls(model: MapModel, options: ModelBenchOptions, stages: Iterable[str]) -> dict[str, Callable[[], Any]]:
-    """One call for each stage: `"encode"`, `"step"` (one call of decoder and head and its update), `"decode N"`, `"all N"`."""
+    """One call for each stage: `"encode"`, `"step"` (one call of decoder and head and its update), `"decode N"`, `"all N"`.
+
+    A number after `"step"` is the share of the tokens that are computed, the least sure ones of a first call.
+    """
     dtype = model.dtype
     generator = torch.Generator().manual_seed(options.seed)
     pixels = torch.randn(options.batch_size, 3, options.height, options.width, generator=generator).to(options.device, dtype)
@@ -163,7 +171,7 @@ def stage_calls(model: MapModel, options: ModelBenchOptions, stages: Iterable[st
         if kind == "encode":
             calls[stage] = lambda: model.encode_image(pixels)
         elif kind == "step":
-            calls[stage] = _step_call(model, features, tokens_in_memory(noise))
+            calls[stage] = _step_call(model, features, tokens_in_memory(noise), float(count or 1))
         elif kind == "decode":
             calls[stage] = lambda n=int(count): model.decode_map(features, num_inference_steps=n, noise=noise)
         else:
@@ -175,12 +183,13 @@ def _grid(options: ModelBenchOptions) -> tuple[int, int]:
     return options.height // 4, options.width // 4
 
 
-def _step_call(model: MapModel, features: Tensor, x_t: Tensor) -> Callable[[], Any]:
-    """The first of two steps, with its update, without what is done once for a run."""
-    pairs = time_pairs(2)[:1]
-    ((t, t_next),) = pairs
-    denoise = model.denoiser(features, pairs)
+def _step_call(model: MapModel, features: Tensor, x_t: Tensor, share: float) -> Callable[[], Any]:
+    """The first of two steps, with its update, without what is done once for a run; of a share of the tokens: a later step."""
+    (t, t_next), *_ = time_pairs(2)
+    denoise = Denoiser(model, features, [(t, t_next)] * (1 if share == 1 else MAX_STEPS), refine_share=share)
     times = torch.full(x_t.shape[:1], t)
+    if share < 1:
+        denoise(x_t, times)  # whole: tells which tokens later ones compute
     levels = [[level.to(x_t.device) for level in model.schedule.alpha_sigma(torch.tensor(time))] for time in (t, t_next)]
 
     def call() -> Tensor:
@@ -268,9 +277,11 @@ def _measure(sender: Connection, options: ModelBenchOptions, dtype: torch.dtype,
 
 def _against(times: dict[str, list[float]], mode: str, stage: str) -> dict[str, Any]:
     """A step's ratios to the yardsticks, each the median over rounds of ratios within a round."""
+    own = times[f"{mode}|step"]
+    if stage.startswith("step "):
+        return {"refined_over_step": median(a / b for a, b in zip(times[f"{mode}|{stage}"], own))}
     if stage != "step":
         return {}
-    own = times[f"{mode}|step"]
     floors = {name.removeprefix("floor|"): value for name, value in times.items() if name.startswith("floor|")}
     best = min(floors.values(), key=median)
     result: dict[str, Any] = {f"floor_{name}_ms": median(value) for name, value in floors.items()}
@@ -285,4 +296,5 @@ def _against(times: dict[str, list[float]], mode: str, stage: str) -> dict[str, 
 
 
 def _stages(options: ModelBenchOptions) -> list[str]:
-    return ["encode", "step", *(f"decode {count}" for count in options.steps), f"all {max(options.steps)}"]
+    sparse = [f"step {share:g}" for share in options.refine_shares]
+    return ["encode", "step", *sparse, *(f"decode {count}" for count in options.steps), f"all {max(options.steps)}"]

@@ -36,6 +36,7 @@ def bench_model(
     clock: Clock = "wall",
     seed: options.Seed = 0,
     memory: Annotated[bool, typer.Option(help="Measure peak memory, each stage in its own process.")] = True,
+    refine_share: Annotated[list[str] | None, options.shares("Also later steps on shares of the tokens, e.g. 0.3,0.1.")] = None,
     out: Out = Path("results/bench_model.csv"),
 ) -> None:
     """Encoder, one step and whole runs, against grid_sample attention and the matrix products alone."""
@@ -54,6 +55,7 @@ def bench_model(
             modes=tuple(modes),
             batch_size=batch_size,
             memory=memory,
+            refine_shares=tuple(refine_share or ()),
             **_common(dtype or ["float32", "bfloat16"], device, threads, rounds, clock, seed),
         ),
         out,
