@@ -160,9 +160,7 @@ class MapDecoderLayer(nn.Module):
         """Tokens ``(N, h*w, C)``, modulation ``(N, 2 C)`` or ``(1, 2 C)`` -> ``(N, h*w, C)``; ``kept`` as in the attention."""
         return self._after(self.attention(tokens, position_term, size, base_grid, kept), modulation)
 
-    def refine(
-        self, tokens: Tensor, position_term: Tensor, modulation: Tensor, chosen: "ChosenTokens", values: Tensor
-    ) -> Tensor:
+    def refine(self, tokens: Tensor, position_term: Tensor, modulation: Tensor, chosen: "ChosenTokens", values: Tensor) -> Tensor:
         """Some of the tokens ``(1, M, C)``, modulation ``(1, 2 C)`` -> ``(1, M, C)``, see `DeformableAttention.refine`."""
         return self._after(self.attention.refine(tokens, position_term, chosen, values), modulation)
 

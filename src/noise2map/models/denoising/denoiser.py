@@ -48,9 +48,7 @@ def evidence_levels(model: Any, t: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(t >= 1, torch.zeros_like(alpha), alpha), sigma
 
 
-def read_tokens(
-    model: Any, tokens: Tensor, size: tuple[int, int], x_t: Tensor, t: Tensor, sampled: bool
-) -> tuple[Tensor, Tensor]:
+def read_tokens(model: Any, tokens: Tensor, size: tuple[int, int], x_t: Tensor, t: Tensor, sampled: bool) -> tuple[Tensor, Tensor]:
     """Head, evidence of the noisy map and upsampling of one call.
 
     Args:
