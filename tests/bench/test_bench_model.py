@@ -73,6 +73,22 @@ def test_rows_of_a_run(clock):
     assert "step_over_floor" not in rows[0]
 
 
+def test_sparse_steps_and_exports_stand_beside_the_model(monkeypatch):
+    twin = build_model("tiny", torch.device("cpu"), torch.float32, 0)
+    monkeypatch.setattr(bench, "load_model", lambda *_: (twin, None))
+    with pytest.raises(ValueError, match="'folder' is a checkpoint; expected the folder of an ONNX export"):
+        run_bench(chosen(exports=("folder",)))
+    monkeypatch.setattr(bench, "MapDecoder", ())  # from here on nothing counts as a checkpoint
+    rows = run_bench(chosen(exports=("folder",), refine_shares=(0.5,), steps=(1,)))
+    stages = ["encode", "step", "step 0.5", "decode 1", "all 1"]
+    whole = [one for one in stages if one != "step 0.5"]
+    assert [(row["mode"], row["stage"]) for row in rows] == [*(("eager", s) for s in stages), *(("folder", s) for s in whole)]
+    assert rows[2]["refined_over_step"] > 0 and all(row["over_eager"] > 0 for row in rows[5:])
+    other = build_model("tiny-depth", torch.device("cpu"), torch.float32, 0)
+    with pytest.raises(ValueError, match="features, map channels and classes, the model"):
+        bench.open_export("folder", other)
+
+
 def test_table_file_keeps_other_rows_and_replaces_the_same(tmp_path):
     path = tmp_path / "deep" / "bench.csv"
     base = {"model": "m", "size": "64x32", "batch_size": 1, "device": "cpu", "threads": 2, "dtype": "float32", "mode": "eager"}

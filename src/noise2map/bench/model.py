@@ -27,7 +27,7 @@ from noise2map.models import MapModel, Noise2MapConfig, Noise2MapForDepthEstimat
 from noise2map.models.decoding import MAX_STEPS
 from noise2map.models.denoising import Denoiser
 from noise2map.models.kernels.onednn_linear import available, onednn_linear
-from noise2map.models.map_decoder import DeformableAttention
+from noise2map.models.map_decoder import DeformableAttention, MapDecoder
 from noise2map.models.map_model import tokens_in_memory
 from noise2map.runs.provenance import provenance
 
@@ -45,6 +45,7 @@ MODEL_COLUMNS = {
     "grid_sample ms": "grid_sample_ms",
     "faster by": "grid_sample_over_step",
     "x step": "refined_over_step",
+    "x eager": "over_eager",
     "peak MiB": "peak_mb",
     "working MiB": "working_mb",
 }
@@ -78,6 +79,7 @@ class ModelBenchOptions(BenchOptions):
         batch_size: Images at a time.
         memory: Whether to measure peak memory, each stage in its own process.
         refine_shares: Shares of the tokens of sparse later steps, each beside a whole step.
+        exports: Folders of ONNX exports of the model, timed beside it.
     """
 
     model: str
@@ -88,6 +90,7 @@ class ModelBenchOptions(BenchOptions):
     batch_size: int = 1
     memory: bool = True
     refine_shares: tuple[float, ...] = ()
+    exports: tuple[str, ...] = ()
 
 
 def build_model(name: str, device: torch.device, dtype: torch.dtype, seed: int) -> MapModel:
@@ -106,6 +109,21 @@ def build_model(name: str, device: torch.device, dtype: torch.dtype, seed: int) 
     model_class, fields = PRESETS[name]
     torch.manual_seed(seed)
     return model_class(Noise2MapConfig(**fields)).to(device, dtype).eval()
+
+
+def open_export(folder: str, model: MapModel) -> MapModel:
+    """An ONNX export whose calls can stand beside the model's.
+
+    Raises:
+        ValueError: if the folder holds no such export, or one of a model of other sizes.
+    """
+    graphs = load_model(folder, torch.device("cpu"), torch.float32)[0]
+    if isinstance(graphs.decoder, MapDecoder):
+        raise ValueError(f"{folder!r} is a checkpoint; expected the folder of an ONNX export")
+    sizes = [(one.config.hidden_size, one.codec.channels, int(one.config.num_labels)) for one in (graphs, model)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"{folder!r} has {sizes[0]} features, map channels and classes, the model {sizes[1]}; expected its export")
+    return graphs
 
 
 def with_grid_sample(model: MapModel) -> MapModel:
@@ -231,16 +249,20 @@ def run_bench(options: ModelBenchOptions) -> list[dict[str, Any]]:
             theirs = with_grid_sample(model)
             rival = stage_calls(compiled(theirs) if mode == "compiled" else theirs, options, ["step"])
             calls[f"grid_sample|{mode}"] = rival["step"]
+        exports = {folder: open_export(folder, model) for folder in options.exports if dtype == torch.float32}
+        for folder, graphs in exports.items():
+            calls |= {f"{folder}|{stage}": call for stage, call in stage_calls(graphs, options, _whole_stages(options)).items()}
         calls |= {f"floor|{name}": call for name, call in floor_calls(model, tokens, options.device, dtype).items()}
         kind = name_of(dtype)
         times = time_calls(calls, options, kind)
         memory = _peak_memory(options, dtype, kind) if options.memory else {}
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        for mode in options.modes:
-            for stage in _stages(options):
+        for mode in (*options.modes, *exports):
+            for stage in _whole_stages(options) if mode in exports else _stages(options):
                 row = {"model": options.model, "parameters": parameters, "size": f"{options.width}x{options.height}"}
                 row |= {"batch_size": options.batch_size, "mode": mode, "stage": stage}
-                row |= {"ms": median(times[f"{mode}|{stage}"])} | _against(times, mode, stage) | memory.get((mode, stage), {})
+                row |= {"ms": median(times[f"{mode}|{stage}"])} | memory.get((mode, stage), {})
+                row |= _against_eager(times, mode, stage) if mode in exports else _against(times, mode, stage)
                 rows.append(
                     row
                     | {"rounds": options.rounds, "clock": options.clock, **machine_facts(options.device)}
@@ -295,6 +317,16 @@ def _against(times: dict[str, list[float]], mode: str, stage: str) -> dict[str, 
     return result
 
 
+def _against_eager(times: dict[str, list[float]], mode: str, stage: str) -> dict[str, float]:
+    """Ratio of an export's stage to the eager model's, the median over rounds; nothing where that was not timed."""
+    eager = times.get(f"eager|{stage}")
+    return {} if eager is None else {"over_eager": median(a / b for a, b in zip(times[f"{mode}|{stage}"], eager))}
+
+
+def _whole_stages(options: ModelBenchOptions) -> list[str]:
+    return ["encode", "step", *(f"decode {count}" for count in options.steps), f"all {max(options.steps)}"]
+
+
 def _stages(options: ModelBenchOptions) -> list[str]:
-    sparse = [f"step {share:g}" for share in options.refine_shares]
-    return ["encode", "step", *sparse, *(f"decode {count}" for count in options.steps), f"all {max(options.steps)}"]
+    encode, step, *runs = _whole_stages(options)
+    return [encode, step, *(f"step {share:g}" for share in options.refine_shares), *runs]

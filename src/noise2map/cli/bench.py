@@ -36,6 +36,7 @@ def bench_model(
     clock: Clock = "wall",
     seed: options.Seed = 0,
     memory: Annotated[bool, typer.Option(help="Measure peak memory, each stage in its own process.")] = True,
+    export: Annotated[list[str] | None, typer.Option(metavar="FOLDER", help="Also an ONNX export of the model.")] = None,
     refine_share: Annotated[list[str] | None, options.shares("Also later steps on shares of the tokens, e.g. 0.3,0.1.")] = None,
     out: Out = Path("results/bench_model.csv"),
 ) -> None:
@@ -56,6 +57,7 @@ def bench_model(
             batch_size=batch_size,
             memory=memory,
             refine_shares=tuple(refine_share or ()),
+            exports=tuple(export or ()),
             **_common(dtype or ["float32", "bfloat16"], device, threads, rounds, clock, seed),
         ),
         out,

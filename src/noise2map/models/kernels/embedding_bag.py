@@ -182,10 +182,10 @@ def _locate(size: Sequence[int], images: Tensor, x: Tensor, y: Tensor) -> tuple[
     height, width = size
     heads = x.shape[-2]
     corner, part = [], []
-    for position, size in ((x, width), (y, height)):
-        position = position.clamp(-1, size)
+    for position, side in ((x, width), (y, height)):
+        position = position.clamp(-1, side)
         # The second clamp also gives not-a-number an index that exists; the weights then carry it on.
-        corner.append(position.floor().int().clamp(-1, size - 1))
+        corner.append(position.floor().int().clamp(-1, side - 1))
         part.append(position - corner[-1])
     image = images * ((height + 2) * (width + 2))
     head = torch.arange(heads, dtype=torch.int32, device=x.device).view(-1, 1)
