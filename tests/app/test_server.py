@@ -17,6 +17,7 @@ from tiny_generator import save_map_models
 from noise2map.app.limits import Limits
 from noise2map.app.server import MARK, AppServer
 from noise2map.app.service import AppService
+from noise2map.cli import main
 
 
 @contextlib.contextmanager
@@ -196,6 +197,25 @@ def test_connections_are_bounded(tmp_path):
             connection.close()
         time.sleep(0.3)
         assert ask(server, "GET", "/api/state")[0] == 200
+
+
+def test_a_port_in_use_is_said_before_anything_is_loaded(server, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["app", "nothing-like-it", "--port", str(server.server_address[1])])
+    assert end.value.code == 2 and "choose another --port" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["app", "--host", "no.such.host.invalid"])
+    assert "cannot listen at host 'no.such.host.invalid'" in capsys.readouterr().err
+
+
+def test_files_that_arrive_at_once_are_bounded(server):
+    for _ in range(server.service.limits.uploads):
+        assert server.uploads.acquire(blocking=False)
+    status, content, _ = ask(server, "POST", "/api/upload", image_file())
+    for _ in range(server.service.limits.uploads):
+        server.uploads.release()
+    assert status == 503 and "Too many files" in json.loads(content)["error"]
+    assert ask(server, "POST", "/api/upload", image_file())[0] == 200
 
 
 def test_without_shipped_models_a_wrong_name_is_an_error():

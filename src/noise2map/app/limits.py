@@ -22,6 +22,7 @@ class Limits:
         kept: Results that can be clicked and downloaded; the oldest are forgotten.
         kept_bytes: Of all of them together.
         connections: Open at once.
+        uploads: Files that arrive at once; further ones are refused.
     """
 
     upload_bytes: int = 20 * MEBI
@@ -34,6 +35,7 @@ class Limits:
     kept: int = 64
     kept_bytes: int = 512 * MEBI
     connections: int = 64
+    uploads: int = 16
 
 
 LIMITS = Limits()

@@ -71,6 +71,7 @@ class AppServer(ThreadingHTTPServer):
         self.service, self.host = service, host
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._slots = threading.BoundedSemaphore(service.limits.connections)
+        self.uploads = threading.BoundedSemaphore(service.limits.uploads)
         try:
             super().__init__((host, port), _Handler)
         except OSError as error:
@@ -166,7 +167,13 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(403, "Only the page of this server may ask for that.")
         path = urlsplit(self.path).path
         if path == "/api/upload":
-            self._send_json(self.server.service.upload(self._body(self.server.service.limits.upload_bytes)))
+            if not self.server.uploads.acquire(blocking=False):
+                raise _Refused(503, "Too many files arrive at once; try again in a moment.")
+            try:
+                found = self.server.service.upload(self._body(self.server.service.limits.upload_bytes))
+            finally:
+                self.server.uploads.release()
+            self._send_json(found)
         elif path.startswith("/api/run/"):
             fields = _fields(self._body(_JSON_BYTES))
             self._stream(self.server.service.start(path.removeprefix("/api/run/"), fields))

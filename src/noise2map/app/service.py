@@ -73,6 +73,8 @@ class AppService:
             if kind not in (PLACES, DRAWING)
         }
         self._loaded: dict[str, Any] = {}
+        self._places: list[dict[str, Any]] | None = None
+        self._opening, self._listing = threading.Lock(), threading.Lock()
         self._images: Store[tuple[Image.Image, str]] = Store(_KEPT_IMAGES, 256 * MEBI)
         self._results: Store[Kept] = Store(limits.kept, limits.kept_bytes)
         self._drawing_files = threading.Semaphore(2)
@@ -129,20 +131,30 @@ class AppService:
         return encode_image(self._frames[self._samples[name]]["image"])
 
     def places(self) -> list[dict[str, Any]]:
-        """The shipped places: number, title, view ahead.
+        """The shipped places: number, title, view ahead; none where no model of them is offered.
 
         Raises:
             ImportError: If what draws their maps is not installed.
         """
-        label = next(name for name, kind in self._kinds.items() if kind == PLACES)
-        dataset = self._open(label, lambda name: PlaceModel.load(name, self._device)).dataset
-        samples = [dataset[index] for index in range(len(dataset))]
-        return [{"place": i, "title": str(s["id"]), "view": thumbnail_of(s)} for i, s in enumerate(samples) if "images" in s]
+        if PLACES not in self._kinds.values():
+            return []
+        with self._listing:
+            if self._places is None:
+                labels = [name for name, kind in self._kinds.items() if kind == PLACES]
+                dataset = self._open(labels[0], lambda name: PlaceModel.load(name, self._device)).dataset
+                samples = [dataset[index] for index in range(len(dataset))]
+                self._places = [
+                    {"place": place, "title": str(one["id"]), "view": thumbnail_of(one)}
+                    for place, one in enumerate(samples)
+                    if "images" in one
+                ]
+            return self._places
 
     def _open(self, label: str, load: Callable[[str], Any]) -> Any:
-        if label not in self._loaded:
-            self._loaded[label] = load(self._sources[label])
-        return self._loaded[label]
+        with self._opening:
+            if label not in self._loaded:
+                self._loaded[label] = load(self._sources[label])
+            return self._loaded[label]
 
     # ---- what is asked for ---------------------------------------------------------------------------------------------
 

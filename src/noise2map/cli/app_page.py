@@ -1,6 +1,7 @@
 """``noise2map app``: the models in a browser."""
 
 import logging
+import socket
 import webbrowser
 from typing import Annotated
 
@@ -26,6 +27,7 @@ def app(
 
     Nothing is asked from or sent to the outside. Ends with Ctrl-C.
     """
+    _check_address(host, port)
     logger.info("app: loading PyTorch and the models ...")
     from noise2map.app.server import LOOPBACK, AppServer
     from noise2map.app.service import AppService
@@ -45,3 +47,18 @@ def app(
         logger.info("app: ended")
     finally:
         service.close()
+
+
+def _check_address(host: str, port: int) -> None:
+    """Refuses an address that cannot be listened at, before anything is loaded.
+
+    Raises:
+        OSError: Naming it.
+    """
+    try:
+        kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(kind, socket.SOCK_STREAM) as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind(address)
+    except OSError as error:
+        raise OSError(f"cannot listen at host {host!r}, port {port}: {error.strerror or error}; choose another --port") from error

@@ -1,0 +1,230 @@
+"""The page in headless Chromium: every tab, dial, click and download of the shipped models."""
+
+import shutil
+import threading
+import time
+import zipfile
+from contextlib import contextmanager
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from noise2map.app.server import AppServer
+from noise2map.app.service import AppService
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+WAIT_S = 120
+BUSY = ("asking", "waiting", "running", "loading", "sending")
+
+
+@contextmanager
+def browser_page(url):
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    with playwright.sync_playwright() as start:
+        browser = start.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *camera])
+        page = browser.new_page(viewport={"width": 1360, "height": 900})
+        page.errors, page.foreign = [], []
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.on("request", lambda asked: None if asked.url.startswith((url, "data:", "blob:")) else page.foreign.append(asked.url))
+        page.goto(url)
+        page.wait_for_selector("#samples button")
+        yield page
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def service():
+    service = AppService((), "cpu")
+    yield service
+    service.close()
+
+
+@pytest.fixture(scope="module")
+def url(service):
+    with AppServer(service, port=0) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield server.url
+        server.shutdown()
+
+
+def settle(page):
+    began = time.monotonic()
+    while any(word in page.text_content("#status") for word in BUSY):
+        assert time.monotonic() - began < WAIT_S, page.text_content("#status")
+        page.wait_for_timeout(50)
+    return page.text_content("#status")
+
+
+def turn(page, name, value):
+    page.eval_on_selector(f"#dials [name={name}]", "(e, v) => { e.value = v; e.dispatchEvent(new Event('input')); }", value)
+
+
+def run(page):
+    page.click("#run")
+    return settle(page)
+
+
+def tab(page, name):
+    page.click(f"#tabs button[data-tab={name}]")
+    settle(page)
+
+
+def download(page, name):
+    with page.expect_download() as waiting:
+        page.click(f"#links a[download='{name}']")
+    return waiting.value.path().read_bytes()
+
+
+def settings(page):
+    import json
+
+    return json.loads(download(page, "settings.json"))
+
+
+def opacity(page, layer):
+    return float(page.eval_on_selector(f"#layer-{layer}", "e => getComputedStyle(e).opacity"))
+
+
+def png(color=(90, 120, 200), size=(150, 110)):
+    buffer = BytesIO()
+    Image.new("RGB", size, color).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def check_maps(page):
+    tab(page, "segmentation")
+    for name, value in (
+        ("steps", 4),
+        ("samples", 2),
+        ("average", "steps"),
+        ("sampler", "ddpm"),
+        ("sampling", "diffusion"),
+        ("seed", 7),
+    ):
+        turn(page, name, value)
+    assert run(page).startswith("done")
+    said = settings(page)
+    assert (said["steps"], said["samples"], said["average"], said["sampler"], said["seed"]) == (4, 2, "steps", "ddpm", 7)
+    for place, (of_map, of_uncertainty) in {0: (0, 0), 1: (1, 0), 2: (1, 1)}.items():
+        page.eval_on_selector("#mix", "(e, v) => { e.value = v; e.dispatchEvent(new Event('input')); }", place)
+        assert (opacity(page, "map"), opacity(page, "uncertainty")) == (of_map, of_uncertainty)
+    page.click("#stack", position={"x": 200, "y": 150})
+    page.wait_for_selector("#pixel .share")
+    player = page.locator("[data-player] img").last
+    frames = set()
+    for step in range(4):
+        page.eval_on_selector("[data-player] input", "(e, v) => { e.value = v; e.dispatchEvent(new Event('input')); }", step)
+        frames.add(player.get_attribute("src"))
+    assert len(frames) > 1
+    archive = zipfile.ZipFile(BytesIO(download(page, "all.zip")))
+    names = [link.get_attribute("download") for link in page.query_selector_all("#links a")]
+    assert sorted([*archive.namelist(), "all.zip"]) == sorted(names)
+
+
+def check_depth(page):
+    tab(page, "depth")
+    turn(page, "fov_deg", 75)
+    assert run(page).startswith("done") and "field of view 75" in page.text_content("[data-points]")
+    page.click("#stack", position={"x": 200, "y": 150})
+    page.wait_for_selector("#pixel svg")
+    assert "90% interval" in page.text_content("#pixel")
+    canvas = page.locator("[data-points] canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.up()
+    page.wait_for_timeout(200)
+    before = canvas.screenshot()
+    page.mouse.down()
+    page.mouse.move(x + 150, y + 20, steps=4)
+    page.mouse.up()
+    page.wait_for_timeout(200)
+    assert canvas.screenshot() != before
+    assert download(page, "cloud.ply").startswith(b"ply") and download(page, "cloud.glb").startswith(b"glTF")
+    assert np.load(BytesIO(download(page, "map.npy"))).shape == (120, 160)
+
+
+def check_sources(page):
+    tab(page, "normals")
+    page.set_input_files("#file", {"name": "mine.png", "mimeType": "image/png", "buffer": png()})
+    page.wait_for_timeout(100)
+    assert settle(page) == "150 x 110 pixels" and run(page).startswith("done")
+    assert np.load(BytesIO(download(page, "map.npy"))).shape == (110, 150, 3)
+    for name, content in (("bad.png", png()[:60]), ("x.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>"), ("e.jpg", b"")):
+        page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": content})
+        page.wait_for_timeout(100)
+        assert settle(page).endswith(".") and "error" in page.get_attribute("#status", "class")
+    page.click("#webcam")
+    page.wait_for_selector("#video", state="visible")
+    page.click("#webcam")
+    page.wait_for_selector("#chosen", state="visible")
+    page.wait_for_timeout(200)
+    assert "pixels" in settle(page)
+
+
+def check_completion(page):
+    tab(page, "completion")
+    page.click("#samples button:nth-child(2)")
+    box = page.locator("#chosen").bounding_box()
+    page.mouse.move(box["x"] + 0.1 * box["width"], box["y"] + 0.1 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.6 * box["height"], steps=3)
+    page.mouse.up()
+    turn(page, "steps", 3)
+    turn(page, "samples", 2)
+    assert run(page).startswith("done")
+    np.testing.assert_allclose(settings(page)["cover"], (0.1, 0.1, 0.5, 0.6), atol=0.02)
+
+
+def check_cancel(page, service):
+    tab(page, "segmentation")
+    turn(page, "steps", 50)
+    turn(page, "samples", 4)
+    page.click("#run")
+    page.wait_for_timeout(500)
+    page.click("#cancel")
+    assert settle(page) == "cancelled"
+    turn(page, "steps", 1)
+    turn(page, "samples", 1)
+    assert run(page).startswith("done")
+
+
+@pytest.mark.slow
+def test_the_page_in_chromium(service, url):
+    with browser_page(url) as page:
+        check_maps(page)
+        check_depth(page)
+        check_sources(page)
+        check_completion(page)
+        check_cancel(page, service)
+        tab(page, "places")
+        page.click("#places button:nth-child(2)")
+        for name, value in (("steps", 2), ("samples", 1), ("threshold", 0.4)):
+            turn(page, name, value)
+        assert run(page).startswith("done")
+        assert {"probabilities", "truth"} <= set(np.load(BytesIO(download(page, "map.npz"))).files)
+        tab(page, "drawing")
+        for name, value in (("steps", 4), ("consistency_scale", 30), ("prior_scale", 0), ("seed", 3)):
+            turn(page, name, value)
+        assert run(page).startswith("done") and page.locator("[data-points]").count() == 2
+        pair = [np.asarray(Image.open(BytesIO(download(page, f"{kind}.png")))) for kind in ("unguided", "guided")]
+        assert pair[0].shape == (64, 64, 3) and (pair[0] != pair[1]).any()
+        assert page.errors == [] and page.foreign == []
+        # Whoever closes the page while a run waits or runs cancels it.
+        tab(page, "segmentation")
+        turn(page, "steps", 50)
+        turn(page, "samples", 4)
+        page.click("#run")
+        page.wait_for_timeout(400)
+    began = time.monotonic()
+    after = service.queue.submit(lambda job: "free")
+    while not after.over and time.monotonic() - began < WAIT_S:
+        after.wait(0.1)
+    assert after.result == "free"
