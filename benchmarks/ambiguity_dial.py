@@ -1,6 +1,6 @@
 """Does the uncertainty of a model follow its error when less and less can be told? Samples along the dial of `Ambiguity`.
 
-    python benchmarks/ambiguity_dial.py freedoom-segmentation-tiny freedoom-depth-tiny --out results/ambiguity.csv
+    python benchmarks/ambiguity_dial.py freedoom-segmentation-tiny freedoom-depth-laplace-tiny --out results/ambiguity.csv
     python benchmarks/ambiguity_dial.py runs/completion/final --root data/freedoom/test --limit 200
 
 One row for each model, knob and value: the mean error (share of wrong pixels, or relative error of depth), and the mean of the

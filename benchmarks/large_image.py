@@ -28,7 +28,7 @@ from noise2map.runs.provenance import provenance
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="freedoom-depth-tiny")
+    parser.add_argument("--model", default="freedoom-depth-laplace-tiny")
     parser.add_argument("--size", default="6000x4000")
     parser.add_argument("--memory", default="2GiB")
     parser.add_argument("--steps", type=int, default=1)

@@ -32,7 +32,7 @@ from noise2map.runs.provenance import provenance
 from noise2map.tasks import task_of
 from noise2map.tasks.scoring import ScoringOptions
 
-MODELS = ("freedoom-depth-tiny", "freedoom-segmentation-tiny")
+MODELS = ("freedoom-depth-laplace-tiny", "freedoom-segmentation-tiny")
 CELL = 4
 
 

@@ -1,6 +1,6 @@
 """Follows a command through the files of the library, as a reader would, and counts how often the reader comes back to one.
 
-python docs/walk.py [--from FUNCTION] [--callers] -- predict photo.png --model freedoom-depth-tiny --out maps
+python docs/walk.py [--from FUNCTION] [--callers] -- predict photo.png --model freedoom-depth-laplace-tiny --out maps
 
 The command runs for real, under a profiler, and its calls are read top-down: whoever has read a function goes on with the next
 one that it calls and that was not read before, then with the next that its caller calls. A *stay* is a stretch of functions

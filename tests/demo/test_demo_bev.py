@@ -88,7 +88,7 @@ def test_the_section_is_left_out_with_a_warning(monkeypatch, caplog, missing):
 
 def test_a_model_of_another_task_is_refused():
     with pytest.raises(ValueError, match="noise2map-bev"):
-        demo_bev.open_bev_models(["freedoom-depth-tiny"], "cpu")
+        demo_bev.open_bev_models(["freedoom-depth-laplace-tiny"], "cpu")
 
 
 def test_predict_bev_opens_the_shipped_places_by_default(models, tmp_path, capsys):

@@ -148,7 +148,7 @@ def test_seeds():
         (["--convention", "foo"], "'foo' is not one of"),
         (["--sampler", "euler"], "'euler' is not one of"),
         (["--consistency-scale", "1e38"], "or pass --on-nonfinite skip"),
-        (["--model", "freedoom-depth-tiny"], "is a model of maps, which noise2map predict runs"),
+        (["--model", "freedoom-depth-laplace-tiny"], "is a model of maps, which noise2map predict runs"),
         (["--depth-prior", "./nowhere"], "./nowhere"),
         (["--model", "./nowhere"], "./nowhere"),
         (["--model", "no-such-generator"], "no-such-generator"),

@@ -76,7 +76,7 @@ def test_writes_the_models_map_panel_and_film(root, checkpoint, tmp_path, capsys
         (("0", "--animation", "mp4"), "'mp4' is not one of 'gif', 'webp', 'none'"),
         (("0", "--steps", "0"), "expected a whole number from 1 to 1000, or auto, got '0'"),
         (("0", "--dataset", "kitti"), "cannot be used for bird's-eye-view maps, expected one of nuscenes, freedoom-surround"),
-        (("0", "--model", "freedoom-depth-tiny"), "holds a model of type 'noise2map'; expected 'noise2map-bev'"),
+        (("0", "--model", "freedoom-depth-laplace-tiny"), "holds a model of type 'noise2map'; expected 'noise2map-bev'"),
     ],
 )
 def test_bad_input_is_one_line(root, checkpoint, words, message, tmp_path, capsys):

@@ -21,7 +21,7 @@ from noise2map import (
     Noise2MapImageProcessor,
 )
 
-DEPTH, ROOMS = "freedoom-depth-tiny", "freedoom-segmentation-tiny"
+DEPTH, ROOMS = "freedoom-depth-laplace-tiny", "freedoom-segmentation-tiny"
 _LIGHT = """
 import sys
 import noise2map
@@ -40,21 +40,21 @@ assert not before and "noise2map.models" not in sys.modules, "import noise2map i
 _USE = {
     "config": """
 from transformers import AutoConfig
-print(type(AutoConfig.from_pretrained(zoo_path("freedoom-depth-tiny"))).__name__)
+print(type(AutoConfig.from_pretrained(zoo_path("freedoom-depth-laplace-tiny"))).__name__)
 """,
     "processor": """
 from transformers import AutoImageProcessor
-print(type(AutoImageProcessor.from_pretrained(zoo_path("freedoom-depth-tiny"))).__name__)
+print(type(AutoImageProcessor.from_pretrained(zoo_path("freedoom-depth-laplace-tiny"))).__name__)
 """,
     "models": """
 from transformers import AutoModelForDepthEstimation, AutoModelForSemanticSegmentation
-print(type(AutoModelForDepthEstimation.from_pretrained(zoo_path("freedoom-depth-tiny"))).__name__)
+print(type(AutoModelForDepthEstimation.from_pretrained(zoo_path("freedoom-depth-laplace-tiny"))).__name__)
 print(type(AutoModelForSemanticSegmentation.from_pretrained(zoo_path("freedoom-segmentation-tiny"))).__name__)
 """,
     "pipeline": """
 from transformers import pipeline
 print(type(pipeline("image-segmentation", model=zoo_path("freedoom-segmentation-tiny"))).__name__)
-print(type(pipeline("depth-estimation", model=str(zoo_path("freedoom-depth-tiny")))).__name__)
+print(type(pipeline("depth-estimation", model=str(zoo_path("freedoom-depth-laplace-tiny")))).__name__)
 """,
 }
 _EXPECTED = {
@@ -91,7 +91,7 @@ def test_other_models_keep_their_pipeline():
     assert type(found) is DepthEstimationPipeline
 
 
-@pytest.mark.parametrize("name", ["freedoom-depth-tiny", "zoo/freedoom-depth-tiny"])
+@pytest.mark.parametrize("name", ["freedoom-depth-laplace-tiny", "zoo/freedoom-depth-laplace-tiny"])
 def test_shipped_names_are_understood(name):
     model = Noise2MapForDepthEstimation.from_pretrained(name)
     assert model.config.max_depth == Noise2MapConfig.from_pretrained(name).max_depth
@@ -117,8 +117,8 @@ def test_pipelines_by_shipped_name(tmp_path):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
     whole = pipeline("depth-estimation", model=str(noise2map.zoo.zoo_path(DEPTH)), seed=3)
     assert torch.equal(found(image)["predicted_depth"], whole(image)["predicted_depth"])
-    with pytest.raises(ValueError, match="did you mean 'freedoom-depth-tiny'"):
-        noise2map.pipeline("freedoom-depth-tyni")
+    with pytest.raises(ValueError, match="did you mean 'freedoom-depth-laplace-tiny'"):
+        noise2map.pipeline("freedoom-depth-laplace-tyni")
     (tmp_path / "config.json").write_text('{"model_type": "noise2map", "architectures": ["Noise2MapForNormalEstimation"]}')
     (tmp_path / "preprocessor_config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_text("")

@@ -114,7 +114,7 @@ def test_the_shipped_segmentation_model_sees_rooms():
 def test_the_shipped_depth_model_measures_rooms():
     samples = load_samples("test", "depth")
     chosen = [samples[index] for index in range(0, len(samples), 12)]
-    predictor = Predictor.from_pretrained("freedoom-depth-tiny", "cpu")
+    predictor = Predictor.from_pretrained("freedoom-depth-laplace-tiny", "cpu")
     found = predictor([one["image"] for one in chosen], [one["id"] for one in chosen], num_inference_steps=3)
     pairs = [(p.depth_m[one["valid"]], one["depth_m"][one["valid"]]) for p, one in zip(found, chosen)]
     predicted, truth = (np.concatenate(part) for part in zip(*pairs))
@@ -125,10 +125,10 @@ def test_the_shipped_depth_model_measures_rooms():
 def test_shipped_models_are_described_by_files_and_cards():
     found = {one.name: one for one in zoo.shipped_models()}
     assert sorted(found) == sorted([*zoo.available(), *zoo.available_generators()])
-    depth = found["freedoom-depth-tiny"]
+    depth = found["freedoom-depth-laplace-tiny"]
     assert depth.task == "depth" and found["freedoom-generator-64"].task == "generation"
     assert found["freedoom-bev-camera-tiny"].task == "bev"
-    model = Noise2MapForDepthEstimation.from_pretrained(zoo.zoo_path("freedoom-depth-tiny"))
+    model = Noise2MapForDepthEstimation.from_pretrained(zoo.zoo_path("freedoom-depth-laplace-tiny"))
     assert depth.parameters == pytest.approx(sum(tensor.numel() for tensor in model.state_dict().values()), rel=0.01)
 
 
@@ -140,12 +140,12 @@ def test_the_score_of_a_shipped_model_stands_in_the_tables_of_its_card(one):
 
 
 def test_a_name_of_the_other_kind_is_told_which_command_takes_it():
-    with pytest.raises(ValueError, match=r"is an image generator, which noise2map sample draws from.*freedoom-depth-tiny"):
+    with pytest.raises(ValueError, match=r"is an image generator, which noise2map sample draws from.*freedoom-depth-laplace-tiny"):
         zoo.resolve_model("freedoom-generator-64")
     with pytest.raises(ValueError, match=r"is a model of maps, which noise2map predict runs.*freedoom-generator-64"):
-        zoo.resolve_generator("freedoom-depth-tiny")
+        zoo.resolve_generator("freedoom-depth-laplace-tiny")
     with pytest.raises(ValueError, match="holds a model of maps"):
-        zoo.resolve_generator(zoo.zoo_path("freedoom-depth-tiny"))
+        zoo.resolve_generator(zoo.zoo_path("freedoom-depth-laplace-tiny"))
     with pytest.raises(ValueError, match="holds an image generator"):
         zoo.resolve_model(zoo.zoo_path("freedoom-generator-64"))
     with pytest.raises(FileNotFoundError, match="did you mean 'freedoom-generator-64'"):

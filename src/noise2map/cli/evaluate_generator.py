@@ -102,7 +102,7 @@ def evaluate_generator(
     guidance_log_snr: GuidanceLogSnr = None,
     on_nonfinite: OnNonfinite = "error",
     extractor: Extractor = "freedoom-segmentation-tiny",
-    estimator: Estimator = "freedoom-depth-tiny",
+    estimator: Estimator = "freedoom-depth-laplace-tiny",
     rendering: Rendering = "disparity",
     probe_timestep: ProbeTimestep = 50,
     eye_height: EyeHeight = 1.28125,

@@ -6,7 +6,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "app": ("app", "app runs/mine/final --port 8000"),
     "models": ("models",),
     "predict": (
-        "predict photo.png --model freedoom-depth-tiny --out maps",
+        "predict photo.png --model freedoom-depth-laplace-tiny --out maps",
         "predict photo.png --model freedoom-depth-laplace-tiny --interval 0.9 --out maps",
         "predict photos --model freedoom-segmentation-tiny --steps 3 --ensemble 4 --out maps",
         "predict panorama.png --model freedoom-segmentation-tiny --size native --memory 2GiB --out maps",
@@ -15,7 +15,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "predict-bev": ("predict-bev 0 1 --model freedoom-bev-fusion-tiny --out bev",),
     "sample": ("sample --model freedoom-generator-64 --seeds 0-15 --consistency-scale 40 --out drawn",),
     "evaluate": (
-        "evaluate --model freedoom-depth-tiny --steps 1 3 10",
+        "evaluate --model freedoom-segmentation-tiny --steps 1 3 10",
         "evaluate --model freedoom-segmentation-tiny --dataset folder --root photos --out scores",
     ),
     "evaluate generator": (
@@ -56,7 +56,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "experiment map-use runs/mine/final --dataset freedoom --root data/freedoom --hide rectangle --cluster map --out map-use",
     ),
     "experiment shifts": ("experiment shifts runs/mine/final --calibrated calibrated --dataset folder --root photos --out shifts",),
-    "bench model": ("bench model --model freedoom-depth-tiny --size 160x120 --no-compile",),
+    "bench model": ("bench model --model freedoom-segmentation-tiny --size 160x120 --no-compile",),
     "bench attention": ("bench attention --no-compile",),
     "bench gpu": ("bench gpu --out gpu", "bench gpu --toy --no-compile --device cpu --rounds 1 --out toy"),
     "bench guidance": ("bench guidance --channels 64 --size 128",),
@@ -64,9 +64,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "convert ddp": ("convert ddp ddp_swin_t_ade20k.pth --out ddp-ade20k", "convert ddp yfji/DDP-Weight:FILE.pth --out ddp"),
     "push": ("push freedoom-depth-laplace-tiny me/depth", "push runs/mine/final me/mine --private --license mit"),
     "export": (
-        "export freedoom-depth-tiny --out depth-onnx",
+        "export freedoom-depth-laplace-tiny --out depth-onnx",
         "export freedoom-segmentation-tiny --weights int8 --out small",
-        "export freedoom-depth-tiny --format torch --out depth-torch",
+        "export freedoom-depth-laplace-tiny --format torch --out depth-torch",
     ),
     "convert adm": ("convert adm lsun_bedroom.pt --preset lsun-256 --out bedroom",),
 }

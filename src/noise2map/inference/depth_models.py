@@ -25,7 +25,7 @@ from noise2map.runs.files import weights_checksum
 from noise2map.tasks import task_of
 from noise2map.zoo import label_of, resolve_model
 
-DEFAULT_DEPTH_MODEL = "freedoom-depth-tiny"
+DEFAULT_DEPTH_MODEL = "freedoom-depth-laplace-tiny"
 # Of transformers, whose configuration does not say it. What DPT and MiDaS give has neither scale nor shift.
 _METRIC = {"chmv2": True, "depth_pro": True, "glpn": True, "tipsv2_dpt": True, "zoedepth": True, "dpt": False}
 _NEAREST_M = 1e-3

@@ -154,7 +154,7 @@ def available_generators() -> list[str]:
 
 
 def bare_name(name: str) -> str:
-    """``"zoo/freedoom-depth-tiny"`` -> ``"freedoom-depth-tiny"``; other names as they are."""
+    """``"zoo/freedoom-depth-laplace-tiny"`` -> ``"freedoom-depth-laplace-tiny"``; other names as they are."""
     return name.removeprefix(_PREFIX)
 
 
@@ -162,7 +162,7 @@ def zoo_path(name: str) -> Path:
     """The folder of a shipped checkpoint.
 
     Args:
-        name: Of a model of maps or an image generator, e.g. ``"freedoom-depth-tiny"`` or ``"zoo/freedoom-depth-tiny"``.
+        name: Of a model of maps or an image generator, e.g. ``"freedoom-depth-laplace-tiny"`` or ``"zoo/freedoom-depth-laplace-tiny"``.
 
     Returns:
         A folder that ``from_pretrained`` takes.
@@ -187,7 +187,7 @@ class ShippedNames:
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
-        """As transformers documents it; ``"freedoom-depth-tiny"`` and other shipped names are taken, too."""
+        """As transformers documents it; ``"freedoom-depth-laplace-tiny"`` and other shipped names are taken, too."""
         return super().from_pretrained(shipped_folder(pretrained_model_name_or_path), *args, **kwargs)  # type: ignore[misc]
 
 
