@@ -9,11 +9,11 @@ Models whose decoders were trained on one frozen encoder share its weights: ``--
 ``zoo/encoders/NAME.safetensors``, and each model's folder names that file in its index. ``from_pretrained`` of the folder loads as
 ever; a copy of the folder elsewhere needs the file, too, or is made by ``save_pretrained``.
 
-    python benchmarks/ship_checkpoint.py runs/depth-laplace/final freedoom-depth-tiny --encoder freedoom-encoder-tiny
+    python benchmarks/ship_checkpoint.py runs/depth-laplace/final freedoom-depth-laplace-tiny --encoder freedoom-joint-encoder
 
 A model that is in the zoo already gives its encoder away in the same manner: its own folder is the source.
 
-    python benchmarks/ship_checkpoint.py src/noise2map/zoo/freedoom-depth-tiny freedoom-depth-tiny --encoder freedoom-depth-encoder
+    python benchmarks/ship_checkpoint.py src/noise2map/zoo/freedoom-segmentation-tiny freedoom-segmentation-tiny --encoder freedoom-segmentation-encoder
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Evaluations -> ``results/*.csv`` -> the tables of docs/results.md, of the README and of the cards.
 
-noise2map evaluate --model freedoom-depth-tiny ... --out out/depth
-python benchmarks/update_tables.py --collect depth out/depth        # into results/evaluate_depth.csv, differences_depth.csv
+noise2map evaluate --model freedoom-segmentation-tiny ... --out out/segmentation
+python benchmarks/update_tables.py --collect segmentation out/segmentation  # into results/evaluate_segmentation.csv, differences_...
 python benchmarks/update_tables.py --collect-guidance out/guidance out/other  # evaluate_generator.csv, differences_generator.csv
 python benchmarks/update_tables.py --collect-predictor runs/predictor runs/other  # depth_predictor.csv
 python benchmarks/update_tables.py --collect-application out/application      # depth_from_generated*.csv and .png
@@ -51,10 +51,18 @@ UNCERTAINTY = {
 SHOWN = {task: next(iter(SCORES[task].items())) for task in SCORES}
 WHAT = {
     "freedoom-segmentation-tiny": "ten classes, 160x120; 4.3 million parameters",
-    "freedoom-depth-tiny": "metres, 160x120; 4.3 million",
+    "freedoom-depth-laplace-tiny": "metres and how far off they may be, 160x120; 4.3 million",
+    "freedoom-normals-tiny": "surface normals and how far off they may be; 3.9 million",
+    "freedoom-completion-tiny": "ten classes, also behind a cover; 3.9 million",
     "freedoom-bev-camera-tiny": "six layers from six views; 4.3 million",
     "freedoom-bev-fusion-tiny": "the same with LiDAR; 4.2 million",
     "freedoom-generator-64": "images of 64x64 with depth predictor and prior; 1.9 million",
+}
+# Model of one call: its table in results/, which row, the score, its title, factor and digits.
+ONE_CALL = {
+    "freedoom-depth-laplace-tiny": ("one_pass_depth", {}, ("abs_rel", "AbsRel", 1, 3)),
+    "freedoom-normals-tiny": ("one_pass_normals", {}, ("mean_angle", "mean angle, degrees", 1, 1)),
+    "freedoom-completion-tiny": ("completion", {"sampling": "diffusion", "steps": 1}, ("mIoU_hidden", "mIoU behind the cover %", 100, 1)),
 }
 SPEED = [
     ("encode, ms", "encode", "ms", 0),
@@ -295,7 +303,7 @@ def shipped_table() -> str:
     lines = []
     for task, (score, (title, factor, digits)) in SHOWN.items():
         rows = [row for row in read_csv(RESULTS / f"evaluate_{task}.csv") if row["steps"] == 1 and row["ensemble"] == 1]
-        for row in (row for row in rows if "nodiffusion" not in row["model"]):
+        for row in (row for row in rows if row["model"] in available()):
             bare = next(other for other in rows if other["model"] == f"runs/{row['model']}-nodiffusion/final")
             value, low, high = (f"{row[name] * factor:.{digits}f}" for name in (score, f"{score}_low", f"{score}_high"))
             lines.append(
@@ -306,6 +314,12 @@ def shipped_table() -> str:
                     "without diffusion": f"{bare[score] * factor:.{digits}f}",
                 }
             )
+    for name, (table, wanted, (score, title, factor, digits)) in ONE_CALL.items():
+        rows = [row for row in read_csv(RESULTS / f"evaluate_{table}.csv") if row["model"] == name]
+        row = next(row for row in rows if all(row[key] == value for key, value in wanted.items()))
+        value, low, high = (f"{row[column] * factor:.{digits}f}" for column in (score, f"{score}_low", f"{score}_high"))
+        line = {"model": f"[{name}](src/noise2map/zoo/{name}/README.md)", "what": WHAT[name]}
+        lines.append(line | {"score at one step": f"{title} {value} [{low}, {high}]", "without diffusion": "–"})
     line = {"model": f"[{GENERATOR}](src/noise2map/zoo/{GENERATOR}/README.md)", "what": WHAT[GENERATOR]}
     lines.append(line | {"score at one step": "–", "without diffusion": "–"})
     return markdown_table(lines)
@@ -466,6 +480,7 @@ def blocks() -> dict[tuple[Path, str], str]:
     found = {(recipes, "official commands"): command_table(), (ROOT / "README.md", "shipped models"): shipped_table()}
     for task in SCORES:
         names = [f"freedoom-bev-{sensors}-tiny" for sensors in BEV_SENSORS] if task == "bev" else [f"freedoom-{task}-tiny"]
+        names = [name for name in names if name in available()]
         scores, uncertainty = score_table(task), uncertainty_table(task)
         found |= {(ZOO / name / "README.md", "scores"): scores + NOTE + uncertainty for name in names}
         found |= {(page, f"{task} scores"): scores, (page, f"{task} uncertainty"): uncertainty}
