@@ -129,7 +129,7 @@ class CompletionSection(DemoSection):
             seed: With a frame's id it fixes the noise.
         """
         self.predictor, self.count, self.seed = predictor, frames, seed
-        self.example: list[Cell] = []
+        self.example: Panel | None = None
 
     def show(self, page: Page, out: Path) -> list[str]:
         """A gallery, a panel for each frame in ``completion/``, and a map becoming definite step by step."""
@@ -145,7 +145,8 @@ class CompletionSection(DemoSection):
         )
         limit = uncertainty_limit(*(one.doubt for one in found))
         rows = [self.rows(one, limit) for one in found]
-        self.example = [*rows[0][0][:4], Cell("truth", rows[0][1][1].image), Cell("doubt of one call", rows[0][1][3].image)]
+        cells = [*rows[0][0][:4], Cell("truth", rows[0][1][1].image), Cell("doubt of one call", rows[0][1][3].image)]
+        self.example = Panel(cells, len(cells), legend=self._legend(found[0].truth, *found[0].samples[:3]))
         heads = [f"{one.place}  ·  {one.id}" for one in found]
         legend = self._legend(*(one.truth for one in found))
         page.gallery([self._item(one, head, cells, legend) for one, head, cells in zip(found, heads, rows)])

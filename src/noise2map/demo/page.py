@@ -247,14 +247,14 @@ def risk_figure(task: str, result: StepScores, theme: str) -> Any:
 Example = tuple[Frame, Predictor, Sequence[DenoisingStep]]
 
 
-def hero_panel(segmentation: Example, depth: Example, cloud: Cloud, guesses: Sequence[Cell] = ()) -> Panel:
+def hero_panel(segmentation: Example, depth: Example, cloud: Cloud, guesses: Panel | None = None) -> Panel:
     """The image at the top of the README: a row of classes, one of depth, and one of what may be behind a cover.
 
     Args:
         segmentation: A frame, its predictor and the trajectory of its denoising.
         depth: Likewise.
         cloud: The depth as a point cloud.
-        guesses: Six cells of an image with a part covered, if a model of completion is at hand.
+        guesses: Six cells of an image with a part covered, with its classes, if a model of completion is at hand.
     """
     frame, predictor, _ = segmentation
     height, width = frame.image.shape[:2]
@@ -262,8 +262,9 @@ def hero_panel(segmentation: Example, depth: Example, cloud: Cloud, guesses: Seq
         cloud.points_m, cloud.colors["image"], size=(width * 2, height * 2), focal_px=cloud.focal_px, yaw_deg=14, pitch_deg=10
     )
     points = Cell("point cloud", np.asarray(Image.fromarray(view).resize((width, height), Image.Resampling.BOX)))
-    cells = [*_hero_row(segmentation)[:6], *_hero_row(depth)[:5], points, *guesses]
-    return Panel(cells, columns=6, legend=frame_legend(frame, predictor))
+    cells = [*_hero_row(segmentation)[:6], *_hero_row(depth)[:5], points, *(guesses.cells if guesses is not None else ())]
+    legend = [*frame_legend(frame, predictor), *(guesses.legend if guesses is not None else ())]
+    return Panel(cells, columns=6, legend=[entry for index, entry in enumerate(legend) if entry not in legend[:index]])
 
 
 def _hero_row(example: Example) -> list[Cell]:

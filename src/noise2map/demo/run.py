@@ -151,7 +151,7 @@ def _make(options: DemoOptions) -> list[str]:
         lines += section.show(page, options.out)
     page.write(options.out / "index.html")
     if options.hero is not None:
-        panel = hero_panel(segmentation.example, depth.example, cloud.cloud, behind.example if behind is not None else ())
+        panel = hero_panel(segmentation.example, depth.example, cloud.cloud, behind.example if behind is not None else None)
         write_image(options.hero, render(panel, width=2040, theme="dark"), optimize=True)
     return lines
 
