@@ -51,9 +51,9 @@ UNCERTAINTY = {
 SHOWN = {task: next(iter(SCORES[task].items())) for task in SCORES}
 WHAT = {
     "freedoom-segmentation-tiny": "ten classes, 160x120; 4.3 million parameters",
-    "freedoom-depth-laplace-tiny": "metres and how far off they may be, 160x120; 4.3 million",
-    "freedoom-normals-tiny": "surface normals and how far off they may be; 3.9 million",
-    "freedoom-completion-tiny": "ten classes, also behind a cover; 3.9 million",
+    "freedoom-depth-laplace-tiny": "metres and how far off they may be, 160x120; 4.1 million",
+    "freedoom-normals-tiny": "surface normals and how far off they may be; 4.1 million",
+    "freedoom-completion-tiny": "ten classes, also behind a cover; 4.0 million",
     "freedoom-bev-camera-tiny": "six layers from six views; 4.3 million",
     "freedoom-bev-fusion-tiny": "the same with LiDAR; 4.2 million",
     "freedoom-generator-64": "images of 64x64 with depth predictor and prior; 1.9 million",
