@@ -13,7 +13,7 @@ ever; a copy of the folder elsewhere needs the file, too, or is made by ``save_p
 
 A model that is in the zoo already gives its encoder away in the same manner: its own folder is the source.
 
-    python benchmarks/ship_checkpoint.py src/noise2map/zoo/freedoom-segmentation-tiny freedoom-segmentation-tiny --encoder freedoom-segmentation-encoder
+    python benchmarks/ship_checkpoint.py src/noise2map/zoo/NAME NAME --encoder freedoom-segmentation-encoder
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Evaluations -> ``results/*.csv`` -> the tables of docs/results.md, of the README and of the cards.
 
 noise2map evaluate --model freedoom-segmentation-tiny ... --out out/segmentation
-python benchmarks/update_tables.py --collect segmentation out/segmentation  # into results/evaluate_segmentation.csv, differences_...
+python benchmarks/update_tables.py --collect segmentation out/segmentation  # evaluate_..., differences_....csv
 python benchmarks/update_tables.py --collect-guidance out/guidance out/other  # evaluate_generator.csv, differences_generator.csv
 python benchmarks/update_tables.py --collect-predictor runs/predictor runs/other  # depth_predictor.csv
 python benchmarks/update_tables.py --collect-application out/application      # depth_from_generated*.csv and .png
@@ -62,7 +62,7 @@ WHAT = {
 ONE_CALL = {
     "freedoom-depth-laplace-tiny": ("one_pass_depth", {}, ("abs_rel", "AbsRel", 1, 3)),
     "freedoom-normals-tiny": ("one_pass_normals", {}, ("mean_angle", "mean angle, degrees", 1, 1)),
-    "freedoom-completion-tiny": ("completion", {"sampling": "diffusion", "steps": 1}, ("mIoU_hidden", "mIoU behind the cover %", 100, 1)),
+    "freedoom-completion-tiny": ("completion", {"sampling": "diffusion", "steps": 1}, ("mIoU_hidden", "mIoU, hidden %", 100, 1)),
 }
 SPEED = [
     ("encode, ms", "encode", "ms", 0),

@@ -135,7 +135,7 @@ def test_commands_in_the_text_exist(page, words):
 
 def test_parsing_sees_what_is_missing():
     usage_error = typer.BadParameter.__mro__[1]
-    for words in (("sample", "--seeds", "3"), ("demo", "--nothing"), ("nothing",), ("predict", "--model", "freedoom-depth-laplace-tiny")):
+    for words in (("sample", "--seeds", "3"), ("demo", "--nothing"), ("nothing",), ("predict", "--model", "freedoom-normals-tiny")):
         with pytest.raises(usage_error):
             parsed(words)
     assert len(COMMANDS) > 80

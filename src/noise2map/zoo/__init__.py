@@ -162,7 +162,7 @@ def zoo_path(name: str) -> Path:
     """The folder of a shipped checkpoint.
 
     Args:
-        name: Of a model of maps or an image generator, e.g. ``"freedoom-depth-laplace-tiny"`` or ``"zoo/freedoom-depth-laplace-tiny"``.
+        name: Of a model of maps or an image generator, e.g. ``"freedoom-normals-tiny"`` or ``"zoo/freedoom-normals-tiny"``.
 
     Returns:
         A folder that ``from_pretrained`` takes.
