@@ -216,7 +216,7 @@ def run_map(
             )
     before = [(height, width)] if task.reads_cells else []
     kind = model.config.uncertainty or model.default_uncertainty
-    prediction = predictions_of(out, task, predictor.processor, batch.images, [image_id], kind, True, before)[0]
+    prediction = predictions_of(out, task, predictor.processor, batch.images, [image_id], kind, before=before)[0]
     prediction.processed_size, prediction.id2label, prediction.palette = batch.size, predictor.id2label, predictor.palette
     shown = _evenly(denoising_steps(out.steps)) if out.steps and model.config.diffusion else []
     samples = out.samples[0].float().cpu().numpy()
