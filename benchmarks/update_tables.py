@@ -469,6 +469,27 @@ def seams_table() -> str:
     return markdown_table(rows)
 
 
+def video_table() -> str:
+    """Agreement of the maps of walks, see ``benchmarks/video.py``."""
+
+    def with_interval(row: dict[str, Any], name: str) -> str:
+        value = row.get(name)
+        return "" if value in ("", None) else f"{value:.4f} {row[f'{name}_95']}"
+
+    rows = [
+        {
+            "model": row["model"],
+            "calls": row["calls"] or "",
+            "frames": row["arm"],
+            "disagreement": with_interval(row, "temporal"),
+            "change": with_interval(row, "change"),
+            "score": row["accuracy"] if row["calls"] else "",
+        }
+        for row in read_csv(RESULTS / "video.csv")
+    ]
+    return markdown_table(rows)
+
+
 def whole(number: float) -> str:
     """A count, or a mean of counts, without decimals."""
     return f"{number:.0f}"
@@ -500,6 +521,7 @@ def blocks() -> dict[tuple[Path, str], str]:
     found[trust, "shifts segmentation"] = shift_table("freedoom-segmentation-tiny", 180)
     found |= {(trust, "class calibration"): class_calibration_table()}
     found |= {(ROOT / "docs" / "audit.md", "audit"): audit_table(), (ROOT / "docs" / "predict.md", "seams"): seams_table()}
+    found[ROOT / "docs" / "predict.md", "video"] = video_table()
     return found | {(page, "official recipes"): recipes_table()}
 
 

@@ -97,7 +97,7 @@ class VideoReader:
 
     def _check_whole(self, container: Any, stream: Any) -> None:
         """Refuses a file that is shorter than its own table says; others break off where they are decoded, or just end."""
-        entries = getattr(stream, "index_entries", None)  # PyAV knows it since version 16
+        entries = getattr(stream, "index_entries", None)  # newer versions of PyAV know it
         if entries and (size := container.size) and entries[-1].pos + entries[-1].size > size:
             kept = sum(one.pos + one.size <= size for one in entries)
             container.close()
