@@ -71,7 +71,7 @@ def test_shipped_checkpoints_are_small_and_documented(name):
 
 def test_depth_with_a_scale_covers_the_truth_and_knows_where_it_is_wrong():
     samples = load_samples("test", "depth")
-    chosen = [samples[index] for index in range(0, len(samples), 12)]
+    chosen = [samples[index] for index in range(0, len(samples), 3)]
     predictor = Predictor.from_pretrained("freedoom-depth-laplace-tiny", "cpu")
     pixels = predictor.processor(images=[one["image"] for one in chosen], return_tensors="pt")["pixel_values"]
     with torch.no_grad():
@@ -114,9 +114,9 @@ def test_the_shipped_segmentation_model_sees_rooms():
 
 def test_the_shipped_depth_model_measures_rooms():
     samples = load_samples("test", "depth")
-    chosen = [samples[index] for index in range(0, len(samples), 12)]
+    chosen = [samples[index] for index in range(0, len(samples), 6)]
     predictor = Predictor.from_pretrained("freedoom-depth-laplace-tiny", "cpu")
-    found = predictor([one["image"] for one in chosen], [one["id"] for one in chosen], num_inference_steps=3)
+    found = predictor([one["image"] for one in chosen], [one["id"] for one in chosen])
     pairs = [(p.depth_m[one["valid"]], one["depth_m"][one["valid"]]) for p, one in zip(found, chosen)]
     predicted, truth = (np.concatenate(part) for part in zip(*pairs))
     assert np.median(np.abs(predicted / truth - 1)) < 0.25  # the best constant is off by 0.56
