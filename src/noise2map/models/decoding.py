@@ -181,7 +181,7 @@ def check_count(name: str, value: Any, most: int | None = None, extra: str = "")
 
 def Protocol(steps: int | str, samples: int = 1, average: str = "last", sampler: str = "ddim") -> DecodingOptions:
     """`DecodingOptions` of a run of steps with every value chosen; the name by which evaluation knew them."""
-    chosen = {"num_inference_steps": steps, "ensemble_size": samples, "average": average, "sampler": sampler}
+    chosen: dict[str, Any] = {"num_inference_steps": steps, "ensemble_size": samples, "average": average, "sampler": sampler}
     return DecodingOptions(sampling="diffusion", refine="all", **chosen)
 
 
