@@ -177,7 +177,7 @@ def test_guided_settings_in_short(paths, tmp_path):
 
 def test_controls_of_guidance(paths, tmp_path):
     """Unguided images at other numbers of steps and at the cost of guided ones, and placebos beside guidance."""
-    controls = {"unguided_steps": "1,3", "placebos": "neighbor,noise,reversed", "samples": 18, "limit": 40}
+    controls = {"unguided_steps": "1,3", "placebos": "neighbor,noise,reversed", "pulls": "hinge,square", "samples": 18, "limit": 40}
     arguments = [*words(paths, tmp_path, resamples=0, steps=2, pairs=0, **controls), "--equal-cost"]
     assert run(*arguments) == 0
     assert [(row["setting"], row["steps"]) for row in rows_of(tmp_path, "steps")[:3]] == [
@@ -191,6 +191,10 @@ def test_controls_of_guidance(paths, tmp_path):
     assert list(placebos)[:5] == ["none", "both", "both, neighbor", "both, noise", "both, reversed"]
     assert placebos["both"]["FID"] == main_rows["both"]["FID"] and placebos["both, noise"]["placebo"] == "noise"
     assert len({placebos[name]["FID"] for name in list(placebos)[:5]}) == 5
+    pulls = {row["setting"]: row for row in rows_of(tmp_path, "pulls")}
+    assert list(pulls)[:4] == ["none", "DCG", "DCG, hinge", "DCG, square"]
+    assert pulls["DCG"]["FID"] == main_rows["DCG"]["FID"]  # no image here disagrees more than real ones: the hinge guides none
+    assert len({pulls[name]["FID"] for name in ("none", "DCG", "DCG, square")}) == 3
     # Of a pair one is lost: both are drawn again, and are as they were.
     (folder,) = (tmp_path / "samples").glob("*_neighbor_*")
     before = {path.name: path.read_bytes() for path in folder.glob("*.png")}

@@ -8,7 +8,7 @@ from PIL import Image
 from tiny_generator import save_generator
 
 from noise2map.diffusion import add_noise, image_generator, tables_from_betas
-from noise2map.generation.depth_reading import depth_probe, probe_name
+from noise2map.generation.depth_reading import depth_probe, probe_name, real_disagreement
 from noise2map.generation.loading import load_generator, load_part
 from noise2map.generation.sampling import SamplingOptions, draw, draw_images, first_timestep, warn_of_spacing
 from noise2map.guidance import DepthGuidedPipeline, DepthPredictor, DepthPrior, GuidanceConfig, UNetFeatureTap
@@ -109,6 +109,11 @@ def test_depth_of_a_finished_image_is_that_of_its_noised_features(pipe):
         expected = pipe.depth_predictor(tap.features, 50), pipe.depth_predictor(tap.features, 50, (6,))
     torch.testing.assert_close(strong[1:2], expected[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(weak[1:2], expected[1], rtol=1e-4, atol=1e-5)
+    found = real_disagreement(pipe, images.permute(0, 2, 3, 1).numpy(), (20, 50), batch_size=2)
+    again = depth_probe(pipe, 50)(images, ["0", "1", "2"])
+    assert [step for step, _ in found] == [20, 50] and found[1][1] == pytest.approx(
+        torch.nn.functional.mse_loss(*again).item(), rel=5e-3
+    )
     assert probe_name(pipe, 50) != probe_name(pipe, 51)
     with pytest.raises(ValueError, match="timestep is 1000"):
         depth_probe(pipe, 1000)

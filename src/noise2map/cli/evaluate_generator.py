@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from noise2map.generation.evaluation.study import GeneratorOptions
 
 _PLACEBOS = ("neighbor", "noise", "reversed")
+_PULLS = ("hinge", "square")
 
 References = Annotated[
     str,
@@ -57,6 +58,10 @@ EqualCost = Annotated[
 Placebos = Annotated[
     list[str] | None,
     words("Also guide by what cannot know the geometry: another image's gradient, noise of its norm, its reverse.", _PLACEBOS),
+]
+Pulls = Annotated[
+    list[str] | None,
+    words("Also guide by consistency only as far as real images agree: to that level, or towards it from both sides.", _PULLS),
 ]
 Extractor = Annotated[str, typer.Option(help="Features: a shipped model, a folder or hub id of a vision model, or inception.")]
 Estimator = Annotated[str, typer.Option(help="Depth: a shipped model, or a folder or hub id.")]
@@ -93,6 +98,7 @@ def evaluate_generator(
     unguided_steps: UnguidedSteps = None,
     equal_cost: EqualCost = False,
     placebos: Placebos = None,
+    pulls: Pulls = None,
     steps: ImageSteps = 50,
     sampler: ImageSampler = "default",
     timestep_spacing: TimestepSpacing = "default",
@@ -141,6 +147,7 @@ def evaluate_generator(
         unguided_steps=unguided_steps or (),
         equal_cost=equal_cost,
         placebos=placebos or (),
+        pulls=pulls or (),
         sampling=SamplingOptions(num_inference_steps=steps, dtype=dtype, batch_size=batch_size),
         guidance=GuidanceConfig(convention=as_saved(convention), reduction=as_saved(reduction), **steps_guided),
         sampler=sampler,

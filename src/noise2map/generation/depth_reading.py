@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,6 +50,37 @@ def depth_probe(pipe: DepthGuidedPipeline, timestep: int = 50, seed: int = 0) ->
         return predictor(tap.features, timestep), predictor(tap.features, timestep, predictor.weak_blocks)
 
     return probe
+
+
+def real_disagreement(
+    pipe: DepthGuidedPipeline, images: Sequence[np.ndarray], timesteps: Sequence[int], *, batch_size: int = 16, seed: int = 0
+) -> tuple[tuple[float, float], ...]:
+    """How far the two branches disagree on real images, by noise level: what `ConsistencyLoss` may aim at.
+
+    Args:
+        pipe: The generator with its predictor.
+        images: Real images, `(H, W, 3)` uint8, at the size of the generator's.
+        timesteps: At which to read, rising.
+        batch_size: Images at a time.
+        seed: Of the noise.
+
+    Returns:
+        Time step and mean square over pixels and images of the difference of the two signals, to three digits: rounding of a
+        batch's size must not decide what an image looks like.
+
+    Raises:
+        ValueError: As of `depth_probe`.
+    """
+    found = []
+    for timestep in timesteps:
+        probe, total = depth_probe(pipe, timestep, seed), 0.0
+        for start in range(0, len(images), batch_size):
+            part = range(start, min(start + batch_size, len(images)))
+            batch = torch.stack([torch.from_numpy(np.array(images[index])).permute(2, 0, 1) for index in part])
+            strong, weak = probe(batch, [str(index) for index in part])
+            total += float((strong.double() - weak.double()).square().flatten(1).mean(1).sum())
+        found.append((float(timestep), float(f"{total / len(images):.3g}")))
+    return tuple(found)
 
 
 def probe_name(pipe: DepthGuidedPipeline, timestep: int) -> str:

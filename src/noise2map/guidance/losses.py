@@ -27,6 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +35,7 @@ from noise2map.diffusion.process import add_noise
 from noise2map.guidance.depth_predictor import DepthPredictor
 
 REDUCTIONS = ("sum", "mean")
+PULLS = ("hinge", "square")
 
 
 def consistency_loss(strong: Tensor, weak: Tensor, reduction: str = "sum") -> Tensor:
@@ -213,14 +215,52 @@ class GuidanceLoss(ABC):
 
 @dataclass(frozen=True)
 class ConsistencyLoss(GuidanceLoss):
-    """Depth consistency: the weak branch's reading is drawn towards the strong one's, see `consistency_loss`."""
+    """Depth consistency: the weak branch's reading is drawn towards the strong one's, see `consistency_loss`.
+
+    As published it draws until both agree. Real images do not make them agree: a weak branch errs. With ``real`` guidance aims at
+    the disagreement ``m`` (mean square over pixels) that real images have, ``c``, instead of none (not of the paper).
+
+    Attributes:
+        real: what real images disagree by: pairs of an image's time step and the mean square of the difference of both signals, in
+            the order of time steps, linear in between and level beyond; `noise2map.generation.depth_reading.real_disagreement`
+            measures it. None to draw until both agree.
+        pull: with ``real``, ``"hinge"``: ``max(m - c, 0)``, an image that disagrees no more than real ones is left alone;
+            ``"square"``: ``(m - c)² / 2c``, one that disagrees less is pushed back.
+    """
 
     name: ClassVar[str] = "consistency"
+
+    real: Sequence[Sequence[float]] | None = None
+    pull: str = "hinge"
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            ValueError: naming the value that is impossible.
+        """
+        super().__post_init__()
+        if self.pull not in PULLS:
+            raise ValueError(f"pull is {self.pull!r}; expected 'hinge' or 'square'")
+        if self.real is None:
+            return
+        pairs = tuple((float(step), float(level)) for step, level in self.real)
+        steps = [step for step, _ in pairs]
+        if not pairs or steps != sorted(set(steps)) or not all(level > 0 for _, level in pairs):
+            raise ValueError(f"real is {pairs}; expected pairs of rising time steps and disagreements above 0")
+        object.__setattr__(self, "real", pairs)
 
     def blocks_needed(self, strong: tuple[int, ...], weak: tuple[int, ...]) -> Sequence[int]:
         """Those of the weak branch."""
         return weak
 
     def __call__(self, features: Mapping[int, Tensor], depth: StepDepth, generators: Sequence[torch.Generator]) -> Tensor:
-        """`consistency_loss` of both branches, ``(B,)``."""
-        return consistency_loss(depth.strong, depth.weak, self.reduction or "sum")
+        """`consistency_loss` of both branches, ``(B,)``, or its excess over that of real images."""
+        reduction = self.reduction or "sum"
+        if self.real is None:
+            return consistency_loss(depth.strong, depth.weak, reduction)
+        found = consistency_loss(depth.strong, depth.weak, "mean")
+        steps, levels = zip(*self.real)
+        level = float(np.interp(depth.timestep, steps, levels))
+        excess = torch.relu(found - level) if self.pull == "hinge" else (found - level).square() / (2 * level)
+        return excess * (depth.weak[0].numel() if reduction == "sum" else 1)

@@ -190,8 +190,13 @@ def _tables(page: Page, study: GeneratorStudy, facts: Mapping[str, Any]) -> None
         "row where the floor vanishes is off the camera's; `upright`: share of surfaces that are upright or level; `order`: "
         "share of neighbours that come nearer away from the horizon.",
     )
-    headings = {"steps": "Unguided, by steps", "guidance": "With and without", "placebos": "Placebos"}
-    headings |= {"scales": "Guidance scale", "priors": "Resolution of the prior"}
+    headings = {
+        "steps": "Unguided, by steps",
+        "guidance": "With and without",
+        "placebos": "Placebos",
+        "pulls": "As far as real images agree",
+    }
+    headings |= {"pulls": "As far as real images agree", "scales": "Guidance scale", "priors": "Resolution of the prior"}
     for table, scores in study.tables.items():
         rows = [short_row(row) for row in scores.rows()]
         geometry = geometry_columns(rows)

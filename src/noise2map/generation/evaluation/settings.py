@@ -28,7 +28,7 @@ class RowSetting:
 
 
 Tables = dict[str, dict[str, RowSetting]]
-"""Table (`"steps"`, `"guidance"`, `"placebos"`, `"scales"`, `"priors"`) -> name of a row -> how its images are drawn."""
+"""Table (`"steps"`, `"guidance"`, `"placebos"`, `"pulls"`, `"scales"`, `"priors"`) -> name of a row -> how its images are drawn."""
 
 
 def step_cost(pipe: DepthGuidedPipeline, guidance: GuidanceConfig) -> float:
@@ -62,17 +62,21 @@ def steps_at_cost(pipe: DepthGuidedPipeline, guidance: GuidanceConfig, steps: in
     return round(steps + guided * (step_cost(pipe, guidance) - 1))
 
 
-def setting_tables(options: Any, pipe: DepthGuidedPipeline, priors: Sequence[DepthPrior]) -> Tables:
+def setting_tables(
+    options: Any, pipe: DepthGuidedPipeline, priors: Sequence[DepthPrior], real: Sequence[Sequence[float]] | None = None
+) -> Tables:
     """Settings of the rows, one for each row of each table.
 
     Args:
         options: What is asked for, `GeneratorOptions`.
         pipe: The generator; without a depth predictor nothing is guided.
         priors: The first is that of the main table; rows of a sweep bear their names.
+        real: What real images disagree by, see `ConsistencyLoss`; for the rows of `options.pulls`.
 
     Returns:
         `"steps"`: the unguided generator at other numbers of steps; `"guidance"`: none, DCG, DPG, both, as far as there are parts
-        for them, and unguided images at the cost of the dearest; `"placebos"`; `"scales"` and `"priors"`: the sweeps.
+        for them, and unguided images at the cost of the dearest; `"placebos"`; `"pulls"`: DCG that aims at the disagreement of
+        real images; `"scales"` and `"priors"`: the sweeps.
     """
     prior, steps = next(iter(priors), None), options.sampling.num_inference_steps
 
@@ -98,6 +102,10 @@ def setting_tables(options: Any, pipe: DepthGuidedPipeline, priors: Sequence[Dep
     if options.placebos:
         changed = {f"{name}, {kind}": replace(row, guidance=replace(row.guidance, placebo=kind)) for kind in options.placebos}
         tables["placebos"] = {NONE: tables["guidance"][NONE], name: row, **changed}
+    if options.pulls:
+        aims = {f"DCG, {pull}": ConsistencyLoss(scales[0], real=real, pull=pull) for pull in options.pulls}
+        aimed = {name: RowSetting(replace(options.guidance, losses=(loss,)), steps) for name, loss in aims.items()}
+        tables["pulls"] = {NONE: tables["guidance"][NONE], "DCG": tables["guidance"]["DCG"], **aimed}
     if options.sweep_scales:
         tables["scales"] = {f"scale {scale:g}": guided(scale, scale) for scale in sorted(set(options.sweep_scales))}
     named = {prior_name(one): one for one in priors} if len(priors) > 1 else {}

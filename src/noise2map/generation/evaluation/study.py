@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from noise2map.generation.depth_reading import depth_probe, probe_name
+from noise2map.diffusion import tables_from_betas
+from noise2map.generation.depth_reading import depth_probe, probe_name, real_disagreement
 from noise2map.generation.evaluation.drawing import RowRequest, draw_rows
 from noise2map.generation.evaluation.feature_extractors import DEFAULT_EXTRACTOR, make_extractor
 from noise2map.generation.evaluation.measurements import FeatureModels, ImageFeatures, extract
@@ -24,6 +25,9 @@ from noise2map.runs.files import user_cache
 from noise2map.runs.output_folder import OutputFolder
 
 logger = logging.getLogger(__name__)
+
+# Real images and noise levels at which it is read how far the two depths of real images disagree.
+REAL_IMAGES, REAL_LEVELS = 128, 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,7 @@ class GeneratorOptions:
         unguided_steps: Other numbers of steps at which the unguided generator is shown.
         equal_cost: Also draw unguided images in as many steps as cost what the dearest guided row does.
         placebos: Kinds of placebos for the dearest guided row, see `noise2map.guidance.placebos`.
+        pulls: Also guide by consistency only as far as real images agree, see `noise2map.guidance.ConsistencyLoss`.
         sampling: How images are drawn.
         guidance: What all rows share beside their losses.
         sampler: `"ddim"`, `"ddpm"` or `"default"`, the generator's.
@@ -75,6 +80,7 @@ class GeneratorOptions:
     unguided_steps: Sequence[int] = ()
     equal_cost: bool = False
     placebos: Sequence[str] = ()
+    pulls: Sequence[str] = ()
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     sampler: str = "ddim"
@@ -205,7 +211,17 @@ def _open(options: GeneratorOptions) -> tuple[DepthGuidedPipeline, int, Camera, 
         logger.warning("no depth predictor: only the unguided generator is evaluated")
     elif not priors:
         logger.warning("no depth prior: DPG and both are left out, and the scales sweep that of DCG alone")
-    return pipe, side, camera, setting_tables(options, pipe, priors)
+    real = _real_disagreement(options, pipe, side) if options.pulls and pipe.depth_predictor is not None else None
+    return pipe, side, camera, setting_tables(options, pipe, priors, real)
+
+
+def _real_disagreement(options: GeneratorOptions, pipe: DepthGuidedPipeline, side: int) -> tuple[tuple[float, float], ...]:
+    """What the two branches disagree by on some of the references, over the noise levels that are guided."""
+    references = ReferenceImages(options.references, side, REAL_IMAGES)
+    last = tables_from_betas(pipe.scheduler.betas).last_step(pipe.depth_predictor.config.min_log_snr)
+    steps = sorted({round(last * index / (REAL_LEVELS - 1)) for index in range(REAL_LEVELS)})
+    logger.info("reading how far depth disagrees on %d real images", len(references))
+    return real_disagreement(pipe, references, steps)
 
 
 def _requests(options: GeneratorOptions, tables: Tables) -> dict[tuple[str, str], RowRequest]:
