@@ -193,8 +193,9 @@ def test_controls_of_guidance(paths, tmp_path):
     assert len({placebos[name]["FID"] for name in list(placebos)[:5]}) == 5
     pulls = {row["setting"]: row for row in rows_of(tmp_path, "pulls")}
     assert list(pulls)[:4] == ["none", "DCG", "DCG, hinge", "DCG, square"]
-    assert pulls["DCG"]["FID"] == main_rows["DCG"]["FID"]  # no image here disagrees more than real ones: the hinge guides none
-    assert len({pulls[name]["FID"] for name in ("none", "DCG", "DCG, square")}) == 3
+    assert pulls["DCG"]["FID"] == main_rows["DCG"]["FID"]
+    # All images of this network, real ones too, disagree within a thousandth: the square, of a gradient of (m - c) / c, changes nothing.
+    assert len({pulls[name]["FID"] for name in ("none", "DCG", "DCG, hinge")}) == 3
     # Of a pair one is lost: both are drawn again, and are as they were.
     (folder,) = (tmp_path / "samples").glob("*_neighbor_*")
     before = {path.name: path.read_bytes() for path in folder.glob("*.png")}
