@@ -194,7 +194,7 @@ def test_controls_of_guidance(paths, tmp_path):
     pulls = {row["setting"]: row for row in rows_of(tmp_path, "pulls")}
     assert list(pulls)[:4] == ["none", "DCG", "DCG, hinge", "DCG, square"]
     assert pulls["DCG"]["FID"] == main_rows["DCG"]["FID"]
-    # All images of this network, real ones too, disagree within a thousandth: the square, of a gradient of (m - c) / c, changes nothing.
+    # All images, real ones too, disagree alike in this network: the square, whose gradient is (m - c) / c, changes nothing.
     assert len({pulls[name]["FID"] for name in ("none", "DCG", "DCG, hinge")}) == 3
     # Of a pair one is lost: both are drawn again, and are as they were.
     (folder,) = (tmp_path / "samples").glob("*_neighbor_*")
