@@ -200,7 +200,8 @@ def test_ids_must_match(segmenter):
 def test_dials_default_to_the_checkpoint():
     model = tiny_segmenter(num_inference_steps=5, average="steps")
     found = PredictionOptions(ensemble_size=2).resolved(model.config)
-    assert found == PredictionOptions(num_inference_steps=5, ensemble_size=2, average="steps", sampler="ddim", sampling="diffusion")
+    chosen = {"num_inference_steps": 5, "ensemble_size": 2, "average": "steps", "sampler": "ddim", "sampling": "diffusion"}
+    assert found == PredictionOptions(**chosen, refine="all")
 
 
 def test_a_model_without_diffusion_makes_one_step():

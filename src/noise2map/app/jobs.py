@@ -34,8 +34,11 @@ class Job:
 
     def cancel(self) -> None:
         """Stops the job: at once if it waits, at its next call of the model if it runs."""
-        self._stop.set()
-        self._tell()
+        with self._changed:
+            self._stop.set()
+            if self.state == "waiting":
+                self.state = "cancelled"
+            self._changed.notify_all()
 
     @property
     def cancelled(self) -> bool:
@@ -65,19 +68,21 @@ class Job:
                 self._changed.wait(seconds)
 
     def run(self) -> None:
-        """Does the work and keeps its result, or the sentence of its error."""
-        self.state = "cancelled" if self.cancelled else "running"
-        if self.state == "running":
-            self._tell()
-            try:
-                self.result, self.state = self._work(self), "done"
-            except Cancelled:
-                self.state = "cancelled"
-            except (ValueError, OSError, ImportError, MemoryError) as error:
-                self.error, self.state = " ".join(str(error).split()) or "There is not enough memory.", "failed"
-            except Exception:
-                logger.exception("a request failed")
-                self.error, self.state = UNEXPECTED, "failed"
+        """Does the work, unless it was cancelled, and keeps its result, or the sentence of its error."""
+        with self._changed:
+            if self.state != "waiting":
+                return
+            self.state = "running"
+            self._changed.notify_all()
+        try:
+            self.result, self.state = self._work(self), "done"
+        except Cancelled:
+            self.state = "cancelled"
+        except (ValueError, OSError, ImportError, MemoryError) as error:
+            self.error, self.state = " ".join(str(error).split()) or "There is not enough memory.", "failed"
+        except Exception:
+            logger.exception("a request failed")
+            self.error, self.state = UNEXPECTED, "failed"
         self._tell()
 
     def _tell(self) -> None:

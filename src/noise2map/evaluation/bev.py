@@ -15,7 +15,9 @@ def named_protocols(config: Any) -> list[DecodingOptions]:
     samples = BEV_SAMPLES.get(sensors_name(config), max(BEV_SAMPLES.values()))
     counts = ((samples, "steps"), (1, "last"))
     return [
-        DecodingOptions(num_inference_steps=_STEPS, ensemble_size=count, average=average, sampler="ddim", sampling="diffusion")
+        DecodingOptions(
+            num_inference_steps=_STEPS, ensemble_size=count, average=average, sampler="ddim", sampling="diffusion", refine="all"
+        )
         for count, average in counts
     ]
 
