@@ -52,35 +52,50 @@ def depth_probe(pipe: DepthGuidedPipeline, timestep: int = 50, seed: int = 0) ->
     return probe
 
 
-def real_disagreement(
-    pipe: DepthGuidedPipeline, images: Sequence[np.ndarray], timesteps: Sequence[int], *, batch_size: int = 16, seed: int = 0
-) -> tuple[tuple[float, float], ...]:
-    """How far the two branches disagree on real images, by noise level: what `ConsistencyLoss` may aim at.
+def disagreement(
+    pipe: DepthGuidedPipeline, images: Sequence[np.ndarray], timestep: int, *, batch_size: int = 16, seed: int = 0
+) -> Tensor:
+    """How far the two branches disagree on finished or real images that are noised to one level.
 
     Args:
         pipe: The generator with its predictor.
-        images: Real images, `(H, W, 3)` uint8, at the size of the generator's.
+        images: `(H, W, 3)` uint8, at the size of the generator's.
+        timestep: At which to read.
+        batch_size: Images at a time.
+        seed: Of the noise, with an image's place in the list.
+
+    Returns:
+        `(N,)` float64, the mean square over pixels of the difference of the two signals.
+
+    Raises:
+        ValueError: As of `depth_probe`.
+    """
+    probe, found = depth_probe(pipe, timestep, seed), []
+    for start in range(0, len(images), batch_size):
+        part = range(start, min(start + batch_size, len(images)))
+        batch = torch.stack([torch.from_numpy(np.array(images[index])).permute(2, 0, 1) for index in part])
+        strong, weak = probe(batch, [str(index) for index in part])
+        found.append((strong.double() - weak.double()).square().flatten(1).mean(1).cpu())
+    return torch.cat(found)
+
+
+def real_disagreement(
+    pipe: DepthGuidedPipeline, images: Sequence[np.ndarray], timesteps: Sequence[int], *, batch_size: int = 16, seed: int = 0
+) -> tuple[tuple[float, float], ...]:
+    """The `disagreement` of real images by noise level: what `ConsistencyLoss` may aim at.
+
+    Args:
+        pipe: As of `disagreement`.
+        images: Likewise, real ones.
         timesteps: At which to read, rising.
         batch_size: Images at a time.
         seed: Of the noise.
 
     Returns:
-        Time step and mean square over pixels and images of the difference of the two signals, to three digits: rounding of a
-        batch's size must not decide what an image looks like.
-
-    Raises:
-        ValueError: As of `depth_probe`.
+        Time step and mean over the images, to three digits: the rounding of a batch's size must not decide what an image is.
     """
-    found = []
-    for timestep in timesteps:
-        probe, total = depth_probe(pipe, timestep, seed), 0.0
-        for start in range(0, len(images), batch_size):
-            part = range(start, min(start + batch_size, len(images)))
-            batch = torch.stack([torch.from_numpy(np.array(images[index])).permute(2, 0, 1) for index in part])
-            strong, weak = probe(batch, [str(index) for index in part])
-            total += float((strong.double() - weak.double()).square().flatten(1).mean(1).sum())
-        found.append((float(timestep), float(f"{total / len(images):.3g}")))
-    return tuple(found)
+    means = [disagreement(pipe, images, step, batch_size=batch_size, seed=seed).mean().item() for step in timesteps]
+    return tuple((float(step), float(f"{mean:.3g}")) for step, mean in zip(timesteps, means))
 
 
 def probe_name(pipe: DepthGuidedPipeline, timestep: int) -> str:
