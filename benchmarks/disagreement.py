@@ -70,7 +70,7 @@ def main() -> None:
             values = disagreement(pipe, images, timestep)
             interval = bootstrap_interval(values)
             rows.append({"images": name, "count": len(values), "timestep": timestep, "disagreement": values.mean().item()})
-            rows[-1] |= {"low": interval.low, "high": interval.high}
+            rows[-1] |= {"disagreement_low": interval.low, "disagreement_high": interval.high}
     print(text_table(rows, digits=4))
     if arguments.out:
         write_csv(arguments.out, [row | facts for row in rows])
