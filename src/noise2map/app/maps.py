@@ -205,11 +205,7 @@ def run_map(
         else:
             out = model(
                 pixel_values=pixels,
-                num_inference_steps=options.num_inference_steps,
-                ensemble_size=options.ensemble_size,
-                average=options.average,
-                sampler=options.sampler,
-                sampling=options.sampling,
+                **options.dials,
                 generator=[image_generator(options.seed, image_id)],
                 output_steps=keep,
                 output_samples=True,

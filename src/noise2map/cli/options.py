@@ -218,16 +218,21 @@ def shares(help: str) -> Any:
     return _list_option(help, "P,P,...", check_share)
 
 
+def _number(word: Any) -> float:
+    """What a word says, NaN if that is no number."""
+    try:
+        return float(word)
+    except ValueError:
+        return math.nan
+
+
 def check_share(word: Any) -> float:
     """A number between 0 and 1, ends excluded.
 
     Raises:
         typer.BadParameter: If it is not.
     """
-    try:
-        value = float(word)
-    except ValueError:
-        value = math.nan
+    value = _number(word)
     if not 0 < value < 1:
         raise typer.BadParameter(f"expected a number between 0 and 1, such as 0.9, got {str(word)!r}")
     return value
@@ -239,10 +244,7 @@ def check_positive_share(word: Any) -> float:
     Raises:
         typer.BadParameter: If it is not.
     """
-    try:
-        value = float(word)
-    except ValueError:
-        value = math.nan
+    value = _number(word)
     if not 0 < value <= 1:
         raise typer.BadParameter(f"expected a share above 0, at most 1, such as 0.3, got {str(word)!r}")
     return value

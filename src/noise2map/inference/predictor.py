@@ -193,13 +193,7 @@ class Predictor:
             return options.decode(self.model, self.model.encode_image(pixels), ids)
         return self.model(
             pixel_values=pixels,
-            num_inference_steps=options.num_inference_steps,
-            ensemble_size=options.ensemble_size,
-            average=options.average,
-            sampler=options.sampler,
-            sampling=options.sampling,
-            refine=options.refine,
-            refine_share=options.refine_share,
+            **options.dials,
             generator=[image_generator(options.seed, one) for one in ids],
         )
 

@@ -137,6 +137,12 @@ class DecodingOptions:
             kind += f", uncertain {'default' if self.refine_share is None else format(self.refine_share, 'g')}"
         return f"{steps}{samples}, {self.average or 'default average'}, {self.sampler or 'default sampler'}{kind}"
 
+    @property
+    def dials(self) -> dict[str, Any]:
+        """What a model's call is told, by keyword: all but the field's smoothness, which only `decode_map` takes, and the seed."""
+        names = ("num_inference_steps", "ensemble_size", "average", "sampler", "sampling", "refine", "refine_share")
+        return {name: getattr(self, name) for name in names}
+
     def decode(self, model: Any, features: Tensor, ids: Sequence[str], **keywords: Any) -> Any:
         """Decodes the maps of encoded images, each from the noise of ``(seed, id)``: independent of batch and order.
 
