@@ -209,13 +209,27 @@ def test_controls_of_guidance(paths, tmp_path):
 
 
 def test_a_generator_alone_is_scored_without_guidance(paths, tmp_path, capsys):
-    assert run(*words(paths, tmp_path, depth_predictor=None, depth_prior=None, resamples=0, pairs=0)) == 0
-    rows = rows_of(tmp_path)
+    training = tmp_path / "training"
+    training.mkdir()
+    for index in range(3):
+        noise = np.random.default_rng(index).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(training / f"{index}.png")
+    out, alone = tmp_path / "out", {"depth_predictor": None, "depth_prior": None, "resamples": 0, "training": training}
+    assert run(*words(paths, out, **alone, pairs=1)) == 0
+    rows = rows_of(out)
     assert [row["setting"] for row in rows] == ["none", "real", "references"] and "FID_low" not in rows[0]
-    assert "only the unguided generator" in capsys.readouterr().err
-    assert run(*words(paths, tmp_path, depth_predictor=None, depth_prior=None, resamples=0, pairs=0, steps=1)) == 2
+    captured = capsys.readouterr()
+    assert "only the unguided generator" in captured.err and "nearest of the training images" in captured.out
+    nearest = rows_of(out, name="nearest.csv")
+    assert [(row["setting"], row["images"]) for row in nearest] == [
+        ("none", str(IMAGES)),
+        ("references", "20"),
+        ("training, to each other", "3"),
+    ]
+    assert "The unguided images that are nearest to a training image" in (out / "page.html").read_text()
+    assert run(*words(paths, out, **alone, pairs=1, steps=1)) == 2
     assert "num_inference_steps 2 -> 1" in capsys.readouterr().err
-    assert not (tmp_path / "differences.csv").exists()
+    assert not (out / "differences.csv").exists()
 
 
 @pytest.mark.parametrize(

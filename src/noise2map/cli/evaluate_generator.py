@@ -63,6 +63,10 @@ Pulls = Annotated[
     list[str] | None,
     words("Also guide by consistency only as far as real images agree: to that level, or towards it from both sides.", _PULLS),
 ]
+Training = Annotated[
+    str | None,
+    typer.Option(help="Images that the generator was trained on, as of --references: are the drawn ones copies of them?"),
+]
 Extractor = Annotated[str, typer.Option(help="Features: a shipped model, a folder or hub id of a vision model, or inception.")]
 Estimator = Annotated[str, typer.Option(help="Depth: a shipped model, or a folder or hub id.")]
 Rendering = Annotated[
@@ -99,6 +103,7 @@ def evaluate_generator(
     equal_cost: EqualCost = False,
     placebos: Placebos = None,
     pulls: Pulls = None,
+    training: Training = None,
     steps: ImageSteps = 50,
     sampler: ImageSampler = "default",
     timestep_spacing: TimestepSpacing = "default",
@@ -148,6 +153,7 @@ def evaluate_generator(
         equal_cost=equal_cost,
         placebos=placebos or (),
         pulls=pulls or (),
+        training=training,
         sampling=SamplingOptions(num_inference_steps=steps, dtype=dtype, batch_size=batch_size),
         guidance=GuidanceConfig(convention=as_saved(convention), reduction=as_saved(reduction), **steps_guided),
         sampler=sampler,

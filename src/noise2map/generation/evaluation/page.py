@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from noise2map.generation.evaluation.measurements import stack_images
-from noise2map.generation.evaluation.references import ImageFiles
+from noise2map.generation.evaluation.memorization import short_memorization
+from noise2map.generation.evaluation.references import ImageFiles, ReferenceImages
 from noise2map.generation.evaluation.report import geometry_columns, short_differences, short_row, sweep_figures
-from noise2map.generation.evaluation.settings import RowSetting
+from noise2map.generation.evaluation.settings import NONE, RowSetting
 from noise2map.generation.evaluation.study import GeneratorStudy
-from noise2map.generation.loading import camera_of
+from noise2map.generation.loading import camera_of, side_of
 from noise2map.geometry import intrinsics_from_fov, normals_from_depth, point_cloud, write_glb, write_ply
 from noise2map.inference.depth_models import DepthModel
 from noise2map.report.html import Cloud, GalleryItem, Page
@@ -174,6 +175,7 @@ def write_page(
             written = add_clouds(page, ends, seeds[:_SHOWN_CLOUDS], path.parent / "clouds")
         else:
             page.text("The depth model gives depth without a unit: no normals and no point clouds can be made of it.")
+    _add_nearest(page, study, pairs)
     page.footer(f"{facts['command']} — {facts['date']}, commit {facts['commit']}, {facts['device']}")
     page.write(path)
     return [path, *written]
@@ -211,6 +213,36 @@ def _tables(page: Page, study: GeneratorStudy, facts: Mapping[str, Any]) -> None
         page.figures([(light[name], dark[name]) for name in light], "Sweeps")
 
 
+def _add_nearest(page: Page, study: GeneratorStudy, pairs: int) -> None:
+    """Table of nearest training images, and the images that are nearest to one, beside it."""
+    scores = study.memorization
+    if scores is None:
+        return
+    page.section(
+        "Nearest training images",
+        "How far each image is from the nearest image that the generator was trained on, or from its mirror image, by the same "
+        "features; 1 is the median of the references, which it has not seen. `copies`: share nearer than all but 1 % of the "
+        "references are. Training images of one place are near each other: the last row is below 1 without any copying.",
+    )
+    page.table(short_memorization(scores), heading="Distance to the nearest training image")
+    if not pairs:
+        return
+    training = ReferenceImages(scores.training, side_of(study.pipe))
+    unit, nearest = float(scores.unseen.distance.median()), scores.rows[NONE]
+    above, below = [], []
+    for place in scores.most_alike(NONE, pairs):
+        seed, index = study.options.first_seed + place, int(nearest.index[place])
+        theirs = training[index][:, ::-1] if nearest.mirrored[place] else training[index]
+        drawn = ImageFiles([_image_path(study, NONE, seed)])[0]
+        above.append(Cell(f"seed {seed}", drawn, note=f"{float(nearest.distance[place]) / unit:.2f}"))
+        below.append(Cell(f"training image {training.ids[index]}", np.ascontiguousarray(theirs)))
+    page.cells([above, below], heading="The unguided images that are nearest to a training image, which is below each")
+
+
+def _image_path(study: GeneratorStudy, name: str, seed: int) -> Path:
+    return study.folders[name] / f"{seed:06d}.png"
+
+
 def _scales(rows: Mapping[str, RowSetting]) -> str:
     """``DCG 40, DPG 40, both 40 and 40``."""
     guided = {name: one.guidance.active for name, one in rows.items() if one.guidance.active}
@@ -219,6 +251,6 @@ def _scales(rows: Mapping[str, RowSetting]) -> str:
 
 
 def _views(study: GeneratorStudy, name: str, seeds: Sequence[int], fov_deg: float | None) -> DepthViews:
-    files = ImageFiles([study.folders[name] / f"{seed:06d}.png" for seed in seeds])
+    files = ImageFiles([_image_path(study, name, seed) for seed in seeds])
     images = stack_images(files)
     return DepthViews(images, study.feature_models.depth_model, camera_for(study, images.shape[-1], fov_deg))

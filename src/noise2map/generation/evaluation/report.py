@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from noise2map.generation.evaluation.measurements import images_checksum
+from noise2map.generation.evaluation.memorization import short_memorization
 from noise2map.generation.evaluation.scores import DISTANCES, SettingScores
 from noise2map.generation.evaluation.study import GeneratorStudy
 from noise2map.generation.loading import prior_name, sampler_of
@@ -96,6 +97,9 @@ def study_text(study: GeneratorStudy, facts: Row) -> list[str]:
             differences = short_differences(scores)
             if differences:
                 parts.append(text_table(differences))
+    if study.memorization is not None:
+        parts.append(f"nearest of the training images ({label_of(study.memorization.training)}), unseen real images = 1")
+        parts.append(text_table(short_memorization(study.memorization), digits=3))
     return parts
 
 
@@ -168,7 +172,7 @@ def sweep_figures(study: GeneratorStudy, theme: str = "light") -> dict[str, Any]
 
 
 def write_study(study: GeneratorStudy, facts: Row, out: Path) -> list[Path]:
-    """Write `generator.csv`, `differences.csv`, `generator.json` and the plots.
+    """Write `generator.csv`, `differences.csv`, `generator.json`, `nearest.csv` and the plots.
 
     Args:
         study: What was found.
@@ -188,6 +192,10 @@ def write_study(study: GeneratorStudy, facts: Row, out: Path) -> list[Path]:
     if differences:
         paths.append(out / "differences.csv")
         write_csv(paths[-1], differences)
+    if study.memorization is not None:
+        paths.append(out / "nearest.csv")
+        own = {"training": label_of(study.memorization.training)}
+        write_csv(paths[-1], [row | own | facts for row in study.memorization.table()])
     for name, figure in sweep_figures(study).items():
         paths.append(out / f"{name}.svg")
         save_figure(paths[-1], figure)

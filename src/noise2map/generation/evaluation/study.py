@@ -13,6 +13,7 @@ from noise2map.generation.depth_reading import depth_probe, probe_name, real_dis
 from noise2map.generation.evaluation.drawing import RowRequest, draw_rows
 from noise2map.generation.evaluation.feature_extractors import DEFAULT_EXTRACTOR, make_extractor
 from noise2map.generation.evaluation.measurements import FeatureModels, ImageFeatures, extract
+from noise2map.generation.evaluation.memorization import MemorizationScores, memorization
 from noise2map.generation.evaluation.references import ReferenceImages
 from noise2map.generation.evaluation.scores import SettingScores, score_settings
 from noise2map.generation.evaluation.settings import Tables, setting_tables
@@ -50,6 +51,7 @@ class GeneratorOptions:
         equal_cost: Also draw unguided images in as many steps as cost what the dearest guided row does.
         placebos: Kinds of placebos for the dearest guided row, see `noise2map.guidance.placebos`.
         pulls: Also guide by consistency only as far as real images agree, see `noise2map.guidance.ConsistencyLoss`.
+        training: Images that the generator was trained on: how near the drawn ones are to them is told.
         sampling: How images are drawn.
         guidance: What all rows share beside their losses.
         sampler: `"ddim"`, `"ddpm"` or `"default"`, the generator's.
@@ -81,6 +83,7 @@ class GeneratorOptions:
     equal_cost: bool = False
     placebos: Sequence[str] = ()
     pulls: Sequence[str] = ()
+    training: str | None = None
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     sampler: str = "ddim"
@@ -122,6 +125,7 @@ class GeneratorStudy:
         feature_models: What was measured with.
         references: What was compared with.
         pipe: What was drawn with.
+        memorization: How near the images of the main table are to training images, if those were named.
     """
 
     options: GeneratorOptions
@@ -131,6 +135,7 @@ class GeneratorStudy:
     feature_models: FeatureModels
     references: ReferenceImages
     pipe: DepthGuidedPipeline
+    memorization: MemorizationScores | None = None
 
 
 def run_study(options: GeneratorOptions) -> GeneratorStudy:
@@ -144,6 +149,7 @@ def run_study(options: GeneratorOptions) -> GeneratorStudy:
     requests = _requests(options, tables)
     models = _feature_models(options, pipe, camera)
     references = ReferenceImages(options.references, side, options.limit)
+    training = None if options.training is None else ReferenceImages(options.training, side)
     counts = {"reference": len(references), **{f"generated ({table})": options.count(table) for table in tables}}
     models.check_counts(counts, allow_singular=options.allow_singular)
     drawn = draw_rows(pipe, requests, options.out / "samples", options.sampling)
@@ -160,7 +166,11 @@ def run_study(options: GeneratorOptions) -> GeneratorStudy:
         sets = {name: found[drawn[table, name].root].first(count) for name in rows}
         scores[table] = score_settings(sets, real, seconds, options.resamples)
     roots = {name: drawn["guidance", name].root for name in tables["guidance"]}
-    return GeneratorStudy(options, scores, tables, roots, models, references, pipe)
+    alike = None
+    if training is not None:
+        features = {name: found[root].first(options.images).image_features for name, root in roots.items()}
+        alike = memorization(features, real.image_features, training, models.extractor, name=str(options.training), batch_size=size)
+    return GeneratorStudy(options, scores, tables, roots, models, references, pipe, alike)
 
 
 def draw_only(options: GeneratorOptions, names: Sequence[str], overwrite: bool = False) -> list[Path]:
