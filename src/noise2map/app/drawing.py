@@ -1,7 +1,8 @@
 """A request for a generated image: the same noise without guidance and with it."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -51,8 +52,8 @@ def run_drawing(
     scales = [number(fields, f"{kind}_scale", 0.0, 0.0, MAX_SCALE) for kind in ("consistency", "prior")]
     settings = {"unguided": GuidanceConfig()}
     if any(scales):
-        settings["guided"] = GuidanceConfig.from_scales(*scales, on_nonfinite="skip")
-    with watched(pipe.unet.time_embedding, tick):
+        settings["guided"] = GuidanceConfig.from_scales(scales[0], scales[1], on_nonfinite="skip")
+    with watched(cast(Any, pipe).unet.time_embedding, tick):
         drawn = {kind: draw(pipe, one, (seed,), steps) for kind, one in settings.items()}
     page = Page("")
     files: Files = {}
@@ -68,8 +69,8 @@ def run_drawing(
     page.player([[*row[:3], *row[4:]] for row in kept], "From noise to image")
     page.clouds([(_cloud(name, *one, limits_m), f"In three dimensions, {kind}") for kind, one in finals.items()])
     for kind, (image, depth) in finals.items():
-        files[f"{kind}.png"] = lambda image=image: encode_image(Image.fromarray(image))
-        files[f"{kind}-depth.npz"] = lambda depth=depth: encode_arrays({"depth_m": depth})
+        files[f"{kind}.png"] = partial(encode_image, Image.fromarray(image))
+        files[f"{kind}-depth.npz"] = partial(encode_arrays, {"depth_m": depth})
     return PlaceResult(page.body(), with_all(files), sum(image.nbytes + depth.nbytes for image, depth in finals.values()))
 
 

@@ -4,6 +4,7 @@ import json
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from noise2map.report.animation import animation_bytes
 from noise2map.report.palettes import UNCERTAINTY_MAP, colorize
 from noise2map.report.panels import uncertainty_limit
 from noise2map.runs.files import encode_image, json_values
-from noise2map.tasks import task_of
 
 ALL = "all.zip"
 FAR_M = 60.0  # what is farther would make the rest of a cloud a dot
@@ -45,7 +45,7 @@ def painted_map(result: MapResult) -> np.ndarray:
         values = values.long()
     elif values.ndim == 3:
         values = values.permute(2, 0, 1)
-    return task_of(result.predictor.model).paint(values, values, result.predictor.palette)
+    return result.predictor.image_task.paint(values, values, result.predictor.palette)
 
 
 def painted_uncertainty(result: MapResult) -> np.ndarray | None:
@@ -67,10 +67,10 @@ def map_files(result: MapResult) -> Files:
     """What can be downloaded of a map: name to what makes the content; `all.zip` holds the others."""
     prediction, image = result.prediction, result.prediction.image
     assert image is not None
-    stored = task_of(result.predictor.model).files(prediction, "map", result.predictor.model.config)
+    stored = result.predictor.image_task.files(prediction, "map", result.predictor.model.config)
     files: Files = {"image.png": lambda: _png(image), "map-colored.png": lambda: _png(painted_map(result))}
     for kind, (_, content) in stored.items():
-        files[f"{kind.replace('_', '-')}.png"] = lambda content=content: content
+        files[f"{kind.replace('_', '-')}.png"] = partial(bytes, content)
     files["map.npy"] = lambda: _npy(prediction.map)
     unsure = prediction.uncertainty
     if unsure is not None:

@@ -16,7 +16,6 @@ from noise2map.inference.batches import batches
 from noise2map.inference.predictor import Predictor
 from noise2map.models.decoding import AVERAGES, SAMPLERS, SAMPLINGS, PredictionOptions
 from noise2map.report.animation import denoising_steps, noisy_images
-from noise2map.tasks import task_of
 from noise2map.tasks.prediction import Prediction, predictions_of
 
 MAX_FRAMES = 24
@@ -133,7 +132,7 @@ class MapResult:
 
     def painted_steps(self) -> list[np.ndarray]:
         """The map of the first sample after each step in the colors of the final map, ``(h, w, 3)`` uint8."""
-        task, model, processor = task_of(self.predictor.model), self.predictor.model, self.predictor.processor
+        task, model, processor = self.predictor.image_task, self.predictor.model, self.predictor.processor
         size = self.step_maps.shape[-2:]
         outputs = [model.make_output(torch.from_numpy(one)[None]) for one in self.step_maps]
         maps = [task.maps(one, processor, [size])[0] for one in outputs]
@@ -183,7 +182,7 @@ def run_map(
     Raises:
         ValueError: If the model cannot do what is asked, or it does not fit in memory.
     """
-    model, task = predictor.model, task_of(predictor.model)
+    model, task = predictor.model, predictor.image_task
     if request.cover is not None:
         image = covered(image, request.cover)
     options = request.options().resolved(model.config)
@@ -191,14 +190,7 @@ def run_map(
     width, height = batch.size
     cells = width * height // 16 * (model.config.num_labels + 2) * 8
     keep = cells * request.steps * request.samples <= limits.kept_step_bytes
-    inputs = predictor.processor(
-        images=batch.images,
-        do_resize=True,
-        size={"height": height, "width": width},
-        keep_aspect_ratio=False,
-        return_tensors="pt",
-    )
-    pixels = inputs["pixel_values"].to(model.device)
+    pixels = predictor.pixel_values(batch)
     with watched(model.decoder, tick):
         if task.reads_cells:
             out = options.decode(model, model.encode_image(pixels), [image_id], output_steps=keep, output_samples=True)

@@ -86,7 +86,8 @@ def _classes(result: MapResult, x: int, y: int) -> PixelReport:
     p, names, palette = class_probabilities(result, x, y), result.predictor.id2label, result.predictor.palette
     order = np.argsort(-p, kind="stable")
     report = PixelReport(x, y, f"{names[int(order[0])]}, {p[order[0]]:.1%}")
-    report.bars = [(names[int(k)], float(p[k]), tuple(int(c) for c in palette[k])) for k in order[:_MOST_CLASSES]]
+    likeliest = [int(k) for k in order[:_MOST_CLASSES]]
+    report.bars = [(names[k], float(p[k]), (int(palette[k, 0]), int(palette[k, 1]), int(palette[k, 2]))) for k in likeliest]
     row, column = _cell(result, result.samples, x, y)
     votes = result.samples[:, :, row, column].argmax(1)
     if len(votes) > 1:

@@ -71,6 +71,11 @@ class Predictor:
             self.tiling = _tiling(model, memory, tile)
 
     @property
+    def image_task(self) -> ImageTask:
+        """What depends on the kind of its maps outside the network."""
+        return self._task
+
+    @property
     def has_classes(self) -> bool:
         """True if its maps are of named classes."""
         return self._task.has_classes
