@@ -128,6 +128,18 @@ def test_depth_from_command_to_files(checkpoints, tmp_path, capsys):
     assert not (out / "per_image.csv").exists()
 
 
+def test_sparse_refinement_is_scored_beside_the_whole_run(checkpoints, tmp_path, capsys):
+    words = ["--model", checkpoints / "rooms", "--limit", 2, "--steps", 2, "--resamples", 5, "--out", tmp_path]
+    assert _run(*words, "--refine", "all", "uncertain", "--refine-share", 1, 0.1) == 0
+    document = json.loads((tmp_path / "evaluation.json").read_text())
+    assert [row["refine_share"] for row in document["rows"]] == ["", 1, 0.1]
+    whole, same, sparse = ({name: row[name] for name in ("mIoU", "step_flip_auroc")} for row in document["rows"])
+    assert whole == same != sparse
+    assert {row["other_protocol"] for row in document["differences"]} == {document["rows"][0]["protocol"]}
+    capsys.readouterr()
+    assert "--refine-share needs --refine uncertain" in _error(capsys, *words, "--refine-share", 0.3)
+
+
 def test_narrower_depth_range_counts_fewer_pixels(checkpoints, tmp_path):
     scores = []
     for bounds in ([], ["--max-depth", 5]):

@@ -34,3 +34,10 @@ def test_a_field_is_tried_at_every_smoothness_and_a_run_is_not():
     found = [(one.sampling, one.num_inference_steps, one.field_smoothness) for one in grid]
     assert found == [("diffusion", 1, None), ("diffusion", 3, None), ("field", 1, 0.0), ("field", 1, 2.0)]
     assert len({one.name for one in grid}) == 4
+
+
+def test_a_share_is_refined_where_there_are_later_steps():
+    grid = protocol_grid([1, 3], [1], ["last"], refinements=["all", "uncertain"], shares=[0.5, 0.3])
+    found = [(one.num_inference_steps, one.refine, one.refine_share) for one in grid]
+    assert found == [(1, "all", None), (3, "all", None), (3, "uncertain", 0.5), (3, "uncertain", 0.3)]
+    assert len({one.name for one in grid}) == 4

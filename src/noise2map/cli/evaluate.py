@@ -67,6 +67,14 @@ FieldSmoothness = Annotated[
     list[str] | None,
     options.scales("Widths of the smooth field, cells; inf: one luck for the whole map. [default: the model's]", infinite=True),
 ]
+Refine = Annotated[
+    list[str] | None,
+    options.words("Tokens that steps after the first compute: all, or where the first is in doubt.", ("all", "uncertain")),
+]
+RefineShare = Annotated[
+    list[str] | None,
+    options.shares("Shares of the tokens that --refine uncertain computes. [default: the model's]", whole=True),
+]
 SampleScores = Annotated[
     bool,
     typer.Option(
@@ -110,6 +118,8 @@ def evaluate(
     cells: Cells = "visible",
     sampling: Sampling = None,
     field_smoothness: FieldSmoothness = None,
+    refine: Refine = None,
+    refine_share: RefineShare = None,
     sample_scores: SampleScores = False,
     limit: options.Limit = 0,
     batch_size: options.BatchSize = 8,
@@ -131,9 +141,11 @@ def evaluate(
 
     With --predictions score a folder of maps, whoever made them.
     """
-    runs = bool(steps or ensemble or average or sampling or window or fit_temperature)
+    runs = bool(steps or ensemble or average or sampling or refine or window or fit_temperature)
     _check_source(model, predictions, runs, bool(member), bool(hide))
     _check_needs(bool(field_smoothness), sampling, save_per_image, out)
+    if refine_share and "uncertain" not in (refine or ()):
+        raise ValueError("--refine-share needs --refine uncertain")
     # Imported after the options have been checked: a mistake is reported at once, not after seconds of imports.
     from noise2map.evaluation.protocols import protocol_grid
     from noise2map.evaluation.run import EvaluationOptions
@@ -148,8 +160,14 @@ def evaluate(
         dataset=dataset,
         root=root,
         split=split,
-        protocols=protocol_grid(*dials, samplings=sampling or [None], smoothness=field_smoothness or [None]),
-        steps_chosen=steps is not None or ensemble is not None or sampling is not None,
+        protocols=protocol_grid(
+            *dials,
+            samplings=sampling or [None],
+            smoothness=field_smoothness or [None],
+            refinements=refine or [None],
+            shares=refine_share or [None],
+        ),
+        steps_chosen=steps is not None or ensemble is not None or sampling is not None or refine is not None,
         hide=hide,
         cells=cells,
         limit=limit,
@@ -206,7 +224,8 @@ def _check_source(model: str | None, predictions: Path | None, runs: bool, membe
         return
     if runs:
         raise ValueError(
-            "--steps, --ensemble, --average, --sampler, --window and --fit-temperature are for models; maps are scored as stored"
+            "--steps, --ensemble, --average, --sampler, --refine, --window and --fit-temperature are for models; "
+            "maps are scored as stored"
         )
     if members:
         raise ValueError("--member makes an ensemble of --model; --predictions are scored as stored")

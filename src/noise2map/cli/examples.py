@@ -17,6 +17,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "evaluate": (
         "evaluate --model freedoom-segmentation-tiny --steps 1 3 10",
         "evaluate --model freedoom-segmentation-tiny --dataset folder --root photos --out scores",
+        "evaluate --model freedoom-completion-tiny --hide rectangle --steps 3 --refine all uncertain --refine-share 0.3",
     ),
     "evaluate generator": (
         "evaluate generator --model freedoom-generator-64 --references samples --samples 64 --out study --allow-singular",

@@ -209,13 +209,12 @@ def scales(help: str, *, infinite: bool = False) -> Any:
     return _list_option(help, "X,X,...", parse)
 
 
-def shares(help: str) -> Any:
-    """A typer option of numbers between 0 and 1, ends excluded; annotate it ``list[str] | None``.
+def shares(help: str, *, whole: bool = False) -> Any:
+    """A typer option of numbers between 0 and 1, ends excluded, or with 1 if ``whole``; annotate it ``list[str] | None``.
 
     ``0.5,0.9`` gives ``[0.5, 0.9]``, without repetition; None if it is not there.
     """
-
-    return _list_option(help, "P,P,...", check_share)
+    return _list_option(help, "S,S,..." if whole else "P,P,...", check_positive_share if whole else check_share)
 
 
 def _number(word: Any) -> float:

@@ -15,10 +15,13 @@ def protocol_grid(
     seed: int = 0,
     samplings: Sequence[str | None] = (None,),
     smoothness: Sequence[float | None] = (None,),
+    refinements: Sequence[str | None] = (None,),
+    shares: Sequence[float | None] = (None,),
 ) -> "list[DecodingOptions]":
     """Every combination, without the ones that differ in name only: the mean over one step is the last step.
 
-    What takes one step (`"field"`, `"one_pass"`) takes it whatever `steps` say, and a single pass has a single sample.
+    What takes one step (`"field"`, `"one_pass"`) takes it whatever `steps` say, and a single pass has a single sample; one step
+    has no later ones, of which `refinements` and `shares` tell.
 
     Raises:
         ValueError: If an option has no value or an unknown one.
@@ -31,6 +34,8 @@ def protocol_grid(
         ("average", averages),
         ("sampling", samplings),
         ("smoothness", smoothness),
+        ("refine", refinements),
+        ("refine_share", shares),
     ):
         if not values:
             raise ValueError(f"{name} needs at least one value")
@@ -42,6 +47,8 @@ def protocol_grid(
             sampler=sampler,
             sampling=sampling,
             field_smoothness=width,
+            refine=("all" if refine else None) if count == 1 or sampling in ("field", "one_pass") else refine,
+            refine_share=None if count == 1 or sampling in ("field", "one_pass") else share,
             seed=seed,
         )
         for sampling in samplings
@@ -49,5 +56,7 @@ def protocol_grid(
         for count in steps
         for size in samples
         for average in averages
+        for refine in refinements
+        for share in (shares if refine == "uncertain" else (None,))
     ]
     return list(dict.fromkeys(grid))

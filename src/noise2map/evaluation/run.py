@@ -147,7 +147,8 @@ def _protocols(chosen: EvaluationOptions, model: Any, name: str, first: bool) ->
     others = {one.name for one in chosen.protocols if one.sampling != "field"}
     if first and chosen.steps_chosen and others and others != {only.name}:
         raise ValueError(
-            f"model {name!r} was trained without diffusion: its map takes 1 step of 1 sample; leave out --steps and --ensemble"
+            f"model {name!r} was trained without diffusion: its map takes 1 step of 1 sample; leave out --steps, --ensemble "
+            "and --refine"
         )
     return ([only] if others else []) + fields
 

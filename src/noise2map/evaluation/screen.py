@@ -34,6 +34,8 @@ def _dials(row: Row, names: Mapping[str, str]) -> Row:
     sampling = {"sampling": row["sampling"]} if row.get("sampling") else {}
     if row.get("field_smoothness", "") != "":
         sampling["smoothness"] = row["field_smoothness"]
+    if row.get("refine_share", "") != "":
+        sampling["refined"] = row["refine_share"]
     return model | {name: row[name] for name in ("steps", "ensemble", "average")} | sampling
 
 
