@@ -11,6 +11,7 @@ from tiny_models import tiny_depth_model, tiny_segmenter
 from torch import nn
 
 from noise2map.diffusion import draw_noise, image_generator
+from noise2map.diffusion.fields import multi_resolution_noise
 from noise2map.inference import Predictor
 from noise2map.inference.folder import predict_folder
 from noise2map.inference.tiling.decoding import Blend, TiledDecoder, TileNoise, map_size, ramp
@@ -53,12 +54,16 @@ def test_weights_of_tiles_add_up_to_one_where_overlaps_are_as_planned():
 def test_noise_of_a_cell_is_that_of_the_whole_image():
     shape = (2, 3, 30, 40)
     generator = image_generator(5, "x")
-    start, later = draw_noise(shape, [generator])[0], draw_noise(shape, [generator])[0]
+    start = draw_noise(shape, [generator])[0]
+    channels = multi_resolution_noise(3, 2, (30, 40), [generator])[0]
+    later = draw_noise(shape, [generator])[0]
     for size in (8, 13):
         noise = TileNoise(image_generator(5, "x"), shape)
         for top, left in [(0, 0), (4, 20), (30 - size, 40 - size)]:
             rows, columns = slice(top, top + size), slice(left, left + size)
             assert torch.equal(noise.start(top, left, (size, size))[0], start[..., rows, columns])
+            latent = noise.latent(3, top, left, (size, size))(0)
+            assert torch.equal(latent, channels[..., rows, columns])
             step = noise.later(top, left, (size, size))(0, torch.zeros(2, 3, size, size))
             assert torch.equal(step, later[..., rows, columns])
 
@@ -112,10 +117,23 @@ def pointwise(model):
     return model.eval()
 
 
-@pytest.mark.parametrize("options", [{}, {"ensemble_size": 2}, {"sampler": "ddpm"}, {"average": "steps"}])
-def test_tiles_of_a_model_that_sees_one_cell_are_the_whole_map(options):
+DRAWS_SAMPLES = {"noise_channels": 2, "objective": "energy"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "options"),
+    [
+        ({}, {}),
+        ({}, {"ensemble_size": 2}),
+        ({}, {"sampler": "ddpm"}),
+        ({}, {"average": "steps"}),
+        (DRAWS_SAMPLES, {"ensemble_size": 3}),
+        (DRAWS_SAMPLES, {"sampler": "ddpm", "sampling": "diffusion"}),
+    ],
+)
+def test_tiles_of_a_model_that_sees_one_cell_are_the_whole_map(fields, options):
     """What is left between tiles and whole is noise, position and blending: the noise of every step is shared, ids decide it."""
-    model = pointwise(tiny_segmenter())
+    model = pointwise(tiny_segmenter(**fields))
     image = photo(200, 140)
     choices = {"num_inference_steps": 2, "size": "native", **options}
     whole = Predictor(model, native())(image, ids=["a"], every_uncertainty=True, **choices)[0]
@@ -182,12 +200,6 @@ def test_plans_shrink_with_memory_and_refuse_what_cannot_be_kept():
         with pytest.raises(ValueError, match=r"tile is .* multiple of 32"):
             Predictor(model, native(), tile=tile)
     assert cut((100, 80), 128).count == 1
-
-
-def test_models_whose_noise_cannot_be_shared_are_refused():
-    model = tiny_segmenter(noise_channels=1, objective="energy")
-    with pytest.raises(ValueError, match="noise channels"):
-        Predictor(model, native(), tile=64)(photo(128, 128), size="native", sampling="diffusion")
 
 
 def test_folders_in_tiles_say_so_and_are_gone_on_with(tmp_path):

@@ -38,13 +38,21 @@ def multi_resolution_noise(
         ``(B, R, n, h, w)`` float32.
     """
     parts = []
-    for index in range(channels):
-        block = 4**index
-        small = math.ceil(size[0] / block), math.ceil(size[1] / block)
-        coarse = draw_noise((samples, 1, *small), generators, device)
-        fine = coarse.repeat_interleave(block, -2).repeat_interleave(block, -1)
-        parts.append(fine[..., : size[0], : size[1]])
+    for channel in range(channels):
+        coarse = draw_noise((samples, 1, *blocks_of(channel, size)), generators, device)
+        parts.append(cells_of_blocks(coarse, channel, (0, 0), size))
     return torch.cat(parts, 2)
+
+
+def blocks_of(channel: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of the blocks of `multi_resolution_noise` that cover ``(h, w)`` cells."""
+    return math.ceil(size[0] / 4**channel), math.ceil(size[1] / 4**channel)
+
+
+def cells_of_blocks(blocks: Tensor, channel: int, first: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """The cells of blocks ``(..., h', w')``, from a row and a column on: ``(..., h, w)``."""
+    fine = blocks.repeat_interleave(4**channel, -2).repeat_interleave(4**channel, -1)
+    return fine[..., first[0] : first[0] + size[0], first[1] : first[1] + size[1]]
 
 
 def smooth_field(

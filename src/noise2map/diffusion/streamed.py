@@ -57,7 +57,7 @@ class StreamedNoise:
         self._generator = torch.Generator().set_state(generator.get_state())
         self._fields: list[_Field] = []
 
-    def rows(self, index: int, shape: Sequence[int], top: int, bottom: int) -> Tensor:
+    def rows(self, index: int, shape: Sequence[int], top: int, bottom: int, keep: bool = True) -> Tensor:
         """Some rows of a field.
 
         Args:
@@ -65,6 +65,7 @@ class StreamedNoise:
             shape: Of the whole field, ``(R, C, h, w)``.
             top: First row.
             bottom: Last row, excluded.
+            keep: Hold them until others of the field are asked for.
 
         Returns:
             ``(R, C, bottom - top, w)`` float32, equal to ``draw_noise(shape, [generator])[0, :, :, top:bottom]`` of that draw.
@@ -82,12 +83,15 @@ class StreamedNoise:
         found = self._fields[index]
         if found.shape != tuple(shape):
             raise ValueError(f"field {index} has shape {found.shape}; it is asked for with {tuple(shape)}")
-        if found.kept is None or found.kept[0] != (top, bottom):
-            planes = [
-                self._numbers(found, (plane * height + top) * width, (bottom - top) * width) for plane in range(samples * channels)
-            ]
-            found.kept = (top, bottom), torch.stack(planes).view(samples, channels, bottom - top, width)
-        return found.kept[1]
+        if found.kept is not None and found.kept[0] == (top, bottom):
+            return found.kept[1]
+        planes = [
+            self._numbers(found, (plane * height + top) * width, (bottom - top) * width) for plane in range(samples * channels)
+        ]
+        values = torch.stack(planes).view(samples, channels, bottom - top, width)
+        if keep:
+            found.kept = (top, bottom), values
+        return values
 
     def _drawn(self, shape: tuple[int, int, int, int]) -> _Field:
         """Goes through a field from the generator's present state to its end."""

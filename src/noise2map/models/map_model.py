@@ -182,6 +182,7 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
         warm_start: WarmStart | None = None,
         refine: str | None = None,
         refine_share: float | None = None,
+        latent_noise: Callable[[int], Tensor] | None = None,
     ) -> Any:
         """Denoises a map, given the features of an image.
 
@@ -204,6 +205,7 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
             warm_start: a known map from which the run begins instead of from noise alone.
             refine: ``"all"`` or ``"uncertain"``, see `DecodingOptions`.
             refine_share: of ``refine="uncertain"``.
+            latent_noise: noise channels of a call, ``index -> (B*R, n, h, w)``, for a model that has some; drawn if not given.
 
         Returns:
             `MapSegmenterOutput` or `MapDepthOutput` at the resolution of the features.
@@ -223,7 +225,7 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
         x_T = self._start(features, options.ensemble_size, noise, generators)
         aggregator = self.make_aggregator(batch_size, options.ensemble_size, options.average)
         active, steps = torch.ones(batch_size, dtype=torch.bool), list[Step]()
-        for step in denoising_steps(self, features, x_T, options, generators, active, step_noise, warm_start):
+        for step in denoising_steps(self, features, x_T, options, generators, active, step_noise, latent_noise, warm_start):
             fraction = aggregator.update(step.prediction, active)
             if output_steps:
                 steps.append(replace(step, prediction=self.map_of(step.prediction)))

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from noise2map.diffusion import image_generator
+from noise2map.diffusion.fields import blocks_of, cells_of_blocks
 from noise2map.diffusion.streamed import StreamedNoise
 from noise2map.inference.tiling.plan import GRID, TilePlan
 from noise2map.models import MapModel, Noise2MapImageProcessor
@@ -20,7 +21,10 @@ _LEAST_WEIGHT = 1e-3  # of the outermost cells of a tile, where an image was cut
 
 
 class TileNoise:
-    """The part of an image's field of noise that a tile gets, as `decode_map` takes it.
+    """The part of an image's fields of noise that a tile gets, as `decode_map` takes it.
+
+    The fields are numbered in the order in which the first tile asks for them: it is that of the draws of a whole image. Those of
+    single steps are drawn anew for every tile, so that many steps take no more memory than one.
 
     Args:
         generator: Of the image.
@@ -29,17 +33,30 @@ class TileNoise:
 
     def __init__(self, generator: torch.Generator, shape: tuple[int, int, int, int]) -> None:
         self.streamed, self.shape = StreamedNoise(generator), shape
+        self._order: dict[tuple[int, ...], int] = {}
 
     def start(self, top: int, left: int, size: tuple[int, int]) -> Tensor:
         """Start noise ``(1, R, C, h, w)`` of the cells from a corner on."""
-        return self._cut(0, top, left, size)[None]
+        return self._rows((), self.shape, top, top + size[0])[None, ..., left : left + size[1]]
 
     def later(self, top: int, left: int, size: tuple[int, int]) -> Callable[[int, Tensor], Tensor]:
         """Fresh noise after each step, for samplers that add some: ``(index, x_t) -> (R, C, h, w)``."""
-        return lambda index, x_t: self._cut(index + 1, top, left, size).to(x_t)
+        return lambda index, x_t: self._rows((index,), self.shape, top, top + size[0])[..., left : left + size[1]].to(x_t)
 
-    def _cut(self, index: int, top: int, left: int, size: tuple[int, int]) -> Tensor:
-        return self.streamed.rows(index, self.shape, top, top + size[0])[..., left : left + size[1]]
+    def latent(self, channels: int, top: int, left: int, size: tuple[int, int]) -> Callable[[int], Tensor]:
+        """Noise channels of each step, for models that have some: ``index -> (R, n, h, w)``."""
+
+        def part(index: int, channel: int) -> Tensor:
+            shape = self.shape[0], 1, *blocks_of(channel, self.shape[2:])
+            first, last = top // 4**channel, -(-(top + size[0]) // 4**channel)
+            blocks = self._rows((index, channel), shape, first, last)
+            return cells_of_blocks(blocks, channel, (top - first * 4**channel, left), size)
+
+        return lambda index: torch.cat([part(index, channel) for channel in range(channels)], 1)
+
+    def _rows(self, field: tuple[int, ...], shape: tuple[int, int, int, int], top: int, bottom: int) -> Tensor:
+        """Rows of the field of a step (and channel); of the start noise, ``()``, they are kept for the next tile."""
+        return self.streamed.rows(self._order.setdefault(field, len(self._order)), shape, top, bottom, keep=not field)
 
 
 def ramp(first: int, last: int, end: int, overlap: int) -> Tensor:
@@ -114,9 +131,6 @@ class TiledDecoder:
         task: What its maps are.
         options: With every value chosen.
         align: Whether maps without a level of their own are brought to that of the map of the whole image.
-
-    Raises:
-        ValueError: If the model cannot take tiles.
     """
 
     def __init__(
@@ -127,8 +141,6 @@ class TiledDecoder:
         options: PredictionOptions,
         align: bool = True,
     ) -> None:
-        if model.config.noise_channels and options.sampling == "diffusion":
-            raise ValueError("the model draws noise channels at each step, which tiles cannot share; expected it to fit whole")
         self.model, self.processor, self.task, self.options, self.align = model, processor, task, options, align
 
     def decode(self, image: Image.Image, image_id: str, plan: TilePlan) -> Any:
@@ -179,7 +191,9 @@ class TiledDecoder:
         features = self.model.encode_image(pixels)
         del pixels
         size = features.shape[-2], features.shape[-1]
-        drawn = {"noise": noise.start(*corner, size), "step_noise": noise.later(*corner, size)}
+        drawn: dict[str, Any] = {"noise": noise.start(*corner, size), "step_noise": noise.later(*corner, size)}
+        if self.model.config.noise_channels:
+            drawn["latent_noise"] = noise.latent(self.model.config.noise_channels, *corner, size)
         return self.options.decode(self.model, features, (), **drawn), size
 
     def _anchor(self, image: Image.Image, image_id: str, plan: TilePlan) -> Tensor:

@@ -13,7 +13,7 @@ from noise2map.diffusion.fields import multi_resolution_noise
 from noise2map.diffusion.process import add_noise
 from noise2map.diffusion.sampling import Step, ddim_steps, ddpm_steps, dpmpp_2m_steps, karras_pairs, time_pairs
 from noise2map.models.decoding import DecodingOptions
-from noise2map.models.denoising.denoiser import Denoiser
+from noise2map.models.denoising.denoiser import Denoiser, Latent
 
 # Noise-to-signal ratios of the Karras grid, in units of the map's scale: from where a region of 20 x 20 cells can just be read
 # to where every cell can.
@@ -105,6 +105,7 @@ def denoising_steps(
     generators: Sequence[torch.Generator | None],
     active: Tensor,
     step_noise: Callable[[int, Tensor], Tensor] | None = None,
+    latent_noise: Latent | None = None,
     warm_start: WarmStart | None = None,
 ) -> Iterator[Step]:
     """The steps of a run, one decoder call each.
@@ -117,6 +118,7 @@ def denoising_steps(
         generators: one for each image; further noise is drawn from them after the start noise.
         active: images that still run ``(B,)``, boolean; may be changed between steps.
         step_noise: fresh noise of a step, ``(index, x_t) -> Tensor`` like ``x_t``; drawn if not given.
+        latent_noise: noise channels of a call, ``index -> (B*R, n, h, w)``, for a model that has some; drawn if not given.
         warm_start: where the run begins instead; ``x_T`` is the noise of that map.
 
     Yields:
@@ -135,7 +137,7 @@ def denoising_steps(
     def draw_latent(index: int) -> Tensor:
         return fold(multi_resolution_noise(config.noise_channels, samples, size, generators, x_T.device))
 
-    latent = draw_latent if config.noise_channels and options.sampling == "diffusion" else None
+    latent = (latent_noise or draw_latent) if config.noise_channels and options.sampling == "diffusion" else None
     denoise = Denoiser(model, features, pairs, samples, active, latent, options.refined_share)
     if step_noise is None:
         shape = (samples, *x_T.shape[1:])
