@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # The CPU build is enough for the demo and the tests; `make TORCH=torch demo` takes the default build of your platform.
 TORCH ?= torch==2.13.0
-# Test processes; each uses one thread. Tests of one file stay together, for they share what they made.
+# Test processes; each uses one thread. Tests of one file stay together, for they share what they made; tests/conftest.py orders them.
 WORKERS ?= auto
-PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses 4 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-slow docs mutants lint format typecheck clean
 
