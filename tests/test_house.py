@@ -64,7 +64,7 @@ ROOMS = {
         set(),
     ),
     "models": (
-        {"hub", "zoo", "codecs", "diffusion"},
+        {"hub", "zoo", "codecs", "diffusion", "runs"},
         {"PIL", "huggingface_hub", "numpy", "torch", "transformers"},
     ),
     "guidance": (

@@ -54,3 +54,31 @@ def test_elsewhere_nothing_happens(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("", ""))  # musl
     assert memory.keep_freed_memory() is False
+
+
+RELEASE = """
+import ctypes
+from noise2map.runs import memory
+
+library = ctypes.CDLL(None)
+library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+library.free.argtypes = [ctypes.c_void_p]
+blocks = [library.malloc(100_000) for _ in range(1000)]  # below the size from which blocks are mapped one by one
+for block in blocks:
+    ctypes.memset(block, 1, 100_000)
+full = memory.resident_bytes()
+for block in blocks[:-1]:  # the last one holds the heap's end where it is
+    library.free(block)
+print(full - memory.resident_bytes(), memory.release_freed_memory(2**20), full - memory.resident_bytes())
+print(memory.release_freed_memory(2**30), full - memory.resident_bytes())
+memory.keep_freed_memory()
+print(memory.release_freed_memory(2**30))
+"""
+
+
+@pytest.mark.skipif(not memory._wanted(), reason="glibc only")
+def test_freed_blocks_below_one_in_use_are_handed_back_before_a_large_tensor():
+    found = subprocess.run([sys.executable, "-c", RELEASE], capture_output=True, text=True, check=True).stdout.split()
+    before, small, after_small, large, after_large, kept = found
+    assert (small, large, kept) == ("False", "True", "False")
+    assert int(before) < 10e6 and int(after_small) < 10e6 < 90e6 < int(after_large)

@@ -24,7 +24,9 @@ class RunningMoments:
     def add(self, values: Tensor, rows: Tensor) -> None:
         """Adds the samples of one step ``(B, R, K, h, w)``, of the images ``rows``, boolean, ``(B, ...)``."""
         rows = rows.view(-1, 1, 1, 1).to(values.dtype)
-        mean, variance = values.mean(1), values.var(1, correction=0)
+        mean = values.mean(1)
+        # `Tensor.var` is slow along an axis in front of others: 0.4 s for 150 classes of 128 x 128 cells, a twelfth of a step.
+        variance = torch.zeros_like(mean) if values.shape[1] == 1 else (values - mean.unsqueeze(1)).square().mean(1)
         if self._steps is None:
             self._steps, self.mean, self.variance = torch.ones_like(rows), mean, variance
             return

@@ -26,6 +26,7 @@ from noise2map.models.initialization import Noise2MapPreTrainedModel
 from noise2map.models.map_decoder import DecoderContext, MapDecoder
 from noise2map.models.single_step import SingleStepDecoder
 from noise2map.models.upsampling import FACTOR, ConvexUpsampling, Mix
+from noise2map.runs.memory import release_freed_memory
 
 # Keywords that transformers' engines pass to any model.
 _FOREIGN_KEYWORDS = ("return_dict", "output_attentions", "output_hidden_states", "num_items_in_batch")
@@ -386,6 +387,8 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
 
     def at_pixels(self, out: Any, size: tuple[int, int]) -> Any:
         """What `decode_map` returned, with map, samples and uncertainties resized to a height and width."""
+        if out.prediction.device.type == "cpu":  # all classes at full size are the largest tensor of a run
+            release_freed_memory(4 * out.prediction[:, :, 0, 0].numel() * size[0] * size[1])
         fields = {"num_steps": out.num_steps, "steps": out.steps, "calibration": out.calibration}
         if out.samples is not None:
             fields["samples"] = unfold(self.make_output(fold(out.samples), size).prediction, out.samples.shape[1])

@@ -14,6 +14,8 @@ OPT_OUT = "NOISE2MAP_KEEP_FREED_MEMORY"
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _LARGEST = 2**31 - 1  # the settings are C ints
 
+_LARGE = 64 * 2**20  # bytes of a tensor that is worth making room for
+
 _kept: bool | None = None
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -54,13 +56,39 @@ def keep_freed_memory() -> bool:
     return _kept
 
 
+def release_freed_memory(before: int) -> bool:
+    """Hands memory that tensors gave back on to the system, unless this process keeps it (`keep_freed_memory`).
+
+    Between blocks that are in use the heap holds many that are free, into which a large tensor does not fit: it comes on top of
+    them. To call before the largest one of a run, and not in a loop: the pages come again as page faults. Linux with glibc only.
+
+    Args:
+        before: bytes of that tensor; for less than 64 MiB nothing happens, for it would take longer than making the tensor.
+
+    Returns:
+        Whether anything was handed on.
+    """
+    if before < _LARGE or _kept or not _has_glibc():
+        return False
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return False
+    trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
+    return trim(0) == 1
+
+
 def memory_is_kept() -> bool:
     """Whether this process keeps freed memory: whether `keep_freed_memory` was called and could do it."""
     return bool(_kept)
 
 
 def _wanted() -> bool:
-    return os.environ.get(OPT_OUT, "1") != "0" and sys.platform.startswith("linux") and platform.libc_ver()[0] == "glibc"
+    return os.environ.get(OPT_OUT, "1") != "0" and _has_glibc()
+
+
+def _has_glibc() -> bool:
+    return sys.platform.startswith("linux") and platform.libc_ver()[0] == "glibc"
 
 
 def _set_glibc() -> bool:
