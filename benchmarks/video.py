@@ -6,7 +6,8 @@
 The map of a frame is compared with that of the frame before along the true flow, on pixels that were visible before: the share
 whose class changes, or the mean difference of log depth after the depth was moved with the camera. The true maps have a score of
 their own: pixels at edges, and depth of which a file keeps centimetres. ``freedoom-completion-tiny`` sees a cover at one place of
-all frames. Intervals (95 %) resample walks; ``change`` is the difference from fresh noise at the same number of calls.
+all frames. A warm start takes the map before as it lies there, or ``moved`` along the true flow. Intervals (95 %) resample walks;
+``change`` is the difference from fresh noise at the same number of calls.
 """
 
 import argparse
@@ -119,19 +120,23 @@ def encoded(predictor: Predictor, walks: Walks, covered: bool) -> list[Tensor]:
     return found
 
 
-def decoded(predictor: Predictor, features: list[Tensor], steps: int, arm: str, level: float | None) -> list[list[Tensor]]:
-    """Maps ``[step][walk]``."""
+def decoded(
+    predictor: Predictor, features: list[Tensor], steps: int, arm: str, level: float | None, flows: list[Any] | None = None
+) -> list[list[Tensor]]:
+    """Maps ``[step][walk]``; with true flows ``[walk][step]`` a warm start begins from the map moved along them."""
     model, task = predictor.model, task_of(predictor.model)
     options = PredictionOptions(num_inference_steps=steps if model.config.diffusion else None).resolved(model.config)
     found, before = [], None
-    for step, part in enumerate(features):
-        ids = [f"walk {walk}" + (f" frame {step}" if arm == "fresh noise" else "") for walk in range(len(part))]
+    for step, features_of_step in enumerate(features):
+        ids = [f"walk {walk}" + (f" frame {step}" if arm == "fresh noise" else "") for walk in range(len(features_of_step))]
         warm = None if level is None or before is None else WarmStart(before, level)
-        out = options.decode(model, part, ids, warm_start=warm, output_steps=True)
+        if warm is not None and flows is not None:
+            warm = warm.moved(*(torch.stack([walk[step][part] for walk in flows]) for part in (0, 1)))
+        out = options.decode(model, features_of_step, ids, warm_start=warm, output_steps=True)
         before = unfold(out.steps[-1].x0, options.ensemble_size)
-        size = (part.shape[-2] * 4, part.shape[-1] * 4)
+        size = (features_of_step.shape[-2] * 4, features_of_step.shape[-1] * 4)
         out.steps = None
-        found.append([one.clone() for one in task.maps(model.at_pixels(out, size), predictor.processor, [size] * len(part))])
+        found.append([one.clone() for one in task.maps(model.at_pixels(out, size), predictor.processor, [size] * len(ids))])
     return found
 
 
@@ -170,6 +175,8 @@ def run(name: str, walks: Walks, seed: int = 0) -> list[dict[str, Any]]:
             arms[steps, "one field"] = decoded(predictor, features, steps, "one field", None)
             for level in LEVELS:
                 arms[steps, f"warm start {level}"] = decoded(predictor, features, steps, "one field", level)
+                moved = decoded(predictor, features, steps, "one field", level, walks.flows)
+                arms[steps, f"warm start {level}, moved"] = moved
             print(name, steps, flush=True)
     sums = {key: scored(walks, maps, classes) for key, maps in arms.items()}
     rng = np.random.default_rng(seed)

@@ -1,5 +1,8 @@
 """Videos of maps: one field of noise, finished segments kept, a warm start that takes over the map before."""
 
+import os
+import signal
+
 import av
 import numpy as np
 import pytest
@@ -41,7 +44,8 @@ def test_every_frame_has_the_map_of_an_image_with_the_noise_of_the_clip(predicto
         np.testing.assert_allclose(one.map, wanted.map, rtol=1e-4)
 
 
-def test_a_stopped_run_goes_on_with_the_same_maps(predictors, tmp_path, monkeypatch):
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a process that was forked")
+def test_a_killed_run_goes_on_with_the_same_maps(predictors, tmp_path, monkeypatch):
     monkeypatch.setattr(predicting, "SEGMENT", 2)
     path = write_clip(tmp_path / "clip.mp4", flat_frames(5))
     options, predictor = PredictionOptions(num_inference_steps=1), predictors["depth"]
@@ -58,13 +62,16 @@ def test_a_stopped_run_goes_on_with_the_same_maps(predictors, tmp_path, monkeypa
     def counted(self, batch, *rest):
         counts.append(len(batch))
         if len(counts) == limit:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGKILL)
         return predict_batch(self, batch, *rest)
 
     monkeypatch.setattr(ClipPredictor, "predict_batch", counted)
-    limit = 5 + 4  # five frames for the range of colors; stopped in the second segment
-    with pytest.raises(KeyboardInterrupt):
+    limit = 5 + 4  # five frames for the range of colors; killed in the second segment
+    if (child := os.fork()) == 0:
+        torch.set_num_threads(1)  # a child has none of the threads of its parent
         predict_video(path, tmp_path / "again", predictor, **run)
+        os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     assert (tmp_path / "again" / "segments").is_dir() and not (tmp_path / "again" / "map").exists()
     counts, limit = [], 0
     predict_video(path, tmp_path / "again", predictor, **run)
@@ -111,6 +118,29 @@ def test_a_warm_start_is_the_rest_of_a_run_from_the_noisy_map(fields):
     options = DecodingOptions(num_inference_steps=3, sampling="diffusion").resolved(model.config)
     whole, warm = time_grid(model, options), time_grid(model, options, 0.4)
     assert len(warm) == len(whole) == 3 and whole[0][0] == 1 and warm[0][0] == pytest.approx(0.4, abs=1e-3)
+
+
+def test_a_map_is_moved_along_the_flow(predictors):
+    """Two cells of 4 pixels to the right and one down; what came into view, or was hidden, begins from noise alone."""
+    before = WarmStart(torch.randn(2, 3, 5, 8, 10), 0.5)
+    offset, visible = torch.tensor([-8.0, -4.0]).expand(2, 32, 40, 2), torch.ones(2, 32, 40, dtype=torch.bool)
+    visible[1, :, 20:24] = False
+    wanted = torch.zeros_like(before.signal)
+    wanted[..., 1:, 2:] = before.signal[..., :-1, :-2]
+    wanted[1, ..., 5] = 0
+    assert torch.equal(before.moved(offset, visible).signal, wanted)
+    with pytest.raises(ValueError, match=r"flow of shape \(32, 40, 2\) .* expected \(2, H, W, 2\)"):
+        before.moved(offset[0], visible[0])
+    still = np.zeros((48, 64, 2), np.float32), np.ones((48, 64), bool)
+    frames = [Image.fromarray(pixels) for pixels in flat_frames(3)]
+    options = PredictionOptions(num_inference_steps=1)
+    clips = [ClipPredictor(predictors["depth"], "clip", options, 0.5) for _ in range(3)]
+    gone = still[0] + 1000, still[1]
+    flows = (None, [None, still, still], [None, gone, gone])
+    plain, same, other = ([one.map for one in clip.predict_frames(frames, flows=flow)] for clip, flow in zip(clips, flows))
+    assert np.array_equal(plain, same) and not np.array_equal(plain[1:], other[1:])
+    with pytest.raises(ValueError, match="expected a warm_start"):
+        next(ClipPredictor(predictors["depth"], "clip", options).predict_frames(frames, flows=[None]))
 
 
 def test_the_lower_the_level_the_more_is_taken_over(predictors):

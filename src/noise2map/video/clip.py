@@ -17,6 +17,10 @@ from noise2map.models.denoising.run import WarmStart, check_warm_level
 from noise2map.tasks.prediction import Prediction
 from noise2map.video.reading import VideoReader
 
+Flow = tuple[Any, Any]
+"""Arrays or tensors: columns and rows ``(H, W, 2)`` from a pixel to its place in the frame before, in pixels, and whether it was
+seen there, boolean ``(H, W)``; the files ``flow/*.npz`` of rendered walks hold both."""
+
 
 class ClipPredictor(Predictor):
     """Predicts the frames of one clip in their order.
@@ -47,6 +51,7 @@ class ClipPredictor(Predictor):
         self.tiling, self.clip, self.warm_start = predictor.tiling, clip, warm_start
         self.options = (options or PredictionOptions()).resolved(self.model.config)
         self.state: Tensor | None = None
+        self._flow: Flow | None = None
         if warm_start is not None:
             check_warm_level(warm_start)
             if not self.model.config.diffusion or self.options.sampling != "diffusion":
@@ -55,16 +60,27 @@ class ClipPredictor(Predictor):
             if self.tiling is not None:
                 raise ValueError("warm_start goes with whole frames, not with tiles; choose a size instead of a memory or a tile")
 
-    def predict_frames(self, frames: Iterable[Image.Image], batch_size: int = 8) -> Iterator[Prediction]:
+    def predict_frames(
+        self, frames: Iterable[Image.Image], batch_size: int = 8, flows: Iterable[Flow | None] | None = None
+    ) -> Iterator[Prediction]:
         """Maps of frames of one size, in their order.
 
         Args:
             frames: RGB images; taken one by one.
             batch_size: The most frames at a time; with a warm start one.
+            flows: Of a warm start, for each frame how it moved since the one before: the map before is moved likewise. None for a
+                frame of which that is not known, such as the first.
+
+        Raises:
+            ValueError: If there are flows without a warm start, or one is of another shape.
         """
+        if flows is not None and self.warm_start is None:
+            raise ValueError("flows move the map that a warm start begins from; expected a warm_start with them")
         most = batch_size if self.warm_start is None else 1
         numbered = ((str(number), frame) for number, frame in enumerate(frames))
+        moves = iter(flows or ())
         for batch in batches(numbered, self.model, self.processor, self.options, most, tiling=self.tiling):
+            self._flow = next(moves, None)
             yield from self.predict_batch(batch, [self.clip] * len(batch), self.options)
 
     def predict_alone(self, frame: Image.Image) -> Prediction:
@@ -84,6 +100,8 @@ class ClipPredictor(Predictor):
         begin, shape = None, tuple(features.shape[-2:])
         if self.state is not None and tuple(self.state.shape[-2:]) == shape:
             begin = WarmStart(self.state.to(features.device), self.warm_start)
+            if self._flow is not None:
+                begin = begin.moved(*(torch.as_tensor(values)[None] for values in self._flow))
         out = options.decode(self.model, features, ids, warm_start=begin, output_steps=True)
         self.state = unfold(out.steps[-1].x0, options.ensemble_size or 1)
         out.steps = None
@@ -105,6 +123,7 @@ def predict_frames(
     *,
     warm_start: float | None = None,
     batch_size: int = 8,
+    flows: Iterable[Flow | None] | None = None,
 ) -> Iterator[Prediction]:
     """Maps of the frames of a clip, one after the other, for programs that want more than a video of them.
 
@@ -114,6 +133,7 @@ def predict_frames(
         options: Steps, samples, averaging, seed, size.
         warm_start: See `ClipPredictor`.
         batch_size: The most frames at a time.
+        flows: See `ClipPredictor.predict_frames`.
 
     Yields:
         One prediction for each frame.
@@ -125,4 +145,4 @@ def predict_frames(
     """
     reader = VideoReader(source)
     clip = ClipPredictor(predictor, reader.path.name, options, warm_start)
-    yield from clip.predict_frames((frame.image for frame in reader.frames()), batch_size)
+    yield from clip.predict_frames((frame.image for frame in reader.frames()), batch_size, flows)

@@ -38,6 +38,36 @@ class WarmStart:
     def __post_init__(self) -> None:
         check_warm_level(self.level)
 
+    def moved(self, offset_px: Tensor, visible: Tensor) -> "WarmStart":
+        """The map where its surfaces are in another image, which a known or estimated backward flow tells.
+
+        A cell takes the nearest one of its place before (codes of classes have no mean). Where nothing is known it is 0: the run
+        has noise alone to begin from there.
+
+        Args:
+            offset_px: columns and rows from a pixel of the other image to its place in the map's own, ``(B, H, W, 2)``, pixels.
+            visible: whether that place showed the same surface, boolean ``(B, H, W)``.
+
+        Raises:
+            ValueError: if flow and map do not belong together.
+        """
+        batch, height, width = len(self.signal), *self.signal.shape[-2:]
+        if offset_px.ndim != 4 or offset_px.shape[0] != batch or offset_px.shape[3] != 2 or visible.shape != offset_px.shape[:3]:
+            raise ValueError(
+                f"flow of shape {tuple(offset_px.shape)} with visible {tuple(visible.shape)}; expected ({batch}, H, W, 2) and "
+                f"({batch}, H, W)"
+            )
+        per_cell = offset_px.shape[1] / height, offset_px.shape[2] / width
+        middle = [((torch.arange(side) + 0.5) * pixels).long() for side, pixels in zip((height, width), per_cell)]
+        offset, seen = (values[:, middle[0]][:, :, middle[1]].to(self.signal.device) for values in (offset_px, visible))
+        device = self.signal.device
+        rows = torch.arange(height, device=device)[:, None] + (offset[..., 1] / per_cell[0]).round().long()
+        columns = torch.arange(width, device=device) + (offset[..., 0] / per_cell[1]).round().long()
+        inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+        places = (rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)).flatten(1)[:, None, None]
+        found = self.signal.flatten(-2).gather(-1, places.expand(*self.signal.shape[:3], -1)).view_as(self.signal)
+        return WarmStart(found * (seen & inside)[:, None, None], self.level)
+
     def noisy(self, model: Any, options: DecodingOptions, noise: Tensor) -> Tensor:
         """The map at the level, with noise ``(B*R, C, h, w)``.
 
