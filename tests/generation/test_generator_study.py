@@ -280,18 +280,18 @@ def test_plan_leaves_out_what_there_are_no_parts_for(tmp_path):
 
 
 def test_settings_can_be_drawn_apart_and_are_found_again(paths, tmp_path, capsys):
-    arguments = words(paths, tmp_path, samples=3, scales="0.5", sweep_samples=2)
+    arguments = words(paths, tmp_path, samples=4, scales="0.5", sweep_samples=2, placebos="neighbor")
     assert run(*arguments, "--draw", "both,scale 0.5") == 0
     assert run(*arguments, "--draw", "None") == 0
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "samples").rglob("*.png")}
     names = sorted({path.parent.name.rpartition("_")[0] for path in kept})
     assert names == ["consistency-0.5_prior-0.5", "consistency-40_prior-40", "unguided"]
-    assert len(kept) == 3 + 2 + 3 and not (tmp_path / "generator.csv").exists() and not (tmp_path / "measured").exists()
-    assert run(*arguments, "--draw", "dcg,dpg,none,both") == 0
-    assert len(list((tmp_path / "samples").rglob("*.png"))) == 8 + 6
+    assert len(kept) == 4 + 2 + 4 and not (tmp_path / "generator.csv").exists() and not (tmp_path / "measured").exists()
+    assert run(*arguments, "--draw", "dcg,dpg,none,Both, neighbor,both") == 0  # a comma in a name is no other row
+    assert len(list((tmp_path / "samples").rglob("*.png"))) == 10 + 8 + 4
     assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
     assert run(*arguments, "--draw", "none,neither") == 2
-    assert "no row 'neither' to draw; expected some of none, DCG, DPG, both, scale 0.5" in capsys.readouterr().err
+    assert "no row 'neither' to draw; expected some of none; DCG; DPG; both; both, neighbor; scale 0.5" in capsys.readouterr().err
 
 
 @pytest.mark.slow

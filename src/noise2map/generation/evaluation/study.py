@@ -181,7 +181,8 @@ def draw_only(options: GeneratorOptions, names: Sequence[str], overwrite: bool =
 
     Args:
         options: As of `run_study`.
-        names: Of rows, such as `"none"`, `"DCG"`, `"scale 0.1"`; in any case.
+        names: Of rows, such as `"none"`, `"DCG"`, `"scale 0.1"`; in any case. A name with a comma may come in its parts, as it
+            does from a list that was split at commas.
         overwrite: Go on in a folder of other settings; images of theirs stay.
 
     Returns:
@@ -192,16 +193,24 @@ def draw_only(options: GeneratorOptions, names: Sequence[str], overwrite: bool =
         ValueError: If there is no row of a name, or a value cannot work, before anything is drawn.
     """
     pipe, _, _, tables = _open(options)
-    known = {name.lower(): name for rows in tables.values() for name in rows}
-    unknown = [name for name in names if name.lower() not in known]
-    if unknown:
-        raise ValueError(f"there is no row {unknown[0]!r} to draw; expected some of {', '.join(known.values())}")
+    chosen = _chosen_rows(names, [name for rows in tables.values() for name in rows])
     with OutputFolder(options.out, options.settings, overwrite=overwrite) as folder:
         folder.begin()  # ours from now on, and free for others: each row's folder is locked by itself
-    chosen = {known[name.lower()] for name in names}
     tables = {table: {name: one for name, one in rows.items() if name in chosen} for table, rows in tables.items()}
     drawn = draw_rows(pipe, _requests(options, tables), options.out / "samples", options.sampling)
     return list(dict.fromkeys(one.root for one in drawn.values()))
+
+
+def _chosen_rows(words: Sequence[str], rows: Sequence[str]) -> set[str]:
+    """Rows by name, in any case; the longest name that the next words make, joined by commas, is taken."""
+    known, chosen, rest = {name.lower(): name for name in rows}, set(), [word.strip().lower() for word in words]
+    while rest:
+        fits = [count for count in range(len(rest), 0, -1) if ", ".join(rest[:count]) in known]
+        if not fits:
+            raise ValueError(f"there is no row {rest[0]!r} to draw; expected some of {'; '.join(known.values())}")
+        chosen.add(known[", ".join(rest[: fits[0]])])
+        rest = rest[fits[0] :]
+    return chosen
 
 
 def _open(options: GeneratorOptions) -> tuple[DepthGuidedPipeline, int, Camera, Tables]:
