@@ -135,6 +135,7 @@ def test_self_aligned_fine_tuning_starts_from_the_checkpoint(tmp_path):
     from tiny_training import tiny_model, tiny_processor
 
     start = tiny_model()
+    start.config.calibration = {"temperature": 2.0}
     start.save_pretrained(tmp_path)
     tiny_processor().save_pretrained(tmp_path)
     overrides = ["model.self_aligned=true", f"model.init_from={tmp_path}", "data.size=none"]
@@ -143,6 +144,7 @@ def test_self_aligned_fine_tuning_starts_from_the_checkpoint(tmp_path):
     recipe = load_recipe(path, overrides)
     model = make_model(recipe, RawSamples(1))
     assert model.config.self_aligned and model.config.hidden_size == 16 and not start.config.self_aligned
+    assert model.calibration is None and start.calibration is not None  # new weights, new errors
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), start.state_dict().values()))
     assert make_processor(recipe).do_resize is False
 

@@ -69,7 +69,8 @@ def make_config(recipe: Recipe, id2label: Mapping[int, str], from_checkpoint: bo
     if recipe.model.init_from is not None and from_checkpoint:
         _check_checkpoint(recipe.model.init_from)
         base = kind.from_pretrained(recipe.model.init_from).to_dict()
-        fields = {**base, "palette": None, **fields}  # colors are those of the new data
+        # Colors are those of the new data, and what the old weights were calibrated by says nothing about new ones.
+        fields = {**base, "palette": None, "calibration": None, **fields}
     return kind(**fields) if task.of_images else bev_config(fields, recipe.image_size())
 
 
