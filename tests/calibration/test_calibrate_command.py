@@ -206,6 +206,36 @@ def test_shifts_score_what_is_left(models, tmp_path, capsys):
     assert "is not calibrated" in run(capsys, *words, tmp_path / "z", "--calibrated", models / "laplace")[2]
 
 
+def test_shifts_that_were_interrupted_go_on(models, tmp_path, capsys, monkeypatch):
+    from noise2map.calibration import shifts
+
+    assert calibrate(capsys, models / "laplace", tmp_path / "cal", "--unit", "pixel", "--held-out", "0")[0] == 0
+    words = ("experiment", "shifts", tmp_path / "cal", "--limit", 3, "--pixels", 200, "--shift", "darkness", "--out")
+    assert run(capsys, *words, tmp_path / "whole")[0] == 0
+    draw, calls = shifts.draw_images, []
+
+    def break_at_the_third(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return draw(*arguments)
+
+    monkeypatch.setattr(shifts, "draw_images", break_at_the_third)
+    out = tmp_path / "out"
+    assert run(capsys, *words, out)[0] != 0
+    assert not (out / "shifts.csv").exists()
+    calls[:] = [None] * 3
+    assert run(capsys, *words, out)[0] == 0
+    assert len(calls) - 3 == 3  # of five, two were done
+
+    def scores(folder):
+        rows = list(csv.DictReader((folder / "shifts.csv").open()))
+        return [{name: row[name] for name in row if name not in ("date", "command")} for row in rows]
+
+    assert scores(out) == scores(tmp_path / "whole")
+    assert not (out / shifts.FINISHED).exists()
+
+
 def drawn_layers(temperatures, count=4000):
     """Log-odds that are too sure by known factors, of cells of eight images."""
     generator = torch.Generator().manual_seed(0)

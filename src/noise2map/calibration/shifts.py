@@ -19,7 +19,7 @@ from noise2map.models.decoding import DecodingOptions
 from noise2map.models.distributions.calibration import Calibration
 from noise2map.report.plots import Series, quality_plot, save_figure
 from noise2map.report.tables import text_table, write_csv
-from noise2map.runs.files import json_values, write_json
+from noise2map.runs.files import json_values, weights_checksum, write_json
 from noise2map.runs.provenance import provenance
 from noise2map.tasks import task_of
 from noise2map.zoo import label_of, resolve_model
@@ -34,6 +34,9 @@ SHIFTS: dict[str, tuple[float, ...]] = {
 """Knob of `Ambiguity` to its strengths."""
 
 NONE = "none"
+
+FINISHED = "finished.json"
+"""Scores of the shifts of a run that is not done, in its folder."""
 
 # Fields of a configuration that may differ between a model and its calibrated copy.
 _OTHERWISE = {"calibration", "transformers_version", "dtype", "torch_dtype", "_name_or_path", "backbone_config"}
@@ -113,6 +116,7 @@ class ShiftReport:
         for shift in dict.fromkeys(row["shift"] for row in self.rows if row["shift"] != NONE):
             paths.append(out / f"{shift}.png")
             save_figure(paths[-1], self.plot(shift))
+        (out / FINISHED).unlink(missing_ok=True)
         return paths
 
     def plot(self, shift: str) -> Any:
@@ -157,12 +161,39 @@ def find_variants(chosen: ShiftOptions, model: Any) -> dict[str, Calibration | N
     return variants
 
 
-def run_shifts(chosen: ShiftOptions, progress: bool = True) -> ShiftReport:
+class FinishedShifts:
+    """Rows of the shifts that are done, kept in a file as they come, so that a run that was interrupted goes on.
+
+    Args:
+        path: The file; None keeps nothing.
+        key: All that decides the rows: those of another key are not taken.
+    """
+
+    def __init__(self, path: Path | None, key: str) -> None:
+        self.path, self.key = path, key
+        self.rows: dict[str, list[dict[str, Any]]] = {}
+        if path is not None and path.is_file():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            self.rows = found["rows"] if found["key"] == key else {}
+
+    def keep(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Add the rows of one shift.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+        self.rows[name] = json_values(rows)
+        if self.path is not None:
+            write_json(self.path, {"key": self.key, "rows": self.rows})
+
+
+def run_shifts(chosen: ShiftOptions, progress: bool = True, out: Path | None = None) -> ShiftReport:
     """Runs the experiment: the same images under every shift, one pass each, all variants scored on the same pixels.
 
     Args:
         chosen: What to ask of which model.
         progress: Show progress bars on standard error.
+        out: Folder in which the scores of finished shifts are kept until the report is written; run again, it goes on.
 
     Raises:
         OSError: If the model, a folder or a file is missing or cannot be read.
@@ -178,14 +209,20 @@ def run_shifts(chosen: ShiftOptions, progress: bool = True) -> ShiftReport:
     kinds = [name for name in chosen.shifts if task.of_images or name not in ("zoom", "hide_share")]
     steps = [(NONE, 0.0, Ambiguity())]
     steps += [(name, strength, replace(Ambiguity(), **{name: strength})) for name in kinds for strength in SHIFTS[name]]
-    rows: list[dict[str, Any]] = []
+    decides = {"weights": weights_checksum(model), "images": len(data), "variants": repr(variants)}
+    key = json.dumps(json_values(chosen.settings() | decides), sort_keys=True)
+    finished = FinishedShifts(out and out / FINISHED, key)
+    names = [f"{name} {strength:g}" for name, strength, _ in steps]
     with tqdm(total=len(steps) * len(data), unit="image", disable=None if progress else True) as bar:
-        for name, strength, shift in steps:
+        for place, (name, strength, shift) in zip(names, steps):
+            if place in finished.rows:
+                bar.update(len(data))
+                continue
             seen = Redrawn(data, shift, decoding.seed)
             drawn = draw_images(model, processor, task, calibrator, seen, decoding, chosen.pixels, chosen.batch_size, bar.update)
             where = {"shift": name, "strength": strength}
-            rows += scored_variants(calibrator, drawn.pixels, variants, facts | where)
-    return ShiftReport(rows)
+            finished.keep(place, scored_variants(calibrator, drawn.pixels, variants, facts | where))
+    return ShiftReport([row for place in names for row in finished.rows[place]])
 
 
 def scored_variants(

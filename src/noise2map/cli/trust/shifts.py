@@ -53,4 +53,4 @@ def shifts(
         batch_size=batch_size,
         device=device,
     )
-    report_into(out, chosen.settings(), lambda: run_shifts(chosen), overwrite=overwrite)
+    report_into(out, chosen.settings(), lambda: run_shifts(chosen, out=out), overwrite=overwrite)
