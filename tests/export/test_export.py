@@ -247,11 +247,11 @@ def test_smaller_weights_are_measured_and_not_refused(tmp_path):
 
 # Encoder and step are graphs of their own: each pair of these tests one of either. A single layer: the others repeat its nodes.
 PAIRS = {"classes": "swin", "matched": "resnet", "laplace": "dinov3_convnext", "crps": "convnext", "normals": "convnext"}
-assert set(PAIRS.values()) == set(BACKBONES) - {"hiera"}
+assert set(PAIRS) == set(models()) and set(PAIRS.values()) == set(BACKBONES) - {"hiera"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", models())
+@pytest.mark.parametrize("name", PAIRS)
 def test_every_backbone_of_open_sizes_task_and_formulation_exports(name, tmp_path):
     model = models(PAIRS[name], decoder_layers=1)[name]
     assert len(exported(model, tmp_path / "out")) == len(parity.CASES)
