@@ -209,6 +209,9 @@ def test_the_page_in_chromium(service, url):
         for name, value in (("steps", 2), ("samples", 1), ("threshold", 0.4)):
             turn(page, name, value)
         assert run(page).startswith("done")
+        page.click("#stack", position={"x": 200, "y": 150})
+        page.wait_for_selector("#pixel .share")
+        assert "truth" in page.text_content("#pixel") and page.text_content("#first-layer") == "truth"
         assert {"probabilities", "truth"} <= set(np.load(BytesIO(download(page, "map.npz"))).files)
         tab(page, "drawing")
         for name, value in (("steps", 4), ("consistency_scale", 30), ("prior_scale", 0), ("seed", 3)):
@@ -216,6 +219,7 @@ def test_the_page_in_chromium(service, url):
         assert run(page).startswith("done") and page.locator("[data-points]").count() == 2
         pair = [np.asarray(Image.open(BytesIO(download(page, f"{kind}.png")))) for kind in ("unguided", "guided")]
         assert pair[0].shape == (64, 64, 3) and (pair[0] != pair[1]).any()
+        assert download(page, "guided-cloud.ply").startswith(b"ply")
         assert page.errors == [] and page.foreign == []
         # Whoever closes the page while a run waits or runs cancels it.
         tab(page, "segmentation")

@@ -8,6 +8,8 @@ import numpy as np
 from noise2map.app.files import cloud_points, painted_map, painted_uncertainty
 from noise2map.app.maps import MapResult
 from noise2map.app.pixel import PixelReport
+from noise2map.app.places import PlaceMap
+from noise2map.report.bev_panels import layer_legend
 from noise2map.report.html import Cloud, Page, color_bar, image_uri
 from noise2map.report.palettes import legend_entries
 from noise2map.report.panels import Cell, depth_cell, uncertainty_cell
@@ -57,6 +59,20 @@ def layers(result: MapResult) -> dict[str, str]:
     """What lies over each other to be blended: image, map and uncertainty as addresses that hold the images themselves."""
     images = {"image": result.prediction.image, "map": painted_map(result), "uncertainty": painted_uncertainty(result)}
     return {name: image_uri(one) for name, one in images.items() if one is not None}
+
+
+def place_layers(place: PlaceMap) -> dict[str, Any]:
+    """Truth, map and uncertainty of a place to be blended and clicked, with names and colors of its layers."""
+    layers = place.layers()
+    height, width = layers["map"].shape[:2]
+    return {
+        "first": "truth",
+        "layers": {name: image_uri(one) for name, one in layers.items()},
+        "bars": {},
+        "legend": [[list(color), name] for color, name in layer_legend(place.names, place.palette)],
+        "uncertainty": place.prediction.uncertainty_kind.replace("_", " "),
+        "size": [width, height],
+    }
 
 
 def pixel_card(report: PixelReport) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from noise2map.app.files import Files, with_all
+from noise2map.app.files import Files, cloud_bytes, with_all
 from noise2map.app.limits import LIMITS, Limits, check_known, number, whole_number
 from noise2map.app.maps import SEED_RANGE, watched
 from noise2map.app.places import PlaceResult
@@ -70,6 +70,8 @@ def run_drawing(
     page.clouds([(_cloud(name, *one, limits_m), f"In three dimensions, {kind}") for kind, one in finals.items()])
     for kind, (image, depth) in finals.items():
         files[f"{kind}.png"] = partial(encode_image, Image.fromarray(image))
+        cloud = _cloud(name, image, depth, limits_m)
+        files[f"{kind}-cloud.ply"] = partial(cloud_bytes, cloud.points_m, cloud.colors["image"], ".ply")
         files[f"{kind}-depth.npz"] = partial(encode_arrays, {"depth_m": depth})
     return PlaceResult(page.body(), with_all(files), sum(image.nbytes + depth.nbytes for image, depth in finals.values()))
 

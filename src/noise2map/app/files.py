@@ -77,8 +77,8 @@ def map_files(result: MapResult) -> Files:
         files["uncertainty.npy"] = lambda: _npy(unsure)
         files["uncertainty.png"] = lambda: _png(painted_uncertainty(result))
     if result.predictor.in_metres and np.isfinite(cloud_points(result)[0]).any():
-        files["cloud.ply"] = lambda: _cloud(result, write_ply, ".ply")
-        files["cloud.glb"] = lambda: _cloud(result, write_glb, ".glb")
+        files["cloud.ply"] = lambda: cloud_bytes(cloud_points(result)[0], image, ".ply")
+        files["cloud.glb"] = lambda: cloud_bytes(cloud_points(result)[0], image, ".glb")
     if len(result.step_maps) > 1:
         files["steps.webp"] = lambda: _animation(result.painted_steps())
     files["panel.png"] = lambda: encode_image(prediction.plot(result.model))
@@ -117,13 +117,19 @@ def _animation(frames: list[np.ndarray]) -> bytes:
     return animation_bytes([Image.fromarray(one) for one in frames], ".webp", _FRAME_MS, _HOLD_MS)
 
 
-def _cloud(result: MapResult, write: Callable[..., None], suffix: str) -> bytes:
-    points, _ = cloud_points(result)
+def cloud_bytes(points: np.ndarray, colors: np.ndarray, suffix: str) -> bytes:
+    """A point cloud as a file.
+
+    Args:
+        points: ``(..., 3)`` in camera axes, metres; those that are not finite are left out.
+        colors: ``(..., 3)`` uint8.
+        suffix: ``".ply"`` or ``".glb"``.
+    """
     known = np.isfinite(points).all(-1)
-    assert result.prediction.image is not None
+    write = {".ply": write_ply, ".glb": write_glb}[suffix]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"cloud{suffix}"
-        write(path, torch.from_numpy(points[known]), torch.from_numpy(result.prediction.image[known]))
+        write(path, torch.from_numpy(points[known]), torch.from_numpy(colors[known]))
         return path.read_bytes()
 
 

@@ -70,6 +70,12 @@ def report_pixel(result: MapResult, x: int, y: int) -> PixelReport:
     return report
 
 
+def color_of(palette: np.ndarray, index: int) -> tuple[int, int, int]:
+    """A row of a palette ``(K, 3)`` as whole numbers."""
+    red, green, blue = palette[index].tolist()
+    return red, green, blue
+
+
 def class_probabilities(result: MapResult, x: int, y: int) -> np.ndarray:
     """Probabilities ``(K,)`` of the classes at a pixel; where they are largest is the class of the map."""
     logits, averaged = result.output.logits[0], bool(result.output.log_probabilities)
@@ -87,7 +93,7 @@ def _classes(result: MapResult, x: int, y: int) -> PixelReport:
     order = np.argsort(-p, kind="stable")
     report = PixelReport(x, y, f"{names[int(order[0])]}, {p[order[0]]:.1%}")
     likeliest = [int(k) for k in order[:_MOST_CLASSES]]
-    report.bars = [(names[k], float(p[k]), (int(palette[k, 0]), int(palette[k, 1]), int(palette[k, 2]))) for k in likeliest]
+    report.bars = [(names[k], float(p[k]), color_of(palette, k)) for k in likeliest]
     row, column = _cell(result, result.samples, x, y)
     votes = result.samples[:, :, row, column].argmax(1)
     if len(votes) > 1:

@@ -11,6 +11,7 @@ import torch
 from noise2map.app.files import Files, with_all
 from noise2map.app.limits import LIMITS, Limits, check_known, choice, number, whole_number
 from noise2map.app.maps import MAX_FRAMES, SEED_RANGE, watched
+from noise2map.app.pixel import PixelReport, color_of
 from noise2map.data.freedoom import SURROUND_SAMPLES_ROOT
 from noise2map.data.opening import evaluation_split
 from noise2map.inference.bev import SURROUND, BevPrediction, draw_prediction, encode_sample, predict_map
@@ -18,6 +19,7 @@ from noise2map.inference.loading import load_model
 from noise2map.models.decoding import AVERAGES, DecodingOptions
 from noise2map.report import bev_panels
 from noise2map.report.html import Page, image_uri
+from noise2map.report.palettes import UNCERTAINTY_MAP, colorize
 from noise2map.report.panels import Cell
 from noise2map.runs.files import encode_image
 from noise2map.tasks.bev import map_extent, open_bev_dataset
@@ -53,18 +55,85 @@ class PlaceModel:
 
 
 @dataclass
-class PlaceResult:
-    """The map of a place, drawn.
+class PlaceMap:
+    """The map of a place, for clicks.
 
     Attributes:
-        html: The panel and the denoising, for the page.
+        prediction: Probabilities, uncertainty and truth of the layers.
+        names: Of the layers.
+        palette: Their colors, ``(K, 3)`` uint8.
+        size_m: What the map covers to the right and forward, metres; the car stands in its middle.
+        threshold: Probability from which a layer counts as present.
+    """
+
+    prediction: BevPrediction
+    names: dict[int, str]
+    palette: np.ndarray
+    size_m: tuple[float, float]
+    threshold: float
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the map as it is shown, one pixel for each cell, forward up."""
+        return self.prediction.probabilities.shape[1], self.prediction.probabilities.shape[2]
+
+    def report(self, x: int, y: int) -> PixelReport:
+        """What the map says about a cell: the probability of every layer, the likeliest first.
+
+        Args:
+            x: Column, from 0.
+            y: Row from the top, which is forward.
+
+        Raises:
+            ValueError: If there is no such cell.
+        """
+        width, height = self.size
+        if not (0 <= x < width and 0 <= y < height):
+            raise ValueError(f"there is no cell {x}, {y} in a map of {width} x {height}")
+        cell = ..., x, height - 1 - y
+        p, truth = self.prediction.probabilities[cell], self.prediction.truth[cell]
+        present = [self._name(k) for k in np.flatnonzero(p >= self.threshold)]
+        report = PixelReport(x, y, ", ".join(present) or "nothing")
+        order = [int(k) for k in np.argsort(-p, kind="stable")]
+        report.bars = [(self._name(k), float(p[k]), color_of(self.palette, k)) for k in order]
+        right, forward = ((place + 0.5) / count - 0.5 for place, count in zip((x, height - 1 - y), self.size))
+        report.facts.append(("right, forward", f"{right * self.size_m[0]:+.1f} m, {forward * self.size_m[1]:+.1f} m"))
+        known = not (truth == bev_panels.UNKNOWN).any()
+        true = ", ".join(self._name(k) for k in np.flatnonzero(truth == 1)) or "nothing"
+        report.facts.append(("truth", true if known else "cannot be seen"))
+        unsure = self.prediction.uncertainty[cell].max()
+        report.facts.append((self.prediction.uncertainty_kind.replace("_", " "), f"{float(unsure):.3f}"))
+        return report
+
+    def layers(self) -> dict[str, np.ndarray]:
+        """Truth, map and uncertainty painted one over the other, ``(Y, X, 3)`` uint8, by the names of the page's layers."""
+        found, known = self.prediction, self.prediction.known
+        unsure = colorize(found.uncertainty.max(0), 0.0, 1.0, UNCERTAINTY_MAP)
+        return {
+            "image": bev_panels.paint_layers(found.truth, self.palette),
+            "map": bev_panels.paint_layers(found.probabilities >= self.threshold, self.palette, known),
+            "uncertainty": bev_panels.from_above(unsure),
+        }
+
+    def _name(self, layer: Any) -> str:
+        return self.names[int(layer)].replace("_", " ")
+
+
+@dataclass
+class PlaceResult:
+    """The map of a place, or a drawn image, for the page.
+
+    Attributes:
+        html: The panel and the denoising.
         files: What can be downloaded.
         bytes: Memory that it takes, about.
+        map: What can be clicked; None for a drawn image.
     """
 
     html: str
     files: Files
     bytes: int
+    map: PlaceMap | None = None
 
 
 @torch.inference_mode()
@@ -110,7 +179,8 @@ def run_place(
         rows = bev_panels.denoising_cells(shown, prediction.known, palette, threshold, prediction.truth)
         page.player(rows, "The denoising, step by step", bev_panels.layer_legend(id2label, palette))
     files: Files = {"panel.png": lambda: encode_image(panel), "map.npz": lambda: _arrays(prediction, threshold)}
-    return PlaceResult(page.body(), with_all(files), prediction.probabilities.nbytes * 3 + panel.width * panel.height * 3)
+    size = prediction.probabilities.nbytes * 3 + panel.width * panel.height * 3
+    return PlaceResult(page.body(), with_all(files), size, PlaceMap(prediction, id2label, palette, size_m, threshold))
 
 
 def _arrays(prediction: BevPrediction, threshold: float) -> bytes:

@@ -5,7 +5,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from noise2map.app.drawing import run_drawing
 from noise2map.app.files import Files, map_files
 from noise2map.app.jobs import Job, JobQueue
 from noise2map.app.limits import LIMITS, MEBI, Limits
-from noise2map.app.maps import MapRequest, MapResult, run_map
-from noise2map.app.pixel import report_pixel
+from noise2map.app.maps import MapRequest, run_map
+from noise2map.app.pixel import PixelReport, report_pixel
 from noise2map.app.places import PlaceModel, run_place, thumbnail_of
 from noise2map.app.store import Store
 from noise2map.app.uploads import read_upload
@@ -44,7 +44,7 @@ class Kept:
     """A result with its files, for clicks and downloads."""
 
     files: Files
-    result: MapResult | None = None
+    report: Callable[[int, int], PixelReport] | None = None
 
 
 class AppService:
@@ -203,7 +203,7 @@ class AppService:
         job.total = request.steps
         result = run_map(self._predictors[label], label, image, image_id, request, job.tick, self.limits)
         files = map_files(result)
-        token = self._results.put(Kept(files, result), result.bytes)
+        token = self._results.put(Kept(files, partial(report_pixel, result)), result.bytes)
         height, width = result.prediction.map.shape[:2]
         return {
             "token": token,
@@ -219,7 +219,9 @@ class AppService:
 
     def _place(self, label: str, fields: Mapping[str, Any], job: Job) -> dict[str, Any]:
         found = run_place(self._open(label, lambda name: PlaceModel.load(name, self._device)), fields, job.tick, self.limits)
-        return {"token": self._results.put(Kept(found.files), found.bytes), "html": found.html, "files": list(found.files)}
+        assert found.map is not None
+        token = self._results.put(Kept(found.files, found.map.report), found.bytes)
+        return {"token": token, **cards.place_layers(found.map), "html": found.html, "files": list(found.files)}
 
     def _draw(self, label: str, fields: Mapping[str, Any], job: Job) -> dict[str, Any]:
         pipe = self._open(label, lambda name: open_generator(name, self._device))
@@ -237,10 +239,10 @@ class AppService:
             ValueError: If there is no such pixel.
         """
         kept = self._results.get(token)
-        if kept.result is None:
+        if kept.report is None:
             raise ValueError("this result has no pixels to ask about")
         with torch.inference_mode():
-            report = report_pixel(kept.result, x, y)
+            report = kept.report(x, y)
         return {"html": cards.pixel_card(report), "headline": report.headline}
 
     def file(self, token: str, name: str) -> bytes:

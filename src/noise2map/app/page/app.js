@@ -231,7 +231,9 @@
         $(`layer-${name}`).classList.toggle("pixels", result.size[0] <= 400);
         if (result.layers[name]) $(`layer-${name}`).src = result.layers[name];
       }
-      $("blend-title").textContent = result.layers.uncertainty ? "Image, map, uncertainty" : "Image, map (one step of one sample states no uncertainty)";
+      const first = result.first || "image";
+      $("first-layer").textContent = first;
+      $("blend-title").textContent = first[0].toUpperCase() + first.slice(1) + (result.layers.uncertainty ? ", map, uncertainty" : ", map (one step of one sample states no uncertainty)");
       $("mix").max = result.layers.uncertainty ? 2 : 1;
       $("last-layer").textContent = result.layers.uncertainty ? result.uncertainty : "map";
       $("middle-layer").hidden = !result.layers.uncertainty;
