@@ -46,13 +46,26 @@ JOBS = {
     "codecs": "map <-> signal",
     "hub": "shares models",
     "video": "maps of clips",
+    "cluster": "maps by many processes",
     "zoo": "shipped models",
     "registration": "names for transformers",
 }
 GROUPS = {  # color of a box
     "#dfe7f5": {"cli", "app", "demo", "bench"},
     "#d9efe3": {
-        *("generation", "video", "audit", "ablation", "evaluation", "calibration", "inference", "training", "convert", "rendering"),
+        *(
+            "generation",
+            "video",
+            "cluster",
+            "audit",
+            "ablation",
+            "evaluation",
+            "calibration",
+            "inference",
+            "training",
+            "convert",
+            "rendering",
+        ),
         "export",
     },
     "#fdebc8": {"tasks"},

@@ -93,7 +93,11 @@ ROOMS = {
     ),
     "inference": (
         {"export", "tasks", "models", "report", "data", "metrics", "zoo", "diffusion", "runs"},
-        {"PIL", "accelerate", "numpy", "psutil", "safetensors", "torch", "tqdm", "transformers"},
+        {"PIL", "accelerate", "fsspec", "numpy", "psutil", "pyarrow", "safetensors", "torch", "tqdm", "transformers"},
+    ),  # fsspec comes with torch
+    "cluster": (
+        {"inference"},
+        {"pyarrow", "ray", "torch", "transformers"},
     ),
     "video": (
         {"inference", "tasks", "models", "report", "diffusion", "runs"},
@@ -154,6 +158,8 @@ OPTIONAL = {
     "onnxruntime",
     "onnxscript",
     "av",
+    "pyarrow",
+    "ray",
 }
 NEVER = {"torchvision", "timm", "mmcv", "mmseg", "mmengine", "kornia", "pickle", "dill", "joblib"}
 CORE = {

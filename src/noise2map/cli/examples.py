@@ -10,6 +10,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "predict photo.png --model freedoom-depth-laplace-tiny --interval 0.9 --out maps",
         "predict photos --model freedoom-segmentation-tiny --steps 3 --ensemble 4 --out maps",
         "predict panorama.png --model freedoom-segmentation-tiny --size native --memory 2GiB --out maps",
+        "predict 'shards/*.tar' --model freedoom-segmentation-tiny --engine ray --workers 8 --out maps",
         "predict walk.mp4 --model freedoom-segmentation-tiny --steps 1 --warm-start 0.7 --out film",
     ),
     "predict-bev": ("predict-bev 0 1 --model freedoom-bev-fusion-tiny --out bev",),

@@ -1,7 +1,7 @@
-"""``noise2map predict``: maps for images, folders of images, http(s) addresses and videos."""
+"""``noise2map predict``: maps for images, folders, tars, tables, addresses and videos, here or on a cluster."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -25,7 +25,8 @@ def predict(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="IMAGE|FOLDER|URL|VIDEO...", help="Images, folders (sub-folders too), http(s) addresses; or videos."
+            metavar="IMAGE|FOLDER|TAR|PARQUET|URL|VIDEO...",
+            help="Images, folders (sub-folders too), tars, parquet tables, quoted patterns, addresses (https, s3, ...); or videos.",
         ),
     ],
     model: Annotated[str, typer.Option(help="A shipped checkpoint, a folder or a hub id, e.g. freedoom-segmentation-tiny.")],
@@ -55,6 +56,9 @@ def predict(
         float | None,
         typer.Option(metavar="LEVEL", help="Of a video: begin a frame at this noise level (0 to 1), from the map before."),
     ] = None,
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="Where: in this process, or in workers of Ray.")] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, help="Of Ray: processes; by default one for each GPU or core.")] = None,
+    address: Annotated[str | None, typer.Option(help="Of Ray: a running cluster; this machine by default.")] = None,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Predict class maps or depth, with uncertainty, for images of any size, or for the frames of videos.
@@ -69,9 +73,12 @@ def predict(
     chosen |= {"sampling": sampling, "seed": seed}
     if refine_share is not None and refine != "uncertain":
         raise ValueError("--refine-share needs --refine uncertain")
+    _check_engine(engine, workers, address, memory, device)
     if refine is not None:  # left out otherwise: folders of earlier runs are gone on with
         chosen |= {"refine": refine, "refine_share": refine_share}
     videos = _videos(sources, warm_start, interval)
+    if videos and engine == "ray":
+        raise typer.BadParameter("it is for images, got videos", param_hint="--engine")
     chosen["size"] = tuple(size) if isinstance(size, tuple) else size
     found = find_images(sources, leave_out=out)
     if interval is not None:
@@ -93,8 +100,9 @@ def predict(
         from noise2map.models.decoding import PredictionOptions
 
         transformers.utils.logging.disable_progress_bar()
-        predictor = Predictor(*load_model(model, pick_device(device), pick_dtype(dtype)), **bound)
-        choices = {"model_name": model, "batch_size": batch_size}
+        here = pick_device("cpu" if engine == "ray" else device)
+        predictor = Predictor(*load_model(model, here, pick_dtype(dtype)), **bound)
+        choices: dict[str, Any] = {"model_name": model, "batch_size": batch_size}
         try:
             if videos:
                 from noise2map.video import predict_video
@@ -102,6 +110,11 @@ def predict(
                 report = predict_video(found, folder, predictor, PredictionOptions(**chosen), warm_start=warm_start, **choices)
             else:
                 choices |= {"panels": panels, "arrays": arrays}
+                if engine == "ray":
+                    from noise2map.cluster import ModelSource, RayEngine
+
+                    source = ModelSource(model, device, dtype, tile)
+                    choices["engine"] = RayEngine(source, workers=workers, address=address)
                 report = predict_folder(found, folder, predictor, PredictionOptions(**chosen), **choices)
         except RuntimeError as error:
             if "out of memory" not in str(error):
@@ -110,6 +123,22 @@ def predict(
     _tell(out, len(report.written), report.skipped, report.failed, report.left_out, f"{predictor.task}, {model}")
     if report.failed:
         raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _check_engine(engine: str, workers: int | None, address: str | None, memory: int | None, device: str) -> None:
+    """Refuses what belongs to the other engine, before anything is loaded."""
+    if engine == "local":
+        for name, value in (("--workers", workers), ("--address", address)):
+            if value is not None:
+                raise typer.BadParameter("it needs --engine ray", param_hint=name)
+        return
+    if memory is not None:
+        raise typer.BadParameter("it bounds one process; with --engine ray expected --tile", param_hint="--memory")
+    if device not in ("auto", "cpu", "cuda"):
+        raise typer.BadParameter(f"with --engine ray expected auto, cpu or cuda, got {device!r}", param_hint="--device")
+    from noise2map.cluster.engine import import_ray
+
+    import_ray()
 
 
 def _videos(sources: list[str], warm_start: float | None, interval: float | None) -> bool:

@@ -4,7 +4,7 @@ import functools
 import struct
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO
 
 import numpy as np
@@ -38,7 +38,7 @@ def list_images(folder: str | Path) -> list[Path]:
     return found
 
 
-def is_image_name(path: Path) -> bool:
+def is_image_name(path: PurePath) -> bool:
     """True if a file's name says that it is an image that can be read here."""
     return path.suffix.lower() in image_suffixes() and not path.name.startswith(".")
 
@@ -54,7 +54,7 @@ def image_suffixes() -> frozenset[str]:
     return IMAGE_SUFFIXES | HEIF_SUFFIXES
 
 
-def why_no_image(path: Path) -> str:
+def why_no_image(path: PurePath) -> str:
     """Why a file is not taken for an image."""
     return "needs pip install pillow-heif" if path.suffix.lower() in HEIF_SUFFIXES else "not an image"
 

@@ -4,16 +4,15 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from noise2map.inference.batches import batches
-from noise2map.inference.maps_on_disk import encode_prediction
 from noise2map.inference.predictor import Predictor
-from noise2map.inference.reading import read_images
 from noise2map.inference.resuming import plan_images
+from noise2map.inference.shards import Engine, Job, ShardPredictor, cut_shards
 from noise2map.inference.sources import FoundImages, find_images
 from noise2map.models.decoding import PredictionOptions, check_count
 from noise2map.runs.files import settings_checksum, weights_checksum
@@ -53,6 +52,7 @@ def predict_folder(
     panels: bool = True,
     arrays: bool = True,
     progress: bool = True,
+    engine: Engine | None = None,
 ) -> FolderReport:
     """Predict images and write maps, uncertainty, panels and ``predictions.jsonl``.
 
@@ -60,7 +60,7 @@ def predict_folder(
     are reported and the others done; what cannot be *written* stops the run.
 
     Args:
-        source: An image, a folder, an http(s) address, several of them, or what :func:`find_images` found.
+        source: An image, a folder, a tar, an address, several of them, or what :func:`find_images` found.
         out: The folder to write to, which keeps the contract of :class:`noise2map.runs.output_folder.OutputFolder`.
         predictor: The model with its processor.
         options: Steps, samples, averaging, seed, size.
@@ -70,6 +70,8 @@ def predict_folder(
         panels: Whether to draw a panel per image.
         arrays: Whether to store depth and uncertainty as floats, too.
         progress: Whether to show a progress bar on standard error.
+        engine: Does the shards elsewhere, such as `noise2map.cluster.RayEngine`; ``predictor`` is only asked for its settings then,
+            and an interrupted run goes on with the shard, not with the image, that it did not finish.
 
     Returns:
         Which images were written, skipped, failed.
@@ -84,41 +86,47 @@ def predict_folder(
         with OutputFolder(out, overwrite=overwrite) as folder:
             return predict_folder(
                 found, folder, predictor, options, model_name=model_name, batch_size=batch_size, panels=panels, arrays=arrays,
-                progress=progress,
+                progress=progress, engine=engine,
             )  # fmt: skip
     found = source if isinstance(source, FoundImages) else find_images(source, leave_out=out.root)
     options = (options or PredictionOptions()).resolved(predictor.model.config)
     if options.interval is not None:
         predictor.check_interval(options)
     model_name = model_name or str(predictor.model.config.name_or_path)
-    out.use(run_settings(predictor, options, model_name))
+    settings = run_settings(predictor, options, model_name)
+    out.use(settings)
     plan = plan_images(found, out)
     if changed := [one.id for one in plan.images if one.id in out.done]:
         out.forget(changed)
     report = FolderReport(skipped=plan.done, left_out=found.skipped)
-    planned = {one.id: one for one in plan.images}
+    job = Job(options, model_name, batch_size, panels, arrays, settings)
+    shards = cut_shards(found, plan.images, batch_size)
+    predict = ShardPredictor(predictor, job)
+    outcomes = engine(shards, job) if engine is not None else chain.from_iterable(map(predict, shards))
+    left = {shard.number: len(shard.images) for shard in shards}
+    lines: dict[int, list[dict[str, Any]]] = {number: [] for number in left}
     with tqdm(total=len(found.images), unit="image", disable=not progress, file=sys.stderr, dynamic_ncols=True) as bar:
 
         def fail(image_id: str, message: str) -> None:
             report.failed[image_id] = message
             logger.warning("%s: %s", image_id, message)
-            bar.update()
 
-        bar.update(len(plan.done))
         for image_id, message in plan.failed.items():
             fail(image_id, message)
-        images = read_images([(one.id, one.source) for one in plan.images], fail)
-        for batch in batches(images, predictor.model, predictor.processor, options, batch_size, fail, predictor.tiling):
-            for prediction in predictor.predict_batch(batch, batch.keys, options):
-                one = planned[prediction.id]
-                record, files = encode_prediction(
-                    prediction, one.name, predictor.model.config, options, panel=panels, arrays=arrays
-                )
-                line = {"model": model_name, **record, "source": one.record}
-                out.write(line, files)
-                report.written.append(one.id)
-                report.lines.append(line)
-                bar.update()
+        bar.update(len(found.images) - len(plan.images))
+        for one in outcomes:
+            if one.line is None:
+                fail(one.id, one.failure)
+            else:
+                out.write_files(one.id, one.files)
+                lines[one.shard].append(one.line)
+            left[one.shard] -= 1
+            if engine is None or not left[one.shard]:  # elsewhere a shard is done as a whole, or again
+                done, lines[one.shard] = lines[one.shard], []
+                out.write_lines(done)
+                report.written += [line["id"] for line in done]
+                report.lines += done
+            bar.update()
     return report
 
 

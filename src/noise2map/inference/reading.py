@@ -1,4 +1,4 @@
-"""Reads an image whatever it is given as: Pillow image, array, file, http(s) address."""
+"""Reads an image whatever it is given as: Pillow image, array, file, http(s) address, stored image."""
 
 from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from noise2map.data.images import decode_image, open_image
-from noise2map.inference.sources import is_url
+from noise2map.inference.sources import Source, is_url
+from noise2map.inference.stored.images import StoredImage
 from noise2map.runs.words import printable
 
 MAX_DOWNLOAD_BYTES = 100 * 2**20
@@ -20,14 +21,16 @@ _CHUNK = 2**18
 Key = TypeVar("Key")
 
 
-def read_image(source: Path | str) -> Image.Image:
-    """Read a file or an http(s) address as 8-bit RGB, upright; see :func:`noise2map.data.images.open_image`.
+def read_image(source: Source) -> Image.Image:
+    """Read a file, an http(s) address or a stored image as 8-bit RGB, upright; see :func:`noise2map.data.images.open_image`.
 
     Raises:
         OSError: Naming the source and the reason, if it cannot be read.
     """
-    if is_url(source):
-        return decode_image(download(str(source)), str(source))
+    if isinstance(source, StoredImage):
+        return decode_image(BytesIO(source.read()), str(source))
+    if isinstance(source, str) and is_url(source):
+        return decode_image(download(source), source)
     return open_image(source)
 
 
@@ -58,7 +61,7 @@ def download(url: str, max_bytes: int = MAX_DOWNLOAD_BYTES, timeout_s: float = D
 
 
 def read_images(
-    sources: Iterable[tuple[Key, Path | str]], on_failure: Callable[[Key, str], object]
+    sources: Iterable[tuple[Key, Source]], on_failure: Callable[[Key, str], object]
 ) -> Iterator[tuple[Key, Image.Image]]:
     """Read files and addresses one by one, as they are asked for; those that cannot be read do not stop the others.
 

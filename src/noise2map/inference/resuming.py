@@ -7,7 +7,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from noise2map.inference.sources import FoundImages, longer_ids
+from noise2map.inference.sources import FoundImages, Source, longer_ids
+from noise2map.inference.stored.images import StoredImage
 from noise2map.runs.files import content_checksum
 from noise2map.runs.output_folder import OutputFolder
 from noise2map.runs.words import printable
@@ -23,14 +24,16 @@ class PlannedImage:
     Attributes:
         id: Its id in the records; with the seed it fixes the noise.
         name: Of its files, without folder of the kind and suffix.
-        source: File or http(s) address.
+        source: Where it is.
+        position: Among the images found.
         record: What tells whether the source has changed.
     """
 
     id: str
     name: str
-    source: Path | str
+    source: Source
     record: dict[str, Any]
+    position: int
 
 
 @dataclass
@@ -54,9 +57,9 @@ def plan_images(found: FoundImages, folder: OutputFolder) -> Plan:
     Another image of an id that the folder holds, such as ``x.png`` from another folder, gets a longer id: nothing is replaced
     but the maps of an image that has changed itself.
     """
-    plan = Plan()
-    chosen: dict[str, tuple[Path | str, dict[str, Any]]] = {}
-    for plain, source in found.images.items():
+    plan = Plan(failed=dict(found.failed))
+    chosen: dict[str, tuple[Source, dict[str, Any], int]] = {}
+    for position, (plain, source) in enumerate(found.images.items()):
         try:
             record = _record(source)
         except OSError as error:
@@ -69,13 +72,15 @@ def plan_images(found: FoundImages, folder: OutputFolder) -> Plan:
         if line is not None and _unchanged(line["source"], record) and folder.is_done(image_id, line["source"]):
             plan.done.append(image_id)
         else:
-            chosen[image_id] = (source, record)
+            chosen[image_id] = (source, record, position)
     names = _names(list(chosen), folder.done)
-    plan.images = [PlannedImage(one, names[one], source, record) for one, (source, record) in chosen.items()]
+    plan.images = [PlannedImage(one, names[one], *rest) for one, rest in chosen.items()]
     return plan
 
 
-def _record(source: Path | str) -> dict[str, Any]:
+def _record(source: Source) -> dict[str, Any]:
+    if isinstance(source, StoredImage):
+        return source.record()
     if isinstance(source, str):
         return {"url": source}
     status = source.stat()
@@ -84,13 +89,15 @@ def _record(source: Path | str) -> dict[str, Any]:
 
 def _same_image(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Test of a record for this image, changed or not; a folder that was moved with its times is the same."""
+    if before.get("member") != now.get("member"):
+        return False
     if "url" in now or "url" in before:
         return before.get("url") == now.get("url")
     return before.get("path", now["path"]) == now["path"] or _unchanged(before, now)
 
 
 def _unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    return all(before.get(key) == now.get(key) for key in ("url", "bytes", "modified_ns"))
+    return all(before.get(key) == now.get(key) for key in ("url", "member", "bytes", "version", "modified_ns"))
 
 
 def _names(ids: list[str], done: Mapping[str, Any]) -> dict[str, str]:

@@ -5,7 +5,7 @@ import json
 import os
 import socket
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -192,14 +192,39 @@ class OutputFolder:
         Raises:
             OSError: If something cannot be written; every file that is there is whole, and the line is missing.
         """
+        self.write_files(line["id"], files)
+        self.write_lines([line])
+
+    def write_files(self, item: str, files: Mapping[str, bytes]) -> None:
+        """Write the files of an item that gets its line later, see `write_lines`; an older line of it is taken back.
+
+        Args:
+            item: Its id.
+            files: Path below the folder to content.
+
+        Raises:
+            OSError: If something cannot be written; every file that is there is whole.
+        """
         if not self._begun:
             self._rewrite_lines()
         self.begin()
-        self.forget([line["id"]])
+        self.forget([item])
         for name, data in files.items():
             write_bytes(self.root / name, data)
+
+    def write_lines(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Write the lines of items whose files are there: all of them or none.
+
+        Args:
+            lines: What is known of each, with ``id`` and ``files`` (kind to path below the folder).
+
+        Raises:
+            OSError: If they cannot be written.
+        """
         path = self.root / LINES
-        data = (json.dumps(line, allow_nan=False) + "\n").encode("utf-8")
+        data = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode("utf-8")
+        if not data:
+            return
         with open(path, "ab", buffering=0) as file:
             before = file.seek(0, os.SEEK_END)
             try:
@@ -208,7 +233,7 @@ class OutputFolder:
             except BaseException:
                 file.truncate(before)
                 raise
-        self.done[line["id"]] = line
+        self.done.update({line["id"]: line for line in lines})
 
 
 @contextmanager
