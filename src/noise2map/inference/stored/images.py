@@ -52,7 +52,8 @@ class StoredImage(ABC):
 class RemoteImage(StoredImage):
     """An image that is a file at an address."""
 
-    def read(self) -> bytes:  # noqa: D102
+    def read(self) -> bytes:
+        """The whole file."""
         return self.file.read()
 
 
@@ -67,14 +68,17 @@ class MemberImage(StoredImage):
     name: str
 
     @property
-    def container(self) -> str:  # noqa: D102
+    def container(self) -> str:
+        """Address of the file."""
         return self.file.address
 
     @property
-    def parts(self) -> tuple[str, ...]:  # noqa: D102
+    def parts(self) -> tuple[str, ...]:
+        """Those of the file, then its own."""
         return (*self.file.parts, *self.name.split("/"))
 
-    def record(self) -> dict[str, Any]:  # noqa: D102
+    def record(self) -> dict[str, Any]:
+        """That of the file, with its own name."""
         return {**self.file.record(), "member": self.name}
 
     def __str__(self) -> str:

@@ -28,7 +28,8 @@ class ParquetImage(MemberImage):
     group: int
     row: int
 
-    def read(self) -> bytes:  # noqa: D102
+    def read(self) -> bytes:
+        """The bytes of the row."""
         value = _read_group(self.file, self.column, self.group)[self.row].as_py()
         content = value.get("bytes") if isinstance(value, dict) else value
         if not content:

@@ -24,10 +24,12 @@ class TarImage(MemberImage):
     start: int
     length: int
 
-    def read(self) -> bytes:  # noqa: D102
+    def read(self) -> bytes:
+        """The bytes of the member."""
         return self.file.read(self.start, self.length)
 
-    def record(self) -> dict[str, Any]:  # noqa: D102
+    def record(self) -> dict[str, Any]:
+        """As of any member, with its own size."""
         return {**super().record(), "bytes": self.length}
 
 
