@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from noise2map.data.images import image_suffixes, is_image_name, why_no_image
 from noise2map.inference.stored import parquet, tar
 from noise2map.inference.stored.files import StoredFile, find_files, fixed_part, is_address
-from noise2map.inference.stored.images import RemoteImage, StoredImage
+from noise2map.inference.stored.images import MemberImage, RemoteImage, StoredImage
 from noise2map.runs.output_folder import is_output_folder
 from noise2map.runs.words import printable
 
@@ -102,14 +102,16 @@ def _opened(path: Path | StoredFile, name: str, result: FoundImages, prefix: str
         result: What cannot be read is added to.
         prefix: Of the ids, with its slash.
     """
+    images: Sequence[MemberImage] = ()
+    reason: str | None = None
     try:
         file = path if isinstance(path, StoredFile) else StoredFile.here(path)
         if name.lower().endswith(parquet.SUFFIXES):
-            images, reason = parquet.list_parquet(file), None
+            images = parquet.list_parquet(file)
         else:
             images, reason = tar.list_tar(file, is_image_name)
     except OSError as error:
-        images, reason = [], error.strerror or str(error)
+        reason = error.strerror or str(error)
     if reason is not None:
         result.failed[printable(name)] = printable(reason)
     elif not images:

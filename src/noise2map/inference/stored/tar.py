@@ -55,7 +55,7 @@ def list_tar(file: StoredFile, is_image: Callable[[PurePosixPath], bool]) -> tup
                     if member.offset_data + member.size > file.size:
                         return found, "the tar is cut off"
                     found.append(TarImage(file, name, member.offset_data, member.size))
-                tar.members.clear()  # tarfile keeps what it met: as long as the tar
+                tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps what it met: as long as the tar
     except tarfile.TarError as error:
         return found, f"no tar that can be read to its end ({error}); a compressed one has to be unpacked"
     return found, None
