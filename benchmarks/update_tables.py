@@ -3,6 +3,7 @@
 noise2map evaluate --model freedoom-segmentation-tiny ... --out out/segmentation
 python benchmarks/update_tables.py --collect segmentation out/segmentation  # evaluate_..., differences_....csv
 python benchmarks/update_tables.py --collect-guidance out/guidance out/other  # evaluate_generator.csv, differences_generator.csv
+python benchmarks/update_tables.py --collect-guidance-by-geometry out/shipped out/thirds  # guidance_by_geometry*.csv
 python benchmarks/update_tables.py --collect-predictor runs/predictor runs/other  # depth_predictor.csv
 python benchmarks/update_tables.py --collect-application out/application      # depth_from_generated*.csv and .png
 python benchmarks/update_tables.py --collect-trust calibrated/depth shifts/depth  # calibration.csv, shifts.csv
@@ -90,6 +91,7 @@ NOTE = (
     "\n\nError-AUROC (higher is better, 0.5 is chance) / AUSE (lower is better) of each kind of uncertainty. With one sample, "
     "sample variance and mutual information are over its steps:\n\n"
 )
+BY_GEOMETRY = ("guidance_by_geometry", "guidance_by_geometry_differences")
 NOISE_LEVELS = (1, 0.95, 0.7, 0.5, 0.3, 0.1, 0)
 
 
@@ -106,9 +108,9 @@ def collect(name: str, folders: list[Path]) -> None:
     write_csv(RESULTS / f"differences_{name}.csv", [row for document in documents for row in document["differences"]])
 
 
-def collect_guidance(folders: list[Path]) -> None:
+def collect_guidance(folders: list[Path], names: tuple[str, str] = ("evaluate_generator", "differences_generator")) -> None:
     """Takes over the tables of runs of ``noise2map evaluate generator``; the first is the one that pages show in full."""
-    for source, name in (("generator", "evaluate_generator"), ("differences", "differences_generator")):
+    for source, name in zip(("generator", "differences"), names):
         found = [{"run": folder.name} | row for folder in folders for row in read_csv(folder / f"{source}.csv")]
         columns = list(dict.fromkeys(column for row in found for column in row))
         write_csv(RESULTS / f"{name}.csv", [{column: row.get(column) for column in columns} for row in found])
@@ -173,6 +175,21 @@ def guidance_table(table: str) -> str:
     rows = [row for row in read_csv(RESULTS / "evaluate_generator.csv") if row["table"] == table]
     rows = [row for row in rows if row["run"] == rows[0]["run"]]
     return markdown_table([_guidance_row(row) for row in rows])
+
+
+def geometry_guidance_table() -> str:
+    """Guidance and its controls, by generator: folders of runs are named by their generators."""
+    lines, seen = [], set()
+    for row in read_csv(RESULTS / f"{BY_GEOMETRY[0]}.csv"):
+        key = (row["run"], row["setting"])
+        if key in seen or row["setting"] == "real":
+            continue
+        seen.add(key)
+        line = _guidance_row(row)
+        kept = [name for name in line if name not in ("setting", "images", "off plane", "planar", "edges", "FID inf", "dFID inf")]
+        start = {"generator": row["run"].rpartition("-")[2], "images": line["setting"], "steps": row["steps"] or ""}
+        lines.append(start | {name: line[name] for name in kept})
+    return markdown_table(lines, list(dict.fromkeys(name for line in lines for name in line)))
 
 
 def _guidance_row(row: dict[str, Any]) -> dict[str, Any]:
@@ -509,6 +526,7 @@ def blocks() -> dict[tuple[Path, str], str]:
     for name, table in (guidance | {"predictor scores": predictor_table()}).items():
         found |= {(page, name): table, (ZOO / GENERATOR / "README.md", name): table}
     found |= {(page, "guidance priors"): guidance_table("priors"), (page, "guidance conventions"): convention_table()}
+    found[page, "guidance by geometry"] = geometry_guidance_table()
     found |= {(page, "predictor blocks"): block_table(), (page, "application scores"): application_table()}
     found |= {(page, "noise levels"): noise_table(), (page, "dfid validation"): dfid_table()}
     found |= {(ROOT / "docs" / "speed.md", "speed"): speed_table(), (ROOT / "docs" / "bev.md", "pooling"): pooling_table()}
@@ -544,6 +562,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--collect", nargs="+", metavar=("TASK", "FOLDER"))
     parser.add_argument("--collect-guidance", type=Path, nargs="+", metavar="FOLDER")
+    parser.add_argument("--collect-guidance-by-geometry", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--collect-predictor", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--collect-trust", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--collect-application", type=Path, metavar="FOLDER")
@@ -553,6 +572,9 @@ def main() -> None:
         return
     if options.collect_guidance:
         collect_guidance(options.collect_guidance)
+        return
+    if options.collect_guidance_by_geometry:
+        collect_guidance(options.collect_guidance_by_geometry, BY_GEOMETRY)
         return
     if options.collect_predictor:
         found = [{"run": folder.name} | row for folder in options.collect_predictor for row in read_csv(folder / "accuracy.csv")]
