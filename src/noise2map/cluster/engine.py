@@ -21,6 +21,9 @@ def import_ray() -> Any:
         ImportError: Saying how it is installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault(
+        "RAY_BACKEND_LOG_LEVEL", "fatal"
+    )  # what fails is raised; its own notes on restarts are no user's business
     try:
         import ray
         import ray.data
