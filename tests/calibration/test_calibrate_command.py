@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from command_line import run_command
 from PIL import Image
 from tiny_bev import save_room_bev
 from tiny_models import tiny_depth_model, tiny_segmenter
@@ -14,7 +15,6 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from noise2map.calibration.drawing import DrawnImages
 from noise2map.calibration.run import CalibrationOptions, fit_and_score, split_images
-from noise2map.cli import main
 from noise2map.data import load_samples
 from noise2map.inference.loading import load_model
 from noise2map.models import Noise2MapImageProcessor
@@ -44,19 +44,8 @@ def models(tmp_path_factory):
     return root
 
 
-def run(capsys, *words):
-    try:
-        main(list(map(str, words)))
-        code = 0
-    except SystemExit as stop:
-        code = stop.code or 0
-    out, err = capsys.readouterr()
-    assert "Traceback" not in err
-    return code, out, err
-
-
 def calibrate(capsys, model, out, *words):
-    return run(capsys, "calibrate", model, "--out", out, "--limit", 6, "--pixels", 300, *words)
+    return run_command(capsys, "calibrate", model, "--out", out, "--limit", 6, "--pixels", 300, *words)
 
 
 def rows_of(folder):
@@ -107,9 +96,9 @@ def test_intervals_of_depth_hold_what_they_promise_where_they_were_fitted(models
     assert rows["calibrated on", "constant interval"]["coverage_90"] == pytest.approx(0.9, abs=0.002)
     # evaluate scores the intervals of the checkpoint, over all pixels
     assert (
-        run(capsys, "evaluate", "--model", tmp_path / "out", "--limit", 6, "--steps", 3, "--resamples", 0, "--out", tmp_path / "e")[
-            0
-        ]
+        run_command(
+            capsys, "evaluate", "--model", tmp_path / "out", "--limit", 6, "--steps", 3, "--resamples", 0, "--out", tmp_path / "e"
+        )[0]
         == 0
     )
     row = next(csv.DictReader((tmp_path / "e" / "evaluation.csv").open()))
@@ -184,7 +173,7 @@ def test_a_folder_without_maps_and_a_single_image(models, tmp_path, capsys):
 def test_shifts_score_what_is_left(models, tmp_path, capsys):
     assert calibrate(capsys, models / "laplace", tmp_path / "cal", "--unit", "pixel", "--held-out", "0")[0] == 0
     words = ("experiment", "shifts", models / "laplace", "--limit", 3, "--pixels", 200, "--shift", "darkness", "--out")
-    code, _, err = run(capsys, *words, tmp_path / "out", "--calibrated", tmp_path / "cal")
+    code, _, err = run_command(capsys, *words, tmp_path / "out", "--calibrated", tmp_path / "cal")
     assert code == 0, err
     rows = list(csv.DictReader((tmp_path / "out" / "shifts.csv").open()))
     assert [row["variant"] for row in rows[:4]] == ["before", "temperature", "constant interval", "after"]
@@ -194,16 +183,16 @@ def test_shifts_score_what_is_left(models, tmp_path, capsys):
     }
     assert len({row["error"] for row in rows[:4]}) == 1 and rows[0]["error"] != rows[-1]["error"]
     assert (tmp_path / "out" / "darkness.png").is_file()
-    own = run(capsys, *words[:2], tmp_path / "cal", *words[3:], tmp_path / "own")
+    own = run_command(capsys, *words[:2], tmp_path / "cal", *words[3:], tmp_path / "own")
     assert own[0] == 0
     again = [row for row in csv.DictReader((tmp_path / "own" / "shifts.csv").open()) if row["variant"] == "after"]
     assert [row["nll"] for row in again] == [row["nll"] for row in rows if row["variant"] == "after"]
-    assert "is not calibrated; expected --calibrated DIR" in run(capsys, *words, tmp_path / "x")[2]
+    assert "is not calibrated; expected --calibrated DIR" in run_command(capsys, *words, tmp_path / "x")[2]
     assert (
         "holds another model"
-        in run(capsys, *words[:2], models / "depth", *words[3:], tmp_path / "y", "--calibrated", tmp_path / "cal")[2]
+        in run_command(capsys, *words[:2], models / "depth", *words[3:], tmp_path / "y", "--calibrated", tmp_path / "cal")[2]
     )
-    assert "is not calibrated" in run(capsys, *words, tmp_path / "z", "--calibrated", models / "laplace")[2]
+    assert "is not calibrated" in run_command(capsys, *words, tmp_path / "z", "--calibrated", models / "laplace")[2]
 
 
 def test_shifts_that_were_interrupted_go_on(models, tmp_path, capsys, monkeypatch):
@@ -211,7 +200,7 @@ def test_shifts_that_were_interrupted_go_on(models, tmp_path, capsys, monkeypatc
 
     assert calibrate(capsys, models / "laplace", tmp_path / "cal", "--unit", "pixel", "--held-out", "0")[0] == 0
     words = ("experiment", "shifts", tmp_path / "cal", "--limit", 3, "--pixels", 200, "--shift", "darkness", "--out")
-    assert run(capsys, *words, tmp_path / "whole")[0] == 0
+    assert run_command(capsys, *words, tmp_path / "whole")[0] == 0
     draw, calls = shifts.draw_images, []
 
     def break_at_the_third(*arguments):
@@ -222,10 +211,10 @@ def test_shifts_that_were_interrupted_go_on(models, tmp_path, capsys, monkeypatc
 
     monkeypatch.setattr(shifts, "draw_images", break_at_the_third)
     out = tmp_path / "out"
-    assert run(capsys, *words, out)[0] != 0
+    assert run_command(capsys, *words, out)[0] != 0
     assert not (out / "shifts.csv").exists()
     calls[:] = [None] * 3
-    assert run(capsys, *words, out)[0] == 0
+    assert run_command(capsys, *words, out)[0] == 0
     assert len(calls) - 3 == 3  # of five, two were done
 
     def scores(folder):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import run_command
 from PIL import Image
 from tiny_models import tiny_depth_model, tiny_segmenter
 
-from noise2map import cli
 from noise2map.models import Noise2MapImageProcessor
 from noise2map.runs import files
 
@@ -37,14 +37,7 @@ def images(tmp_path):
 
 
 def run(capsys, *words):
-    try:
-        cli.main(["predict", *map(str, words)])
-        code = 0
-    except SystemExit as stop:
-        code = stop.code or 0
-    out, err = capsys.readouterr()
-    assert "Traceback" not in err
-    return code, out, err
+    return run_command(capsys, "predict", *words)
 
 
 def error_line(err):

@@ -10,24 +10,17 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from command_line import run_command
 from PIL import Image
 from tiny_models import tiny_depth_model
 
-from noise2map import cli
 from noise2map.models import Noise2MapImageProcessor
 
 WORDS = ("--steps", "1", "--ensemble", "2", "--batch-size", "1", "--no-panels", "--device", "cpu")
 
 
 def run(capsys, *words):
-    try:
-        cli.main(["predict", *map(str, words)])
-        code = 0
-    except SystemExit as stop:
-        code = stop.code or 0
-    out, err = capsys.readouterr()
-    assert "Traceback" not in err
-    return code, out, err
+    return run_command(capsys, "predict", *words)
 
 
 @pytest.fixture

@@ -78,8 +78,8 @@ def cut_shards(found: FoundImages, images: Sequence[PlannedImage], batch_size: i
     """Shards with images to do.
 
     A shard is a run of ``SHARD_BATCHES * batch_size`` images in the order of the ids, less where a tar or a table ends. Where one
-    begins depends on all images that were found: a run that is gone on with forms the shards, and so the batches, of one that was
-    never stopped.
+    begins depends on all images that were found: a run that is gone on with has the shards of one that was never stopped, and the
+    batches of those of which nothing was done. What is left of a shard is batched anew, which moves the last digits.
 
     Args:
         found: All images.

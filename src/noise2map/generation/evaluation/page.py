@@ -197,8 +197,9 @@ def _tables(page: Page, study: GeneratorStudy, facts: Mapping[str, Any]) -> None
         "guidance": "With and without",
         "placebos": "Placebos",
         "pulls": "As far as real images agree",
+        "scales": "Guidance scale",
+        "priors": "Resolution of the prior",
     }
-    headings |= {"pulls": "As far as real images agree", "scales": "Guidance scale", "priors": "Resolution of the prior"}
     for table, scores in study.tables.items():
         rows = [short_row(row) for row in scores.rows()]
         geometry = geometry_columns(rows)
