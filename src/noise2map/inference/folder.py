@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from noise2map.inference.predictor import Predictor
 from noise2map.inference.resuming import plan_images
-from noise2map.inference.shards import Engine, Job, Outcome, Shard, ShardPredictor, cut_shards
+from noise2map.inference.shards import Engine, Job, ShardPredictor, cut_shards
 from noise2map.inference.sources import FoundImages, find_images
 from noise2map.models.decoding import PredictionOptions, check_count
 from noise2map.runs.files import settings_checksum, weights_checksum
@@ -108,34 +108,26 @@ def predict_folder(
     shards = cut_shards(found, plan.images, batch_size)
     predict = ShardPredictor(predictor, job)
     outcomes = engine(shards, job) if engine is not None else chain.from_iterable(map(predict, shards))
+    left = {shard.number: len(shard.images) for shard in shards}
+    lines: dict[int, list[dict[str, Any]]] = {number: [] for number in left}
     with tqdm(total=len(found.images), unit="image", disable=not progress, file=sys.stderr, dynamic_ncols=True) as bar:
         for image_id, message in plan.failed.items():
             report.fail(image_id, message)
         bar.update(len(found.images) - len(plan.images))
-        for _ in _write_outcomes(outcomes, shards, out, report, whole_shards=engine is not None):
+        for one in outcomes:
+            if one.line is None:
+                report.fail(one.id, one.failure)
+            else:
+                out.write_files(one.id, one.files)
+                lines[one.shard].append(one.line)
+            left[one.shard] -= 1
+            if engine is None or not left[one.shard]:  # elsewhere a shard is done as a whole, or again
+                done, lines[one.shard] = lines[one.shard], []
+                out.write_lines(done)
+                report.written += [line["id"] for line in done]
+                report.lines += done
             bar.update()
     return report
-
-
-def _write_outcomes(
-    outcomes: Iterable[Outcome], shards: Sequence[Shard], out: OutputFolder, report: FolderReport, *, whole_shards: bool
-) -> Iterator[Outcome]:
-    """Writes outcomes as they come and gives them on; with ``whole_shards`` a shard has its lines when its last image is there."""
-    left = {shard.number: len(shard.images) for shard in shards}
-    lines: dict[int, list[dict[str, Any]]] = {number: [] for number in left}
-    for one in outcomes:
-        if one.line is None:
-            report.fail(one.id, one.failure)
-        else:
-            out.write_files(one.id, one.files)
-            lines[one.shard].append(one.line)
-        left[one.shard] -= 1
-        if not whole_shards or not left[one.shard]:
-            done, lines[one.shard] = lines[one.shard], []
-            out.write_lines(done)
-            report.written += [line["id"] for line in done]
-            report.lines += done
-        yield one
 
 
 def run_settings(predictor: Predictor, options: PredictionOptions, model_name: str) -> dict[str, Any]:
