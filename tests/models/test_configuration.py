@@ -109,6 +109,8 @@ IMPOSSIBLE = [
     ({"time_difference": math.nan}, "time_difference is nan"),
     ({"min_inverse_snr": -1e-5}, "min_inverse_snr is -1e-05"),
     ({"auxiliary_loss_weight": -0.4}, r"auxiliary_loss_weight is -0\.4"),
+    ({"gradient_weight": -1}, "gradient_weight is -1; expected a number of at least 0"),
+    ({"gradient_weight": 1, "objective": "laplace_mixture"}, "gradient_weight is 1, a loss of the median, .* 'laplace_mixture'"),
     ({"palette": ["red", "#00ff00"]}, "palette is .*; expected colors such as '#8040ff'"),
     ({"num_labels": 3, "palette": ["#ff0000"]}, "palette has 1 colors; expected one for each of the 3 classes"),
 ]

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from tiny_models import depth_map, tiny_depth_model, tiny_segmenter
 
-from noise2map.models.depth import reduce_depth, sigloss
+from noise2map.models.depth import gradient_loss, reduce_depth, sigloss
 from noise2map.models.segmentation import segmentation_loss
 
 
@@ -114,3 +115,47 @@ def test_reduced_depth_by_brute_force(size):
                 expected = float(inside.mean()) if inside.numel() else 0.0
                 assert float(small[b, y, x]) == pytest.approx(expected, rel=1e-5)
     assert not bool(known.all())
+
+
+@pytest.mark.parametrize("size", [(6, 7), (3, 9)])
+def test_gradient_loss_by_brute_force(size):
+    generator = torch.Generator().manual_seed(0)
+    depth_m, labels_m = (torch.rand(2, *size, generator=generator) * 10 + 0.1 for _ in range(2))
+    labels_m[torch.rand(2, *size, generator=generator) < 0.3] = 0
+    expected = 0.0
+    for stride in (1, 2, 4):
+        for down, right in ((stride, 0), (0, stride)):
+            errors = []
+            for b in range(2):
+                for y in range(size[0] - down):
+                    for x in range(size[1] - right):
+                        true = float(labels_m[b, y, x]), float(labels_m[b, y + down, x + right])
+                        if all(true):
+                            predicted = float(depth_m[b, y, x]), float(depth_m[b, y + down, x + right])
+                            errors.append(abs(math.log(predicted[1] / predicted[0]) - math.log(true[1] / true[0])))
+            expected += sum(errors) / max(len(errors), 1) / 3
+    assert float(gradient_loss(depth_m[:, None], labels_m)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_gradient_loss_sees_slopes_and_not_scale_and_not_what_is_invalid():
+    labels_m = depth_map(1, 16, 16)
+    wrong = torch.where(labels_m > 0, labels_m, torch.tensor(7.0))
+    small = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(0)).add(1).requires_grad_()
+    assert float(gradient_loss(3 * wrong[:, None], labels_m)) == pytest.approx(0, abs=1e-6)
+    assert float(gradient_loss(wrong[:, None].flip(-1), labels_m)) > 0.1
+    gradient_loss(small, labels_m).backward()  # enlarged to the labels
+    assert bool((small.grad != 0).any()) and bool(small.grad.isfinite().all())
+    small.grad = None
+    nothing = gradient_loss(small, torch.zeros(1, 16, 16))
+    nothing.backward()
+    assert float(nothing.detach()) == 0 and not bool(small.grad.any())
+
+
+def test_gradient_weight_adds_to_the_loss_of_depth_alone():
+    labels = depth_map(2)
+    plain, steep = (tiny_depth_model(objective="laplace", depth_representation="log", gradient_weight=w) for w in (0, 2.5))
+    prediction = torch.rand(2, 2, 64, 64, generator=torch.Generator().manual_seed(0)) + 0.5
+    expected = plain.loss(prediction, labels) + 2.5 * gradient_loss(prediction[:, :1], labels)
+    assert torch.allclose(steep.loss(prediction, labels), expected)
+    with pytest.raises(ValueError, match=r"gradient_weight is 0\.5; expected 0 for segmentation"):
+        tiny_segmenter(gradient_weight=0.5)

@@ -133,6 +133,8 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
             likelihood of whole maps under a `"low_rank"` normal distribution of the logits (stochastic segmentation networks),
             which `sampling="field"` then draws from.
         low_rank_factors (`int`, defaults to 10): Rank of that distribution's covariance, beside its diagonal.
+        gradient_weight (`float`, defaults to 0): Depth: weight of the error of differences of log depth between pixels (MegaDepth,
+            MiDaS), added to the objective `"task"`, `"laplace"` or `"crps"`: surfaces become smooth and edges steep.
         upsampling (`str`, defaults to `"bilinear"`): How a map of cells becomes one of pixels. With `"convex"` the model itself
             gives four times as many along each side, every pixel a mean of nine cells with weights from the decoder (RAFT).
         self_aligned (`bool`, defaults to `False`): Train on the model's own predictions (fine-tuning of the last iterations).
@@ -204,6 +206,7 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
     calibration: dict | None = None
     objective: str = "task"
     low_rank_factors: int = 10
+    gradient_weight: float | int = 0.0
     upsampling: str = "bilinear"
     self_aligned: bool = False
     palette: list[str] | None = None
@@ -280,6 +283,7 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
             "noise_channels",
             "field_smoothness",
             "time_std",
+            "gradient_weight",
         ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected a number of at least 0")
@@ -292,6 +296,11 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
             raise ValueError(
                 f"objective {self.objective!r} and noise_channels {self.noise_channels} do not go together; "
                 "expected both or none of a scoring rule ('crps' for depth, 'energy' for classes) and noise channels"
+            )
+        if self.gradient_weight and self.objective in ("l2", "laplace_mixture"):
+            raise ValueError(
+                f"gradient_weight is {self.gradient_weight!r}, a loss of the median, through which objective {self.objective!r} is "
+                "not trained; expected 0, or the objective 'task', 'laplace' or 'crps'"
             )
         if self.objective == "low_rank" and self.diffusion:
             raise ValueError("objective 'low_rank' draws maps in one pass; expected diffusion False")
@@ -311,11 +320,13 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
             )
 
     def check_objective(self, task: str, known: tuple[str, ...]) -> None:
-        """Refuses an objective that is another task's.
+        """Refuses an objective, or a part of one, that is another task's.
 
         Raises:
             ValueError: naming the objective and those that the task knows.
         """
+        if self.gradient_weight and "laplace" not in known:
+            raise ValueError(f"gradient_weight is {self.gradient_weight!r}; expected 0 for {task}, it compares depths")
         if self.objective not in known:
             raise ValueError(f"objective is {self.objective!r}; expected one of {', '.join(map(repr, known))} for {task}")
 

@@ -80,6 +80,34 @@ def laplace_loss(prediction: Tensor, labels_m: Tensor) -> Tensor:
     return (nats * valid).sum() / valid.sum().clamp(min=1)
 
 
+# How far apart two pixels are whose difference is compared: all starting points, so that each place within a cell counts.
+_STRIDES = (1, 2, 4)
+
+
+def gradient_loss(depth_m: Tensor, labels_m: Tensor) -> Tensor:
+    """Mean absolute error of differences of log depth between pixels 1, 2 and 4 apart, over rows and columns.
+
+    Multi-scale gradient matching (Li & Snavely 2018, "MegaDepth", eq. 5; Ranftl et al. 2020, "MiDaS", eq. 11), at full resolution
+    in place of subsampled maps: a likelihood of single pixels does not see whether the slope of a wall jumps between them.
+
+    Args:
+        depth_m: predicted metres ``(B, 1, h, w)``, positive, resized bilinearly to the labels.
+        labels_m: metres ``(B, H, W)``, 0 where invalid; only pairs with two valid ends count.
+
+    Returns:
+        Scalar, the mean over distances of the sum over directions; zero (with a graph) if no pair is valid.
+    """
+    depth_m = resize_map(depth_m.float(), (labels_m.shape[-2], labels_m.shape[-1])).squeeze(1)
+    valid = labels_m > 0
+    ratio = torch.where(valid, depth_m.log() - torch.where(valid, labels_m, 1).log(), 0)
+    total = depth_m.new_zeros(())
+    for down, right in ((stride * (1 - along), stride * along) for stride in _STRIDES for along in (0, 1)):
+        both = valid[:, down:, right:] & valid[:, : -down or None, : -right or None]
+        error = (ratio[:, down:, right:] - ratio[:, : -down or None, : -right or None]).abs() * both
+        total = total + error.sum() / both.sum().clamp(min=1)
+    return total / len(_STRIDES)
+
+
 # Components of the distribution that the head predicts.
 _COMPONENTS = {"laplace": 1, "laplace_mixture": 2, "crps": 1}
 # Bounds of the log scale. The least, 0.1 %, is what millimetres of a label can tell; the greatest is beyond that of depths spread
@@ -307,7 +335,9 @@ class Noise2MapForDepthEstimation(MapModel):
 
     def loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
         """See `MapModel.loss`."""
-        return laplace_loss(prediction, labels) if self.config.objective in _COMPONENTS else sigloss(prediction, labels)
+        loss = laplace_loss(prediction, labels) if self.config.objective in _COMPONENTS else sigloss(prediction, labels)
+        weight = self.config.gradient_weight
+        return loss + weight * gradient_loss(prediction[:, :1], labels) if weight else loss
 
     def prediction_encoder(self) -> Callable[[Tensor], Tensor]:
         """See `MapModel.prediction_encoder`; of a distribution the median is fed back."""
