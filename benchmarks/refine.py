@@ -2,16 +2,20 @@
 
     noise2map data freedoom --split test --frames 120 --size 160x120 --seed 0 --out rooms
     python benchmarks/refine.py --data rooms --out results/refine.csv
+    python benchmarks/refine.py --data rooms --out results/refine.csv --shares --thresholds 0.5 0.3 0.1
 
 Frames of each map, 3 steps: all tokens, the share of them that the first step is least sure of, and as a control the same share
 drawn at random; as the other control 2 steps and 1 step of all tokens. Completion sees frames with a part covered and takes the
-mean of several samples. Differences to the run of all tokens are paired, with percentile-bootstrap intervals over maps.
+mean of several samples. With thresholds, the tokens of at least such an uncertainty: their mean share is counted, and the controls
+and the rows of whole runs are left out. Differences to the run of all tokens are paired, with percentile-bootstrap intervals over
+maps.
 """
 
 import argparse
 import shlex
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +49,29 @@ def frames(data: str, task: str, covered: bool, of_each: int) -> Any:
     return Redrawn(some, Hide("rectangle"), 0) if covered else some
 
 
-def run(name: str, data: str, of_each: int, resamples: int) -> list[dict[str, Any]]:
+class CountingShares:
+    """`MapModel.cell_uncertainty` that remembers the share of the cells of at least each threshold, and of how many maps."""
+
+    def __init__(self, model: Any, thresholds: Sequence[float]) -> None:
+        self._of = model.cell_uncertainty
+        self._seen = {threshold: list[torch.Tensor]() for threshold in thresholds}
+        model.cell_uncertainty = self
+
+    def __call__(self, prediction: torch.Tensor) -> torch.Tensor:
+        """Uncertainty ``(N, h, w)`` of a first step: the same, whatever threshold comes after."""
+        uncertainty = self._of(prediction)
+        for threshold, seen in self._seen.items():
+            seen.append((uncertainty >= threshold).float().flatten(1).mean(1))
+        return uncertainty
+
+    def of(self, threshold: float) -> float:
+        """Mean share over the maps."""
+        return float(torch.cat(self._seen[threshold]).mean())
+
+
+def run(
+    name: str, data: str, of_each: int, resamples: int, shares: Sequence[float], thresholds: Sequence[float]
+) -> list[dict[str, Any]]:
     """One row for each way of decoding."""
     model, processor = load_model(name, "cpu")
     task, covered = task_of(model), "completion" in name
@@ -53,20 +79,27 @@ def run(name: str, data: str, of_each: int, resamples: int) -> list[dict[str, An
     maps = [dataset[index]["location"] for index in range(len(dataset))]
     chosen: dict[str, Any] = {"average": "last", "sampler": "ddim", "sampling": "diffusion"}
     chosen["ensemble_size"] = SAMPLES if covered else 1
-    sparse = [DecodingOptions(num_inference_steps=3, refine="uncertain", refine_share=one, **chosen) for one in SHARES]
-    whole = [DecodingOptions(num_inference_steps=count, refine="all", **chosen) for count in (3, 2, 1)]
-    results = {"": evaluate_model(model, processor, dataset, [*whole, *sparse]).results}
-    generator = torch.Generator().manual_seed(0)
-    model.cell_uncertainty = lambda prediction: torch.rand(prediction[:, 0].shape, generator=generator)
-    results["random"] = evaluate_model(model, processor, dataset, sparse).results
+    sparse = [DecodingOptions(num_inference_steps=3, refine="uncertain", refine_share=one, **chosen) for one in shares]
+    above = [DecodingOptions(num_inference_steps=3, refine="uncertain", refine_threshold=one, **chosen) for one in thresholds]
+    whole = [DecodingOptions(num_inference_steps=count, refine="all", **chosen) for count in ((3, 2, 1) if shares else (3,))]
+    counted = CountingShares(model, thresholds)
+    results = {"": evaluate_model(model, processor, dataset, [*whole, *sparse, *above]).results}
+    if sparse:
+        generator = torch.Generator().manual_seed(0)
+        model.cell_uncertainty = lambda prediction: torch.rand(prediction[:, 0].shape, generator=generator)
+        results["random"] = evaluate_model(model, processor, dataset, sparse).results
     first, rows = results[""][0].scorer, []
     for kind, found in results.items():
         for result in found:
             options, scores = result.protocol, result.scorer.scores()
-            tokens = "all" if options.refine == "all" else kind or "uncertain"
+            if options.refine == "all" and not shares:
+                continue  # what the others are compared with; the run with shares has its row
+            threshold = options.refine_threshold
+            tokens = "all" if options.refine == "all" else kind or ("uncertain" if threshold is None else "above")
             row = {"model": name, "hide": "rectangle" if covered else "", "frames": len(dataset), "maps": len(set(maps))}
             row |= {"samples": options.ensemble_size, "steps": options.num_inference_steps, "tokens": tokens}
-            row["share"] = options.refined_share
+            row["share"] = options.refined_share if threshold is None else round(counted.of(threshold), 3)
+            row["threshold"] = "" if threshold is None else threshold
             row |= {score: f"{scores[score]:.6f}" for score in WANTED if score in scores}
             pair = result.scorer.image_rows(), first.image_rows()
             intervals = paired_bootstrap_intervals(*pair, first.statistic(), resamples, clusters=maps)
@@ -83,11 +116,13 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--of-each", type=int, default=20, help="frames of each map")
     parser.add_argument("--resamples", type=int, default=1000)
+    parser.add_argument("--shares", nargs="*", type=float, default=SHARES)
+    parser.add_argument("--thresholds", nargs="*", type=float, default=(), help="uncertainties, see MapModel.cell_uncertainty")
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     for name in arguments.models:
-        rows = run(name, arguments.data, arguments.of_each, arguments.resamples)
+        rows = run(name, arguments.data, arguments.of_each, arguments.resamples, arguments.shares, arguments.thresholds)
         print(text_table(rows), flush=True)
         if arguments.out:
             facts = provenance(torch.device("cpu"), torch.float32, 0) | {"command": shlex.join(["python", *sys.argv])}

@@ -41,3 +41,5 @@ def test_a_share_is_refined_where_there_are_later_steps():
     found = [(one.num_inference_steps, one.refine, one.refine_share) for one in grid]
     assert found == [(1, "all", None), (3, "all", None), (3, "uncertain", 0.5), (3, "uncertain", 0.3)]
     assert len({one.name for one in grid}) == 4
+    grid = protocol_grid([1, 3], [1], ["last"], refinements=["uncertain"], thresholds=[0.2, 0.1])
+    assert [(one.num_inference_steps, one.refine_threshold) for one in grid] == [(1, None), (3, 0.2), (3, 0.1)]

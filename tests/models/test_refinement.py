@@ -56,6 +56,21 @@ def test_whole_share_is_the_dense_run(make, monkeypatch):
         assert share < 1 or torch.equal(out.prediction, dense.prediction)
 
 
+@pytest.mark.parametrize("make", [tiny_segmenter, tiny_depth_model])
+def test_threshold_from_none_of_the_tokens_to_all(make):
+    model = make()
+    features = encoded(model, 2)
+    dense = decode(model, features, "ab", num_inference_steps=3, output_steps=True)
+    once = dense.steps[0].prediction
+    lowest, largest = (float(one) for one in model.cell_uncertainty(once).aminmax())
+
+    def from_(threshold):
+        return decode(model, features, "ab", num_inference_steps=3, refine="uncertain", refine_threshold=threshold).prediction
+
+    assert torch.equal(from_(0), dense.prediction) and torch.equal(from_(largest * 1.001), once)
+    torch.testing.assert_close(from_(lowest / 2), dense.prediction, rtol=1e-4, atol=1e-5)  # the sparse way, every token chosen
+
+
 def test_certain_cells_keep_what_the_first_step_said():
     model = tiny_segmenter()
     out = decode(model, encoded(model), "a", num_inference_steps=3, output_steps=True, **REFINED)
@@ -64,6 +79,18 @@ def test_certain_cells_keep_what_the_first_step_said():
     for prediction in later:
         assert torch.equal(prediction[~chosen], first[~chosen])
         assert (prediction[chosen] != first[chosen]).all()
+
+
+def test_images_with_different_numbers_of_open_tokens_do_not_depend_on_their_batch():
+    model = tiny_segmenter()
+    features = encoded(model, 3)
+    uncertainty = model.cell_uncertainty(decode(model, features, "abc", num_inference_steps=1).prediction)
+    choices = {"num_inference_steps": 3, "refine": "uncertain", "refine_threshold": float(uncertainty.flatten().quantile(0.7))}
+    assert len(set((uncertainty >= choices["refine_threshold"]).flatten(1).sum(1).tolist())) == 3
+    together = decode(model, features, "abc", **choices)
+    for row, one in enumerate("abc"):
+        alone = decode(model, features[row : row + 1], one, **choices)
+        torch.testing.assert_close(together.prediction[row : row + 1], alone.prediction, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +136,12 @@ def test_configuration_is_the_default_and_bad_values_are_named():
         model.decode_map(features, refine="some")
     with pytest.raises(ValueError, match=r"refine_share is 0\.5; refine='all' leaves none out"):
         tiny_segmenter().decode_map(features, refine_share=0.5)
+    with pytest.raises(ValueError, match=r"refine_threshold is nan; expected an uncertainty of at least 0"):
+        tiny_segmenter(refine_threshold=float("nan"))
+    with pytest.raises(ValueError, match=r"refine_share is 0\.5 and refine_threshold 0\.1; expected one of them"):
+        model.decode_map(features, refine_share=0.5, refine_threshold=0.1)
+    by_threshold = tiny_segmenter(refine="uncertain", refine_threshold=0.0)
+    assert torch.equal(decode(by_threshold, features, "a", num_inference_steps=2).logits, whole.logits)
     model.decoder = torch.nn.Identity()
     with pytest.raises(ValueError, match="Identity computes whole maps alone"):
         SparseRefinement(model, 0.5)

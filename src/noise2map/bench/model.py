@@ -26,9 +26,9 @@ from noise2map.inference.loading import load_model
 from noise2map.models import MapModel, Noise2MapConfig, Noise2MapForDepthEstimation, Noise2MapForSemanticSegmentation
 from noise2map.models.decoding import MAX_STEPS
 from noise2map.models.denoising import Denoiser
+from noise2map.models.denoising.run import tokens_in_memory
 from noise2map.models.kernels.onednn_linear import available, onednn_linear
 from noise2map.models.map_decoder import DeformableAttention, MapDecoder
-from noise2map.models.map_model import tokens_in_memory
 from noise2map.runs.provenance import provenance
 
 logger = logging.getLogger(__name__)

@@ -75,6 +75,10 @@ RefineShare = Annotated[
     list[str] | None,
     options.shares("Shares of the tokens that --refine uncertain computes. [default: the model's]", whole=True),
 ]
+RefineThreshold = Annotated[
+    list[str] | None,
+    options.scales("In place of shares: uncertainties from which on --refine uncertain computes a token."),
+]
 SampleScores = Annotated[
     bool,
     typer.Option(
@@ -120,6 +124,7 @@ def evaluate(
     field_smoothness: FieldSmoothness = None,
     refine: Refine = None,
     refine_share: RefineShare = None,
+    refine_threshold: RefineThreshold = None,
     sample_scores: SampleScores = False,
     limit: options.Limit = 0,
     batch_size: options.BatchSize = 8,
@@ -144,8 +149,7 @@ def evaluate(
     runs = bool(steps or ensemble or average or sampling or refine or window or fit_temperature)
     _check_source(model, predictions, runs, bool(member), bool(hide))
     _check_needs(bool(field_smoothness), sampling, save_per_image, out)
-    if refine_share and "uncertain" not in (refine or ()):
-        raise ValueError("--refine-share needs --refine uncertain")
+    options.check_refinement(refine, refine_share, refine_threshold)
     # Imported after the options have been checked: a mistake is reported at once, not after seconds of imports.
     from noise2map.evaluation.protocols import protocol_grid
     from noise2map.evaluation.run import EvaluationOptions
@@ -166,6 +170,7 @@ def evaluate(
             smoothness=field_smoothness or [None],
             refinements=refine or [None],
             shares=refine_share or [None],
+            thresholds=refine_threshold or [None],
         ),
         steps_chosen=steps is not None or ensemble is not None or sampling is not None or refine is not None,
         hide=hide,

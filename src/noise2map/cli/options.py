@@ -249,6 +249,37 @@ def check_positive_share(word: Any) -> float:
     return value
 
 
+def check_uncertainty(word: Any) -> float:
+    """A number of at least 0.
+
+    Raises:
+        typer.BadParameter: If it is not.
+    """
+    value = _number(word)
+    if not 0 <= value < math.inf:
+        raise typer.BadParameter(f"expected an uncertainty of at least 0, such as 0.2, got {str(word)!r}")
+    return value
+
+
+def check_refinement(refine: Any, share: Any, threshold: Any) -> None:
+    """Refuses `--refine-share` and `--refine-threshold` of nothing, and both.
+
+    Args:
+        refine: What was said of `--refine`: a word, several, or None.
+        share: Of `--refine-share`, None or empty if nothing was said.
+        threshold: Of `--refine-threshold`, likewise.
+
+    Raises:
+        ValueError: If they do not go together.
+    """
+    kinds = (refine,) if isinstance(refine, str) else tuple(refine or ())
+    given = [name for name, value in (("share", share), ("threshold", threshold)) if value not in (None, [])]
+    if given and "uncertain" not in kinds:
+        raise ValueError(f"--refine-{given[0]} needs --refine uncertain")
+    if len(given) > 1:
+        raise ValueError("--refine-share and --refine-threshold both say which tokens are computed; expected one of them")
+
+
 def words(help: str, choices: Sequence[str]) -> Any:
     """A typer option of words out of some; annotate it ``list[str] | None``.
 
@@ -320,6 +351,13 @@ Refine = Annotated[
 
 RefineShare = Annotated[
     Any, typer.Option(parser=check_positive_share, metavar="S", help="Share of the tokens that --refine uncertain computes.")
+]
+
+RefineThreshold = Annotated[
+    Any,
+    typer.Option(
+        parser=check_uncertainty, metavar="U", help="In place of a share: the uncertainty from which on it computes a token."
+    ),
 ]
 
 ImageSampler = Annotated[

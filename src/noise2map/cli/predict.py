@@ -38,6 +38,7 @@ def predict(
     sampling: options.MapSampling = None,
     refine: options.Refine = None,
     refine_share: options.RefineShare = None,
+    refine_threshold: options.RefineThreshold = None,
     seed: Annotated[int, typer.Option(help="With the path of an image in the folder, it fixes the image's noise.")] = 0,
     device: options.Device = "auto",
     dtype: options.DType = "float32",
@@ -71,11 +72,12 @@ def predict(
 
     chosen = {"num_inference_steps": steps, "ensemble_size": ensemble, "average": average, "sampler": sampler}
     chosen |= {"sampling": sampling, "seed": seed}
-    if refine_share is not None and refine != "uncertain":
-        raise ValueError("--refine-share needs --refine uncertain")
+    options.check_refinement(refine, refine_share, refine_threshold)
     _check_engine(engine, workers, address, memory, device)
     if refine is not None:  # left out otherwise: folders of earlier runs are gone on with
         chosen |= {"refine": refine, "refine_share": refine_share}
+    if refine_threshold is not None:
+        chosen["refine_threshold"] = refine_threshold
     videos = _videos(sources, warm_start, interval)
     if videos and engine == "ray":
         raise typer.BadParameter("it is for images, got videos", param_hint="--engine")

@@ -17,11 +17,12 @@ def protocol_grid(
     smoothness: Sequence[float | None] = (None,),
     refinements: Sequence[str | None] = (None,),
     shares: Sequence[float | None] = (None,),
+    thresholds: Sequence[float | None] = (None,),
 ) -> "list[DecodingOptions]":
     """Every combination, without the ones that differ in name only: the mean over one step is the last step.
 
     What takes one step (`"field"`, `"one_pass"`) takes it whatever `steps` say, and a single pass has a single sample; one step
-    has no later ones, of which `refinements` and `shares` tell.
+    has no later ones, of which `refinements` and `shares` or `thresholds` tell.
 
     Raises:
         ValueError: If an option has no value or an unknown one.
@@ -36,6 +37,7 @@ def protocol_grid(
         ("smoothness", smoothness),
         ("refine", refinements),
         ("refine_share", shares),
+        ("refine_threshold", thresholds),
     ):
         if not values:
             raise ValueError(f"{name} needs at least one value")
@@ -49,6 +51,7 @@ def protocol_grid(
             field_smoothness=width,
             refine=("all" if refine else None) if count == 1 or sampling in ("field", "one_pass") else refine,
             refine_share=None if count == 1 or sampling in ("field", "one_pass") else share,
+            refine_threshold=None if count == 1 or sampling in ("field", "one_pass") else threshold,
             seed=seed,
         )
         for sampling in samplings
@@ -58,5 +61,6 @@ def protocol_grid(
         for average in averages
         for refine in refinements
         for share in (shares if refine == "uncertain" else (None,))
+        for threshold in (thresholds if refine == "uncertain" else (None,))
     ]
     return list(dict.fromkeys(grid))

@@ -110,6 +110,7 @@ def result_rows(evaluation: Evaluation, facts: Mapping[str, Any], resamples: int
             "sampling": protocol.sampling or "",
             "field_smoothness": "" if protocol.field_smoothness is None else protocol.field_smoothness,
             "refine_share": "" if protocol.refine_share is None else protocol.refine_share,
+            "refine_threshold": "" if protocol.refine_threshold is None else protocol.refine_threshold,
             "mean_steps": result.mean_steps,
         }
         for suffix, scorer in _scorers(result):

@@ -36,6 +36,8 @@ def _dials(row: Row, names: Mapping[str, str]) -> Row:
         sampling["smoothness"] = row["field_smoothness"]
     if row.get("refine_share", "") != "":
         sampling["refined"] = row["refine_share"]
+    if row.get("refine_threshold", "") != "":
+        sampling["refined from"] = row["refine_threshold"]
     return model | {name: row[name] for name in ("steps", "ensemble", "average")} | sampling
 
 

@@ -67,9 +67,9 @@ def batches(
     waiting: dict[tuple[int, int], ImageBatch[Key]] = {}
     chosen = options.resolved(model.config)
     samples = chosen.ensemble_size or 1
-    if chosen.refined_share < 1 and tiling is not None:
+    if chosen.is_sparse and tiling is not None:
         raise ValueError("refine='uncertain' keeps the values of a whole map; with a tile or a bound on memory expected 'all'")
-    kept_layers = model.config.decoder_layers + 2 if chosen.refined_share < 1 else 0
+    kept_layers = model.config.decoder_layers + 2 if chosen.is_sparse else 0
     for key, image in images:
         size = processor.processed_size(*image.size, options.size)
         pixels = max(image.width * image.height, size[0] * size[1])

@@ -133,8 +133,9 @@ def predict_folder(
 def run_settings(predictor: Predictor, options: PredictionOptions, model_name: str) -> dict[str, Any]:
     """Settings that decide a map, apart from the image: runs that agree on them agree on their maps."""
     chosen = asdict(options)
-    if options.interval is None:
-        del chosen["interval"]  # folders of before there were any
+    for name in ("interval", "refine_threshold"):
+        if chosen[name] is None:
+            del chosen[name]  # folders of before there were any
     if predictor.tiling is not None:
         chosen |= {"memory": predictor.tiling.memory, "tile": predictor.tiling.tile}
     return {

@@ -102,6 +102,7 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
             `"field"`, see `DecodingOptions`.
         refine (`str`, defaults to `"all"`): Tokens that steps after the first compute: all, or the `"uncertain"` ones alone.
         refine_share (`float`, defaults to 0.3): Share of them that `refine="uncertain"` computes.
+        refine_threshold (`float`, *optional*): Uncertainty from which on it computes them, in place of the share.
         feedback (`str`, defaults to `"argmax"`): What is fed back between the steps: the code of the most likely class
             (published), or the `"mean"` of the codes, which is the posterior mean that the sampler's mathematics asks for.
         time_grid (`str`, defaults to `"uniform"`): Times of the steps; `"karras"` is even in the noise-to-signal ratio's 7th root.
@@ -188,6 +189,7 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
     sampling: str = "diffusion"
     refine: str = "all"
     refine_share: float | int = 0.3
+    refine_threshold: float | int | None = None
     feedback: str = "argmax"
     time_grid: str = "uniform"
     churn: float | int = 0.0
@@ -290,6 +292,8 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
         Calibration.read(self.calibration)
         if not 0 < self.refine_share <= 1:
             raise ValueError(f"refine_share is {self.refine_share!r}; expected a share above 0, at most 1")
+        if self.refine_threshold is not None and not self.refine_threshold >= 0:
+            raise ValueError(f"refine_threshold is {self.refine_threshold!r}; expected an uncertainty of at least 0")
         if not 0 <= self.churn <= 1:
             raise ValueError(f"churn is {self.churn!r}; expected a share from 0 to 1")
         if (self.objective in ("crps", "energy")) != (self.noise_channels > 0):

@@ -16,6 +16,8 @@ SAMPLERS = ("ddim", "ddpm", "dpmpp_2m")
 
 REFINEMENTS = ("all", "uncertain")
 
+_REFINEMENT = ("refine", "refine_share", "refine_threshold")
+
 SAMPLINGS = ("diffusion", "one_pass", "field")
 
 # Far more than does any good: scores level off after ten steps. A slip of the hand is refused instead of running for days.
@@ -44,6 +46,9 @@ class DecodingOptions:
         refine: ``"all"`` tokens at every step, or from the second step on the ``"uncertain"`` ones alone: the others keep what the
             first step said, see `SparseRefinement`. A run of one step has none.
         refine_share: Share of the tokens that are refined, above 0, at most 1; 1 is a run of ``"all"``.
+        refine_threshold: In place of a share: the uncertainty from which on a token is refined, so that easy images cost less than
+            hard ones. At least 0, which is a run of ``"all"``; in the units of `MapModel.cell_uncertainty`: one minus the
+            probability of the likeliest class, the scale of log depth, the spread of directions in radians.
         seed: With the id of an image, it fixes that image's noise.
 
     Raises:
@@ -58,6 +63,7 @@ class DecodingOptions:
     field_smoothness: float | None = None
     refine: str | None = None
     refine_share: float | None = None
+    refine_threshold: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -74,6 +80,12 @@ class DecodingOptions:
             raise ValueError(f"field_smoothness is {self.field_smoothness!r}; expected a number of cells, at least 0")
         if self.refine_share is not None and not 0 < self.refine_share <= 1:
             raise ValueError(f"refine_share is {self.refine_share!r}; expected a share above 0, at most 1")
+        if self.refine_threshold is not None and not self.refine_threshold >= 0:
+            raise ValueError(f"refine_threshold is {self.refine_threshold!r}; expected an uncertainty of at least 0")
+        if self.refine_share is not None and self.refine_threshold is not None:
+            raise ValueError(
+                f"refine_share is {self.refine_share!r} and refine_threshold {self.refine_threshold!r}; expected one of them"
+            )
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise ValueError(f"seed is {self.seed!r}; expected an integer")
 
@@ -99,14 +111,13 @@ class DecodingOptions:
             sampling = "field" if sampling == "field" else "diffusion"  # a run of its only step
         if self.field_smoothness is not None and sampling != "field":
             raise ValueError(f"field_smoothness is {self.field_smoothness!r}; sampling={sampling!r} draws no field")
-        refine = self.refine or config.refine
-        if self.refine_share is not None and refine != "uncertain":
-            raise ValueError(f"refine_share is {self.refine_share!r}; refine={refine!r} leaves none out, expected 'uncertain'")
+        refine, share, threshold = self._refinement(config)
         smoothness = self.field_smoothness
         if sampling == "field" and smoothness is None:
             smoothness = config.field_smoothness
-        share = (self.refine_share or config.refine_share) if refine == "uncertain" else None
-        chosen = replace(self, sampling=sampling, field_smoothness=smoothness, refine=refine, refine_share=share)
+        chosen = replace(
+            self, sampling=sampling, field_smoothness=smoothness, refine=refine, refine_share=share, refine_threshold=threshold
+        )
         if sampling != "diffusion" or not config.diffusion:
             if several_steps and config.diffusion:
                 raise ValueError(f"num_inference_steps is {self.num_inference_steps!r}; sampling={sampling!r} takes 1 step")
@@ -118,6 +129,28 @@ class DecodingOptions:
             return replace(chosen, average=self.average or "last", sampler=self.sampler or "ddim")
         names = ("num_inference_steps", "ensemble_size", "average", "sampler")
         return replace(chosen, **{name: getattr(config, name) for name in names if getattr(chosen, name) is None})
+
+    def _refinement(self, config: Any) -> tuple[str, float | None, float | None]:
+        """Kind, share and threshold of the refinement, of which at most one is chosen; what was asked for comes first.
+
+        Raises:
+            ValueError: If a share or threshold is given where all tokens are computed.
+        """
+        refine = self.refine or config.refine
+        if refine == "uncertain":
+            if self.refine_share is not None or self.refine_threshold is not None:
+                return refine, self.refine_share, self.refine_threshold
+            threshold = config.refine_threshold
+            return refine, config.refine_share if threshold is None else None, threshold
+        for name in ("refine_share", "refine_threshold"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; refine={refine!r} leaves none out, expected 'uncertain'")
+        return refine, None, None
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether steps after the first may leave tokens out; of options with every value chosen."""
+        return self.refine == "uncertain" and (self.refined_share < 1 or bool(self.refine_threshold))
 
     @property
     def refined_share(self) -> float:
@@ -134,13 +167,19 @@ class DecodingOptions:
         if self.field_smoothness is not None:
             kind += f" {self.field_smoothness:g}"
         if self.refine == "uncertain":
-            kind += f", uncertain {'default' if self.refine_share is None else format(self.refine_share, 'g')}"
+            kind += f", uncertain {self._refined_name}"
         return f"{steps}{samples}, {self.average or 'default average'}, {self.sampler or 'default sampler'}{kind}"
+
+    @property
+    def _refined_name(self) -> str:
+        if self.refine_threshold is not None:
+            return f"from {self.refine_threshold:g}"
+        return "default" if self.refine_share is None else format(self.refine_share, "g")
 
     @property
     def dials(self) -> dict[str, Any]:
         """What a model's call is told, by keyword: all but the field's smoothness, which only `decode_map` takes, and the seed."""
-        names = ("num_inference_steps", "ensemble_size", "average", "sampler", "sampling", "refine", "refine_share")
+        names = ("num_inference_steps", "ensemble_size", "average", "sampler", "sampling", *_REFINEMENT)
         return {name: getattr(self, name) for name in names}
 
     def decode(self, model: Any, features: Tensor, ids: Sequence[str], **keywords: Any) -> Any:
@@ -155,7 +194,7 @@ class DecodingOptions:
         Returns:
             What `MapModel.decode_map` returns.
         """
-        for name in ("refine", "refine_share"):
+        for name in _REFINEMENT:
             if getattr(self, name) is not None:
                 keywords[name] = getattr(self, name)
         if "noise" not in keywords:

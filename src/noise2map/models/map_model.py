@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from noise2map.codecs import MapCodec
-from noise2map.diffusion.ensemble import Generators, check_noise, draw_noise, fold, generator_list, unfold
+from noise2map.diffusion.ensemble import Generators, fold, generator_list, unfold
 from noise2map.diffusion.sampling import Step
 from noise2map.diffusion.schedule import make_schedule
 from noise2map.hub.sharing import SharedOnHub
@@ -18,7 +18,7 @@ from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.decoding import DecodingOptions
 from noise2map.models.denoising.denoiser import Denoiser, decoder_input, read_tokens
 from noise2map.models.denoising.hooks import FormulationHooks
-from noise2map.models.denoising.run import WarmStart, can_be_read, denoising_steps, tokens_in_memory
+from noise2map.models.denoising.run import WarmStart, can_be_read, denoising_steps, start_noise
 from noise2map.models.denoising.training import training_loss
 from noise2map.models.distributions.calibration import Calibration
 from noise2map.models.encoder import ImageEncoder
@@ -183,6 +183,7 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
         warm_start: WarmStart | None = None,
         refine: str | None = None,
         refine_share: float | None = None,
+        refine_threshold: float | None = None,
         latent_noise: Callable[[int], Tensor] | None = None,
     ) -> Any:
         """Denoises a map, given the features of an image.
@@ -206,6 +207,7 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
             warm_start: a known map from which the run begins instead of from noise alone.
             refine: ``"all"`` or ``"uncertain"``, see `DecodingOptions`.
             refine_share: of ``refine="uncertain"``.
+            refine_threshold: likewise, in its place.
             latent_noise: noise channels of a call, ``index -> (B*R, n, h, w)``, for a model that has some; drawn if not given.
 
         Returns:
@@ -217,13 +219,14 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
         options = DecodingOptions(
             num_inference_steps=num_inference_steps, ensemble_size=ensemble_size, average=average, sampler=sampler,
             sampling=sampling, field_smoothness=field_smoothness, refine=refine, refine_share=refine_share,
+            refine_threshold=refine_threshold,
         ).resolved(self.config)  # fmt: skip
         drawn = options.ensemble_size if options.sampling == "field" else None
         if drawn is not None:
             options = replace(options, ensemble_size=1, average="last")  # the marginals as they are
         batch_size = len(features)
         generators = generator_list(generator, batch_size)
-        x_T = self._start(features, options.ensemble_size, noise, generators)
+        x_T = start_noise(self, features, options.ensemble_size, noise, generators)
         aggregator = self.make_aggregator(batch_size, options.ensemble_size, options.average)
         active, steps = torch.ones(batch_size, dtype=torch.bool), list[Step]()
         for step in denoising_steps(self, features, x_T, options, generators, active, step_noise, latent_noise, warm_start):
@@ -250,18 +253,6 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
             "calibration": calibration,
         }
         return self.make_output(prediction, log_probabilities=options.average == "steps", **fields)
-
-    def _start(self, features: Tensor, samples: int, noise: Tensor | None, generators: list[Any]) -> Tensor:
-        """Start noise of a run, ``(B, R, C, h, w)``; zeros for a model without diffusion."""
-        if features.ndim != 4 or features.shape[1] != self.decoder.feature_channels:
-            expected = f"(B, {self.decoder.feature_channels}, h, w), from encode_image"
-            raise ValueError(f"features have shape {tuple(features.shape)}; expected {expected}")
-        shape = (len(features), samples, self.codec.channels, features.shape[2], features.shape[3])
-        if not self.config.diffusion:
-            noise = features.new_zeros(shape, dtype=torch.float32)
-        elif noise is None:
-            noise = draw_noise(shape[1:], generators, features.device)
-        return tokens_in_memory(check_noise(noise, shape).to(features.device, torch.promote_types(features.dtype, torch.float32)))
 
     def denoiser(
         self, features: Tensor, pairs: Sequence[tuple[float, float]], ensemble_size: int = 1, active: Tensor | None = None
@@ -325,6 +316,7 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
         features: Tensor | None = None,
         refine: str | None = None,
         refine_share: float | None = None,
+        refine_threshold: float | None = None,
         **kwargs: Any,
     ) -> Any:
         """Training loss if labels are given, else a sampled map at the resolution of ``pixel_values``.
@@ -344,8 +336,9 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
             sampling: ``"diffusion"``, ``"one_pass"`` or ``"field"``, see `DecodingOptions`.
             output_samples: also return the R single maps, ``samples`` ``(B, R, K, H, W)``.
             features: what `encode_image` gave for the images, where it is known; they are not encoded again.
-            refine: ``"all"`` or ``"uncertain"``, see `DecodingOptions`; likewise the next.
+            refine: ``"all"`` or ``"uncertain"``, see `DecodingOptions`; likewise the next two.
             refine_share: of ``refine="uncertain"``.
+            refine_threshold: in its place.
             **kwargs: keywords that transformers passes to every model; without effect here.
 
         Returns:
@@ -366,6 +359,7 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
         out = self.decode_map(
             features, num_inference_steps, ensemble_size, average, sampler, noise, generator, output_steps,
             sampling=sampling, output_samples=output_samples, refine=refine, refine_share=refine_share,
+            refine_threshold=refine_threshold,
         )  # fmt: skip
         if output_uncertainty:
             self._require_uncertainty(out)

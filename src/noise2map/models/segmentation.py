@@ -229,7 +229,7 @@ class Noise2MapForSemanticSegmentation(MapModel):
 
     def cell_uncertainty(self, prediction: Tensor) -> Tensor:
         """See `MapModel.cell_uncertainty`; least confidence."""
-        return entropy_of_logits(self.map_of(prediction))[1].neg()
+        return 1 - entropy_of_logits(self.map_of(prediction))[1]
 
     def draw_samples(
         self, prediction: Tensor, count: int, smoothness: float, generators: Sequence[torch.Generator | None]

@@ -85,6 +85,7 @@ class Denoiser:
             prediction of the call before. By default all run.
         latent: ``latent(index)`` gives the noise channels ``(B*R, n, h, w)`` of a call; zeros if not given.
         refine_share: share of the tokens that calls after the first compute, see `SparseRefinement`; 1 for all.
+        refine_threshold: uncertainty from which on they compute a token, in place of the share; `None` or 0 for all.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Denoiser:
         active: Tensor | None = None,
         latent: Latent | None = None,
         refine_share: float = 1.0,
+        refine_threshold: float | None = None,
     ) -> None:
         self.model, self.ensemble_size, self.latent = model, ensemble_size, latent
         self.active = torch.ones(features.shape[0], dtype=torch.bool) if active is None else active
@@ -104,7 +106,8 @@ class Denoiser:
         self.modulations = model.decoder.modulations(model.time_input(self.times).to(features.device))  # (T, L, 2 C)
         self.encode = model.prediction_encoder()
         self._position = itertools.cycle(range(len(pairs)))
-        self.refinement = SparseRefinement(model, refine_share) if refine_share < 1 else None
+        sparse = refine_share < 1 or bool(refine_threshold)
+        self.refinement = SparseRefinement(model, refine_share, refine_threshold) if sparse else None
         self._newest: tuple[Tensor, Tensor] | None = None  # predictions of all images, stopped ones included: of cells and map
 
     def __call__(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

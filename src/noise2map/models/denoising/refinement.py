@@ -22,6 +22,14 @@ def most_uncertain(uncertainty: Tensor, share: float) -> Tensor:
     return torch.zeros_like(flat, dtype=torch.bool).scatter_(1, first, True).view_as(uncertainty)
 
 
+def uncertain_above(uncertainty: Tensor, threshold: float) -> Tensor:
+    """The cells of a value of at least the threshold, as many of a map as there are: boolean ``(N, h, w)``.
+
+    What is not a number is among them.
+    """
+    return ~(uncertainty < threshold)
+
+
 def neighbour_range(values: Tensor) -> Tensor:
     """How far values ``(N, K, h, w)`` reach among a cell and its eight neighbours, largest of the channels: ``(N, h, w)``.
 
@@ -40,16 +48,18 @@ class SparseRefinement:
     Args:
         model: a `MapModel`.
         share: of the tokens that later calls compute.
+        threshold: uncertainty from which on a token is computed, in place of the share. Maps then have different numbers of them,
+            and some none: chosen tokens of all maps are one list, so a map's own do not depend on its batch.
 
     Raises:
         ValueError: if the decoder cannot compute some of its tokens (an exported graph).
     """
 
-    def __init__(self, model: Any, share: float) -> None:
+    def __init__(self, model: Any, share: float = 1.0, threshold: float | None = None) -> None:
         if not isinstance(model.decoder, MapDecoder):
             kind = type(model.decoder).__name__
             raise ValueError(f"refine is 'uncertain'; {kind} computes whole maps alone, expected a MapDecoder or refine='all'")
-        self.model, self.share = model, share
+        self.model, self.share, self.threshold = model, share, threshold
         self._values: list[Tensor] = []  # of each layer, with a border
         self._tokens: Tensor
         self._chosen: ChosenTokens
@@ -64,12 +74,17 @@ class SparseRefinement:
     @torch.no_grad()
     def choose(self, cells: Tensor) -> None:
         """Chooses by the prediction ``(N, K, h, w)`` of the first call."""
-        self._chosen = ChosenTokens.where(most_uncertain(self.model.cell_uncertainty(cells), self.share))
+        uncertainty = self.model.cell_uncertainty(cells)
+        by_share = self.threshold is None
+        mask = most_uncertain(uncertainty, self.share) if by_share else uncertain_above(uncertainty, self.threshold)
+        self._chosen = ChosenTokens.where(mask)
 
     @torch.no_grad()
     def later(self, context: DecoderContext, shown: Tensor, modulations: Tensor, running: Tensor) -> Tensor:
         """Tokens ``(N, h*w, C)`` of a sparse call; of maps that do not run, boolean ``(N,)``, none is computed."""
         chosen = self._chosen if bool(running.all()) else self._chosen.of_maps(running)
+        if not len(chosen.cells):
+            return self._tokens
         fresh = self.model.decoder.refine(context, shown, modulations, chosen, self._values)
         # Not in place: who keeps the tokens of an earlier call keeps them as they were.
         self._tokens = self._tokens.clone()

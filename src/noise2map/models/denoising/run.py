@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noise2map.diffusion.ensemble import draw_noise, fold
+from noise2map.diffusion.ensemble import check_noise, draw_noise, fold
 from noise2map.diffusion.fields import multi_resolution_noise
 from noise2map.diffusion.process import add_noise
 from noise2map.diffusion.sampling import Step, ddim_steps, ddpm_steps, dpmpp_2m_steps, karras_pairs, time_pairs
@@ -168,7 +168,7 @@ def denoising_steps(
         return fold(multi_resolution_noise(config.noise_channels, samples, size, generators, x_T.device))
 
     latent = (latent_noise or draw_latent) if config.noise_channels and options.sampling == "diffusion" else None
-    denoise = Denoiser(model, features, pairs, samples, active, latent, options.refined_share)
+    denoise = Denoiser(model, features, pairs, samples, active, latent, options.refined_share, options.refine_threshold)
     if step_noise is None:
         shape = (samples, *x_T.shape[1:])
         step_noise = lambda index, x: tokens_in_memory(draw_noise(shape, generators, x.device)).to(x.dtype)  # noqa: E731
@@ -177,6 +177,32 @@ def denoising_steps(
     if options.sampler == "dpmpp_2m":
         return dpmpp_2m_steps(denoise, x_T, model.schedule, pairs)
     return ddim_steps(denoise, x_T, model.schedule, pairs, config.churn, step_noise)
+
+
+def start_noise(
+    model: Any, features: Tensor, samples: int, noise: Tensor | None, generators: Sequence[torch.Generator | None]
+) -> Tensor:
+    """Start noise of a run, ``(B*R, C, h, w)``; zeros for a model without diffusion.
+
+    Args:
+        model: a `MapModel`.
+        features: from its encoder, ``(B, C, h, w)``.
+        samples: R of them for each image.
+        noise: ``(B, R, C, h, w)``; drawn if not given.
+        generators: one for each image.
+
+    Raises:
+        ValueError: if features or noise have another shape.
+    """
+    if features.ndim != 4 or features.shape[1] != model.decoder.feature_channels:
+        expected = f"(B, {model.decoder.feature_channels}, h, w), from encode_image"
+        raise ValueError(f"features have shape {tuple(features.shape)}; expected {expected}")
+    shape = (len(features), samples, model.codec.channels, features.shape[2], features.shape[3])
+    if not model.config.diffusion:
+        noise = features.new_zeros(shape, dtype=torch.float32)
+    elif noise is None:
+        noise = draw_noise(shape[1:], generators, features.device)
+    return tokens_in_memory(check_noise(noise, shape).to(features.device, torch.promote_types(features.dtype, torch.float32)))
 
 
 def tokens_in_memory(noise: Tensor) -> Tensor:
