@@ -2,13 +2,15 @@
 
     python benchmarks/ambiguity_dial.py freedoom-segmentation-tiny freedoom-depth-laplace-tiny --out results/ambiguity.csv
     python benchmarks/ambiguity_dial.py runs/completion/final --root data/freedoom/test --limit 200
+    python benchmarks/ambiguity_dial.py freedoom-bev-camera-tiny --surround data/surround --split val
 
-One row for each model, knob and value: the mean error (share of wrong pixels, or relative error of depth), and the mean of the
-uncertainty that the model gives by default. Places that are covered depend on the sample alone; larger ones contain the smaller.
+One row for each model, knob and value: the mean error (share of wrong pixels, or of wrong layers of cells cut at 0.5, or relative
+error of depth), and the mean of the uncertainty that the model gives by default, where the truth is known. Places that are covered
+depend on the sample alone; larger ones contain the smaller. Models of the bird's-eye view have darkness and the number of cameras.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,42 +18,72 @@ import numpy as np
 from tqdm import tqdm
 
 from noise2map.data import load_samples
-from noise2map.data.freedoom import FreedoomDataset
+from noise2map.data.freedoom import SURROUND_SAMPLES_ROOT, FreedoomDataset
 from noise2map.data.subsets import Redrawn, Subset
 from noise2map.data.transforms import Ambiguity
 from noise2map.inference import Predictor
-from noise2map.report.tables import text_table, write_csv
+from noise2map.inference.bev import encode_sample, predict_map
+from noise2map.inference.loading import load_model
+from noise2map.models.decoding import DecodingOptions
+from noise2map.report.tables import read_csv, text_table, write_csv
 from noise2map.runs.provenance import provenance
+from noise2map.tasks.bev import open_bev_dataset
 
 DIAL: dict[str, tuple[float, ...]] = {
     "hide_share": (0.0, 0.15, 0.3, 0.45, 0.6, 0.75),
     "darkness": (0.0, 0.5, 0.7, 0.8, 0.9, 0.95),
     "zoom": (1.0, 1.25, 1.5, 2.0, 2.5, 3.0),
+    "cameras": (6, 5, 4, 3, 2, 1),
 }
+IMAGE_KNOBS = ("hide_share", "zoom")  # of samples of one image alone
+
+Reading = Callable[[dict[str, Any]], tuple[np.ndarray, np.ndarray, str]]
+"""Raw sample -> error and uncertainty of each pixel whose truth is known, and the kind of uncertainty."""
 
 
-def error_of(prediction: Any, sample: dict[str, Any]) -> np.ndarray:
-    """Error of each pixel whose truth is known: wrong or not, or the relative error of depth."""
+def errors_of(prediction: Any, sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Error (wrong or not, or relative of depth) and uncertainty of each pixel whose truth is known."""
     if prediction.labels is not None:
         known = sample["labels"] != 255
-        return (prediction.labels != sample["labels"])[known].astype(float)
+        return (prediction.labels != sample["labels"])[known], prediction.uncertainty[known]
     if prediction.depth_m is None:
         raise ValueError(f"{prediction.task} maps have no error here; expected a model of classes or depth")
-    return np.abs(prediction.depth_m / np.where(sample["valid"], sample["depth_m"], 1) - 1)[sample["valid"]]
+    known = sample["valid"]
+    return np.abs(prediction.depth_m[known] / sample["depth_m"][known] - 1), prediction.uncertainty[known]
 
 
-def measure(predictor: Predictor, dataset: Any, knob: str, value: float, steps: int, seed: int = 0) -> dict[str, Any]:
+def of_images(predictor: Predictor, steps: int, seed: int) -> Reading:
+    """Reads the map of one image."""
+
+    def read(sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, str]:
+        (found,) = predictor(sample["image"], [sample["id"]], num_inference_steps=steps, seed=seed)
+        if found.uncertainty is None:
+            raise ValueError(f"the model gives no uncertainty at {steps} step(s); ask for more with --steps")
+        return *errors_of(found, sample), found.uncertainty_kind
+
+    return read
+
+
+def of_surround(model: Any, processor: Any, steps: int, seed: int) -> Reading:
+    """Reads the bird's-eye view of one sample; a layer of a cell is wrong if 0.5 parts prediction and truth."""
+    decoding = DecodingOptions(num_inference_steps=steps, seed=seed).resolved(model.config)
+
+    def read(sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, str]:
+        found = predict_map(model, encode_sample(model, processor, sample), sample, decoding)
+        wrong = ((found.probabilities > 0.5) != found.truth)[:, found.known]
+        return wrong, found.uncertainty[:, found.known], found.uncertainty_kind
+
+    return read
+
+
+def measure(read: Reading, dataset: Any, knob: str, value: float, steps: int, seed: int = 0) -> dict[str, Any]:
     """Mean error and mean uncertainty at one value of a knob; images count alike."""
     samples = Redrawn(dataset, Ambiguity(**{knob: value}), seed)
     errors, uncertainties, kind = [], [], ""
     for index in range(len(samples)):
-        sample = samples[index]
-        (found,) = predictor(sample["image"], [sample["id"]], num_inference_steps=steps, seed=seed)
-        if found.uncertainty is None:
-            raise ValueError(f"the model gives no uncertainty at {steps} step(s); ask for more with --steps")
-        errors.append(error_of(found, sample).mean())
-        uncertainties.append(found.uncertainty.mean())
-        kind = found.uncertainty_kind
+        error, uncertainty, kind = read(samples[index])
+        errors.append(error.mean())
+        uncertainties.append(uncertainty.mean())
     return {
         "knob": knob,
         "value": value,
@@ -69,30 +101,49 @@ def follows(rows: Sequence[dict[str, Any]]) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
+def measure_all(name: str, chosen: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of one model along every knob that was asked for."""
+    model, processor = load_model(name, "cpu", kinds=("noise2map", "noise2map-bev"))
+    surround = model.config.model_type == "noise2map-bev"
+    if surround:
+        shipped = chosen.surround is None
+        root = SURROUND_SAMPLES_ROOT if shipped else chosen.surround
+        whole: Any = open_bev_dataset("freedoom-surround", root, "test" if shipped else chosen.split, model, processor)
+        read = of_surround(model, processor, chosen.steps, 0)
+    else:
+        shipped = chosen.root is None
+        whole = load_samples("test", "both") if shipped else FreedoomDataset(chosen.root, "both")
+        read = of_images(Predictor(model, processor), chosen.steps, 0)
+    dataset = Subset.evenly_spaced(whole, chosen.limit)
+    kind = "freedoom-surround" if surround else "freedoom"
+    facts = {"model": Path(name).name if shipped else name, "dataset": "samples" if shipped else kind}
+    rows = []
+    for knob in chosen.knobs:
+        if (knob in IMAGE_KNOBS and surround) or (knob == "cameras" and not surround):
+            continue
+        values = tqdm(DIAL[knob], desc=f"{name}, {knob}", disable=None)
+        found = [facts | measure(read, dataset, knob, value, chosen.steps) for value in values]
+        rows += [row | {"follows": follows(found)} | provenance(model.device, model.dtype, 0) for row in found]
+    return rows
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="shipped names or folders of checkpoints")
     parser.add_argument("--root", type=Path, help="a rendered split; by default the shipped test frames")
+    parser.add_argument("--surround", type=Path, help="a rendered surround set; by default the shipped samples")
+    parser.add_argument("--split", default="val", help="split of the surround set")
     parser.add_argument("--limit", type=int, default=60)
     parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--knobs", nargs="+", choices=list(DIAL), default=list(DIAL))
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="table; rows of other models that it holds already are kept")
     chosen = parser.parse_args(arguments)
-    whole = load_samples("test", "both") if chosen.root is None else FreedoomDataset(chosen.root, "both")
-    dataset, rows = Subset.evenly_spaced(whole, chosen.limit), []
-    for name in chosen.models:
-        predictor = Predictor.from_pretrained(name, "cpu")
-        facts = {
-            "model": Path(name).name if chosen.root is None else name,
-            "dataset": "samples" if chosen.root is None else "freedoom",
-        }
-        for knob in chosen.knobs:
-            values = tqdm(DIAL[knob], desc=f"{name}, {knob}", disable=None)
-            found = [facts | measure(predictor, dataset, knob, value, chosen.steps) for value in values]
-            rows += [row | {"follows": follows(found)} for row in found]
+    rows = [row for name in chosen.models for row in measure_all(name, chosen)]
     print(text_table(rows))
     if chosen.out is not None:
-        write_csv(chosen.out, [row | provenance(predictor.model.device, predictor.model.dtype, 0) for row in rows])
+        fresh = {row["model"] for row in rows}
+        kept = [row for row in read_csv(chosen.out) if row["model"] not in fresh] if chosen.out.is_file() else []
+        write_csv(chosen.out, kept + rows)
 
 
 if __name__ == "__main__":

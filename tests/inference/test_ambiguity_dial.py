@@ -21,6 +21,7 @@ def test_the_error_grows_with_what_is_hidden():
         Predictor.from_pretrained("freedoom-segmentation-tiny", "cpu"),
         Subset.evenly_spaced(load_samples(task="both"), 4),
     )
-    rows = [ambiguity_dial.measure(predictor, frames, "hide_share", share, steps=1) for share in (0.0, 0.75)]
+    read = ambiguity_dial.of_images(predictor, 1, 0)
+    rows = [ambiguity_dial.measure(read, frames, "hide_share", share, steps=1) for share in (0.0, 0.75)]
     assert rows[1]["error"] > rows[0]["error"] + 0.1
     assert all(0 < row["uncertainty"] < 1 and row["kind"] for row in rows)
