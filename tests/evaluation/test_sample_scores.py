@@ -142,6 +142,8 @@ def test_depth_samples_and_the_predicted_scale(processor):
     assert_equal({name: value.item() for name, value in scorer.sums[""].compute().items()}, expected.compute())
     assert_equal({name: value.item() for name, value in scorer.sums["scale_"].compute().items()}, of_scale.compute())
     assert_equal(scorer.scores(), maps.compute())
+    ranks = (samples < hidden[:, None]).sum(1)[known].bincount(minlength=4) / known.sum()
+    assert scorer.extras()["rank_histogram"] == pytest.approx(ranks.tolist(), abs=1e-3)
     row = tables.result_rows(evaluation, {}, resamples=0)[0]
     assert row["scale_coverage_90_hidden"] == pytest.approx(of_scale.compute()["coverage_90"].item())
 

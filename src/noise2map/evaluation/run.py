@@ -317,4 +317,7 @@ def _add(report: EvaluationReport, evaluation: Evaluation, name: str, facts: dic
     report.rows += tables.result_rows(evaluation, {"model": name, **facts}, chosen.resamples, chosen.cluster)
     report.image_rows += tables.image_rows(evaluation, name)
     for result in evaluation.results:
-        report.extras.append({"model": name, "protocol": result.protocol.name, **result.scorer.extras()})
+        extras = result.scorer.extras()
+        if result.regions:
+            extras["regions"] = {region: scorer.extras() for region, scorer in result.regions.items()}
+        report.extras.append({"model": name, "protocol": result.protocol.name, **extras})

@@ -121,8 +121,12 @@ class DepthScorer(ImageScorer):
         return dict(zip(metrics.DEPTH_SCORES, self.image_rows().unbind(1)))
 
     def extras(self) -> dict[str, Any]:
-        """The same scores pooled over pixels, which some papers report."""
-        return {"pooled": as_floats(self.pooled.compute())}
+        """The same scores pooled over pixels, which some papers report; of samples the histogram of the truth's ranks."""
+        found: dict[str, Any] = {"pooled": as_floats(self.pooled.compute())}
+        samples = self.sums.get("")
+        if isinstance(samples, metrics.samples.DepthSampleScores) and samples.num_samples > 1:
+            found["rank_histogram"] = samples.ranks().tolist()
+        return found
 
 
 class DepthCalibrator(DistributionCalibrator):

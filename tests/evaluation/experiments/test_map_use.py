@@ -1,14 +1,18 @@
 """The experiment on models of which it is known what they do with their map."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from official_checkpoints import DEPTH, small_weights
 from transformers import ConvNextConfig
 
 from noise2map.cli import main
+from noise2map.convert.ddp import load_official_ddp
+from noise2map.convert.ddp_keys import rename, split_parts
 from noise2map.data import load_samples
 from noise2map.data.subsets import Subset
 from noise2map.diffusion import image_generator
@@ -162,6 +166,56 @@ def test_the_command_writes_tables_and_a_plot(matched, tmp_path, capsys):
     controls = [row for row in found["differences"] if row["other_protocol"] == "2 calls: first calls averaged"]
     assert {row["protocol"] for row in controls} == {f"2 calls: {one}" for one in VARIANTS if one != "first calls averaged"}
     assert (tmp_path / "out" / "levels.png").stat().st_size > 5000 and (tmp_path / "out" / "runs.csv").exists()
+
+
+def shallow_weights():
+    """A published depth model an eighth as wide, of two layers where it has six."""
+    deep = re.compile(r"decode_head\.encoder\.layers\.[2-5]\..*|backbone\.stages\.2\.blocks\.[2-5]\..*")
+    return {key: value for key, value in small_weights(DEPTH).items() if not deep.fullmatch(key)}
+
+
+def public_layout(model):
+    """The weights of a converted model under the names and in the layout of the file that it came from."""
+    official, own = {}, model.state_dict()
+    for key, value in shallow_weights().items():
+        parts = model.conversion_report.used.get(key)
+        if parts is None:  # computed from the window, not learnt
+            official[key] = value
+            continue
+        # Numbers sent through the conversion tell where each one of ours came from.
+        places = split_parts(rename(key), torch.arange(value.numel()).view(value.shape))
+        order = torch.cat([places[name].flatten() for name in parts])
+        official[key] = torch.empty_like(value)
+        official[key].view(-1)[order] = torch.cat([own[name].flatten() for name in parts])
+    return official
+
+
+def test_a_converted_checkpoint_is_asked_like_the_model_that_it_was_made_from(tmp_path, capsys):
+    """A published configuration trained here, written as public files are, comes back through the converter."""
+    fields = {"max_depth": 40.0, "num_inference_steps": 3}
+    model = load_official_ddp(shallow_weights(), **fields).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    optimizer, generator = torch.optim.SGD(model.parameters(), 1e-3), torch.Generator().manual_seed(0)
+    pixels, depth_m = torch.rand(2, 3, 64, 64, generator=generator), 0.5 + torch.rand(2, 64, 64, generator=generator)
+    model(pixel_values=pixels, labels=depth_m, generator=generator).loss.backward()
+    optimizer.step()
+    assert sum(not torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items()) > 0.8 * len(before)
+    meta = {"config": "model = dict(type='DDP', timesteps=3, max_depth=40.0)"}
+    torch.save({"meta": meta, "state_dict": public_layout(model)}, tmp_path / "public.pth")
+    with pytest.raises(SystemExit) as done:
+        main(["convert", "ddp", str(tmp_path / "public.pth"), "--out", str(tmp_path / "converted")])
+    assert done.value.code == 0, capsys.readouterr().err
+    model.eval().save_pretrained(tmp_path / "trained")
+    Noise2MapImageProcessor(do_resize=False).save_pretrained(tmp_path / "trained")
+    found = [
+        run_map_use(MapUseOptions(model=str(tmp_path / name), limit=2, counts=(2,), levels=(0.3,), resamples=5), progress=False)
+        for name in ("trained", "converted")
+    ]
+    for name in ("loss", "abs_rel", "sensitivity", "changed"):
+        ours, theirs = ([row.get(name) for row in report.levels] for report in found)
+        assert ours == pytest.approx(theirs, rel=1e-4, nan_ok=True), name
+    assert [row["abs_rel"] for row in found[0].runs] == pytest.approx([row["abs_rel"] for row in found[1].runs], rel=1e-4)
+    assert found[0].verdict() == found[1].verdict()
 
 
 def test_impossible_options_are_refused():
