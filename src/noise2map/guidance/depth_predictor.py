@@ -67,13 +67,21 @@ class PixelDepthHead(nn.Module):
 
 
 def _pixelwise(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """A 1x1 convolution of ``(B, C, P)`` as a matrix product: PyTorch's own is slow backward on one CPU thread."""
-    product = layer.weight.flatten(1) @ x
-    return product if layer.bias is None else product + layer.bias[:, None]
+    """A 1x1 convolution of ``(B, C, P)`` as a matrix product: PyTorch's own is slow backward on one CPU thread.
+
+    A product in batches: ``weight @ x`` would transpose every input and output where no gradient is needed.
+    """
+    weight = layer.weight.flatten(1).expand(len(x), -1, -1)
+    return torch.bmm(weight, x) if layer.bias is None else torch.baddbmm(layer.bias[:, None], weight, x)
 
 
 def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resizing (``align_corners=False``) of ``(B, C, h, w)`` as two matrix products, which are fast backward, too."""
+    """Bilinear resizing (``align_corners=False``) of ``(B, C, h, w)`` as two matrix products, which are fast backward, too.
+
+    A map that has the size comes back as it is.
+    """
+    if x.shape[-2:] == size:
+        return x
     rows, columns = (_weights(before, after, x) for before, after in zip(x.shape[-2:], size))
     return rows @ (x @ columns.T)
 
