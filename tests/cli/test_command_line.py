@@ -161,17 +161,26 @@ def test_shipped_models_are_listed_with_score_limit_and_card(capsys):
         assert one.name in out and one.score in out and one.limit in out and str(one.card) in out
 
 
-def test_on_a_busy_machine_threads_sleep(monkeypatch):
+@pytest.mark.parametrize(
+    ("load", "said", "expected"),
+    [
+        (3.0, {}, {"OMP_WAIT_POLICY": "PASSIVE"}),
+        (1.0, {}, {"GOMP_SPINCOUNT": "1000"}),  # one other process: it must not wait for threads that spin
+        (3.0, {"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+        (3.0, {"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+    ],
+)
+def test_threads_that_wait_sleep_soon(monkeypatch, load, said, expected):
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setenv("OMP_WAIT_POLICY", "")  # so that it is restored to nothing
-    monkeypatch.delenv("OMP_WAIT_POLICY")
-    monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 0, 0))
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0, 0))
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    for name in names:
+        monkeypatch.setenv(name, said.get(name, ""))  # so that it is restored
+        if name not in said:
+            monkeypatch.delenv(name)
     launch.share_processor()
-    assert "OMP_WAIT_POLICY" not in os.environ
-    monkeypatch.setattr(os, "getloadavg", lambda: (3.0, 0, 0))
-    launch.share_processor()
-    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert {name: os.environ[name] for name in names if name in os.environ} == expected
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
