@@ -94,7 +94,7 @@ ROOMS = {
     "inference": (
         {"export", "tasks", "models", "report", "data", "metrics", "zoo", "diffusion", "runs"},
         {"PIL", "accelerate", "fsspec", "numpy", "psutil", "pyarrow", "safetensors", "torch", "tqdm", "transformers"},
-    ),  # fsspec comes with torch
+    ),
     "cluster": (
         {"inference"},
         {"pyarrow", "ray", "torch", "transformers"},
@@ -142,7 +142,7 @@ ROOMS = {
     ),
 }
 ANYTHING = ("cli", "demo", "app", "__init__", "__main__")
-# Extras, imported where they are used; psutil comes with accelerate.
+# Extras, and what is slow to import, imported where they are used.
 OPTIONAL = {
     "vizdoom",
     "shapely",
@@ -164,7 +164,7 @@ OPTIONAL = {
 NEVER = {"torchvision", "timm", "mmcv", "mmseg", "mmengine", "kornia", "pickle", "dill", "joblib"}
 CORE = {
     "torch", "transformers", "diffusers", "accelerate", "safetensors", "torchmetrics", "numpy", "pillow", "typer", "tqdm", "pyyaml",
-    "matplotlib",
+    "matplotlib", "psutil", "fsspec",
 }  # fmt: skip
 
 PUBLIC = {
