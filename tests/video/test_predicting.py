@@ -18,7 +18,7 @@ from noise2map.inference.predictor import Predictor
 from noise2map.models import Noise2MapImageProcessor
 from noise2map.models.decoding import DecodingOptions, PredictionOptions
 from noise2map.models.denoising.run import WarmStart, time_grid
-from noise2map.video import ClipPredictor, predict_frames, predict_video, predicting
+from noise2map.video import ClipPredictor, FlowFolder, predict_frames, predict_video, predicting
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +141,31 @@ def test_a_map_is_moved_along_the_flow(predictors):
     assert np.array_equal(plain, same) and not np.array_equal(plain[1:], other[1:])
     with pytest.raises(ValueError, match="expected a warm_start"):
         next(ClipPredictor(predictors["depth"], "clip", options).predict_frames(frames, flows=[None]))
+
+
+def test_flow_from_files_goes_with_the_frames_whatever_segment_they_are_in(predictors, tmp_path, monkeypatch):
+    monkeypatch.setattr(predicting, "SEGMENT", 2)
+    path = write_clip(tmp_path / "clip.mp4", flat_frames(4))
+    (tmp_path / "flow").mkdir()
+    flows = {number: (np.full((48, 64, 2), 4 * number, np.float32), np.ones((48, 64), bool)) for number in (1, 3)}
+    for number, (offset, visible) in flows.items():
+        np.savez(tmp_path / "flow" / f"{number:06d}.npz", offset_px=offset, visible=visible)
+    folder = FlowFolder(tmp_path / "flow")
+    seen = []
+    moved = WarmStart.moved
+    monkeypatch.setattr(WarmStart, "moved", lambda self, *flow: (seen.append(flow), moved(self, *flow))[1])
+    run = {"options": PredictionOptions(num_inference_steps=1), "warm_start": 0.5, "progress": False}
+    predict_video(path, tmp_path / "out", predictors["depth"], flow=folder, **run)
+    assert [(float(offset[0, 0, 0, 0]), bool(visible.all())) for offset, visible in seen] == [(4, True), (0, False), (12, True)]
+    with pytest.raises(ValueError, match=r"000001.npz has offset_px of shape \(48, 64, 2\).* expected .* \(40, 64, 2\)"):
+        folder.check((64, 40))
+    with pytest.raises(ValueError, match="holds results of other settings"):
+        predict_video(path, tmp_path / "out", predictors["depth"], **run)
+    (tmp_path / "flow" / "000001.npz").write_bytes(b"no")
+    with pytest.raises(ValueError, match=r"000001\.npz is no file of flow; expected arrays 'offset_px' and 'visible'"):
+        folder.check((64, 48))
+    with pytest.raises(ValueError, match=r"is no folder of flow; expected files 000001\.npz"):
+        FlowFolder(tmp_path)
 
 
 def test_the_lower_the_level_the_more_is_taken_over(predictors):

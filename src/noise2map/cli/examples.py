@@ -12,6 +12,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "predict panorama.png --model freedoom-segmentation-tiny --size native --memory 2GiB --out maps",
         "predict 'shards/*.tar' --model freedoom-segmentation-tiny --engine ray --workers 8 --out maps",
         "predict walk.mp4 --model freedoom-segmentation-tiny --steps 1 --warm-start 0.7 --out film",
+        "predict walk.mp4 --model freedoom-segmentation-tiny --warm-start 0.7 --flow walks/flow --out film",
     ),
     "predict-bev": ("predict-bev 0 1 --model freedoom-bev-fusion-tiny --out bev",),
     "sample": ("sample --model freedoom-generator-64 --seeds 0-15 --consistency-scale 40 --out drawn",),

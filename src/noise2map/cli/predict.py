@@ -57,6 +57,10 @@ def predict(
         float | None,
         typer.Option(metavar="LEVEL", help="Of a video: begin a frame at this noise level (0 to 1), from the map before."),
     ] = None,
+    flow: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Of --warm-start: files 000001.npz, ... of flow, along which the map before is moved."),
+    ] = None,
     engine: Annotated[Literal["local", "ray"], typer.Option(help="Where: in this process, or in workers of Ray.")] = "local",
     workers: Annotated[int | None, typer.Option(min=1, help="Of Ray: processes; by default one for each GPU or core.")] = None,
     address: Annotated[str | None, typer.Option(help="Of Ray: a running cluster; this machine by default.")] = None,
@@ -78,7 +82,8 @@ def predict(
         chosen |= {"refine": refine, "refine_share": refine_share}
     if refine_threshold is not None:
         chosen["refine_threshold"] = refine_threshold
-    videos = _videos(sources, warm_start, interval)
+    videos = _videos(sources, warm_start, interval, flow)
+    moved = _flow(flow, sources)
     if videos and engine == "ray":
         raise typer.BadParameter("it is for images, got videos", param_hint="--engine")
     chosen["size"] = tuple(size) if isinstance(size, tuple) else size
@@ -87,7 +92,9 @@ def predict(
         chosen["interval"] = interval
     bound = {name: value for name, value in (("memory", memory), ("tile", tile)) if value is not None}
     level = {} if warm_start is None else {"warm_start": warm_start}
-    request = prediction_request(model, dtype=dtype, panels=panels, arrays=arrays, **chosen, **bound, **level)
+    request = prediction_request(
+        model, dtype=dtype, panels=panels, arrays=arrays, **chosen, **bound, **level, **({"flow": moved.checksum} if moved else {})
+    )
     with OutputFolder(out, overwrite=overwrite) as folder:
         if folder.recall(request):
             plan = plan_images(found, folder)
@@ -109,7 +116,8 @@ def predict(
             if videos:
                 from noise2map.video import predict_video
 
-                report = predict_video(found, folder, predictor, PredictionOptions(**chosen), warm_start=warm_start, **choices)
+                choices |= {"warm_start": warm_start, "flow": moved}
+                report = predict_video(found, folder, predictor, PredictionOptions(**chosen), **choices)
             else:
                 choices |= {"panels": panels, "arrays": arrays}
                 if engine == "ray":
@@ -143,9 +151,13 @@ def _check_engine(engine: str, workers: int | None, address: str | None, memory:
     import_ray()
 
 
-def _videos(sources: list[str], warm_start: float | None, interval: float | None) -> bool:
+def _videos(sources: list[str], warm_start: float | None, interval: float | None, flow: Path | None) -> bool:
     """Whether it is videos that are given; what cannot be done with them is refused."""
     names = [source for source in sources if source.lower().endswith(_VIDEOS)]
+    if flow is not None and warm_start is None:
+        raise typer.BadParameter("it needs --warm-start, whose map it moves", param_hint="--flow")
+    if flow is not None and len(names) > 1:
+        raise typer.BadParameter(f"it is that of one video, got {len(names)}", param_hint="--flow")
     if not names:
         if warm_start is not None:
             raise typer.BadParameter(f"it is for videos ({', '.join(_VIDEOS)}), got {sources[0]!r}", param_hint="--warm-start")
@@ -167,6 +179,17 @@ def _videos(sources: list[str], warm_start: float | None, interval: float | None
     if len(names) == 1:
         VideoReader(names[0])  # of several, those that can be read are done
     return True
+
+
+def _flow(folder: Path | None, sources: list[str]) -> Any:
+    """Flow of the video, whose size it has; None where none is given."""
+    if folder is None:
+        return None
+    from noise2map.video import FlowFolder, VideoReader
+
+    flow = FlowFolder(folder)
+    flow.check(VideoReader(sources[0]).size)
+    return flow
 
 
 def _tell(out: Path, written: int, done: list[str], failed: dict[str, str], left_out: dict[str, str], model: str) -> None:

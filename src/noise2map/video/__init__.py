@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
     "ClipPredictor": "noise2map.video.clip",
+    "FlowFolder": "noise2map.video.flows",
     "VideoReader": "noise2map.video.reading",
     "predict_frames": "noise2map.video.clip",
     "predict_video": "noise2map.video.predicting",
 }
 
-__all__ = ["ClipPredictor", "VideoReader", "predict_frames", "predict_video"]
+__all__ = ["ClipPredictor", "FlowFolder", "VideoReader", "predict_frames", "predict_video"]
 
 if TYPE_CHECKING:
     from noise2map.video.clip import ClipPredictor, predict_frames
+    from noise2map.video.flows import FlowFolder
     from noise2map.video.predicting import predict_video
     from noise2map.video.reading import VideoReader
 

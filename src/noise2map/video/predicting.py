@@ -23,7 +23,8 @@ from noise2map.models.decoding import PredictionOptions, check_count
 from noise2map.runs.files import encode_arrays, writing
 from noise2map.runs.output_folder import OutputFolder
 from noise2map.runs.words import printable
-from noise2map.video.clip import ClipPredictor
+from noise2map.video.clip import ClipPredictor, Flow
+from noise2map.video.flows import FlowFolder
 from noise2map.video.painting import Painter
 from noise2map.video.reading import VideoReader, import_av
 from noise2map.video.writing import VideoWriter, join_videos
@@ -43,6 +44,7 @@ def predict_video(
     options: PredictionOptions | None = None,
     *,
     warm_start: float | None = None,
+    flow: FlowFolder | None = None,
     model_name: str = "",
     batch_size: int = 8,
     overwrite: bool = False,
@@ -61,6 +63,7 @@ def predict_video(
         predictor: The model with its processor.
         options: Steps, samples, averaging, seed, size.
         warm_start: Noise level at which a frame begins from the map of the one before, see `ClipPredictor`.
+        flow: Of a warm start and one clip: how its frames moved, along which the map before is moved.
         model_name: What the model is called in the records.
         batch_size: The most frames at a time; with a warm start one.
         overwrite: Replace what an earlier run with other settings wrote, and write among foreign files.
@@ -80,16 +83,18 @@ def predict_video(
         found = source if isinstance(source, FoundImages) else find_images(source, leave_out=Path(out))
         with OutputFolder(out, overwrite=overwrite) as folder:
             return predict_video(
-                found, folder, predictor, options, warm_start=warm_start, model_name=model_name, batch_size=batch_size,
-                progress=progress,
+                found, folder, predictor, options, warm_start=warm_start, flow=flow, model_name=model_name,
+                batch_size=batch_size, progress=progress,
             )  # fmt: skip
     found = source if isinstance(source, FoundImages) else find_images(source, leave_out=out.root)
     options = (options or PredictionOptions()).resolved(predictor.model.config)
     if options.interval is not None:
         raise ValueError(f"interval is {options.interval!r}; expected None: it is not drawn into videos, see predict_frames")
     ClipPredictor(predictor, "", options, warm_start)  # refuses what cannot work
+    if flow is not None and (warm_start is None or len(found.images) != 1):
+        raise ValueError(f"flow is that of one clip with a warm_start; got {len(found.images)} clips and warm_start {warm_start}")
     model_name = model_name or str(predictor.model.config.name_or_path)
-    out.use(video_settings(predictor, options, model_name, warm_start))
+    out.use(video_settings(predictor, options, model_name, warm_start, flow))
     plan = plan_images(found, out)
     report = FolderReport(skipped=plan.done, failed=dict(plan.failed), left_out=found.skipped)
     for done in plan.done:
@@ -97,7 +102,7 @@ def predict_video(
     for one in plan.images:
         try:
             clip = ClipPredictor(predictor, one.id, options, warm_start)
-            line = _predict_clip(one, VideoReader(one.source), out, clip, model_name, batch_size, progress)
+            line = _predict_clip(one, VideoReader(one.source), out, clip, flow, model_name, batch_size, progress)
         except ValueError as error:
             report.failed[one.id] = printable(str(error))
             logger.warning("%s", report.failed[one.id])
@@ -108,9 +113,14 @@ def predict_video(
     return report
 
 
-def video_settings(predictor: Predictor, options: PredictionOptions, model_name: str, warm_start: float | None) -> dict[str, Any]:
+def video_settings(
+    predictor: Predictor, options: PredictionOptions, model_name: str, warm_start: float | None, flow: FlowFolder | None = None
+) -> dict[str, Any]:
     """Settings that decide the maps of a clip: runs that agree on them agree on their videos."""
-    return {**run_settings(predictor, options, model_name), "video": {"warm_start": warm_start, "segment_frames": SEGMENT}}
+    video: dict[str, Any] = {"warm_start": warm_start, "segment_frames": SEGMENT}
+    if flow is not None:
+        video["flow"] = flow.checksum
+    return {**run_settings(predictor, options, model_name), "video": video}
 
 
 def _segment_id(clip: str, number: int) -> str:
@@ -118,8 +128,17 @@ def _segment_id(clip: str, number: int) -> str:
 
 
 def _predict_clip(
-    one: PlannedImage, reader: VideoReader, out: OutputFolder, clip: ClipPredictor, model_name: str, batch_size: int, progress: bool
+    one: PlannedImage,
+    reader: VideoReader,
+    out: OutputFolder,
+    clip: ClipPredictor,
+    flow: FlowFolder | None,
+    model_name: str,
+    batch_size: int,
+    progress: bool,
 ) -> dict[str, Any]:
+    if flow is not None:
+        flow.check(reader.size)
     painter = Painter(clip, [clip.predict_alone(image) for image in reader.overview()])
     segments: list[dict[str, Any]] = []
     while out.is_done(name := _segment_id(one.id, len(segments)), one.record):
@@ -129,8 +148,9 @@ def _predict_clip(
         with np.load(BytesIO((out.root / segments[-1]["files"]["state"]).read_bytes())) as arrays:
             clip.restore(dict(arrays))
     frames = reader.frames(done)
+    flows = None if flow is None else flow.frames(done, reader.size)
     with tqdm(total=reader.expected or None, initial=done, unit="frame", disable=not progress, file=sys.stderr, desc=one.id) as bar:
-        while segment := _predict_segment(islice(frames, SEGMENT), reader, clip, painter, batch_size, bar):
+        while segment := _predict_segment(islice(frames, SEGMENT), reader, clip, painter, batch_size, bar, flows):
             record, data = segment
             stem = f"{_SEGMENTS}/{one.name}-{len(segments):06d}"
             files = {kind: f"{stem}-{kind}{'.npz' if kind == 'state' else '.mp4'}" for kind in data}
@@ -141,7 +161,13 @@ def _predict_clip(
 
 
 def _predict_segment(
-    frames: Iterator[Any], reader: VideoReader, clip: ClipPredictor, painter: Painter, batch_size: int, bar: Any
+    frames: Iterator[Any],
+    reader: VideoReader,
+    clip: ClipPredictor,
+    painter: Painter,
+    batch_size: int,
+    bar: Any,
+    flows: Iterator[Flow] | None,
 ) -> tuple[dict[str, Any], dict[str, bytes]] | None:
     """Record and files by kind of the next frames; None at the end of the clip."""
     times: list[int] = []
@@ -153,7 +179,7 @@ def _predict_segment(
 
     writers: dict[str, VideoWriter] = {}
     count = calls = 0
-    for prediction in clip.predict_frames(images(), batch_size):
+    for prediction in clip.predict_frames(images(), batch_size, flows):
         for kind, pixels in painter.paint(prediction).items():
             if kind not in writers:
                 writers[kind] = VideoWriter(reader)
