@@ -65,7 +65,7 @@ def made(models, tmp_path_factory):
 def test_every_file_is_there_and_whole(made):
     names = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
     guided = {name for name in names if name.startswith("guided/")}
-    assert {"guided/000000.png", "guided/denoising.webp", f"guided/clouds/{FIRST_SEEDS[0]:06d}-both.ply"} <= guided
+    assert {f"guided/{FIRST_SEEDS[1]:06d}.png", "guided/denoising.webp", f"guided/clouds/{FIRST_SEEDS[0]:06d}-both.ply"} <= guided
     names -= guided
     wanted = {"index.html", "settings.json", "hero.png", "normals.png", "room.ply", *(f"scores-{task}.csv" for task in TASKS)}
     wanted |= {f"denoising-{task}{suffix}" for task in TASKS for suffix in (".gif", ".webp")}

@@ -38,6 +38,8 @@ def test_the_trajectory_ends_with_the_picture_that_diffusers_draws(pipe):
     plain.set_progress_bar_config(disable=True)
     expected = plain(2, [torch.Generator().manual_seed(seed) for seed in (3, 7)], num_inference_steps=4, output_type="np").images
     assert np.abs(drawn.images.permute(0, 2, 3, 1).numpy() - expected * 255).max() <= 0.51
+    unfilmed = draw(pipe, GuidanceConfig(), (3, 7), 4, film=False)
+    assert unfilmed.trajectory is None and torch.equal(unfilmed.images, drawn.images)
     assert (drawn.trajectory.noisy[-1] == drawn.images[0].permute(1, 2, 0).numpy()).all()
     assert drawn.trajectory.clean.shape == (4, 16, 16, 3) and drawn.trajectory.depth.shape == (4, 16, 16)
 
@@ -70,8 +72,7 @@ def test_the_section_shows_pairs_numbers_clouds_and_the_denoising(root, pipe, tm
     text = page.render()
     for word in (
         "Guided generation",
-        "seed 0",
-        "seed 3",
+        *(f"seed {seed}" for seed in FIRST_SEEDS),
         "consistency",
         "prior",
         "both",

@@ -55,7 +55,7 @@ class BevMaps:
         model: In evaluation mode.
         processor: Its processor.
         by_steps: Number of steps to a prediction for each place.
-        trajectory: Steps of one denoising of the first place shown; empty without diffusion.
+        trajectory: Steps of one denoising of the first place shown; empty without diffusion, and where no film is shown.
     """
 
     name: str
@@ -108,7 +108,7 @@ class BevSection(DemoSection):
         models = self.models
         samples: list[dict[str, Any]] = []
         for maps in models:
-            samples = _predict(maps, self.seed, samples)
+            samples = _predict(maps, self.seed, samples, film=maps is models[-1])
         shown = [index for token in SHOWN for index, sample in enumerate(samples) if sample["id"] == token]
         id2label, palette = _layers(models[0])
         page.section(
@@ -139,8 +139,8 @@ class BevSection(DemoSection):
         return ["", f"Bird's-eye view: {heading}", text_table(rows, digits=3)]
 
 
-def _predict(maps: BevMaps, seed: int, others: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Predict every place; samples of the first model come back with the points that only a later one reads."""
+def _predict(maps: BevMaps, seed: int, others: list[dict[str, Any]], *, film: bool) -> list[dict[str, Any]]:
+    """Predict every place, with a film of the first one shown; samples come back with the points that only a later model reads."""
     dataset = open_bev_dataset("freedoom-surround", SURROUND_SAMPLES_ROOT, "test", maps.model, maps.processor)
     config = maps.model.config
     decoding = DecodingOptions(seed=seed).resolved(config)
@@ -150,7 +150,7 @@ def _predict(maps: BevMaps, seed: int, others: list[dict[str, Any]]) -> list[dic
         features = encode_sample(maps.model, maps.processor, sample)
         for steps, predictions in maps.by_steps.items():
             predictions.append(predict_map(maps.model, features, sample, replace(decoding, num_inference_steps=steps)))
-        if config.diffusion and sample["id"] == SHOWN[0]:
+        if film and config.diffusion and sample["id"] == SHOWN[0]:
             maps.trajectory = denoising_steps(maps.model, features, sample, ANIMATION_STEPS, decoding)
     return [{**before, **sample} for before, sample in zip(others, samples)] if others else samples
 

@@ -46,15 +46,22 @@ class Sites:
     def submanifold_pairs(self, kernel: Triple) -> Pairs:
         """Pairs of a centred kernel whose outputs are these sites themselves; computed once for a set of sites."""
         if kernel not in self._submanifold:
-            self._submanifold[kernel] = [self._neighbours(offset, kernel) for offset in _offsets(kernel)]
+            place, rows = self.coordinates()[:, 1:], torch.arange(len(self.ranks), device=self.ranks.device)
+            found: dict[Triple, tuple[Tensor, Tensor]] = {(0, 0, 0): (rows, rows)}
+            shifts = [tuple(o - k // 2 for o, k in zip(offset, kernel)) for offset in _offsets(kernel)]
+            for x, y, z in shifts:
+                if (-x, -y, -z) in found:  # who is my neighbour has me for a neighbour
+                    found[x, y, z] = found[-x, -y, -z][::-1]
+                else:
+                    found[x, y, z] = self._neighbours(place, (x, y, z))
+            self._submanifold[kernel] = [found[x, y, z] for x, y, z in shifts]
         return self._submanifold[kernel]
 
-    def _neighbours(self, offset: Triple, kernel: Triple) -> tuple[Tensor, Tensor]:
-        coordinates = self.coordinates()
-        shift = coordinates.new_tensor([o - k // 2 for o, k in zip(offset, kernel)])
-        moved = coordinates[:, 1:] + shift
+    def _neighbours(self, place: Tensor, shift: Triple) -> tuple[Tensor, Tensor]:
+        """Rows of the sites that lie a shift away from others, and the rows of these; ``place`` is x, y, z of all."""
+        moved = place + place.new_tensor(shift)
         inside = ((moved >= 0) & (moved < moved.new_tensor(self.shape))).all(-1)
-        ranks = rank_of(torch.cat([coordinates[:, :1], moved], dim=1), self.shape)
+        ranks = self.ranks + ((shift[0] * self.shape[1] + shift[1]) * self.shape[2] + shift[2])
         found = torch.searchsorted(self.ranks, ranks).clamp(max=len(self.ranks) - 1)
         hit = (inside & (self.ranks[found] == ranks)).nonzero().squeeze(1)
         return found[hit], hit
