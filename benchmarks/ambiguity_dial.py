@@ -10,6 +10,8 @@ depend on the sample alone; larger ones contain the smaller. Models of the bird'
 """
 
 import argparse
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -123,7 +125,8 @@ def measure_all(name: str, chosen: argparse.Namespace) -> list[dict[str, Any]]:
             continue
         values = tqdm(DIAL[knob], desc=f"{name}, {knob}", disable=None)
         found = [facts | measure(read, dataset, knob, value, chosen.steps) for value in values]
-        rows += [row | {"follows": follows(found)} | provenance(model.device, model.dtype, 0) for row in found]
+        made = provenance(model.device, model.dtype, 0) | {"command": shlex.join(["python", *sys.argv])}
+        rows += [row | {"follows": follows(found)} | made for row in found]
     return rows
 
 

@@ -486,6 +486,24 @@ def seams_table() -> str:
     return markdown_table(rows)
 
 
+def ambiguity_table() -> str:
+    """Error and uncertainty from one end of each knob to the other, see ``benchmarks/ambiguity_dial.py``."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in read_csv(RESULTS / "ambiguity.csv"):
+        groups.setdefault((row["model"], row["knob"]), []).append(row)
+    rows = [
+        {
+            "model": model,
+            "knob": f"{knob.replace('_', ' ')} {first['value']:g} to {last['value']:g}",
+            "error": f"{first['error']:.3f} to {last['error']:.3f}",
+            "uncertainty": f"{first['kind']} {first['uncertainty']:.3f} to {last['uncertainty']:.3f}",
+            "follows": f"{first['follows']:.2f}",
+        }
+        for (model, knob), (first, *_, last) in groups.items()
+    ]
+    return markdown_table(rows)
+
+
 def video_table() -> str:
     """Agreement of the maps of walks, see ``benchmarks/video.py``."""
 
@@ -537,7 +555,7 @@ def blocks() -> dict[tuple[Path, str], str]:
     trust = ROOT / "docs" / "trust.md"
     found[trust, "shifts depth-laplace"] = shift_table("freedoom-depth-laplace-tiny", 180)
     found[trust, "shifts segmentation"] = shift_table("freedoom-segmentation-tiny", 180)
-    found |= {(trust, "class calibration"): class_calibration_table()}
+    found |= {(trust, "class calibration"): class_calibration_table(), (trust, "ambiguity"): ambiguity_table()}
     found |= {(ROOT / "docs" / "audit.md", "audit"): audit_table(), (ROOT / "docs" / "predict.md", "seams"): seams_table()}
     found[ROOT / "docs" / "predict.md", "video"] = video_table()
     return found | {(page, "official recipes"): recipes_table()}
