@@ -57,13 +57,14 @@ def run_drawing(
         drawn = {kind: draw(pipe, one, (seed,), steps) for kind, one in settings.items()}
     page = Page("")
     files: Files = {}
-    finals = {kind: (_final(one), one.trajectory.depth[-1]) for kind, one in drawn.items()}
+    courses = {kind: one.trajectory for kind, one in drawn.items() if one.trajectory is not None}
+    finals = {kind: (_final(drawn[kind]), course.depth[-1]) for kind, course in courses.items()}
     limits_m = depth_range(*(depth for _, depth in finals.values()))
     row = []
     for kind, (image, depth) in finals.items():
         row += [Cell(kind, _enlarged(image), note=f"seed {seed}"), depth_cell(depth, f"its depth, {kind}", limits_m)]
     page.cells([row], f"{name}, {steps} steps, consistency {scales[0]:g}, prior {scales[1]:g}")
-    frames = trajectory_frames({kind: one.trajectory for kind, one in drawn.items()})
+    frames = trajectory_frames(courses)
     kept = [frames[round(k)] for k in np.linspace(0, len(frames) - 1, min(_FRAMES, len(frames)))]
     # The noise looks the same in both; without one of the two the row fits on a screen.
     page.player([[*row[:3], *row[4:]] for row in kept], "From noise to image")
