@@ -1,6 +1,6 @@
 """The demo's section of completion: part of an image is covered, and the model says what may be behind."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,7 @@ class CompletionSection(DemoSection):
             Cell("its classes", self._paint(one.truth)),
             Cell("most likely", self._paint(one.likely)),
             uncertainty_cell(one.doubt, "doubt", limit),
-            uncertainty_cell(wrong, "errors behind", 1.0),
+            replace(uncertainty_cell(wrong, "errors behind", 1.0), bar=None),
         ]
         return [[Cell("covered", one.covered), *drawn], below]
 
@@ -184,5 +184,6 @@ class CompletionSection(DemoSection):
         return GalleryItem(one.covered, head, cells, legend)
 
     def _film(self, one: Completion) -> list[list[Cell]]:
-        seen = Cell("covered", one.covered)
-        return [[seen, Cell("map", self._paint(ids), note=f"step {step + 1} of {STEPS}")] for step, ids in enumerate(one.by_steps)]
+        seen, truth = Cell("covered", one.covered), Cell("its classes", self._paint(one.truth))
+        maps = [Cell("map", self._paint(ids), note=f"step {step + 1} of {STEPS}") for step, ids in enumerate(one.by_steps)]
+        return [[seen, found, truth] for found in maps]
