@@ -9,7 +9,7 @@ NOT_NEEDED = (
     "onnx", "onnxruntime", "onnxscript", "torchvision", "timm", "cv2", "h5py", "lmdb", "numba",
     "tensorboard", "transformers.trainer", "transformers.pipelines", "transformers.models.depth_anything.modeling_depth_anything",
     "noise2map.training", "noise2map.evaluation", "noise2map.generation", "noise2map.guidance", "noise2map.bench",
-    "noise2map.export.graphs", "noise2map.demo", "noise2map.app", "noise2map.video", "noise2map.cluster", "ray", "av", "pyarrow",
+    "noise2map.demo", "noise2map.app", "noise2map.video", "noise2map.cluster", "ray", "av", "pyarrow",
 )  # fmt: skip
 
 
