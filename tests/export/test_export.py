@@ -14,6 +14,7 @@ from torch import nn
 
 from noise2map.cli import main
 from noise2map.export import parity
+from noise2map.export.compiled import compile_program
 from noise2map.export.folder import export_model
 from noise2map.export.graph_model import graph_model, load_export
 from noise2map.export.graphs import check_exportable
@@ -146,7 +147,7 @@ def test_models_without_a_graph_are_refused(tmp_path):
     with pytest.raises(ValueError, match="cannot export a Linear; expected a model of maps"):
         check_exportable(nn.Linear(2, 2))
     for options, message in (
-        ({"format": "tensorrt"}, "format is 'tensorrt'; expected one of onnx, torch"),
+        ({"format": "tensorrt"}, "format is 'tensorrt'; expected one of onnx, torch, aoti"),
         ({"weights": "int4"}, "weights are 'int4'; expected float32, float16, int8"),
         ({"format": "torch", "weights": "int8"}, "weights are 'int8'; expected 'float32' with format 'torch'"),
     ):
@@ -255,6 +256,28 @@ assert set(PAIRS) == set(models()) and set(PAIRS.values()) == set(BACKBONES) - {
 def test_every_backbone_of_open_sizes_task_and_formulation_exports(name, tmp_path):
     model = models(PAIRS[name], decoder_layers=1)[name]
     assert len(exported(model, tmp_path / "out")) == len(parity.CASES)
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+@torch.inference_mode()
+def test_a_compiled_package_is_the_program(tmp_path):
+    layer = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.LayerNorm(4))
+    rows = torch.export.Dim("rows")
+    program = torch.export.export(layer, (torch.randn(5, 3),), dynamic_shapes=({0: rows},))
+    run = compile_program(program, tmp_path / "layer.pt2")
+    assert (tmp_path / "layer.pt2").is_file()
+    for count in (2, 9):
+        x = torch.randn(count, 3)
+        torch.testing.assert_close(run(x), layer(x))
+
+
+def test_without_a_compiler_there_is_no_package(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, str(tmp_path / "g++")))
+    with pytest.raises(OSError, match="format 'aoti' needs a C\\+\\+ compiler"):
+        export_model(tiny_segmenter(), None, tmp_path / "out", format="aoti")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from noise2map import __version__
 from noise2map.export import parity
+from noise2map.export.compiled import check_compiler, compile_program
 from noise2map.export.graph_model import SETTINGS, OnnxRunner, ProgramRunner, Runner, graph_model
 from noise2map.export.graphs import ENCODER, STEP, check_exportable, entangled, quiet, trace
 from noise2map.export.onnx_files import WEIGHTS, onnx_model, write_onnx
@@ -19,7 +21,7 @@ from noise2map.runs.files import write_bytes, write_json
 from noise2map.runs.output_folder import claim
 from noise2map.tasks import task_of
 
-FORMATS = ("onnx", "torch")
+FORMATS = ("onnx", "torch", "aoti")
 
 _SCRIPT = "run.py"
 
@@ -48,7 +50,8 @@ def export_model(
         model: a model of maps of images, on the CPU in float32.
         processor: its image processor.
         out: folder to write to.
-        format: ``"onnx"`` (encoder.onnx, step.onnx, run.py) or ``"torch"`` (encoder.pt2, step.pt2, exported programs).
+        format: ``"onnx"`` (encoder.onnx, step.onnx, run.py), ``"torch"`` (encoder.pt2, step.pt2, exported programs) or ``"aoti"``
+            (the same names, packages that AOTInductor compiled for the processor of this machine).
         weights: precision in which ONNX weights are stored, see `onnx_model`.
         label: what the model is called.
         palette: colors of its classes ``(K, 3)`` uint8.
@@ -60,18 +63,24 @@ def export_model(
 
     Raises:
         ImportError: if a package that writes the format is not installed.
-        OSError: if the folder cannot be written.
+        OSError: if the folder cannot be written, or there is no compiler for the format ``"aoti"``.
         ValueError: for an unknown format or precision, a model that cannot be exported, or graphs that are not the model.
     """
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}; expected one of {', '.join(FORMATS)}")
-    if weights not in WEIGHTS or (format == "torch" and weights != "float32"):
-        expected = ", ".join(WEIGHTS) if format == "onnx" else "'float32' with format 'torch'"
+    if weights not in WEIGHTS or (format != "onnx" and weights != "float32"):
+        expected = ", ".join(WEIGHTS) if format == "onnx" else f"'float32' with format {format!r}"
         raise ValueError(f"weights are {weights!r}; expected {expected}")
     check_exportable(model)
+    if format != "onnx" and entangled(model):
+        kind = model.config.backbone_config.model_type
+        raise ValueError(f"cannot export a model on a {kind!r} backbone with format {format!r}; expected format 'onnx'")
+    if format == "aoti":
+        check_compiler()
     settings = {"command": "export", "model": label, "format": format, "weights": weights}
     with claim(out, settings, overwrite=overwrite) as folder, tempfile.TemporaryDirectory() as scratch:
-        runner = _write_onnx(model, Path(scratch), weights) if format == "onnx" else _write_programs(model, Path(scratch))
+        write = {"onnx": partial(_write_onnx, weights=weights), "torch": _write_programs, "aoti": _write_packages}[format]
+        runner = write(model, Path(scratch))
         exported = graph_model(model.config, type(model), runner)
         found = []
         for one in parity.compare(model, exported):
@@ -96,15 +105,17 @@ def _write_onnx(model: MapModel, scratch: Path, weights: str) -> Runner:
 
 
 def _write_programs(model: MapModel, scratch: Path) -> Runner:
-    if entangled(model):
-        kind = model.config.backbone_config.model_type
-        raise ValueError(f"cannot export a model on a {kind!r} backbone with format 'torch'; expected format 'onnx'")
     programs = trace(model)
     for name, program in programs.items():
         with quiet():
             torch.export.save(program, scratch / f"{name}.pt2")
     # The tracer's guards forbid a single map, which its example had not; the graph itself takes any number, as is compared.
     return ProgramRunner(*(programs[name].module(check_guards=False) for name in (ENCODER, STEP)))
+
+
+def _write_packages(model: MapModel, scratch: Path) -> Runner:
+    packages = [compile_program(program, scratch / f"{name}.pt2") for name, program in trace(model).items()]
+    return ProgramRunner(*packages)
 
 
 def _about(

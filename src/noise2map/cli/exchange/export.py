@@ -11,7 +11,8 @@ from noise2map.cli import options
 def export(
     model: Annotated[str, typer.Argument(help="A shipped checkpoint, a folder or a hub id.", show_default=False)],
     format: Annotated[
-        Literal["onnx", "torch"], typer.Option(help="ONNX files with a script of NumPy, or exported programs of PyTorch.")
+        Literal["onnx", "torch", "aoti"],
+        typer.Option(help="ONNX files with a script of NumPy, exported programs of PyTorch, or such compiled ahead of time."),
     ] = "onnx",
     weights: Annotated[
         Literal["float32", "float16", "int8"], typer.Option(help="Precision in which ONNX weights are stored.")
