@@ -1,5 +1,7 @@
 """Bird's-eye view in the app: what a click says is what is painted there."""
 
+import json
+
 import numpy as np
 import pytest
 from tiny_bev import ROOM_LAYERS, save_room_bev
@@ -45,6 +47,8 @@ def test_a_shipped_place_can_be_clicked(tmp_path):
             job.wait(1)
         assert job.error is None or not job.error, job.error
         assert set(job.result["layers"]) == {"image", "map", "uncertainty"} and job.result["size"] == [16, 16]
+        said = json.loads(service.file(job.result["token"], "settings.json"))
+        assert (said["model"], said["steps"], said["threshold"], said["seed"]) == ("cameras", 1, 0.5, 0)
         html = service.pixel(job.result["token"], 3, 5)["html"]
         assert all(name.replace("_", " ") in html for name in ROOM_LAYERS) and "truth" in html
         with pytest.raises(ValueError, match="no cell"):

@@ -25,7 +25,7 @@ def map_cards(result: MapResult) -> str:
         for index, (t, noisy, painted) in enumerate(zip(result.times, result.noisy, result.painted_steps())):
             note = f"{index + 1} of {len(result.times)}, t = {t:.2f}"
             frames.append([Cell("what goes in", noisy, note=note), Cell("what the model reads in it", painted)])
-        page.player(frames, "The denoising, step by step", legend(result))
+        page.player(frames, "The denoising, step by step", legend(result, steps=True))
     if result.predictor.in_metres:
         points, focal = cloud_points(result)
         stride = max(1, int(np.ceil(np.sqrt(points.shape[0] * points.shape[1] / MOST_POINTS))))
@@ -38,11 +38,12 @@ def map_cards(result: MapResult) -> str:
     return page.body()
 
 
-def legend(result: MapResult) -> list[Any]:
-    """The classes that are in the map, as pairs of color and name; none for other maps."""
+def legend(result: MapResult, steps: bool = False) -> list[Any]:
+    """The classes that are in the map, or in what the model read at its steps, as pairs of color and name; none for other maps."""
     if not result.predictor.has_classes:
         return []
-    return legend_entries([result.prediction.map], result.predictor.id2label, result.predictor.palette)
+    shown = list(result.step_maps.argmax(1)) if steps else [result.prediction.map]
+    return legend_entries(shown, result.predictor.id2label, result.predictor.palette)
 
 
 def bars(result: MapResult) -> dict[str, str]:

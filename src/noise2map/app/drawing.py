@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from noise2map.app.files import Files, cloud_bytes, with_all
+from noise2map.app.files import SETTINGS, Files, cloud_bytes, settings_bytes, with_all
 from noise2map.app.limits import LIMITS, Limits, check_known, number, whole_number
 from noise2map.app.maps import SEED_RANGE, watched
 from noise2map.app.places import PlaceResult
@@ -74,6 +74,14 @@ def run_drawing(
         cloud = _cloud(name, image, depth, limits_m)
         files[f"{kind}-cloud.ply"] = partial(cloud_bytes, cloud.points_m, cloud.colors["image"], ".ply")
         files[f"{kind}-depth.npz"] = partial(encode_arrays, {"depth_m": depth})
+    said = {
+        "model": fields.get("model", name),
+        "seed": seed,
+        "steps": steps,
+        "consistency_scale": scales[0],
+        "prior_scale": scales[1],
+    }
+    files[SETTINGS] = lambda: settings_bytes(said)
     return PlaceResult(page.body(), with_all(files), sum(image.nbytes + depth.nbytes for image, depth in finals.values()))
 
 

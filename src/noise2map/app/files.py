@@ -21,6 +21,7 @@ from noise2map.report.palettes import UNCERTAINTY_MAP, colorize
 from noise2map.report.panels import uncertainty_limit
 from noise2map.runs.files import encode_image, json_values
 
+SETTINGS = "settings.json"
 ALL = "all.zip"
 FAR_M = 60.0  # what is farther would make the rest of a cloud a dot
 _FRAME_MS, _HOLD_MS = 250, 2000
@@ -82,7 +83,7 @@ def map_files(result: MapResult) -> Files:
     if len(result.step_maps) > 1:
         files["steps.webp"] = lambda: _animation(result.painted_steps())
     files["panel.png"] = lambda: encode_image(prediction.plot(result.model))
-    files["settings.json"] = lambda: _json(_facts(result))
+    files[SETTINGS] = lambda: settings_bytes(_facts(result))
     return with_all(files)
 
 
@@ -93,7 +94,7 @@ def with_all(files: Files) -> Files:
 
 def _facts(result: MapResult) -> Mapping[str, Any]:
     dials = {name: value for name, value in vars(result.request).items() if value is not None}
-    said = {"model": result.model, "task": result.predictor.task, "noise2map": __version__, **dials}
+    said = {"model": result.model, "task": result.predictor.task, **dials}
     said |= {"calls": result.prediction.num_steps, "processed_size": list(result.prediction.processed_size)}
     return said | {"uncertainty": result.prediction.uncertainty_kind, "id": result.prediction.id}
 
@@ -109,8 +110,9 @@ def _npy(values: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _json(value: Any) -> bytes:
-    return (json.dumps(json_values(value), indent=2) + "\n").encode()
+def settings_bytes(facts: Mapping[str, Any]) -> bytes:
+    """What an answer was made with, and by which version, as JSON."""
+    return (json.dumps(json_values({"noise2map": __version__, **facts}), indent=2) + "\n").encode()
 
 
 def _animation(frames: list[np.ndarray]) -> bytes:

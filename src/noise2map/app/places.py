@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from noise2map.app.files import Files, with_all
+from noise2map.app.files import SETTINGS, Files, settings_bytes, with_all
 from noise2map.app.limits import LIMITS, Limits, check_known, choice, number, whole_number
 from noise2map.app.maps import MAX_FRAMES, SEED_RANGE, watched
 from noise2map.app.pixel import PixelReport, color_of
@@ -179,6 +179,9 @@ def run_place(
         rows = bev_panels.denoising_cells(shown, prediction.known, palette, threshold, prediction.truth)
         page.player(rows, "The denoising, step by step", bev_panels.layer_legend(id2label, palette))
     files: Files = {"panel.png": lambda: encode_image(panel), "map.npz": lambda: _arrays(prediction, threshold)}
+    said = {"model": fields.get("model", found.name), "place": str(sample["id"]), "steps": decoding.num_inference_steps}
+    said |= {"samples": decoding.ensemble_size, "average": decoding.average, "threshold": threshold, "seed": seed}
+    files[SETTINGS] = lambda: settings_bytes(said)
     size = prediction.probabilities.nbytes * 3 + panel.width * panel.height * 3
     return PlaceResult(page.body(), with_all(files), size, PlaceMap(prediction, id2label, palette, size_m, threshold))
 
