@@ -70,6 +70,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "export freedoom-depth-laplace-tiny --out depth-onnx",
         "export freedoom-segmentation-tiny --weights int8 --out small",
         "export freedoom-depth-laplace-tiny --format torch --out depth-torch",
+        "export freedoom-depth-laplace-tiny --format aoti --out depth-aoti",
     ),
     "convert adm": ("convert adm lsun_bedroom.pt --preset lsun-256 --out bedroom",),
 }
