@@ -32,12 +32,11 @@ def compile_program(program: Any, path: Path) -> Callable[..., Any]:
         path: file to write, ``.pt2``.
 
     Returns:
-        The package, loaded: it takes what the program takes.
+        The package, loaded: it takes what the program takes, laid out in memory as the traced example was. It does not look (as of
+        PyTorch 2.13): what lies otherwise is read as something else.
     """
     from torch._inductor import aoti_compile_and_package, aoti_load_package
 
-    # With gradients recorded while it compiles, AOTInductor of PyTorch 2.13 makes of a decoder step a package that is another
-    # function (off by as much as the largest value), without it the same one up to rounding.
     with torch.no_grad(), quiet():
         aoti_compile_and_package(program, package_path=str(path))
         package: Callable[..., Any] = aoti_load_package(str(path))

@@ -130,7 +130,8 @@ def trace(model: MapModel) -> dict[str, Any]:
     images = torch.zeros(_BATCH, 3, _HEIGHT, _WIDTH)
     encoder, step = EncoderGraph(model).eval(), StepGraph(model).eval()
     with torch.no_grad(), quiet():
-        features = encoder(images)
+        # Contiguous, as whoever calls a compiled step will have them: it reads its inputs by the strides of these examples.
+        features = encoder(images).contiguous()
         rows, columns = features.shape[-2:]
         inputs = {
             "features": features,
