@@ -75,8 +75,8 @@ def test_rows_of_a_run(clock):
 
 def test_sparse_steps_and_exports_stand_beside_the_model(monkeypatch):
     twin = build_model("tiny", torch.device("cpu"), torch.float32, 0)
-    monkeypatch.setattr(bench, "load_model", lambda *_: (twin, None))
-    with pytest.raises(ValueError, match="'folder' is a checkpoint; expected the folder of an ONNX export"):
+    monkeypatch.setattr(bench, "load_model", lambda *_, **__: (twin, None))
+    with pytest.raises(ValueError, match="'folder' is a checkpoint; expected the folder of an export"):
         run_bench(chosen(exports=("folder",)))
     monkeypatch.setattr(bench, "MapDecoder", ())  # from here on nothing counts as a checkpoint
     rows = run_bench(chosen(exports=("folder",), refine_shares=(0.5,), steps=(1,)))

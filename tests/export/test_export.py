@@ -173,6 +173,11 @@ def test_half_an_export_is_refused(tmp_path):
     (tmp_path / "export.json").write_text('{"format": "torch"}')
     with pytest.raises(ValueError, match="is an export of format 'torch', which is a program"):
         load_export(tmp_path, type(tiny_segmenter()))
+    with pytest.raises(FileNotFoundError, match=r"has no encoder.pt2; expected what noise2map export wrote"):
+        load_export(tmp_path, type(tiny_segmenter()), run_programs=True)
+    (tmp_path / "export.json").write_text('{"format": "tensorrt"}')
+    with pytest.raises(ValueError, match="is an export of format 'tensorrt'; expected 'onnx', 'torch' or 'aoti'"):
+        load_export(tmp_path, type(tiny_segmenter()), run_programs=True)
 
 
 # ---- whole exports: tracing takes some seconds ---------------------------------------------------------------------------------
@@ -295,3 +300,7 @@ def test_programs_of_torch_are_the_model(tmp_path):
         inputs = {"features": features, "noisy_map": torch.randn(batch, samples, 1, *features.shape[-2:]), "time": torch.ones(1)}
         for ours, theirs in zip(Mirror(model).step(**inputs), step(**inputs), strict=True):
             torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-4)
+    pixels, noise = images(1, 64, 104), torch.randn(1, 1, 1, 16, 26)
+    opened = load_export(tmp_path / "out", type(model), run_programs=True)
+    ours, theirs = (one(pixels, num_inference_steps=2, noise=noise).predicted_depth for one in (model, opened))
+    torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-4)

@@ -79,7 +79,7 @@ class ModelBenchOptions(BenchOptions):
         batch_size: Images at a time.
         memory: Whether to measure peak memory, each stage in its own process.
         refine_shares: Shares of the tokens of sparse later steps, each beside a whole step.
-        exports: Folders of ONNX exports of the model, timed beside it.
+        exports: Folders of exports of the model, measured beside it; the programs of those for torch are run.
     """
 
     model: str
@@ -112,14 +112,14 @@ def build_model(name: str, device: torch.device, dtype: torch.dtype, seed: int) 
 
 
 def open_export(folder: str, model: MapModel) -> MapModel:
-    """An ONNX export whose calls can stand beside the model's.
+    """An export whose calls can stand beside the model's.
 
     Raises:
-        ValueError: if the folder holds no such export, or one of a model of other sizes.
+        ValueError: if the folder holds none, or one of a model of other sizes.
     """
-    graphs = load_model(folder, torch.device("cpu"), torch.float32)[0]
+    graphs = load_model(folder, torch.device("cpu"), torch.float32, run_programs=True)[0]
     if isinstance(graphs.decoder, MapDecoder):
-        raise ValueError(f"{folder!r} is a checkpoint; expected the folder of an ONNX export")
+        raise ValueError(f"{folder!r} is a checkpoint; expected the folder of an export")
     sizes = [(one.config.hidden_size, one.codec.channels, int(one.config.num_labels)) for one in (graphs, model)]
     if sizes[0] != sizes[1]:
         raise ValueError(f"{folder!r} has {sizes[0]} features, map channels and classes, the model {sizes[1]}; expected its export")
@@ -277,7 +277,8 @@ def _peak_memory(options: ModelBenchOptions, dtype: torch.dtype, kind: str) -> d
     Raises:
         RuntimeError: If a process ended without an answer, for instance because it was killed for its memory.
     """
-    pairs = [(mode, stage) for mode in options.modes for stage in ("encode", "step", f"all {max(options.steps)}")]
+    modes = (*options.modes, *(options.exports if dtype == torch.float32 else ()))
+    pairs = [(mode, stage) for mode in modes for stage in ("encode", "step", f"all {max(options.steps)}")]
     found = {}
     for mode, stage in tqdm(pairs, desc=f"{kind}, memory", unit="process"):
         arguments = (options, dtype, mode, stage, torch.get_num_threads())
@@ -291,6 +292,8 @@ def _measure(sender: Connection, options: ModelBenchOptions, dtype: torch.dtype,
         model = build_model(options.model, options.device, dtype, options.seed)
         if mode == "compiled":
             model = compiled(model)
+        elif mode in options.exports:
+            model = open_export(mode, model)
         call = stage_calls(model, options, [stage])[stage]
         if mode == "compiled":
             call()

@@ -36,7 +36,9 @@ def bench_model(
     clock: Clock = "wall",
     seed: options.Seed = 0,
     memory: Annotated[bool, typer.Option(help="Measure peak memory, each stage in its own process.")] = True,
-    export: Annotated[list[str] | None, typer.Option(metavar="FOLDER", help="Also an ONNX export of the model.")] = None,
+    export: Annotated[
+        list[str] | None, typer.Option(metavar="FOLDER", help="Also an export of the model; programs for torch in it are run.")
+    ] = None,
     refine_share: Annotated[list[str] | None, options.shares("Also later steps on shares of the tokens, e.g. 0.3,0.1.")] = None,
     out: Out = Path("results/bench_model.csv"),
 ) -> None:

@@ -86,9 +86,36 @@ class ProgramRunner(Runner):
     def __init__(self, encode: Callable[..., Any], step: Callable[..., Any]) -> None:
         self._encode, self._step = encode, step
 
+    @classmethod
+    def open(cls, folder: Path, kind: str) -> "ProgramRunner":
+        """Loads both from files, which runs what is in them.
+
+        Args:
+            folder: with ``encoder.pt2`` and ``step.pt2``.
+            kind: ``"torch"``, programs of `torch.export`, or ``"aoti"``, packages of AOTInductor.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+            ValueError: for another kind.
+        """
+        if kind not in ("torch", "aoti"):
+            raise ValueError(f"{str(folder)!r} is an export of format {kind!r}; expected 'onnx', 'torch' or 'aoti'")
+        functions = []
+        for name in (ENCODER, STEP):
+            path = folder / f"{name}.pt2"
+            if not path.is_file():
+                raise FileNotFoundError(f"export folder {str(folder)!r} has no {path.name}; expected what noise2map export wrote")
+            if kind == "aoti":
+                from torch._inductor import aoti_load_package
+
+                functions.append(aoti_load_package(str(path)))
+            else:
+                functions.append(torch.export.load(path).module(check_guards=False))
+        return cls(*functions)
+
     def encode(self, pixel_values: Tensor) -> Tensor:
         """See `Runner.encode`."""
-        return self._encode(pixel_values=pixel_values)
+        return self._encode(pixel_values=pixel_values.contiguous())
 
     def step(self, **inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See `Runner.step`."""
@@ -183,25 +210,26 @@ def graph_model(config: Any, model_class: type[MapModel], runner: Runner, checks
     return model.eval()
 
 
-def load_export(folder: str | Path, model_class: type[MapModel]) -> MapModel:
-    """An ONNX export as a map model.
+def load_export(folder: str | Path, model_class: type[MapModel], *, run_programs: bool = False) -> MapModel:
+    """An export as a map model.
 
     Args:
         folder: of the export.
         model_class: the class that its configuration names.
+        run_programs: also open exports for torch, whose files are programs: run them only if you know who wrote them.
 
     Raises:
         ImportError: if onnxruntime is not installed.
         OSError: if a file is missing.
-        ValueError: if a file cannot be read, or the export is one for torch, whose files are programs: they are not run unasked.
+        ValueError: if a file cannot be read, or the export is a program that is not to be run.
     """
     folder = Path(folder).expanduser()
     kind = json.loads((folder / SETTINGS).read_text(encoding="utf-8")).get("format")
-    if kind != "onnx":
+    if kind != "onnx" and not run_programs:
         raise ValueError(f"{str(folder)!r} is an export of format {kind!r}, which is a program; expected one of format 'onnx'")
     config = model_class.config_class.from_pretrained(folder)
-    runner = OnnxRunner(folder)
+    runner = OnnxRunner(folder) if kind == "onnx" else ProgramRunner.open(folder, kind)
     digest = hashlib.sha256()
     for name in (ENCODER, STEP):
-        digest.update((folder / f"{name}.onnx").read_bytes())
+        digest.update((folder / f"{name}.{'onnx' if kind == 'onnx' else 'pt2'}").read_bytes())
     return graph_model(config, model_class, runner, digest.digest())

@@ -61,6 +61,7 @@ def load_model(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "float32",
     kinds: Sequence[str] = ("noise2map",),
+    run_programs: bool = False,
 ) -> tuple[MapModel, Any]:
     """Load a shipped, local or hub checkpoint, ready for prediction.
 
@@ -69,6 +70,7 @@ def load_model(
         device: Where to; a name as in :func:`pick_device`.
         dtype: Type of the weights and of most arithmetic; diffusion itself stays in float32.
         kinds: Model types that are wanted: ``"noise2map"`` (maps of images), ``"noise2map-bev"`` (bird's-eye-view maps).
+        run_programs: Also open the folder of an export for torch, whose files are programs.
 
     Returns:
         The model in evaluation mode, and its processor.
@@ -86,7 +88,7 @@ def load_model(
         model_class, processor_class = _classes(raw, source, kinds)
         processor = processor_class.from_pretrained(source)
         if is_export(source):
-            return _load_export(source, model_class, dtype), processor
+            return _load_export(source, model_class, dtype, run_programs), processor
         model, info = model_class.from_pretrained(source, dtype=dtype, output_loading_info=True)
     except SafetensorError as error:
         raise ValueError(f"model {str(name)!r}: the weights cannot be read: {error}") from error
@@ -112,10 +114,10 @@ def _classes(raw: dict[str, Any], source: str, kinds: Sequence[str]) -> tuple[ty
     return classes[architecture], processor_class
 
 
-def _load_export(source: str, model_class: type[MapModel], dtype: torch.dtype) -> MapModel:
+def _load_export(source: str, model_class: type[MapModel], dtype: torch.dtype, run_programs: bool) -> MapModel:
     if dtype != torch.float32:
         raise ValueError(f"dtype is {str(dtype).removeprefix('torch.')!r}; expected 'float32', in which an export computes")
-    return load_export(source, model_class)
+    return load_export(source, model_class, run_programs=run_programs)
 
 
 def class_names_of(name: str | Path) -> dict[int, str] | None:
