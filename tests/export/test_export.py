@@ -170,6 +170,13 @@ def test_half_an_export_is_refused(tmp_path):
     (tmp_path / "export.json").write_text('{"format": "onnx"}')
     with pytest.raises(FileNotFoundError, match=r"has no encoder.onnx; expected a whole export"):
         Predictor.from_pretrained(tmp_path)
+    for broken in ("[", "[]", "{}"):
+        (tmp_path / "export.json").write_text(broken)
+        with pytest.raises(ValueError, match=r"export.json does not say what was exported"):
+            Predictor.from_pretrained(tmp_path)
+    (tmp_path / "export.json").write_text('{"format": "aoti"}')
+    with pytest.raises(FileNotFoundError, match=r"has no encoder.pt2; expected a whole export of format aoti"):
+        Predictor.from_pretrained(tmp_path)
     (tmp_path / "export.json").write_text('{"format": "torch"}')
     with pytest.raises(ValueError, match="is an export of format 'torch', which is a program"):
         load_export(tmp_path, type(tiny_segmenter()))

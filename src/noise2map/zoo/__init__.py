@@ -29,7 +29,7 @@ _NEEDED = ("config.json", "model.safetensors", "preprocessor_config.json")
 # Mark of a folder that noise2map export wrote, and what it holds in place of weights.
 EXPORT_FILE = "export.json"
 
-_GRAPHS = ("encoder.onnx", "step.onnx")
+_GRAPHS = ("encoder", "step")
 
 # End of an architecture's name -> task.
 _TASKS = {
@@ -243,9 +243,14 @@ def _complete_folder(path: Path) -> Path:
     if (path / _PIPELINE).is_file():
         raise ValueError(f"{str(path)!r} holds an image generator, which noise2map sample draws from; expected a model of maps")
     if is_export(path):
-        for name in (*_GRAPHS, "config.json", "preprocessor_config.json"):
+        try:
+            kind = str(json.loads((path / EXPORT_FILE).read_text(encoding="utf-8"))["format"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path / EXPORT_FILE} does not say what was exported: {error!r}") from error
+        graphs = [f"{name}.{'onnx' if kind == 'onnx' else 'pt2'}" for name in _GRAPHS]
+        for name in (*graphs, "config.json", "preprocessor_config.json"):
             if not (path / name).is_file():
-                raise FileNotFoundError(f"export folder {str(path)!r} has no {name}; expected a whole export of format onnx")
+                raise FileNotFoundError(f"export folder {str(path)!r} has no {name}; expected a whole export of format {kind}")
         return path
     for name in _NEEDED:
         sharded = name == "model.safetensors" and (path / _INDEX).is_file()
