@@ -282,7 +282,8 @@ class DepthPredictor(ModelMixin, ConfigMixin):
         steps = torch.as_tensor(timesteps, device=reference.device).reshape(-1).expand(batch_size)
         time = self.time_embedding(self.time_proj(steps).to(reference.dtype))
         standard = {k: self.standardizers[str(k)](features[k].to(reference.dtype)) for k in chosen}
-        return self.heads[_name(chosen)](standard, functional.silu(time), size or self.image_size)
+        signal = self.heads[_name(chosen)](standard, functional.silu(time), size or self.image_size)
+        return signal.to(reference.dtype)  # under autocast its products are coarser
 
     def encode_depth(self, depth: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Depth ``(B, h, w)`` -> signal ``(B, 1, h, w)`` in [-1, 1] and mask, see `DepthRange.encode`."""
