@@ -64,8 +64,14 @@ def _complete_processors(module: ModuleType) -> None:
 
 def _complete_pipelines(module: ModuleType) -> None:
     for task, implementation in _PIPELINES.items():
-        if task in module.SUPPORTED_TASKS:
-            module.SUPPORTED_TASKS[task]["impl"] = implementation
+        entry = module.SUPPORTED_TASKS.get(task)
+        if entry is None:
+            continue
+        if isinstance(entry["impl"], str):
+            entry["impl"] = implementation
+        else:  # the table of transformers 5.20 holds the classes themselves
+            home, _, name = implementation.rpartition(".")
+            entry["impl"] = getattr(importlib.import_module(home), name)
 
 
 _COMPLETIONS: dict[str, Callable[[ModuleType], None]] = {
