@@ -49,7 +49,7 @@ class Variant:
     compiled: bool = False
     keep: bool = False
     size: str = "512x512"
-    repeats: int = 3
+    repeats: int = 2
 
     @property
     def words(self) -> list[str]:
@@ -72,7 +72,6 @@ USUAL = [
 ]
 LARGE = [
     Variant("public", "float32", size="1024x2048", repeats=1),
-    Variant("public", "bfloat16", size="1024x2048", repeats=1),
     Variant("ours", "float32", size="1024x2048", repeats=1),
     Variant("ours", "bfloat16", size="1024x2048", repeats=1),
 ]

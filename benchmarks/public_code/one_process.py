@@ -59,16 +59,18 @@ def our_calls(arguments: argparse.Namespace, image: torch.Tensor) -> dict[str, C
 
 
 def measure(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Medians of seconds by the clock and of the processor, after a warm-up; a further step is half of what two more cost."""
+    """Medians of seconds by the clock and of the processor; a further step is half of what two more cost.
+
+    A whole run must have warmed everything up before.
+    """
     by_clock: dict[str, list[float]] = {name: [] for name in calls}
     by_processor: dict[str, list[float]] = {name: [] for name in calls}
-    for repeat in range(repeats + 1):
+    for _ in range(repeats):
         for name, call in calls.items():
             processor, clock = time.process_time(), time.perf_counter()
             call()
-            if repeat:
-                by_clock[name].append(time.perf_counter() - clock)
-                by_processor[name].append(time.process_time() - processor)
+            by_clock[name].append(time.perf_counter() - clock)
+            by_processor[name].append(time.process_time() - processor)
     found: dict[str, float] = {}
     for unit, times in (("s", by_clock), ("cpu_s", by_processor)):
         medians = {name: statistics.median(values) for name, values in times.items()}
