@@ -1,9 +1,10 @@
 """``noise2map evaluate``: scores by steps, samples and averaging, with the uncertainty scored."""
 
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,6 +13,7 @@ from noise2map.cli.launch import hide_progress_of_files
 
 if TYPE_CHECKING:
     from noise2map.evaluation.run import EvaluationOptions
+    from noise2map.models.decoding import DecodingOptions
 
 Model = Annotated[str | None, typer.Option(help="Shipped name, folder of a checkpoint, or hub id.")]
 Member = Annotated[
@@ -148,13 +150,10 @@ def evaluate(
     """
     runs = bool(steps or ensemble or average or sampling or refine or window or fit_temperature)
     _check_source(model, predictions, runs, bool(member), bool(hide))
-    _check_needs(bool(field_smoothness), sampling, save_per_image, out)
-    options.check_refinement(refine, refine_share, refine_threshold)
+    _check_needs(bool(field_smoothness), sampling, save_per_image, out, (refine, refine_share, refine_threshold))
     # Imported after the options have been checked: a mistake is reported at once, not after seconds of imports.
-    from noise2map.evaluation.protocols import protocol_grid
     from noise2map.evaluation.run import EvaluationOptions
 
-    dials = (steps or [1, 3, 10], ensemble or [1], average or ["last"], sampler)
     chosen = EvaluationOptions(
         models=[name for name in (model, compare) if name] if predictions is None else [],
         members=member or [],
@@ -164,14 +163,7 @@ def evaluate(
         dataset=dataset,
         root=root,
         split=split,
-        protocols=protocol_grid(
-            *dials,
-            samplings=sampling or [None],
-            smoothness=field_smoothness or [None],
-            refinements=refine or [None],
-            shares=refine_share or [None],
-            thresholds=refine_threshold or [None],
-        ),
+        protocols=_protocols(steps, ensemble, average, sampler, sampling, field_smoothness, refine, refine_share, refine_threshold),
         steps_chosen=steps is not None or ensemble is not None or sampling is not None or refine is not None,
         hide=hide,
         cells=cells,
@@ -206,11 +198,50 @@ def _run(chosen: "EvaluationOptions", out: Path | None, save_per_image: bool, ov
             print(f"wrote {path}", file=sys.stderr)
 
 
-def _check_needs(smooth: bool, sampling: list[str] | None, save_per_image: bool, out: Path | None) -> None:
+def _protocols(
+    steps: Sequence[int | str] | None,
+    ensemble: Sequence[int] | None,
+    average: Sequence[str] | None,
+    sampler: str,
+    sampling: Sequence[str] | None,
+    field_smoothness: Sequence[float] | None,
+    refine: Sequence[str] | None,
+    refine_share: Sequence[float] | None,
+    refine_threshold: Sequence[float] | None,
+) -> "list[DecodingOptions]":
+    """The decodings that are compared; what was not said has its default."""
+    from noise2map.evaluation.protocols import protocol_grid
+
+    return protocol_grid(
+        steps or [1, 3, 10],
+        ensemble or [1],
+        average or ["last"],
+        sampler,
+        samplings=sampling or [None],
+        smoothness=field_smoothness or [None],
+        refinements=refine or [None],
+        shares=refine_share or [None],
+        thresholds=refine_threshold or [None],
+    )
+
+
+def _check_needs(
+    smooth: bool, sampling: list[str] | None, save_per_image: bool, out: Path | None, refinement: tuple[Any, Any, Any]
+) -> None:
+    """Refuses options without those that they need.
+
+    Args:
+        smooth: A width of the smooth field is given.
+        sampling: As given.
+        save_per_image: As given.
+        out: As given.
+        refinement: What `options.check_refinement` takes.
+    """
     if smooth and "field" not in (sampling or ()):
         raise ValueError("--field-smoothness needs --sampling field")
     if save_per_image and out is None:
         raise ValueError("--save-per-image needs --out, the folder to write to")
+    options.check_refinement(*refinement)
 
 
 def _check_source(model: str | None, predictions: Path | None, runs: bool, members: bool, hides: bool) -> None:

@@ -34,6 +34,8 @@ from noise2map.cli.sample import (
 
 if TYPE_CHECKING:
     from noise2map.generation.evaluation.study import GeneratorOptions
+    from noise2map.generation.sampling import SamplingOptions
+    from noise2map.guidance import GuidanceConfig
 
 _PLACEBOS = ("neighbor", "noise", "reversed")
 _PULLS = ("hinge", "square")
@@ -132,11 +134,8 @@ def evaluate_generator(
     """None, DCG, DPG and both at equal seeds: FID, dFID, KID, geometry, time; sweeps; a page of pairs."""
     # Imported after the options have been checked: a mistake is reported at once, not after seconds of imports.
     from noise2map.generation.evaluation.study import GeneratorOptions
-    from noise2map.generation.sampling import SamplingOptions
-    from noise2map.guidance import GuidanceConfig
     from noise2map.inference.loading import pick_device
 
-    steps_guided = {"every": guidance_every, "log_snr": guidance_log_snr, "on_nonfinite": on_nonfinite}
     options = GeneratorOptions(
         model=model,
         references=references,
@@ -154,8 +153,8 @@ def evaluate_generator(
         placebos=placebos or (),
         pulls=pulls or (),
         training=training,
-        sampling=SamplingOptions(num_inference_steps=steps, dtype=dtype, batch_size=batch_size),
-        guidance=GuidanceConfig(convention=as_saved(convention), reduction=as_saved(reduction), **steps_guided),
+        sampling=_sampling(steps, dtype, batch_size),
+        guidance=_guidance(convention, reduction, guidance_every, guidance_log_snr, on_nonfinite),
         sampler=sampler,
         timestep_spacing=timestep_spacing,
         limit=limit,
@@ -170,6 +169,24 @@ def evaluate_generator(
         cache=cache,
     )
     _run(options, draw, pairs, fov, overwrite)
+
+
+def _sampling(steps: int, dtype: str, batch_size: int) -> "SamplingOptions":
+    """How all rows are drawn."""
+    from noise2map.generation.sampling import SamplingOptions
+
+    return SamplingOptions(num_inference_steps=steps, dtype=dtype, batch_size=batch_size)
+
+
+def _guidance(
+    convention: str, reduction: str, every: int, log_snr: tuple[float, float] | None, on_nonfinite: str
+) -> "GuidanceConfig":
+    """What all guided rows share; their losses follow."""
+    from noise2map.guidance import GuidanceConfig
+
+    return GuidanceConfig(
+        convention=as_saved(convention), reduction=as_saved(reduction), every=every, log_snr=log_snr, on_nonfinite=on_nonfinite
+    )
 
 
 def _run(options: "GeneratorOptions", draw: str | None, pairs: int, fov: float | None, overwrite: bool) -> None:

@@ -1,8 +1,9 @@
-"""The process of a command: its threads and what it prints."""
+"""The process of a command: its threads, its memory, and what it prints."""
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,24 @@ def hide_progress_of_files() -> None:
     logging.disable_progress_bar()
     if "diffusers" in sys.modules:
         sys.modules["diffusers"].utils.logging.disable_progress_bar()
+
+
+@contextmanager
+def explain_lack_of_memory(remedy: str) -> Iterator[None]:
+    """Says in one line that memory was not enough for the work inside, and what helps.
+
+    Args:
+        remedy: What the user can do.
+
+    Raises:
+        MemoryError: In place of PyTorch's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        raise MemoryError(f"out of memory; {remedy}") from error
 
 
 def report_into(out: Path, settings: Mapping[str, Any], run: Callable[[], Any], *, overwrite: bool) -> None:

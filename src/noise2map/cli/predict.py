@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from noise2map.cli import options
+from noise2map.cli.launch import explain_lack_of_memory, hide_progress_of_files
 
 EXIT_SOME_FAILED = 1
 
@@ -21,15 +22,39 @@ def _amount(text: Any) -> int:
         raise typer.BadParameter(str(error)) from error
 
 
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="IMAGE|FOLDER|TAR|PARQUET|URL|VIDEO...",
+        help="Images, folders (sub-folders too), tars, parquet tables, quoted patterns, addresses (https, s3, ...); or videos.",
+    ),
+]
+Model = Annotated[str, typer.Option(help="A shipped checkpoint, a folder or a hub id, e.g. freedoom-segmentation-tiny.")]
+Seed = Annotated[int, typer.Option(help="With the path of an image in the folder, it fixes the image's noise.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="The most images at a time; fewer where memory is short.")]
+Interval = Annotated[
+    Any, typer.Option(parser=options.check_share, metavar="P", help="Also write where the truth is with this probability.")
+]
+Panels = Annotated[bool, typer.Option(help="Draw image, map and uncertainty side by side for each image.")]
+Arrays = Annotated[bool, typer.Option(help="Store depth as floats (npz), too.")]
+Memory = Annotated[Any, typer.Option(parser=_amount, metavar="2GiB", help="Most memory; an image that does not fit goes in tiles.")]
+Tile = Annotated[int | None, typer.Option(min=64, help="Process larger images in tiles of this side, a multiple of 32.")]
+WarmStart = Annotated[
+    float | None,
+    typer.Option(metavar="LEVEL", help="Of a video: begin a frame at this noise level (0 to 1), from the map before."),
+]
+Flow = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Of --warm-start: files 000001.npz, ... of flow, along which the map before is moved."),
+]
+Engine = Annotated[Literal["local", "ray"], typer.Option(help="Where: in this process, or in workers of Ray.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Of Ray: processes; by default one for each GPU or core.")]
+Address = Annotated[str | None, typer.Option(help="Of Ray: a running cluster; this machine by default.")]
+
+
 def predict(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGE|FOLDER|TAR|PARQUET|URL|VIDEO...",
-            help="Images, folders (sub-folders too), tars, parquet tables, quoted patterns, addresses (https, s3, ...); or videos.",
-        ),
-    ],
-    model: Annotated[str, typer.Option(help="A shipped checkpoint, a folder or a hub id, e.g. freedoom-segmentation-tiny.")],
+    sources: Sources,
+    model: Model,
     out: options.Out = Path("maps"),
     steps: options.Steps = None,
     ensemble: options.Ensemble = None,
@@ -39,31 +64,21 @@ def predict(
     refine: options.Refine = None,
     refine_share: options.RefineShare = None,
     refine_threshold: options.RefineThreshold = None,
-    seed: Annotated[int, typer.Option(help="With the path of an image in the folder, it fixes the image's noise.")] = 0,
+    seed: Seed = 0,
     device: options.Device = "auto",
     dtype: options.DType = "float32",
-    batch_size: Annotated[int, typer.Option(min=1, help="The most images at a time; fewer where memory is short.")] = 8,
+    batch_size: BatchSize = 8,
     size: options.Size = None,
-    interval: Annotated[
-        Any, typer.Option(parser=options.check_share, metavar="P", help="Also write where the truth is with this probability.")
-    ] = None,
-    panels: Annotated[bool, typer.Option(help="Draw image, map and uncertainty side by side for each image.")] = True,
-    arrays: Annotated[bool, typer.Option(help="Store depth as floats (npz), too.")] = True,
-    memory: Annotated[
-        Any, typer.Option(parser=_amount, metavar="2GiB", help="Most memory; an image that does not fit goes in tiles.")
-    ] = None,
-    tile: Annotated[int | None, typer.Option(min=64, help="Process larger images in tiles of this side, a multiple of 32.")] = None,
-    warm_start: Annotated[
-        float | None,
-        typer.Option(metavar="LEVEL", help="Of a video: begin a frame at this noise level (0 to 1), from the map before."),
-    ] = None,
-    flow: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Of --warm-start: files 000001.npz, ... of flow, along which the map before is moved."),
-    ] = None,
-    engine: Annotated[Literal["local", "ray"], typer.Option(help="Where: in this process, or in workers of Ray.")] = "local",
-    workers: Annotated[int | None, typer.Option(min=1, help="Of Ray: processes; by default one for each GPU or core.")] = None,
-    address: Annotated[str | None, typer.Option(help="Of Ray: a running cluster; this machine by default.")] = None,
+    interval: Interval = None,
+    panels: Panels = True,
+    arrays: Arrays = True,
+    memory: Memory = None,
+    tile: Tile = None,
+    warm_start: WarmStart = None,
+    flow: Flow = None,
+    engine: Engine = "local",
+    workers: Workers = None,
+    address: Address = None,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Predict class maps or depth, with uncertainty, for images of any size, or for the frames of videos.
@@ -74,84 +89,89 @@ def predict(
     from noise2map.inference.sources import find_images
     from noise2map.runs.output_folder import OutputFolder
 
-    chosen = {"num_inference_steps": steps, "ensemble_size": ensemble, "average": average, "sampler": sampler}
-    chosen |= {"sampling": sampling, "seed": seed}
     options.check_refinement(refine, refine_share, refine_threshold)
-    _check_engine(engine, workers, address, memory, device)
-    if refine is not None:  # left out otherwise: folders of earlier runs are gone on with
+    elsewhere = _engine(engine, workers, address, memory, (model, device, dtype, tile))
+    videos, moved = _videos(sources, warm_start, interval, flow, engine)
+    chosen = {"num_inference_steps": steps, "ensemble_size": ensemble, "average": average, "sampler": sampler}
+    chosen |= {"sampling": sampling, "seed": seed, "size": tuple(size) if isinstance(size, tuple) else size}
+    chosen |= _given(refine_threshold=refine_threshold, interval=interval)
+    if refine is not None:  # likewise
         chosen |= {"refine": refine, "refine_share": refine_share}
-    if refine_threshold is not None:
-        chosen["refine_threshold"] = refine_threshold
-    videos = _videos(sources, warm_start, interval, flow)
-    moved = _flow(flow, sources)
-    if videos and engine == "ray":
-        raise typer.BadParameter("it is for images, got videos", param_hint="--engine")
-    chosen["size"] = tuple(size) if isinstance(size, tuple) else size
+    bound, level = _given(memory=memory, tile=tile), _given(warm_start=warm_start, flow=moved.checksum if moved else None)
     found = find_images(sources, leave_out=out)
-    if interval is not None:
-        chosen["interval"] = interval
-    bound = {name: value for name, value in (("memory", memory), ("tile", tile)) if value is not None}
-    level = {} if warm_start is None else {"warm_start": warm_start}
-    request = prediction_request(
-        model, dtype=dtype, panels=panels, arrays=arrays, **chosen, **bound, **level, **({"flow": moved.checksum} if moved else {})
-    )
+    request = prediction_request(model, dtype=dtype, panels=panels, arrays=arrays, **chosen, **bound, **level)
     with OutputFolder(out, overwrite=overwrite) as folder:
         if folder.recall(request):
             plan = plan_images(found, folder)
             if not plan.images and not plan.failed:  # nothing to load a model for
                 _tell(out, 0, plan.done, {}, found.skipped, model)
                 return
-        import transformers  # after the checks that need nothing heavy
-
+        # Imported after the checks that need nothing heavy.
         from noise2map.inference.folder import predict_folder
         from noise2map.inference.loading import load_model, pick_device, pick_dtype
         from noise2map.inference.predictor import Predictor
         from noise2map.models.decoding import PredictionOptions
 
-        transformers.utils.logging.disable_progress_bar()
-        here = pick_device("cpu" if engine == "ray" else device)
+        hide_progress_of_files()
+        here = pick_device(device if elsewhere is None else "cpu")
         predictor = Predictor(*load_model(model, here, pick_dtype(dtype)), **bound)
-        choices: dict[str, Any] = {"model_name": model, "batch_size": batch_size}
-        try:
+        with explain_lack_of_memory("use a smaller --batch-size, --size or --ensemble"):
+            decoding = PredictionOptions(**chosen)
+            named: dict[str, Any] = {"model_name": model, "batch_size": batch_size}
             if videos:
                 from noise2map.video import predict_video
 
-                choices |= {"warm_start": warm_start, "flow": moved}
-                report = predict_video(found, folder, predictor, PredictionOptions(**chosen), **choices)
+                report = predict_video(found, folder, predictor, decoding, warm_start=warm_start, flow=moved, **named)
             else:
-                choices |= {"panels": panels, "arrays": arrays}
-                if engine == "ray":
-                    from noise2map.cluster import ModelSource, RayEngine
-
-                    source = ModelSource(model, device, dtype, tile)
-                    choices["engine"] = RayEngine(source, workers=workers, address=address)
-                report = predict_folder(found, folder, predictor, PredictionOptions(**chosen), **choices)
-        except RuntimeError as error:
-            if "out of memory" not in str(error):
-                raise
-            raise MemoryError("out of memory; use a smaller --batch-size, --size or --ensemble") from error
+                report = predict_folder(found, folder, predictor, decoding, panels=panels, arrays=arrays, engine=elsewhere, **named)
     _tell(out, len(report.written), report.skipped, report.failed, report.left_out, f"{predictor.task}, {model}")
     if report.failed:
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
-def _check_engine(engine: str, workers: int | None, address: str | None, memory: int | None, device: str) -> None:
-    """Refuses what belongs to the other engine, before anything is loaded."""
+def _given(**values: Any) -> dict[str, Any]:
+    """Options that were given; the others are left out, so that folders of before there were any are gone on with."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _engine(
+    engine: str, workers: int | None, address: str | None, memory: int | None, source: tuple[str, str, str, int | None]
+) -> Any:
+    """What does the shards elsewhere, None for this process; options of the other engine are refused before anything is loaded.
+
+    Args:
+        engine: Its name.
+        workers: Of Ray.
+        address: Of Ray.
+        memory: Of this process.
+        source: Model, device, precision and tile of the workers.
+    """
     if engine == "local":
         for name, value in (("--workers", workers), ("--address", address)):
             if value is not None:
                 raise typer.BadParameter("it needs --engine ray", param_hint=name)
-        return
+        return None
     if memory is not None:
         raise typer.BadParameter("it bounds one process; with --engine ray expected --tile", param_hint="--memory")
+    model, device, dtype, tile = source
     if device not in ("auto", "cpu", "cuda"):
         raise typer.BadParameter(f"with --engine ray expected auto, cpu or cuda, got {device!r}", param_hint="--device")
-    from noise2map.cluster.engine import import_ray
+    from noise2map.cluster import ModelSource, RayEngine
 
-    import_ray()
+    return RayEngine(ModelSource(model, device, dtype, tile), workers=workers, address=address)
 
 
-def _videos(sources: list[str], warm_start: float | None, interval: float | None, flow: Path | None) -> bool:
+def _videos(
+    sources: list[str], warm_start: float | None, interval: float | None, flow: Path | None, engine: str
+) -> tuple[bool, Any]:
+    """Whether it is videos that are given, and the flow of one, None if none is; what cannot be done with them is refused."""
+    videos, moved = _are_videos(sources, warm_start, interval, flow), _flow(flow, sources)
+    if videos and engine == "ray":
+        raise typer.BadParameter("it is for images, got videos", param_hint="--engine")
+    return videos, moved
+
+
+def _are_videos(sources: list[str], warm_start: float | None, interval: float | None, flow: Path | None) -> bool:
     """Whether it is videos that are given; what cannot be done with them is refused."""
     names = [source for source in sources if source.lower().endswith(_VIDEOS)]
     if flow is not None and warm_start is None:

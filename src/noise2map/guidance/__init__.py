@@ -6,7 +6,8 @@ from noise2map.guidance.depth_prior import DepthPrior, PriorLoss, draw_tau
 from noise2map.guidance.features import UNetFeatureTap, decoder_blocks, unet_signature
 from noise2map.guidance.gradient import guided_prediction
 from noise2map.guidance.losses import ConsistencyLoss, GuidanceLoss, consistency_loss, prior_loss
-from noise2map.guidance.pipeline import DepthGuidedPipeline, DepthGuidedPipelineOutput
+from noise2map.guidance.outputs import DepthGuidedPipelineOutput
+from noise2map.guidance.pipeline import DepthGuidedPipeline
 from noise2map.guidance.scheduler_step import guided_step
 
 __all__ = [

@@ -2,14 +2,12 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, UNet2DModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
@@ -21,28 +19,15 @@ from noise2map.guidance.depth_prior import DepthPrior, TauRule
 from noise2map.guidance.fetching import FromHub
 from noise2map.guidance.gradient import GuidedPrediction, guided_prediction, read_depth
 from noise2map.guidance.losses import REDUCTIONS
+from noise2map.guidance.outputs import DepthGuidedPipelineOutput, SamplingRun, StepCallback
 from noise2map.guidance.placebos import check_pairs
 from noise2map.guidance.scheduler_step import CONVENTIONS, GuidedStep, check_sampling, check_scheduler, guided_step
 
 _OUTPUT_TYPES = ("pil", "np", "pt")
-
-
-@dataclass
-class DepthGuidedPipelineOutput(BaseOutput):
-    """Output of a run.
-
-    Attributes:
-        images: PIL images, or an array ``(B, H, W, C)``, or a tensor ``(B, C, H, W)``, in [0, 1].
-        depths: depth that the strong branch reads at the last step, an array (a tensor for ``output_type="pt"``) ``(B, H,
-            W)``, in metres if the predictor is metric, else in [0, 1]; None unless ``output_depth``.
-        losses: loss name -> its value before each step, unscaled, ``(steps, B)`` on the CPU; NaN where a step was not guided.
-        skipped: number of steps of each image that were left unguided because the gradient was not finite, ``(B,)``.
-    """
-
-    images: list[Image.Image] | np.ndarray | Tensor
-    depths: np.ndarray | Tensor | None = None
-    losses: dict[str, Tensor] | None = None
-    skipped: Tensor | None = None
+# Arguments of a call that `check_call` looks at.
+_CHECKED = (
+    "batch_size", "num_inference_steps", "eta", "generator", "latents", "class_labels", "output_depth", "output_type",
+)  # fmt: skip
 
 
 class DepthGuidedPipeline(FromHub, DiffusionPipeline):
@@ -185,47 +170,30 @@ class DepthGuidedPipeline(FromHub, DiffusionPipeline):
         Raises:
             ValueError: for an impossible argument, before any work, or a gradient that is not finite.
         """
-        arguments = dict(locals())
-        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
-            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        guidance = self._guidance({name: arguments[name] for name in CALL_KEYWORDS}, guidance)
-        every_depth = "depth_signal" in callback_on_step_end_tensor_inputs
-        self.check_call(
-            guidance,
-            batch_size=batch_size,
-            num_inference_steps=num_inference_steps,
-            eta=eta,
-            generator=generator,
-            latents=latents,
-            class_labels=class_labels,
-            output_depth=output_depth,
-            output_type=output_type,
-        )
-        self._check_callback(callback_on_step_end_tensor_inputs)
-        # Before the start noise is drawn, so that giving the same noise as `latents` changes nothing.
-        drawing = guidance_generators(generator, batch_size, self._execution_device) if guidance.active else []
-        sample = self._start(batch_size, generator, latents)
-        self.scheduler.set_timesteps(num_inference_steps)
-        log: list[tuple[dict[str, Tensor], Tensor | None]] = []
-        depth_signal = None
-        depth_from = 0 if every_depth else num_inference_steps - 1 if output_depth else None
-        with self.progress_bar(total=num_inference_steps) as bar:
-            step_options = {"eta": eta, "use_clipped_model_output": use_clipped_model_output, "generator": generator}
-            for index, prediction, step in self._steps(sample, guidance, drawing, class_labels, depth_from, step_options):
-                if callback_on_step_end is not None:
-                    given = _tensors(prediction, step, callback_on_step_end_tensor_inputs)
-                    returned = callback_on_step_end(self, index, self.scheduler.timesteps[index], given) or {}
-                    step.prev_sample = returned.get("latents", step.prev_sample)
-                # Only what is small is kept of each step.
-                log.append((prediction.losses, prediction.skipped))
-                sample, depth_signal = step.prev_sample, prediction.depth_signal
-                bar.update()
-        depths = self._depths(depth_signal, output_type) if output_depth else None
-        images = self._images(sample, output_type)
+        guidance, callback = self._checked(dict(locals()))
+        step_options = {"eta": eta, "use_clipped_model_output": use_clipped_model_output, "generator": generator}
+        run = self._draw(guidance, callback, batch_size, num_inference_steps, latents, class_labels, output_depth, step_options)
+        depths = self._depths(run.depth_signal, output_type) if output_depth else None
+        images = self._images(run.sample, output_type)
         self.maybe_free_model_hooks()
-        if not return_dict:
-            return images, depths
-        return DepthGuidedPipelineOutput(images, depths, *_collect(log, guidance, batch_size))
+        return DepthGuidedPipelineOutput(images, depths, *run.collected(guidance)) if return_dict else (images, depths)
+
+    def _checked(self, call: dict[str, Any]) -> tuple[GuidanceConfig, StepCallback]:
+        """Guidance and callback of a call that can be made.
+
+        Args:
+            call: all its arguments by name.
+
+        Raises:
+            ValueError: as the call.
+        """
+        guidance = self._guidance({name: call[name] for name in CALL_KEYWORDS}, call["guidance"])
+        self.check_call(guidance, **{name: call[name] for name in _CHECKED})
+        function, names = call["callback_on_step_end"], call["callback_on_step_end_tensor_inputs"]
+        if isinstance(function, (PipelineCallback, MultiPipelineCallbacks)):
+            names = function.tensor_inputs
+        self._check_callback(names)
+        return guidance, StepCallback(function, names)
 
     def _guidance(self, keywords: dict[str, Any], guidance: GuidanceConfig | None) -> GuidanceConfig:
         """The configuration of a call, from its keywords or as it is given, with the pipeline's convention and reduction."""
@@ -236,6 +204,31 @@ class DepthGuidedPipeline(FromHub, DiffusionPipeline):
             if said:
                 raise ValueError(f"got guidance and {', '.join(said)}; expected them in the GuidanceConfig alone")
         return guidance.bound(convention=self.config.convention, reduction=self.config.reduction)
+
+    def _draw(
+        self,
+        guidance: GuidanceConfig,
+        callback: StepCallback,
+        batch_size: int,
+        num_inference_steps: int,
+        latents: Tensor | None,
+        class_labels: Tensor | None,
+        output_depth: bool,
+        step_options: dict[str, Any],
+    ) -> SamplingRun:
+        """All steps, from the start noise on."""
+        generator = step_options["generator"]
+        # Before the start noise is drawn, so that giving the same noise as `latents` changes nothing.
+        drawing = guidance_generators(generator, batch_size, self._execution_device) if guidance.active else []
+        run = SamplingRun(self._start(batch_size, generator, latents))
+        self.scheduler.set_timesteps(num_inference_steps)
+        depth_from = 0 if "depth_signal" in callback.names else num_inference_steps - 1 if output_depth else None
+        with self.progress_bar(total=num_inference_steps) as bar:
+            for index, prediction, step in self._steps(run.sample, guidance, drawing, class_labels, depth_from, step_options):
+                callback.after(self, index, prediction, step)
+                run.add(prediction, step)
+                bar.update()
+        return run
 
     def _steps(
         self,
@@ -370,27 +363,3 @@ class DepthGuidedPipeline(FromHub, DiffusionPipeline):
 
 
 _CALL = inspect.signature(DepthGuidedPipeline.__call__).parameters
-
-
-def _tensors(prediction: Any, step: Any, names: Sequence[str]) -> dict[str, Tensor | None]:
-    """What a callback is given of a step."""
-    tensors = {
-        "latents": step.prev_sample,
-        "gradient": prediction.gradient,
-        "pred_original_sample": step.pred_original_sample,
-        "depth_signal": prediction.depth_signal,
-    }
-    return {name: tensors[name] for name in names}
-
-
-def _collect(
-    log: Sequence[tuple[dict[str, Tensor], Tensor | None]], guidance: GuidanceConfig, batch_size: int
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Losses of all steps, ``(steps, B)`` by name, and skipped steps of each image."""
-    missing = torch.full((batch_size,), float("nan"))
-    values = {
-        loss.name: torch.stack([found[loss.name].float().cpu() if loss.name in found else missing for found, _ in log])
-        for loss in guidance.active
-    }
-    skips = [skipped.long().cpu() for _, skipped in log if skipped is not None]
-    return values, sum(skips, torch.zeros(batch_size, dtype=torch.long))

@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -86,26 +87,27 @@ def predict_folder(
         ValueError: If there is no image, decoding options are invalid, or ``out`` holds foreign files or maps of other settings.
     """
     check_count("batch_size", batch_size)
-    if not isinstance(out, OutputFolder):
-        found = source if isinstance(source, FoundImages) else find_images(source, leave_out=Path(out))
-        with OutputFolder(out, overwrite=overwrite) as folder:
-            return predict_folder(
-                found, folder, predictor, options, model_name=model_name, batch_size=batch_size, panels=panels, arrays=arrays,
-                progress=progress, engine=engine,
-            )  # fmt: skip
-    found = source if isinstance(source, FoundImages) else find_images(source, leave_out=out.root)
-    options = (options or PredictionOptions()).resolved(predictor.model.config)
-    if options.interval is not None:
-        predictor.check_interval(options)
-    model_name = model_name or str(predictor.model.config.name_or_path)
-    settings = run_settings(predictor, options, model_name)
-    out.use(settings)
+    root = out.root if isinstance(out, OutputFolder) else Path(out)
+    found = source if isinstance(source, FoundImages) else find_images(source, leave_out=root)
+    with nullcontext(out) if isinstance(out, OutputFolder) else OutputFolder(out, overwrite=overwrite) as folder:
+        options = (options or PredictionOptions()).resolved(predictor.model.config)
+        if options.interval is not None:
+            predictor.check_interval(options)
+        model_name = model_name or str(predictor.model.config.name_or_path)
+        job = Job(options, model_name, batch_size, panels, arrays, run_settings(predictor, options, model_name))
+        return _finish(job, found, folder, predictor, engine, progress)
+
+
+def _finish(
+    job: Job, found: FoundImages, out: OutputFolder, predictor: Predictor, engine: Engine | None, progress: bool
+) -> FolderReport:
+    """Does what is left of a job: predicts the images that are new or have changed, and writes each as it comes."""
+    out.use(job.settings)
     plan = plan_images(found, out)
     if changed := [one.id for one in plan.images if one.id in out.done]:
         out.forget(changed)
     report = FolderReport(skipped=plan.done, left_out=found.skipped)
-    job = Job(options, model_name, batch_size, panels, arrays, settings)
-    shards = cut_shards(found, plan.images, batch_size)
+    shards = cut_shards(found, plan.images, job.batch_size)
     predict = ShardPredictor(predictor, job)
     outcomes = engine(shards, job) if engine is not None else chain.from_iterable(map(predict, shards))
     left = {shard.number: len(shard.images) for shard in shards}

@@ -5,12 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from noise2map.codecs import MapCodec
 from noise2map.diffusion.ensemble import Generators, fold, generator_list, unfold
-from noise2map.diffusion.sampling import Step
 from noise2map.diffusion.schedule import make_schedule
 from noise2map.hub.sharing import SharedOnHub
 from noise2map.models.aggregation import Aggregator
@@ -18,7 +16,7 @@ from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.decoding import DecodingOptions
 from noise2map.models.denoising.denoiser import Denoiser, decoder_input, read_tokens
 from noise2map.models.denoising.hooks import FormulationHooks
-from noise2map.models.denoising.run import WarmStart, can_be_read, denoising_steps, start_noise
+from noise2map.models.denoising.run import WarmStart, aggregate_steps, start_noise
 from noise2map.models.denoising.training import training_loss
 from noise2map.models.distributions.calibration import Calibration
 from noise2map.models.encoder import ImageEncoder
@@ -224,19 +222,12 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
         drawn = options.ensemble_size if options.sampling == "field" else None
         if drawn is not None:
             options = replace(options, ensemble_size=1, average="last")  # the marginals as they are
-        batch_size = len(features)
-        generators = generator_list(generator, batch_size)
+        generators = generator_list(generator, len(features))
         x_T = start_noise(self, features, options.ensemble_size, noise, generators)
-        aggregator = self.make_aggregator(batch_size, options.ensemble_size, options.average)
-        active, steps = torch.ones(batch_size, dtype=torch.bool), list[Step]()
-        for step in denoising_steps(self, features, x_T, options, generators, active, step_noise, latent_noise, warm_start):
-            fraction = aggregator.update(step.prediction, active)
-            if output_steps:
-                steps.append(replace(step, prediction=self.map_of(step.prediction)))
-            if options.num_inference_steps == "auto" and can_be_read(self, step.t):
-                active &= fraction >= self.config.auto_threshold
-                if not bool(active.any()):
-                    break
+        aggregator = self.make_aggregator(len(features), options.ensemble_size, options.average)
+        steps = aggregate_steps(
+            self, aggregator, features, x_T, options, generators, step_noise, latent_noise, warm_start, keep=output_steps
+        )
         prediction, kinds = aggregator.result()
         samples = self.map_of(aggregator.last) if output_samples else None
         if drawn is not None:

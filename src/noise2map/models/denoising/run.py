@@ -1,8 +1,8 @@
-"""A run of decoder calls: its time grid, its noise and its solver."""
+"""A run of decoder calls: its time grid, its noise, its solver, and its end."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from noise2map.diffusion.ensemble import check_noise, draw_noise, fold
 from noise2map.diffusion.fields import multi_resolution_noise
 from noise2map.diffusion.process import add_noise
 from noise2map.diffusion.sampling import Step, ddim_steps, ddpm_steps, dpmpp_2m_steps, karras_pairs, time_pairs
+from noise2map.models.aggregation import Aggregator
 from noise2map.models.decoding import DecodingOptions
 from noise2map.models.denoising.denoiser import Denoiser, Latent
 
@@ -177,6 +178,51 @@ def denoising_steps(
     if options.sampler == "dpmpp_2m":
         return dpmpp_2m_steps(denoise, x_T, model.schedule, pairs)
     return ddim_steps(denoise, x_T, model.schedule, pairs, config.churn, step_noise)
+
+
+def aggregate_steps(
+    model: Any,
+    aggregator: Aggregator,
+    features: Tensor,
+    x_T: Tensor,
+    options: DecodingOptions,
+    generators: Sequence[torch.Generator | None],
+    step_noise: Callable[[int, Tensor], Tensor] | None = None,
+    latent_noise: Latent | None = None,
+    warm_start: WarmStart | None = None,
+    *,
+    keep: bool = False,
+) -> list[Step]:
+    """A whole run; with ``"auto"`` each image takes part until its map stands still.
+
+    Args:
+        model: a `MapModel`.
+        aggregator: takes the predictions.
+        features: see `denoising_steps`, likewise the next six.
+        x_T: start noise ``(B*R, C, h, w)``.
+        options: with every value chosen.
+        generators: one for each image.
+        step_noise: fresh noise of a step.
+        latent_noise: noise channels of a call.
+        warm_start: where the run begins instead.
+        keep: whether to return the steps.
+
+    Returns:
+        The steps with their maps, without other parameters of a distribution; none unless they are to be kept.
+
+    Raises:
+        ValueError: if the run cannot begin there.
+    """
+    active, kept = torch.ones(len(features), dtype=torch.bool), list[Step]()
+    for step in denoising_steps(model, features, x_T, options, generators, active, step_noise, latent_noise, warm_start):
+        fraction = aggregator.update(step.prediction, active)
+        if keep:
+            kept.append(replace(step, prediction=model.map_of(step.prediction)))
+        if options.num_inference_steps == "auto" and can_be_read(model, step.t):
+            active &= fraction >= model.config.auto_threshold
+            if not bool(active.any()):
+                break
+    return kept
 
 
 def start_noise(
