@@ -23,7 +23,7 @@ def test_table_of_a_tiny_unet(tmp_path, capsys):
     assert tuple(rows) == STAGES and all(row["ms"] > 0 and row["commit"] != "" for row in rows.values())
     assert rows["unguided"]["over_unguided"] == 1 and rows["unguided"]["kept_mb"] == 0
     work = {stage: row["gflop_over_unguided"] for stage, row in rows.items()}
-    assert 1 < work["consistency"] < work["both"] < work["both, all gradients"] < 3
+    assert 1 < work["depth read"] < work["consistency"] < work["both"] < work["both, all gradients"] < 3
     assert work["from the output, all gradients"] == pytest.approx(3, abs=0.1)
     kept = {stage: row["kept_mb"] for stage, row in rows.items()}
     assert kept["consistency"] < kept["both"] < kept["both, all gradients"]
@@ -31,6 +31,34 @@ def test_table_of_a_tiny_unet(tmp_path, capsys):
     assert len(read_csv(out)) == 2 * len(STAGES)
     checkpointed = {row["stage"]: row for row in read_csv(out) if row["checkpointing"] == "True"}
     assert checkpointed["consistency"]["kept_mb"] < kept["consistency"]
+
+
+def test_table_of_a_shipped_generator(tmp_path):
+    """Its own U-Net, predictor and prior: the unguided step costs what that U-Net does."""
+    from diffusers import UNet2DModel
+
+    from noise2map.runs.operations import count_operations
+    from noise2map.zoo import zoo_path
+
+    out = tmp_path / "bench.csv"
+    assert run("--model", "freedoom-generator-64", "--batch-size", 2, "--rounds", 1, "--threads", 1, "--out", out) == 0
+    rows = {row["stage"]: row for row in read_csv(out)}
+    assert tuple(rows) == STAGES and {row["unet"] for row in rows.values()} == {"freedoom-generator-64"}
+    unet = UNet2DModel.from_pretrained(zoo_path("freedoom-generator-64") / "unet")
+    with torch.no_grad():
+        alone = count_operations(lambda: unet(torch.zeros(2, 3, 64, 64), 400))
+    assert rows["unguided"]["gflop"] == pytest.approx(alone / 1e9, rel=1e-3)
+    assert rows["consistency"]["gflop_over_unguided"] < rows["both"]["gflop_over_unguided"]
+
+
+def test_a_generator_without_a_prior_is_refused(tmp_path, capsys):
+    from noise2map.guidance import DepthGuidedPipeline
+    from noise2map.zoo import zoo_path
+
+    pipe = DepthGuidedPipeline.from_pretrained(zoo_path("freedoom-generator-64"))
+    DepthGuidedPipeline(pipe.unet, pipe.scheduler, pipe.depth_predictor).save_pretrained(tmp_path / "bare")
+    assert run("--model", tmp_path / "bare", "--out", tmp_path / "bench.csv") == 1
+    assert "no depth prior" in capsys.readouterr().err and not (tmp_path / "bench.csv").exists()
 
 
 def test_unet_has_the_proportions_of_the_published_one():

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -9,9 +10,10 @@ import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from tqdm import tqdm
 
-from noise2map.bench.timing import IDENTITY, BenchOptions, name_of, time_calls
+from noise2map.bench.timing import IDENTITY, BenchOptions, machine_facts, name_of, time_calls
 from noise2map.convert import LSUN_256_FLAGS
 from noise2map.convert.adm_flags import adm_architecture
+from noise2map.generation.loading import load_generator
 from noise2map.guidance import (
     DepthPredictor,
     DepthPrior,
@@ -21,6 +23,7 @@ from noise2map.guidance import (
     guided_prediction,
     guided_step,
 )
+from noise2map.guidance.gradient import read_depth
 from noise2map.runs.operations import count_operations
 from noise2map.runs.provenance import provenance
 from noise2map.training.maps.dry_run import kept_bytes
@@ -40,13 +43,15 @@ GUIDANCE_COLUMNS = {
 
 UNGUIDED = "unguided"
 
+READ = "depth read"
+
 _SCALES = {"consistency": (1.0, 0.0), "prior": (0.0, 1.0), "both": (1.0, 1.0)}
 
 _FULL = "both, all gradients"
 
 _FROM_OUTPUT = "from the output, all gradients"
 
-STAGES = (UNGUIDED, *_SCALES, _FULL, _FROM_OUTPUT)
+STAGES = (UNGUIDED, READ, *_SCALES, _FULL, _FROM_OUTPUT)
 
 _TIMESTEP = 400
 
@@ -66,6 +71,7 @@ class GuidanceBenchOptions(BenchOptions):
         prior_channels: width of its finest level; 32 beside a U-Net of 256, and the same proportion if 0.
         batch_size: images at a time.
         checkpointing: recompute the U-Net's activations instead of keeping them.
+        model: a guided generator (shipped name or folder) in place of the U-Net of that shape; its parts have their own sizes.
     """
 
     channels: int
@@ -74,6 +80,36 @@ class GuidanceBenchOptions(BenchOptions):
     prior_channels: int
     batch_size: int
     checkpointing: bool = False
+    model: str | None = None
+
+
+@dataclass(frozen=True)
+class GuidedParts:
+    """What a guided step runs.
+
+    Attributes:
+        unet: the image U-Net.
+        predictor: of its features.
+        prior: of the predictor's depth range.
+        name: of the U-Net, as tables call it.
+        prior_name: likewise.
+    """
+
+    unet: UNet2DModel
+    predictor: DepthPredictor
+    prior: DepthPrior
+    name: str
+    prior_name: str
+
+    @property
+    def modules(self) -> tuple[UNet2DModel, DepthPredictor, DepthPrior]:
+        """All of them."""
+        return self.unet, self.predictor, self.prior
+
+    @property
+    def size(self) -> int:
+        """Side of the images, px."""
+        return int(self.unet.config.sample_size)
 
 
 def lsun_unet(channels: int, size: int) -> UNet2DModel:
@@ -108,24 +144,44 @@ def depth_prior(channels: int, size: int, **bounds: float) -> DepthPrior:
     return DepthPrior(unet_config=config, **bounds)
 
 
-def guidance_calls(options: GuidanceBenchOptions, dtype: torch.dtype) -> tuple[dict[str, Callable[[], Any]], set[int]]:
-    """One sampling step in each of the ways that are compared, and the storages of the weights."""
+def guided_parts(options: GuidanceBenchOptions) -> GuidedParts:
+    """Parts of a saved generator, or fresh ones with the published proportions.
+
+    Raises:
+        ValueError: if the saved generator has no predictor or prior, or the numbers fit no U-Net.
+    """
+    if options.model is not None:
+        pipe = load_generator(options.model)
+        if pipe.depth_predictor is None or pipe.depth_prior is None:
+            raise ValueError(f"generator {options.model!r} has no depth predictor or no depth prior; expected one with both")
+        side = pipe.depth_prior.image_size[0]
+        return GuidedParts(pipe.unet, pipe.depth_predictor, pipe.depth_prior, Path(options.model).name, f"its own at {side}")
     torch.manual_seed(options.seed)
     unet = lsun_unet(options.channels, options.size)
-    if options.checkpointing:
-        unet.enable_gradient_checkpointing()
     bounds = {"min_depth": 0.5, "max_depth": 40.0}
     hidden = (max(options.channels // 2, 4), max(options.channels // 4, 4))  # 128 and 64 beside a U-Net of 256
     predictor = DepthPredictor.for_unet(unet, hidden_sizes=hidden, **bounds)
-    prior = depth_prior(_prior_channels(options), options.prior_size, **bounds)
-    for module in (unet, predictor, prior):
-        module.eval().to(options.device)
+    width = _prior_channels(options)
+    prior = depth_prior(width, options.prior_size, **bounds)
+    name = f"LSUN-256 shape, {options.channels} channels"
+    return GuidedParts(unet, predictor, prior, name, f"{width} channels at {options.prior_size}")
+
+
+def guidance_calls(
+    options: GuidanceBenchOptions, dtype: torch.dtype, parts: GuidedParts
+) -> tuple[dict[str, Callable[[], Any]], set[int]]:
+    """One sampling step in each of the ways that are compared, and the storages of the weights."""
+    unet, predictor, prior = parts.modules
+    if options.checkpointing:
+        unet.enable_gradient_checkpointing()
+    for module in parts.modules:
+        module.eval().requires_grad_(False).to(options.device)
         if dtype != torch.float32:
             module.to(dtype)
     scheduler = DDIMScheduler()
     scheduler.set_timesteps(50)
     noise = torch.Generator().manual_seed(options.seed)
-    x_t = torch.randn(options.batch_size, 3, options.size, options.size, generator=noise).to(options.device, dtype)
+    x_t = torch.randn(options.batch_size, 3, parts.size, parts.size, generator=noise).to(options.device, dtype)
 
     def generators() -> list[torch.Generator]:
         return [torch.Generator().manual_seed(index) for index in range(options.batch_size)]
@@ -135,13 +191,18 @@ def guidance_calls(options: GuidanceBenchOptions, dtype: torch.dtype) -> tuple[d
         guided_step(scheduler, unet(x_t, _TIMESTEP).sample, _TIMESTEP, x_t, None)
 
     @torch.no_grad()
+    def read() -> None:
+        found = read_depth(unet, predictor, x_t, _TIMESTEP)
+        guided_step(scheduler, found.model_output, _TIMESTEP, x_t, None)
+
+    @torch.no_grad()
     def guided(scales: tuple[float, float]) -> None:
         found = guided_prediction(unet, predictor, prior, x_t, _TIMESTEP, GuidanceConfig.from_scales(*scales), generators())
         guided_step(scheduler, found.model_output, _TIMESTEP, x_t, found.gradient)
 
     def naive(from_output: bool) -> None:
         """The graph of the whole U-Net, and gradients of all weights: what ``loss.backward()`` does."""
-        for module in (unet, predictor, prior):
+        for module in parts.modules:
             module.requires_grad_(True)
         x = x_t.detach().clone().requires_grad_(True)
         with UNetFeatureTap(unet, predictor.blocks) as tap:
@@ -154,15 +215,15 @@ def guidance_calls(options: GuidanceBenchOptions, dtype: torch.dtype) -> tuple[d
         if from_output:
             loss = output.float().square().sum()
         loss.backward()
-        for module in (unet, predictor, prior):
+        for module in parts.modules:
             module.zero_grad(set_to_none=True)
             module.requires_grad_(False)
         guided_step(scheduler, output.detach(), _TIMESTEP, x_t, x.grad)
 
-    calls: dict[str, Callable[[], Any]] = {UNGUIDED: unguided}
+    calls: dict[str, Callable[[], Any]] = {UNGUIDED: unguided, READ: read}
     calls |= {name: lambda scales=scales: guided(scales) for name, scales in _SCALES.items()}
     calls |= {_FULL: lambda: naive(False), _FROM_OUTPUT: lambda: naive(True)}
-    tensors = [one for module in (unet, predictor, prior) for one in (*module.parameters(), *module.buffers())]
+    tensors = [one for module in parts.modules for one in (*module.parameters(), *module.buffers())]
     return calls, {tensor.untyped_storage()._cdata for tensor in tensors}
 
 
@@ -184,15 +245,16 @@ def run_guidance_bench(options: GuidanceBenchOptions) -> list[dict[str, Any]]:
     """One row for each type and way; the ratios are medians over rounds in which the ways take turns."""
     rows = []
     for dtype in options.dtypes:
-        calls, weights = guidance_calls(options, dtype)
+        parts = guided_parts(options)
+        calls, weights = guidance_calls(options, dtype, parts)
         times = time_calls(calls, options, name_of(dtype))
         bar = tqdm(calls.items(), desc=f"{name_of(dtype)}, operations", unit="call")
         counts = {stage: count(call, weights, options.device) for stage, call in bar}
         for stage, own in times.items():
-            row: dict[str, Any] = {"unet": f"LSUN-256 shape, {options.channels} channels", "size": options.size}
-            prior = f"{_prior_channels(options)} channels at {options.prior_size}"
-            row |= {"batch_size": options.batch_size, "prior": prior, "checkpointing": options.checkpointing}
+            row: dict[str, Any] = {"unet": parts.name, "size": parts.size, "batch_size": options.batch_size}
+            row |= {"prior": parts.prior_name, "checkpointing": options.checkpointing}
             row |= {"stage": stage, "ms": median(own), "over_unguided": median(a / b for a, b in zip(own, times[UNGUIDED]))}
             row |= {**counts[stage], "gflop_over_unguided": counts[stage]["gflop"] / counts[UNGUIDED]["gflop"]}
-            rows.append(row | {"rounds": options.rounds, "clock": options.clock} | provenance(options.device, dtype, options.seed))
+            row |= {"rounds": options.rounds, "clock": options.clock} | machine_facts(options.device)
+            rows.append(row | provenance(options.device, dtype, options.seed))
     return rows

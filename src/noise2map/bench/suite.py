@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from noise2map.bench.bev import BevBenchOptions, make_scene
-from noise2map.bench.guidance import GuidanceBenchOptions, guidance_calls
+from noise2map.bench.guidance import GuidanceBenchOptions, guidance_calls, guided_parts
 from noise2map.bench.model import ModelBenchOptions, build_model, compiled, stage_calls
 from noise2map.bench.timing import MIB, machine_facts, name_of, read_peak, reset_peak
 from noise2map.guidance import guided_step
@@ -328,7 +328,7 @@ def _guided(options: SuiteOptions, side: int, width: int) -> Iterator[Row]:
         channels=width, size=side, prior_size=max(32, side // 2), prior_channels=0, batch_size=1, dtypes=(torch.float32,),
         device=options.device, rounds=options.rounds, seed=options.seed,
     )  # fmt: skip
-    calls, _ = guidance_calls(chosen, torch.float32)
+    calls, _ = guidance_calls(chosen, torch.float32, guided_parts(chosen))
     first: float | None = None
     for stage in ("unguided", "consistency", "prior", "both"):
         row = timed(calls[stage], options)

@@ -107,6 +107,9 @@ def bench_attention(
 
 @app.command("guidance")
 def bench_guidance(
+    model: Annotated[
+        str | None, typer.Option(help="A guided generator (shipped name or folder) instead of a U-Net of the published shape.")
+    ] = None,
     channels: Annotated[int, typer.Option(min=1, help="Width of the finest level; the published LSUN-256 U-Net has 256.")] = 64,
     size: Annotated[int, typer.Option(min=32, help="Side of the images in pixels, a multiple of 32; 256 there.")] = 128,
     prior_size: Annotated[int, typer.Option(min=1, help="Side of the prior's depth maps in pixels.")] = 64,
@@ -127,6 +130,7 @@ def bench_guidance(
     _run(
         run_guidance_bench,
         GuidanceBenchOptions(
+            model=model,
             channels=channels,
             size=size,
             prior_size=prior_size,

@@ -62,7 +62,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "bench model": ("bench model --model freedoom-segmentation-tiny --size 160x120 --no-compile",),
     "bench attention": ("bench attention --no-compile",),
     "bench gpu": ("bench gpu --out gpu", "bench gpu --toy --no-compile --device cpu --rounds 1 --out toy"),
-    "bench guidance": ("bench guidance --channels 64 --size 128",),
+    "bench guidance": ("bench guidance --channels 64 --size 128", "bench guidance --model freedoom-generator-64 --batch-size 8"),
     "bench bev": ("bench bev --cells 256 --no-memory",),
     "convert ddp": ("convert ddp ddp_swin_t_ade20k.pth --out ddp-ade20k", "convert ddp yfji/DDP-Weight:FILE.pth --out ddp"),
     "push": ("push freedoom-depth-laplace-tiny me/depth", "push runs/mine/final me/mine --private --license mit"),
