@@ -23,13 +23,14 @@ from noise2map.runs.provenance import provenance
 
 MODEL = "freedoom-segmentation-tiny"
 OPEN = f"from noise2map.inference.predictor import Predictor; predictor = Predictor.from_pretrained('{MODEL}', device='cpu')"
+FIRST = "from PIL import Image; predictor(Image.new('RGB', (320, 240)), num_inference_steps=3)"
 STAGES = {
     "python": "pass",
     "import torch": "import torch",
     "import transformers' model base class": "from transformers import PreTrainedModel",
     "import Predictor": "from noise2map.inference.predictor import Predictor",
     f"open {MODEL}": OPEN,
-    "first map, 320x240, three steps": f"{OPEN}; from PIL import Image; predictor(Image.new('RGB', (320, 240)), num_inference_steps=3)",
+    "first map, 320x240, three steps": f"{OPEN}; {FIRST}",
 }
 
 

@@ -16,6 +16,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from public_code.tables import ratio_table, seconds_table
+
 from noise2map.ablation.report import summary
 from noise2map.evaluation.card_scores import scores_for_card
 from noise2map.evaluation.official import published_scores
@@ -549,6 +551,11 @@ def blocks() -> dict[tuple[Path, str], str]:
     found |= {(page, "predictor blocks"): block_table(), (page, "application scores"): application_table()}
     found |= {(page, "noise levels"): noise_table(), (page, "dfid validation"): dfid_table()}
     found |= {(ROOT / "docs" / "speed.md", "speed"): speed_table(), (ROOT / "docs" / "bev.md", "pooling"): pooling_table()}
+    beside = RESULTS / "bench_public_code.csv"
+    found |= {
+        (ROOT / "docs" / "speed.md", "public ratios"): ratio_table(beside),
+        (ROOT / "docs" / "speed.md", "public seconds"): seconds_table(beside),
+    }
     found |= {(ROOT / "docs" / "guidance.md", "guidance cost"): guidance_cost_table(shipped=False)}
     found |= {(ROOT / "docs" / "guidance.md", "guidance cost shipped"): guidance_cost_table(shipped=True)}
     for path in sorted(RESULTS.glob("ablation_*.csv")):
