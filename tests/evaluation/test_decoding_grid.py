@@ -30,10 +30,11 @@ def test_a_name_says_everything():
 
 
 def test_a_field_is_tried_at_every_smoothness_and_a_run_is_not():
-    grid = protocol_grid([1, 3], [4], ["last"], samplings=["diffusion", "field"], smoothness=[0.0, 2.0])
+    grid = protocol_grid([1, 3, "auto"], [4], ["last"], samplings=["diffusion", "field"], smoothness=[0.0, 2.0])
     found = [(one.sampling, one.num_inference_steps, one.field_smoothness) for one in grid]
-    assert found == [("diffusion", 1, None), ("diffusion", 3, None), ("field", 1, 0.0), ("field", 1, 2.0)]
-    assert len({one.name for one in grid}) == 4
+    runs = [("diffusion", 1, None), ("diffusion", 3, None), ("diffusion", "auto", None)]
+    assert found == [*runs, ("field", 1, 0.0), ("field", 3, 0.0), ("field", 1, 2.0), ("field", 3, 2.0)]
+    assert len({one.name for one in grid}) == 7
 
 
 def test_a_share_is_refined_where_there_are_later_steps():

@@ -153,6 +153,39 @@ def test_a_field_draws_maps_whose_mean_is_the_one_pass_marginal():
     assert (often - out.logits.softmax(1)).abs().max() < 0.12  # five standard errors of 800 draws
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["matched", "crps"])
+def test_a_field_denoised_leaves_the_marginals_alone_and_does_not_depend_on_the_batch(kind):
+    model = {"matched": matched, "crps": crps}[kind]().eval()
+    features = model.encode_image(images(3))
+    chosen = {"sampling": "field", "ensemble_size": 2}
+    once = model.decode_map(features, **chosen, generator=[seeded(name)[0] for name in "abc"])
+    out = model.decode_map(features, **chosen, num_inference_steps=3, generator=[seeded(name)[0] for name in "abc"])
+    assert out.num_steps.tolist() == [3, 3, 3] and once.num_steps.tolist() == [1, 1, 1]
+    assert torch.equal(out.prediction, once.prediction) and out.samples.shape == once.samples.shape
+    assert not torch.equal(out.samples, once.samples) and not torch.equal(out.samples[:, 0], out.samples[:, 1])
+    for row, name in enumerate("abc"):
+        alone = model.decode_map(features[row : row + 1], **chosen, num_inference_steps=3, generator=seeded(name))
+        torch.testing.assert_close(out.samples[row : row + 1], alone.samples, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_field_is_kept_where_the_level_lets_it_be_read_and_forgotten_where_it_does_not():
+    """The matched filter reads a map off little noise whatever the network says; of a map under much noise nothing is left."""
+    agreement = []
+    for level in (0.05, 0.999):
+        model = matched(num_labels=3, field_level=level).eval()
+        features = model.encode_image(images(1))
+        drawn, denoised = (
+            model.decode_map(
+                features, sampling="field", ensemble_size=16, num_inference_steps=steps, generator=seeded("a")
+            ).samples.argmax(2)
+            for steps in (1, 2)
+        )
+        agreement.append((drawn == denoised).float().mean().item())
+    assert agreement[0] > 0.999 and agreement[1] < 0.9
+
+
 def test_several_steps_or_samples_of_a_one_pass_checkpoint_mean_diffusion():
     model = crps().eval()
     with torch.no_grad():
@@ -162,6 +195,10 @@ def test_several_steps_or_samples_of_a_one_pass_checkpoint_mean_diffusion():
         model(pixel_values=images(1), num_inference_steps=2, sampling="one_pass")
     with pytest.raises(ValueError, match="has no samples"):
         model(pixel_values=images(1), ensemble_size=2, sampling="one_pass")
+    with pytest.raises(ValueError, match="takes 1 step, or a number of them"):
+        model(pixel_values=images(1), num_inference_steps="auto", sampling="field")
+    with pytest.raises(ValueError, match="field_level is 1; expected a noise level between 0 and 1"):
+        crps(field_level=1)
 
 
 def test_times_of_training_lie_where_they_are_asked_for():

@@ -21,8 +21,8 @@ def protocol_grid(
 ) -> "list[DecodingOptions]":
     """Every combination, without the ones that differ in name only: the mean over one step is the last step.
 
-    What takes one step (`"field"`, `"one_pass"`) takes it whatever `steps` say, and a single pass has a single sample; one step
-    has no later ones, of which `refinements` and `shares` or `thresholds` tell.
+    `"one_pass"` takes one step of one sample, whatever `steps` and `samples` say, and a `"field"` no number that finds itself; one
+    step has no later ones, of which `refinements` and `shares` or `thresholds` tell, nor are those of a field refined.
 
     Raises:
         ValueError: If an option has no value or an unknown one.
@@ -43,7 +43,7 @@ def protocol_grid(
             raise ValueError(f"{name} needs at least one value")
     grid = [
         DecodingOptions(
-            num_inference_steps=1 if sampling in ("field", "one_pass") else count,
+            num_inference_steps=1 if sampling == "one_pass" or (sampling == "field" and count == "auto") else count,
             ensemble_size=1 if sampling == "one_pass" else size,
             average="last" if count == 1 or sampling in ("field", "one_pass") else average,
             sampler=sampler,

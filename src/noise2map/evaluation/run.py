@@ -143,7 +143,8 @@ def _protocols(chosen: EvaluationOptions, model: Any, name: str, first: bool) ->
         average = model.config.average
         return [replace(one, average="last" if one.num_inference_steps == 1 else average) for one in chosen.protocols]
     only = DecodingOptions().resolved(model.config)
-    fields = [one.resolved(model.config) for one in chosen.protocols if one.sampling == "field"]
+    drawn = [replace(one, num_inference_steps=1) for one in chosen.protocols if one.sampling == "field"]
+    fields = list(dict.fromkeys(one.resolved(model.config) for one in drawn))
     others = {one.name for one in chosen.protocols if one.sampling != "field"}
     if first and chosen.steps_chosen and others and others != {only.name}:
         raise ValueError(

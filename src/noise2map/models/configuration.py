@@ -108,6 +108,7 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
         time_grid (`str`, defaults to `"uniform"`): Times of the steps; `"karras"` is even in the noise-to-signal ratio's 7th root.
         churn (`float`, defaults to 0): Share of fresh noise between the steps of `"ddim"`, 0 to 1.
         field_smoothness (`float`, defaults to 2): Width of the smooth noise of `sampling="field"`, in cells.
+        field_level (`float`, defaults to 0.85): Noise level, between 0 and 1, from which several steps of it denoise its maps.
         matched_filter (`bool`, defaults to `False`): Logits are the network's answer plus what the noisy map says by itself (Bayes'
             rule for independent pixels), the image features learn from the call at t = 1 alone, and that call is given an empty
             map. Needs fixed codes: `map_encoding="one_hot"`.
@@ -194,6 +195,7 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
     time_grid: str = "uniform"
     churn: float | int = 0.0
     field_smoothness: float | int = 2.0
+    field_level: float | int = 0.85
     matched_filter: bool = False
     noise_channels: int = 0
     time_sampling: str = "uniform"
@@ -289,6 +291,8 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
         ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected a number of at least 0")
+        if not 0 < self.field_level < 1:
+            raise ValueError(f"field_level is {self.field_level!r}; expected a noise level between 0 and 1")
         Calibration.read(self.calibration)
         if not 0 < self.refine_share <= 1:
             raise ValueError(f"refine_share is {self.refine_share!r}; expected a share above 0, at most 1")

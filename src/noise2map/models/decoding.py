@@ -39,8 +39,9 @@ class DecodingOptions:
         sampler: ``"ddim"``, ``"ddpm"`` or ``"dpmpp_2m"``.
         sampling: ``"diffusion"`` is a run of steps from noise; ``"one_pass"`` one call, which says how likely everything is in
             each pixel; ``"field"`` one call, whose marginals are then drawn from with noise that is smooth over the map
-            (`Noise2MapConfig.field_smoothness`): ``ensemble_size`` coherent maps at the cost of one. Where it is not chosen, asking
-            for several steps or samples of a one-pass checkpoint means diffusion.
+            (`Noise2MapConfig.field_smoothness`): ``ensemble_size`` coherent maps at the cost of one. Several steps of it denoise
+            these maps from `Noise2MapConfig.field_level` on, so that single ones are right more often. Where sampling is not
+            chosen, asking for several steps or samples of a one-pass checkpoint means diffusion.
         field_smoothness: Width of the smooth noise of ``"field"``, in cells; 0 draws every cell by itself, infinity one luck for
             the whole map.
         refine: ``"all"`` tokens at every step, or from the second step on the ``"uncertain"`` ones alone: the others keep what the
@@ -119,12 +120,15 @@ class DecodingOptions:
             self, sampling=sampling, field_smoothness=smoothness, refine=refine, refine_share=share, refine_threshold=threshold
         )
         if sampling != "diffusion" or not config.diffusion:
-            if several_steps and config.diffusion:
-                raise ValueError(f"num_inference_steps is {self.num_inference_steps!r}; sampling={sampling!r} takes 1 step")
+            denoised = sampling == "field" and config.diffusion
+            if several_steps and config.diffusion and (not denoised or self.num_inference_steps == "auto"):
+                expected = "1 step, or a number of them" if denoised else "1 step"
+                raise ValueError(f"num_inference_steps is {self.num_inference_steps!r}; sampling={sampling!r} takes {expected}")
             if several and sampling == "one_pass":
                 raise ValueError(f"ensemble_size is {self.ensemble_size!r}; sampling='one_pass' has no samples, try 'field'")
             samples = (self.ensemble_size or config.ensemble_size) if sampling == "field" else 1
-            chosen = replace(chosen, num_inference_steps=1, ensemble_size=samples)
+            steps = (self.num_inference_steps or 1) if denoised else 1
+            chosen = replace(chosen, num_inference_steps=steps, ensemble_size=samples)
         if not config.diffusion:
             return replace(chosen, average=self.average or "last", sampler=self.sampler or "ddim")
         names = ("num_inference_steps", "ensemble_size", "average", "sampler")

@@ -16,14 +16,14 @@ from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.decoding import DecodingOptions
 from noise2map.models.denoising.denoiser import Denoiser, decoder_input, read_tokens
 from noise2map.models.denoising.hooks import FormulationHooks
-from noise2map.models.denoising.run import WarmStart, aggregate_steps, start_noise
+from noise2map.models.denoising.run import WarmStart, aggregate_steps, sampled_field, start_noise
 from noise2map.models.denoising.training import training_loss
 from noise2map.models.distributions.calibration import Calibration
 from noise2map.models.encoder import ImageEncoder
 from noise2map.models.initialization import Noise2MapPreTrainedModel
 from noise2map.models.map_decoder import DecoderContext, MapDecoder
 from noise2map.models.single_step import SingleStepDecoder
-from noise2map.models.upsampling import FACTOR, ConvexUpsampling, Mix
+from noise2map.models.upsampling import ConvexUpsampling, Mix
 from noise2map.runs.memory import release_freed_memory
 
 # Keywords that transformers' engines pass to any model.
@@ -219,9 +219,9 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
             sampling=sampling, field_smoothness=field_smoothness, refine=refine, refine_share=refine_share,
             refine_threshold=refine_threshold,
         ).resolved(self.config)  # fmt: skip
-        drawn = options.ensemble_size if options.sampling == "field" else None
-        if drawn is not None:
-            options = replace(options, ensemble_size=1, average="last")  # the marginals as they are
+        field = options if options.sampling == "field" else None
+        if field is not None:
+            options = replace(options, num_inference_steps=1, ensemble_size=1, average="last")  # the marginals as they are
         generators = generator_list(generator, len(features))
         x_T = start_noise(self, features, options.ensemble_size, noise, generators)
         aggregator = self.make_aggregator(len(features), options.ensemble_size, options.average)
@@ -230,15 +230,14 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
         )
         prediction, kinds = aggregator.result()
         samples = self.map_of(aggregator.last) if output_samples else None
-        if drawn is not None:
-            pixels_per_cell = 1 if self.upsampling is None else FACTOR
-            samples = self.draw_samples(prediction, drawn, options.field_smoothness * pixels_per_cell, generators)
+        if field is not None:
+            samples = sampled_field(self, features, prediction, field, generators)
         if (calibration := self.calibration) is not None:
             prediction, kinds = self.calibrate(prediction, kinds, calibration, options.average == "steps")
         fields = {
             "uncertainty": kinds.get(self.config.uncertainty or self.default_uncertainty),
             "uncertainties": kinds,
-            "num_steps": aggregator.num_steps.to(features.device),
+            "num_steps": aggregator.num_steps.to(features.device) + (0 if field is None else field.num_inference_steps - 1),
             "steps": steps if output_steps else None,
             "samples": samples,
             "calibration": calibration,

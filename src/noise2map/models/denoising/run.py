@@ -15,6 +15,7 @@ from noise2map.diffusion.sampling import Step, ddim_steps, ddpm_steps, dpmpp_2m_
 from noise2map.models.aggregation import Aggregator
 from noise2map.models.decoding import DecodingOptions
 from noise2map.models.denoising.denoiser import Denoiser, Latent
+from noise2map.models.upsampling import FACTOR
 
 # Noise-to-signal ratios of the Karras grid, in units of the map's scale: from where a region of 20 x 20 cells can just be read
 # to where every cell can.
@@ -223,6 +224,43 @@ def aggregate_steps(
             if not bool(active.any()):
                 break
     return kept
+
+
+def sampled_field(
+    model: Any, features: Tensor, prediction: Tensor, options: DecodingOptions, generators: Sequence[torch.Generator | None]
+) -> Tensor:
+    """Maps drawn from the marginals of one call; with several steps these are noised to a level and denoised by the others.
+
+    A field knows how likely everything is in each cell, and of what hangs together only that it is smooth; the decoder knows rooms.
+    From a high level it keeps what a draw decided and mends its outlines (SDEdit, Meng et al. 2022, from draws of its own).
+
+    Args:
+        model: a `MapModel`.
+        features: see `denoising_steps`.
+        prediction: of the one call, ``(B, K', h, w)``.
+        options: of ``sampling="field"``, with every value chosen.
+        generators: one for each image; the field's noise is drawn from them, then that of the level.
+
+    Returns:
+        ``(B, R, K, h, w)``.
+    """
+    count, steps, width = options.ensemble_size, options.num_inference_steps, options.field_smoothness
+    assert isinstance(count, int) and isinstance(steps, int) and width is not None
+    pixels_per_cell = 1 if model.upsampling is None else FACTOR
+    drawn: Tensor = model.draw_samples(prediction, count, width * pixels_per_cell, generators)
+    if steps == 1:
+        return drawn
+    middle = pixels_per_cell // 2
+    cells = drawn[..., middle::pixels_per_cell, middle::pixels_per_cell]
+    signal = model.prediction_encoder()(fold(cells).to(features.device))
+    start = WarmStart(signal.unflatten(0, (len(features), count)), model.config.field_level)
+    run = replace(options, sampling="diffusion", field_smoothness=None, num_inference_steps=steps - 1, average="last")
+    run = replace(run, refine="all", refine_share=None, refine_threshold=None)
+    noise = start_noise(model, features, count, None, generators)
+    active = torch.ones(len(features), dtype=torch.bool)
+    *_, last = denoising_steps(model, features, noise, run, generators, active, warm_start=start)
+    samples: Tensor = model.map_of(last.prediction)
+    return samples.unflatten(0, (len(features), count))
 
 
 def start_noise(
