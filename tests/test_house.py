@@ -137,7 +137,7 @@ ROOMS = {
         {"PIL", "matplotlib", "numpy", "safetensors", "torch"},
     ),
     "bench": (
-        {"inference", "training", "convert", "guidance", "models", "report", "diffusion", "runs"},
+        {"inference", "zoo", "training", "convert", "guidance", "models", "report", "diffusion", "runs"},
         {"diffusers", "torch", "tqdm"},
     ),
 }

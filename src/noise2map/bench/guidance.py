@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -13,8 +12,8 @@ from tqdm import tqdm
 from noise2map.bench.timing import IDENTITY, BenchOptions, machine_facts, name_of, time_calls
 from noise2map.convert import LSUN_256_FLAGS
 from noise2map.convert.adm_flags import adm_architecture
-from noise2map.generation.loading import load_generator
 from noise2map.guidance import (
+    DepthGuidedPipeline,
     DepthPredictor,
     DepthPrior,
     GuidanceConfig,
@@ -27,6 +26,7 @@ from noise2map.guidance.gradient import read_depth
 from noise2map.runs.operations import count_operations
 from noise2map.runs.provenance import provenance
 from noise2map.training.maps.dry_run import kept_bytes
+from noise2map.zoo import label_of, resolve_generator
 
 GUIDANCE_IDENTITY = ("unet", "prior", "checkpointing", *IDENTITY)
 
@@ -151,11 +151,11 @@ def guided_parts(options: GuidanceBenchOptions) -> GuidedParts:
         ValueError: if the saved generator has no predictor or prior, or the numbers fit no U-Net.
     """
     if options.model is not None:
-        pipe = load_generator(options.model)
+        pipe = DepthGuidedPipeline.from_pretrained(resolve_generator(options.model))
         if pipe.depth_predictor is None or pipe.depth_prior is None:
             raise ValueError(f"generator {options.model!r} has no depth predictor or no depth prior; expected one with both")
         side = pipe.depth_prior.image_size[0]
-        return GuidedParts(pipe.unet, pipe.depth_predictor, pipe.depth_prior, Path(options.model).name, f"its own at {side}")
+        return GuidedParts(pipe.unet, pipe.depth_predictor, pipe.depth_prior, label_of(options.model), f"its own at {side}")
     torch.manual_seed(options.seed)
     unet = lsun_unet(options.channels, options.size)
     bounds = {"min_depth": 0.5, "max_depth": 40.0}
