@@ -36,6 +36,13 @@ SCORES = {
     "bev": {"mIoU_max": ("mIoU max %", 100, 1), "mIoU_50": ("mIoU at 0.5 %", 100, 1)},
 }
 GENERATOR = "freedoom-generator-64"
+BROKEN_LAYOUTS = {
+    "none": "without guidance",
+    "DCG": "guided",
+    "DCG, neighbor": "guided by another image's gradient",
+    "none, equal cost": "without guidance, equal cost",
+    "references": "real frames",
+}
 BEV_SENSORS = {"camera": "camera", "fusion": "camera + LiDAR"}
 TITLES = {
     "ade20k": "ADE20K",
@@ -192,6 +199,24 @@ def geometry_guidance_table() -> str:
         start = {"generator": row["run"].rpartition("-")[2], "images": line["setting"], "steps": row["steps"] or ""}
         lines.append(start | {name: line[name] for name in kept})
     return markdown_table(lines, list(dict.fromkeys(name for line in lines for name in line)))
+
+
+def broken_layouts_table() -> str:
+    """What guidance and its controls do to the generator whose rows were shuffled, in the words of the findings."""
+    rows: dict[str, dict[str, Any]] = {}
+    for row in read_csv(RESULTS / f"{BY_GEOMETRY[0]}.csv"):
+        if row["run"] == "rows":
+            rows.setdefault(row["setting"], row)
+    lines = []
+    for setting, title in BROKEN_LAYOUTS.items():
+        row = rows[setting]
+        line = {"rows generator": title, "floor fits the eye height": f"{100 * row['floor_at_eye']:.0f} %"}
+        line |= {"horizon off by": f"{row['horizon_deg']:.1f}°", "upright": f"{100 * row['upright_share']:.0f} %"}
+        line |= {f"{name} x1000": "" if row[name] is None else f"{1000 * row[name]:.0f}" for name in ("KID", "dKID")}
+        lines.append(
+            {name: f"**{value}**" if setting == "DCG" and name != "rows generator" else value for name, value in line.items()}
+        )
+    return markdown_table(lines)
 
 
 def _guidance_row(row: dict[str, Any]) -> dict[str, Any]:
@@ -548,6 +573,7 @@ def blocks() -> dict[tuple[Path, str], str]:
         found |= {(page, name): table, (ZOO / GENERATOR / "README.md", name): table}
     found |= {(page, "guidance priors"): guidance_table("priors"), (page, "guidance conventions"): convention_table()}
     found[page, "guidance by geometry"] = geometry_guidance_table()
+    found[ROOT / "docs" / "findings.md", "broken layouts"] = broken_layouts_table()
     found |= {(page, "predictor blocks"): block_table(), (page, "application scores"): application_table()}
     found |= {(page, "noise levels"): noise_table(), (page, "dfid validation"): dfid_table()}
     found |= {(ROOT / "docs" / "speed.md", "speed"): speed_table(), (ROOT / "docs" / "bev.md", "pooling"): pooling_table()}

@@ -303,6 +303,9 @@ def _not_writable(folder: Path, error: OSError) -> OSError:
 
 def _make(root: Path) -> bool:
     """Make the folder; whether it was missing."""
+    scheme, colon, below = root.as_posix().partition(":/")
+    if colon and len(scheme) > 1 and "/" not in scheme and not Path(f"{scheme}:").exists():  # a path has lost one slash of two
+        raise ValueError(f"expected a folder of this machine to write to, got the address {scheme}://{below}")
     try:
         missing = not root.exists()
         root.mkdir(parents=True, exist_ok=True)

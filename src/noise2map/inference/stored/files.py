@@ -1,6 +1,7 @@
 """Files here and at addresses that fsspec opens (``s3://``, ``gs://``, ``hdfs://``, ``file://``), read whole or in part."""
 
 import glob
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ import fsspec
 
 # What file systems call the version of a file; most know one of them.
 _VERSIONS = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "mtime", "modification_time", "updated")
+
+_BUFFER = 2**16  # bytes; what lies behind it reads ahead by itself
 
 
 def is_address(source: Any) -> bool:
@@ -73,8 +76,9 @@ class StoredFile:
             return
         with _naming(self.address):
             system, path = fsspec.core.url_to_fs(self.address)
-            with system.open(path, "rb") as file:
-                yield file
+            inner = system.open(path, "rb")
+        with inner, io.BufferedReader(_Named(inner, self.address), _BUFFER) as file:
+            yield file
 
     def read(self, start: int = 0, length: int | None = None) -> bytes:
         """Its bytes, all or ``length`` of them from ``start`` on.
@@ -82,6 +86,8 @@ class StoredFile:
         Raises:
             OSError: Naming it and the reason, also if it ends before.
         """
+        if length == 0:
+            return b""  # no range of bytes says so
         if not self.remote:
             with open(self.address, "rb") as file:
                 file.seek(start)
@@ -114,6 +120,7 @@ def find_files(address: str) -> tuple[str, list[tuple[str, StoredFile]]]:
         raise ValueError(f"address {address!r} chains file systems by '::'; expected a plain one, such as s3://bucket/photos")
     with _naming(address):
         system, path = fsspec.core.url_to_fs(address)
+        system.invalidate_cache()  # it keeps listings as long as the process lives: what was uploaded since is looked for, too
         if glob.has_magic(path):
             root = fixed_part(path)
             infos = system.glob(path, detail=True)
@@ -155,3 +162,25 @@ def _naming(address: str) -> Iterator[None]:
         raise FileNotFoundError(f"there is no file or folder {address}") from error
     except Exception as error:
         raise OSError(f"cannot read {address}: {error or type(error).__name__}") from error
+
+
+class _Named(io.RawIOBase):
+    """A file of fsspec, whose errors name its address; those of whoever reads it are left as they are."""
+
+    def __init__(self, file: Any, address: str) -> None:
+        self._file, self._address = file, address
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def readinto(self, buffer: Any) -> int:
+        with _naming(self._address):
+            content = self._file.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
