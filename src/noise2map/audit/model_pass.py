@@ -120,9 +120,10 @@ class ModelPass:
         regions = denied_regions(found, self.min_share)
         known = int((found.label >= 0).sum())
         kind = np.uint8 if logits.shape[0] <= 256 else np.uint16
+        paths = {"map": f"maps/{name}.png", "regions": f"regions/{name}.json"}
         line = {
             "id": name,
-            "files": {"map": f"maps/{name}.png", "regions": f"regions/{name}.json"},
+            "files": paths,
             "source": {"checksum": checksum},
             "size": [size[1], size[0]],
             "known": known,
@@ -135,7 +136,7 @@ class ModelPass:
         }
         labels = label_image(found.model.astype(kind), self.predictor.palette)
         files = {
-            line["files"]["map"]: encode_image(labels),
-            line["files"]["regions"]: json.dumps([one.as_json() for one in regions]).encode(),
+            paths["map"]: encode_image(labels),
+            paths["regions"]: json.dumps([one.as_json() for one in regions]).encode(),
         }
         return line, files

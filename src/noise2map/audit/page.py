@@ -166,6 +166,7 @@ def _marked(pixels: np.ndarray, box: Box) -> np.ndarray:
         height = max(1, round(pixels.shape[0] * 640 / width))
         factor = 640 / width
         pixels = np.asarray(Image.fromarray(pixels).resize((640, height), Image.Resampling.BOX))
-        box = tuple(round(side * factor) for side in box)  # type: ignore[assignment]
+        left, top, right, bottom = (round(side * factor) for side in box)
+        box = (left, top, right, bottom)
     whole = (0, 0, pixels.shape[1], pixels.shape[0])
     return outlined(pixels, _box_mask(box, (pixels.shape[0], pixels.shape[1])), whole)

@@ -187,6 +187,11 @@ class FinishedShifts:
             write_json(self.path, {"key": self.key, "rows": self.rows})
 
 
+def _shifted(name: str, strength: float) -> Ambiguity:
+    changed: dict[str, Any] = {name: strength}
+    return replace(Ambiguity(), **changed)
+
+
 def run_shifts(chosen: ShiftOptions, progress: bool = True, out: Path | None = None) -> ShiftReport:
     """Runs the experiment: the same images under every shift, one pass each, all variants scored on the same pixels.
 
@@ -208,7 +213,7 @@ def run_shifts(chosen: ShiftOptions, progress: bool = True, out: Path | None = N
     facts |= {"decoding": decoding.name, **provenance(device, model.dtype, decoding.seed)}
     kinds = [name for name in chosen.shifts if task.of_images or name not in ("zoom", "hide_share")]
     steps = [(NONE, 0.0, Ambiguity())]
-    steps += [(name, strength, replace(Ambiguity(), **{name: strength})) for name in kinds for strength in SHIFTS[name]]
+    steps += [(name, strength, _shifted(name, strength)) for name in kinds for strength in SHIFTS[name]]
     decides = {"weights": weights_checksum(model), "images": len(data), "variants": repr(variants)}
     key = json.dumps(json_values(chosen.settings() | decides), sort_keys=True)
     finished = FinishedShifts(out and out / FINISHED, key)

@@ -118,7 +118,7 @@ def _load_with_format(
 ) -> tuple[Image.Image, str | None]:
     image_suffixes()  # registers the reader of HEIC, if there is one
     try:
-        with Image.open(path if content is None else content, formats=formats) as image:
+        with Image.open(path if content is None else content, formats=None if formats is None else tuple(formats)) as image:
             image.load()
             return ImageOps.exif_transpose(image), image.format
     except _BROKEN as error:

@@ -1,6 +1,6 @@
 """The opener of datasets by name, ``name[/split]:root``, and one table of what is known of each."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,7 @@ def _without(options: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]
     return {name: value for name, value in options.items() if name not in names}
 
 
-def _named(table: Sequence[Any]) -> dict[int, str]:
+def _named(table: Iterable[Any]) -> dict[int, str]:
     return {index: entry if isinstance(entry, str) else entry[0] for index, entry in enumerate(table)}
 
 

@@ -164,11 +164,11 @@ def count_classes(map_folders: Sequence[Path], strict: bool = True) -> tuple[lis
     errors: list[Exception] = []
     for path in (path for folder in map_folders for path in list_images(folder)):
         try:
-            ids = np.unique(open_class_map(path))
+            found = np.unique(open_class_map(path))
         except UNREADABLE as error:
             errors.append(error)
             continue
-        for value in ids.tolist():
+        for value in found.tolist():
             files_of.setdefault(value, []).append(path)
     wrong = sorted(value for value in files_of if not 0 <= value <= IGNORE)
     if wrong:

@@ -18,7 +18,7 @@ from huggingface_hub.utils import validate_repo_id
 from noise2map.hub.cards import is_unwritten
 
 # What a broken connection raises, whichever HTTP library the hub's client stands on.
-_NETWORK = tuple(base for base in HfHubHTTPError.__bases__ if base is not OSError)
+_NETWORK = tuple(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception) and base is not OSError)
 
 
 def check_target(repo_id: str, token: str | None = None) -> None:

@@ -75,13 +75,12 @@ def from_above(cells: np.ndarray) -> np.ndarray:
 def map_cell(title: str, image: np.ndarray, note: str = "", car: bool = True) -> Cell:
     """A painted map ``(h, w, 3)`` as a cell, enlarged without smoothing, with a mark where the car is."""
     factor = max(_ENLARGED // max(image.shape[:2]), 1)
-    large = np.repeat(np.repeat(image, factor, 0), factor, 1)
-    image = Image.fromarray(large)
+    large = Image.fromarray(np.repeat(np.repeat(image, factor, 0), factor, 1))
     if car:
-        x, y, r = image.width / 2, image.height / 2, max(image.width // 60, 4)
+        x, y, r = large.width / 2, large.height / 2, max(large.width // 60, 4)
         triangle = [(x, y - 1.5 * r), (x + r, y + r), (x - r, y + r)]
-        ImageDraw.Draw(image).polygon(triangle, fill=_CAR, outline=(255, 255, 255))
-    return Cell(title, np.asarray(image), note=note)
+        ImageDraw.Draw(large).polygon(triangle, fill=_CAR, outline=(255, 255, 255))
+    return Cell(title, np.asarray(large), note=note)
 
 
 def uncertainty_map_cell(uncertainty: np.ndarray, known: np.ndarray, limit: float, title: str = "uncertainty") -> Cell:

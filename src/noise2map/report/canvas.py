@@ -106,9 +106,9 @@ def ticks(low: float, high: float, log: bool, limit: int = 6) -> list[float]:
                 break
         if len(inside) >= 3:
             return inside
-    marks = MaxNLocator(nbins=limit - 1, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3).tick_values(low, high)
+    ticks = MaxNLocator(nbins=limit - 1, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3).tick_values(low, high)
     slack = (high - low) * 1e-6
-    return [float(mark) for mark in marks if low - slack <= mark <= high + slack]
+    return [float(mark) for mark in ticks if low - slack <= mark <= high + slack]
 
 
 def draw_color_bar(canvas: Image.Image, bar: ColorBar, corner: tuple[int, int], width: int, colors: Theme) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from noise2map.report.canvas import THEMES, ColorBar, Theme, draw_color_bar, draw_legend, fit_text, load_font, printable
 from noise2map.report.palettes import (
@@ -144,7 +144,9 @@ def _cell_size(width: int, height: int, room: int) -> tuple[int, int]:
     return max(round(width * scale), _SHORTEST_CELL), max(round(height * scale), _SHORTEST_CELL)
 
 
-def _draw_cell(canvas: Image.Image, cell: Cell, corner: tuple[int, int], size: tuple[int, int], colors: Theme, font) -> None:
+def _draw_cell(
+    canvas: Image.Image, cell: Cell, corner: tuple[int, int], size: tuple[int, int], colors: Theme, font: ImageFont.FreeTypeFont
+) -> None:
     left, top = corner
     draw = ImageDraw.Draw(canvas)
     note_font = load_font(14)

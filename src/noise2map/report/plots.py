@@ -7,7 +7,6 @@ from io import BytesIO
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -42,7 +41,9 @@ class Series:
                 raise ValueError(f"a series has {len(self.x)} x but {len(values)} {name} values")
 
 
-def new_axes(x_label: str, y_label: str, title: str = "", theme: str = "light", size=(5.2, 3.6)) -> tuple[Figure, Axes]:
+def new_axes(
+    x_label: str, y_label: str, title: str = "", theme: str = "light", size: tuple[float, float] = (5.2, 3.6)
+) -> tuple[Figure, Axes]:
     """An empty plot in the style of the reports: no box, a faint grid, the title to the left."""
     figure = _new_figure(theme, size)
     axes = figure.add_subplot()
@@ -156,7 +157,7 @@ def comparison_plot(names: Sequence[str], scores: Mapping[str, Estimates], *, ti
     ink = _INK[theme][0]
     figure = _new_figure(theme, (3.2 * len(scores) + 1.2, 0.42 * len(names) + 1.2))
     panels = figure.subplots(1, len(scores), sharey=True, squeeze=False)[0]
-    rows = np.arange(len(names))
+    rows = range(len(names))
     for axes, (label, one) in zip(panels, scores.items()):
         _dress(axes, label, "", theme)
         axes.grid(False, axis="y")

@@ -64,7 +64,7 @@ def task_of(model: Any) -> "Task":
         ValueError: If the model names none.
     """
     name = getattr(model, "task", None)
-    if name not in TASKS:
+    if not isinstance(name, str) or name not in TASKS:
         raise ValueError(f"{type(model).__name__} is not a map model: its task is {name!r}; expected one of {', '.join(TASKS)}")
     return TASKS[name]
 

@@ -326,5 +326,5 @@ class ImageTask(Task):
     def update_metric(self, metric: "Metric", output: Any, batch: Mapping[str, Any], processor: Any) -> None:
         """See `Task.update_metric`: images are scored at their own size, one by one."""
         truths = [self.truth(sample) for sample in batch["samples"]]
-        for predicted, truth in zip(self.maps(output, processor, [tuple(truth.shape[-2:]) for truth in truths]), truths):
+        for predicted, truth in zip(self.maps(output, processor, [(truth.shape[-2], truth.shape[-1]) for truth in truths]), truths):
             metric.update(predicted[None], truth[None])

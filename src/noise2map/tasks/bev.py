@@ -156,7 +156,7 @@ def bev_data_set(
         OSError: if files are missing.
         ValueError: if the split has no sample, or the map's grid is not centred on the car.
     """
-    options = {} if cells == "visible" else {"cells": cells}
+    options: dict[str, Any] = {} if cells == "visible" else {"cells": cells}
     return open_dataset(name, root, split, "bev", sensors=tuple(config.sensors), sweeps=sweeps, **map_extent(config), **options)
 
 

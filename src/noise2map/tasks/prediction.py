@@ -135,10 +135,10 @@ def predictions_of(
     wanted = list(output.uncertainties) if every_uncertainty else [kind] * (output.uncertainty is not None)
     resized = [output.uncertainties_at(*before, shape, rows=[place], kinds=wanted) for place, shape in enumerate(shapes)]
     kinds = {name: [maps[name][0].cpu().numpy() for maps in resized] for name in wanted}
-    computed = task.computed(output)
+    at_cells = task.computed(output)
     if kind in kinds and not before:
-        computed["uncertainty"] = output.uncertainties[kind].clamp(0, 1)
-    computed = {name: values.float().cpu().numpy() for name, values in computed.items()}
+        at_cells["uncertainty"] = output.uncertainties[kind].clamp(0, 1)
+    computed = {name: values.float().cpu().numpy() for name, values in at_cells.items()}
     maps, steps = task.arrays(output, processor, shapes, before), output.num_steps.tolist()
     return [
         Prediction(

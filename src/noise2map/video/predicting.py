@@ -19,6 +19,7 @@ from noise2map.inference.folder import FolderReport, run_settings
 from noise2map.inference.predictor import Predictor
 from noise2map.inference.resuming import PlannedImage, plan_images
 from noise2map.inference.sources import FoundImages, find_images
+from noise2map.inference.stored.images import StoredImage
 from noise2map.models.decoding import PredictionOptions, check_count
 from noise2map.runs.files import encode_arrays, writing
 from noise2map.runs.output_folder import OutputFolder
@@ -101,6 +102,8 @@ def predict_video(
         _take_away(out, done)  # what a run left that was killed when all but this was done
     for one in plan.images:
         try:
+            if isinstance(one.source, StoredImage):
+                raise ValueError(f"{one.id} lies in a tar or a table; a video is read from a file of its own")
             clip = ClipPredictor(predictor, one.id, options, warm_start)
             line = _predict_clip(one, VideoReader(one.source), out, clip, flow, model_name, batch_size, progress)
         except ValueError as error:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,5 +78,5 @@ def export_samples(out: Path, split: str = "test") -> int:
         labels.putpalette(palette.tobytes())
         depth = Image.fromarray(np.rint(sample["depth_m"] * CENTIMETRES).astype(np.uint16))
         for part, image in (("images", sample["image"]), ("maps", labels), ("depth", depth)):
-            write_file(out / part / f"{sample['id']}.png", lambda file, image=image: image.save(file, "PNG"))
+            write_file(out / part / f"{sample['id']}.png", partial(image.save, format="PNG"))
     return len(frames)

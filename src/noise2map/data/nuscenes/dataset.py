@@ -137,7 +137,7 @@ class NuScenesDataset:
         """
         if not self.with_labels:
             raise ValueError("this dataset was made with with_labels=False; expected True to draw the map")
-        matrix = self.lidar_to_global(index)
+        matrix: np.ndarray = self.lidar_to_global(index)
         if lidar_augmentation is not None:
             matrix = matrix @ np.linalg.inv(lidar_augmentation.astype(np.float32))
         location = self.tables.location(self.records[index])

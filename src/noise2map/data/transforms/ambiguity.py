@@ -78,7 +78,8 @@ class Ambiguity:
             blind = [Image.new("RGB", view.size, MEAN_COLOR) for view in result["images"][self.cameras :]]
             result["images"] = [*result["images"][: self.cameras], *blind]
         if "image" in result and self.hide_share:
-            result = cover(result, self._rectangle(*result["image"].size, across, down))
+            width, height = result["image"].size
+            result = cover(result, self._rectangle(width, height, across, down))
         return result
 
     def _seen(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:

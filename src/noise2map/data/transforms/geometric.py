@@ -82,7 +82,7 @@ class RandomCrop:
 
     def _varied(self, labels: np.ndarray) -> bool:
         counts = np.bincount(labels.reshape(-1), minlength=_IGNORE + 1)[:_IGNORE]
-        return np.count_nonzero(counts) > 1 and bool(counts.max() < self.cat_max_ratio * counts.sum())
+        return bool(np.count_nonzero(counts) > 1 and counts.max() < self.cat_max_ratio * counts.sum())
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,8 @@ class RatioResize:
         """The sample at a random size."""
         factor = rng.uniform(*self.ratio)
         box = (max(int(self.box[0] * factor), 1), max(int(self.box[1] * factor), 1))
-        return resized(sample, *fit_size(*sample["image"].size, box))
+        width, height = sample["image"].size
+        return resized(sample, *fit_size(width, height, box))
 
 
 @dataclass(frozen=True)

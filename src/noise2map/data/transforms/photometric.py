@@ -129,7 +129,7 @@ class Photometric:
         )
         image: Image.Image = result["image"]
         mean = float(np.asarray(image.convert("L"), dtype=np.float32).mean())
-        level = np.arange(256, dtype=np.float32)
+        level: np.ndarray = np.arange(256, dtype=np.float32)
         level = 255 * (level / 255) ** gamma * brightness
         level = mean + (level - mean) * contrast
         table = np.clip(np.rint(level), 0, 255).astype(np.uint8).tolist()
