@@ -4,10 +4,11 @@
     python benchmarks/video.py --data walks --frames 5 --out results/video.csv
 
 The map of a frame is compared with that of the frame before along the true flow, on pixels that were visible before: the share
-whose class changes, or the mean difference of log depth after the depth was moved with the camera. The true maps have a score of
-their own: pixels at edges, and depth of which a file keeps centimetres. ``freedoom-completion-tiny`` sees a cover at one place of
-all frames. A warm start takes the map before as it lies there, or ``moved`` along the true flow. Intervals (95 %) resample walks;
-``change`` is the difference from fresh noise at the same number of calls.
+whose class changes, the mean difference of log depth after the depth was moved with the camera, or the mean angle between normals
+after they were turned with it, in degrees. The true maps have a score of their own: pixels at edges, depth of which a file keeps
+centimetres, normals of which it keeps 8 bits. ``freedoom-completion-tiny`` sees a cover at one place of all frames. A warm start
+takes the map before as it lies there, or ``moved`` along the true flow. Intervals (95 %) resample walks; ``change`` is the
+difference from fresh noise at the same number of calls.
 """
 
 import argparse
@@ -28,18 +29,25 @@ from noise2map.data.transforms.covering import cover
 from noise2map.demo.completion import covered_middle
 from noise2map.diffusion.ensemble import unfold
 from noise2map.inference.predictor import Predictor
-from noise2map.metrics.temporal.agreement import class_disagreement, depth_disagreement
+from noise2map.metrics.normals import angular_error, normals_valid
+from noise2map.metrics.temporal.agreement import class_disagreement, depth_disagreement, normals_disagreement
 from noise2map.models.decoding import PredictionOptions
 from noise2map.models.denoising.run import WarmStart
 from noise2map.report.tables import merge_rows, text_table
 from noise2map.runs.provenance import provenance
 from noise2map.tasks import task_of
 
-MODELS = ("freedoom-segmentation-tiny", "freedoom-completion-tiny", "freedoom-depth-tiny", "freedoom-depth-laplace-tiny")
+MODELS = (
+    "freedoom-segmentation-tiny",
+    "freedoom-completion-tiny",
+    "freedoom-depth-laplace-tiny",
+    "freedoom-normals-tiny",
+)
 COVERED = ("freedoom-completion-tiny",)
 LEVELS = (0.5, 0.8)
 STEPS = (1, 3)
 RESAMPLES = 2000
+SCORES = {"segmentation": ("class_change", "mIoU"), "depth": ("log_depth", "abs_rel"), "normals": ("degrees", "mean_angle")}
 
 
 @dataclass
@@ -53,7 +61,7 @@ class Walks:
     @classmethod
     def read(cls, data: str, limit: int, frames: int) -> "Walks":
         """The first frames of the first walks of a folder; all for 0."""
-        dataset = open_rendered(data, task="both")
+        dataset = open_rendered(data, task="all")
         count = json.loads((Path(data) / "dataset.json").read_text())["walk_frames"]
         walks = [range(first, first + (frames or count)) for first in range(0, len(dataset) - count + 1, count)][: limit or None]
         records = [[dataset.records[index] for index in walk] for walk in walks]
@@ -65,39 +73,54 @@ class Walks:
                     flows[-1].append((torch.from_numpy(flow["offset_px"]), torch.from_numpy(flow["visible"])))
         return cls([[dataset[index] for index in walk] for walk in walks], records, flows)
 
-    def disagreement(self, walk: int, step: int, before: Tensor, now: Tensor, classes: bool) -> tuple[float, int]:
+    def disagreement(self, walk: int, step: int, before: Tensor, now: Tensor, task: str) -> tuple[float, int]:
         """Sum and count of differences of two maps."""
         offset, visible = self.flows[walk][step]
-        if classes:
-            return class_disagreement(before, now, offset, visible & (self.truth(walk, step, True) != 255))
+        known = visible & known_pixels(self.truth(walk, step, task), task)
+        if task == "segmentation":
+            return class_disagreement(before, now, offset, known)
         old, new = self.records[walk][step - 1], self.records[walk][step]
         poses = (np.array(old["position_m"]), old["yaw_deg"], np.array(new["position_m"]), new["yaw_deg"])
+        motion = Motion.between(*poses)
+        if task == "normals":
+            turned = torch.from_numpy(motion.turn_normals(before.double().numpy().transpose(1, 2, 0)))
+            return normals_disagreement(turned, now.double().movedim(0, -1), offset, known)
         rays = pixel_rays(before.shape, np.array(new["intrinsics"]))
-        moved = torch.from_numpy(Motion.between(*poses).move_depth(before.double().numpy(), rays))
-        known = self.truth(walk, step, False) > 0
-        return depth_disagreement(torch.where(before > 0, moved, 0), now.double(), offset, visible & known)
+        moved = torch.from_numpy(motion.move_depth(before.double().numpy(), rays))
+        return depth_disagreement(torch.where(before > 0, moved, 0), now.double(), offset, known)
 
-    def truth(self, walk: int, step: int, classes: bool) -> Tensor:
-        """The true map."""
+    def truth(self, walk: int, step: int, task: str) -> Tensor:
+        """The true map: ``(H, W)``, of normals ``(3, H, W)``."""
         sample = self.samples[walk][step]
-        if classes:
+        if task == "normals":
+            return torch.from_numpy(sample["normals"].transpose(2, 0, 1).copy())
+        if task == "segmentation":
             return torch.from_numpy(sample["labels"].astype(np.int64))
         return torch.from_numpy(np.where(sample["valid"], sample["depth_m"], 0).astype(np.float32))
 
 
-def errors(prediction: Tensor, truth: Tensor, classes: int) -> np.ndarray:
-    """Sums that a score is made of: a confusion matrix, or relative errors and their number."""
-    if classes:
-        known = truth != 255
-        return (
-            torch.bincount(truth[known] * classes + prediction[known], minlength=classes**2).view(classes, classes).double().numpy()
-        )
-    known = truth > 0
-    return np.array([float(((prediction - truth).abs()[known] / truth[known]).sum()), float(known.sum())])
+def known_pixels(truth: Tensor, task: str) -> Tensor:
+    """Where the true map is known, ``(H, W)`` bool."""
+    if task == "normals":
+        return normals_valid(truth[None])[0]
+    return truth != 255 if task == "segmentation" else truth > 0
+
+
+def errors(prediction: Tensor, truth: Tensor, task: str, classes: int) -> np.ndarray:
+    """Sums that a score is made of: a confusion matrix, or errors (relative, or angles in degrees) and their number."""
+    known = known_pixels(truth, task)
+    if task == "segmentation":
+        counts = torch.bincount(truth[known] * classes + prediction[known], minlength=classes**2)
+        return counts.view(classes, classes).double().numpy()
+    if task == "normals":
+        error = angular_error(prediction[None], truth[None])[0]
+    else:
+        error = (prediction - truth).abs() / truth.clamp(min=1e-6)
+    return np.array([float(error[known].sum()), float(known.sum())])
 
 
 def accuracy(sums: np.ndarray) -> float:
-    """mIoU of a confusion matrix in percent, or AbsRel."""
+    """mIoU of a confusion matrix in percent, AbsRel, or the mean angle."""
     if sums.ndim == 1:
         return float(sums[0] / sums[1])
     union = sums.sum(0) + sums.sum(1) - sums.diagonal()
@@ -140,14 +163,14 @@ def decoded(
     return found
 
 
-def scored(walks: Walks, maps: Any, classes: int) -> tuple[np.ndarray, np.ndarray]:
+def scored(walks: Walks, maps: Any, task: str, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Temporal sums ``(walks, 2)`` and sums of errors ``(walks, ...)``."""
     temporal, wrong = [], []
     for walk in range(len(walks.samples)):
         steps = range(len(walks.samples[walk]))
-        pairs = [walks.disagreement(walk, step, maps[step - 1][walk], maps[step][walk], bool(classes)) for step in steps[1:]]
+        pairs = [walks.disagreement(walk, step, maps[step - 1][walk], maps[step][walk], task) for step in steps[1:]]
         temporal.append(np.sum(pairs, 0))
-        wrong.append(np.sum([errors(maps[step][walk], walks.truth(walk, step, bool(classes)), classes) for step in steps], 0))
+        wrong.append(np.sum([errors(maps[step][walk], walks.truth(walk, step, task), task, classes) for step in steps], 0))
     return np.array(temporal, float), np.array(wrong)
 
 
@@ -161,10 +184,9 @@ def interval(values: list[float]) -> str:
 def run(name: str, walks: Walks, seed: int = 0) -> list[dict[str, Any]]:
     """One row for each arm."""
     predictor = Predictor.from_pretrained(name, device="cpu")
-    classes = predictor.model.config.num_labels if predictor.has_classes else 0
-    truth = [
-        [walks.truth(walk, step, bool(classes)) for walk in range(len(walks.samples))] for step in range(len(walks.samples[0]))
-    ]
+    task, classes = predictor.task, predictor.model.config.num_labels if predictor.has_classes else 0
+    temporal_score, score = SCORES[task]
+    truth = [[walks.truth(walk, step, task) for walk in range(len(walks.samples))] for step in range(len(walks.samples[0]))]
     features = encoded(predictor, walks, name in COVERED)
     arms: dict[tuple[int, str], Any] = {(0, "truth"): truth}
     if not predictor.model.config.diffusion:
@@ -178,7 +200,7 @@ def run(name: str, walks: Walks, seed: int = 0) -> list[dict[str, Any]]:
                 moved = decoded(predictor, features, steps, "one field", level, walks.flows)
                 arms[steps, f"warm start {level}, moved"] = moved
             print(name, steps, flush=True)
-    sums = {key: scored(walks, maps, classes) for key, maps in arms.items()}
+    sums = {key: scored(walks, maps, task, classes) for key, maps in arms.items()}
     rng = np.random.default_rng(seed)
     draws = [rng.integers(0, len(walks.samples), len(walks.samples)) for _ in range(RESAMPLES)]
 
@@ -193,9 +215,9 @@ def run(name: str, walks: Walks, seed: int = 0) -> list[dict[str, Any]]:
     for key in arms:
         steps, arm = key
         row = {"model": name, "calls": steps, "arm": arm, "covered": name in COVERED, "walks": len(walks.samples)}
-        row |= {"frames": len(walks.samples[0]), "temporal_score": "class_change" if classes else "log_depth"}
+        row |= {"frames": len(walks.samples[0]), "temporal_score": temporal_score}
         row |= {"temporal": f"{temporal(key):.4f}", "temporal_95": interval([temporal(key, draw) for draw in draws])}
-        row |= {"score": "mIoU" if classes else "abs_rel", "accuracy": f"{right(key):.4f}"}
+        row |= {"score": score, "accuracy": f"{right(key):.4f}"}
         row["accuracy_95"] = interval([right(key, draw) for draw in draws])
         base = (steps, "fresh noise")
         if base in arms and key != base:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from noise2map.metrics.temporal.agreement import class_disagreement, depth_disagreement, warp_nearest
+from noise2map.metrics.temporal.agreement import class_disagreement, depth_disagreement, normals_disagreement, warp_nearest
 
 
 def test_maps_that_move_with_the_flow_agree():
@@ -29,3 +29,10 @@ def test_depth_is_compared_after_it_was_moved():
     now = torch.tensor([[4.0, 4.0, 5.0]])
     total, count = depth_disagreement(moved, now, torch.zeros(1, 3, 2), torch.ones(1, 3, dtype=torch.bool))
     assert (total, count) == (pytest.approx(math.log(2)), 2)
+
+
+def test_angles_between_normals_where_both_are_known():
+    turned = torch.tensor([[[0.0, 1, 0], [0, 0, 1], [0, 0, 0], [1, 0, 0]]])
+    now = torch.tensor([[[1.0, 0, 0], [0, 0.6, 0.8], [0, 1, 0], [0, 0, 0]]])  # 90 and acos 0.8 degrees; then one of them is unknown
+    total, count = normals_disagreement(turned, now, torch.zeros(1, 4, 2), torch.ones(1, 4, dtype=torch.bool))
+    assert (total, count) == (pytest.approx(90 + math.degrees(math.acos(0.8))), 2)

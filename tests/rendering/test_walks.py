@@ -7,6 +7,7 @@ from synthetic_level import make_lumps
 
 from noise2map.data.freedoom import format as store
 from noise2map.data.freedoom.motion import Motion, backward_flow, pixel_rays
+from noise2map.rendering.frames import surface_normals
 from noise2map.rendering.level import Level
 from noise2map.rendering.raycast import Camera, Pose, cast
 
@@ -50,6 +51,21 @@ def test_flow_is_what_moving_each_point_through_the_world_gives():
         np.testing.assert_allclose(flow.offset_px[row, column], place, atol=1e-3)
         moved = motion_of(old, new).move_depth(np.array(ahead), np.array([aside / ahead, (old.z - new.z + down) / ahead, 1]))
         assert float(moved) == pytest.approx(depth, rel=1e-6)
+
+
+def test_normals_turn_with_the_camera():
+    """The normals of one map at two yaws, each worked out from the lines of the map alone."""
+    level = Level(make_lumps())
+    old, new = POSES
+    turned_only = Pose(old.x, old.y, old.z, old.yaw_deg + 25)
+    for later in (new, turned_only):
+        before, now = (surface_normals(level, cast(level, pose, CAMERA), pose) for pose in (old, later))
+        moved = motion_of(old, later).turn_normals(before).reshape(-1, 3)
+        missing = np.linalg.norm(moved[:, None] - np.unique(now.reshape(-1, 3), axis=0)[None], axis=-1).min(1)
+        assert (
+            np.mean(missing < 1e-6) > 0.6
+            and np.abs(np.linalg.norm(moved, axis=-1) - np.linalg.norm(before.reshape(-1, 3), axis=-1)).max() < 1e-6
+        )
 
 
 def test_what_was_hidden_is_not_visible():

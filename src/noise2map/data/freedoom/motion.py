@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _MARGIN = 0.02  # share of its depth by which a point may lie outside the depths around it
+_OF_MAPS = np.array([1.0, -1.0, -1.0])  # axes of maps of normals, in those of a camera
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,14 @@ class Motion:
             rays: ``(..., 3)`` of the frame before, with z = 1.
         """
         return (rays @ self.rotation[2]) * depth_m + self.translation_m[2]
+
+    def turn_normals(self, normals: np.ndarray) -> np.ndarray:
+        """Normals in the axes of the camera now, of surfaces whose normals were seen before.
+
+        Args:
+            normals: ``(..., 3)`` in the axes that maps of normals have: x right, y up, z towards the viewer.
+        """
+        return (normals * _OF_MAPS) @ self.rotation.T * _OF_MAPS
 
 
 def _axes(yaw_deg: float) -> np.ndarray:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from noise2map.metrics.normals import angular_error, normals_valid
+
 
 def warp_nearest(before: Tensor, offset_px: Tensor) -> Tensor:
     """Values of a frame at the places where the pixels of the next frame were, the nearest pixel of each.
@@ -58,3 +60,24 @@ def depth_disagreement(moved_m: Tensor, now_m: Tensor, offset_px: Tensor, visibl
     counted = visible & (moved > 0) & (now_m > 0)
     difference = (torch.where(counted, now_m, 1).log() - torch.where(counted, moved, 1).log()).abs()
     return float(difference.double().sum()), int(counted.sum())
+
+
+def normals_disagreement(turned: Tensor, now: Tensor, offset_px: Tensor, visible: Tensor) -> tuple[float, int]:
+    """Angles between normals and those of the same surface in the frame before.
+
+    Args:
+        turned: unit vectors ``(H, W, 3)``: the map of the frame before on its own pixels, each turned into the axes that the
+            camera has now (`noise2map.data.freedoom.motion.Motion.turn_normals`), zero where unknown. Without the turn, turning
+            the camera would count as disagreement.
+        now: unit vectors ``(H, W, 3)``, zero where unknown.
+        offset_px: see `warp_nearest`.
+        visible: ``(H, W)`` bool, pixels that count; those without a normal in one of the frames are left out.
+
+    Returns:
+        Sum of the angles in degrees, and how many pixels count.
+    """
+    before = warp_nearest(turned, offset_px)
+    pair = [one.movedim(-1, 0)[None] for one in (before, now)]
+    counted = visible & normals_valid(pair[0])[0] & normals_valid(pair[1])[0]
+    angles = angular_error(*pair)[0]
+    return float(angles[counted].sum()), int(counted.sum())
