@@ -49,6 +49,7 @@ JOBS = {
     "cluster": "maps by many processes",
     "zoo": "shipped models",
     "registration": "names for transformers",
+    "lazy": "names on first use",
 }
 GROUPS = {  # color of a box
     "#dfe7f5": {"cli", "app", "demo", "bench"},
@@ -70,7 +71,7 @@ GROUPS = {  # color of a box
     },
     "#fdebc8": {"tasks"},
     "#f7dcd7": {"models", "guidance"},
-    "#ececec": {"report", "data", "metrics", "geometry", "runs", "diffusion", "codecs", "hub", "zoo", "registration"},
+    "#ececec": {"report", "data", "metrics", "geometry", "runs", "diffusion", "codecs", "hub", "zoo", "registration", "lazy"},
 }
 FREE = ("cli", "app", "demo")  # import what they like; only their shortest arrows are drawn
 INK, USED, ALLOWED = "#222222", "#3b6ea5", "#c9d6e8"

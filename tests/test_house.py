@@ -48,7 +48,7 @@ ROOMS = {
         {"torch"},
     ),
     "metrics": (
-        set(),
+        {"lazy"},
         {"scipy", "torch", "torchmetrics"},
     ),
     "data": (
@@ -60,6 +60,10 @@ ROOMS = {
         {"PIL", "matplotlib", "numpy"},
     ),
     "registration": (
+        set(),
+        set(),
+    ),
+    "lazy": (
         set(),
         set(),
     ),
@@ -84,7 +88,7 @@ ROOMS = {
         {"PIL", "accelerate", "numpy", "torch", "torchmetrics"},
     ),
     "training": (
-        {"hub", "tasks", "guidance", "models", "report", "data", "metrics", "zoo", "diffusion", "runs"},
+        {"hub", "tasks", "guidance", "models", "report", "data", "metrics", "lazy", "zoo", "diffusion", "runs"},
         {"PIL", "diffusers", "numpy", "safetensors", "torch", "tqdm", "transformers", "yaml"},
     ),
     "export": (
@@ -92,7 +96,7 @@ ROOMS = {
         {"PIL", "numpy", "onnx", "onnxruntime", "onnxscript", "torch", "transformers"},
     ),
     "inference": (
-        {"export", "tasks", "models", "report", "data", "metrics", "zoo", "diffusion", "runs"},
+        {"export", "tasks", "models", "report", "data", "metrics", "lazy", "zoo", "diffusion", "runs"},
         {"PIL", "accelerate", "fsspec", "numpy", "psutil", "pyarrow", "safetensors", "torch", "tqdm", "transformers"},
     ),
     "cluster": (
@@ -401,6 +405,19 @@ def test_package_lists_its_names():
         getattr(noise2map, name)
     with pytest.raises(AttributeError, match="no attribute 'Noise2Map'"):
         _ = noise2map.Noise2Map
+
+
+@pytest.mark.parametrize(
+    "package", ["noise2map", "noise2map.training", "noise2map.metrics", "noise2map.metrics.samples", "noise2map.inference"]
+)
+def test_names_that_are_imported_late_are_those_of_the_table(package):
+    room = importlib.import_module(package)
+    for name, module in room._PUBLIC.items():
+        assert getattr(room, name) is getattr(importlib.import_module(module), name)
+    listed = dir(room)
+    assert {*room.__all__, *room._PUBLIC} <= set(listed) and "TYPE_CHECKING" not in listed
+    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'nothing'"):
+        _ = room.nothing
 
 
 def test_what_is_public_is_documented():

@@ -4,9 +4,9 @@ The public names are imported on first use, so that ``import noise2map`` is quic
 nothing but torch. The Auto classes and pipelines of transformers know our models from then on.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from noise2map.lazy import lazy_names
 from noise2map.registration import register as _register
 
 __version__ = "0.1.0"
@@ -79,14 +79,4 @@ if TYPE_CHECKING:
     from noise2map.runs.memory import keep_freed_memory as keep_freed_memory
     from noise2map.training import MapTrainer as MapTrainer
 
-
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
-    if name in _ROOMS:
-        return importlib.import_module(f"noise2map.{name}")
-    raise AttributeError(f"module 'noise2map' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*_PUBLIC, *_ROOMS, "__version__"])
+__getattr__, __dir__ = lazy_names(__name__, _PUBLIC, _ROOMS)

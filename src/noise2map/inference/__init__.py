@@ -3,8 +3,9 @@
 The names are imported on first use: checking a command's words must not cost the import of a model.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from noise2map.lazy import lazy_names
 
 _PUBLIC = {
     "DecodingOptions": "noise2map.models.decoding",
@@ -46,8 +47,4 @@ if TYPE_CHECKING:
     from noise2map.models.decoding import DecodingOptions, Dials, PredictionOptions, Protocol
     from noise2map.tasks.prediction import Prediction
 
-
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, _PUBLIC)

@@ -1,7 +1,8 @@
 """Scores of maps and of their uncertainty, as torchmetrics classes: streaming, distributed, memory bounded."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from noise2map.lazy import lazy_names
 
 # Name: its module. Those that are asked for are imported: torchmetrics brings plots and signals, and a prediction needs none.
 _PUBLIC = {
@@ -163,10 +164,4 @@ if TYPE_CHECKING:
     )
     from noise2map.metrics.uncertainty import UNCERTAINTY_SCORES, UncertaintyScores
 
-
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
-    if name == "samples":
-        return importlib.import_module(f"{__name__}.samples")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, _PUBLIC, ("samples",))

@@ -3,8 +3,9 @@
 The names are imported on first use: a recipe is read and checked before torch and transformers are.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from noise2map.lazy import lazy_names
 
 _PUBLIC = {
     "EmaCallback": "noise2map.training.callbacks",
@@ -38,12 +39,4 @@ if TYPE_CHECKING:
     from noise2map.training.optimization import LearningRateCurve
     from noise2map.training.recipe_files import recipe_names
 
-
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module 'noise2map.training' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _PUBLIC)

@@ -1,7 +1,8 @@
 """Scores of sets of samples: proper scoring rules, calibration of the spread, coherence and sharpness."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from noise2map.lazy import lazy_names
 
 # Name: its module. Those that are asked for are imported: torchmetrics brings plots and signals, and a prediction needs none.
 _PUBLIC = {
@@ -70,10 +71,4 @@ if TYPE_CHECKING:
     from noise2map.metrics.samples.scales import ConeScores, ScaleScores, laplace_crps, laplace_cumulative, laplace_nll
     from noise2map.metrics.samples.scoring_rules import fair_crps, patch_energy_score, variogram_score
 
-
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
-    if name == "scales":
-        return importlib.import_module(f"{__name__}.scales")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, _PUBLIC, ("scales",))
