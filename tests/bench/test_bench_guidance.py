@@ -57,7 +57,7 @@ def test_a_generator_without_a_prior_is_refused(tmp_path, capsys):
 
     pipe = DepthGuidedPipeline.from_pretrained(zoo_path("freedoom-generator-64"))
     DepthGuidedPipeline(pipe.unet, pipe.scheduler, pipe.depth_predictor).save_pretrained(tmp_path / "bare")
-    assert run("--model", tmp_path / "bare", "--out", tmp_path / "bench.csv") == 1
+    assert run("--model", tmp_path / "bare", "--out", tmp_path / "bench.csv") == 2
     assert "no depth prior" in capsys.readouterr().err and not (tmp_path / "bench.csv").exists()
 
 

@@ -227,6 +227,7 @@ def test_a_grid_with_fields():
         (1, 4, "last", "diffusion"),
         (3, 4, "steps", "diffusion"),
         (1, 4, "last", "field"),
+        (3, 4, "last", "field"),
         (1, 1, "last", "one_pass"),
     ]
 
@@ -240,7 +241,8 @@ def test_the_command_scores_samples_and_resamples_maps(segmenter, processor, tmp
         main([*command, *options, "--out", str(tmp_path / "out")])
     assert done.value.code == 0
     rows = json.loads((tmp_path / "out" / "evaluation.json").read_text())["rows"]
-    assert [row["sampling"] for row in rows] == ["diffusion", "diffusion", "field"]
+    assert [(row["sampling"], row["steps"]) for row in rows] == [("diffusion", 1), ("diffusion", 2), ("field", 1), ("field", 2)]
+    assert [row["mean_steps"] for row in rows] == [1, 2, 1, 2]
     assert all(row["ged_iou_low"] <= row["ged_iou"] <= row["ged_iou_high"] and "maps" in row["resampled"] for row in rows)
     assert "spread_skill" in capsys.readouterr().out
     with pytest.raises(SystemExit):
