@@ -9,8 +9,8 @@ import noise2map
 PACKAGE = Path(noise2map.__file__).parent
 PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
 
-# Not part of what a task is: these know normals as geometry of points and images, as truth of one renderer and its walks, as one head of
-# an encoder for many tasks, or show a model of normals because it ships.
+# Not part of what a task is: these know normals as geometry of points and images, as truth of one renderer and its walks, as one
+# head of an encoder for many tasks, or show a model of normals because it ships.
 OTHERS = (
     "geometry.py", "report/palettes.py", "generation/", "rendering/", "data/freedoom/format.py", "training/encoders/", "cli/",
     "demo/", "zoo/", "metrics/samples/", "models/distributions/", "metrics/room_geometry/", "metrics/temporal/",
