@@ -11,6 +11,7 @@ from tiny_models import images, tiny_config, tiny_depth_model, tiny_segmenter
 
 from noise2map.diffusion import image_generator
 from noise2map.diffusion.process import add_noise
+from noise2map.models.decoding import PredictionOptions
 from noise2map.models.denoising import decoder_input, draw_times
 
 MATCHED = {"matched_filter": True, "map_encoding": "one_hot", "map_scale": 1.0, "time_difference": 0.0, "feedback": "mean"}
@@ -197,6 +198,8 @@ def test_several_steps_or_samples_of_a_one_pass_checkpoint_mean_diffusion():
         model(pixel_values=images(1), ensemble_size=2, sampling="one_pass")
     with pytest.raises(ValueError, match="takes 1 step, or a number of them"):
         model(pixel_values=images(1), num_inference_steps="auto", sampling="field")
+    with pytest.raises(ValueError, match="num_inference_steps is 3; further steps of sampling='field' denoise its samples"):
+        PredictionOptions(sampling="field", num_inference_steps=3)
     with pytest.raises(ValueError, match="field_level is 1; expected a noise level between 0 and 1"):
         crps(field_level=1)
 

@@ -108,7 +108,8 @@ def bench_attention(
 @app.command("guidance")
 def bench_guidance(
     model: Annotated[
-        str | None, typer.Option(help="A guided generator (shipped name or folder) instead of a U-Net of the published shape.")
+        str | None,
+        typer.Option(help="A guided generator (shipped name or folder) with sizes of its own, not a U-Net of the published shape."),
     ] = None,
     channels: Annotated[int, typer.Option(min=1, help="Width of the finest level; the published LSUN-256 U-Net has 256.")] = 64,
     size: Annotated[int, typer.Option(min=32, help="Side of the images in pixels, a multiple of 32; 256 there.")] = 128,

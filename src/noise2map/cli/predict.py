@@ -112,11 +112,11 @@ def predict(
         from noise2map.inference.predictor import Predictor
         from noise2map.models.decoding import PredictionOptions
 
+        decoding = PredictionOptions(**chosen)
         hide_progress_of_files()
         here = pick_device(device if elsewhere is None else "cpu")
         predictor = Predictor(*load_model(model, here, pick_dtype(dtype)), **bound)
         with explain_lack_of_memory("use a smaller --batch-size, --size or --ensemble"):
-            decoding = PredictionOptions(**chosen)
             named: dict[str, Any] = {"model_name": model, "batch_size": batch_size}
             if videos:
                 from noise2map.video import predict_video

@@ -252,6 +252,11 @@ class PredictionOptions(DecodingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.sampling == "field" and self.num_inference_steps not in (None, 1):
+            raise ValueError(
+                f"num_inference_steps is {self.num_inference_steps!r}; further steps of sampling='field' denoise its samples, and "
+                "a prediction is what its one call says: expected 1 (samples: decode_map(output_samples=True), noise2map evaluate)"
+            )
         if self.interval is not None:
             check_level(self.interval)
         if isinstance(self.size, str) and self.size != "native":
