@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import typer
@@ -192,6 +193,22 @@ def test_a_command_that_runs_a_model_keeps_freed_memory(monkeypatch, word, keeps
     monkeypatch.setattr(cli, "app", lambda **_: None)
     cli.main()
     assert calls == [word] * keeps
+
+
+@pytest.mark.parametrize("error", [None, ValueError("the loss is not finite")])
+def test_a_command_leaves_its_process_group(monkeypatch, tmp_path, error):
+    """A process that ends within a group may abort ("terminate called without an active exception") with all its work done."""
+    torch = pytest.importorskip("torch")
+
+    def command(**_):
+        torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+        if error:
+            raise error
+
+    monkeypatch.setattr(cli, "app", command)
+    with pytest.raises(SystemExit) if error else nullcontext():
+        cli.main(["train"])
+    assert not torch.distributed.is_initialized()
 
 
 def test_stray_words_are_still_refused(capsys):

@@ -29,6 +29,7 @@ trainer.train()
 scores = trainer.evaluate()
 torch.save({"weights": trainer.model.state_dict(), "scores": scores}, out / f"rank-{trainer.args.process_index}.pt")
 trainer.export_final()
+trainer.accelerator.end_training()
 """
 
 
@@ -67,6 +68,7 @@ trainer.train(resume_from_checkpoint="--resume" in sys.argv)
 scores = trainer.evaluate()
 torch.save({"weights": trainer.model.state_dict(), "scores": scores}, out / f"rank-{trainer.args.process_index}.pt")
 trainer.export_final()
+trainer.accelerator.end_training()
 """
 
 

@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from noise2map.cli.launch import share_processor
+from noise2map.cli.launch import leave_process_group, share_processor
 from noise2map.runs.memory import keep_freed_memory
 
 # command -> (module, attribute, one-line help). A Typer app becomes a group, a function a command, which may have two words.
@@ -157,6 +157,8 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         print(f"noise2map: error: {_one_line(error)}", file=sys.stderr)
         raise SystemExit(EXIT_BAD_INPUT) from None
+    finally:
+        leave_process_group()
 
 
 class _Printer(logging.Handler):

@@ -28,6 +28,16 @@ def share_processor() -> None:
         os.environ["GOMP_SPINCOUNT"] = _SPINS
 
 
+def leave_process_group() -> None:
+    """End the process group of ``accelerate launch`` or ``torchrun``, if there is one.
+
+    A process that exits within it now and then aborts after its work is done: threads of the group still run.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 def hide_progress_of_files() -> None:
     """No bars of loading and writing weights between those of the work itself."""
     from transformers.utils import logging
