@@ -23,6 +23,9 @@ from noise2map.training.recipe_files import recipe_names
 FOLDER = "decoders/"
 TABLE = "results/decoders_{task}.csv"
 STEPS = "1 3 10"
+# Of decoders behind covers: what may be there is a set of whole maps, which their scores compare with the truth.
+SAMPLES = 8
+RESAMPLES = 300
 
 
 @dataclass(frozen=True)
@@ -61,14 +64,18 @@ class Job:
         sets = [word for change in self.settings for word in ("--set", change)]
         return ["noise2map", "train", FOLDER + self.recipe, "--out", str(self.run), *sets]
 
-    def evaluate(self, root: Path, limit: int) -> list[str]:
-        """The command that scores it on the test frames in ``root``; covered as in training, where it was trained so."""
+    def evaluate(self, root: Path, limit: int, hide: str | None = None) -> list[str]:
+        """The command that scores it on the test frames in ``root``; covered by ``hide``, or as in training, where it was so."""
         recipe = load_recipe(FOLDER + self.recipe, self.settings)
         words = ["noise2map", "evaluate", "--model", str(self.run / FINAL_DIRECTORY), "--dataset", "freedoom", "--root", str(root)]
         words += ["--limit", str(limit), "--out", str(self.run / "evaluation"), "--overwrite"]
-        steps = "1" if recipe.model.config.get("diffusion") is False else STEPS
-        words += ["--steps", *steps.split()]
-        return words if recipe.data.hide is None else [*words, "--hide", recipe.data.hide]
+        one_call = recipe.model.config.get("diffusion") is False
+        words += ["--steps", *("1" if one_call else STEPS).split()]
+        if recipe.data.hide is None:
+            return words
+        words += ["--hide", hide or recipe.data.hide, "--ensemble", str(SAMPLES), "--sample-scores"]
+        words += ["--cluster", "map", "--resamples", str(RESAMPLES)]
+        return [*words, "--sampling", "field" if one_call else "diffusion,field"]
 
 
 def make_jobs(names: Sequence[str], seeds: Sequence[int], changes: Sequence[str], work: Path) -> list[Job]:
@@ -97,12 +104,12 @@ def run(words: Sequence[str], log: Path) -> None:
         raise RuntimeError(f"{' '.join(words)}: {' '.join(last)} ({log})")
 
 
-def do(job: Job, root: Path, limit: int) -> Job:
+def do(job: Job, root: Path, limit: int, hide: str | None = None) -> Job:
     """Train and evaluate a decoder, as far as that has not been done."""
     logs = job.work / "logs"
     run(job.train(), logs / f"{job.run.name}.txt")
     if not (job.run / "evaluation" / "evaluation.csv").exists():
-        run(job.evaluate(root, limit), logs / f"{job.run.name}.txt")
+        run(job.evaluate(root, limit, hide), logs / f"{job.run.name}.txt")
     return job
 
 
@@ -126,13 +133,16 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="change a field of every recipe")
     parser.add_argument("--root", type=Path, default=Path("data/freedoom/test"), help="test frames")
     parser.add_argument("--limit", type=int, default=0, help="score so many frames; 0 for all")
+    parser.add_argument(
+        "--hide", help="what covers the scored frames of decoders that were trained on covered ones; default the same"
+    )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--results", type=Path, default=Path("."), help="where results/ is")
     options = parser.parse_args()
     jobs = make_jobs(options.only, options.seeds, options.set, options.work)
     for wave in waves(jobs):
         with ThreadPoolExecutor(options.processes) as pool:
-            futures: list[Future[Job]] = [pool.submit(do, job, options.root, options.limit) for job in wave]
+            futures: list[Future[Job]] = [pool.submit(do, job, options.root, options.limit, options.hide) for job in wave]
             for future in futures:
                 print(f"{future.result().run}: trained and scored", flush=True)
         for task, rows in collect(jobs).items():

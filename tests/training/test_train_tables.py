@@ -23,7 +23,12 @@ def test_the_first_run_of_a_cache_fills_it_before_others_read_it(tmp_path):
 def test_completions_are_scored_as_they_were_trained(tmp_path):
     laplace, plain, completion = (job.evaluate(tmp_path / "test", 9) for job in jobs(tmp_path, [2]))
     assert laplace[-2:] == ["--steps", "1"] == plain[-2:] and "--hide" not in laplace
-    assert completion[-6:] == ["--steps", "1", "3", "10", "--hide", "mixed"]
+    words = " ".join(completion)
+    assert "--steps 1 3 10 --hide mixed --ensemble 8 --sample-scores" in words and words.endswith("--sampling diffusion,field")
+    other = train_tables.make_jobs(["completion-ssn"], [0], [], tmp_path)[0].evaluate(tmp_path / "test", 9, "rectangle")
+    assert " ".join(other[-12:]) == (
+        "--hide rectangle --ensemble 8 --sample-scores --cluster map --resamples 300 --sampling field"
+    )  # one call, whatever the steps
     train = jobs(tmp_path, [2])[0].train()
     assert train[:3] == ["noise2map", "train", "decoders/depth-laplace"]
     assert train[-3:] == [

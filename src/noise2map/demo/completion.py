@@ -22,7 +22,9 @@ from noise2map.runs.files import write_image
 
 _TASK = "segmentation"
 _MARK = "completion"  # in the names of models that were trained on covered images
-STEPS, SAMPLES = 10, 4
+# Guesses are smooth draws of the single call that further calls denoise: as good as guesses by many more calls from pure noise.
+# The film has those, in which every step can be seen.
+CALLS, SAMPLES, FILM_STEPS = 3, 4, 10
 # What is covered, as shares of height and width: the middle of a room, where floor, walls and things meet.
 _ROWS, _COLUMNS = (0.22, 0.9), (0.3, 0.78)
 
@@ -53,8 +55,7 @@ class Completion:
         truth: Class ids ``(H, W)`` uint8, 255 unknown.
         likely: Most likely class of each pixel by one call, ``(H, W)``.
         doubt: Entropy of that call, ``(H, W)`` in [0, 1].
-        samples: Class ids of whole maps ``(R, H, W)``, each by `STEPS` calls.
-        by_steps: One sample after each step, ``(STEPS, h, w)``.
+        samples: Class ids of whole maps ``(R, H, W)``, each by `CALLS` calls.
     """
 
     id: str
@@ -66,7 +67,6 @@ class Completion:
     likely: np.ndarray
     doubt: np.ndarray
     samples: np.ndarray
-    by_steps: np.ndarray
 
 
 def covered_middle(height: int, width: int) -> np.ndarray:
@@ -89,14 +89,13 @@ def complete(predictor: Predictor, sample: Any, place: str, seed: int) -> Comple
     """
     covered = cover(sample, covered_middle(sample["image"].height, sample["image"].width))
     model = predictor.model
-    pixels = predictor.processor(images=covered["image"], return_tensors="pt")["pixel_values"].to(model.device)
+    pixels = _pixels(predictor, covered["image"])
     generator = [image_generator(seed, str(sample["id"]))]
     once = model(pixel_values=pixels, sampling="one_pass", generator=generator)
-    options: dict[str, Any] = {"num_inference_steps": STEPS, "ensemble_size": SAMPLES, "sampling": "diffusion"}
-    run = model(pixel_values=pixels, generator=generator, output_samples=True, output_steps=True, **options)
+    options: dict[str, Any] = {"num_inference_steps": CALLS, "ensemble_size": SAMPLES, "sampling": "field"}
+    run = model(pixel_values=pixels, generator=generator, output_samples=True, **options)
     # The processor may have changed the size.
     size = (sample["image"].height, sample["image"].width)
-    first = [step.prediction.argmax(0) for step in denoising_steps(run.steps)]
     return Completion(
         str(sample["id"]),
         place,
@@ -107,8 +106,30 @@ def complete(predictor: Predictor, sample: Any, place: str, seed: int) -> Comple
         resize_map(once.logits, size)[0].argmax(0).cpu().numpy(),
         resize_map(once.uncertainties["entropy"][:, None].float(), size)[0, 0].cpu().numpy(),
         resize_map(run.samples[0], size).argmax(1).cpu().numpy(),
-        np.stack(first),
     )
+
+
+@torch.no_grad()
+def unfold(predictor: Predictor, one: Completion, seed: int) -> np.ndarray:
+    """A map that becomes definite: class ids after each of `FILM_STEPS` calls from pure noise, ``(FILM_STEPS, h, w)``.
+
+    Args:
+        predictor: The model.
+        one: The covered image.
+        seed: With the id it fixes the noise.
+    """
+    run = predictor.model(
+        pixel_values=_pixels(predictor, one.covered),
+        num_inference_steps=FILM_STEPS,
+        sampling="diffusion",
+        generator=[image_generator(seed, one.id)],
+        output_steps=True,
+    )
+    return np.stack([step.prediction.argmax(0) for step in denoising_steps(run.steps)])
+
+
+def _pixels(predictor: Predictor, image: Any) -> torch.Tensor:
+    return predictor.processor(images=image, return_tensors="pt")["pixel_values"].to(predictor.model.device)
 
 
 class CompletionSection(DemoSection):
@@ -139,9 +160,10 @@ class CompletionSection(DemoSection):
         page.section(
             self.title,
             "Part of each image is covered before the model sees it. One call says how likely each class is in each pixel, and "
-            f"so where the model doubts. {STEPS} calls make one whole map out of noise, and other noise makes another: they agree "
-            "where the image decides, and differ behind the cover. None of them is the truth; a good model's are about as far "
-            "from it as from each other.",
+            "so where the model doubts. A draw from that by noise that is smooth over the map, and "
+            f"{CALLS - 1} further calls that mend it, make one whole map; other noise makes another: they agree where the image "
+            "decides, and differ behind the cover. None of them is the truth; a good model's are about as far from it as from "
+            f"each other. The film below has a map of {FILM_STEPS} calls from pure noise.",
         )
         limit = uncertainty_limit(*(one.doubt for one in found))
         rows = [self.rows(one, limit) for one in found]
@@ -185,5 +207,6 @@ class CompletionSection(DemoSection):
 
     def _film(self, one: Completion) -> list[list[Cell]]:
         seen, truth = Cell("covered", one.covered), Cell("its classes", self._paint(one.truth))
-        maps = [Cell("map", self._paint(ids), note=f"step {step + 1} of {STEPS}") for step, ids in enumerate(one.by_steps)]
+        by_steps = enumerate(unfold(self.predictor, one, self.seed))
+        maps = [Cell("map", self._paint(ids), note=f"step {step + 1} of {FILM_STEPS}") for step, ids in by_steps]
         return [[seen, found, truth] for found in maps]
