@@ -26,7 +26,7 @@ def test_completions_are_scored_as_they_were_trained(tmp_path):
     words = " ".join(completion)
     assert "--steps 1 3 10 --hide mixed --ensemble 8 --sample-scores" in words and words.endswith("--sampling diffusion,field")
     other = train_tables.make_jobs(["completion-ssn"], [0], [], tmp_path)[0].evaluate(tmp_path / "test", 9, "rectangle")
-    assert " ".join(other[-12:]) == (
+    assert " ".join(other[-11:]) == (
         "--hide rectangle --ensemble 8 --sample-scores --cluster map --resamples 300 --sampling field"
     )  # one call, whatever the steps
     train = jobs(tmp_path, [2])[0].train()
