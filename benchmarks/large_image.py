@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from noise2map.bench.timing import read_peak, reset_peak
+from noise2map.runs.peak_memory import read_peak, reset_peak
 from noise2map.data import load_samples
 from noise2map.inference.folder import predict_folder
 from noise2map.inference.predictor import Predictor

@@ -13,7 +13,7 @@ SCRIPT = """
 import json, sys
 import numpy as np, torch
 from PIL import Image
-from noise2map.bench.timing import read_peak
+from noise2map.runs.peak_memory import read_peak
 from noise2map.evaluation.official import find_protocol
 from noise2map.evaluation.test_time import AugmentedImage
 from noise2map.models import Noise2MapForSemanticSegmentation, Noise2MapImageProcessor

@@ -22,13 +22,14 @@ from tqdm import tqdm
 from noise2map.bench.bev import BevBenchOptions, make_scene
 from noise2map.bench.guidance import GuidanceBenchOptions, guidance_calls, guided_parts
 from noise2map.bench.model import ModelBenchOptions, build_model, compiled, stage_calls
-from noise2map.bench.timing import MIB, machine_facts, name_of, read_peak, reset_peak
+from noise2map.bench.timing import MIB, machine_facts, name_of
 from noise2map.guidance import guided_step
 from noise2map.models import MapModel
 from noise2map.models.bev.camera import plan_pooling, pool
 from noise2map.models.bev.lidar import voxelise
 from noise2map.report.html import Page
 from noise2map.report.tables import column_names, merge_rows, read_rows, write_csv
+from noise2map.runs.peak_memory import read_peak, reset_peak
 from noise2map.runs.provenance import provenance
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import platform
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from noise2map.runs.memory import memory_is_kept
+from noise2map.runs.peak_memory import read_peak, reset_peak
 
 logger = logging.getLogger(__name__)
 
@@ -131,40 +131,3 @@ def send_peak(sender: Connection, call: Callable[[], Any], device: torch.device)
     call()
     peak = read_peak(device)
     sender.send({"peak_mb": round(peak / MIB, 1), "working_mb": round((peak - before) / MIB, 1)})
-
-
-def reset_peak(device: torch.device) -> float:
-    """Bytes in use now, from which the high-water mark starts again where the system allows it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device)
-    status = _process_status()
-    if "VmRSS" in status:
-        Path("/proc/self/clear_refs").write_text("5")  # VmHWM := VmRSS
-        return status["VmRSS"]
-    return _highest_resident()
-
-
-def read_peak(device: torch.device) -> float:
-    """The high-water mark, in bytes, since `reset_peak` where the system allows it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device)
-    return _process_status().get("VmHWM", _highest_resident())
-
-
-def _process_status() -> dict[str, Any]:
-    """Fields of Linux' process status that are sizes, in bytes; empty on other systems."""
-    path = Path("/proc/self/status")
-    if not path.exists():
-        return {}
-    fields = (line.split() for line in path.read_text().splitlines())
-    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in fields if words[-1] == "kB"}
-
-
-def _highest_resident() -> float:
-    import resource  # not on Windows, where /proc is missing too
-
-    value = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(value if sys.platform == "darwin" else value * 1024)

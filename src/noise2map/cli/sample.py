@@ -82,6 +82,9 @@ def sample(
     device: Device = "auto",
     dtype: DType = "float32",
     overwrite: Overwrite = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Try a step, say what time and memory it all takes, and stop.")
+    ] = False,
 ) -> None:
     """Draw images; with a depth predictor also depth (16-bit PNG and npz), normals, point clouds (PLY) and a sheet of pairs."""
     chosen = parse_seeds(seeds)
@@ -96,7 +99,8 @@ def sample(
     from noise2map.zoo import label_of
 
     diffusers.utils.logging.disable_progress_bar()
-    check_writable(out)
+    if not dry_run:
+        check_writable(out)
     pipe = load_generator(model, depth_predictor, depth_prior, sampler=sampler, timestep_spacing=timestep_spacing, device=device)
     options = SamplingOptions(num_inference_steps=steps, eta=eta, dtype=dtype, batch_size=batch_size)
     guidance = GuidanceConfig.from_scales(
@@ -108,6 +112,11 @@ def sample(
         log_snr=guidance_log_snr,
         on_nonfinite=on_nonfinite,
     )
+    if dry_run:
+        from noise2map.generation.forecast import forecast_sampling
+
+        print(forecast_sampling(pipe, len(chosen), options, guidance, pair=pair).text())
+        return
     camera = camera_of(model, pipe.unet.config.sample_size, fov)
     title = f"{label_of(model)}: {steps} steps, {describe(guidance)}"
     report = sample_images(pipe, chosen, out, options, guidance, camera=camera, title=title, pair=pair, overwrite=overwrite)

@@ -3,7 +3,7 @@
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from time import perf_counter
@@ -92,8 +92,7 @@ def draw(
         return {}
 
     warn_of_spacing(pipe.scheduler, options.num_inference_steps)
-    dtype = pick_dtype(options.dtype)
-    with nullcontext() if dtype == torch.float32 else torch.autocast(pipe.device.type, dtype):
+    with autocast(pipe.device, options.dtype):
         out = pipe(
             batch_size=len(seeds),
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
@@ -107,6 +106,12 @@ def draw(
         )
     pixels = (out.images.float() * 255).round().to(torch.uint8).cpu()
     return DrawnBatch(pixels, None if out.depths is None else out.depths.float().cpu(), out.skipped.tolist())
+
+
+def autocast(device: torch.device, dtype: str) -> AbstractContextManager[object]:
+    """The networks' arithmetic inside in a type by name; as it is for ``"float32"``."""
+    chosen = pick_dtype(dtype)
+    return nullcontext() if chosen == torch.float32 else torch.autocast(device.type, chosen)
 
 
 @functools.lru_cache(maxsize=32)

@@ -34,6 +34,9 @@ Missing = Annotated[Literal["far", "ignore"], typer.Option(help="Pixels without 
 DepthScale = Annotated[
     float, typer.Option(callback=options.check_positive, help="With --dataset folder: metres per unit of the maps.")
 ]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Try some steps (no data needed), say what time and memory it all takes, and stop.")
+]
 Dtype = Annotated[Literal["float32", "bfloat16"], typer.Option(help="Precision of training; scores are taken in float32.")]
 
 
@@ -62,6 +65,7 @@ def train_depth_predictor(
     threads: options.Threads = 0,
     device: options.Device = "auto",
     out: options.Out = Path("runs/depth-predictor"),
+    dry_run: DryRun = False,
 ) -> None:
     """Train depth predictors from a few labelled images, and measure what they know: by block, noise level, images.
 
@@ -88,21 +92,25 @@ def train_depth_predictor(
         bf16=dtype == "bfloat16",
         seed=seed,
     )
-    rows = train_predictors(
-        PredictorTrainingOptions(
-            model=model,
-            out=out,
-            study=study,
-            data=dataset,
-            root=root,
-            val_root=val_root,
-            labels=labels,
-            val_labels=val_labels,
-            val_images=val_images,
-            depth_scale=depth_scale,
-            threads=threads,
-            device=device,
-        )
+    training = PredictorTrainingOptions(
+        model=model,
+        out=out,
+        study=study,
+        data=dataset,
+        root=root,
+        val_root=val_root,
+        labels=labels,
+        val_labels=val_labels,
+        val_images=val_images,
+        depth_scale=depth_scale,
+        threads=threads,
+        device=device,
     )
+    if dry_run:
+        from noise2map.generation.forecast import forecast_predictor
+
+        print(forecast_predictor(training).text())
+        return
+    rows = train_predictors(training)
     print(summary(rows, study))
     print(f"predictor written to {out / 'final'}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from noise2map.runs.words import duration
 from noise2map.tasks import get_task, task_of
 from noise2map.training.maps.build import make_config
 from noise2map.training.maps.data import class_names
@@ -81,7 +82,7 @@ class DryRun:
                 f"{self.activation_bytes / _GIB:.2f} GiB of activations ({self.micro_batch} x {self.size[0]}x{self.size[1]})"
             )
             lines.append(f"{memory} + {activations} = about {total:.1f} GiB")
-            hours = _duration(self.steps * self.step_flops / 1e13)
+            hours = duration(self.steps * self.step_flops / 1e13)
             lines.append(f"arithmetic: {self.step_flops / 1e12:.2f} TFLOP a step; {hours} in all at 10 TFLOP/s sustained")
         return "\n".join([*lines, *(f"note: {remark}" for remark in self.remarks)])
 
@@ -196,11 +197,3 @@ def _remarks(recipe: Recipe) -> list[str]:
     elif model.encoder_from is not None:
         remarks.append(f"the image encoder starts from {model.encoder_from}")
     return remarks
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} seconds"
-    if seconds < 3600:
-        return f"{seconds / 60:.0f} minutes"
-    return f"{seconds / 3600:.0f} hours" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
