@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
+import diffusers
 import torch
 
 from noise2map.generation.loading import load_generator
@@ -144,6 +145,7 @@ def forecast_predictor(options: PredictorTrainingOptions) -> Forecast:
         OSError: If the generator is missing.
         ValueError: If its images are not square, or it has no such blocks.
     """
+    diffusers.utils.logging.disable_progress_bar()
     if options.threads:
         torch.set_num_threads(options.threads)
     pipe = load_generator(options.model, device=pick_device(options.device))
