@@ -154,8 +154,8 @@ def forecast_predictor(options: PredictorTrainingOptions) -> Forecast:
         raise ValueError(f"the generator's images are {side}; expected squares")
     images = torch.randint(256, (study.batch_size, 3, side, side), dtype=torch.uint8)
     depths = torch.rand(study.batch_size, side, side)
-    ends: list[float] = []
     reset_peak(pipe.device)
+    ends = [perf_counter()]
     fit = fit_depth_predictor(
         unet,
         images,
@@ -169,7 +169,8 @@ def forecast_predictor(options: PredictorTrainingOptions) -> Forecast:
         strong_blocks=study.strong_blocks,
         weak_blocks=study.weak_blocks,
     )
-    step = min(after - before for before, after in itertools.pairwise(ends))
+    first, *others = (after - before for before, after in itertools.pairwise(ends))
+    step = min(others)
     score = tried(
         lambda: score_depth_predictor(
             unet,
@@ -185,6 +186,7 @@ def forecast_predictor(options: PredictorTrainingOptions) -> Forecast:
     count = len(study.counts)
     batches = -(-options.val_images // study.batch_size) * len(study.timesteps)
     works = (
+        Work("standardised features", max(0.0, first - step), count),
         Work(f"steps on {counted(study.batch_size, 'image')} of {side}x{side}", step, count * study.steps),
         Work("scored batches", score, count * batches),
     )
