@@ -23,7 +23,7 @@ from torch import Tensor
 from noise2map.convert import LSUN_256_FLAGS
 from noise2map.convert.adm_flags import AdmArchitecture, adm_architecture
 from noise2map.convert.adm_keys import adm_layer_names
-from noise2map.report.tables import text_table, write_csv
+from noise2map.report.tables import read_csv, text_table, write_csv
 from noise2map.runs.provenance import provenance
 
 # In time order; {work} and {images} are filled in. Flags of sizes stand in the table.
@@ -32,7 +32,7 @@ COMMANDS = {
     "forecast of the predictor": "train depth-predictor {predictor} --dry-run",
     "train a depth predictor": "train depth-predictor {predictor}",
     "train a depth prior": "train depth-prior --resolution 128 --root {images} --out {work}/prior --set train.iterations=4 "
-    "--set train.batch_size=4 --set train.save_every=4 --set schedule.warmup_iterations=1 --set train.eval_images=4 "
+    "--set train.batch_size=4 --set train.save_every=4 --set train.log_every=4 --set schedule.warmup_iterations=1 --set train.eval_images=4 "
     "--set train.sample_images=0",
     "forecast of the images": "sample {sampling} --seeds 0-15 --steps 50 --out {work}/images --dry-run",
     "guided and unguided images": "sample {sampling} --seeds 0-1 --steps 2 --out {work}/images",
@@ -104,16 +104,17 @@ def main() -> None:
     names |= {"predictor": PREDICTOR.format(**names), "sampling": SAMPLING.format(**names)}
     if not (options.work / "lsun.pt").exists():
         write_checkpoint(options.work / "lsun.pt")
-    rows = []
+    rows = read_csv(options.out) if options.out is not None and options.out.exists() else []
     for stage, text in COMMANDS.items():
+        if any(row["stage"] == stage for row in rows):
+            continue  # of an earlier run that ended before its time
         words = text.format(**names).split()
         log = options.work / f"{stage.replace(' ', '-')}.txt"
         row = {"stage": stage, **measure(words, log), "command": f"noise2map {shlex.join(words)}"}
         print(text_table([row], ["stage", "seconds", "cpu_s", "peak_mb"]), flush=True)
         rows.append({**provenance(torch.device("cpu"), torch.float32, 0), **row})
-    if options.out is not None:
-        write_csv(options.out, rows)
-        print(f"wrote {options.out}")
+        if options.out is not None:
+            write_csv(options.out, rows)
 
 
 if __name__ == "__main__":
