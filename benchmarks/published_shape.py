@@ -32,8 +32,8 @@ COMMANDS = {
     "forecast of the predictor": "train depth-predictor {predictor} --dry-run",
     "train a depth predictor": "train depth-predictor {predictor}",
     "train a depth prior": "train depth-prior --resolution 128 --root {images} --out {work}/prior --set train.iterations=4 "
-    "--set train.batch_size=4 --set train.save_every=4 --set train.log_every=4 --set schedule.warmup_iterations=1 --set train.eval_images=4 "
-    "--set train.sample_images=0",
+    "--set train.batch_size=4 --set train.save_every=4 --set train.log_every=4 --set schedule.warmup_iterations=1 "
+    "--set train.eval_images=4 --set train.sample_images=0",
     "forecast of the images": "sample {sampling} --seeds 0-15 --steps 50 --out {work}/images --dry-run",
     "guided and unguided images": "sample {sampling} --seeds 0-1 --steps 2 --out {work}/images",
     "scores": "evaluate generator {sampling} --references {images} --limit 8 --samples 2 --steps 2 --allow-singular --resamples 0 "
