@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from noise2map.runs.peak_memory import read_peak, reset_peak
 from noise2map.data import load_samples
 from noise2map.inference.folder import predict_folder
 from noise2map.inference.predictor import Predictor
 from noise2map.models.decoding import PredictionOptions
 from noise2map.report.tables import merge_rows, text_table
 from noise2map.runs.memory import parse_bytes
+from noise2map.runs.peak_memory import read_peak, reset_peak
 from noise2map.runs.provenance import provenance
 
 
