@@ -1,4 +1,4 @@
-"""From an official checkpoint file to guided images and their scores, on a U-Net of the published LSUN-256 shape with random weights.
+"""From an official checkpoint to guided, scored images, on a U-Net of the published LSUN-256 shape with random weights.
 
     python benchmarks/published_shape.py --work out/published --images data/freedoom-rooms/val --out results/published_shape.csv
 
