@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from noise2map.report.point_view import view_points
+from noise2map.report.point_view import first_view, view_points
 
 RED, BLUE, BACK = (255, 0, 0), (0, 0, 255), (20, 22, 27)
 
@@ -47,3 +47,23 @@ def test_unknown_points_are_left_out():
         view_points(points[1:], np.array([BLUE], np.uint8))
     with pytest.raises(ValueError, match=r"\(2, 3\) and \(1, 3\)"):
         view_points(points, np.array([BLUE], np.uint8))
+
+
+@pytest.mark.parametrize("spread", [(1, 1, 1), (6, 0.3, 0.3), (0.2, 5, 0.2), (0.5, 0.5, 30)])
+def test_the_first_view_shows_the_whole_cloud_and_no_less(spread):
+    points = np.random.default_rng(0).standard_exponential((4000, 3)) * spread
+    points -= np.percentile(points, [5, 95], axis=0).mean(axis=0)
+    view = first_view(points)
+    farthest = []
+    for yaw in np.linspace(-view.yaw, view.yaw, 41):
+        camera = rotation("x", view.pitch) @ rotation("y", yaw)
+        x, y, z = camera @ points.T + np.array([[view.right], [view.down], [view.reach]])
+        assert z.min() > 0
+        # In widths and heights of the stage from its middle.
+        farthest.append((np.abs(x / z * view.focal * view.aspect).max(), np.abs(y / z * view.focal).max()))
+    assert 0.42 < np.max(farthest) < 0.5
+
+
+def rotation(axis, angle):
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]] if axis == "y" else [[1, 0, 0], [0, cos, -sin], [0, sin, cos]])

@@ -7,11 +7,11 @@ import numpy as np
 
 from noise2map.app.files import cloud_points, painted_map, painted_uncertainty
 from noise2map.app.maps import MapResult
-from noise2map.app.pixel import PixelReport
+from noise2map.app.pixel import PixelReport, share_text
 from noise2map.app.places import PlaceMap
 from noise2map.report.bev_panels import layer_legend
 from noise2map.report.html import Cloud, Page, color_bar, image_uri
-from noise2map.report.palettes import legend_entries
+from noise2map.report.palettes import colorize_normals, legend_entries
 from noise2map.report.panels import Cell, depth_cell, uncertainty_cell
 
 MOST_POINTS = 60_000
@@ -39,18 +39,23 @@ def map_cards(result: MapResult) -> str:
 
 
 def legend(result: MapResult, steps: bool = False) -> list[Any]:
-    """The classes that are in the map, or in what the model read at its steps, as pairs of color and name; none for other maps."""
+    """What colors mean, as pairs of color and name.
+
+    The classes that are in the map, or in what the model read at its steps; directions of normals; none for depth, which has a bar.
+    """
     if not result.predictor.has_classes:
-        return []
+        return [] if result.predictor.in_metres else directions()
     shown = list(result.step_maps.argmax(1)) if steps else [result.prediction.map]
     return legend_entries(shown, result.predictor.id2label, result.predictor.palette)
 
 
 def bars(result: MapResult) -> dict[str, str]:
-    """Color bars of map and uncertainty as HTML, where their colors stand for numbers."""
+    """What colors of map and uncertainty stand for where they are no classes, as HTML: color bars, or a ball of directions."""
     found, unsure = {}, result.prediction.uncertainty
     if result.predictor.in_metres:
         found["map"] = color_bar(depth_cell(result.prediction.map).bar)
+    elif not result.predictor.has_classes:
+        found["map"] = _ball()
     if unsure is not None:
         found["uncertainty"] = color_bar(uncertainty_cell(unsure).bar)
     return found
@@ -69,23 +74,43 @@ def place_layers(place: PlaceMap) -> dict[str, Any]:
     return {
         "first": "truth",
         "layers": {name: image_uri(one) for name, one in layers.items()},
-        "bars": {},
+        "bars": {"uncertainty": color_bar(uncertainty_cell(place.prediction.largest_uncertainty, limit=place.limit).bar)},
         "legend": [[list(color), name] for color, name in layer_legend(place.names, place.palette)],
-        "uncertainty": place.prediction.uncertainty_kind.replace("_", " "),
+        "uncertainty": place.uncertainty_title,
         "size": [width, height],
     }
 
 
 def pixel_card(report: PixelReport) -> str:
     """What a pixel says, as bars or as a histogram."""
-    parts = [f"<h3>pixel {report.x}, {report.y}: {escape(report.headline)}</h3>"]
+    parts = [f"<h3>{report.what} {report.x}, {report.y}: {escape(report.headline)}</h3>"]
     for name, share, color in report.bars:
         width = f"width:{max(share * 100, 0.3):.1f}%;background:rgb{color}"
-        parts.append(f'<div class="share"><span>{escape(name)}</span><div><i style="{width}"></i></div><b>{share:.1%}</b></div>')
+        said = escape(share_text(share))
+        parts.append(f'<div class="share"><span>{escape(name)}</span><div><i style="{width}"></i></div><b>{said}</b></div>')
     if report.edges:
         parts.append(_histogram(report))
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in report.facts)
     return "".join(parts) + (f"<dl>{rows}</dl>" if rows else "")
+
+
+def directions() -> list[list[Any]]:
+    """Colors of maps of normals and what faces so, as pairs of color and name."""
+    rows = [("up", (0, -1, 0)), ("down", (0, 1, 0)), ("left", (-1, 0, 0)), ("right", (1, 0, 0)), ("towards you", (0, 0, -1))]
+    colors = colorize_normals(np.array([[axes for _, axes in rows]], np.float32))[0]
+    return [[color.tolist(), f"faces {name}"] for color, (name, _) in zip(colors, rows)]
+
+
+def _ball(side: int = 112) -> str:
+    """A ball, each place of it in the color of a surface that faces as it does."""
+    middles = (np.arange(side) + 0.5) / side * 2 - 1
+    x, y = np.meshgrid(middles, middles)
+    rim = np.maximum(np.hypot(x, y), 1)  # beyond it, where the page cuts, the colors of the rim go on
+    x, y = x / rim, y / rim
+    normals = np.stack([x, y, -np.sqrt(np.maximum(1 - x**2 - y**2, 0))], -1)
+    image = image_uri(colorize_normals(normals))
+    text = "A surface has the color of the place on this ball that faces the same way."
+    return f'<div class="ball"><img alt="colors of directions on a ball" src="{image}"><span>{text}</span></div>'
 
 
 _COLORS = ("#2f6fd0", "#e08a1e", "#3c9d5b")
@@ -109,8 +134,9 @@ def _histogram(report: PixelReport) -> str:
         bars.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height}"><title>{escape(name)}</title></line>')
         keys.append(f'<li><i class="mark"></i>{escape(name)}</li>')
     ends = [report.edges[0], report.edges[bins // 2], report.edges[-1]]
-    ticks = "".join(f"<span>{value:.3g} {escape(report.unit)}</span>" for value in ends)
+    unit = escape(report.unit if report.unit == "°" else f" {report.unit}")
+    ticks = "".join(f"<span>{value:.3g}{unit}</span>" for value in ends)
     return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="histogram">{"".join(bars)}</svg>'
+        f'<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none" role="img" aria-label="histogram">{"".join(bars)}</svg>'
         f'<div class="ends">{ticks}</div><ul class="legend">{"".join(keys)}</ul>'
     )

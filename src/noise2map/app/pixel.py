@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from noise2map.app.maps import MapResult
-from noise2map.models.distributions.angular import angle_between
+from noise2map.models.distributions.angular import AngularDistribution, angle_between
 from noise2map.models.distributions.laplace import LogLaplace
+from noise2map.models.normals import scale_degrees
 from noise2map.models.resizing import resized_strips
 
 LEVELS = (0.5, 0.9)
 BINS = 24
 _MOST_CLASSES = 12
+_FACING = (("right", "left"), ("up", "down"), ("towards you", "away from you"))  # axes of a map of normals, both ends
 
 
 @dataclass
@@ -31,6 +33,7 @@ class PixelReport:
         series: Name to the shares of the bins, each summing to 1 or less.
         marks: Name to a value in `unit`.
         unit: ``"m"`` or ``"°"``.
+        what: What was asked about: ``"pixel"``, or ``"cell"`` of a map from above.
     """
 
     x: int
@@ -42,6 +45,7 @@ class PixelReport:
     series: dict[str, list[float]] = field(default_factory=dict)
     marks: dict[str, float] = field(default_factory=dict)
     unit: str = ""
+    what: str = "pixel"
 
 
 def report_pixel(result: MapResult, x: int, y: int) -> PixelReport:
@@ -76,6 +80,11 @@ def color_of(palette: np.ndarray, index: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
+def share_text(share: float) -> str:
+    """A probability in per cent, never 0 or 100 for what is only nearly so."""
+    return "< 0.1%" if 0 < share < 5e-4 else "> 99.9%" if 1 - 5e-4 < share < 1 else f"{share:.1%}"
+
+
 def class_probabilities(result: MapResult, x: int, y: int) -> np.ndarray:
     """Probabilities ``(K,)`` of the classes at a pixel; where they are largest is the class of the map."""
     logits, averaged = result.output.logits[0], bool(result.output.log_probabilities)
@@ -91,7 +100,7 @@ def class_probabilities(result: MapResult, x: int, y: int) -> np.ndarray:
 def _classes(result: MapResult, x: int, y: int) -> PixelReport:
     p, names, palette = class_probabilities(result, x, y), result.predictor.id2label, result.predictor.palette
     order = np.argsort(-p, kind="stable")
-    report = PixelReport(x, y, f"{names[int(order[0])]}, {p[order[0]]:.1%}")
+    report = PixelReport(x, y, f"{names[int(order[0])]}, {share_text(float(p[order[0]]))}")
     likeliest = [int(k) for k in order[:_MOST_CLASSES]]
     report.bars = [(names[k], float(p[k]), color_of(palette, k)) for k in likeliest]
     row, column = _cell(result, result.samples, x, y)
@@ -143,7 +152,8 @@ def _depth(result: MapResult, x: int, y: int) -> PixelReport:
     edges = np.geomspace(low / 1.02, high * 1.02, BINS + 1)
     report.edges = [float(one) for one in edges]
     if stated is not None:
-        below = np.array([float(stated.cumulative(torch.full((1, 1, 1), float(one)))) for one in edges])
+        above = 2 * _cumulative(stated, edges) - 1  # of the median, -1 to 1: the level of the interval that ends there
+        below = (1 + np.sign(above) * held_share(result, np.abs(above))) / 2
         report.series["stated by the model"] = [float(one) for one in np.diff(below)]
     _add_series(report, edges, samples, steps)
     return report
@@ -158,19 +168,58 @@ def _add_series(report: PixelReport, edges: np.ndarray, samples: np.ndarray, ste
 
 def _direction(result: MapResult, x: int, y: int) -> PixelReport:
     normal = np.asarray(result.prediction.map[y, x], np.float32)
-    words = ", ".join(f"{axis} {value:+.2f}" for axis, value in zip(("right", "up", "towards you"), normal))
-    report = PixelReport(x, y, words, unit="°")
-    expected = result.output.predicted_scale
-    if expected is not None:
-        row, column = _cell(result, expected, x, y)
-        report.facts.append(("expected error, stated by the model", f"{float(expected[0, row, column]):.1f}°"))
+    report = PixelReport(x, y, _facing(normal), unit="°")
+    stated, top = direction_distribution(result, x, y), 0.0
+    if stated is not None:
+        expected = float(scale_degrees(1 / stated.concentrations))
+        report.facts.append(("expected error, stated by the model", f"{expected:.1f}°"))
+        for level in LEVELS:
+            cone = float(stated.cone(result.output.stated_level(level)))
+            report.facts.append((f"{level:.0%} cone", f"within {cone:.1f}°"))
+            report.marks[f"{level:.0%} cone"] = cone
+        top = max(float(stated.cone(result.output.stated_level(0.97))), *report.marks.values())
     angles = [_angles(result, values, normal, x, y) for values in (result.samples, result.step_maps)]
-    largest = max((float(one.max()) for one in angles if len(one) > 1), default=0.0)
-    if largest > 0.05:
-        edges = np.linspace(0, largest * 1.001, BINS + 1)
+    top = max([top, *(float(one.max()) for one in angles if len(one) > 1)])
+    if top > 0.05:
+        edges = np.linspace(0, top * 1.001, BINS + 1)
         report.edges = [float(one) for one in edges]
+        if stated is not None:
+            below = held_share(result, _cumulative(stated, np.radians(edges)))
+            report.series["stated by the model"] = [float(one) for one in np.diff(below)]
         _add_series(report, edges, *angles)
     return report
+
+
+def _cumulative(stated: LogLaplace | AngularDistribution, edges: np.ndarray) -> np.ndarray:
+    """Probabilities ``(N,)`` of less than each of the edges ``(N,)``, of a distribution at one pixel."""
+    return np.array([float(stated.cumulative(torch.full((1, 1, 1), float(one)))) for one in edges])
+
+
+def held_share(result: MapResult, stated: np.ndarray) -> np.ndarray:
+    """Shares of the truths ``(N,)`` that intervals or cones of stated levels hold: `stated_level` the other way round.
+
+    Without it the bars of a calibrated model would contradict the intervals beside them.
+    """
+    shares = np.linspace(0, 1, 401)
+    levels = [result.output.stated_level(float(one)) for one in shares[1:-1]]
+    return np.interp(stated, [0.0, *levels, 1.0], shares)
+
+
+def direction_distribution(result: MapResult, x: int, y: int) -> AngularDistribution | None:
+    """The distribution of directions about that of the map which a model states at a pixel, ``(1, 3, 1, 1)``; None for others."""
+    spread = result.output.spread
+    if spread is None:
+        return None
+    row, column = _cell(result, spread, x, y)
+    place = ..., slice(row, row + 1), slice(column, column + 1)
+    return AngularDistribution(result.output.prediction[place].float(), 1 / spread[place].float())
+
+
+def _facing(normal: np.ndarray) -> str:
+    """Where a surface faces, the largest part first; what is less than a twentieth is left out."""
+    parts = [(abs(float(value)), pair[int(value < 0)]) for value, pair in zip(normal, _FACING)]
+    words = [f"{name} {size:.2f}" for size, name in sorted(parts, key=lambda part: -part[0]) if size >= 0.05]
+    return f"faces {', '.join(words)}" if words else "no direction"
 
 
 def _angles(result: MapResult, maps: np.ndarray, normal: np.ndarray, x: int, y: int) -> np.ndarray:

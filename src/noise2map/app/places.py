@@ -14,13 +14,11 @@ from noise2map.app.maps import MAX_FRAMES, SEED_RANGE, watched
 from noise2map.app.pixel import PixelReport, color_of
 from noise2map.data.freedoom import SURROUND_SAMPLES_ROOT
 from noise2map.data.opening import evaluation_split
-from noise2map.inference.bev import SURROUND, BevPrediction, draw_prediction, encode_sample, predict_map
+from noise2map.inference.bev import SURROUND, BevPrediction, draw_prediction, encode_sample, predict_map, prediction_cells
 from noise2map.inference.loading import load_model
 from noise2map.models.decoding import AVERAGES, DecodingOptions
 from noise2map.report import bev_panels
 from noise2map.report.html import Page, image_uri
-from noise2map.report.palettes import UNCERTAINTY_MAP, colorize
-from noise2map.report.panels import Cell
 from noise2map.runs.files import encode_image
 from noise2map.tasks.bev import map_extent, open_bev_dataset
 
@@ -77,6 +75,16 @@ class PlaceMap:
         """Width and height of the map as it is shown, one pixel for each cell, forward up."""
         return self.prediction.probabilities.shape[1], self.prediction.probabilities.shape[2]
 
+    @property
+    def limit(self) -> float:
+        """Where the color scale of the uncertainty ends."""
+        return self.prediction.uncertainty_limit
+
+    @property
+    def uncertainty_title(self) -> str:
+        """``"uncertainty (entropy)"``."""
+        return f"uncertainty ({self.prediction.uncertainty_kind.replace('_', ' ')})"
+
     def report(self, x: int, y: int) -> PixelReport:
         """What the map says about a cell: the probability of every layer, the likeliest first.
 
@@ -93,7 +101,7 @@ class PlaceMap:
         cell = ..., x, height - 1 - y
         p, truth = self.prediction.probabilities[cell], self.prediction.truth[cell]
         present = [self._name(k) for k in np.flatnonzero(p >= self.threshold)]
-        report = PixelReport(x, y, ", ".join(present) or "nothing")
+        report = PixelReport(x, y, ", ".join(present) or "nothing", what="cell")
         order = [int(k) for k in np.argsort(-p, kind="stable")]
         report.bars = [(self._name(k), float(p[k]), color_of(self.palette, k)) for k in order]
         right, forward = ((place + 0.5) / count - 0.5 for place, count in zip((x, height - 1 - y), self.size))
@@ -101,18 +109,16 @@ class PlaceMap:
         known = not (truth == bev_panels.UNKNOWN).any()
         true = ", ".join(self._name(k) for k in np.flatnonzero(truth == 1)) or "nothing"
         report.facts.append(("truth", true if known else "cannot be seen"))
-        unsure = self.prediction.uncertainty[cell].max()
-        report.facts.append((self.prediction.uncertainty_kind.replace("_", " "), f"{float(unsure):.3f}"))
+        report.facts.append((self.uncertainty_title, f"{float(self.prediction.largest_uncertainty[cell]):.3f}"))
         return report
 
     def layers(self) -> dict[str, np.ndarray]:
         """Truth, map and uncertainty painted one over the other, ``(Y, X, 3)`` uint8, by the names of the page's layers."""
         found, known = self.prediction, self.prediction.known
-        unsure = colorize(found.uncertainty.max(0), 0.0, 1.0, UNCERTAINTY_MAP)
         return {
             "image": bev_panels.paint_layers(found.truth, self.palette),
             "map": bev_panels.paint_layers(found.probabilities >= self.threshold, self.palette, known),
-            "uncertainty": bev_panels.from_above(unsure),
+            "uncertainty": bev_panels.paint_uncertainty(found.largest_uncertainty, known, self.limit),
         }
 
     def _name(self, layer: Any) -> str:
@@ -173,8 +179,11 @@ def run_place(
     palette = bev_panels.layer_palette(id2label)
     size_m = map_extent(model.config)["size_m"]
     page = Page("")
+    views, maps = prediction_cells(sample, prediction, palette, size_m, threshold)
+    if views:
+        page.cells([views[:3], views[3:]], "What the car sees")
+    page.cells([maps], "Map, truth, errors and uncertainty", bev_panels.layer_legend(id2label, palette))
     panel = draw_prediction(sample, prediction, id2label, palette, size_m, threshold)
-    page.cells([[Cell("views, map, truth, errors and uncertainty", np.asarray(panel))]])
     if shown:
         rows = bev_panels.denoising_cells(shown, prediction.known, palette, threshold, prediction.truth)
         page.player(rows, "The denoising, step by step", bev_panels.layer_legend(id2label, palette))

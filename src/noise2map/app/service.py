@@ -27,6 +27,7 @@ from noise2map.demo.guidance import open_generator
 from noise2map.inference.loading import pick_device
 from noise2map.inference.predictor import Predictor
 from noise2map.models.decoding import PredictionOptions
+from noise2map.report.html import data_uri
 from noise2map.runs.files import content_checksum, encode_image
 from noise2map.tasks import TASKS
 from noise2map.zoo import available, available_generators, bare_name, label_of, task_of_folder, zoo_path
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 PLACES, DRAWING, COMPLETION = "places", "drawing", "completion"
 _SAMPLES = 12
 _KEPT_IMAGES = 64
+_SHOWN = (680, 680)
 _FORGOTTEN = "This result is not kept any more; run it again."
 
 
@@ -159,14 +161,17 @@ class AppService:
     # ---- what is asked for ---------------------------------------------------------------------------------------------
 
     def upload(self, content: bytes) -> dict[str, Any]:
-        """Keeps an image for a while.
+        """Keeps an image for a while; its `view` is what a browser can show, which knows neither TIFF nor PPM.
 
         Raises:
             ValueError: A sentence, if it is none.
         """
         image = read_upload(content, self.limits)
         token = self._images.put((image, content_checksum([content])), image.width * image.height * 3)
-        return {"image": f"upload:{token}", "width": image.width, "height": image.height}
+        shown = image.copy()
+        shown.thumbnail(_SHOWN)
+        view = data_uri(encode_image(shown, ".jpg", quality=85), "image/jpeg")
+        return {"image": f"upload:{token}", "width": image.width, "height": image.height, "view": view}
 
     def _image(self, name: Any) -> tuple[Image.Image, str]:
         kind, _, token = str(name).partition(":")

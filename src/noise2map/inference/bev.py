@@ -108,6 +108,16 @@ class BevPrediction:
         """Cells whose truth is known, ``(X, Y)``."""
         return ~(self.truth == bev_panels.UNKNOWN).any(0)
 
+    @property
+    def largest_uncertainty(self) -> np.ndarray:
+        """That of the most uncertain layer in each cell, ``(X, Y)``."""
+        return self.uncertainty.max(0)
+
+    @property
+    def uncertainty_limit(self) -> float:
+        """Where the color scale of `largest_uncertainty` ends: what cannot be seen does not count."""
+        return uncertainty_limit(self.largest_uncertainty[self.known]) if self.known.any() else 1.0
+
     def mean_iou(self, threshold: float) -> float:
         """Mean IoU of the layers that are there, of this sample alone, cut at a probability."""
         cuts = (threshold, 0.5)
@@ -285,20 +295,31 @@ def draw_prediction(
     threshold: float = 0.5,
 ) -> Image.Image:
     """Views, LiDAR, map, truth, errors and uncertainty of a sample as one image; the map covers ``size_m`` metres."""
-    layers, known = prediction.probabilities >= threshold, prediction.known
-    unsure = prediction.uncertainty.max(0)
-    limit = uncertainty_limit(unsure[known]) if known.any() else 1.0
+    views, maps = prediction_cells(sample, prediction, palette, size_m, threshold)
+    heading = f"{prediction.id} ({sample['location']})" if "location" in sample else prediction.id
+    return bev_panels.bev_panel(views, maps, id2label, palette, heading)
+
+
+def prediction_cells(
+    sample: dict[str, Any],
+    prediction: BevPrediction,
+    palette: np.ndarray,
+    size_m: tuple[float, float],
+    threshold: float = 0.5,
+) -> tuple[list[Cell], list[Cell]]:
+    """What `draw_prediction` shows: the views, none where there are no cameras, and the maps."""
+    layers, known, limit = prediction.probabilities >= threshold, prediction.known, prediction.uncertainty_limit
+    kind = prediction.uncertainty_kind.replace("_", " ")
     score = prediction.mean_iou(threshold)
     maps = [
         bev_panels.map_cell("map", bev_panels.paint_layers(layers, palette, known), f"mIoU {score:.1%}"),
         bev_panels.map_cell("truth", bev_panels.paint_layers(prediction.truth, palette)),
         bev_panels.error_cell(layers, prediction.truth),
-        bev_panels.uncertainty_map_cell(unsure, known, limit, prediction.uncertainty_kind.replace("_", " ")),
+        bev_panels.uncertainty_map_cell(prediction.largest_uncertainty, known, limit, kind),
     ]
     views: list[Cell] = []
     if "images" in sample:
         views = bev_panels.view_cells([np.asarray(image.convert("RGB")) for image in sample["images"]], CAMERAS)
     if "points" in sample and len(sample["points"]):
         maps.append(bev_panels.map_cell("LiDAR from above", bev_panels.points_image(sample["points"], size_m)))
-    heading = f"{prediction.id} ({sample['location']})" if "location" in sample else prediction.id
-    return bev_panels.bev_panel(views, maps, id2label, palette, heading)
+    return views, maps

@@ -86,10 +86,15 @@ def map_cell(title: str, image: np.ndarray, note: str = "", car: bool = True) ->
 def uncertainty_map_cell(uncertainty: np.ndarray, known: np.ndarray, limit: float, title: str = "uncertainty") -> Cell:
     """Uncertainty ``(X, Y)`` in [0, 1] as a cell with a color bar; cells that nobody knows are grey."""
     bar = uncertainty_cell(uncertainty, title, limit).bar
+    cell = map_cell(title, paint_uncertainty(uncertainty, known, limit))
+    return Cell(title, cell.image, bar)
+
+
+def paint_uncertainty(uncertainty: np.ndarray, known: np.ndarray, limit: float) -> np.ndarray:
+    """Uncertainty ``(X, Y)`` from 0 to ``limit`` seen from above, ``(Y, X, 3)`` uint8; cells that nobody knows are grey."""
     image = colorize(uncertainty, 0.0, limit, UNCERTAINTY_MAP)
     image[~known] = _UNKNOWN
-    cell = map_cell(title, from_above(image))
-    return Cell(title, cell.image, bar)
+    return from_above(image)
 
 
 def error_cell(layers: np.ndarray, truth: np.ndarray, title: str = "errors") -> Cell:

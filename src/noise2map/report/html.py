@@ -4,7 +4,7 @@ import base64
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -18,6 +18,7 @@ from PIL import Image
 from noise2map.report.canvas import ColorBar, ticks
 from noise2map.report.panels import Cell
 from noise2map.report.plots import figure_bytes
+from noise2map.report.point_view import first_view
 from noise2map.report.tables import Row, column_names, format_value
 from noise2map.runs.files import encode_image, write_bytes
 
@@ -161,11 +162,13 @@ class Page:
         radius = max(float(np.percentile(np.linalg.norm(points, axis=1), 90)), 1e-6)
         # Whole numbers of 1/2000 of the radius, little-endian: +-16 radii fit in 16 bits; farther points stop there.
         packed = np.clip(np.round(points / radius * 2000), -32767, 32767).astype("<i2")
+        view = first_view(packed / 2000)
         content = {
             "points": base64.b64encode(packed.tobytes()).decode("ascii"),
             "unit": 1 / 2000,
             "eye": float(center[2] / radius),  # what to add to z to get the distance from the eye that took the image
             "focal": float(cloud.focal_px),
+            "view": asdict(view),
             "colors": [
                 {"rgb": base64.b64encode(np.ascontiguousarray(rgb[finite], np.uint8).tobytes()).decode("ascii")}
                 for rgb in cloud.colors.values()
@@ -176,7 +179,7 @@ class Page:
             for index, name in enumerate(cloud.colors)
         )
         self._card(
-            '<div class="stage"><canvas width="800" height="480" role="img" aria-label="point cloud"></canvas></div>'
+            '<div class="stage"><canvas width="800" height="416" role="img" aria-label="point cloud"></canvas></div>'
             f'<div class="controls"><span>color:</span>{buttons}<span>{escape(text)}</span></div>'
             f'<script type="application/json">{json.dumps(content)}</script>',
             heading,

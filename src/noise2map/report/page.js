@@ -45,25 +45,25 @@
   for (const card of document.querySelectorAll("[data-points]")) {
     const data = JSON.parse(card.querySelector("script[type='application/json']").textContent);
     const raw = new Int16Array(bytes(data.points).buffer), count = raw.length / 3, unit = data.unit;
-    const colors = data.colors.map((one) => bytes(one.rgb));
+    const colors = data.colors.map((one) => bytes(one.rgb)), view = data.view;
     const canvas = card.querySelector("canvas"), context = canvas.getContext("2d");
-    let shown = 0, yaw = 0.35, pitch = 0.25, zoom = 1, pinch = 0, turning = !still, waiting = false;
+    let shown = 0, yaw = view.yaw, pitch = view.pitch, zoom = 1, pinch = 0, turning = !still, waiting = false;
     const pointers = new Map();
 
     const draw = () => {
       waiting = false;
-      const width = (canvas.width = Math.max(64, Math.round(canvas.clientWidth))), height = (canvas.height = Math.round(width * 0.52));
+      const width = (canvas.width = Math.max(64, Math.round(canvas.clientWidth))), height = (canvas.height = Math.round(width * view.aspect));
       const picture = context.createImageData(width, height), pixels = new Uint32Array(picture.data.buffer);
       pixels.fill(0xff0e0b0a);
       const nearest = new Float32Array(width * height).fill(Infinity);
       const cy = Math.cos(yaw), sy = Math.sin(yaw), cp = Math.cos(pitch), sp = Math.sin(pitch);
-      const focal = 1.6 * height * zoom, rgb = colors[shown], reach = 2.2;
+      const focal = view.focal * height * zoom, rgb = colors[shown];
       for (let i = 0, j = 0; i < count; i++, j += 3) {
         const x = raw[j] * unit, y = raw[j + 1] * unit, z = raw[j + 2] * unit;
         const side = cy * x + sy * z, ahead = cy * z - sy * x;
-        const up = cp * y - sp * ahead, depth = sp * y + cp * ahead + reach;
+        const up = cp * y - sp * ahead, depth = sp * y + cp * ahead + view.reach;
         if (depth < 0.08) continue;
-        const px = (width / 2 + (focal * side) / depth) | 0, py = (height / 2 + (focal * up) / depth) | 0;
+        const px = (width / 2 + (focal * (side + view.right)) / depth) | 0, py = (height / 2 + (focal * (up + view.down)) / depth) | 0;
         const reachPx = Math.min(9, Math.max(1, Math.ceil((1.15 * focal * Math.max(z + data.eye, 0)) / data.focal / depth)));
         const color = 0xff000000 | (rgb[j + 2] << 16) | (rgb[j + 1] << 8) | rgb[j];
         for (let v = py; v < py + reachPx; v++) {
@@ -110,7 +110,7 @@
     const sway = (now) => {
       if (!turning || !onScreen) { began = null; return; }
       began = began ?? now;
-      yaw = 0.35 * Math.cos((now - began) / 2600);
+      yaw = view.yaw * Math.cos((now - began) / 2600);
       draw();
       requestAnimationFrame(sway);
     };

@@ -1,8 +1,63 @@
-"""An image of a colored point cloud from a chosen side, by a z-buffer in numpy."""
+"""Point clouds from a chosen side: an image by a z-buffer in numpy, and where the camera of a page begins."""
+
+from dataclasses import dataclass
 
 import numpy as np
 
 _LARGEST_POINT = 9
+_YAWS = 9  # of the sway that are looked at; in between the outline moves less than the margin
+_MARGIN = 0.93  # of the stage that the cloud may fill
+_NEAREST = 0.15  # of the radius
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstView:
+    """Where the camera of a point cloud on a page begins: a pinhole that looks at the middle of the cloud from some distance.
+
+    Lengths are in those of the points.
+
+    Attributes:
+        yaw: How far the camera sways to both sides, radians.
+        pitch: How far it rises, radians.
+        focal: Focal length in heights of the stage.
+        aspect: Height of the stage over its width.
+        reach: Distance of the camera from the middle.
+        right: What is added to the points to the right, as the camera sees it.
+        down: Likewise downwards.
+    """
+
+    yaw: float = 0.35
+    pitch: float = 0.25
+    focal: float = 1.6
+    aspect: float = 0.52
+    reach: float = 2.2
+    right: float = 0.0
+    down: float = 0.0
+
+
+def first_view(points: np.ndarray) -> FirstView:
+    """The nearest view from which the whole cloud is on the stage, wherever the camera is on its sway.
+
+    A point at height ``a`` and depth ``d`` stays inside while ``|a + down| <= k (d + reach)``. Over all points that is
+    ``down + A <= k reach`` and ``B - down <= k reach`` with ``A = max(a - k d)`` and ``B = max(-a - k d)``: the smallest ``reach``
+    is ``(A + B) / 2k``, at ``down = (B - A) / 2``. Likewise for the width.
+
+    Args:
+        points: ``(N, 3)`` about their middle: x right, y down, z forward.
+    """
+    start = FirstView()
+    tall, (x, y, z) = _MARGIN / (2 * start.focal), np.asarray(points, np.float64).T
+    across, down = np.full(2, -np.inf), np.full(2, -np.inf)
+    nearest = np.inf
+    for yaw in np.linspace(-start.yaw, start.yaw, _YAWS):
+        side, ahead = np.cos(yaw) * x + np.sin(yaw) * z, np.cos(yaw) * z - np.sin(yaw) * x
+        below = np.cos(start.pitch) * y - np.sin(start.pitch) * ahead
+        depth = np.sin(start.pitch) * y + np.cos(start.pitch) * ahead
+        nearest = min(nearest, depth.min())
+        across = np.maximum(across, [(sign * side - tall / start.aspect * depth).max() for sign in (1, -1)])
+        down = np.maximum(down, [(sign * below - tall * depth).max() for sign in (1, -1)])
+    reach = max(across.sum() / 2 / tall * start.aspect, down.sum() / 2 / tall, _NEAREST - nearest)
+    return FirstView(reach=float(reach), right=float(across[1] - across[0]) / 2, down=float(down[1] - down[0]) / 2)
 
 
 def view_points(

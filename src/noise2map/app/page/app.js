@@ -116,7 +116,7 @@
     try {
       const found = await answer(await fetch("api/upload", { method: "POST", headers: MARK, body: blob }));
       press($("samples"), null);
-      use(found.image, URL.createObjectURL(blob));
+      use(found.image, found.view); // not the file: browsers show no TIFF, and turn and animate what the model reads otherwise
       say(`${found.width} x ${found.height} pixels`);
     } catch (error) { say(error.message, true); }
   };
@@ -153,6 +153,7 @@
   const drawCover = () => {
     const box = $("rectangle"), image = $("chosen");
     box.hidden = !covering();
+    drop.classList.toggle("covering", covering());
     if (box.hidden) return;
     state.cover = state.cover || [0.3, 0.22, 0.78, 0.9];
     const [left, top, right, bottom] = state.cover;
@@ -172,14 +173,21 @@
     state.cover = [Math.min(x, corner[0]), Math.min(y, corner[1]), Math.max(x, corner[0]), Math.max(y, corner[1])];
     drawCover();
   });
-  drop.addEventListener("pointerup", () => { corner = null; });
+  for (const name of ["pointerup", "pointercancel"]) drop.addEventListener(name, () => { corner = null; });
+
+  const BEFORE = {
+    map: "Choose an image and press Run. The shipped models know rendered rooms of Freedoom and nothing else: an ordinary photo gives nonsense.",
+    places: "Choose a place and press Run: what the car sees around it becomes a map from above.",
+    drawing: "Press Run: the same noise becomes an image without guidance, and one with the scales of both kinds of guidance.",
+  };
 
   // ---- a run -------------------------------------------------------------------------------------------------------------
   const clear = () => {
     state.result = null;
     $("cards").replaceChildren(); $("pixel").replaceChildren(); $("links").replaceChildren();
     $("blend").hidden = $("downloads").hidden = $("cross").hidden = true;
-    $("empty").hidden = state.tab.kind !== "map";
+    $("empty").hidden = false;
+    $("empty").textContent = BEFORE[state.tab.kind];
   };
   const told = (line) => {
     if (line.state === "waiting") say(line.ahead ? `waiting: ${line.ahead} before you` : "waiting");
@@ -209,6 +217,8 @@
       if (!last || !("result" in last)) throw new Error("The server ended the connection.");
       if (last.state !== "done") throw new Error(last.error || "cancelled");
       showResult(last.result);
+      // On a narrow screen results stand below the dials, out of sight.
+      if ($("results").getBoundingClientRect().top > innerHeight / 2) $("results").scrollIntoView();
       say(`done in ${((performance.now() - began) / 1000).toFixed(1)} s`);
     } catch (error) {
       if (state.running === control) say(error.name === "AbortError" ? "cancelled" : error.message, error.name !== "AbortError");
@@ -231,7 +241,9 @@
         $(`layer-${name}`).classList.toggle("pixels", result.size[0] <= 400);
         if (result.layers[name]) $(`layer-${name}`).src = result.layers[name];
       }
-      const first = result.first || "image";
+      const first = result.first || "image", place = first === "truth";
+      $("car").hidden = !place;
+      $("click-hint").textContent = place ? "Forward is up, the car stands in the middle. Click a cell to see what the map says there." : "Click a pixel to see what the map says there.";
       $("first-layer").textContent = first;
       $("blend-title").textContent = first[0].toUpperCase() + first.slice(1) + (result.layers.uncertainty ? ", map, uncertainty" : ", map (one step of one sample states no uncertainty)");
       $("mix").max = result.layers.uncertainty ? 2 : 1;
