@@ -15,6 +15,7 @@ from noise2map.models.resizing import resized_strips
 
 LEVELS = (0.5, 0.9)
 BINS = 24
+_SHOWN_LEVEL = 0.96  # of what a model states; the rest may be far away
 _MOST_CLASSES = 12
 _FACING = (("right", "left"), ("up", "down"), ("towards you", "away from you"))  # axes of a map of normals, both ends
 
@@ -144,7 +145,7 @@ def _depth(result: MapResult, x: int, y: int) -> PixelReport:
         for level in LEVELS:
             low, high = (float(one) for one in stated.interval(result.output.stated_level(level)))
             report.facts.append((f"{level:.0%} interval", f"{low:.2f} to {high:.2f} m"))
-        spread += [float(stated.quantile(share)) for share in (0.02, 0.98)]
+        spread += [float(one) for one in stated.interval(result.output.stated_level(_SHOWN_LEVEL))]
     low, high = max(min(spread), 1e-3), max(*spread, 1e-3)
     if high <= low * 1.0005:
         report.facts.append(("spread", "none: one value"))
@@ -177,7 +178,7 @@ def _direction(result: MapResult, x: int, y: int) -> PixelReport:
             cone = float(stated.cone(result.output.stated_level(level)))
             report.facts.append((f"{level:.0%} cone", f"within {cone:.1f}°"))
             report.marks[f"{level:.0%} cone"] = cone
-        top = max(float(stated.cone(result.output.stated_level(0.97))), *report.marks.values())
+        top = max(float(stated.cone(result.output.stated_level(_SHOWN_LEVEL))), *report.marks.values())
     angles = [_angles(result, values, normal, x, y) for values in (result.samples, result.step_maps)]
     top = max([top, *(float(one.max()) for one in angles if len(one) > 1)])
     if top > 0.05:
