@@ -1,5 +1,6 @@
 """The page in headless Chromium: every tab, dial, click and download of the shipped models."""
 
+import itertools
 import shutil
 import threading
 import time
@@ -20,14 +21,14 @@ BUSY = ("asking", "waiting", "running", "loading", "sending")
 
 
 @contextmanager
-def browser_page(url):
+def browser_page(url, **screen):
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
     if CHROMIUM is None:
         pytest.skip("needs Chromium: apt-get install chromium")
     camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
     with playwright.sync_playwright() as start:
         browser = start.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *camera])
-        page = browser.new_page(viewport={"width": 1360, "height": 900})
+        page = browser.new_page(**{"viewport": {"width": 1360, "height": 900}, **screen})
         page.errors, page.foreign = [], []
         page.on("pageerror", lambda error: page.errors.append(str(error)))
         page.on("request", lambda asked: None if asked.url.startswith((url, "data:", "blob:")) else page.foreign.append(asked.url))
@@ -90,10 +91,29 @@ def opacity(page, layer):
     return float(page.eval_on_selector(f"#layer-{layer}", "e => getComputedStyle(e).opacity"))
 
 
-def png(color=(90, 120, 200), size=(150, 110)):
+def png(color=(90, 120, 200), size=(150, 110), kind="PNG"):
     buffer = BytesIO()
-    Image.new("RGB", size, color).save(buffer, "PNG")
+    Image.new("RGB", size, color).save(buffer, kind)
     return buffer.getvalue()
+
+
+def upload(page, name, content):
+    page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": content})
+    page.wait_for_timeout(100)
+    return settle(page)
+
+
+def box_of(page, selector):
+    return page.locator(selector).first.bounding_box()
+
+
+def on_screen(page, selector):
+    box = box_of(page, selector)
+    return box["y"] >= 0 and box["y"] + box["height"] <= page.viewport_size["height"]
+
+
+def middle(box):
+    return box["x"] + box["width"] / 2
 
 
 def check_maps(page):
@@ -153,14 +173,13 @@ def check_depth(page):
 
 def check_sources(page):
     tab(page, "normals")
-    page.set_input_files("#file", {"name": "mine.png", "mimeType": "image/png", "buffer": png()})
-    page.wait_for_timeout(100)
-    assert settle(page) == "150 x 110 pixels" and run(page).startswith("done")
+    assert upload(page, "mine.png", png()) == "150 x 110 pixels" and run(page).startswith("done")
     assert np.load(BytesIO(download(page, "map.npy"))).shape == (110, 150, 3)
     for name, content in (("bad.png", png()[:60]), ("x.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>"), ("e.jpg", b"")):
-        page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": content})
-        page.wait_for_timeout(100)
-        assert settle(page).endswith(".") and "error" in page.get_attribute("#status", "class")
+        assert upload(page, name, content).endswith(".") and "error" in page.get_attribute("#status", "class")
+        assert on_screen(page, "#status")
+    assert upload(page, "mine.tiff", png(kind="TIFF")) == "150 x 110 pixels"
+    page.wait_for_function("document.getElementById('chosen').naturalWidth === 150")  # a browser shows no TIFF itself
     page.click("#webcam")
     page.wait_for_selector("#video", state="visible")
     page.click("#webcam")
@@ -232,3 +251,93 @@ def test_the_page_in_chromium(service, url):
     while not after.over and time.monotonic() - began < WAIT_S:
         after.wait(0.1)
     assert after.result == "free"
+
+
+def check_cloud(page):
+    """All of the cloud is on the stage in the first view: nothing is painted at its border, much inside."""
+    tab(page, "depth")
+    for sample in (1, 7):
+        page.click(f"#samples button:nth-child({sample})")
+        assert run(page).startswith("done")
+        page.locator("[data-points] canvas").scroll_into_view_if_needed()
+        page.wait_for_timeout(200)
+        painted = np.array(
+            page.eval_on_selector(
+                "[data-points] canvas",
+                """canvas => { const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data, rows = [];
+                for (let y = 0; y < canvas.height; y++) { rows.push([]); for (let x = 0; x < canvas.width; x++) {
+                const at = 4 * (y * canvas.width + x); rows[y].push(data[at] + data[at + 1] + data[at + 2]); } } return rows; }""",
+            )
+        )
+        painted = painted != painted[0, 0]
+        border = np.concatenate([painted[:2].ravel(), painted[-2:].ravel(), painted[:, :2].ravel(), painted[:, -2:].ravel()])
+        assert not border.any() and painted.mean() > 0.1
+        filled = painted.any(0).mean(), painted.any(1).mean()
+        assert max(filled) > 0.75, "the cloud is smaller than it could be"
+
+
+def check_scales(page):
+    tab(page, "normals")
+    assert "Choose an image" in page.text_content("#empty")
+    assert run(page).startswith("done")
+    page.wait_for_selector("#bar-map .ball img")
+    assert "faces up" in page.text_content("#legend")
+    # The slider's middle is the map, and the name of the map stands there.
+    assert abs(middle(box_of(page, "#middle-layer")) - middle(box_of(page, "#mix"))) < 2
+    page.click("#stack", position={"x": 60, "y": 60})
+    page.wait_for_selector("#pixel svg rect")
+    picture, cone = box_of(page, "#pixel svg"), box_of(page, "#pixel line.mark >> nth=1")
+    degrees = float(page.text_content("#pixel .ends span:last-child").rstrip("°"))
+    said = float(page.locator("#pixel dd").nth(2).text_content().removeprefix("within ").rstrip("°"))
+    assert (middle(cone) - picture["x"]) / picture["width"] == pytest.approx(said / degrees, abs=0.01)
+    tab(page, "places")
+    assert "Choose a place" in page.text_content("#empty")
+    turn(page, "steps", 1)
+    assert run(page).startswith("done") and page.is_visible("#bar-uncertainty .bar")
+    car, stack = box_of(page, "#car"), box_of(page, "#stack")
+    assert abs(middle(car) - middle(stack)) < 2 and page.text_content("#last-layer").startswith("uncertainty (")
+    page.click("#stack", position={"x": 60, "y": 60})
+    page.wait_for_selector("#pixel .share")
+    assert page.text_content("#pixel h3").startswith("cell ")
+    tab(page, "segmentation")
+    turn(page, "steps", 50)
+    turn(page, "samples", 32)
+    assert run(page).endswith("at most 200 are made here") and on_screen(page, "#status") and not page.is_visible("#car")
+
+
+def check_narrow(page):
+    wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    cut = "all => all.filter(one => one.offsetParent && one.scrollWidth > one.clientWidth + 1).map(one => one.textContent)"
+    for name in ("segmentation", "depth", "completion", "places", "drawing"):
+        page.evaluate("scrollTo(0, 0)")
+        tab(page, name)
+        if name != "depth":
+            turn(page, "steps", 3)
+        assert run(page).startswith("done") and page.evaluate(wide) <= 0
+        page.wait_for_timeout(1200)  # it scrolls smoothly
+        assert box_of(page, "#results")["y"] < page.viewport_size["height"] / 3, "the result is out of sight"
+        assert page.eval_on_selector_all("#cards figcaption b, #cards figcaption span", cut) == []
+        assert page.eval_on_selector_all("#cards .scroll", cut) == []
+        for bar in page.locator(".ticks").all():
+            boxes = [span.bounding_box() for span in bar.locator("span").all() if span.is_visible()]
+            assert all(left["x"] + left["width"] <= right["x"] for left, right in itertools.pairwise(boxes))
+    tab(page, "completion")
+    # A finger that draws the cover must not scroll the page.
+    assert page.eval_on_selector("#drop", "e => getComputedStyle(e).touchAction") == "none"
+    tab(page, "depth")
+    assert page.eval_on_selector("#drop", "e => getComputedStyle(e).touchAction") == "auto"
+
+
+@pytest.mark.slow
+def test_nothing_on_the_page_is_cut_off_or_unexplained(url):
+    with browser_page(url, reduced_motion="reduce") as page:
+        check_cloud(page)
+        check_scales(page)
+        assert page.errors == []
+    with browser_page(url, viewport={"width": 390, "height": 844}, has_touch=True) as page:
+        check_narrow(page)
+        assert page.errors == []
+    with browser_page(url, viewport={"width": 800, "height": 860}) as page:
+        tab(page, "depth")
+        picture, dials = box_of(page, "#source"), box_of(page, "#dials")
+        assert picture["x"] + picture["width"] < dials["x"]  # beside each other, so that both fit on the screen

@@ -29,7 +29,7 @@ def test_a_click_says_what_is_painted_there():
     shares = {name: share for name, share, _ in report.bars}
     assert shares == {name: pytest.approx(float(p)) for name, p in zip(ROOM_LAYERS, probabilities[:, 6, 3])}
     facts = dict(report.facts)
-    assert facts == {"right, forward": "+12.5 m, +7.5 m", "truth": ROOM_LAYERS[1], "entropy": "0.250"}
+    assert facts == {"right, forward": "+12.5 m, +7.5 m", "truth": ROOM_LAYERS[1], "uncertainty (entropy)": "0.250"}
     hidden = place.report(0, 3)
     assert hidden.headline == "nothing" and dict(hidden.facts)["truth"] == "cannot be seen"
     with pytest.raises(ValueError, match="no cell 8, 0 in a map of 8 x 4"):

@@ -119,6 +119,17 @@ def test_the_cloud_holds_the_known_points(page):
         Page("x").cloud(Cloud(np.full((1, 3), np.nan), {}))
 
 
+def test_points_of_an_image_say_how_much_they_grow():
+    points = np.moveaxis(np.mgrid[0:3, 0:2, 1:2].astype(float)[..., 0], 0, -1)[..., [1, 0, 2]]
+    page = Page("x")
+    page.cloud(Cloud.of_image(points, {"image": np.zeros((3, 2, 3), np.uint8)}, 3.0))
+    data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page.render())[1])
+    # Neighbours are a metre apart, a pixel is a third of one wide there.
+    assert np.frombuffer(base64.b64decode(data["growth"]), np.uint8).tolist() == [150] * 6
+    page.cloud(Cloud(points.reshape(-1, 3), {"image": np.zeros((6, 3), np.uint8)}))
+    assert '"growth": null' in page.render()
+
+
 def test_clouds_beside_each_other_are_cards_of_their_own():
     page, cloud = Page("x"), Cloud(np.eye(3), {"image": np.eye(3, dtype=np.uint8)})
     page.text("before")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from noise2map.report.point_view import first_view, view_points
+from noise2map.report.point_view import first_view, point_growth, view_points
 
 RED, BLUE, BACK = (255, 0, 0), (0, 0, 255), (20, 22, 27)
 
@@ -67,3 +67,23 @@ def test_the_first_view_shows_the_whole_cloud_and_no_less(spread):
 def rotation(axis, angle):
     cos, sin = np.cos(angle), np.sin(angle)
     return np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]] if axis == "y" else [[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+
+
+def test_points_of_slanted_surfaces_grow_and_edges_do_not():
+    row, column = np.mgrid[0:40, 0:30].astype(float)
+    focal = 30.0
+    wall = np.stack([(column - 15) / focal * 4, (row - 20) / focal * 4, np.full_like(row, 4.0)], -1)
+    np.testing.assert_allclose(point_growth(wall, focal), 1)
+    wall[:, 15:] *= 2  # an object in front of it: the points beside its edge stay as they are
+    np.testing.assert_allclose(point_growth(wall, focal), 1)
+    depth = 1.5 * focal / (row + 6)  # a floor 1.5 m below, up to the horizon
+    floor = np.stack([(column - 15) / focal * depth, np.full_like(row, 1.5), depth], -1)
+    growth = point_growth(floor, focal)
+    # From one row to the next the floor goes back by depth² / (focal 1.5), its pixel is depth / focal.
+    np.testing.assert_allclose(growth[1:], np.clip(depth / 1.5, 1, 5)[1:], rtol=0.2)
+    floor[5:9, 7] = np.nan
+    assert np.isfinite(point_growth(floor, focal)).all()
+
+
+def test_an_image_of_one_row_has_points_too():
+    assert point_growth(np.array([[[0.0, 0, 1], [0.1, 0, 1]]]), 10.0).tolist() == [[1, 1]]

@@ -30,11 +30,11 @@ def map_cards(result: MapResult) -> str:
         points, focal = cloud_points(result)
         stride = max(1, int(np.ceil(np.sqrt(points.shape[0] * points.shape[1] / MOST_POINTS))))
         colors = {"image": result.prediction.image, "map": painted_map(result), "uncertainty": painted_uncertainty(result)}
-        thin = {name: one[::stride, ::stride].reshape(-1, 3) for name, one in colors.items() if one is not None}
-        points = points[::stride, ::stride].reshape(-1, 3)
+        thin = {name: one[::stride, ::stride] for name, one in colors.items() if one is not None}
+        points = points[::stride, ::stride]
         if np.isfinite(points).all(-1).any():
             text = f"drag to turn, wheel to come nearer; field of view {result.request.fov_deg:g}°"
-            page.cloud(Cloud(points, thin, focal / stride), "In three dimensions", text)
+            page.cloud(Cloud.of_image(points, thin, focal / stride), "In three dimensions", text)
     return page.body()
 
 

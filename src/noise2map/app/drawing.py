@@ -96,6 +96,5 @@ def _enlarged(image: np.ndarray) -> np.ndarray:
 
 def _cloud(name: str, image: np.ndarray, depth: np.ndarray, limits_m: tuple[float, float]) -> Cloud:
     camera = torch.tensor(camera_of(name, image.shape[0])[0])
-    points = point_cloud(torch.from_numpy(np.ascontiguousarray(depth, np.float32)), camera).numpy().reshape(-1, 3)
-    colors = {"image": image.reshape(-1, 3), "depth": colorize_depth(depth, *limits_m).reshape(-1, 3)}
-    return Cloud(points, colors, float(camera[0]))
+    points = point_cloud(torch.from_numpy(np.ascontiguousarray(depth, np.float32)), camera).numpy()
+    return Cloud.of_image(points, {"image": image, "depth": colorize_depth(depth, *limits_m)}, float(camera[0]))

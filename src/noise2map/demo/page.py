@@ -213,8 +213,7 @@ def room_cloud(frame: Frame, room: PointCloudView, steps: int, labels: np.ndarra
     if prediction.uncertainty is not None:
         limit = max(uncertainty_limit(prediction.uncertainty), LEAST_LIMIT)
         colors["uncertainty"] = colorize(prediction.uncertainty, 0.0, limit)
-    flat = {name: image.reshape(-1, 3) for name, image in colors.items()}
-    return Cloud(room.points_m.reshape(-1, 3), flat, float(frame.intrinsics[0]))
+    return Cloud.of_image(room.points_m, colors, float(frame.intrinsics[0]))
 
 
 def score_rows(task: str, results: Sequence[StepScores], kind: str, samples: int) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from PIL import Image
 from noise2map.report.canvas import ColorBar, ticks
 from noise2map.report.panels import Cell
 from noise2map.report.plots import figure_bytes
-from noise2map.report.point_view import first_view
+from noise2map.report.point_view import first_view, point_growth
 from noise2map.report.tables import Row, column_names, format_value
 from noise2map.runs.files import encode_image, write_bytes
 
@@ -31,6 +31,10 @@ def data_uri(data: bytes, kind: str) -> str:
 def image_uri(image: np.ndarray) -> str:
     """``(H, W, 3)`` uint8 as a ``data:`` address; lossless WebP, a third smaller than PNG."""
     return data_uri(encode_image(Image.fromarray(image), ".webp", lossless=True, method=2), "image/webp")
+
+
+def _bytes_text(values: np.ndarray) -> str:
+    return base64.b64encode(values.tobytes()).decode("ascii")
 
 
 Legend = Sequence[tuple[tuple[int, int, int], str]]
@@ -61,11 +65,19 @@ class Cloud:
         points_m: ``(N, 3)`` metres in camera axes (x right, y down, z forward); rows that are not finite are left out.
         colors: Name of a coloring to ``(N, 3)`` uint8.
         focal_px: Focal length of the image that the points come from: each is drawn as large as its pixel.
+        growth: ``(N,)``, how many times as large, from 1 to 5, see `point_growth`; None for once.
     """
 
     points_m: np.ndarray
     colors: Mapping[str, np.ndarray]
     focal_px: float = 100.0
+    growth: np.ndarray | None = None
+
+    @classmethod
+    def of_image(cls, points_m: np.ndarray, colors: Mapping[str, np.ndarray], focal_px: float) -> "Cloud":
+        """The points of an image's pixels, drawn without gaps on slanted surfaces; all arrays are ``(H, W, 3)``."""
+        flat = {name: one.reshape(-1, 3) for name, one in colors.items()}
+        return cls(points_m.reshape(-1, 3), flat, focal_px, point_growth(points_m, focal_px).reshape(-1))
 
 
 class Page:
@@ -164,15 +176,13 @@ class Page:
         packed = np.clip(np.round(points / radius * 2000), -32767, 32767).astype("<i2")
         view = first_view(packed / 2000)
         content = {
-            "points": base64.b64encode(packed.tobytes()).decode("ascii"),
+            "points": _bytes_text(packed),
             "unit": 1 / 2000,
             "eye": float(center[2] / radius),  # what to add to z to get the distance from the eye that took the image
             "focal": float(cloud.focal_px),
             "view": asdict(view),
-            "colors": [
-                {"rgb": base64.b64encode(np.ascontiguousarray(rgb[finite], np.uint8).tobytes()).decode("ascii")}
-                for rgb in cloud.colors.values()
-            ],
+            "growth": None if cloud.growth is None else _bytes_text(np.round(cloud.growth[finite] * 50).astype(np.uint8)),
+            "colors": [{"rgb": _bytes_text(rgb[finite].astype(np.uint8))} for rgb in cloud.colors.values()],
         }
         buttons = "".join(
             f'<button type="button" aria-pressed="{"false" if index else "true"}">{escape(name)}</button>'

@@ -46,6 +46,7 @@
     const data = JSON.parse(card.querySelector("script[type='application/json']").textContent);
     const raw = new Int16Array(bytes(data.points).buffer), count = raw.length / 3, unit = data.unit;
     const colors = data.colors.map((one) => bytes(one.rgb)), view = data.view;
+    const growth = data.growth ? bytes(data.growth) : null;
     const canvas = card.querySelector("canvas"), context = canvas.getContext("2d");
     let shown = 0, yaw = view.yaw, pitch = view.pitch, zoom = 1, pinch = 0, turning = !still, waiting = false;
     const pointers = new Map();
@@ -63,12 +64,13 @@
         const side = cy * x + sy * z, ahead = cy * z - sy * x;
         const up = cp * y - sp * ahead, depth = sp * y + cp * ahead + view.reach;
         if (depth < 0.08) continue;
-        const px = (width / 2 + (focal * (side + view.right)) / depth) | 0, py = (height / 2 + (focal * (up + view.down)) / depth) | 0;
-        const reachPx = Math.min(9, Math.max(1, Math.ceil((1.15 * focal * Math.max(z + data.eye, 0)) / data.focal / depth)));
+        const scale = focal / depth, px = (width / 2 + scale * (side + view.right)) | 0, py = (height / 2 + scale * (up + view.down)) | 0;
+        const grown = (1.15 * scale * Math.max(z + data.eye, 0)) / data.focal * (growth ? growth[i] / 50 : 1);
+        const reachPx = Math.min(14, Math.max(1, Math.ceil(grown))), left = px - (reachPx >> 1), top = py - (reachPx >> 1);
         const color = 0xff000000 | (rgb[j + 2] << 16) | (rgb[j + 1] << 8) | rgb[j];
-        for (let v = py; v < py + reachPx; v++) {
+        for (let v = top; v < top + reachPx; v++) {
           if (v < 0 || v >= height) continue;
-          for (let u = px; u < px + reachPx; u++) {
+          for (let u = left; u < left + reachPx; u++) {
             if (u < 0 || u >= width || nearest[v * width + u] <= depth) continue;
             nearest[v * width + u] = depth;
             pixels[v * width + u] = color;

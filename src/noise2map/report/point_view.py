@@ -8,6 +8,7 @@ _LARGEST_POINT = 9
 _YAWS = 9  # of the sway that are looked at; in between the outline moves less than the margin
 _MARGIN = 0.93  # of the stage that the cloud may fill
 _NEAREST = 0.15  # of the radius
+_MOST_GROWTH = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,29 @@ def first_view(points: np.ndarray) -> FirstView:
         down = np.maximum(down, [(sign * below - tall * depth).max() for sign in (1, -1)])
     reach = max(across.sum() / 2 / tall * start.aspect, down.sum() / 2 / tall, _NEAREST - nearest)
     return FirstView(reach=float(reach), right=float(across[1] - across[0]) / 2, down=float(down[1] - down[0]) / 2)
+
+
+def point_growth(points_m: np.ndarray, focal_px: float) -> np.ndarray:
+    """How many times the size of its pixel each point of an image has to be drawn, so that slanted surfaces have no gaps.
+
+    That is its distance from its neighbours, in rows and in columns the nearer of the two, which leaves edges of objects alone.
+
+    Args:
+        points_m: ``(H, W, 3)`` metres in camera axes, not finite where there is none.
+        focal_px: Focal length of the image.
+
+    Returns:
+        ``(H, W)``, from 1 to 5.
+    """
+    spacing = np.zeros(points_m.shape[:2])
+    for axis in (0, 1):
+        if points_m.shape[axis] > 1:
+            gaps = np.linalg.norm(np.diff(points_m, axis=axis), axis=-1)
+            edge = np.full_like(np.take(gaps, [0], axis), np.nan)
+            nearer = np.fmin(np.concatenate([edge, gaps], axis), np.concatenate([gaps, edge], axis))
+            spacing = np.fmax(spacing, nearer)
+    pixel = np.maximum(points_m[..., 2], 1e-6) / focal_px
+    return np.clip(np.nan_to_num(spacing / pixel, nan=1.0), 1.0, _MOST_GROWTH)
 
 
 def view_points(

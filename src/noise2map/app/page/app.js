@@ -4,7 +4,7 @@
   const state = { tab: null, image: null, cover: null, place: 0, running: null, result: null, fov: 60, limits: {}, models: {} };
   const MARK = { "X-Noise2map": "1" };
 
-  const say = (text, error = false) => { $("status").textContent = text; $("status").classList.toggle("error", error); };
+  const say = (text, error = false) => { $("status").textContent = text; $("status").classList.toggle("error", error); if (error) $("foot").scrollIntoView({ block: "nearest" }); };
   const node = (name, fields = {}, ...children) => {
     const made = Object.assign(document.createElement(name), fields);
     made.append(...children);

@@ -110,9 +110,8 @@ def add_clouds(page: Page, views: Mapping[str, DepthViews], seeds: Sequence[int]
                 "depth": colorize_depth(depth, *depth_range(depth)),
                 "normals": colorize_normals(normals.numpy()),
             }
-            flat = {title: layer.reshape(-1, 3) for title, layer in layers.items()}
-            lifted = torch.where(near[..., None], points, torch.nan).reshape(-1, 3).numpy()
-            shown.append((Cloud(lifted, flat, float(one.camera[0])), f"Seed {seed}, {name}"))
+            lifted = torch.where(near[..., None], points, torch.nan).numpy()
+            shown.append((Cloud.of_image(lifted, layers, float(one.camera[0])), f"Seed {seed}, {name}"))
         page.clouds(shown)
     return written
 
