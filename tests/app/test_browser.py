@@ -179,7 +179,8 @@ def check_sources(page):
         assert upload(page, name, content).endswith(".") and "error" in page.get_attribute("#status", "class")
         assert on_screen(page, "#status")
     assert upload(page, "mine.tiff", png(kind="TIFF")) == "150 x 110 pixels"
-    page.wait_for_function("document.getElementById('chosen').naturalWidth === 150")  # a browser shows no TIFF itself
+    # A browser shows no TIFF itself.
+    assert page.eval_on_selector("#chosen", "async e => { await e.decode(); return e.naturalWidth; }") == 150
     page.click("#webcam")
     page.wait_for_selector("#video", state="visible")
     page.click("#webcam")
