@@ -317,8 +317,12 @@ def check_narrow(page):
         assert run(page).startswith("done") and page.evaluate(wide) <= 0
         page.wait_for_timeout(1200)  # it scrolls smoothly
         assert box_of(page, "#results")["y"] < page.viewport_size["height"] / 3, "the result is out of sight"
-        assert page.eval_on_selector_all("#cards figcaption b, #cards figcaption span", cut) == []
-        assert page.eval_on_selector_all("#cards .scroll", cut) == []
+        for width in (390, 800, 1000):
+            page.set_viewport_size({"width": width, "height": 844})
+            assert page.evaluate(wide) <= 0
+            assert page.eval_on_selector_all("#cards figcaption b, #cards figcaption span", cut) == []
+            assert page.eval_on_selector_all("#cards .scroll", cut) == []
+        page.set_viewport_size({"width": 390, "height": 844})
         for bar in page.locator(".ticks").all():
             boxes = [span.bounding_box() for span in bar.locator("span").all() if span.is_visible()]
             assert all(left["x"] + left["width"] <= right["x"] for left, right in itertools.pairwise(boxes))

@@ -82,8 +82,8 @@ def color_of(palette: np.ndarray, index: int) -> tuple[int, int, int]:
 
 
 def share_text(share: float) -> str:
-    """A probability in per cent, never 0 or 100 for what is only nearly so."""
-    return "< 0.1%" if 0 < share < 5e-4 else "> 99.9%" if 1 - 5e-4 < share < 1 else f"{share:.1%}"
+    """A probability in per cent, never 0 or 100: no model is so sure, only its last digits are gone."""
+    return "< 0.1%" if share < 5e-4 else "> 99.9%" if share >= 1 - 5e-4 else f"{share:.1%}"
 
 
 def class_probabilities(result: MapResult, x: int, y: int) -> np.ndarray:
