@@ -139,7 +139,7 @@ def test_sparse_refinement_is_scored_beside_the_whole_run(checkpoints, tmp_path,
     capsys.readouterr()
     assert "--refine-share needs --refine uncertain" in _error(capsys, *words, "--refine-share", 0.3)
     both = _error(capsys, *words, "--refine", "uncertain", "--refine-share", 0.3, "--refine-threshold", 0.1)
-    assert "--refine-share and --refine-threshold both say" in both
+    assert "refine_share is 0.3 and refine_threshold 0.1; expected one of them" in both
 
 
 def test_narrower_depth_range_counts_fewer_pixels(checkpoints, tmp_path):

@@ -262,7 +262,7 @@ def check_uncertainty(word: Any) -> float:
 
 
 def check_refinement(refine: Any, share: Any, threshold: Any) -> None:
-    """Refuses `--refine-share` and `--refine-threshold` of nothing, and both.
+    """Refuses `--refine-share` and `--refine-threshold` of nothing; that both do not go together, `DecodingOptions` says.
 
     Args:
         refine: What was said of `--refine`: a word, several, or None.
@@ -270,14 +270,12 @@ def check_refinement(refine: Any, share: Any, threshold: Any) -> None:
         threshold: Of `--refine-threshold`, likewise.
 
     Raises:
-        ValueError: If they do not go together.
+        ValueError: If no sparse refinement was asked for.
     """
     kinds = (refine,) if isinstance(refine, str) else tuple(refine or ())
     given = [name for name, value in (("share", share), ("threshold", threshold)) if value not in (None, [])]
     if given and "uncertain" not in kinds:
         raise ValueError(f"--refine-{given[0]} needs --refine uncertain")
-    if len(given) > 1:
-        raise ValueError("--refine-share and --refine-threshold both say which tokens are computed; expected one of them")
 
 
 def words(help: str, choices: Sequence[str]) -> Any:
