@@ -142,13 +142,26 @@ def test_directions_keep_their_length():
     np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("words", [["none.png"], ["--steps", "0", "none.png"]])
+@pytest.mark.parametrize("words", [["none.png"], ["--steps", "0", "none.png"], ["--out", "no-folder/map.png", "none.png"]])
 def test_bad_input_is_one_sentence(words, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["run.py", *words])
     with pytest.raises(SystemExit) as stop:
         run.main()
     assert stop.value.code == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_map_that_cannot_be_written_is_one_sentence(tmp_path, capsys, monkeypatch):
+    Image.new("RGB", (8, 6)).save(tmp_path / "image.png")
+    (tmp_path / "export.json").write_text('{"metres": true, "classes": false, "units_per_metre": 1000}')
+    monkeypatch.setattr(run, "__file__", str(tmp_path / "run.py"))
+    monkeypatch.setattr(run, "predict", lambda *_: np.ones((6, 8), np.float32))
+    for name, text in (("map.jpg", "cannot write mode"), ("map.xyz", "unknown file extension"), ("none/map.png", "there is no folder")):
+        monkeypatch.setattr("sys.argv", ["run.py", str(tmp_path / "image.png"), "--out", str(tmp_path / name)])
+        with pytest.raises(SystemExit) as stop:
+            run.main()
+        assert stop.value.code == 2 and text in capsys.readouterr().err
+        assert not (tmp_path / name).exists()
 
 
 def test_box_muller_is_normal():

@@ -85,3 +85,12 @@ def test_names_under_zoo_are_nobodys_repository(trained, room):
     with pytest.raises(ValueError, match="'zoo/rooms-16' is an image generator"):
         zoo.resolve_model("zoo/rooms-16")
     assert zoo.available() == [] and zoo.available_generators() == ["rooms-16"]
+
+
+def test_the_final_model_of_a_run_is_called_as_the_run(tmp_path, monkeypatch):
+    (tmp_path / "mine" / "final").mkdir(parents=True)
+    (tmp_path / "mine" / "checkpoint-4").mkdir()
+    assert label_of(str(tmp_path / "mine" / "final")) == "mine"
+    assert label_of(str(tmp_path / "mine")) == "mine" and label_of(str(tmp_path / "mine" / "checkpoint-4")) == "checkpoint-4"
+    monkeypatch.chdir(tmp_path / "mine")
+    assert label_of("final") == "mine" and label_of("zoo/freedoom-segmentation-tiny") == "freedoom-segmentation-tiny"

@@ -280,13 +280,18 @@ def main() -> None:
     for name in ("steps", "samples"):
         if getattr(given, name) is not None and getattr(given, name) < 1:
             parser.error(f"--{name} is {getattr(given, name)}; expected at least 1")
+    if not given.out.absolute().parent.is_dir():
+        parser.error(f"there is no folder {given.out.parent} to write {given.out.name} to")
     try:
         image = read_image(given.image)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         parser.error(f"cannot read image {given.image}: {error}")
     folder = Path(__file__).parent
     values = predict(folder, image, Path(given.image).name, given.steps, given.samples, given.seed)
-    write(json.loads((folder / "export.json").read_text(encoding="utf-8")), given.out, values)
+    try:
+        write(json.loads((folder / "export.json").read_text(encoding="utf-8")), given.out, values)
+    except (OSError, ValueError) as error:
+        parser.error(f"cannot write {given.out}: {error}")
     print(f"{given.out}: {values.shape[1]}x{values.shape[0]}")
 
 

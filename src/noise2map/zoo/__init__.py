@@ -278,9 +278,12 @@ def _listing(names: list[str]) -> str:
 
 
 def label_of(name: str) -> str:
-    """A short name: of a folder its last part, else the name, without the `zoo/` of what is shipped."""
+    """A short name: of a folder its last part, of the `final` of a training run the run's, else the name without `zoo/`."""
     path = Path(name).expanduser()
-    return path.resolve().name if path.is_dir() else bare_name(name)
+    if not path.is_dir():
+        return bare_name(name)
+    path = path.resolve()
+    return (path.parent.name if path.name == "final" else "") or path.name
 
 
 def resolve_generator(name: str | os.PathLike[str]) -> str:

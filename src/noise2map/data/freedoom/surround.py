@@ -73,9 +73,12 @@ class FreedoomSurroundDataset(NuScenesDataset):
             raise ValueError(f"limit is {limit}; expected at least 1, or None for all samples")
         if cells not in CELLS:
             raise ValueError(f"cells is {cells!r}; expected one of {', '.join(CELLS)}")
-        if not list(Path(root).glob("surround-*.json")):
+        made = sorted(path.stem.removeprefix("surround-") for path in Path(root).glob("surround-*.json"))
+        if not made or (split in ("train", "val", "test") and split not in made):
+            lacks = f"holds no {split} samples of Freedoom surround, only {', '.join(made)}" if made else "is no Freedoom surround set"
             raise FileNotFoundError(
-                f"{root} is no Freedoom surround set (make one with: noise2map data freedoom-surround --split {split} --out {root})"
+                f"{root} {lacks} (make {'them' if made else 'one'} with: "
+                f"noise2map data freedoom-surround --split {split} --out {root})"
             )
         super().__init__(root, split, None, sensors, sweeps, with_labels, size_m, canvas)
         self.records = self.records[:limit]
