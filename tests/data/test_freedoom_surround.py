@@ -261,7 +261,7 @@ def test_a_set_of_another_kind_is_refused(root, tmp_path):
         make_surround(small_job(_filled(tmp_path)), progress=False)
     with pytest.raises(FileNotFoundError, match="make one with: noise2map data freedoom-surround --split val"):
         FreedoomSurroundDataset(tmp_path, "val")
-    with pytest.raises(FileNotFoundError, match="holds no test samples of Freedoom surround, only .*val.*--split test"):
+    with pytest.raises(FileNotFoundError, match=r"holds no test samples of Freedoom surround, only .*val.*--split test"):
         FreedoomSurroundDataset(root, "test")
     broken = tmp_path / "broken"
     shutil.copytree(root, broken)

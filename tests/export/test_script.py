@@ -156,7 +156,8 @@ def test_a_map_that_cannot_be_written_is_one_sentence(tmp_path, capsys, monkeypa
     (tmp_path / "export.json").write_text('{"metres": true, "classes": false, "units_per_metre": 1000}')
     monkeypatch.setattr(run, "__file__", str(tmp_path / "run.py"))
     monkeypatch.setattr(run, "predict", lambda *_: np.ones((6, 8), np.float32))
-    for name, text in (("map.jpg", "cannot write mode"), ("map.xyz", "unknown file extension"), ("none/map.png", "there is no folder")):
+    expected = {"map.jpg": "cannot write mode", "map.xyz": "unknown file extension", "none/map.png": "there is no folder"}
+    for name, text in expected.items():
         monkeypatch.setattr("sys.argv", ["run.py", str(tmp_path / "image.png"), "--out", str(tmp_path / name)])
         with pytest.raises(SystemExit) as stop:
             run.main()

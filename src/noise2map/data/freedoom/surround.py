@@ -75,7 +75,9 @@ class FreedoomSurroundDataset(NuScenesDataset):
             raise ValueError(f"cells is {cells!r}; expected one of {', '.join(CELLS)}")
         made = sorted(path.stem.removeprefix("surround-") for path in Path(root).glob("surround-*.json"))
         if not made or (split in ("train", "val", "test") and split not in made):
-            lacks = f"holds no {split} samples of Freedoom surround, only {', '.join(made)}" if made else "is no Freedoom surround set"
+            lacks = "is no Freedoom surround set"
+            if made:
+                lacks = f"holds no {split} samples of Freedoom surround, only {', '.join(made)}"
             raise FileNotFoundError(
                 f"{root} {lacks} (make {'them' if made else 'one'} with: "
                 f"noise2map data freedoom-surround --split {split} --out {root})"
