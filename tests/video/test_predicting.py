@@ -9,16 +9,17 @@ import pytest
 import torch
 from clips import flat_frames, write_clip
 from PIL import Image
-from tiny_models import tiny_depth_model, tiny_segmenter
+from tiny_models import tiny_config, tiny_depth_model, tiny_segmenter
 
 from noise2map.cli import main
 from noise2map.diffusion import image_generator
 from noise2map.diffusion.process import add_noise
 from noise2map.inference.predictor import Predictor
-from noise2map.models import Noise2MapImageProcessor
+from noise2map.models import Noise2MapForNormalEstimation, Noise2MapImageProcessor
 from noise2map.models.decoding import DecodingOptions, PredictionOptions
 from noise2map.models.denoising.run import WarmStart, time_grid
 from noise2map.video import ClipPredictor, FlowFolder, predict_frames, predict_video, predicting
+from noise2map.video.painting import Painter
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,22 @@ def test_every_frame_has_the_map_of_an_image_with_the_noise_of_the_clip(predicto
     assert len(found) == 3
     for one, wanted in zip(found, alone):
         np.testing.assert_allclose(one.map, wanted.map, rtol=1e-4)
+
+
+def test_normals_are_painted_with_x_red_y_green_z_blue(tmp_path):
+    torch.manual_seed(0)
+    model = Noise2MapForNormalEstimation(tiny_config(map_scale=0.1, objective="angular")).eval()
+    predictor = Predictor(model, Noise2MapImageProcessor(size={"height": 48, "width": 64}))
+    path = write_clip(tmp_path / "clip.mp4", flat_frames(3))
+    prediction = next(predict_frames(path, predictor, PredictionOptions(num_inference_steps=1)))
+    painted = Painter(predictor, [prediction]).paint(prediction)["map"]
+    np.testing.assert_allclose(painted, 127.5 * (1 + prediction.normals), atol=2)
+    report = predict_video(path, tmp_path / "out", predictor, options=PredictionOptions(num_inference_steps=1), progress=False)
+    files = report.lines[0]["files"]
+    assert {"map", "overlay"} <= set(files) and [shapes(tmp_path / "out" / files["map"])[0], not report.failed] == [
+        (48, 64, 3),
+        True,
+    ]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a process that was forked")

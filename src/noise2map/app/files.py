@@ -41,11 +41,7 @@ Files = dict[str, Callable[[], bytes]]
 
 def painted_map(result: MapResult) -> np.ndarray:
     """The map in colors, ``(H, W, 3)`` uint8."""
-    values = torch.from_numpy(np.ascontiguousarray(result.prediction.map))
-    if result.predictor.has_classes:
-        values = values.long()
-    elif values.ndim == 3:
-        values = values.permute(2, 0, 1)
+    values = result.prediction.values
     return result.predictor.image_task.paint(values, values, result.predictor.palette)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from noise2map.report.panels import Panel, render
@@ -66,6 +67,12 @@ class Prediction:
     def normals(self) -> np.ndarray | None:
         """Unit vectors ``(H, W, 3)``, for surface normals."""
         return self._if("normals")
+
+    @property
+    def values(self) -> torch.Tensor:
+        """The map as tasks paint it: class ids ``(H, W)`` int64, metres ``(H, W)``, or unit normals ``(3, H, W)``."""
+        found = np.ascontiguousarray(self.map if self.map.ndim == 2 else self.map.transpose(2, 0, 1))
+        return torch.from_numpy(found if found.dtype.kind == "f" else found.astype(np.int64))
 
     def _if(self, key: str) -> np.ndarray | None:
         return self.map if self.task.sample_key == key else None

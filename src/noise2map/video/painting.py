@@ -32,7 +32,7 @@ class Painter:
         task = task_of(predictor.model)
         assert isinstance(task, ImageTask)
         self.task, self.palette = task, predictor.palette
-        self.reference = torch.from_numpy(np.concatenate([one.map for one in references]))
+        self.reference = torch.cat([one.values for one in references], dim=-2)
         self.kinds = ["map", "overlay"]
         self.ranges: dict[str, Any] = self.task.color_range(self.reference)
         stated = [one.uncertainty for one in references if one.uncertainty is not None]
@@ -43,7 +43,7 @@ class Painter:
     def paint(self, prediction: Prediction) -> dict[str, np.ndarray]:
         """Kind to ``(H, W, 3)`` uint8."""
         assert prediction.image is not None
-        painted = self.task.paint(torch.from_numpy(prediction.map), self.reference, self.palette)
+        painted = self.task.paint(prediction.values, self.reference, self.palette)
         mixed = _SHARE * painted + (1 - _SHARE) * prediction.image
         frames = {"map": painted, "overlay": mixed.round().astype(np.uint8)}
         if prediction.uncertainty is not None and "uncertainty" in self.ranges:
