@@ -17,6 +17,7 @@ import pytest
 import typer
 
 from noise2map.cli import app
+from noise2map.training.maps.recipe import load_recipe
 from noise2map.training.recipe_files import recipe_names
 
 ROOT = Path(__file__).parent.parent
@@ -118,6 +119,8 @@ COMMANDS = sorted({(page, words) for page in PAGES for words in command_lines(pa
 def test_commands_would_start(page, words):
     assert not is_group(parsed(words).command)
     assert {word for word in words if word.startswith("official/")} <= set(recipe_names())
+    if words[0] == "train" and words[1] in recipe_names():  # what is set goes together, too
+        load_recipe(words[1], [value for option, value in zip(words, words[1:]) if option == "--set"])
 
 
 @pytest.mark.parametrize(("page", "words"), sorted({(page, words) for page in PAGES for words in mentions(page)}), ids=str)

@@ -219,7 +219,8 @@ class Recipe:
         if self.model.self_aligned and self.model.init_from is None:
             raise ValueError("model.self_aligned fine-tunes a trained model: set model.init_from to its checkpoint")
         if self.model.encoder_from is not None and self.model.init_from is not None:
-            raise ValueError("model.init_from already brings an encoder; expected it or model.encoder_from, not both")
+            kept = f"model.encoder_from is {self.model.encoder_from!r}: expected one of them, e.g. model.encoder_from=none"
+            raise ValueError(f"model.init_from already brings an encoder, and {kept}")
         self._check_data()
         self._check_frozen()
         self.bev.check()
