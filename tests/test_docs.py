@@ -4,6 +4,7 @@ import ast
 import functools
 import importlib
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -120,7 +121,7 @@ def test_commands_would_start(page, words):
     assert not is_group(parsed(words).command)
     assert {word for word in words if word.startswith("official/")} <= set(recipe_names())
     if words[0] == "train" and words[1] in recipe_names():  # what is set goes together, too
-        load_recipe(words[1], [value for option, value in zip(words, words[1:]) if option == "--set"])
+        load_recipe(words[1], [value for option, value in itertools.pairwise(words) if option == "--set"])
 
 
 @pytest.mark.parametrize(("page", "words"), sorted({(page, words) for page in PAGES for words in mentions(page)}), ids=str)
