@@ -73,6 +73,14 @@ def content(folder):
     return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+def test_a_training_set_smaller_than_a_batch_leaves_nothing_behind(tmp_path, recipe, capsys):
+    out = tmp_path / "run"
+    assert run("train", recipe, "--out", out, "--set", "train.batch_size=5") == 2
+    assert "the training set has 4 samples; expected at least one batch of 5" in capsys.readouterr().err
+    assert not [*out.glob("*")]
+    assert run("train", recipe, "--out", out) == 0
+
+
 def test_a_finished_run_is_left_alone_with_and_without_resume(tmp_path, recipe, capsys):
     out = tmp_path / "run"
     # Three steps in epochs of two: Trainer does one step more when it is resumed in the middle of an epoch.

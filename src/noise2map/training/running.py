@@ -62,6 +62,7 @@ def _run(
     write_card: Callable[[Path, Mapping[str, float]], object] | None,
 ) -> Path:
     first = trainer.is_world_process_zero()
+    trainer.check_training_set()  # before anything is written: the mended command would meet the settings of this one
     _check_split(directory, start, split)
     if first:
         logger.info("%s, into %s", describe(trainer), directory)

@@ -121,11 +121,19 @@ class SeededTrainer(Trainer):
             vars(model.config).pop("use_cache", None)  # Trainer sets it on every model; ours have no such field
         self.model_accepts_loss_kwargs = False  # the loss is a mean over the batch: divide by accumulation steps
 
-    def get_train_dataloader(self) -> DataLoader:
-        """Batches of augmented samples, in an order that depends on the seed and the epoch alone."""
+    def check_training_set(self) -> None:
+        """Refuse a training set that does not fill a batch.
+
+        Raises:
+            ValueError: if it has fewer samples.
+        """
         if self.train_dataset is None or len(self.train_dataset) < self._train_batch_size:
             count = 0 if self.train_dataset is None else len(self.train_dataset)
             raise ValueError(f"the training set has {count} samples; expected at least one batch of {self._train_batch_size}")
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of augmented samples, in an order that depends on the seed and the epoch alone."""
+        self.check_training_set()
         loader = DataLoader(
             self.training_samples(),
             batch_size=self._train_batch_size,
