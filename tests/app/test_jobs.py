@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from noise2map.app import jobs
 from noise2map.app.jobs import UNEXPECTED, JobQueue
 from noise2map.app.store import Store
 
@@ -87,3 +88,12 @@ def test_the_store_forgets_what_was_not_asked_for_longest():
         store.get(b)
     big = store.put("e", 99)
     assert store.get(big) == "e" and store.bytes == 99
+
+
+def test_freed_memory_is_handed_back_now_and_then(queue, monkeypatch):
+    handed = []
+    monkeypatch.setattr(jobs, "hand_back_freed_memory", lambda: handed.append(1))
+    for place in range(33):
+        assert not handed or place >= 16
+        finished(queue.submit(lambda job: None))
+    assert len(handed) == 2

@@ -82,3 +82,15 @@ def test_freed_blocks_below_one_in_use_are_handed_back_before_a_large_tensor():
     before, small, after_small, large, after_large, kept = found
     assert (small, large, kept) == ("False", "True", "False")
     assert int(before) < 10e6 and int(after_small) < 10e6 < 90e6 < int(after_large)
+
+
+@pytest.mark.skipif(not memory._wanted(), reason="glibc only")
+def test_a_server_hands_back_what_its_process_keeps():
+    # The blocks of the test above, in a process that keeps freed memory from its start.
+    start = RELEASE[: RELEASE.index("print(full")]
+    script = f"""{start.replace("full =", "memory.keep_freed_memory(); full =")}
+kept = full - memory.resident_bytes()
+print(kept, memory.hand_back_freed_memory(), full - memory.resident_bytes())
+"""
+    kept, said, after = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert said == "True" and int(kept) < 10e6 < 90e6 < int(after)

@@ -1,13 +1,17 @@
 """One worker and a queue: requests run in the order in which they came, and can be cancelled while they wait or run."""
 
+import itertools
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from noise2map.runs.memory import hand_back_freed_memory
+
 logger = logging.getLogger(__name__)
 
+_HAND_BACK_AFTER = 16  # jobs: after each one, the next would have to get all its memory again
 UNEXPECTED = "Something went wrong inside; the server's log says what."
 
 
@@ -138,7 +142,7 @@ class JobQueue:
         self._thread.join(timeout=30)
 
     def _run(self) -> None:
-        while True:
+        for count in itertools.count(1):
             with self._changed:
                 self._running = None
                 while not self._jobs and not self._closed:
@@ -147,3 +151,5 @@ class JobQueue:
                     return
                 self._running = job = self._jobs.popleft()
             job.run()
+            if count % _HAND_BACK_AFTER == 0:
+                hand_back_freed_memory()

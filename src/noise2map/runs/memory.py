@@ -68,7 +68,18 @@ def release_freed_memory(before: int) -> bool:
     Returns:
         Whether anything was handed on.
     """
-    if before < _LARGE or _kept or not _has_glibc():
+    return before >= _LARGE and not _kept and hand_back_freed_memory()
+
+
+def hand_back_freed_memory() -> bool:
+    """Hands all memory that nothing uses on to the system, also where this process keeps it (`keep_freed_memory`).
+
+    For servers, every now and then: among results that stay for a while, free blocks become ever more. Linux with glibc only.
+
+    Returns:
+        Whether anything was handed on.
+    """
+    if not _has_glibc():
         return False
     try:
         trim = ctypes.CDLL(None).malloc_trim
