@@ -127,7 +127,10 @@ def test_what_is_written_has_the_usual_permissions(tmp_path):
 
 def test_writable_folders(tmp_path):
     files.check_writable(tmp_path / "new" / "folder")
-    assert names(tmp_path / "new" / "folder") == []
+    assert names(tmp_path) == []
+    (tmp_path / "there").mkdir()
+    files.check_writable(tmp_path / "there")
+    assert names(tmp_path) == ["there"]
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="cannot write to the output folder") as raised:
         files.check_writable(tmp_path / "file")

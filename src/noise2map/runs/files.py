@@ -182,16 +182,20 @@ def writing_directory(target: str | os.PathLike[str], *, replace: bool = True) -
 
 
 def check_writable(folder: Path) -> None:
-    """Make ``folder`` and, for a moment, a file in it: a folder that cannot be written is refused before any heavy work.
+    """Make, for a moment, ``folder`` and a file in it: a folder that cannot be written is refused before any heavy work.
 
     Raises:
         OSError: Naming the folder, if that cannot be done.
     """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = temporary_path(folder / "probe")
         probe.touch()
         probe.unlink()
+        with contextlib.suppress(OSError):  # the work may still be refused, and leaves nothing behind then
+            for path in missing:
+                path.rmdir()
     except OSError as error:
         raise type(error)(error.errno, f"cannot write to the output folder ({error.strerror})", str(folder)) from error
 
