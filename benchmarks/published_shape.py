@@ -112,7 +112,8 @@ def main() -> None:
         log = options.work / f"{stage.replace(' ', '-')}.txt"
         row = {"stage": stage, **measure(words, log), "command": f"noise2map {shlex.join(words)}"}
         print(text_table([row], ["stage", "seconds", "cpu_s", "peak_mb"]), flush=True)
-        rows.append({**provenance(torch.device("cpu"), torch.float32, 0), **row})
+        dtype = torch.bfloat16 if "bfloat16" in words else torch.float32
+        rows.append({**provenance(torch.device("cpu"), dtype, 0), **row})
         if options.out is not None:
             write_csv(options.out, rows)
 

@@ -427,6 +427,21 @@ def guidance_cost_table(shipped: bool) -> str:
     )
 
 
+def published_shape_table() -> str:
+    """What each command takes on a U-Net of the published shape, see ``benchmarks/published_shape.py``."""
+    rows = read_csv(RESULTS / "published_shape.csv")
+    return markdown_table(
+        [
+            {
+                "command": row["stage"],
+                "processor seconds": f"{row['cpu_s']:.0f}",
+                "most memory": f"{row['peak_mb'] / 1024:.1f} GiB",
+            }
+            for row in rows
+        ]
+    )
+
+
 def command_table() -> str:
     """The commands that train and score each published model, with the published scores."""
     models: dict[tuple[str, str, str], list[dict[str, str]]] = {}
@@ -584,6 +599,7 @@ def blocks() -> dict[tuple[Path, str], str]:
     }
     found |= {(ROOT / "docs" / "guidance.md", "guidance cost"): guidance_cost_table(shipped=False)}
     found |= {(ROOT / "docs" / "guidance.md", "guidance cost shipped"): guidance_cost_table(shipped=True)}
+    found |= {(ROOT / "docs" / "guidance.md", "published shape"): published_shape_table()}
     for path in sorted(RESULTS.glob("ablation_*.csv")):
         table = markdown_table(summary(read_csv(path)), digits=3)
         found[ROOT / "docs" / "ablations.md", path.stem.replace("_", " ")] = table
