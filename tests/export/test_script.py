@@ -1,5 +1,6 @@
 """The script that ships with ONNX files, piece by piece against the library: it must say the same without torch."""
 
+import json
 import math
 
 import numpy as np
@@ -163,6 +164,31 @@ def test_a_map_that_cannot_be_written_is_one_sentence(tmp_path, capsys, monkeypa
             run.main()
         assert stop.value.code == 2 and text in capsys.readouterr().err
         assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(
+    ("diffusion", "words", "expected"),
+    [
+        (False, ["--steps", "3"], "by one call; got 3 steps and 1 samples"),
+        (False, ["--samples", "4"], "by one call; got 1 steps and 4 samples"),
+        (True, ["--steps", "3"], "cannot open the graphs in"),
+        (False, [], "cannot open the graphs in"),
+    ],
+)
+def test_graphs_that_cannot_be_used_are_one_sentence(tmp_path, capsys, monkeypatch, diffusion, words, expected):
+    pytest.importorskip("onnxruntime")
+    Image.new("RGB", (8, 6)).save(tmp_path / "image.png")
+    config = {"diffusion": diffusion, "sampling": "diffusion"}
+    (tmp_path / "export.json").write_text(json.dumps({"metres": True, "classes": False, "config": config}))
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    for part in ("encoder", "step"):
+        (tmp_path / f"{part}.onnx").write_bytes(b"cut off")
+    monkeypatch.setattr(run, "__file__", str(tmp_path / "run.py"))
+    monkeypatch.setattr("sys.argv", ["run.py", str(tmp_path / "image.png"), "--out", str(tmp_path / "map.png"), *words])
+    with pytest.raises(SystemExit) as stop:
+        run.main()
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and expected in said and "Traceback" not in said and not (tmp_path / "map.png").exists()
 
 
 def test_box_muller_is_normal():

@@ -244,7 +244,12 @@ def predict(folder: Path, image: Image.Image, name: str, steps: int | None, samp
         json.loads((folder / file).read_text(encoding="utf-8")) for file in ("export.json", "preprocessor_config.json")
     )
     config = about["config"]
-    encoder, decoder = (onnxruntime.InferenceSession(str(folder / f"{part}.onnx")) for part in ("encoder", "step"))
+    if not config["diffusion"] and any(count not in (None, 1) for count in (steps, samples)):
+        raise ValueError(f"this model makes its map by one call; got {steps or 1} steps and {samples or 1} samples")
+    try:
+        encoder, decoder = (onnxruntime.InferenceSession(str(folder / f"{part}.onnx")) for part in ("encoder", "step"))
+    except Exception as error:  # onnxruntime's own have no other base
+        raise ValueError(f"cannot open the graphs in {folder}: {str(error).splitlines()[0]}") from error
     one_pass = not config["diffusion"] or (config["sampling"] != "diffusion" and steps in (None, 1) and samples in (None, 1))
     steps = 1 if one_pass else steps or config["num_inference_steps"]
     samples = 1 if one_pass else samples or config["ensemble_size"]
@@ -287,7 +292,10 @@ def main() -> None:
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         parser.error(f"cannot read image {given.image}: {error}")
     folder = Path(__file__).parent
-    values = predict(folder, image, Path(given.image).name, given.steps, given.samples, given.seed)
+    try:
+        values = predict(folder, image, Path(given.image).name, given.steps, given.samples, given.seed)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     try:
         write(json.loads((folder / "export.json").read_text(encoding="utf-8")), given.out, values)
     except (OSError, ValueError) as error:
