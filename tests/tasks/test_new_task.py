@@ -13,7 +13,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
 # head of an encoder for many tasks, or show a model of normals because it ships.
 OTHERS = (
     "geometry.py", "report/palettes.py", "generation/", "rendering/", "data/freedoom/format.py", "training/encoders/", "cli/",
-    "demo/", "zoo/", "metrics/samples/", "models/distributions/", "metrics/room_geometry/", "metrics/temporal/",
+    "demo/", "app/", "zoo/", "metrics/samples/", "models/distributions/", "metrics/room_geometry/", "metrics/temporal/",
     "data/freedoom/motion.py")  # fmt: skip
 # Shorthand of one line each for users of Python.
 SHORTHAND = {"tasks/prediction.py"}
