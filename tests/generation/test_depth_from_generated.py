@@ -22,13 +22,17 @@ from noise2map.metrics import depth_disagreement
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
-    return save_generator(tmp_path_factory.mktemp("experiment"))
+    folder = tmp_path_factory.mktemp("experiment")
+    recipe = folder / "pairs.yaml"
+    recipe.write_text("base: freedoom-depth-mini\ntrain: {batch_size: 2}\n", encoding="utf-8")
+    return {**save_generator(folder), "recipe": recipe}
 
 
 def words(paths, out, **changes):
     options = {
         name: paths[part] for name, part in (("model", "generator"), ("depth-predictor", "predictor"), ("depth-prior", "prior"))
     }
+    options["recipe"] = paths["recipe"]
     options |= {"real": "samples", "test": "samples", "out": out, "images": 4, "seeds": 2, "iterations": 1, "steps": 1}
     options |= {"limit": 6, "device": "cpu", **{name.replace("_", "-"): value for name, value in changes.items()}}
     return [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
@@ -38,6 +42,11 @@ def run(*arguments):
     with pytest.raises(SystemExit) as stop:
         main(["experiment", "depth-from-generated", *arguments])
     return stop.value.code or 0
+
+
+def stack_of(files):
+    """Images `(N, 3, H, W)` uint8 of files."""
+    return torch.from_numpy(np.stack([np.asarray(Image.open(path)) for path in files])).permute(0, 3, 1, 2)
 
 
 def rows_of(out, name):
@@ -63,7 +72,7 @@ def test_all_arms_from_command_to_files_and_again(paths, tmp_path, monkeypatch, 
     def fail(*args, **kwargs):
         raise AssertionError("done again")
 
-    monkeypatch.setattr(experiment, "fit_small_depth", fail)
+    monkeypatch.setattr(experiment, "learn_depth", fail)
     monkeypatch.setattr(experiment, "training_set", fail)
     assert run(*words(paths, tmp_path)) == 0
     assert [row["abs_rel"] for row in rows_of(tmp_path, "runs")] == [row["abs_rel"] for row in runs]
@@ -118,17 +127,21 @@ def test_training_sets_hold_what_they_say(paths, tmp_path):
     real = open_dataset("samples", task="depth")
     sets = {arm: training_set(options, arm, pipe, real, 16) for arm in ARMS}
     assert torch.equal(sets["real"].images, sets["real-predicted"].images)
-    assert not torch.equal(sets["real"].signal, sets["real-predicted"].signal)
-    depth = pipe.depth_predictor.decode_depth(sets["real"].signal)[sets["real"].mask[:, 0]]
-    assert depth.min() > 0.5 and depth.max() < 40 and sets["real-predicted"].mask.all()
+    assert not torch.equal(sets["real"].depth_m, sets["real-predicted"].depth_m)
+    depth = sets["real"].depth_m[sets["real"].depth_m > 0]
+    assert depth.min() > 0.5 and depth.max() < 40 and (sets["real-predicted"].depth_m > 0).all()
     files = sorted((tmp_path / "samples").glob("consistency-40_prior-40_*/*.png"))
-    drawn = [np.asarray(Image.open(path)) for path in files]
-    pool = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2)
+    pool = stack_of(files)
     assert torch.equal(sets["guided"].images, pool[:4])
     strong, weak = depth_probe(pipe, 50)(pool, [str(seed) for seed in range(8)])
     best = sorted(depth_disagreement(strong, weak).argsort()[:4].tolist())
     assert torch.equal(sets["filtered"].images, pool[best])
-    torch.testing.assert_close(sets["filtered"].signal, strong[best].clamp(-1, 1), rtol=1e-4, atol=1e-5)
+    expected = pipe.depth_predictor.decode_depth(strong[best].clamp(-1, 1))
+    torch.testing.assert_close(sets["filtered"].depth_m, expected.reshape(4, 16, 16), rtol=1e-4, atol=1e-4)
+    unguided = stack_of(sorted((tmp_path / "samples").glob("unguided_*/*.png")))
+    assert torch.equal(sets["unguided"].images, unguided[:4])
+    best = sorted(depth_disagreement(*depth_probe(pipe, 50)(unguided, [str(seed) for seed in range(8)])).argsort()[:4].tolist())
+    assert torch.equal(sets["filtered-unguided"].images, unguided[best])
     assert not torch.equal(sets["unguided"].images, sets["guided"].images)
 
 
@@ -150,6 +163,9 @@ def test_summary_and_pairs_by_hand():
     [
         ({"depth-predictor": None, "depth-prior": None}, "needs a depth predictor"),
         ({"images": 1000}, "expected at least --images 1000"),
+        ({"recipe": "freedoom-segmentation-tiny"}, "expected a recipe of depth"),
+        ({"recipe": "nowhere"}, "nowhere"),
+        ({"recipe": "freedoom-depth-mini"}, "--images is 4; recipe freedoom-depth-mini trains with batches of 16"),
         ({"keep": 0}, "--keep"),
         ({"arms": "real,imagined"}, "imagined"),
         ({"seeds": 0}, "--seeds"),

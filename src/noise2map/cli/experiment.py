@@ -23,7 +23,7 @@ from noise2map.cli.options import (
 from noise2map.cli.sample import Convention, Generator, ImageSteps, OnNonfinite, ProbeTimestep, Reduction, Scale, as_saved
 from noise2map.cli.trust.shifts import shifts
 
-_ARMS = ("real", "real-predicted", "unguided", "guided", "filtered")
+_ARMS = ("real", "real-predicted", "unguided", "guided", "filtered-unguided", "filtered")
 
 app = CommandGroup("Experiments of several steps in one command.")
 
@@ -45,8 +45,11 @@ def depth_from_generated(
     arms: Annotated[list[str] | None, words("Training sets. [default: all]", _ARMS)] = None,
     images: Annotated[int, typer.Option(min=1, help="Images of each training set.")] = 1000,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings on each set; intervals are over them.")] = 3,
-    iterations: Annotated[int, typer.Option(min=1, help="Optimiser steps of a training, of 16 images.")] = 2000,
-    keep: Annotated[float, typer.Option(min=0.001, max=1, help="Share of guided samples that the filter keeps.")] = 0.5,
+    iterations: Annotated[int, typer.Option(min=1, help="Optimiser steps of a training.")] = 2000,
+    recipe: Annotated[
+        str, typer.Option(help="Recipe of the depth model that learns, by name or file; its data are not used.")
+    ] = "freedoom-depth-mini",
+    keep: Annotated[float, typer.Option(min=0.001, max=1, help="Share of samples that a filter keeps.")] = 0.5,
     consistency_scale: Scale = 40.0,
     prior_scale: Scale = 40.0,
     steps: ImageSteps = 50,
@@ -67,7 +70,7 @@ def depth_from_generated(
         bool, typer.Option("--overwrite", help="Replace results of other settings; images and trainings that fit are kept.")
     ] = False,
 ) -> None:
-    """Train a small depth network on real images, unguided and guided samples, and samples filtered by agreement, and compare."""
+    """Train a depth model on real images, unguided and guided samples, and samples filtered by agreement, and compare."""
     # Imported after the options have been checked: a mistake is reported at once, not after seconds of imports.
     from noise2map.generation.experiments.depth_from_generated import run_experiment
     from noise2map.generation.experiments.training_sets import ExperimentOptions
@@ -86,6 +89,7 @@ def depth_from_generated(
         images=images,
         trainings=seeds,
         iterations=iterations,
+        recipe=recipe,
         keep=keep,
         sampling=SamplingOptions(num_inference_steps=steps, dtype=dtype, batch_size=batch_size),
         guidance=GuidanceConfig.from_scales(

@@ -131,6 +131,7 @@ def make_arguments(
     *,
     eval_batch_size: int | None = None,
     workers: int = 0,
+    use_cpu: bool | None = None,
 ) -> TrainingArguments:
     """transformers' training arguments of a recipe.
 
@@ -140,6 +141,7 @@ def make_arguments(
         run_directory: where to.
         eval_batch_size: images at a time when scores are taken; by default as many as in training.
         workers: processes that load data.
+        use_cpu: train on the CPU; by default where there is no accelerator.
 
     Raises:
         ValueError: if the batch cannot be shared out to the processes that were started.
@@ -160,7 +162,7 @@ def make_arguments(
         data_seed=train.seed,
         bf16=train.bf16,
         torch_compile=train.compile,
-        use_cpu=not torch.accelerator.is_available(),
+        use_cpu=not torch.accelerator.is_available() if use_cpu is None else use_cpu,
         logging_steps=train.log_every,
         logging_nan_inf_filter=False,
         save_strategy="steps",

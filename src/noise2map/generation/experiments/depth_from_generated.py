@@ -12,8 +12,16 @@ from tqdm import tqdm
 
 from noise2map.data.opening import open_dataset
 from noise2map.generation.depth_reading import probe_name
-from noise2map.generation.experiments.small_depth import fit_small_depth, score_small_depth
-from noise2map.generation.experiments.training_sets import ARMS, ExperimentOptions, guidance_of, real_images, training_set
+from noise2map.generation.experiments.depth_learner import learn_depth, learner_recipe
+from noise2map.generation.experiments.training_sets import (
+    ARMS,
+    FILTERED,
+    UNGUIDED_ARMS,
+    ExperimentOptions,
+    guidance_of,
+    real_images,
+    training_set,
+)
 from noise2map.generation.loading import load_generator
 from noise2map.generation.sampling import UNGUIDED, image_settings
 from noise2map.guidance import DepthGuidedPipeline
@@ -27,7 +35,14 @@ logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
-_COMPARED = (("guided", "unguided"), ("filtered", "guided"), ("unguided", "real-predicted"), ("guided", "real"))
+_COMPARED = (
+    ("guided", "unguided"),
+    ("filtered-unguided", "unguided"),
+    ("filtered", "guided"),
+    ("filtered", "filtered-unguided"),
+    ("unguided", "real-predicted"),
+    ("guided", "real"),
+)
 
 _SCORES = ("delta1", "abs_rel", "rmse")
 
@@ -115,7 +130,13 @@ def run_experiment(options: ExperimentOptions) -> ExperimentReport:
     if pipe.depth_prior is None:
         logger.warning("no depth prior: guided means DCG alone")
     size = predictor.image_size[0]
-    test_images, test_depth = real_images(open_dataset(options.test, task="depth"), options.limit, size)
+    recipes = [
+        learner_recipe(options.recipe, predictor.depth_range, size, options.iterations, seed) for seed in range(options.trainings)
+    ]
+    batch = recipes[0].train.batch_size
+    if options.images < batch:
+        raise ValueError(f"--images is {options.images}; recipe {options.recipe} trains with batches of {batch}, expected as many")
+    test = real_images(open_dataset(options.test, task="depth"), options.limit, size)
     real = open_dataset(options.real, task="depth") if {"real", "real-predicted"} & set(options.arms) else None
     if real is not None and len(real) < options.images:
         raise ValueError(f"{options.real} holds {len(real)} images; expected at least --images {options.images}")
@@ -123,28 +144,19 @@ def run_experiment(options: ExperimentOptions) -> ExperimentReport:
     total = len(options.arms) * options.trainings * options.iterations
     with tqdm(total=total, desc="trainings", disable=None) as bar:
         for arm in options.arms:
-            records = [_Record.of(options, arm, seed, pipe) for seed in range(options.trainings)]
+            records = [_Record.of(options, arm, seed, pipe, recipe.to_dict()) for seed, recipe in enumerate(recipes)]
             data = None
-            for record in records:
+            for record, recipe in zip(records, recipes):
                 scores = record.read()
                 if scores is None:
                     data = data or training_set(options, arm, pipe, real, size)
                     bar.set_description(f"{arm}, seed {record.seed}")
-                    model = fit_small_depth(
-                        data.images,
-                        data.signal,
-                        data.mask,
-                        num_steps=options.iterations,
-                        seed=record.seed,
-                        device=pipe.device,
-                        on_step=bar.update,
-                    )
-                    scores = score_small_depth(model, test_images, test_depth, predictor.depth_range)
+                    scores = learn_depth(data, test, recipe, record.directory, bar.update, use_cpu=pipe.device.type == "cpu")
                     record.write(scores)
                 else:
                     bar.update(options.iterations)
                 runs.append({"arm": arm, "what": ARMS[arm], "images": options.images, "seed": record.seed, **scores})
-    return ExperimentReport(runs, summarise(runs), paired(runs), _facts(options, pipe, len(test_images)))
+    return ExperimentReport(runs, summarise(runs), paired(runs), _facts(options, pipe, len(test)))
 
 
 def _facts(options: ExperimentOptions, pipe: DepthGuidedPipeline, test_images: int) -> Row:
@@ -155,6 +167,7 @@ def _facts(options: ExperimentOptions, pipe: DepthGuidedPipeline, test_images: i
         "real": options.real,
         "test": options.test,
         "test_images": test_images,
+        "recipe": options.recipe,
         "iterations": options.iterations,
         "keep": options.keep,
         **scales,
@@ -187,18 +200,23 @@ class _Record:
     seed: int
 
     @classmethod
-    def of(cls, options: ExperimentOptions, arm: str, seed: int, pipe: DepthGuidedPipeline) -> "_Record":
+    def of(cls, options: ExperimentOptions, arm: str, seed: int, pipe: DepthGuidedPipeline, recipe: Row) -> "_Record":
         names = ("real", "test", "images", "iterations", "limit")
-        settings: Row = {"arm": arm, "seed": seed, **{name: getattr(options, name) for name in names}}
+        settings: Row = {"arm": arm, "seed": seed, "recipe": recipe, **{name: getattr(options, name) for name in names}}
         settings["depth_range"] = str(pipe.depth_predictor.depth_range)
         if arm != "real":
             settings["labels"] = probe_name(pipe, options.probe_timestep)
         if not arm.startswith("real"):
-            guidance = UNGUIDED if arm == "unguided" else guidance_of(options, pipe)
+            guidance = UNGUIDED if arm in UNGUIDED_ARMS else guidance_of(options, pipe)
             settings |= image_settings(pipe, options.sampling, guidance)
-        if arm == "filtered":
+        if arm in FILTERED:
             settings["keep"] = options.keep
         return cls(options.out / "runs" / f"{arm}-seed{seed}-{settings_checksum(settings)}.json", settings, seed)
+
+    @property
+    def directory(self) -> Path:
+        """Run directory of the training."""
+        return self.path.parent.parent / "trainings" / self.path.stem
 
     def read(self) -> dict[str, float] | None:
         return json.loads(self.path.read_text(encoding="utf-8"))["scores"] if self.path.is_file() else None

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
@@ -27,8 +28,13 @@ ARMS = {
     "real-predicted": "real images, predicted depth",
     "unguided": "unguided samples, predicted depth",
     "guided": "guided samples, predicted depth",
+    "filtered-unguided": "unguided samples whose two readings agree best, predicted depth",
     "filtered": "guided samples whose two readings agree best, predicted depth",
 }
+
+FILTERED = ("filtered-unguided", "filtered")
+
+UNGUIDED_ARMS = ("unguided", "filtered-unguided")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +52,8 @@ class ExperimentOptions:
         images: Number of images of each.
         trainings: Number of trainings on each.
         iterations: Optimiser steps of a training.
-        keep: Share of the guided samples that the filter keeps; it draws more of them, so that all sets are equally large.
+        recipe: Of the depth model that is trained, by name or file; its data are not used.
+        keep: Share of the samples that a filter keeps; it draws more of them, so that all sets are equally large.
         sampling: How images are drawn.
         guidance: Of the guided samples; its prior loss is left out without a prior.
         sampler: `"ddim"`, `"ddpm"` or `"default"`, the generator's.
@@ -66,6 +73,7 @@ class ExperimentOptions:
     images: int = 1000
     trainings: int = 3
     iterations: int = 2000
+    recipe: str = "freedoom-depth-mini"
     keep: float = 0.5
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     guidance: GuidanceConfig = field(default_factory=lambda: GuidanceConfig.from_scales(40.0, 40.0))
@@ -83,17 +91,23 @@ class ExperimentOptions:
 
 @dataclass
 class TrainingSet:
-    """Images with depth.
+    """Images with depth, as raw samples.
 
     Attributes:
         images: `(N, 3, H, W)` uint8.
-        signal: Depth signal `(N, 1, H, W)`.
-        mask: Where it is known.
+        depth_m: Metres `(N, H, W)`, 0 where unknown.
     """
 
     images: Tensor
-    signal: Tensor
-    mask: Tensor
+    depth_m: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The raw sample: `image` (RGB), `depth_m` `(H, W)` and `id`."""
+        image = Image.fromarray(self.images[index].permute(1, 2, 0).numpy())
+        return {"image": image, "depth_m": self.depth_m[index].numpy(), "id": str(index)}
 
 
 def guidance_of(options: ExperimentOptions, pipe: DepthGuidedPipeline) -> GuidanceConfig:
@@ -102,12 +116,12 @@ def guidance_of(options: ExperimentOptions, pipe: DepthGuidedPipeline) -> Guidan
     return replace(options.guidance, losses=losses)
 
 
-def real_images(dataset: Any, limit: int, size: int) -> tuple[Tensor, Tensor]:
-    """Center crops of real samples, evenly spaced: images uint8 and depth in metres, 0 unknown."""
+def real_images(dataset: Any, limit: int, size: int) -> TrainingSet:
+    """Center crops of real samples, evenly spaced, with their true depth."""
     crops = CenterCrops(Subset.evenly_spaced(dataset, limit or None), size, ("image", "depth"))
     samples = [crops[index] for index in range(len(crops))]
     images = torch.from_numpy(np.stack([np.asarray(one["image"]) for one in samples])).permute(0, 3, 1, 2).contiguous()
-    return images, torch.from_numpy(np.stack([one["depth_m"] for one in samples]))
+    return TrainingSet(images, torch.from_numpy(np.stack([one["depth_m"] for one in samples])))
 
 
 def training_set(options: ExperimentOptions, arm: str, pipe: DepthGuidedPipeline, real: Any, size: int) -> TrainingSet:
@@ -121,27 +135,26 @@ def training_set(options: ExperimentOptions, arm: str, pipe: DepthGuidedPipeline
         size: Side of the images, pixels.
     """
     if arm in ("real", "real-predicted"):
-        images, depth_m = real_images(real, options.images, size)
+        found = real_images(real, options.images, size)
         if arm == "real":
-            return TrainingSet(images, *pipe.depth_predictor.encode_depth(_inside(depth_m, pipe)))
-        strong, _ = read_labels(options, pipe, images, [f"real-{index}" for index in range(len(images))])
-        return _labelled(images, strong)
-    guidance = UNGUIDED if arm == "unguided" else guidance_of(options, pipe)
-    count = -(-options.images * 1000 // round(options.keep * 1000)) if arm == "filtered" else options.images
+            return TrainingSet(found.images, _inside(found.depth_m, pipe))
+        strong, _ = read_labels(options, pipe, found.images, [f"real-{index}" for index in range(len(found))])
+        return _labelled(found.images, strong, pipe)
+    guidance = UNGUIDED if arm in UNGUIDED_ARMS else guidance_of(options, pipe)
+    count = -(-options.images * 1000 // round(options.keep * 1000)) if arm in FILTERED else options.images
     with tqdm(total=count, desc=f"draw {arm}", unit="image", disable=None) as bar:
         out = options.samples or options.out / "samples"
         folder = draw_images(pipe, range(count), out, options.sampling, guidance, on_images=bar.update)
     images = stack_images(ImageFiles([folder.root / f"{seed_name(seed)}.png" for seed in range(count)]))
     strong, weak = read_labels(options, pipe, images, [str(seed) for seed in range(count)])
-    if arm == "filtered":
+    if arm in FILTERED:
         chosen = depth_disagreement(strong, weak).argsort(stable=True)[: options.images].sort().values
         images, strong = images[chosen], strong[chosen]
-    return _labelled(images, strong)
+    return _labelled(images, strong, pipe)
 
 
-def _labelled(images: Tensor, strong: Tensor) -> TrainingSet:
-    signal = strong.clamp(-1, 1)
-    return TrainingSet(images, signal, torch.ones_like(signal, dtype=torch.bool))
+def _labelled(images: Tensor, strong: Tensor, pipe: DepthGuidedPipeline) -> TrainingSet:
+    return TrainingSet(images, pipe.depth_predictor.depth_range.decode(strong.clamp(-1, 1)))
 
 
 def _inside(depth_m: Tensor, pipe: DepthGuidedPipeline) -> Tensor:
