@@ -84,14 +84,15 @@ def test_all_arms_from_command_to_files_and_again(paths, tmp_path, monkeypatch, 
 
 def test_images_of_an_evaluation_are_taken(paths, tmp_path):
     parts = [word for name in ("predictor", "prior") for word in (f"--depth-{name}", str(paths[name]))]
-    shared = ["--model", str(paths["generator"]), *parts, "--steps", "1", "--device", "cpu"]
+    shared = ["--model", str(paths["generator"]), *parts, "--steps", "1", "--timestep-spacing", "linspace", "--device", "cpu"]
     settings = ["--references", "samples", "--samples", "8", "--draw", "none,both", "--allow-singular"]
     with pytest.raises(SystemExit) as stop:
         main(["evaluate", "generator", *shared, *settings, "--out", str(tmp_path / "evaluation")])
     assert not stop.value.code
     drawn = {path: path.stat().st_mtime_ns for path in (tmp_path / "evaluation").rglob("*.png")}
     assert len(drawn) == 16
-    assert run(*words(paths, tmp_path / "experiment", samples=tmp_path / "evaluation" / "samples", seeds=1)) == 0
+    spacing = {"timestep_spacing": "linspace"}
+    assert run(*words(paths, tmp_path / "experiment", samples=tmp_path / "evaluation" / "samples", seeds=1, **spacing)) == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "evaluation").rglob("*.png")} == drawn
     assert not (tmp_path / "experiment" / "samples").exists()
 

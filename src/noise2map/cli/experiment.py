@@ -17,6 +17,7 @@ from noise2map.cli.options import (
     ImageSampler,
     Limit,
     Overwrite,
+    TimestepSpacing,
     numbers,
     words,
 )
@@ -54,6 +55,7 @@ def depth_from_generated(
     prior_scale: Scale = 40.0,
     steps: ImageSteps = 50,
     sampler: ImageSampler = "default",
+    timestep_spacing: TimestepSpacing = "default",
     convention: Convention = "default",
     reduction: Reduction = "default",
     on_nonfinite: OnNonfinite = "error",
@@ -100,6 +102,7 @@ def depth_from_generated(
             on_nonfinite=on_nonfinite,
         ),
         sampler=sampler,
+        timestep_spacing=timestep_spacing,
         probe_timestep=probe_timestep,
         limit=limit,
         device=device,

@@ -120,7 +120,12 @@ def run_experiment(options: ExperimentOptions) -> ExperimentReport:
     """
     _check(options)
     pipe = load_generator(
-        options.model, options.depth_predictor, options.depth_prior, sampler=options.sampler, device=options.device
+        options.model,
+        options.depth_predictor,
+        options.depth_prior,
+        sampler=options.sampler,
+        timestep_spacing=options.timestep_spacing,
+        device=options.device,
     )
     predictor = pipe.depth_predictor
     if predictor is None:

@@ -57,6 +57,7 @@ class ExperimentOptions:
         sampling: How images are drawn.
         guidance: Of the guided samples; its prior loss is left out without a prior.
         sampler: `"ddim"`, `"ddpm"` or `"default"`, the generator's.
+        timestep_spacing: `"trailing"`, `"leading"`, `"linspace"` or `"default"`, the generator's.
         probe_timestep: Noise at which depth is read.
         limit: At most this many test images, 0 for all.
         device: By name.
@@ -78,6 +79,7 @@ class ExperimentOptions:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     guidance: GuidanceConfig = field(default_factory=lambda: GuidanceConfig.from_scales(40.0, 40.0))
     sampler: str = "ddim"
+    timestep_spacing: str = "default"
     probe_timestep: int = 50
     limit: int = 0
     device: str = "auto"
