@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,12 @@ def run_training(
     """
     keep_freed_memory()
     directory, first = Path(directory), trainer.is_world_process_zero()
+    try:
+        trainer.check_training_set()  # before anything is written: the mended command would meet the settings of this one
+    except ValueError:
+        with suppress(OSError):  # the trainer has made the folder; one that holds anything stays
+            directory.rmdir()
+        raise
     with locked(directory) if first else nullcontext():
         return _run(trainer, directory, start, recipe, name, score_all, split, write_card)
 
@@ -62,7 +68,6 @@ def _run(
     write_card: Callable[[Path, Mapping[str, float]], object] | None,
 ) -> Path:
     first = trainer.is_world_process_zero()
-    trainer.check_training_set()  # before anything is written: the mended command would meet the settings of this one
     _check_split(directory, start, split)
     if first:
         logger.info("%s, into %s", describe(trainer), directory)
