@@ -133,6 +133,19 @@ def test_the_backbone_starts_from_a_segmentation_model():
         make_model(load_recipe("freedoom-bev-camera-tiny", ["model.config.backbone_config.hidden_sizes=[4, 4, 8, 8]"]), data)
 
 
+def test_a_model_starts_with_the_whole_encoder_of_another_with_its_sensors():
+    recipe = load_recipe("freedoom-bev-fusion-matched", ["model.encoder_from=freedoom-bev-fusion-tiny"])
+    data = type("Data", (), {"id2label": class_names(recipe)})
+    own = make_model(recipe, data).encoder.state_dict()
+    given = Noise2MapForBevSegmentation.from_pretrained("freedoom-bev-fusion-tiny").encoder.state_dict()
+    assert set(own) == set(given) and all(torch.equal(value, given[name]) for name, value in own.items())
+    with pytest.raises(ValueError, match="has an encoder of other sizes"):
+        make_model(load_recipe("freedoom-bev-fusion-matched", ["model.encoder_from=freedoom-bev-camera-tiny"]), data)
+    images = load_recipe("freedoom-segmentation-tiny", ["model.encoder_from=freedoom-bev-camera-tiny"])
+    with pytest.raises(ValueError, match="expected a map model of images"):
+        make_model(images, type("Data", (), {"id2label": {0: "a"}, "palette": []}))
+
+
 @pytest.mark.parametrize("name", [name for name in recipe_names() if "bev" in name])
 def test_the_shipped_recipes_say_what_they_would_train(name):
     recipe = load_recipe(name)

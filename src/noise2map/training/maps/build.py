@@ -133,10 +133,11 @@ def _backbone_of(model: nn.Module) -> nn.Module:
 
 
 def copy_encoder(source: str, model: nn.Module) -> None:
-    """Copy a trained image encoder into a model of this library, or its backbone into one of bird's-eye-view maps.
+    """Copy a trained encoder into a model of this library, or the backbone of an image encoder into one of bird's-eye-view maps.
 
     Args:
-        source: shipped name, folder or hub id of a map model of images, or of a `JointEncoder`.
+        source: shipped name, folder or hub id of a map model, or of a `JointEncoder`; of a bird's-eye-view model only for another
+            with the same sensors.
         model: changed in place.
 
     Raises:
@@ -144,14 +145,16 @@ def copy_encoder(source: str, model: nn.Module) -> None:
         ValueError: if it is of another kind, or its encoder has other sizes.
     """
     source = resolve_model(source)
-    architectures = Noise2MapConfig.from_pretrained(source).architectures
-    kinds = [JointEncoder, *(task.model_class for task in TASKS.values() if task.of_images)]
+    architectures = Noise2MapConfig.get_config_dict(source)[0].get("architectures")
+    of_images = task_of(model).of_images
+    kinds = [JointEncoder, *(task.model_class for task in TASKS.values() if task.of_images or not of_images)]
     kind = next((kind for kind in kinds if [kind.__name__] == architectures), None)
     if kind is None:
-        raise ValueError(f"model.encoder_from {source} holds {architectures}; expected a map model of images, or an encoder")
+        expected = "a map model of images, or an encoder" if of_images else "a map model, or an encoder"
+        raise ValueError(f"model.encoder_from {source} holds {architectures}; expected {expected}")
     encoder = kind.from_pretrained(source).encoder
     try:
-        if hasattr(model.encoder, "pyramid"):
+        if of_images or kind is type(model):
             model.encoder.load_state_dict(encoder.state_dict())
         else:  # of bird's-eye-view maps, whose backbone has fewer outputs and fewer norms of outputs
             backbone, given = _backbone_of(model), encoder.backbone.state_dict()

@@ -144,7 +144,8 @@ class ModelSection:
             mapping with ``model_type``.
         init_from: a checkpoint to start from (path or hub id); its configuration is the base that ``config`` changes.
         encoder_from: a checkpoint of segmentation or depth (shipped name, path or hub id) whose image encoder (backbone and
-            pyramid; for bird's-eye-view maps the backbone) a fresh model starts with.
+            pyramid; for bird's-eye-view maps the backbone) a fresh model starts with; a bird's-eye-view model may begin with the
+            whole encoder of another with the same sensors.
         backbone_from: a backbone pretrained on ImageNet (hub id or local folder of transformers) that a fresh model starts with.
         freeze_encoder: train all but the image encoder.
         self_aligned: train on the model's own predictions; needs ``init_from``.
