@@ -10,6 +10,7 @@ from tiny_bev import ROOM_LAYERS, save_room_bev
 
 from noise2map.cli import main
 from noise2map.demo import bev as demo_bev
+from noise2map.report import bev_panels
 from noise2map.report.html import Page
 
 pytest.importorskip("shapely")
@@ -99,3 +100,31 @@ def test_predict_bev_opens_the_shipped_places_by_default(models, tmp_path, capsy
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["surround-test-000085", "surround-test-000184"]
     truth = np.load(tmp_path / "surround-test-000184" / "map.npz")["truth"]
     assert truth.shape == (6, 16, 16) and set(np.unique(truth)) == {0, 1, 255}
+
+
+def test_guesses_cover_what_nobody_sees_and_are_as_often_there_as_the_map_says(models, tmp_path):
+    words = ["predict-bev", "0", "--model", models / "both", "--cells", "all", "--guesses", "64", "--animation", "none"]
+    words += ["--steps", 1, "--ensemble", 1, "--out", tmp_path]
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    assert stop.value.code == 0
+    (path,) = tmp_path.glob("*/map.npz")
+    arrays = np.load(path)
+    guesses, unseen, truth, likely = (arrays[name] for name in ("guesses", "unseen", "truth", "probabilities"))
+    assert guesses.shape == (64, 6, 16, 16) and guesses.dtype == bool
+    assert unseen.any() and not unseen.all() and (truth[:, unseen] != 255).all()
+    assert np.abs(guesses.mean(0) - likely.astype(float)).max() < 5 * np.sqrt(0.25 / 64)
+    assert len({guess.tobytes() for guess in guesses}) > 32
+
+
+def test_pale_cells_keep_their_hue():
+    palette = np.array([[200, 0, 0], [0, 100, 0]], np.uint8)
+    layers = np.zeros((2, 4, 3), bool)
+    layers[0, :2], layers[1, 2:] = True, True
+    faded = np.zeros((4, 3), bool)
+    faded[:2] = True
+    plain, pale = (np.rot90(bev_panels.paint_layers(layers, palette, faded=one), -1) for one in (None, faded))
+    changed = (plain != pale).any(-1)
+    assert changed.sum() == faded.sum()
+    red, green = pale[changed].astype(int), pale[~changed]
+    assert (red[:, 0] > red[:, 1]).all() and (red.min() >= 150) and (green == plain[~changed]).all()

@@ -22,6 +22,12 @@ def predict_bev(
     sampling: options.MapSampling = None,
     seed: Annotated[int, typer.Option(help="With a sample's token it fixes the sample's noise.")] = 0,
     threshold: Annotated[float, typer.Option(help="Probability from which a layer counts as present.")] = 0.5,
+    cells: Annotated[
+        Literal["visible", "all"], typer.Option(help="Of freedoom-surround: also show and score cells that nobody can see.")
+    ] = "visible",
+    guesses: Annotated[
+        int, typer.Option(min=0, max=64, help="Also draw this many whole maps that may be true, by smooth noise.")
+    ] = 0,
     animation: Annotated[Literal["gif", "webp", "none"], typer.Option(help="Animation of the denoising from above.")] = "gif",
     animation_steps: Annotated[int, typer.Option(min=2, max=options.MAX_STEPS, help="Its denoising steps.")] = 10,
     device: options.Device = "auto",
@@ -51,6 +57,8 @@ def predict_bev(
             split=split,
             decoding=decoding,
             threshold=threshold,
+            cells=cells,
+            guesses=guesses,
             animation=animation,
             animation_steps=animation_steps,
             device=device,

@@ -29,6 +29,10 @@ from noise2map.tasks.bev import map_extent, open_bev_dataset
 
 SURROUND = "freedoom-surround"
 
+GUESS_CALLS = 3
+
+MAX_GUESSES = 64
+
 ANIMATIONS = ("gif", "webp", "none")
 
 _HOLD_MS = 2500
@@ -50,6 +54,8 @@ class BevPredictionOptions:
         split: Its split; None for the one that scores are reported for.
         decoding: Steps, noise samples, averaging, sampler, seed.
         threshold: Probability from which a layer counts as present.
+        cells: ``"visible"``, or ``"all"``: of freedoom-surround, to show and score what nobody can see, too.
+        guesses: Whole maps to draw of each sample that may be true, beside the likely one; 0 for none.
         animation: ``"gif"``, ``"webp"`` or ``"none"``.
         animation_steps: Denoising steps of the animation, 2 to 1000.
         device: Device by name.
@@ -68,6 +74,8 @@ class BevPredictionOptions:
     split: str | None = None
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
     threshold: float = 0.5
+    cells: str = "visible"
+    guesses: int = 0
     animation: str = "gif"
     animation_steps: int = 10
     device: str = "auto"
@@ -79,6 +87,10 @@ class BevPredictionOptions:
             raise ValueError("name at least one sample: its token, or its number in the split")
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold must be between 0 and 1, got {self.threshold}")
+        if self.cells != "visible" and self.dataset != SURROUND:
+            raise ValueError(f"cells is {self.cells!r}; {self.dataset} labels every cell, expected 'visible'")
+        if not 0 <= self.guesses <= MAX_GUESSES:
+            raise ValueError(f"guesses must be from 0 to {MAX_GUESSES}, got {self.guesses}")
         if self.animation not in ANIMATIONS:
             raise ValueError(f"animation must be one of {', '.join(ANIMATIONS)}, got {self.animation!r}")
         if not 2 <= self.animation_steps <= MAX_STEPS:
@@ -95,6 +107,8 @@ class BevPrediction:
         uncertainty: ``(K, X, Y)`` float32 in [0, 1].
         uncertainty_kind: What it is.
         truth: ``(K, X, Y)`` uint8 of 0, 1 and 255 (not known).
+        unseen: Cells that nobody sees but whose truth is known, ``(X, Y)`` bool; None where the sample does not say.
+        guesses: Whole maps that may be true, ``(R, K, X, Y)`` bool, of `guess_maps`; None where none were drawn.
     """
 
     id: str
@@ -102,6 +116,8 @@ class BevPrediction:
     uncertainty: np.ndarray
     uncertainty_kind: str
     truth: np.ndarray
+    unseen: np.ndarray | None = None
+    guesses: np.ndarray | None = None
 
     @property
     def known(self) -> np.ndarray:
@@ -154,7 +170,7 @@ def predict_bev(options: BevPredictionOptions) -> list[Path]:
         split = evaluation_split(options.dataset) if options.split is None else options.split
         shipped = options.root is None and options.dataset == SURROUND
         root = SURROUND_SAMPLES_ROOT if shipped else options.root
-        dataset = open_bev_dataset(options.dataset, root, split, model, processor)
+        dataset = open_bev_dataset(options.dataset, root, split, model, processor, options.cells)
         places = list(dict.fromkeys(find_sample(dataset, name) for name in options.samples))
         out.use(_settings(options, decoding, split, model))
         for place in places:
@@ -163,7 +179,12 @@ def predict_bev(options: BevPredictionOptions) -> list[Path]:
             if out.is_done(token, {"sample": token}):
                 logger.info("%s: done before, in %s", token, options.out / token)
                 continue
-            prediction, steps = _predict(model, processor, sample, decoding, options)
+            features = encode_sample(model, processor, sample)
+            prediction = predict_map(model, features, sample, decoding)
+            if options.guesses:
+                prediction.guesses = guess_maps(model, features, sample, options.guesses, decoding)
+            wanted = options.animation != "none" and model.config.diffusion
+            steps = denoising_steps(model, features, sample, options.animation_steps, decoding) if wanted else []
             files = _files(sample, prediction, steps, model, decoding, options)
             paths = {name.partition(".")[0]: f"{token}/{name}" for name in files}
             line = {"id": token, "source": {"sample": token}, "files": paths, **prediction.scores()}
@@ -184,6 +205,8 @@ def _settings(options: BevPredictionOptions, decoding: DecodingOptions, split: s
         "split": split,
         **{name: getattr(decoding, name) for name in _DECODING},
         "threshold": options.threshold,
+        "cells": options.cells,
+        "guesses": options.guesses,
         "animation": options.animation,
         "animation_steps": options.animation_steps,
         "dtype": options.dtype,
@@ -201,15 +224,6 @@ def find_sample(dataset: Any, name: str) -> int:
     if int(name) >= len(dataset):
         raise ValueError(f"sample {name} is not in the split: it has {len(dataset)}, numbered from 0")
     return int(name)
-
-
-def _predict(
-    model: Any, processor: Any, sample: dict[str, Any], decoding: DecodingOptions, options: BevPredictionOptions
-) -> tuple[BevPrediction, list]:
-    features = encode_sample(model, processor, sample)
-    prediction = predict_map(model, features, sample, decoding)
-    wanted = options.animation != "none" and model.config.diffusion
-    return prediction, denoising_steps(model, features, sample, options.animation_steps, decoding) if wanted else []
 
 
 @torch.no_grad()
@@ -232,7 +246,30 @@ def predict_map(model: Any, features: torch.Tensor, sample: dict[str, Any], deco
         uncertainty.float().clamp(0, 1).cpu().numpy(),
         kind if out.uncertainty is not None else "entropy",
         np.asarray(sample["labels"], np.uint8),
+        None if "visibility" not in sample else np.asarray(sample["visibility"]) > 0,
     )
+
+
+@torch.no_grad()
+def guess_maps(model: Any, features: torch.Tensor, sample: dict[str, Any], count: int, decoding: DecodingOptions) -> np.ndarray:
+    """Whole maps that may be true, drawn by noise that is smooth over the map; a model that reads its map mends them by two calls.
+
+    Args:
+        model: The model; further calls of one without ``matched_filter`` would only draw all maps to the likeliest one.
+        features: Of `encode_sample`.
+        sample: The sample; its token and the seed fix the noise.
+        count: How many.
+        decoding: Gives the seed and the sampler.
+
+    Returns:
+        Layers ``(count, K, X, Y)`` bool.
+    """
+    calls = GUESS_CALLS if model.config.matched_filter and model.config.diffusion else 1
+    options = DecodingOptions(
+        num_inference_steps=calls, ensemble_size=count, sampling="field", sampler=decoding.sampler, seed=decoding.seed
+    )
+    out = options.resolved(model.config).decode(model, features, [str(sample["id"])], output_samples=True)
+    return (out.samples[0] > 0).cpu().numpy()
 
 
 @torch.no_grad()
@@ -255,8 +292,10 @@ def _files(
     palette = bev_panels.layer_palette(id2label)
     size_m = map_extent(model.config)["size_m"]
     arrays = BytesIO()
+    further = {"unseen": prediction.unseen, "guesses": prediction.guesses}
     np.savez_compressed(
         arrays,
+        **{name: value for name, value in further.items() if value is not None},
         probabilities=prediction.probabilities.astype(np.float16),
         layers=prediction.probabilities >= options.threshold,
         uncertainty=prediction.uncertainty.astype(np.float16),
@@ -278,6 +317,7 @@ def _files(
         "sampler": decoding.sampler,
         "seed": decoding.seed,
         "threshold": options.threshold,
+        "cells": options.cells,
         "uncertainty": prediction.uncertainty_kind,
         "axes": "[layer, x, y]: x to the right of the car, y forward, the first cell lowest",
         **prediction.scores(),
@@ -297,7 +337,16 @@ def draw_prediction(
     """Views, LiDAR, map, truth, errors and uncertainty of a sample as one image; the map covers ``size_m`` metres."""
     views, maps = prediction_cells(sample, prediction, palette, size_m, threshold)
     heading = f"{prediction.id} ({sample['location']})" if "location" in sample else prediction.id
-    return bev_panels.bev_panel(views, maps, id2label, palette, heading)
+    return bev_panels.bev_panel(views, maps, id2label, palette, heading, guesses=guess_cells(prediction, palette))
+
+
+def guess_cells(prediction: BevPrediction, palette: np.ndarray) -> list[Cell]:
+    """Whole maps that may be true; where the sample says what nobody sees, the rest is pale."""
+    seen = None if prediction.unseen is None else ~prediction.unseen
+    return [
+        bev_panels.map_cell(f"guess {index + 1}", bev_panels.paint_layers(guess, palette, prediction.known, seen))
+        for index, guess in enumerate([] if prediction.guesses is None else prediction.guesses)
+    ]
 
 
 def prediction_cells(

@@ -31,6 +31,7 @@ _PAINT_ORDER = (0, 4, 2, 3, 1, 5)
 _EMPTY = (236, 236, 232)
 _UNKNOWN = (168, 170, 176)  # grey, neither like the walls nor like empty cells
 _CAR = (230, 30, 40)
+_PALE = 0.6
 _ENLARGED = 320  # pixels of the longer side of a map before a panel scales it
 _VIEW_WIDTH = 440
 UNKNOWN = 255
@@ -45,13 +46,16 @@ def layer_palette(id2label: Mapping[int, str]) -> np.ndarray:
     return np.array([LAYER_COLORS.get(id2label[index], generic[index]) for index in range(len(id2label))], np.uint8)
 
 
-def paint_layers(layers: np.ndarray, palette: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
+def paint_layers(
+    layers: np.ndarray, palette: np.ndarray, known: np.ndarray | None = None, faded: np.ndarray | None = None
+) -> np.ndarray:
     """Layers on top of each other, seen from above.
 
     Args:
         layers: ``(K, X, Y)`` of 0, 1 and 255 (not known), or probabilities, painted from 0.5 on.
         palette: ``(K, 3)`` uint8.
         known: ``(X, Y)``, cells to paint; by default those without a 255.
+        faded: ``(X, Y)``, cells to paint pale, so that the others stand out.
 
     Returns:
         ``(Y, X, 3)`` uint8: columns to the right, rows backward.
@@ -63,6 +67,8 @@ def paint_layers(layers: np.ndarray, palette: np.ndarray, known: np.ndarray | No
     order = _PAINT_ORDER if len(layers) == len(_PAINT_ORDER) else range(len(layers))
     for layer in order:
         image[(layers[layer] >= 0.5) & (layers[layer] != UNKNOWN)] = palette[layer]
+    if faded is not None:
+        image[faded] = (_PALE * 255 + (1 - _PALE) * image[faded]).round().astype(np.uint8)
     image[~known] = _UNKNOWN
     return from_above(image)
 
@@ -228,6 +234,7 @@ def bev_panel(
     heading: str = "",
     theme: str = "light",
     width: int = 1400,
+    guesses: Sequence[Cell] = (),
 ) -> Image.Image:
     """The views above the maps, with the layers' colors in a legend.
 
@@ -239,9 +246,10 @@ def bev_panel(
         heading: A line above all.
         theme: ``"light"`` or ``"dark"``.
         width: Width to aim at, in pixels.
+        guesses: Further maps, in rows below.
     """
     legend = layer_legend(id2label, palette)
-    below = render(Panel(list(maps), len(maps), "" if views else heading, legend), width, theme)
+    below = render(Panel([*maps, *guesses], len(maps), "" if views else heading, legend), width, theme)
     if not views:
         return below
     above = render(Panel(list(views), 3, heading), width, theme)
