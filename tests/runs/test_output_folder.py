@@ -1,6 +1,7 @@
 """Output folders: nothing foreign is lost, settings decide, one process at a time, a line per id."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -181,6 +182,31 @@ def test_a_failed_claim_does_not_block_the_mended_command(tmp_path):
         (out / "table.csv").write_text("replaced before the failure")
         raise ZeroDivisionError
     assert json.loads((out / SETTINGS).read_text())["model"] == "rooms"
+
+
+def test_what_a_killed_process_has_left_is_gone_on_with(tmp_path):
+    out = tmp_path / "out"
+    code = f"""
+import os, signal
+from noise2map.runs.output_folder import claim
+with claim({str(out)!r}, {MODEL!r}) as folder:
+    (folder.root / "samples").mkdir()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    assert is_output_folder(out) and (out / "samples").is_dir()
+    with claim(out, MODEL) as folder:
+        assert not folder.overwrite and (out / "samples").is_dir()
+    assert json.loads((out / SETTINGS).read_text())["finished"]
+
+
+def test_a_claim_that_fails_before_it_writes_leaves_results_of_other_settings_as_they_were(tmp_path):
+    with OutputFolder(tmp_path, MODEL) as folder:
+        write(folder)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ZeroDivisionError), claim(tmp_path, {"model": "depth"}, overwrite=True):
+        raise ZeroDivisionError
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_output_folders_are_recognised(tmp_path):

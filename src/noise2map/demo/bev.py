@@ -13,7 +13,15 @@ import torch
 from noise2map.data.freedoom import SURROUND_SAMPLES_ROOT
 from noise2map.data.nuscenes import CAMERAS
 from noise2map.demo.section import DemoSection
-from noise2map.inference.bev import BevPrediction, denoising_steps, draw_prediction, encode_sample, predict_map
+from noise2map.inference.bev import (
+    BevPrediction,
+    denoising_steps,
+    draw_prediction,
+    encode_sample,
+    guess_cells,
+    guess_maps,
+    predict_map,
+)
 from noise2map.inference.loading import load_model, pick_device
 from noise2map.metrics import bev_counts, bev_scores
 from noise2map.models.decoding import DecodingOptions
@@ -35,6 +43,8 @@ STEP_COUNTS = (1, 3)
 
 ANIMATION_STEPS = 10
 
+GUESSES = 3
+
 THRESHOLD = 0.5
 
 SHOWN = ("surround-test-000085", "surround-test-000143")  # much in view; picked by eye out of the shipped places
@@ -42,6 +52,11 @@ SHOWN = ("surround-test-000085", "surround-test-000143")  # much in view; picked
 _FOLDER = "birds-eye-view"
 
 _SENSORS = {"camera": "cameras", "lidar": "LiDAR"}
+
+_GUESSED = (
+    " The last row is about what nobody sees, the strong colors there: what is there, and three whole maps that the model holds "
+    "possible, each drawn by noise that is smooth over the map and mended by two calls. They differ where nothing decides."
+)
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +71,7 @@ class BevMaps:
         processor: Its processor.
         by_steps: Number of steps to a prediction for each place.
         trajectory: Steps of one denoising of the first place shown; empty without diffusion, and where no film is shown.
+        whole: Place shown to its map of all cells, those too that nobody sees, with guesses; of a model that learnt to draw them.
     """
 
     name: str
@@ -63,6 +79,12 @@ class BevMaps:
     processor: Any
     by_steps: dict[int, list[BevPrediction]] = field(default_factory=dict)
     trajectory: list[Any] = field(default_factory=list)
+    whole: dict[int, BevPrediction] = field(default_factory=dict)
+
+    @property
+    def draws(self) -> bool:
+        """Whether further steps make one map that may be true, and not the likeliest one."""
+        return bool(self.model.config.diffusion and self.model.config.matched_filter)
 
     @property
     def sensors(self) -> str:
@@ -117,7 +139,8 @@ class BevSection(DemoSection):
             "on maps that were not trained on. Below the views a row for each model, so that what LiDAR adds can be seen. Grey "
             "cells are seen by no camera and do not count; `errors` are cells where any layer is wrong. A layer is painted from "
             f"a probability of {THRESHOLD} on: these small models are seldom half sure of anything but floor, from cameras alone "
-            "least, so much stays unpainted; the scores below say how much.",
+            "least, so much stays unpainted; the scores below say how much."
+            + (_GUESSED if any(maps.whole for maps in models) else ""),
         )
         items = [_gallery_item(samples[index], index, models) for index in shown]
         page.gallery(items)
@@ -145,14 +168,23 @@ def _predict(maps: BevMaps, seed: int, others: list[dict[str, Any]], *, film: bo
     config = maps.model.config
     decoding = DecodingOptions(seed=seed).resolved(config)
     samples = [dataset[index] for index in range(len(dataset))]
-    maps.by_steps = {steps: [] for steps in (STEP_COUNTS if config.diffusion else (1,))}
-    for sample in samples:
+    maps.by_steps = {steps: [] for steps in (STEP_COUNTS if config.diffusion and not maps.draws else (1,))}
+    labelled = _all_cells(maps) if maps.draws else None
+    for index, sample in enumerate(samples):
         features = encode_sample(maps.model, maps.processor, sample)
+        if labelled is not None and sample["id"] in SHOWN:
+            once = replace(decoding, num_inference_steps=1)
+            maps.whole[index] = predict_map(maps.model, features, labelled[index], once)
+            maps.whole[index].guesses = guess_maps(maps.model, features, sample, GUESSES, decoding)
         for steps, predictions in maps.by_steps.items():
             predictions.append(predict_map(maps.model, features, sample, replace(decoding, num_inference_steps=steps)))
         if film and config.diffusion and sample["id"] == SHOWN[0]:
             maps.trajectory = denoising_steps(maps.model, features, sample, ANIMATION_STEPS, decoding)
     return [{**before, **sample} for before, sample in zip(others, samples)] if others else samples
+
+
+def _all_cells(maps: BevMaps) -> Any:
+    return open_bev_dataset("freedoom-surround", SURROUND_SAMPLES_ROOT, "test", maps.model, maps.processor, "all")
 
 
 def _layers(maps: BevMaps) -> tuple[dict[int, str], np.ndarray]:
@@ -175,6 +207,7 @@ def _gallery_item(sample: dict[str, Any], index: int, models: Sequence[BevMaps])
     known = models[0].by_steps[1][index].known
     limit = uncertainty_limit(*(values[known] for values in unsure))
     rows += [_model_row(maps, index, palette, values, limit) for maps, values in zip(models, unsure)]
+    rows += [_guess_row(maps.whole[index], palette) for maps in models if index in maps.whole]
     thumbnail = bev_panels.map_cell("", bev_panels.paint_layers(truth, palette)).image
     place = str(sample["location"]).removeprefix("freedoom-")
     return GalleryItem(thumbnail, f"{place}  ·  {sample['id']}", rows, bev_panels.layer_legend(id2label, palette))
@@ -188,11 +221,20 @@ def _model_row(maps: BevMaps, index: int, palette: np.ndarray, unsure: np.ndarra
         image = bev_panels.paint_layers(one.probabilities >= THRESHOLD, palette, one.known)
         title = f"{maps.sensors}, {counted(steps, 'step')}"
         row.append(bev_panels.map_cell(title, image, f"mIoU {one.mean_iou(THRESHOLD):.0%}"))
+    if index in maps.whole:
+        row.append(bev_panels.map_cell("all cells", bev_panels.paint_layers(maps.whole[index].probabilities >= THRESHOLD, palette)))
     last = maps.by_steps[max(maps.by_steps)][index]
     row.append(bev_panels.error_cell(last.probabilities >= THRESHOLD, last.truth, "errors"))
     kind = last.uncertainty_kind.replace("_", " ")
     row.append(bev_panels.uncertainty_map_cell(unsure, last.known, limit, f"uncertainty ({kind})"))
     return row
+
+
+def _guess_row(whole: BevPrediction, palette: np.ndarray) -> list[Cell | None]:
+    """What is there, and maps that may be: what is seen is pale."""
+    seen = None if whole.unseen is None else ~whole.unseen
+    truth = bev_panels.paint_layers(whole.truth, palette, faded=seen)
+    return [bev_panels.map_cell("what is there", truth), *guess_cells(whole, palette)]
 
 
 def _show_denoising(page: Page, maps: BevMaps, sample: dict[str, Any], out: Path) -> None:
