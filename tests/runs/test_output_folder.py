@@ -159,6 +159,7 @@ def test_claims_are_for_commands_that_write_at_once(tmp_path):
     assert is_output_folder(out) and sorted(path.name for path in out.iterdir()) == [SETTINGS, "table.csv"]
     with claim(out, MODEL):  # the same again: replaced
         (out / "table.csv").write_text("2")
+    assert sorted(path.name for path in out.iterdir()) == [SETTINGS, "table.csv"]
     with pytest.raises(ValueError, match="other settings"), claim(out, {"model": "depth"}):
         pytest.fail("the block ran")
     with claim(out, {"model": "depth"}, overwrite=True):

@@ -148,7 +148,7 @@ class OutputFolder:
     def _rewrite_lines(self) -> None:
         """Make the file hold the lines of ``done`` and nothing else."""
         path, text = self.root / LINES, "".join(json.dumps(line) + "\n" for line in self.done.values())
-        if not path.is_file() or path.read_bytes() != text.encode("utf-8"):
+        if path.read_bytes() != text.encode("utf-8") if path.is_file() else text:
             write_text(path, text)
 
     def begin(self, *, finished: bool = False) -> None:
