@@ -4,6 +4,7 @@ noise2map evaluate --model freedoom-segmentation-tiny ... --out out/segmentation
 python benchmarks/update_tables.py --collect segmentation out/segmentation  # evaluate_..., differences_....csv
 python benchmarks/update_tables.py --collect-guidance out/guidance out/other  # evaluate_generator.csv, differences_generator.csv
 python benchmarks/update_tables.py --collect-guidance-by-geometry out/shipped out/thirds  # guidance_by_geometry*.csv
+python benchmarks/update_tables.py --collect-guidance-settings out/weak-25 out/weak-100  # guidance_settings*.csv
 python benchmarks/update_tables.py --collect-predictor runs/predictor runs/other  # depth_predictor.csv
 python benchmarks/update_tables.py --collect-application out/application      # depth_from_generated*.csv and .png
 python benchmarks/update_tables.py --collect-trust calibrated/depth shifts/depth  # calibration.csv, shifts.csv
@@ -65,13 +66,14 @@ WHAT = {
     "freedoom-normals-tiny": "surface normals and how far off they may be; 4.1 million",
     "freedoom-completion-tiny": "ten classes, also behind a cover; 4.0 million",
     "freedoom-bev-camera-tiny": "six layers from six views; 4.3 million",
-    "freedoom-bev-fusion-tiny": "the same with LiDAR; 4.2 million",
+    "freedoom-bev-completion-tiny": "the same with LiDAR, also where nobody sees; 4.2 million",
     "freedoom-generator-64": "images of 64x64 with depth predictor and prior; 1.9 million",
 }
 # Model of one call: its table in results/, which row, the score, its title, factor and digits.
 ONE_CALL = {
     "freedoom-depth-laplace-tiny": ("one_pass_depth", {}, ("abs_rel", "AbsRel", 1, 3)),
     "freedoom-normals-tiny": ("one_pass_normals", {}, ("mean_angle", "mean angle, degrees", 1, 1)),
+    "freedoom-bev-completion-tiny": ("bev_all_cells", {"images": 270}, ("mIoU_50_visible", "mIoU at 0.5, visible %", 100, 1)),
     "freedoom-completion-tiny": ("completion", {"sampling": "diffusion", "steps": 1}, ("mIoU_hidden", "mIoU, hidden %", 100, 1)),
 }
 SPEED = [
@@ -101,6 +103,13 @@ NOTE = (
     "sample variance and mutual information are over its steps:\n\n"
 )
 BY_GEOMETRY = ("guidance_by_geometry", "guidance_by_geometry_differences")
+SETTINGS = ("guidance_settings", "guidance_settings_differences")
+SUMMED_UP = {  # in the page of guidance: title, factor, decimals, unit
+    "floor_at_eye": ("floor fits the eye height, %", 100, 0),
+    "horizon_deg": ("horizon off by, °", 1, 1),
+    "KID": ("KID x1000", 1000, 0),
+    "dKID": ("dKID x1000", 1000, 0),
+}
 NOISE_LEVELS = (1, 0.95, 0.7, 0.5, 0.3, 0.1, 0)
 
 
@@ -125,11 +134,16 @@ def collect_guidance(folders: list[Path], names: tuple[str, str] = ("evaluate_ge
         write_csv(RESULTS / f"{name}.csv", [{column: row.get(column) for column in columns} for row in found])
 
 
-def collect_application(folder: Path) -> None:
-    """Takes over the tables and the plot of ``noise2map experiment depth-from-generated``."""
+def collect_application(folders: list[Path]) -> None:
+    """Takes over the tables of runs of ``noise2map experiment depth-from-generated``, and the plot of the first; others stay."""
+    names = {folder.name for folder in folders}
     for source, name in (("summary", ""), ("differences", "_differences"), ("runs", "_runs")):
-        write_csv(RESULTS / f"depth_from_generated{name}.csv", read_csv(folder / f"{source}.csv"))
-    shutil.copy(folder / "summary.png", RESULTS / "depth_from_generated.png")
+        path = RESULTS / f"depth_from_generated{name}.csv"
+        rows = [{"run": folder.name} | row for folder in folders for row in read_csv(folder / f"{source}.csv")]
+        rows += [row for row in read_csv(path) if row["run"] not in names]
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        write_csv(path, [{column: row.get(column) for column in columns} for row in rows])
+    shutil.copy(folders[0] / "summary.png", RESULTS / "depth_from_generated.png")
 
 
 def collect_trust(folders: list[Path]) -> None:
@@ -201,6 +215,40 @@ def geometry_guidance_table() -> str:
     return markdown_table(lines, list(dict.fromkeys(name for line in lines for name in line)))
 
 
+def guidance_summary_table() -> str:
+    """What guidance does to each generator, its controls in brackets."""
+    runs: dict[str, dict[str, Any]] = {}
+    for row in read_csv(RESULTS / f"{BY_GEOMETRY[0]}.csv"):
+        runs.setdefault(row["run"], {}).setdefault(row["setting"], row)
+    lines = []
+    for run, rows in runs.items():
+        line: dict[str, Any] = {"generator": run}
+        for name, (title, factor, digits) in SUMMED_UP.items():
+            value = {setting: "–" if row[name] is None else f"{factor * row[name]:.{digits}f}" for setting, row in rows.items()}
+            controls = f"{value.get('DCG, neighbor', '–')}, {value['none, equal cost']}"
+            controls += "" if value["references"] == "–" else f"; {value['references']}"
+            line[title] = f"{value['none']} → **{value['DCG']}** ({controls})"
+        lines.append(line)
+    return markdown_table(lines)
+
+
+def guidance_settings_table() -> str:
+    """Scales, losses, steps, predictors and controls of one generator: rows of `guidance_settings.csv`."""
+    lines, seen = [], set()
+    for row in read_csv(RESULTS / f"{SETTINGS[0]}.csv"):
+        if row["setting"] in ("real", "references") or (row["run"], row["setting"]) in seen:
+            continue
+        seen.add((row["run"], row["setting"]))
+        scales = [f"{row[f'{loss}_scale']:g}" if row[f"{loss}_scale"] else "–" for loss in ("consistency", "prior")]
+        line = {"run": row["run"], "setting": row["setting"], "DCG": scales[0], "DPG": scales[1], "steps": row["steps"]}
+        line |= {"images": row["images"]}
+        for name, (title, factor, digits) in SUMMED_UP.items():
+            value, low, high = (f"{factor * row[key]:.{digits}f}" for key in (name, f"{name}_low", f"{name}_high"))
+            line[title] = f"{value} [{low}, {high}]"
+        lines.append(line)
+    return markdown_table(lines)
+
+
 def broken_layouts_table() -> str:
     """What guidance and its controls do to the generator whose rows were shuffled, in the words of the findings."""
     rows: dict[str, dict[str, Any]] = {}
@@ -253,7 +301,7 @@ def application_table() -> str:
     """Depth learnt from generated images, beside real ones: means over trainings with intervals."""
     lines = []
     for row in read_csv(RESULTS / "depth_from_generated.csv"):
-        line = {"training set": row["what"], "images": row["images"], "trainings": row["seeds"]}
+        line = {"generator": row["run"], "training set": row["what"], "images": row["images"], "trainings": row["seeds"]}
         for name, title, factor, digits in (("delta1", "δ1 %", 100, 1), ("abs_rel", "AbsRel", 1, 3), ("rmse", "RMSE m", 1, 2)):
             value, low, high = (factor * row[key] for key in (name, f"{name}_low", f"{name}_high"))
             line[title] = f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
@@ -588,6 +636,8 @@ def blocks() -> dict[tuple[Path, str], str]:
         found |= {(page, name): table, (ZOO / GENERATOR / "README.md", name): table}
     found |= {(page, "guidance priors"): guidance_table("priors"), (page, "guidance conventions"): convention_table()}
     found[page, "guidance by geometry"] = geometry_guidance_table()
+    found[page, "guidance settings"] = guidance_settings_table()
+    found[ROOT / "docs" / "guidance.md", "guidance summary"] = guidance_summary_table()
     found[ROOT / "docs" / "findings.md", "broken layouts"] = broken_layouts_table()
     found |= {(page, "predictor blocks"): block_table(), (page, "application scores"): application_table()}
     found |= {(page, "noise levels"): noise_table(), (page, "dfid validation"): dfid_table()}
@@ -632,9 +682,10 @@ def main() -> None:
     parser.add_argument("--collect", nargs="+", metavar=("TASK", "FOLDER"))
     parser.add_argument("--collect-guidance", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--collect-guidance-by-geometry", type=Path, nargs="+", metavar="FOLDER")
+    parser.add_argument("--collect-guidance-settings", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--collect-predictor", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--collect-trust", type=Path, nargs="+", metavar="FOLDER")
-    parser.add_argument("--collect-application", type=Path, metavar="FOLDER")
+    parser.add_argument("--collect-application", type=Path, nargs="+", metavar="FOLDER")
     options = parser.parse_args()
     if options.collect:
         collect(options.collect[0], [Path(folder) for folder in options.collect[1:]])
@@ -644,6 +695,9 @@ def main() -> None:
         return
     if options.collect_guidance_by_geometry:
         collect_guidance(options.collect_guidance_by_geometry, BY_GEOMETRY)
+        return
+    if options.collect_guidance_settings:
+        collect_guidance(options.collect_guidance_settings, SETTINGS)
         return
     if options.collect_predictor:
         found = [{"run": folder.name} | row for folder in options.collect_predictor for row in read_csv(folder / "accuracy.csv")]

@@ -47,6 +47,21 @@ def test_the_page_shows_both_models_beside_the_truth(made):
     assert panels == set(demo_bev.SHOWN)
 
 
+def test_a_model_that_draws_whole_maps_shows_guesses_of_what_nobody_sees(tmp_path):
+    fields = {"map_encoding": "one_hot", "map_scale": 1.0, "matched_filter": True, "feedback": "mean", "time_difference": 0}
+    save_room_bev(tmp_path / "draws", ("camera",), **fields, time_input="time")
+    page, (maps,) = Page("demo"), demo_bev.open_bev_models([str(tmp_path / "draws")], "cpu")
+    demo_bev.BevSection([maps], 0).show(page, tmp_path)
+    page.write(tmp_path / "index.html")
+    text = (tmp_path / "index.html").read_text()
+    for word in ("cameras, 1 step", "all cells", "what is there", "guess 1", "guess 3"):
+        assert text.count(f"<b>{word}</b>") == len(demo_bev.SHOWN)
+    assert "guess 4" not in text and "what nobody sees" in text and list(maps.by_steps) == [1]
+    for whole in maps.whole.values():
+        assert whole.known.all() and whole.unseen.any() and whole.guesses.shape == (3, 6, 16, 16)
+        assert any((whole.guesses[0] != other).any() for other in whole.guesses[1:])
+
+
 def test_the_animation_has_a_frame_for_each_step(made):
     out, opened, _ = made
     assert len(opened[-1].trajectory) == demo_bev.ANIMATION_STEPS
@@ -83,7 +98,7 @@ def test_the_section_is_left_out_with_a_warning(monkeypatch, caplog, missing):
     assert demo_bev.open_bev_models(demo_bev.SHIPPED, "cpu") == []
     (record,) = caplog.records
     assert record.levelname == "WARNING" and "left out" in record.getMessage()
-    assert ("fusion-tiny" if missing == "model" else "shapely") in record.getMessage()
+    assert ("bev-completion-tiny" if missing == "model" else "shapely") in record.getMessage()
     assert demo_bev.open_bev_models(("none",), "cpu") == [] and len(caplog.records) == 1
 
 

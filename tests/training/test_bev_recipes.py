@@ -134,10 +134,10 @@ def test_the_backbone_starts_from_a_segmentation_model():
 
 
 def test_a_model_starts_with_the_whole_encoder_of_another_with_its_sensors():
-    recipe = load_recipe("freedoom-bev-fusion-matched", ["model.encoder_from=freedoom-bev-fusion-tiny"])
+    recipe = load_recipe("freedoom-bev-fusion-matched", ["model.encoder_from=freedoom-bev-completion-tiny"])
     data = type("Data", (), {"id2label": class_names(recipe)})
     own = make_model(recipe, data).encoder.state_dict()
-    given = Noise2MapForBevSegmentation.from_pretrained("freedoom-bev-fusion-tiny").encoder.state_dict()
+    given = Noise2MapForBevSegmentation.from_pretrained("freedoom-bev-completion-tiny").encoder.state_dict()
     assert set(own) == set(given) and all(torch.equal(value, given[name]) for name, value in own.items())
     with pytest.raises(ValueError, match="has an encoder of other sizes"):
         make_model(load_recipe("freedoom-bev-fusion-matched", ["model.encoder_from=freedoom-bev-camera-tiny"]), data)

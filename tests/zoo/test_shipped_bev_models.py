@@ -40,6 +40,6 @@ def test_the_camera_model_sees_the_floor(camera):
 
 
 def test_the_model_with_lidar_sees_walls_that_cameras_do_not_place(camera):
-    fusion = iou_of_layers("freedoom-bev-fusion-tiny")
+    fusion = iou_of_layers("freedoom-bev-completion-tiny")
     assert fusion["walkable"] > 0.8 and fusion["wall"] > 0.35
     assert fusion["wall"] > camera["wall"] + 0.15

@@ -14,7 +14,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "predict walk.mp4 --model freedoom-segmentation-tiny --steps 1 --warm-start 0.7 --out film",
         "predict walk.mp4 --model freedoom-segmentation-tiny --warm-start 0.7 --flow walks/flow --out film",
     ),
-    "predict-bev": ("predict-bev 0 1 --model freedoom-bev-fusion-tiny --out bev",),
+    "predict-bev": ("predict-bev 0 1 --model freedoom-bev-completion-tiny --cells all --guesses 4 --out bev",),
     "sample": ("sample --model freedoom-generator-64 --seeds 0-15 --consistency-scale 40 --out drawn",),
     "evaluate": (
         "evaluate --model freedoom-segmentation-tiny --steps 1 3 10",

@@ -35,7 +35,7 @@ from noise2map.runs.words import counted
 from noise2map.tasks.bev import map_extent, open_bev_dataset
 from noise2map.zoo import available
 
-SHIPPED = ("freedoom-bev-camera-tiny", "freedoom-bev-fusion-tiny")
+SHIPPED = ("freedoom-bev-camera-tiny", "freedoom-bev-completion-tiny")
 
 NO_MODEL = "none"
 
@@ -156,7 +156,7 @@ class BevSection(DemoSection):
         page.text(
             f"{len(samples)} places are few, chosen by eye for what is in view: the scores in the models' cards are on 270. "
             "`mIoU max` takes for each layer the best of seven thresholds, as published. "
-            "`noise2map predict-bev 0 1 2 3 --model freedoom-bev-fusion-tiny --out bev` draws them all."
+            "`noise2map predict-bev 0 1 2 3 --model freedoom-bev-completion-tiny --cells all --guesses 4 --out bev` draws them all."
         )
         write_csv(out / "scores-birds-eye-view.csv", rows)
         return ["", f"Bird's-eye view: {heading}", text_table(rows, digits=3)]

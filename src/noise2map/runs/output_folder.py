@@ -240,10 +240,8 @@ class OutputFolder:
 def claim(root: str | Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> Iterator[OutputFolder]:
     """Hold an output folder for a command that writes its files in one go: the contract of `OutputFolder` without lines.
 
-    ``with claim(out, settings, overwrite=overwrite): ...`` checks and locks before the block runs, and ``settings.json`` marks the
-    folder as ours from then on: the same command goes on with what a run that was killed has left. When the block ends well,
-    ``settings.json`` says so and later runs of other settings are refused. When it fails and nothing was written, the folder
-    is as it was before.
+    The folder is checked, locked and marked as ours before the block runs: the same command goes on with what a run that was
+    killed has left. Once a block has ended well, other settings are refused. If it fails and wrote nothing, the folder stays as it was.
 
     Args:
         root: The folder, made when missing.
@@ -258,8 +256,7 @@ def claim(root: str | Path, settings: Mapping[str, Any], *, overwrite: bool = Fa
         ValueError: If it holds foreign files or results of other settings, unless ``overwrite``.
     """
     with OutputFolder(root, settings, overwrite=overwrite) as folder:
-        paths = [folder.root / name for name in (SETTINGS, LINES)]
-        before = {path: path.read_bytes() if path.is_file() else None for path in paths}
+        before = {path: path.read_bytes() if path.is_file() else None for path in (folder.root / SETTINGS, folder.root / LINES)}
         folder.begin()  # now: a process that is killed has no time to say it
         begun = _state(folder.root)
         try:
@@ -267,18 +264,10 @@ def claim(root: str | Path, settings: Mapping[str, Any], *, overwrite: bool = Fa
         except BaseException:
             if _state(folder.root) == begun:
                 with suppress(OSError):  # the block's own error is the one to tell
-                    _restore(before)
+                    for path, content in before.items():
+                        path.unlink(missing_ok=True) if content is None else write_bytes(path, content)
             raise
         folder.begin(finished=True)
-
-
-def _restore(contents: Mapping[Path, bytes | None]) -> None:
-    """Give files the content that they had, and remove those that were not there."""
-    for path, content in contents.items():
-        if content is None:
-            path.unlink(missing_ok=True)
-        elif path.read_bytes() != content:
-            write_bytes(path, content)
 
 
 @contextmanager
