@@ -66,7 +66,7 @@ WHAT = {
     "freedoom-normals-tiny": "surface normals and how far off they may be; 4.1 million",
     "freedoom-completion-tiny": "ten classes, also behind a cover; 4.0 million",
     "freedoom-bev-camera-tiny": "six layers from six views; 4.3 million",
-    "freedoom-bev-completion-tiny": "the same with LiDAR, also where nobody sees; 4.2 million",
+    "freedoom-bev-completion-tiny": "six layers from six views and LiDAR, also where nobody sees; 4.2 million",
     "freedoom-generator-64": "images of 64x64 with depth predictor and prior; 1.9 million",
 }
 # Model of one call: its table in results/, which row, the score, its title, factor and digits.
@@ -233,20 +233,18 @@ def guidance_summary_table() -> str:
 
 
 def guidance_settings_table() -> str:
-    """Scales, losses, steps, predictors and controls of one generator: rows of `guidance_settings.csv`."""
-    lines, seen = [], set()
+    """Scales, losses, steps, predictors and controls of one generator: rows of `guidance_settings.csv`, equal ones once."""
+    lines: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in read_csv(RESULTS / f"{SETTINGS[0]}.csv"):
-        if row["setting"] in ("real", "references") or (row["run"], row["setting"]) in seen:
+        if row["setting"] in ("real", "references"):
             continue
-        seen.add((row["run"], row["setting"]))
         scales = [f"{row[f'{loss}_scale']:g}" if row[f"{loss}_scale"] else "–" for loss in ("consistency", "prior")]
-        line = {"run": row["run"], "setting": row["setting"], "DCG": scales[0], "DPG": scales[1], "steps": row["steps"]}
-        line |= {"images": row["images"]}
+        line = {"setting": row["setting"], "DCG": scales[0], "DPG": scales[1], "steps": row["steps"], "images": row["images"]}
         for name, (title, factor, digits) in SUMMED_UP.items():
             value, low, high = (f"{factor * row[key]:.{digits}f}" for key in (name, f"{name}_low", f"{name}_high"))
             line[title] = f"{value} [{low}, {high}]"
-        lines.append(line)
-    return markdown_table(lines)
+        lines.setdefault(tuple(line.values()), {"run": row["run"]} | line)
+    return markdown_table(list(lines.values()))
 
 
 def broken_layouts_table() -> str:

@@ -241,7 +241,7 @@ def claim(root: str | Path, settings: Mapping[str, Any], *, overwrite: bool = Fa
     """Hold an output folder for a command that writes its files in one go: the contract of `OutputFolder` without lines.
 
     The folder is checked, locked and marked as ours before the block runs: the same command goes on with what a run that was
-    killed has left. Once a block has ended well, other settings are refused. If it fails and wrote nothing, the folder stays as it was.
+    killed has left. Once a block has ended well, other settings are refused. One that fails and wrote nothing leaves all as it was.
 
     Args:
         root: The folder, made when missing.
