@@ -5,7 +5,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler
 
 from noise2map.convert import adm_scheduler, load_adm_unet
 from noise2map.diffusion import tables_from_betas
-from noise2map.guidance.scheduler_step import check_scheduler, ddpm_variance, guided_step
+from noise2map.guidance.scheduler_step import check_scheduler, ddpm_variance, guided_step, set_timesteps
 
 ATOL = 5e-5
 
@@ -171,3 +171,31 @@ def test_unsupported_schedulers():
         check_scheduler(DDPMScheduler(variance_type="learned_range"), 3, 3)
     with pytest.raises(ValueError, match="twice as many"):
         check_scheduler(DDPMScheduler(), 3, 4)
+
+
+@pytest.mark.parametrize("kind", [DDPMScheduler, DDIMScheduler])
+def test_no_number_of_steps_ends_before_the_first_of_training(kind):
+    scheduler = kind(timestep_spacing="trailing", beta_schedule="squaredcos_cap_v2")
+    broken = []
+    for count in range(1, 1001):
+        scheduler.set_timesteps(count)
+        broken += [count] if int(scheduler.timesteps[-1]) < 0 else []
+        set_timesteps(scheduler, count)
+        steps = scheduler.timesteps
+        assert len(steps) == count and int(steps[0]) == 999 and int(steps[-1]) >= 0
+        assert (steps[:-1] > steps[1:]).all()
+    assert 61 in broken and 201 in broken  # once this fails, diffusers has mended it and `set_timesteps` can go
+
+
+@pytest.mark.parametrize("count", [61, 103])
+def test_an_exact_denoiser_of_one_image_draws_it_in_any_number_of_steps(count):
+    scheduler = DDPMScheduler(timestep_spacing="trailing", beta_schedule="squaredcos_cap_v2", clip_sample=False)
+    image = torch.linspace(-1, 1, 16).reshape(1, 1, 4, 4)
+    set_timesteps(scheduler, count)
+    generator = torch.Generator().manual_seed(0)
+    sample = torch.randn(image.shape, generator=generator)
+    for t in scheduler.timesteps:
+        level = scheduler.alphas_cumprod[max(int(t), 0)]  # a network takes -1 for a nearly clean image; the scheduler does not
+        noise = (sample - level.sqrt() * image) / (1 - level).sqrt()
+        sample = guided_step(scheduler, noise, t, sample, None, generator=[generator]).prev_sample
+    torch.testing.assert_close(sample, image, atol=1e-3, rtol=0)

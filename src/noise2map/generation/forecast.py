@@ -14,7 +14,7 @@ from noise2map.generation.predictor_training import PredictorTrainingOptions
 from noise2map.generation.sampling import SamplingOptions, autocast, describe
 from noise2map.guidance import DepthGuidedPipeline, GuidanceConfig
 from noise2map.guidance.gradient import guided_prediction
-from noise2map.guidance.scheduler_step import guided_step
+from noise2map.guidance.scheduler_step import guided_step, set_timesteps
 from noise2map.inference.loading import pick_device
 from noise2map.runs.peak_memory import read_peak, reset_peak
 from noise2map.runs.words import counted, duration
@@ -99,7 +99,7 @@ def forecast_sampling(
     batch = min(options.batch_size, images)
     pipe.check_call(guidance, batch_size=batch, num_inference_steps=options.num_inference_steps, eta=options.eta)
     scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
-    scheduler.set_timesteps(options.num_inference_steps)
+    set_timesteps(scheduler, options.num_inference_steps)
     log_snr = torch.logit(scheduler.alphas_cumprod.double())
     steps = [int(t) for t in scheduler.timesteps]
     guided_at = [t for index, t in enumerate(steps) if guidance.guides(index, float(log_snr[t]), len(steps), pipe.depth_predictor)]

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from noise2map.generation.image_files import SHEET_FILE, SHEET_ROWS, DrawnImage, pair_sheet, seed_name, write_seed
 from noise2map.generation.loading import Camera
 from noise2map.guidance import DepthGuidedPipeline, GuidanceConfig
+from noise2map.guidance.scheduler_step import set_timesteps
 from noise2map.inference.loading import pick_dtype
 from noise2map.runs.files import encode_image, settings_checksum, weights_checksum, write_image
 from noise2map.runs.output_folder import OutputFolder
@@ -122,7 +123,7 @@ def _say_once(message: str) -> None:
 def first_timestep(scheduler: Any, num_inference_steps: int) -> int:
     """The training step at which a run of so many steps begins; the last one, unless the spacing is unfortunate."""
     other = type(scheduler).from_config(scheduler.config)
-    other.set_timesteps(num_inference_steps)
+    set_timesteps(other, num_inference_steps)
     return int(other.timesteps[0])
 
 

@@ -21,7 +21,7 @@ from noise2map.guidance.gradient import GuidedPrediction, guided_prediction, rea
 from noise2map.guidance.losses import REDUCTIONS
 from noise2map.guidance.outputs import DepthGuidedPipelineOutput, SamplingRun, StepCallback
 from noise2map.guidance.placebos import check_pairs
-from noise2map.guidance.scheduler_step import CONVENTIONS, GuidedStep, check_sampling, check_scheduler, guided_step
+from noise2map.guidance.scheduler_step import CONVENTIONS, GuidedStep, check_sampling, check_scheduler, guided_step, set_timesteps
 
 _OUTPUT_TYPES = ("pil", "np", "pt")
 # Arguments of a call that `check_call` looks at.
@@ -221,7 +221,7 @@ class DepthGuidedPipeline(FromHub, DiffusionPipeline):
         # Before the start noise is drawn, so that giving the same noise as `latents` changes nothing.
         drawing = guidance_generators(generator, batch_size, self._execution_device) if guidance.active else []
         run = SamplingRun(self._start(batch_size, generator, latents))
-        self.scheduler.set_timesteps(num_inference_steps)
+        set_timesteps(self.scheduler, num_inference_steps)
         depth_from = 0 if "depth_signal" in callback.names else num_inference_steps - 1 if output_depth else None
         with self.progress_bar(total=num_inference_steps) as bar:
             for index, prediction, step in self._steps(run.sample, guidance, drawing, class_labels, depth_from, step_options):

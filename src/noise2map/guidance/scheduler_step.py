@@ -142,6 +142,20 @@ def guided_step(
     return GuidedStep((previous + to_previous * gradient).to(previous.dtype), (clean + to_clean * gradient).to(clean.dtype))
 
 
+def set_timesteps(scheduler: Scheduler, num_inference_steps: int) -> None:
+    """Set the time steps of a run, as many as are asked for and none before the first of training.
+
+    With `trailing` spacing diffusers adds a step at -1 to some runs (61, 103, 121, 201 and 58 other numbers up to 1,000), where
+    rounding lets its range end late: its noise level is that of the noisiest step, and the finished image is noise again.
+
+    Args:
+        scheduler: changed in place.
+        num_inference_steps: How many steps.
+    """
+    scheduler.set_timesteps(num_inference_steps)
+    scheduler.timesteps = scheduler.timesteps[scheduler.timesteps >= 0]
+
+
 def ddpm_variance(scheduler: DDPMScheduler, timestep: int, predicted: Tensor | None = None) -> Tensor | float:
     """Variance of an ancestral step on the scheduler's own grid of time steps, as ADM has it.
 

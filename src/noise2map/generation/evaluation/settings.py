@@ -9,6 +9,7 @@ import torch
 from noise2map.generation.loading import prior_name
 from noise2map.guidance import ConsistencyLoss, DepthGuidedPipeline, DepthPrior, GuidanceConfig, PriorLoss
 from noise2map.guidance.gradient import guided_prediction
+from noise2map.guidance.scheduler_step import set_timesteps
 from noise2map.runs.operations import count_operations
 
 NONE, EQUAL_COST = "none", "none, equal cost"
@@ -56,7 +57,7 @@ def step_cost(pipe: DepthGuidedPipeline, guidance: GuidanceConfig) -> float:
 def steps_at_cost(pipe: DepthGuidedPipeline, guidance: GuidanceConfig, steps: int) -> int:
     """Unguided steps that take as many operations as a run of so many steps, of which those in the window are guided."""
     scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
-    scheduler.set_timesteps(steps)
+    set_timesteps(scheduler, steps)
     levels = torch.logit(scheduler.alphas_cumprod.double())[scheduler.timesteps.cpu()].tolist()
     guided = sum(guidance.guides(index, level, steps, pipe.depth_predictor) for index, level in enumerate(levels))
     return round(steps + guided * (step_cost(pipe, guidance) - 1))

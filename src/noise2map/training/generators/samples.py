@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from noise2map.diffusion import image_generator
+from noise2map.guidance.scheduler_step import set_timesteps
 from noise2map.report.palettes import DEPTH_MAP, colorize
 from noise2map.report.panels import image_grid
 from noise2map.runs.files import write_image
@@ -23,7 +24,7 @@ def draw_images(unet: UNet2DModel, scheduler: DDPMScheduler, count: int, steps: 
     Fresh noise at each step takes errors of a half-trained network away that deterministic steps would pile up.
     """
     sampler = DDPMScheduler.from_config(scheduler.config)
-    sampler.set_timesteps(steps)
+    set_timesteps(sampler, steps)
     size, reference = unet.config.sample_size, unet.conv_in.weight
     shape = (unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
     generators = [image_generator(seed, f"sample {index}") for index in range(count)]
