@@ -14,7 +14,6 @@ from noise2map import __version__
 from noise2map.runs.files import write_bytes, write_json, write_text
 
 SETTINGS = "settings.json"
-
 LINES = "predictions.jsonl"
 
 # Key of settings.json that marks an output folder as ours, and key that says that a command wrote all of it.
@@ -129,7 +128,8 @@ class OutputFolder:
         plain = _plain(before)
         if plain == self._settings:
             self.done, self._begun = lines, True
-            self._rewrite_lines()
+            if (self.root / LINES).is_file():
+                self._rewrite_lines()
         elif lines or before.get(_FINISHED):
             names = [name for name in {**plain, **self._settings} if plain.get(name) != self._settings.get(name)]
             changes = ", ".join(f"{name} {plain.get(name)!r} -> {self._settings.get(name)!r}" for name in names)
@@ -148,7 +148,7 @@ class OutputFolder:
     def _rewrite_lines(self) -> None:
         """Make the file hold the lines of ``done`` and nothing else."""
         path, text = self.root / LINES, "".join(json.dumps(line) + "\n" for line in self.done.values())
-        if path.read_bytes() != text.encode("utf-8") if path.is_file() else text:
+        if not path.is_file() or path.read_bytes() != text.encode("utf-8"):
             write_text(path, text)
 
     def begin(self, *, finished: bool = False) -> None:
