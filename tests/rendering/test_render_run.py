@@ -180,7 +180,10 @@ def test_a_killed_worker_is_reported_and_its_engine_ended(tmp_path):
     out, scratch = tmp_path / "val", tmp_path / "scratch"
     process = start(out, scratch)
     wait_for_frames(out, 4)
-    engine_of = {pid: name(child) for pid in children(process.pid) for child in children(pid) if "+viz_instance_id" in name(child)}
+    engine_of: dict[int, str] = {}
+    while not engine_of and process.poll() is None:  # between two maps a worker has no engine for a moment
+        found = ((pid, name(child)) for pid in children(process.pid) for child in children(pid))
+        engine_of = {pid: engine for pid, engine in found if "+viz_instance_id" in engine}
     worker, engine = next(iter(engine_of.items()))
     instance = engine.split("\0")[engine.split("\0").index("+viz_instance_id") + 1]
     os.kill(worker, signal.SIGKILL)
