@@ -5,6 +5,7 @@ python benchmarks/update_tables.py --collect segmentation out/segmentation  # ev
 python benchmarks/update_tables.py --collect-guidance out/guidance out/other  # evaluate_generator.csv, differences_generator.csv
 python benchmarks/update_tables.py --collect-guidance-by-geometry out/shipped out/thirds  # guidance_by_geometry*.csv
 python benchmarks/update_tables.py --collect-guidance-settings out/weak-25 out/weak-100  # guidance_settings*.csv
+python benchmarks/update_tables.py --collect-decoders out/ev-energy-0 out/ev-ssn-0  # decoders_completion.csv
 python benchmarks/update_tables.py --collect-predictor runs/predictor runs/other  # depth_predictor.csv
 python benchmarks/update_tables.py --collect-application out/application      # depth_from_generated*.csv and .png
 python benchmarks/update_tables.py --collect-trust calibrated/depth shifts/depth  # calibration.csv, shifts.csv
@@ -17,6 +18,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import hidden_tables
 from public_code.tables import ratio_table, seconds_table
 
 from noise2map.ablation.report import summary
@@ -634,6 +636,7 @@ def blocks() -> dict[tuple[Path, str], str]:
         found |= {(page, name): table, (ZOO / GENERATOR / "README.md", name): table}
     found |= {(page, "guidance priors"): guidance_table("priors"), (page, "guidance conventions"): convention_table()}
     found[page, "guidance by geometry"] = geometry_guidance_table()
+    found[page, "hidden"] = hidden_tables.table([RESULTS / "evaluate_completion.csv", RESULTS / "decoders_completion.csv"])
     found[page, "guidance settings"] = guidance_settings_table()
     found[ROOT / "docs" / "guidance.md", "guidance summary"] = guidance_summary_table()
     found[ROOT / "docs" / "findings.md", "broken layouts"] = broken_layouts_table()
@@ -681,6 +684,7 @@ def main() -> None:
     parser.add_argument("--collect-guidance", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--collect-guidance-by-geometry", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--collect-guidance-settings", type=Path, nargs="+", metavar="FOLDER")
+    parser.add_argument("--collect-decoders", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--collect-predictor", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--collect-trust", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--collect-application", type=Path, nargs="+", metavar="FOLDER")
@@ -696,6 +700,9 @@ def main() -> None:
         return
     if options.collect_guidance_settings:
         collect_guidance(options.collect_guidance_settings, SETTINGS)
+        return
+    if options.collect_decoders:
+        hidden_tables.collect(options.collect_decoders, RESULTS / "decoders_completion.csv")
         return
     if options.collect_predictor:
         found = [{"run": folder.name} | row for folder in options.collect_predictor for row in read_csv(folder / "accuracy.csv")]

@@ -112,6 +112,8 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
         matched_filter (`bool`, defaults to `False`): Logits are the network's answer plus what the noisy map says by itself (Bayes'
             rule for independent pixels), the image features learn from the call at t = 1 alone, and that call is given an empty
             map. Needs fixed codes: `map_encoding="one_hot"`.
+        map_pyramid_levels (`int`, defaults to 0): Means of the noisy map over 3, 5, 9, 17 ... cells, at most so many, beside it in the
+            decoder's input: large parts of a map can be read in them where much noise hides every single cell. With a matched filter.
         noise_channels (`int`, defaults to 0): Channels of multi-resolution noise beside the noisy map: each call draws a sample.
             Needs `objective="crps"` (depth) or `"energy"` (classes).
         time_sampling (`str`, defaults to `"uniform"`): Times of training; `"logit_normal"` draws them around `time_mean`.
@@ -197,6 +199,7 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
     field_smoothness: float | int = 2.0
     field_level: float | int = 0.85
     matched_filter: bool = False
+    map_pyramid_levels: int = 0
     noise_channels: int = 0
     time_sampling: str = "uniform"
     time_mean: float | int = 0.3
@@ -285,6 +288,7 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
             "min_inverse_snr",
             "auxiliary_loss_weight",
             "noise_channels",
+            "map_pyramid_levels",
             "field_smoothness",
             "time_std",
             "gradient_weight",
@@ -321,6 +325,8 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
             raise ValueError("upsampling 'convex' has no part in the objective 'l2', which compares cells; expected another")
         if self.matched_filter and self.map_encoding != "one_hot":
             raise ValueError(f"map_encoding is {self.map_encoding!r}; the matched filter needs fixed codes, 'one_hot'")
+        if self.map_pyramid_levels and not self.matched_filter:
+            raise ValueError(f"map_pyramid_levels is {self.map_pyramid_levels!r}; expected 0 without matched_filter")
         if (self.matched_filter or self.noise_channels) and (self.self_aligned or not self.diffusion or self.objective == "l2"):
             raise ValueError(
                 "matched_filter and noise_channels train with the true map corrupted; expected diffusion=True, self_aligned=False "

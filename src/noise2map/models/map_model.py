@@ -14,7 +14,7 @@ from noise2map.hub.sharing import SharedOnHub
 from noise2map.models.aggregation import Aggregator
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.decoding import DecodingOptions
-from noise2map.models.denoising.denoiser import Denoiser, decoder_input, read_tokens
+from noise2map.models.denoising.denoiser import Denoiser, decoder_input, input_channels, read_tokens
 from noise2map.models.denoising.hooks import FormulationHooks
 from noise2map.models.denoising.run import WarmStart, aggregate_steps, sampled_field, start_noise
 from noise2map.models.denoising.training import training_loss
@@ -68,7 +68,7 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
         self.schedule = make_schedule(config.noise_schedule, config.min_inverse_snr)
         self.encoder = ImageEncoder(config) if encoder is None else encoder
         self.codec = codec
-        self.decoder = MapDecoder(config, codec.channels + config.noise_channels) if decoder is None else decoder
+        self.decoder = MapDecoder(config, input_channels(config, codec.channels)) if decoder is None else decoder
         self.head = head
         self.upsampling = ConvexUpsampling(config.hidden_size) if config.upsampling == "convex" else None
         if not config.diffusion:

@@ -22,6 +22,7 @@ from noise2map.models.bev.grid import GridTransform
 from noise2map.models.bev.rig import CameraRig
 from noise2map.models.bev.sparse_conv import SparseConv3d
 from noise2map.models.distributions.calibration import Calibration
+from noise2map.models.denoising import input_channels
 from noise2map.models.map_decoder import MapDecoder
 from noise2map.models.map_model import MapModel
 from noise2map.models.segmentation import CERTAIN, MapSegmenterOutput, SegmentationHead
@@ -82,7 +83,7 @@ class Noise2MapForBevSegmentation(MapModel):
         else:
             codec = MultiLabelCodec(config.num_labels, config.hidden_size, config.map_scale)
         resample = GridTransform(config.grid[:2], config.map_grid)
-        decoder = MapDecoder(config, codec.channels + config.noise_channels, config.feature_channels, resample)
+        decoder = MapDecoder(config, input_channels(config, codec.channels), config.feature_channels, resample)
         super().__init__(config, codec, SegmentationHead(config), BevEncoder(config), decoder)
         self.post_init()
 

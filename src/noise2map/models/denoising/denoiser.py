@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from noise2map.diffusion.process import expand_like
 from noise2map.models.denoising.refinement import SparseRefinement
@@ -17,7 +18,8 @@ def decoder_input(model: Any, x_t: Tensor, t: Tensor, latent: Tensor | None = No
     """What the decoder is shown of noisy maps.
 
     The published models see the noisy map as it is. Those with a matched filter or noise channels see it divided by its standard
-    deviation (Karras et al. 2022, ``c_in``), an empty map at ``t = 1``, where nothing can be read, and the noise channels.
+    deviation (Karras et al. 2022, ``c_in``), an empty map at ``t = 1``, where nothing can be read, its means over squares of cells
+    (``config.map_pyramid_levels``), and the noise channels.
 
     Args:
         model: a `MapModel`.
@@ -26,20 +28,30 @@ def decoder_input(model: Any, x_t: Tensor, t: Tensor, latent: Tensor | None = No
         latent: noise ``(N, config.noise_channels, h, w)`` that makes the answer a sample; zeros if not given.
 
     Returns:
-        ``(N, C + config.noise_channels, h, w)``.
+        ``(N, input_channels(config, C), h, w)``.
     """
     config = model.config
     if not config.matched_filter and not config.noise_channels:
         return x_t
     alpha, sigma = model.schedule.alpha_sigma(t)
-    deviation = (alpha * model.codec.scale * model.codec.relative_std).square() + sigma.square()
-    gain = torch.where(t >= 1, torch.zeros_like(t), deviation.rsqrt())
-    shown = x_t * expand_like(gain.to(x_t.device, x_t.dtype), x_t)
-    if not config.noise_channels:
-        return shown
-    if latent is None:
-        latent = shown.new_zeros(shown.shape[0], config.noise_channels, *shown.shape[2:])
-    return torch.cat([shown, latent.to(shown.device, shown.dtype)], 1)
+    signal = (alpha * model.codec.scale * model.codec.relative_std).square()
+    shown = []
+    for level in range(config.map_pyramid_levels + 1):
+        side = 2**level + 1 if level else 1
+        # A mean of side² cells has a side-th of their noise: enlarged by side, its noise is as loud as that of single cells.
+        gain = torch.where(t >= 1, torch.zeros_like(t), side * (side**2 * signal + sigma.square()).rsqrt())
+        means = functional.avg_pool2d(x_t, side, 1, side // 2, count_include_pad=False) if level else x_t
+        shown.append(means * expand_like(gain.to(x_t.device, x_t.dtype), x_t))
+    if config.noise_channels:
+        if latent is None:
+            latent = x_t.new_zeros(x_t.shape[0], config.noise_channels, *x_t.shape[2:])
+        shown.append(latent.to(x_t.device, x_t.dtype))
+    return torch.cat(shown, 1)
+
+
+def input_channels(config: Any, map_channels: int) -> int:
+    """Channels of `decoder_input` for maps of so many."""
+    return map_channels * (1 + config.map_pyramid_levels) + config.noise_channels
 
 
 def evidence_levels(model: Any, t: Tensor) -> tuple[Tensor, Tensor]:

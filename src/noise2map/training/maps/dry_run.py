@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from noise2map.models.denoising import input_channels
 from noise2map.runs.words import duration
 from noise2map.tasks import get_task, task_of
 from noise2map.training.maps.build import make_config
@@ -158,7 +159,7 @@ def _forward(model: Any, pixels: Tensor, labels: Tensor) -> Tensor:
     features = model.encode_image(pixels)
     context = model.decoder.prepare(features)
     batch_size, _, height, width = features.shape
-    noisy = torch.empty(batch_size, model.codec.channels + model.config.noise_channels, height, width, device="meta")
+    noisy = torch.empty(batch_size, input_channels(model.config, model.codec.channels), height, width, device="meta")
     modulations = model.decoder.modulations(torch.empty(batch_size, device="meta"))
     prediction = model.head(model.decoder(context, noisy, modulations), context.size)
     enlarged = nn.functional.interpolate(prediction, size=labels.shape[-2:], mode="bilinear", align_corners=False)
