@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import struct
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -270,6 +271,9 @@ def test_plan_leaves_out_what_there_are_no_parts_for(tmp_path):
     sweep = setting_tables(options, SimpleNamespace(depth_predictor=1), [])["scales"]
     assert [[(loss.name, loss.scale) for loss in one.guidance.active] for one in sweep.values()] == [[], [("consistency", 10.0)]]
     assert list(setting_tables(options, SimpleNamespace(depth_predictor=1), [first])) == ["guidance", "scales"]
+    without = replace(options, prior_scale=0.0, placebos=("neighbor",))
+    tables = setting_tables(without, SimpleNamespace(depth_predictor=1), [first])
+    assert [list(tables[name]) for name in ("guidance", "placebos")] == [["none", "DCG"], ["none", "DCG", "DCG, neighbor"]]
     tables = setting_tables(options, SimpleNamespace(depth_predictor=1), [first, second])
     assert list(tables) == ["guidance", "scales", "priors"]
     assert tables["priors"][f"prior {prior_name(second)}"].guidance.losses[1].prior is second

@@ -95,7 +95,7 @@ def setting_tables(
         return tables
     scales = options.consistency_scale, options.prior_scale
     tables["guidance"]["DCG"] = guided(scales[0])
-    if prior is not None:
+    if prior is not None and scales[1] > 0:  # at 0 they would be the rows without it, and the cost that of a loss that does nothing
         tables["guidance"] |= {"DPG": guided(0.0, scales[1]), "both": guided(*scales)}
     name, row = list(tables["guidance"].items())[-1]
     if options.equal_cost:
