@@ -30,6 +30,10 @@ def matched(**fields):
     return tiny_segmenter(**(MATCHED | fields))
 
 
+def pyramid(**fields):
+    return matched(**({"map_pyramid_levels": 2, "map_scale": 0.3} | fields))
+
+
 def energy(**fields):
     return tiny_segmenter(**(SAMPLES | {"objective": "energy", "map_encoding": "one_hot", "map_scale": 1.0} | fields))
 
@@ -75,7 +79,7 @@ def test_matched_layers_are_the_posterior_of_independent_layers():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("make", (matched, crps, energy))
+@pytest.mark.parametrize("make", (matched, pyramid, crps, energy))
 def test_one_pass_knows_no_noise_and_a_run_does(make):
     model, pixels = make().eval(), images(1)
     one = [model(pixel_values=pixels, sampling="one_pass", generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
@@ -88,7 +92,7 @@ def test_one_pass_knows_no_noise_and_a_run_does(make):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("make", (matched, crps, energy))
+@pytest.mark.parametrize("make", (matched, pyramid, crps, energy))
 @pytest.mark.parametrize("sampler", ("ddim", "ddpm", "dpmpp_2m"))
 def test_three_images_give_what_each_gives_alone(make, sampler):
     model, pixels = make().eval(), images(3)
@@ -100,7 +104,7 @@ def test_three_images_give_what_each_gives_alone(make, sampler):
         assert torch.allclose(together.samples[i], alone.samples[0], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("make", (matched, crps, energy))
+@pytest.mark.parametrize("make", (matched, pyramid, crps, energy))
 def test_gradients_reach_every_parameter_and_the_encoder_learns_from_the_first_call(make):
     model = make()
     target = (
@@ -133,6 +137,29 @@ def test_a_frozen_encoder_is_prepared_once_and_the_decoder_learns_the_same(make,
     assert [prepared.count(model) for model in dict.fromkeys(prepared)] == [2, 1]
     for name, one in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], one, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@torch.no_grad()
+def test_a_pyramid_shows_means_of_squares_at_the_loudness_of_single_cells():
+    model = pyramid()
+    x0 = model.codec.encode(torch.zeros(1, 20, 24, dtype=torch.long))
+    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
+    for time in (0.3, 0.7, 0.99):
+        t = torch.tensor([time])
+        alpha, sigma = model.schedule.alpha_sigma(t)
+        x_t = add_noise(x0, noise, alpha, sigma)
+        cells, *means = decoder_input(model, x_t, t).split(x0.shape[1], 1)
+        for side, shown in zip((3, 5), means, strict=True):
+            half, (row, column) = side // 2, (9, 11)
+            mean = x_t[:, :, row - half : row + half + 1, column - half : column + half + 1].mean((-1, -2))
+            signal = (alpha * model.codec.scale * model.codec.relative_std * side) ** 2
+            torch.testing.assert_close(shown[..., row, column], mean * side / (signal + sigma**2).sqrt())
+            corner = x_t[:, :, : half + 1, : half + 1].mean((-1, -2))  # at the border, of the cells that there are
+            torch.testing.assert_close(shown[..., 0, 0], corner * side / (signal + sigma**2).sqrt())
+            if time == 0.99:  # hardly any signal: noise as loud as that of cells
+                inner = shown[..., half:-half, half:-half]
+                assert inner.std() == pytest.approx(cells.std().item(), rel=0.2)
+    assert not decoder_input(model, x_t, torch.ones(1)).any()  # the first call is shown an empty map
 
 
 def test_layers_train_with_a_matched_filter_and_gradients_reach_every_parameter():
@@ -217,6 +244,8 @@ def test_times_of_training_lie_where_they_are_asked_for():
     ("fields", "message"),
     (
         ({"matched_filter": True}, "needs fixed codes"),
+        ({"map_pyramid_levels": 2}, "map_pyramid_levels is 2; expected 0 without matched_filter"),
+        ({"map_pyramid_levels": -1}, "map_pyramid_levels is -1; expected a number of at least 0"),
         ({"matched_filter": True, "map_encoding": "one_hot", "self_aligned": True}, "self_aligned=False"),
         ({"noise_channels": 2}, "do not go together"),
         ({"objective": "crps"}, "do not go together"),

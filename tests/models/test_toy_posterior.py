@@ -8,13 +8,13 @@ from noise2map.metrics.samples import LabelSampleScores
 from noise2map.models.denoising import training_loss
 
 PRIOR = torch.tensor([0.6, 0.3, 0.1])
-MATCHED = {"matched_filter": True, "map_encoding": "one_hot", "map_scale": 1.0, "num_labels": 3, "use_auxiliary_head": False}
+MATCHED = {"matched_filter": True, "map_encoding": "one_hot", "num_labels": 3, "use_auxiliary_head": False}
 RIGHT = {"time_difference": 0.0, "feedback": "mean"}
 
 
 def bayes(**fields):
     """The exact denoiser of independent pixels: a network that says the prior, and the matched filter."""
-    model = tiny_segmenter(**MATCHED, **fields).eval()
+    model = tiny_segmenter(**(MATCHED | {"map_scale": 1.0} | fields)).eval()
     with torch.no_grad():
         model.head.classifier.weight.zero_()
         model.head.classifier.bias.copy_(PRIOR.log())
@@ -56,6 +56,33 @@ def test_the_published_sampler_draws_the_likeliest_class_too_often(fields, least
     assert frequencies(drawn(bayes(**fields), steps))[0] > least
 
 
+def of_squares(side, **fields):
+    """The exact denoiser of a world in which all cells of a square are of one class."""
+    model = bayes(**(RIGHT | fields))
+    of_cells = model.evidence
+
+    def of_whole_squares(x_t, alpha, sigma):
+        found = of_cells(x_t, alpha, sigma).unfold(2, side, side).unfold(3, side, side).sum((-1, -2))
+        return found.repeat_interleave(side, 2).repeat_interleave(side, 3)
+
+    model.evidence = of_whole_squares
+    return model
+
+
+@pytest.mark.parametrize(("side", "scale"), [(1, 1.0), (4, 0.25), (8, 0.125), (8, 0.2)])
+def test_parts_of_a_map_are_drawn_as_often_as_they_are_true_at_a_scale_that_fits_their_size(side, scale):
+    ids = drawn(of_squares(side, map_scale=scale), 10, samples=8, size=96)
+    assert all(torch.equal(ids[..., ::side, ::side], ids[..., row::side, row::side]) for row in range(side))  # whole squares
+    found = frequencies(ids[..., ::side, ::side].contiguous())
+    assert torch.allclose(found, PRIOR, atol=0.04), found
+
+
+def test_at_a_scale_for_single_cells_the_likeliest_class_of_large_parts_is_drawn_too_often():
+    # What they are is settled at the noisiest levels, between the first two of ten steps, where only the mean is fed back.
+    found = [frequencies(drawn(of_squares(side, map_scale=1.0), 10, 8, 96)[..., ::side, ::side].contiguous())[0] for side in (4, 8, 16)]
+    assert found == sorted(found) and found[-1] > 0.8, found
+
+
 def test_one_call_is_the_marginal_itself():
     model = bayes(**RIGHT)
     features = torch.zeros(1, model.config.hidden_size, 4, 4)
@@ -81,7 +108,7 @@ def test_scores_tell_the_right_sampler_from_the_published_one():
 @pytest.fixture(scope="module")
 def whole():
     """A matched model trained where every map is of one class, drawn from the prior, and images say nothing."""
-    model = tiny_segmenter(**MATCHED, **RIGHT, time_input="time", time_sampling="logit_normal", time_mean=0.5).train()
+    model = tiny_segmenter(**MATCHED, **RIGHT, map_scale=1.0, time_input="time", time_sampling="logit_normal", time_mean=0.5).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(0)
     features = torch.zeros(16, model.config.hidden_size, 8, 8)
