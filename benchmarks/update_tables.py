@@ -5,6 +5,7 @@ python benchmarks/update_tables.py --collect segmentation out/segmentation  # ev
 python benchmarks/update_tables.py --collect-guidance out/guidance out/other  # evaluate_generator.csv, differences_generator.csv
 python benchmarks/update_tables.py --collect-guidance-by-geometry out/shipped out/thirds  # guidance_by_geometry*.csv
 python benchmarks/update_tables.py --collect-guidance-settings out/weak-25 out/weak-100  # guidance_settings*.csv
+python benchmarks/update_tables.py --collect-guidance-windows out/weak-window-low out/rows-window-low  # guidance_windows*.csv
 python benchmarks/update_tables.py --collect-decoders out/ev-energy-0 out/ev-ssn-0  # decoders_completion.csv
 python benchmarks/update_tables.py --collect-predictor runs/predictor runs/other  # depth_predictor.csv
 python benchmarks/update_tables.py --collect-application out/application      # depth_from_generated*.csv and .png
@@ -106,6 +107,7 @@ NOTE = (
 )
 BY_GEOMETRY = ("guidance_by_geometry", "guidance_by_geometry_differences")
 SETTINGS = ("guidance_settings", "guidance_settings_differences")
+WINDOWS = ("guidance_windows", "guidance_windows_differences")
 SUMMED_UP = {  # in the page of guidance: title, factor, decimals, unit
     "floor_at_eye": ("floor fits the eye height, %", 100, 0),
     "horizon_deg": ("horizon off by, °", 1, 1),
@@ -202,26 +204,26 @@ def guidance_table(table: str) -> str:
     return markdown_table([_guidance_row(row) for row in rows])
 
 
-def geometry_guidance_table() -> str:
+def geometry_guidance_table(source: str) -> str:
     """Guidance and its controls, by generator: folders of runs are named by their generators."""
     lines, seen = [], set()
-    for row in read_csv(RESULTS / f"{BY_GEOMETRY[0]}.csv"):
+    for row in read_csv(RESULTS / f"{source}.csv"):
         key = (row["run"], row["setting"])
         if key in seen or row["setting"] == "real":
             continue
         seen.add(key)
         line = _guidance_row(row)
         kept = [name for name in line if name not in ("setting", "images", "off plane", "planar", "edges", "FID inf", "dFID inf")]
-        start = {"generator": row["run"].rpartition("-")[2], "images": line["setting"], "steps": row["steps"] or ""}
+        start = {"generator": row["run"].removesuffix("-window-low").rpartition("-")[2], "images": line["setting"], "steps": row["steps"] or ""}
         lines.append(start | {name: line[name] for name in kept})
     return markdown_table(lines, list(dict.fromkeys(name for line in lines for name in line)))
 
 
-def guidance_summary_table() -> str:
+def guidance_summary_table(source: str) -> str:
     """What guidance does to each generator, its controls in brackets."""
     runs: dict[str, dict[str, Any]] = {}
-    for row in read_csv(RESULTS / f"{BY_GEOMETRY[0]}.csv"):
-        runs.setdefault(row["run"], {}).setdefault(row["setting"], row)
+    for row in read_csv(RESULTS / f"{source}.csv"):
+        runs.setdefault(row["run"].removesuffix("-window-low"), {}).setdefault(row["setting"], row)
     lines = []
     for run, rows in runs.items():
         line: dict[str, Any] = {"generator": run}
@@ -616,6 +618,15 @@ def video_table() -> str:
     return markdown_table(rows)
 
 
+def toy_parts_table() -> str:
+    """How often steps draw what is true in six of ten squares, by scale and size."""
+    lines: dict[tuple[float, int], dict[str, Any]] = {}
+    for row in read_csv(RESULTS / "toy_parts.csv"):
+        line = lines.setdefault((row["scale"], row["steps"]), {"map_scale": f"{row['scale']:g}", "steps": row["steps"]})
+        line["single cells" if row["side"] == 1 else f"squares of {row['side']:g}²"] = f"{100 * row['share']:.0f}"
+    return markdown_table(list(lines.values()))
+
+
 def whole(number: float) -> str:
     """A count, or a mean of counts, without decimals."""
     return f"{number:.0f}"
@@ -635,10 +646,12 @@ def blocks() -> dict[tuple[Path, str], str]:
     for name, table in (guidance | {"predictor scores": predictor_table()}).items():
         found |= {(page, name): table, (ZOO / GENERATOR / "README.md", name): table}
     found |= {(page, "guidance priors"): guidance_table("priors"), (page, "guidance conventions"): convention_table()}
-    found[page, "guidance by geometry"] = geometry_guidance_table()
+    found |= {(page, name.replace("_", " ")): geometry_guidance_table(name) for name in (BY_GEOMETRY[0], WINDOWS[0])}
+    found[ROOT / "docs" / "training.md", "toy parts"] = toy_parts_table()
     found[page, "hidden"] = hidden_tables.table([RESULTS / "evaluate_completion.csv", RESULTS / "decoders_completion.csv"])
     found[page, "guidance settings"] = guidance_settings_table()
-    found[ROOT / "docs" / "guidance.md", "guidance summary"] = guidance_summary_table()
+    for name, source in {"guidance summary": BY_GEOMETRY[0], "guidance windows": WINDOWS[0]}.items():
+        found[ROOT / "docs" / "guidance.md", name] = guidance_summary_table(source)
     found[ROOT / "docs" / "findings.md", "broken layouts"] = broken_layouts_table()
     found |= {(page, "predictor blocks"): block_table(), (page, "application scores"): application_table()}
     found |= {(page, "noise levels"): noise_table(), (page, "dfid validation"): dfid_table()}
@@ -684,6 +697,7 @@ def main() -> None:
     parser.add_argument("--collect-guidance", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--collect-guidance-by-geometry", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--collect-guidance-settings", type=Path, nargs="+", metavar="FOLDER")
+    parser.add_argument("--collect-guidance-windows", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--collect-decoders", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--collect-predictor", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--collect-trust", type=Path, nargs="+", metavar="FOLDER")
@@ -700,6 +714,9 @@ def main() -> None:
         return
     if options.collect_guidance_settings:
         collect_guidance(options.collect_guidance_settings, SETTINGS)
+        return
+    if options.collect_guidance_windows:
+        collect_guidance(options.collect_guidance_windows, WINDOWS)
         return
     if options.collect_decoders:
         hidden_tables.collect(options.collect_decoders, RESULTS / "decoders_completion.csv")

@@ -162,8 +162,9 @@ def test_a_pyramid_shows_means_of_squares_at_the_loudness_of_single_cells():
     assert not decoder_input(model, x_t, torch.ones(1)).any()  # the first call is shown an empty map
 
 
-def test_layers_train_with_a_matched_filter_and_gradients_reach_every_parameter():
-    model = tiny_bev(matched_filter=True, map_encoding="one_hot", map_scale=1.0)
+@pytest.mark.parametrize("fields", ({"map_scale": 1.0}, {"map_scale": 0.2, "map_pyramid_levels": 3}))
+def test_layers_train_with_a_matched_filter_and_gradients_reach_every_parameter(fields):
+    model = tiny_bev(matched_filter=True, map_encoding="one_hot", **fields)
     model(
         **bev_inputs(), labels=bev_labels(shape=tuple(axis.count for axis in model.config.map_grid)), generator=seeded("a")
     ).loss.backward()

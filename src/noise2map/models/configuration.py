@@ -88,7 +88,8 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
         diffusion (`bool`, defaults to `True`): If `False`, the same network is fed an empty map and called once: the baseline
             without diffusion.
         map_encoding (`str`, defaults to `"class_embedding"`): Label encoding of class maps; also `"one_hot"`, `"analog_bits"`.
-        map_scale (`float`, defaults to 0.01): Scale of the encoded map, which sets the signal-to-noise ratio.
+        map_scale (`float`, defaults to 0.01): Scale of the encoded map, which sets the signal-to-noise ratio: parts of a map that are n
+            cells wide are settled in the middle of a run at about ``1 / n``.
         map_projection_gain (`float`, defaults to 1): Factor of the initial weights through which the noisy map enters the decoder.
             With 1, as published, the noise of a wide code is as loud as the image features when training begins.
         noise_schedule (`str`, defaults to `"cosine"`): Or `"linear"`.

@@ -1,0 +1,101 @@
+"""Decoders asked what a cover hides: evaluations -> ``results/decoders_completion.csv`` -> a table of docs/results.md.
+
+``benchmarks/train_tables.py`` trains and scores them; ``update_tables.py --collect-decoders FOLDER ...`` takes evaluations over.
+"""
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from noise2map.report.tables import markdown_table, read_csv, write_csv
+
+RUN = re.compile(r"(?P<recipe>.+)-seed(?P<seed>\d+)")
+SAME = ("model", "members", "steps", "sampling", "field_smoothness")  # two rows that agree in these are of one setting
+NAMES = {
+    "freedoom-completion-tiny": "matched filter, shipped (fresh covers)",
+    "completion-matched": "matched filter",
+    "completion-matched-large": "matched filter, 5 layers of 512",
+    "completion-energy": "energy score as loss",
+    "completion-ssn": "low-rank normal of logits (SSN)",
+    "completion-nodiffusion": "cross entropy, no diffusion",
+}
+SCORES = {  # title, factor, digits
+    "energy_hidden": ("energy score", 1, 3),
+    "ged_pixel_hidden": ("pixel GED", 1, 3),
+    "wrong_sample_hidden": ("wrong in one map, %", 100, 1),
+    "mIoU_best_hidden": ("best of eight, mIoU %", 100, 1),
+    "spread_skill_hidden": ("spread / skill", 1, 2),
+}
+
+
+def collect(folders: Iterable[Path], table: Path) -> None:
+    """Adds evaluations of ``runs/.../RECIPE-seedN/final`` to the table, in place of earlier ones of the same setting.
+
+    Raises:
+        ValueError: if an evaluated model does not stand in a folder of that name.
+    """
+    fresh = [_with_training(row) for folder in folders for row in read_csv(folder / "evaluation.csv")]
+    taken = {_setting(row) for row in fresh}
+    rows = fresh + [row for row in read_csv(table) if _setting(row) not in taken]
+    rows.sort(key=lambda row: (str(row["recipe"]), str(row["train_seed"])))
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    write_csv(table, [{column: row.get(column) for column in columns} for row in rows])
+
+
+def _with_training(row: dict[str, Any]) -> dict[str, Any]:
+    """The recipe, seeds and command of the run that made the evaluated decoder, in front."""
+    members = [path for path in str(row.get("members") or "").split(", ") if path]
+    runs = [Path(path).parent for path in dict.fromkeys([row["model"], *members])]
+    found = [RUN.fullmatch(run.name) for run in runs]
+    if None in found:
+        raise ValueError(f"evaluated model: {row['model']} is not in a folder named RECIPE-seedN, so its training cannot be told")
+    commands = [json.loads((run / "config.json").read_text(encoding="utf-8"))["command"] for run in runs[:1]]
+    written = [command if isinstance(command, str) else shlex.join(command) for command in commands]
+    seeds = [int(match["seed"]) for match in found if match]
+    return {
+        "recipe": found[0]["recipe"] if found[0] else None,
+        "train_seed": seeds[0] if len(seeds) == 1 else ", ".join(map(str, seeds)),
+        "train_command": written[0],
+        **row,
+    }
+
+
+def _setting(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple("" if row.get(name) is None else str(row.get(name)) for name in SAME)
+
+
+def table(paths: Sequence[Path]) -> str:
+    """A line for each decoder and way of drawing, means over training seeds, the best energy score first."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in (row for path in paths for row in read_csv(path)):
+        if row.get("task") == "segmentation" and row.get("energy_hidden") not in (None, ""):
+            groups.setdefault(_line_of(row), []).append(row)
+    lines = [_line(*key, rows) for key, rows in groups.items()]
+    return markdown_table(sorted(lines, key=lambda line: line["energy score"]))
+
+
+def _line_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    name = str(row.get("recipe") or row["model"])
+    several = isinstance(row.get("train_seed"), str) and "," in row["train_seed"]
+    decoder = NAMES.get(name, name) + (f", {len(row['train_seed'].split(','))} as an ensemble" if several else "")
+    if name == "completion-ssn":
+        return decoder, "its own distribution", row["steps"]  # draws logits: the field's width has no part in it
+    drawn = "diffusion" if row["sampling"] != "field" else f"field over {row['field_smoothness'] or 0:g} cells"
+    if row["sampling"] == "field" and row["steps"] > 1:
+        drawn += ", denoised"
+    return decoder, drawn, row["steps"]
+
+
+def _line(decoder: str, drawn: str, steps: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    by_seed = list({str(row.get("train_seed")): row for row in rows}.values())
+    line: dict[str, Any] = {"decoder": decoder, "maps drawn by": drawn, "calls": steps, "seeds": len(by_seed)}
+    for name, (title, factor, digits) in SCORES.items():
+        values = [factor * row[name] for row in by_seed]
+        line[title] = f"{mean(values):.{digits}f}"
+        if name == "energy_hidden" and len(values) > 1:
+            line[title] += f" ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    return line
