@@ -18,7 +18,9 @@ SAME = ("model", "members", "steps", "sampling", "field_smoothness")  # two rows
 NAMES = {
     "freedoom-completion-tiny": "matched filter, shipped (fresh covers)",
     "completion-matched": "matched filter",
-    "completion-matched-large": "matched filter, 5 layers of 512",
+    "completion-matched-scale02": "matched filter, scale 0.2",
+    "completion-pyramid": "matched filter, scale 0.2, means beside",
+    "completion-pyramid-large": "matched filter, scale 0.2, means beside, 5 layers of 512",
     "completion-energy": "energy score as loss",
     "completion-ssn": "low-rank normal of logits (SSN)",
     "completion-nodiffusion": "cross entropy, no diffusion",

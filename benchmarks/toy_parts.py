@@ -1,7 +1,7 @@
 """How often ten steps draw what is true in six of ten parts of a map, by the size of the parts and the scale of the map.
 
-A world of three classes (60, 30 and 10 % of all squares) in which all cells of a square are of one class, and its exact denoiser. The
-mean of a square's cells says all that its noisy cells say, so a square of n x n cells is one cell at n times the scale.
+A world of three classes (60, 30 and 10 % of all squares) in which all cells of a square are of one class, and its exact denoiser.
+The mean of a square's cells says all that its noisy cells say, so a square of n x n cells is one cell at n times the scale.
 
     python benchmarks/toy_parts.py --out results/toy_parts.csv
 """
@@ -50,7 +50,12 @@ def main() -> None:
     options = parser.parse_args()
     facts = provenance(torch.device("cpu"), torch.float32, options.seed) | {"command": shlex.join(["python", *sys.argv])}
     rows = [
-        {"scale": scale, "steps": steps, "side": side, "share": share_of_the_first(scale, side, steps, options.squares, options.seed)}
+        {
+            "scale": scale,
+            "steps": steps,
+            "side": side,
+            "share": share_of_the_first(scale, side, steps, options.squares, options.seed),
+        }
         for scale in options.scales
         for steps in options.steps
         for side in options.sides

@@ -214,7 +214,11 @@ def geometry_guidance_table(source: str) -> str:
         seen.add(key)
         line = _guidance_row(row)
         kept = [name for name in line if name not in ("setting", "images", "off plane", "planar", "edges", "FID inf", "dFID inf")]
-        start = {"generator": row["run"].removesuffix("-window-low").rpartition("-")[2], "images": line["setting"], "steps": row["steps"] or ""}
+        start = {
+            "generator": row["run"].removesuffix("-window-low").rpartition("-")[2],
+            "images": line["setting"],
+            "steps": row["steps"] or "",
+        }
         lines.append(start | {name: line[name] for name in kept})
     return markdown_table(lines, list(dict.fromkeys(name for line in lines for name in line)))
 
@@ -232,6 +236,25 @@ def guidance_summary_table(source: str) -> str:
             controls = f"{value.get('DCG, neighbor', '–')}, {value['none, equal cost']}"
             controls += "" if value["references"] == "–" else f"; {value['references']}"
             line[title] = f"{value['none']} → **{value['DCG']}** ({controls})"
+        lines.append(line)
+    return markdown_table(lines)
+
+
+def guidance_differences_table() -> str:
+    """Guided where there is little noise, minus unguided images at equal cost; certain differences are bold."""
+    runs: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in read_csv(RESULTS / f"{WINDOWS[1]}.csv"):
+        if (row["this"], row["minus"]) == ("DCG", "none, equal cost"):
+            runs.setdefault(row["run"].removesuffix("-window-low"), {}).setdefault(row["score"], row)
+    scores = {name: (title.replace(", %", ", points"), *rest) for name, (title, *rest) in SUMMED_UP.items()}
+    scores["upright_share"] = ("upright, points", 100, 1)
+    lines = []
+    for run, found in runs.items():
+        line: dict[str, Any] = {"generator": run}
+        for name, (title, factor, digits) in scores.items():
+            row = found[name]
+            value, low, high = (f"{factor * row[key]:+.{digits}f}" for key in ("difference", "low", "high"))
+            line[title] = f"**{value}** [{low}, {high}]" if row["low"] > 0 or row["high"] < 0 else f"{value} [{low}, {high}]"
         lines.append(line)
     return markdown_table(lines)
 
@@ -649,6 +672,7 @@ def blocks() -> dict[tuple[Path, str], str]:
     found |= {(page, name.replace("_", " ")): geometry_guidance_table(name) for name in (BY_GEOMETRY[0], WINDOWS[0])}
     found[ROOT / "docs" / "training.md", "toy parts"] = toy_parts_table()
     found[page, "hidden"] = hidden_tables.table([RESULTS / "evaluate_completion.csv", RESULTS / "decoders_completion.csv"])
+    found[ROOT / "docs" / "guidance.md", "guidance window differences"] = guidance_differences_table()
     found[page, "guidance settings"] = guidance_settings_table()
     for name, source in {"guidance summary": BY_GEOMETRY[0], "guidance windows": WINDOWS[0]}.items():
         found[ROOT / "docs" / "guidance.md", name] = guidance_summary_table(source)

@@ -50,7 +50,14 @@ class Mirror:
         return tuple(one.unflatten(0, shape) for one in found)
 
 
-MATCHED = {"map_encoding": "one_hot", "matched_filter": True, "map_pyramid_levels": 1, "feedback": "mean", "map_scale": 0.5, "upsampling": "convex"}
+MATCHED = {
+    "map_encoding": "one_hot",
+    "matched_filter": True,
+    "map_pyramid_levels": 1,
+    "feedback": "mean",
+    "map_scale": 0.5,
+    "upsampling": "convex",
+}
 CRPS = {"objective": "crps", "noise_channels": 3, "churn": 1.0, "depth_representation": "log"}
 
 

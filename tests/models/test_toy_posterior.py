@@ -79,7 +79,9 @@ def test_parts_of_a_map_are_drawn_as_often_as_they_are_true_at_a_scale_that_fits
 
 def test_at_a_scale_for_single_cells_the_likeliest_class_of_large_parts_is_drawn_too_often():
     # What they are is settled at the noisiest levels, between the first two of ten steps, where only the mean is fed back.
-    found = [frequencies(drawn(of_squares(side, map_scale=1.0), 10, 8, 96)[..., ::side, ::side].contiguous())[0] for side in (4, 8, 16)]
+    found = [
+        frequencies(drawn(of_squares(side, map_scale=1.0), 10, 8, 96)[..., ::side, ::side].contiguous())[0] for side in (4, 8, 16)
+    ]
     assert found == sorted(found) and found[-1] > 0.8, found
 
 
@@ -108,7 +110,9 @@ def test_scores_tell_the_right_sampler_from_the_published_one():
 @pytest.fixture(scope="module")
 def whole():
     """A matched model trained where every map is of one class, drawn from the prior, and images say nothing."""
-    model = tiny_segmenter(**MATCHED, **RIGHT, map_scale=1.0, time_input="time", time_sampling="logit_normal", time_mean=0.5).train()
+    model = tiny_segmenter(
+        **MATCHED, **RIGHT, map_scale=1.0, time_input="time", time_sampling="logit_normal", time_mean=0.5
+    ).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(0)
     features = torch.zeros(16, model.config.hidden_size, 8, 8)

@@ -146,7 +146,8 @@ class GuidanceSection(DemoSection):
             self.title,
             f"Images of {side} x {side} pixels, shown enlarged, that `{label}` draws from noise in {STEPS} steps, and the same "
             "noise with guidance: consistency guidance (DCG) moves the image so that two readings of its depth agree, prior "
-            "guidance (DPG) so that a small diffusion model of depth finds it likely, both in the steps of more signal than noise. Depth and normals below are those that "
+            "guidance (DPG) so that a small diffusion model of depth finds it likely, both in the steps of more signal than noise. "
+            "Depth and normals below are those that "
             f"`{label_of(depth_model)}` sees in the finished image; the number is how far the two readings differ. What a few "
             "seeds show, others need not: no gain of guidance is proven for this generator.",
         )

@@ -44,7 +44,7 @@ class GeneratorOptions:
         images: Images of each row of the main table.
         first_seed: Of the images.
         consistency_scale: Of the main table.
-        prior_scale: Of the main table; 0 leaves out its rows with a prior, so that the row at equal cost is that of consistency alone.
+        prior_scale: Of the main table; 0 leaves out its rows with a prior: the row at equal cost is that of consistency alone.
         sweep_scales: Scales of both guidances to sweep.
         sweep_images: Images of each row of the sweeps.
         unguided_steps: Other numbers of steps at which the unguided generator is shown.

@@ -21,8 +21,8 @@ from noise2map.models.bev.encoder import BevEncoder
 from noise2map.models.bev.grid import GridTransform
 from noise2map.models.bev.rig import CameraRig
 from noise2map.models.bev.sparse_conv import SparseConv3d
-from noise2map.models.distributions.calibration import Calibration
 from noise2map.models.denoising import input_channels
+from noise2map.models.distributions.calibration import Calibration
 from noise2map.models.map_decoder import MapDecoder
 from noise2map.models.map_model import MapModel
 from noise2map.models.segmentation import CERTAIN, MapSegmenterOutput, SegmentationHead
