@@ -88,8 +88,8 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
         diffusion (`bool`, defaults to `True`): If `False`, the same network is fed an empty map and called once: the baseline
             without diffusion.
         map_encoding (`str`, defaults to `"class_embedding"`): Label encoding of class maps; also `"one_hot"`, `"analog_bits"`.
-        map_scale (`float`, defaults to 0.01): Scale of the encoded map, which sets the signal-to-noise ratio: parts of a map that are
-            n cells wide are settled in the middle of a run at about ``1 / n``.
+        map_scale (`float`, defaults to 0.01): Scale of the encoded map, which sets the signal-to-noise ratio: parts of a map that
+            are n cells wide are settled in the middle of a run at about ``1 / n``.
         map_projection_gain (`float`, defaults to 1): Factor of the initial weights through which the noisy map enters the decoder.
             With 1, as published, the noise of a wide code is as loud as the image features when training begins.
         noise_schedule (`str`, defaults to `"cosine"`): Or `"linear"`.
@@ -113,8 +113,8 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
         matched_filter (`bool`, defaults to `False`): Logits are the network's answer plus what the noisy map says by itself (Bayes'
             rule for independent pixels), the image features learn from the call at t = 1 alone, and that call is given an empty
             map. Needs fixed codes: `map_encoding="one_hot"`.
-        map_pyramid_levels (`int`, defaults to 0): So many means of the noisy map, over squares of 3, 5, 9, 17 ... cells, beside it in
-            the decoder's input: large parts of a map can be read in them where noise hides every single cell. With a matched
+        map_pyramid_levels (`int`, defaults to 0): So many means of the noisy map, over squares of 3, 5, 9, 17 ... cells, beside it
+            in the decoder's input: large parts of a map can be read in them where noise hides every single cell. With a matched
             filter.
         noise_channels (`int`, defaults to 0): Channels of multi-resolution noise beside the noisy map: each call draws a sample.
             Needs `objective="crps"` (depth) or `"energy"` (classes).
