@@ -48,6 +48,14 @@ def collect(folders: Iterable[Path], table: Path) -> None:
     write_csv(table, [{column: row.get(column) for column in columns} for row in rows])
 
 
+def collect_differences(folders: Iterable[Path], table: Path) -> None:
+    """Paired differences of ``noise2map evaluate --compare``, in place of earlier ones of the same two models."""
+    fresh = [row for folder in folders for row in json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["differences"]]
+    old = read_csv(table) if table.is_file() else []
+    pairs = {(row["model"], row["other_model"]) for row in fresh}
+    write_csv(table, fresh + [row for row in old if (row["model"], row["other_model"]) not in pairs])
+
+
 def _with_training(row: dict[str, Any]) -> dict[str, Any]:
     """The recipe, seeds and command of the run that made the evaluated decoder, in front."""
     members = [path for path in str(row.get("members") or "").split(", ") if path]

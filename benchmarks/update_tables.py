@@ -744,6 +744,7 @@ def main() -> None:
         return
     if options.collect_decoders:
         hidden_tables.collect(options.collect_decoders, RESULTS / "decoders_completion.csv")
+        hidden_tables.collect_differences(options.collect_decoders, RESULTS / "differences_decoders_completion.csv")
         return
     if options.collect_predictor:
         found = [{"run": folder.name} | row for folder in options.collect_predictor for row in read_csv(folder / "accuracy.csv")]
