@@ -50,7 +50,9 @@ def collect(folders: Iterable[Path], table: Path) -> None:
 
 def collect_differences(folders: Iterable[Path], table: Path) -> None:
     """Paired differences of ``noise2map evaluate --compare``, in place of earlier ones of the same two models."""
-    fresh = [row for folder in folders for row in json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["differences"]]
+    fresh = [
+        row for folder in folders for row in json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["differences"]
+    ]
     old = read_csv(table) if table.is_file() else []
     pairs = {(row["model"], row["other_model"]) for row in fresh}
     write_csv(table, fresh + [row for row in old if (row["model"], row["other_model"]) not in pairs])

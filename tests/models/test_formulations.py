@@ -246,7 +246,8 @@ def test_times_of_training_lie_where_they_are_asked_for():
     (
         ({"matched_filter": True}, "needs fixed codes"),
         ({"map_pyramid_levels": 2}, "map_pyramid_levels is 2; expected 0 without matched_filter"),
-        ({"map_pyramid_levels": -1}, "map_pyramid_levels is -1; expected a number of at least 0"),
+        ({"map_pyramid_levels": -1}, "map_pyramid_levels is -1; expected 0 to 8"),
+        ({"map_pyramid_levels": 9}, "map_pyramid_levels is 9; expected 0 to 8"),
         ({"matched_filter": True, "map_encoding": "one_hot", "self_aligned": True}, "self_aligned=False"),
         ({"noise_channels": 2}, "do not go together"),
         ({"objective": "crps"}, "do not go together"),

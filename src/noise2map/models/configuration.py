@@ -290,7 +290,6 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
             "min_inverse_snr",
             "auxiliary_loss_weight",
             "noise_channels",
-            "map_pyramid_levels",
             "field_smoothness",
             "time_std",
             "gradient_weight",
@@ -325,6 +324,16 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
             )
         if self.upsampling == "convex" and self.objective == "l2":
             raise ValueError("upsampling 'convex' has no part in the objective 'l2', which compares cells; expected another")
+        self._check_noisy_map()
+
+    def _check_noisy_map(self) -> None:
+        """Refuses what a decoder cannot be shown of a noisy map, or learn from it.
+
+        Raises:
+            ValueError: naming the field, its value and what was expected.
+        """
+        if not 0 <= self.map_pyramid_levels <= 8:
+            raise ValueError(f"map_pyramid_levels is {self.map_pyramid_levels!r}; expected 0 to 8")
         if self.matched_filter and self.map_encoding != "one_hot":
             raise ValueError(f"map_encoding is {self.map_encoding!r}; the matched filter needs fixed codes, 'one_hot'")
         if self.map_pyramid_levels and not self.matched_filter:
