@@ -6,6 +6,7 @@ python benchmarks/update_tables.py --collect-guidance out/guidance out/other  # 
 python benchmarks/update_tables.py --collect-guidance-by-geometry out/shipped out/thirds  # guidance_by_geometry*.csv
 python benchmarks/update_tables.py --collect-guidance-settings out/weak-25 out/weak-100  # guidance_settings*.csv
 python benchmarks/update_tables.py --collect-guidance-windows out/weak-window-low out/rows-window-low  # guidance_windows*.csv
+python benchmarks/update_tables.py --collect-nearest out/shipped-nearest        # nearest_training.csv
 python benchmarks/update_tables.py --collect-decoders out/ev-energy-0 out/ev-ssn-0  # decoders_completion.csv
 python benchmarks/update_tables.py --collect-predictor runs/predictor runs/other  # depth_predictor.csv
 python benchmarks/update_tables.py --collect-application out/application      # depth_from_generated*.csv and .png
@@ -641,6 +642,21 @@ def video_table() -> str:
     return markdown_table(rows)
 
 
+def nearest_table() -> str:
+    """How near the shipped generator's images are to those it was trained on."""
+    rows = [
+        {
+            "images": row["setting"],
+            "number": row["images"],
+            "median distance": f"{row['median']:.2f}",
+            "nearest 5 %": f"{row['p05']:.2f}",
+            "nearer than all but 1 % of unseen real ones, %": f"{100 * row['copies']:.1f}",
+        }
+        for row in read_csv(RESULTS / "nearest_training.csv")
+    ]
+    return markdown_table(rows)
+
+
 def toy_parts_table() -> str:
     """How often steps draw what is true in six of ten squares, by scale and size."""
     lines: dict[tuple[float, int], dict[str, Any]] = {}
@@ -670,6 +686,7 @@ def blocks() -> dict[tuple[Path, str], str]:
         found |= {(page, name): table, (ZOO / GENERATOR / "README.md", name): table}
     found |= {(page, "guidance priors"): guidance_table("priors"), (page, "guidance conventions"): convention_table()}
     found |= {(page, name.replace("_", " ")): geometry_guidance_table(name) for name in (BY_GEOMETRY[0], WINDOWS[0])}
+    found[page, "nearest training"] = nearest_table()
     found[ROOT / "docs" / "training.md", "toy parts"] = toy_parts_table()
     found[page, "hidden"] = hidden_tables.table([RESULTS / "evaluate_completion.csv", RESULTS / "decoders_completion.csv"])
     found[ROOT / "docs" / "guidance.md", "guidance window differences"] = guidance_differences_table()
@@ -722,6 +739,7 @@ def main() -> None:
     parser.add_argument("--collect-guidance-by-geometry", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--collect-guidance-settings", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--collect-guidance-windows", type=Path, nargs="+", metavar="FOLDER")
+    parser.add_argument("--collect-nearest", type=Path, metavar="FOLDER")
     parser.add_argument("--collect-decoders", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--collect-predictor", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--collect-trust", type=Path, nargs="+", metavar="FOLDER")
@@ -741,6 +759,9 @@ def main() -> None:
         return
     if options.collect_guidance_windows:
         collect_guidance(options.collect_guidance_windows, WINDOWS)
+        return
+    if options.collect_nearest:
+        shutil.copy(options.collect_nearest / "nearest.csv", RESULTS / "nearest_training.csv")
         return
     if options.collect_decoders:
         hidden_tables.collect(options.collect_decoders, RESULTS / "decoders_completion.csv")
