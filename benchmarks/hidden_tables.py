@@ -5,7 +5,6 @@
 
 import json
 import re
-import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean
@@ -65,13 +64,11 @@ def _with_training(row: dict[str, Any]) -> dict[str, Any]:
     found = [RUN.fullmatch(run.name) for run in runs]
     if None in found:
         raise ValueError(f"evaluated model: {row['model']} is not in a folder named RECIPE-seedN, so its training cannot be told")
-    commands = [json.loads((run / "config.json").read_text(encoding="utf-8"))["command"] for run in runs[:1]]
-    written = [command if isinstance(command, str) else shlex.join(command) for command in commands]
     seeds = [int(match["seed"]) for match in found if match]
     return {
         "recipe": found[0]["recipe"] if found[0] else None,
         "train_seed": seeds[0] if len(seeds) == 1 else ", ".join(map(str, seeds)),
-        "train_command": written[0],
+        "train_command": json.loads((runs[0] / "config.json").read_text(encoding="utf-8"))["command"],
         **row,
     }
 

@@ -17,6 +17,7 @@ python benchmarks/update_tables.py                                  # rewrites t
 import argparse
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,23 @@ def collect_trust(folders: list[Path]) -> None:
         fresh = [row for folder in folders if (folder / name).is_file() for row in read_csv(folder / name)]
         old = read_csv(RESULTS / name) if (RESULTS / name).is_file() else []
         write_csv(RESULTS / name, [row for row in old if row[key] not in {one[key] for one in fresh}] + fresh)
+
+
+def collect_nearest(folders: list[Path]) -> None:
+    """Takes over how near the images of one generator are to those it was trained on."""
+    shutil.copy(folders[0] / "nearest.csv", RESULTS / "nearest_training.csv")
+
+
+def collect_decoders(folders: list[Path]) -> None:
+    """Adds decoders that were asked what a cover hides."""
+    hidden_tables.collect(folders, RESULTS / "decoders_completion.csv")
+    hidden_tables.collect_differences(folders, RESULTS / "differences_decoders_completion.csv")
+
+
+def collect_predictor(folders: list[Path]) -> None:
+    """Takes over how accurate depth predictors are."""
+    rows = [{"run": folder.name} | row for folder in folders for row in read_csv(folder / "accuracy.csv")]
+    write_csv(RESULTS / "depth_predictor.csv", rows)
 
 
 def shift_table(model: str, images: int) -> str:
@@ -731,52 +749,34 @@ def update_metadata(name: str) -> None:
         card.write_text(text, encoding="utf-8")
 
 
+COLLECTORS: dict[str, Callable[[list[Path]], None]] = {
+    "guidance": collect_guidance,
+    "guidance-by-geometry": lambda folders: collect_guidance(folders, BY_GEOMETRY),
+    "guidance-settings": lambda folders: collect_guidance(folders, SETTINGS),
+    "guidance-windows": lambda folders: collect_guidance(folders, WINDOWS),
+    "nearest": collect_nearest,
+    "decoders": collect_decoders,
+    "predictor": collect_predictor,
+    "trust": collect_trust,
+    "application": collect_application,
+}
+
+
 def main() -> None:
     """Collects evaluations, or rewrites every table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--collect", nargs="+", metavar=("TASK", "FOLDER"))
-    parser.add_argument("--collect-guidance", type=Path, nargs="+", metavar="FOLDER")
-    parser.add_argument("--collect-guidance-by-geometry", type=Path, nargs="+", metavar="FOLDER")
-    parser.add_argument("--collect-guidance-settings", type=Path, nargs="+", metavar="FOLDER")
-    parser.add_argument("--collect-guidance-windows", type=Path, nargs="+", metavar="FOLDER")
-    parser.add_argument("--collect-nearest", type=Path, metavar="FOLDER")
-    parser.add_argument("--collect-decoders", type=Path, nargs="+", metavar="FOLDER")
-    parser.add_argument("--collect-predictor", type=Path, nargs="+", metavar="FOLDER")
-    parser.add_argument("--collect-trust", type=Path, nargs="+", metavar="FOLDER")
-    parser.add_argument("--collect-application", type=Path, nargs="+", metavar="FOLDER")
+    for name in COLLECTORS:
+        parser.add_argument(f"--collect-{name}", type=Path, nargs="+", metavar="FOLDER")
     options = parser.parse_args()
     if options.collect:
         collect(options.collect[0], [Path(folder) for folder in options.collect[1:]])
         return
-    if options.collect_guidance:
-        collect_guidance(options.collect_guidance)
-        return
-    if options.collect_guidance_by_geometry:
-        collect_guidance(options.collect_guidance_by_geometry, BY_GEOMETRY)
-        return
-    if options.collect_guidance_settings:
-        collect_guidance(options.collect_guidance_settings, SETTINGS)
-        return
-    if options.collect_guidance_windows:
-        collect_guidance(options.collect_guidance_windows, WINDOWS)
-        return
-    if options.collect_nearest:
-        shutil.copy(options.collect_nearest / "nearest.csv", RESULTS / "nearest_training.csv")
-        return
-    if options.collect_decoders:
-        hidden_tables.collect(options.collect_decoders, RESULTS / "decoders_completion.csv")
-        hidden_tables.collect_differences(options.collect_decoders, RESULTS / "differences_decoders_completion.csv")
-        return
-    if options.collect_predictor:
-        found = [{"run": folder.name} | row for folder in options.collect_predictor for row in read_csv(folder / "accuracy.csv")]
-        write_csv(RESULTS / "depth_predictor.csv", found)
-        return
-    if options.collect_trust:
-        collect_trust(options.collect_trust)
-        return
-    if options.collect_application:
-        collect_application(options.collect_application)
-        return
+    for name, collector in COLLECTORS.items():
+        folders = getattr(options, f"collect_{name.replace('-', '_')}")
+        if folders:
+            collector(folders)
+            return
     for (path, name), table in blocks().items():
         replace_block(path, name, table)
     for name in available():
