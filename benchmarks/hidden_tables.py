@@ -108,3 +108,18 @@ def _line(decoder: str, drawn: str, steps: int, rows: list[dict[str, Any]]) -> d
         if name == "energy_hidden" and len(values) > 1:
             line[title] += f" ({min(values):.{digits}f} to {max(values):.{digits}f})"
     return line
+
+
+def population_table(path: Path) -> str:
+    """Where all that may be there is known: whole true maps and smooth draws of what is likely in each cell."""
+    lines = []
+    for row in read_csv(path):
+        line = {"frames alike": row["alike"], "maps drawn": row["drawn"], "energy score": f"{row['energy']:.3f}"}
+        line["wrong in one map, %"] = f"{100 * row['wrong_sample']:.1f}"
+        line["best of eight, wrong %"] = f"{100 * row['wrong_best']:.1f}"
+        for name, title in (("energy", "whole maps' energy score is lower by"), ("wrong_best", "their best of eight by")):
+            values = [row.get(f"{name}_above{end}") for end in ("", "_low", "_high")]
+            known = [f"{100 * value:.1f}" for value in values if isinstance(value, int | float)]
+            line[title] = f"{known[0]} % [{known[1]}, {known[2]}]" if known else "\u2013"
+        lines.append(line)
+    return markdown_table(lines)

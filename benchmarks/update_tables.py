@@ -706,6 +706,7 @@ def blocks() -> dict[tuple[Path, str], str]:
     found |= {(page, name.replace("_", " ")): geometry_guidance_table(name) for name in (BY_GEOMETRY[0], WINDOWS[0])}
     found[page, "nearest training"] = nearest_table()
     found[ROOT / "docs" / "training.md", "toy parts"] = toy_parts_table()
+    found[page, "known populations"] = hidden_tables.population_table(RESULTS / "known_populations.csv")
     found[page, "hidden"] = hidden_tables.table([RESULTS / "evaluate_completion.csv", RESULTS / "decoders_completion.csv"])
     found[ROOT / "docs" / "guidance.md", "guidance window differences"] = guidance_differences_table()
     found[page, "guidance settings"] = guidance_settings_table()
