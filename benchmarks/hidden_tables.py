@@ -23,7 +23,10 @@ NAMES = {
     "completion-energy": "energy score as loss",
     "completion-ssn": "low-rank normal of logits (SSN)",
     "completion-nodiffusion": "cross entropy, no diffusion",
+    **{f"completion-pyramid-tempered-{t}": f"matched filter, scale 0.2, means beside, temperature {t}" for t in ("0.8", "0.6")},
+    **{f"completion-nodiffusion-tempered-{t}": f"cross entropy, no diffusion, temperature {t}" for t in ("0.8", "0.6")},
 }
+SHOWN_DRAWS = ("whole maps", *(f"field over {width} cells" for width in (0, 2, 8)))
 SCORES = {  # title, factor, digits
     "energy_hidden": ("energy score", 1, 3),
     "ged_pixel_hidden": ("pixel GED", 1, 3),
@@ -114,7 +117,10 @@ def population_table(path: Path) -> str:
     """Where all that may be there is known: whole true maps and smooth draws of what is likely in each cell."""
     lines = []
     for row in read_csv(path):
-        line = {"frames alike": row["alike"], "maps drawn": row["drawn"], "energy score": f"{row['energy']:.3f}"}
+        if row["drawn"] not in SHOWN_DRAWS:
+            continue
+        alike = f"{row['alike']}, of as many maps" if str(row["one_of_each_map"]) == "True" else str(row["alike"])
+        line = {"frames alike": alike, "maps drawn": row["drawn"], "energy score": f"{row['energy']:.3f}"}
         line["wrong in one map, %"] = f"{100 * row['wrong_sample']:.1f}"
         line["best of eight, wrong %"] = f"{100 * row['wrong_best']:.1f}"
         for name, title in (("energy", "whole maps' energy score is lower by"), ("wrong_best", "their best of eight by")):

@@ -2,6 +2,7 @@
 
     noise2map data freedoom --split train --frames 6000 --supersample 4 --out rooms
     python benchmarks/known_populations.py --data rooms --out results/known_populations.csv
+    python benchmarks/known_populations.py --data rooms --one-of-each-map --alike 4 16 48 --out results/known_populations.csv
 
 Of some frames a rectangle is hidden. The frames whose labels agree best around it are taken for all that may be there, each as
 likely: the truth is one of them. The exact sampler draws of them, whole, and no sampler can have a lower energy score on average;
@@ -28,7 +29,7 @@ from noise2map.data.subsets import evenly_spaced
 from noise2map.data.transforms import Hide
 from noise2map.diffusion.fields import draw_classes
 from noise2map.metrics.intervals import bootstrap_intervals
-from noise2map.report.tables import text_table, write_csv
+from noise2map.report.tables import merge_rows, text_table
 from noise2map.runs.provenance import provenance
 
 CLASSES = 11  # ten, and one for the pixels of which nobody knows
@@ -143,8 +144,8 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--alike", type=int, nargs="+", default=[4, 16, 64, 128, 256], help="frames of a population")
     parser.add_argument("--smoothness", type=float, nargs="+", default=[0, 1, 2, 4, 8], help="cells")
-    parser.add_argument("--frames", type=int, default=200, help="frames of which a part is hidden")
-    parser.add_argument("--draws", type=int, default=48, help="of the control")
+    parser.add_argument("--frames", type=int, default=150, help="frames of which a part is hidden")
+    parser.add_argument("--draws", type=int, default=32, help="of the control")
     parser.add_argument("--one-of-each-map", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
@@ -159,7 +160,8 @@ def main() -> None:
         text_table([{name: value for name, value in row.items() if not name.endswith(("_low", "_high"))} for row in rows], digits=3)
     )
     if options.out:
-        write_csv(options.out, [row | facts for row in rows])
+        exact = [{name: f"{value:.6f}" if isinstance(value, float) else value for name, value in row.items()} for row in rows]
+        merge_rows(options.out, [row | facts for row in exact], ("alike", "drawn", "one_of_each_map"))
 
 
 if __name__ == "__main__":
