@@ -15,7 +15,7 @@ from noise2map.report.tables import markdown_table, read_csv, write_csv
 RUN = re.compile(r"(?P<recipe>.+)-seed(?P<seed>\d+)")
 SAME = ("model", "members", "steps", "sampling", "field_smoothness")  # two rows that agree in these are of one setting
 NAMES = {
-    "freedoom-completion-tiny": "matched filter, shipped (fresh covers)",
+    "freedoom-completion-tiny": "shipped: scale 0.2, means beside, fresh covers",
     "completion-matched": "matched filter",
     "completion-matched-scale02": "matched filter, scale 0.2",
     "completion-pyramid": "matched filter, scale 0.2, means beside",

@@ -1,6 +1,6 @@
 """What sparse refinement loses: later steps on a share of the tokens, the most uncertain ones or any, and fewer steps.
 
-    noise2map data freedoom --split test --frames 120 --size 160x120 --seed 0 --out rooms
+    noise2map data freedoom --split test --frames 1080 --supersample 4 --out rooms
     python benchmarks/refine.py --data rooms --out results/refine.csv
     python benchmarks/refine.py --data rooms --out results/refine.csv --shares --thresholds 0.5 0.3 0.1
 
