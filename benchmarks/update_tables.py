@@ -223,6 +223,12 @@ def guidance_table(table: str) -> str:
     return markdown_table([_guidance_row(row) for row in rows])
 
 
+def generator_of(run: str) -> str:
+    """The generator that a folder of images is called by, and their number where others have another."""
+    name, _, images = run.removesuffix("-window-low").partition("-")
+    return f"{name}, {int(images):,} images" if images else name
+
+
 def geometry_guidance_table(source: str) -> str:
     """Guidance and its controls, by generator: folders of runs are named by their generators."""
     lines, seen = [], set()
@@ -234,7 +240,7 @@ def geometry_guidance_table(source: str) -> str:
         line = _guidance_row(row)
         kept = [name for name in line if name not in ("setting", "images", "off plane", "planar", "edges", "FID inf", "dFID inf")]
         start = {
-            "generator": row["run"].removesuffix("-window-low").rpartition("-")[2],
+            "generator": generator_of(row["run"]),
             "images": line["setting"],
             "steps": row["steps"] or "",
         }
@@ -246,7 +252,7 @@ def guidance_summary_table(source: str) -> str:
     """What guidance does to each generator, its controls in brackets."""
     runs: dict[str, dict[str, Any]] = {}
     for row in read_csv(RESULTS / f"{source}.csv"):
-        runs.setdefault(row["run"].removesuffix("-window-low"), {}).setdefault(row["setting"], row)
+        runs.setdefault(generator_of(row["run"]), {}).setdefault(row["setting"], row)
     lines = []
     for run, rows in runs.items():
         line: dict[str, Any] = {"generator": run}
@@ -264,7 +270,7 @@ def guidance_differences_table() -> str:
     runs: dict[str, dict[str, dict[str, Any]]] = {}
     for row in read_csv(RESULTS / f"{WINDOWS[1]}.csv"):
         if (row["this"], row["minus"]) == ("DCG", "none, equal cost"):
-            runs.setdefault(row["run"].removesuffix("-window-low"), {}).setdefault(row["score"], row)
+            runs.setdefault(generator_of(row["run"]), {}).setdefault(row["score"], row)
     scores = {name: (title.replace(", %", ", points"), *rest) for name, (title, *rest) in SUMMED_UP.items()}
     scores["upright_share"] = ("upright, points", 100, 1)
     lines = []
