@@ -56,6 +56,7 @@ def test_a_model_that_draws_whole_maps_shows_guesses_of_what_nobody_sees(tmp_pat
     text = (tmp_path / "index.html").read_text()
     for word in ("cameras, 1 step", "all cells", "what is there", "guess 1", "guess 3"):
         assert text.count(f"<b>{word}</b>") == len(demo_bev.SHOWN)
+    assert text.count("pale: seen") == 3 * len(demo_bev.SHOWN) and "cannot be seen" in text
     assert "guess 4" not in text and "what nobody sees" in text and list(maps.by_steps) == [1]
     for whole in maps.whole.values():
         assert whole.known.all() and whole.unseen.any() and whole.guesses.shape == (3, 6, 16, 16)

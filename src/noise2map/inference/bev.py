@@ -337,14 +337,15 @@ def draw_prediction(
     """Views, LiDAR, map, truth, errors and uncertainty of a sample as one image; the map covers ``size_m`` metres."""
     views, maps = prediction_cells(sample, prediction, palette, size_m, threshold)
     heading = f"{prediction.id} ({sample['location']})" if "location" in sample else prediction.id
-    return bev_panels.bev_panel(views, maps, id2label, palette, heading, guesses=guess_cells(prediction, palette))
+    guesses, unknown = guess_cells(prediction, palette), not bool(prediction.known.all())
+    return bev_panels.bev_panel(views, maps, id2label, palette, heading, guesses=guesses, unknown=unknown)
 
 
 def guess_cells(prediction: BevPrediction, palette: np.ndarray) -> list[Cell]:
     """Whole maps that may be true; where the sample says what nobody sees, the rest is pale."""
-    seen = None if prediction.unseen is None else ~prediction.unseen
+    seen, note = (None, "") if prediction.unseen is None else (~prediction.unseen, "pale: seen")
     return [
-        bev_panels.map_cell(f"guess {index + 1}", bev_panels.paint_layers(guess, palette, prediction.known, seen))
+        bev_panels.map_cell(f"guess {index + 1}", bev_panels.paint_layers(guess, palette, prediction.known, seen), note)
         for index, guess in enumerate([] if prediction.guesses is None else prediction.guesses)
     ]
 

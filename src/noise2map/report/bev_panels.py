@@ -220,10 +220,10 @@ def _enlarged(image: np.ndarray) -> np.ndarray:
     return np.repeat(np.repeat(image, factor, 0), factor, 1)
 
 
-def layer_legend(id2label: Mapping[int, str], palette: np.ndarray) -> list[tuple[Color, str]]:
-    """Colors and names of the layers, and of what cannot be seen."""
+def layer_legend(id2label: Mapping[int, str], palette: np.ndarray, unknown: bool = True) -> list[tuple[Color, str]]:
+    """Colors and names of the layers and, with ``unknown``, of what cannot be seen."""
     legend = [((int(r), int(g), int(b)), id2label[i].replace("_", " ")) for i, (r, g, b) in enumerate(palette)]
-    return [*legend, (_UNKNOWN, "cannot be seen")]
+    return [*legend, (_UNKNOWN, "cannot be seen")] if unknown else legend
 
 
 def bev_panel(
@@ -235,6 +235,7 @@ def bev_panel(
     theme: str = "light",
     width: int = 1400,
     guesses: Sequence[Cell] = (),
+    unknown: bool = True,
 ) -> Image.Image:
     """The views above the maps, with the layers' colors in a legend.
 
@@ -247,8 +248,9 @@ def bev_panel(
         theme: ``"light"`` or ``"dark"``.
         width: Width to aim at, in pixels.
         guesses: Further maps, in rows below.
+        unknown: The maps have cells that cannot be seen: the legend says so.
     """
-    legend = layer_legend(id2label, palette)
+    legend = layer_legend(id2label, palette, unknown)
     below = render(Panel([*maps, *guesses], len(maps), "" if views else heading, legend), width, theme)
     if not views:
         return below
