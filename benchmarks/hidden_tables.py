@@ -19,7 +19,6 @@ NAMES = {
     "completion-matched": "matched filter",
     "completion-matched-scale02": "matched filter, scale 0.2",
     "completion-pyramid": "matched filter, scale 0.2, means beside",
-    "completion-pyramid-large": "matched filter, scale 0.2, means beside, 5 layers of 512",
     "completion-energy": "energy score as loss",
     "completion-ssn": "low-rank normal of logits (SSN)",
     "completion-nodiffusion": "cross entropy, no diffusion",
