@@ -211,6 +211,38 @@ def test_a_command_leaves_its_process_group(monkeypatch, tmp_path, error):
     assert not torch.distributed.is_initialized()
 
 
+LAUNCHED = """
+import atexit, os, sys
+import torch
+from noise2map import cli
+
+class Held:
+    def __del__(self, write=os.write):
+        write(1, b"torn down")
+
+def command(**_):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=0, world_size=1)
+    raise SystemExit(int(sys.argv[2])) if sys.argv[2] else ValueError("bad")
+
+held, cli.app = Held(), command
+atexit.register(print, "at exit")
+cli.main(["train"])
+"""
+
+
+@pytest.mark.parametrize(("code", "expected"), [("0", 0), ("1", 1), ("", 2)])
+@pytest.mark.parametrize("launcher", [True, False])
+def test_a_launched_process_is_not_torn_down(launcher, code, expected, tmp_path):
+    """Threads that still hold the group abort a process in its last moment, and the launcher calls its work failed."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC")}
+    environment |= {"TORCHELASTIC_RUN_ID": "1"} if launcher else {}
+    words = [sys.executable, "-c", LAUNCHED, str(tmp_path / "group"), code]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == expected, done.stderr
+    assert done.stdout == "at exit\n" + ("" if launcher else "torn down")
+    assert ("error: bad" in done.stderr) == (code == "")
+
+
 def test_stray_words_are_still_refused(capsys):
     code, _, err = run(["evaluate", "--model", "m", "stray", "--steps", "1", "3"], capsys)
     assert code == 2 and "stray" in err

@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from noise2map.cli.launch import leave_process_group, share_processor
+from noise2map.cli.launch import end_process, leave_process_group, share_processor
 from noise2map.runs.memory import keep_freed_memory
 
 # command -> (module, attribute, one-line help). A Typer app becomes a group, a function a command, which may have two words.
@@ -150,15 +150,22 @@ def main(arguments: list[str] | None = None) -> None:
     show_log()
     if arguments is None and sys.argv[1:2] and sys.argv[1] in _MODEL_COMMANDS:
         keep_freed_memory()
+    code: int | str | None = None
     try:
         app(args=arguments, prog_name="noise2map", standalone_mode=True)
+    except SystemExit as end:
+        code = end.code
     except (ValueError, OSError, ImportError, MemoryError) as error:
         if os.environ.get("NOISE2MAP_TRACEBACK"):
             raise
         print(f"noise2map: error: {_one_line(error)}", file=sys.stderr)
-        raise SystemExit(EXIT_BAD_INPUT) from None
+        code = EXIT_BAD_INPUT
     finally:
-        leave_process_group()
+        launched = leave_process_group()
+    if launched and not isinstance(code, str):
+        end_process(code or 0)
+    if code is not None:
+        raise SystemExit(code)
 
 
 class _Printer(logging.Handler):
