@@ -138,8 +138,8 @@ def _make(options: DemoOptions) -> list[str]:
     sections.append(ScoreSection(options, (segmentation, depth)))
     page = Page(
         "noise2map",
-        "Dense maps by denoising: the image is read once, the map in as many steps as are asked for. In the shipped models more "
-        "steps change next to nothing; each section says how much.",
+        "Dense maps by denoising: the image is read once, the map in as many steps as are asked for. Where all is seen, more "
+        "steps change next to nothing; behind a cover they make whole maps. Each section says how much.",
     )
     page.footer(
         f"noise2map demo, seed {options.seed}, on {device.type} ({platform.machine()}, "
