@@ -5,6 +5,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean
@@ -43,7 +44,8 @@ def collect(folders: Iterable[Path], table: Path) -> None:
     """
     fresh = [_with_training(row) for folder in folders for row in read_csv(folder / "evaluation.csv")]
     taken = {_setting(row) for row in fresh}
-    rows = fresh + [row for row in read_csv(table) if _setting(row) not in taken]
+    old = read_csv(table) if table.is_file() else []
+    rows = fresh + [row for row in old if _setting(row) not in taken]
     rows.sort(key=lambda row: (str(row["recipe"]), str(row["train_seed"])))
     columns = list(dict.fromkeys(column for row in rows for column in row))
     write_csv(table, [{column: row.get(column) for column in columns} for row in rows])
@@ -61,7 +63,8 @@ def collect_differences(folders: Iterable[Path], table: Path) -> None:
 
 def _with_training(row: dict[str, Any]) -> dict[str, Any]:
     """The recipe, seeds and command of the run that made the evaluated decoder, in front."""
-    members = [path for path in str(row.get("members") or "").split(", ") if path]
+    words = shlex.split(str(row["command"]))
+    members = [words[i + 1] for i, word in enumerate(words) if word == "--member"]
     runs = [Path(path).parent for path in dict.fromkeys([row["model"], *members])]
     found = [RUN.fullmatch(run.name) for run in runs]
     if None in found:

@@ -2,8 +2,11 @@
 
 import csv
 
+import hidden_tables
 import pytest
 import train_tables
+
+from noise2map.report.tables import write_csv
 
 NAMES = ["depth-laplace", "depth-nodiffusion", "completion-matched"]
 
@@ -50,3 +53,37 @@ def test_tables_hold_what_has_been_scored(tmp_path):
 def test_a_run_that_fails_says_why(tmp_path):
     with pytest.raises(RuntimeError, match=r"noise2map train decoders/nothing: .*no recipe file"):
         train_tables.run(["noise2map", "train", "decoders/nothing"], tmp_path / "log.txt")
+
+
+def evaluated(folder, command, **cells):
+    folder.mkdir(parents=True)
+    row = {
+        "model": command.split()[3],
+        "command": command,
+        "members": 1,
+        "steps": 1,
+        "sampling": "field",
+        "field_smoothness": 2.0,
+        **cells,
+    }
+    write_csv(folder / "evaluation.csv", [row])
+    return folder
+
+
+def test_rows_of_one_decoder_and_of_ensembles_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs = [tmp_path / "runs" / f"completion-nodiffusion-seed{seed}" for seed in (0, 3)]
+    for run in runs:
+        run.mkdir(parents=True)
+        (run / "config.json").write_text('{"command": "noise2map train"}')
+    one = f"noise2map evaluate --model {runs[0].relative_to(tmp_path)}/final"
+    two = f"{one} --member {runs[1].relative_to(tmp_path)}/final"
+    folders = [
+        evaluated(tmp_path / "alone", one, energy_hidden=0.5),
+        evaluated(tmp_path / "both", two, members=2, energy_hidden=0.4),
+    ]
+    hidden_tables.collect(folders, tmp_path / "table.csv")
+    rows = list(csv.DictReader((tmp_path / "table.csv").open()))
+    assert [(row["train_seed"], row["energy_hidden"]) for row in rows] == [("0", "0.5"), ("0, 3", "0.4")]
+    hidden_tables.collect([evaluated(tmp_path / "again", two, members=2, energy_hidden=0.3)], tmp_path / "table.csv")
+    assert [row["energy_hidden"] for row in csv.DictReader((tmp_path / "table.csv").open())] == ["0.5", "0.3"]
