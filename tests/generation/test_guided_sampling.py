@@ -10,6 +10,7 @@ from typer import BadParameter
 
 from noise2map.cli import main
 from noise2map.cli.sample import parse_seeds
+from noise2map.generation.image_files import pair_sheet, seed_name
 from noise2map.generation.loading import camera_of, load_generator
 from noise2map.generation.sampling import SamplingOptions, sample_images
 from noise2map.guidance import DepthGuidedPipeline, GuidanceConfig
@@ -175,3 +176,19 @@ def test_parts_that_do_not_belong_together(generator, tmp_path, capsys):
     assert "expected the same range" in capsys.readouterr().err
     with pytest.raises(FileNotFoundError, match=r"model_index\.json"):
         resolve_generator(str(tmp_path))
+
+
+@pytest.mark.parametrize(("count", "abreast"), [(3, 1), (16, 2)])
+def test_many_pairs_stand_abreast(tmp_path, count, abreast):
+    for prefix in ("", "unguided/"):
+        for kind in ("images", "depth"):
+            (tmp_path / f"{prefix}{kind}").mkdir(parents=True, exist_ok=True)
+        for seed in range(count):
+            Image.new("RGB", (64, 64), (10 * seed, 0, 0)).save(tmp_path / f"{prefix}images/{seed_name(seed)}.png")
+            np.savez(tmp_path / f"{prefix}depth/{seed_name(seed)}.npz", depth_m=np.full((64, 64), 2.0 + seed, np.float32))
+    sheet = np.asarray(pair_sheet(tmp_path, range(count), ["", "unguided/"], metric=True, guided=True))
+    assert sheet.shape[0] < 1.5 * sheet.shape[1]
+    reds = [level for level in range(10, 10 * count, 10) if (sheet == (level, 0, 0)).all(-1).any()]
+    assert reds == list(range(10, 10 * count, 10))
+    rows = [np.flatnonzero((sheet == (10 * seed, 0, 0)).all(-1).any(1))[0] for seed in range(1, count)]
+    assert len(set(rows)) == -(-count // abreast) - (abreast == 1)

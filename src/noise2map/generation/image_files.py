@@ -13,13 +13,14 @@ from noise2map.generation.loading import Camera
 from noise2map.geometry import known_depth, normals_from_depth, point_cloud, write_ply
 from noise2map.guidance.depth_range import DepthRange
 from noise2map.report.palettes import colorize, colorize_normals, depth_range
-from noise2map.report.panels import Cell, Panel, depth_cell, render
+from noise2map.report.panels import PANEL_WIDTH, Cell, Panel, depth_cell, render
 from noise2map.runs.files import encode_image
 from noise2map.runs.output_folder import OutputFolder
 from noise2map.tasks.depth import depth_png_scale
 
 SHEET_FILE = "pairs.png"
 SHEET_ROWS = 16
+_LONE_ROWS, _WIDE = 4, 1680  # more rows make a sheet that no screen shows; pixels
 _UNIT = 65535  # of relative depth in a 16-bit PNG
 
 
@@ -103,11 +104,11 @@ def _write_cloud(path: Path, image: Image.Image, depth_m: np.ndarray, camera: Ca
 
 
 def pair_sheet(out: Path, seeds: Sequence[int], folders: Sequence[str], metric: bool, guided: bool, title: str = "") -> Image.Image:
-    """A row for each seed: image and depth without guidance, and with it if there is any.
+    """Image and depth of each seed without guidance, and with it if there is any: a seed in a row, two where there are many.
 
     Args:
         out: Folder of the images.
-        seeds: The rows.
+        seeds: Which, in this order.
         folders: Below it, `""` and perhaps `"unguided/"`, as `write_seed` fills them.
         metric: Whether depth is in metres.
         guided: Whether what lies in `""` is guided.
@@ -129,4 +130,5 @@ def pair_sheet(out: Path, seeds: Sequence[int], folders: Sequence[str], metric: 
             cells.append(Cell(f"seed {seed}, {word}", np.asarray(image)))
             depth = depths[prefix, seed]
             cells.append(depth_cell(depth, "its depth", limits) if metric else Cell("its depth", colorize(depth, 0.0, 1.0)))
-    return render(Panel(cells, columns=2 * len(folders), heading=title))
+    abreast, width = (2, _WIDE) if len(seeds) > _LONE_ROWS else (1, PANEL_WIDTH)
+    return render(Panel(cells, columns=2 * len(folders) * abreast, heading=title), width)
