@@ -25,7 +25,7 @@ SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in 
 ROOMS = {
     "runs": (
         set(),
-        {"PIL", "numpy", "torch", "transformers"},
+        {"PIL", "numpy", "torch", "tqdm", "transformers"},
     ),
     "diffusion": (
         set(),

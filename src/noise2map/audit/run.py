@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from noise2map.audit.model_pass import ModelPass
 from noise2map.audit.page import write_page
 from noise2map.audit.ranking import SUSPECT_COLUMNS, Ranking, Suspect, rank
@@ -23,6 +21,7 @@ from noise2map.models.decoding import PredictionOptions, check_count
 from noise2map.report.tables import text_table, write_csv
 from noise2map.runs.files import settings_checksum, weights_checksum
 from noise2map.runs.output_folder import OutputFolder
+from noise2map.runs.progress import progress_bar
 from noise2map.runs.words import counted
 from noise2map.tasks import task_of
 
@@ -122,7 +121,7 @@ def run_audit(chosen: AuditOptions, folder: OutputFolder, progress: bool = True)
     model_config = predictor.model.config
     found = survey(dataset, task, predictor.id2label, model_config.semantic_loss_ignore_index, progress)
     looking = ModelPass(predictor, chosen.decoding, chosen.uncertainty, chosen.min_share)
-    with tqdm(total=len(dataset), desc="model", unit="image", disable=None if progress else True) as bar:
+    with progress_bar(total=len(dataset), desc="model", unit="image", shown=progress) as bar:
         count = looking.run(dataset, found.checksums, folder, chosen.data.batch_size, bar.update)
     lines = [folder.done[name] for name in found.checksums]
     ranking = rank(folder.root, lines, log_frequencies(found.pixels), chosen.top)

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from noise2map.data.paired import raise_together
 from noise2map.data.subsets import UNREADABLE
 from noise2map.runs.files import content_checksum
+from noise2map.runs.progress import progress_bar
 from noise2map.tasks.base import Task
 
 
@@ -51,7 +51,7 @@ def survey(dataset: Any, task: Task, id2label: Mapping[int, str], ignore_index: 
         raise ValueError("the dataset holds no images")
     found = Survey(pixels=np.zeros(len(id2label), np.int64))
     errors: list[Exception] = []
-    for index in tqdm(range(len(dataset)), desc="labels", unit="image", disable=None if progress else True):
+    for index in progress_bar(range(len(dataset)), desc="labels", unit="image", shown=progress):
         try:
             sample = dataset[index]
             task.check_sample(sample)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from noise2map.calibration.checkpoint import CalibratedCheckpoint
 from noise2map.calibration.drawing import DrawnImages, draw_images, group_numbers, open_images
@@ -19,6 +18,7 @@ from noise2map.models.distributions.calibration import Calibration, check_level
 from noise2map.report.plots import save_figure
 from noise2map.report.tables import write_csv
 from noise2map.runs.files import json_values, write_json
+from noise2map.runs.progress import progress_bar
 from noise2map.runs.provenance import provenance
 from noise2map.tasks import task_of
 from noise2map.tasks.calibrating import LEVELS, Calibrator, DrawnPixels
@@ -149,7 +149,7 @@ def run_calibration(chosen: CalibrationOptions, overwrite: bool = False, progres
     task = task_of(model)
     data, split = open_images(task, model, processor, chosen.model, chosen.dataset, chosen.root, chosen.split, chosen.limit)
     decoding, calibrator = chosen.decoding.resolved(model.config), task.calibrator(model).by(chosen.method)
-    with tqdm(total=len(data), desc="images", unit="image", disable=None if progress else True) as bar:
+    with progress_bar(total=len(data), desc="images", unit="image", shown=progress) as bar:
         drawn = draw_images(model, processor, task, calibrator, data, decoding, chosen.pixels, chosen.batch_size, bar.update)
     parts = split_images(drawn, chosen)
     facts: dict[str, Any] = {"model": label_of(chosen.model), "dataset": chosen.dataset, "split": split, "decoding": decoding.name}

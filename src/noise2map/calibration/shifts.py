@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from noise2map.calibration.drawing import draw_images, open_images
 from noise2map.calibration.report import shown_rows
 from noise2map.calibration.run import read_report
@@ -20,6 +18,7 @@ from noise2map.models.distributions.calibration import Calibration
 from noise2map.report.plots import Series, quality_plot, save_figure
 from noise2map.report.tables import text_table, write_csv
 from noise2map.runs.files import json_values, weights_checksum, write_json
+from noise2map.runs.progress import progress_bar
 from noise2map.runs.provenance import provenance
 from noise2map.tasks import task_of
 from noise2map.zoo import label_of, resolve_model
@@ -218,7 +217,7 @@ def run_shifts(chosen: ShiftOptions, progress: bool = True, out: Path | None = N
     key = json.dumps(json_values(chosen.settings() | decides), sort_keys=True)
     finished = FinishedShifts(out and out / FINISHED, key)
     names = [f"{name} {strength:g}" for name, strength, _ in steps]
-    with tqdm(total=len(steps) * len(data), unit="image", disable=None if progress else True) as bar:
+    with progress_bar(total=len(steps) * len(data), unit="image", shown=progress) as bar:
         for place, (name, strength, shift) in zip(names, steps):
             if place in finished.rows:
                 bar.update(len(data))

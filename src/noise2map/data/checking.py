@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from noise2map.data.opening import PUBLIC_DATASETS
 from noise2map.data.paired import IGNORE
 from noise2map.data.subsets import UNREADABLE, evenly_spaced
+from noise2map.runs.progress import progress_bar
 from noise2map.runs.words import counted
 
 # Depth is counted in bins of equal ratio, so that quantiles of billions of pixels take no memory: to 0.5 percent.
@@ -114,7 +114,7 @@ def check_dataset(
     report.warnings = list(getattr(dataset, "warnings", []))
     tally = _Tally(report)
     indices = evenly_spaced(len(dataset), limit or len(dataset))
-    for index in tqdm(indices, unit="sample", disable=None if progress else True):
+    for index in progress_bar(indices, unit="sample", shown=progress):
         try:
             tally.add(dataset[index])
         except UNREADABLE as error:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from noise2map.data.folder import read_classes
 from noise2map.data.opening import PUBLIC_DATASETS, evaluation_split, open_dataset
@@ -26,6 +25,7 @@ from noise2map.models.decoding import DecodingOptions
 from noise2map.models.denoising.ensembles import DecoderEnsemble
 from noise2map.report.tables import write_csv
 from noise2map.runs.files import json_values, write_json
+from noise2map.runs.progress import progress_bar
 from noise2map.runs.provenance import provenance
 from noise2map.tasks import TASKS, task_of
 from noise2map.tasks.base import Task
@@ -192,7 +192,7 @@ def run_evaluation(chosen: EvaluationOptions, progress: bool = True) -> Evaluati
     report, evaluations = EvaluationReport(), []
     for one, grid, dataset in zip(models, grids, data.datasets):
         subset = Subset.evenly_spaced(dataset, chosen.limit or None)
-        with tqdm(total=len(subset), desc=Path(one.name).name, unit="image", disable=None if progress else True) as bar:
+        with progress_bar(total=len(subset), desc=Path(one.name).name, unit="image", shown=progress) as bar:
             options = (chosen.batch_size, chosen.seed, depth_range, chosen.fit_temperature, bar.update, test_protocol)
             options += (chosen.sample_scores,)
             evaluation = evaluate_model(one.model, one.processor, subset, grid, *options)
@@ -274,7 +274,7 @@ def _score_folders(chosen: EvaluationOptions, progress: bool) -> EvaluationRepor
     report, evaluations = EvaluationReport(), []
     subset = Subset.evenly_spaced(data, chosen.limit or None)
     for folder in folders:
-        with tqdm(total=len(subset), desc=folder.root.name, unit="image", disable=None if progress else True) as bar:
+        with progress_bar(total=len(subset), desc=folder.root.name, unit="image", shown=progress) as bar:
             evaluations.append(evaluate_maps(folder, subset, depth_range, chosen.depth_scale, bar.update, chosen.sample_scores))
         _add(report, evaluations[-1], str(folder.root), facts, chosen)
     if chosen.resamples and len(evaluations) == 2:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from noise2map.generation.image_files import SHEET_FILE, SHEET_ROWS, DrawnImage, pair_sheet, seed_name, write_seed
 from noise2map.generation.loading import Camera
@@ -21,6 +20,7 @@ from noise2map.guidance.scheduler_step import set_timesteps
 from noise2map.inference.loading import pick_dtype
 from noise2map.runs.files import encode_image, settings_checksum, weights_checksum, write_image
 from noise2map.runs.output_folder import OutputFolder
+from noise2map.runs.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -305,7 +305,7 @@ def sample_images(
         kept = [seed for seed in seeds if folder.is_done(seed_name(seed), {"seed": seed})]
         todo = [seed for seed in seeds if seed not in set(kept)]
         steps = options.num_inference_steps * len(ways)
-        with tqdm(total=len(seeds) * steps, initial=len(kept) * steps, desc="sample", unit="step", disable=None) as bar:
+        with progress_bar(total=len(seeds) * steps, initial=len(kept) * steps, desc="sample", unit="step") as bar:
             for start in range(0, len(todo), options.batch_size):
                 part = todo[start : start + options.batch_size]
                 count = functools.partial(bar.update, len(part))

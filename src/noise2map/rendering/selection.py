@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from noise2map.data.freedoom import format as store
 from noise2map.data.images import open_depth_map, open_image
 from noise2map.runs.files import write_file, write_text
+from noise2map.runs.progress import progress_bar
 
 _LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -119,7 +119,7 @@ def select_frames(source: Path, out: Path, selection: Selection, command: str = 
         raise FileExistsError(f"{out} is a finished split already; remove it or name another folder")
     records = store.finished_records(source)
     taken = {}
-    for index in tqdm(sorted(records), unit="frame", desc="looking at frames", disable=None if progress else True):
+    for index in progress_bar(sorted(records), unit="frame", desc="looking at frames", shown=progress):
         depth_m = open_depth_map(store.file_of(source, "depth", index), 1 / store.CENTIMETRES)
         if selection.takes(view_of(open_image(store.file_of(source, "image", index)), depth_m)):
             taken[index] = records[index]

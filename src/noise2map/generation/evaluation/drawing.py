@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from tqdm import tqdm
 
 from noise2map.generation.evaluation.measurements import FeatureModels, ImageFeatures, extract
 from noise2map.generation.evaluation.references import ImageFiles
 from noise2map.generation.sampling import SamplingOptions, draw_images, folder_name, image_settings
 from noise2map.guidance import DepthGuidedPipeline, GuidanceConfig
 from noise2map.runs.output_folder import OutputFolder
+from noise2map.runs.progress import progress_bar
 
 Place = TypeVar("Place", bound=Hashable)
 
@@ -86,7 +86,7 @@ def draw_rows(
         before = merged.setdefault(key, request)
         merged[key] = replace(before, seeds=max(before.seeds, request.seeds, key=len))
     drawn = {}
-    with tqdm(total=sum(len(one.seeds) for one in merged.values()), unit="image", disable=None) as bar:
+    with progress_bar(total=sum(len(one.seeds) for one in merged.values()), unit="image") as bar:
         for key, one in merged.items():
             bar.set_description(one.name)
             how = replace(sampling, num_inference_steps=one.steps)

@@ -28,6 +28,7 @@ from noise2map.metrics import (
 )
 from noise2map.metrics.fid import ENOUGH_SAMPLES, check_samples
 from noise2map.runs.files import content_checksum, write_bytes
+from noise2map.runs.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ def extract(
     if cache is not None:
         cache.mkdir(parents=True, exist_ok=True)
     parts = []
-    with tqdm(total=len(images), desc=title, unit="image", disable=None if title else True) as bar:
+    with progress_bar(total=len(images), desc=title, unit="image", shown=bool(title)) as bar:
         for start in range(0, len(images), _CHUNK):
             chunk = stack_images(images, range(start, min(start + _CHUNK, len(images))))
             names = list(ids[start : start + len(chunk)])

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from noise2map.generation.evaluation.measurements import Images, stack_images
 from noise2map.metrics import FeatureExtractor
+from noise2map.runs.progress import progress_bar
 
 Row = dict[str, Any]
 
@@ -51,7 +51,7 @@ def image_features(images: Images, extractor: FeatureExtractor, *, mirror: bool 
     device = next((one.device for one in extractor.parameters()), torch.device("cpu"))
     parts = []
     title = "training images, mirrored" if mirror else "training images"
-    for start in tqdm(range(0, len(images), batch_size), desc=title, unit="batch", disable=None):
+    for start in progress_bar(range(0, len(images), batch_size), desc=title, unit="batch"):
         batch = stack_images(images, range(start, min(start + batch_size, len(images))))
         parts.append(extractor((batch.flip(-1) if mirror else batch).to(device)).float().cpu())
     return torch.cat(parts)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from noise2map.generation.evaluation.measurements import GEOMETRY_SCORES, ImageFeatures
 from noise2map.metrics import (
@@ -18,6 +17,7 @@ from noise2map.metrics import (
     paired_bootstrap_intervals,
     resampled_distances,
 )
+from noise2map.runs.progress import progress_bar
 
 Row = dict[str, Any]
 
@@ -147,7 +147,7 @@ def score_settings(
             continue
         if kind == "frechet":
             found.extrapolated[metric] = [extrapolated_distance(one, base) for one in features]
-        with tqdm(total=resamples, desc=f"{metric} resamples", disable=None) as bar:
+        with progress_bar(total=resamples, desc=f"{metric} resamples") as bar:
             draws = resampled_distances(kind, features, base, resamples, on_resample=bar.update)
         found.draws[metric] = draws
         lowest = 0.0 if kind == "frechet" else -torch.inf

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from noise2map.data.opening import open_dataset
 from noise2map.generation.depth_reading import probe_name
@@ -29,6 +28,7 @@ from noise2map.metrics import seed_interval
 from noise2map.report.plots import Estimates, comparison_plot, save_figure
 from noise2map.report.tables import text_table, write_csv
 from noise2map.runs.files import settings_checksum, write_json
+from noise2map.runs.progress import progress_bar
 from noise2map.runs.provenance import provenance
 
 logger = logging.getLogger(__name__)
@@ -147,7 +147,7 @@ def run_experiment(options: ExperimentOptions) -> ExperimentReport:
         raise ValueError(f"{options.real} holds {len(real)} images; expected at least --images {options.images}")
     runs = []
     total = len(options.arms) * options.trainings * options.iterations
-    with tqdm(total=total, desc="trainings", disable=None) as bar:
+    with progress_bar(total=total, desc="trainings") as bar:
         for arm in options.arms:
             records = [_Record.of(options, arm, seed, pipe, recipe.to_dict()) for seed, recipe in enumerate(recipes)]
             data = None

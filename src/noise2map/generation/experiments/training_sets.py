@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save
 from torch import Tensor
-from tqdm import tqdm
 
 from noise2map.data.center_crop import CenterCrops
 from noise2map.data.subsets import Subset
@@ -22,6 +21,7 @@ from noise2map.generation.sampling import UNGUIDED, SamplingOptions, draw_images
 from noise2map.guidance import DepthGuidedPipeline, GuidanceConfig, PriorLoss
 from noise2map.metrics import depth_disagreement
 from noise2map.runs.files import content_checksum, write_bytes
+from noise2map.runs.progress import progress_bar
 
 ARMS = {
     "real": "real images, true depth",
@@ -144,7 +144,7 @@ def training_set(options: ExperimentOptions, arm: str, pipe: DepthGuidedPipeline
         return _labelled(found.images, strong, pipe)
     guidance = UNGUIDED if arm in UNGUIDED_ARMS else guidance_of(options, pipe)
     count = -(-options.images * 1000 // round(options.keep * 1000)) if arm in FILTERED else options.images
-    with tqdm(total=count, desc=f"draw {arm}", unit="image", disable=None) as bar:
+    with progress_bar(total=count, desc=f"draw {arm}", unit="image") as bar:
         out = options.samples or options.out / "samples"
         folder = draw_images(pipe, range(count), out, options.sampling, guidance, on_images=bar.update)
     images = stack_images(ImageFiles([folder.root / f"{seed_name(seed)}.png" for seed in range(count)]))

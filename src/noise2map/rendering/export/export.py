@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from noise2map.data.freedoom import FreedoomDataset
 from noise2map.data.freedoom.catalog import DEFAULT_GAIN
 from noise2map.data.freedoom.dataset import is_rendered
@@ -16,6 +14,7 @@ from noise2map.data.opening import open_dataset
 from noise2map.rendering.export.layouts import LAYOUTS
 from noise2map.rendering.export.writer import FrameWriter
 from noise2map.runs.files import write_text, writing_directory
+from noise2map.runs.progress import progress_bar
 
 SAMPLES = "samples"
 
@@ -130,7 +129,7 @@ def _write_all(
 ) -> ExportReport:
     report = ExportReport(layout, classes=dict(writer.classes))
     counts = [0 if data is None else min(len(data), limit or len(data)) for data in frames]
-    with tqdm(total=sum(counts), unit="frame", disable=None if progress else True) as bar:
+    with progress_bar(total=sum(counts), unit="frame", shown=progress) as bar:
         for split, data, count in zip(writer.splits, frames, counts):
             for number in range(count):
                 assert data is not None

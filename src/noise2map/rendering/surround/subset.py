@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from noise2map.data.freedoom.catalog import SPLITS
 from noise2map.data.freedoom.shipped import LICENSE_PATH
 from noise2map.data.nuscenes.tables import LIDAR
@@ -15,6 +13,7 @@ from noise2map.rendering.raycast import Camera
 from noise2map.rendering.surround import files as store
 from noise2map.rendering.surround.tables import write_tables
 from noise2map.runs.files import write_text
+from noise2map.runs.progress import progress_bar
 
 REACH_M = 20.0  # half the diagonal of the 25.6 m map is 18.1 m
 
@@ -79,7 +78,7 @@ def cut_surround(source: Path, out: Path, tokens: Sequence[str], split: str = "t
 def _copy(source: Path, out: Path, records: dict[int, store.Record], sweeps: int) -> None:
     store.make_folders(out, sweeps)
     shutil.copyfile(LICENSE_PATH, out / LICENSE_PATH.name)
-    for record in tqdm(records.values(), unit="sample", desc="copying", disable=None):
+    for record in progress_bar(records.values(), unit="sample", desc="copying"):
         for path in store.files_of(record["id"], sweeps):
             shutil.copyfile(source / path, out / path)
 
