@@ -78,7 +78,7 @@ WHAT = {
 ONE_CALL = {
     "freedoom-depth-laplace-tiny": ("one_pass_depth", {}, ("abs_rel", "AbsRel", 1, 3)),
     "freedoom-normals-tiny": ("one_pass_normals", {}, ("mean_angle", "mean angle, degrees", 1, 1)),
-    "freedoom-bev-completion-tiny": ("bev_all_cells", {"images": 270}, ("mIoU_50_visible", "mIoU at 0.5, visible %", 100, 1)),
+    "freedoom-bev-completion-tiny": ("bev_all_cells", {"images": 270}, ("mIoU_max_visible", "mIoU max, visible %", 100, 1)),
     "freedoom-completion-tiny": ("completion", {"sampling": "diffusion", "steps": 1}, ("mIoU_hidden", "mIoU, hidden %", 100, 1)),
 }
 SPEED = [
@@ -746,7 +746,7 @@ def update_metadata(name: str) -> None:
     """Puts the scores of a shipped model into the metadata of its card, by which the hub ranks models."""
     scores = []
     for table in sorted(RESULTS.glob("evaluate_*.csv")):
-        rows = [row for row in read_csv(table) if row["model"] == name and row.get("task")]
+        rows = [row for row in read_csv(table) if row["model"] == name and row.get("task") and row.get("split") != "val"]
         scores += scores_for_card(table, name) if rows and not any(row.get("hide") for row in rows) else []
     scores = list({(score.name, score.steps): score for score in scores}.values())
     card = ZOO / name / "README.md"

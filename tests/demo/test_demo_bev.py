@@ -63,6 +63,20 @@ def test_a_model_that_draws_whole_maps_shows_guesses_of_what_nobody_sees(tmp_pat
         assert any((whole.guesses[0] != other).any() for other in whole.guesses[1:])
 
 
+def test_guesses_of_two_models_say_whose_they_are(tmp_path):
+    fields = {"map_encoding": "one_hot", "map_scale": 1.0, "matched_filter": True, "feedback": "mean", "time_difference": 0}
+    for name, sensors in (("cameras", ("camera",)), ("both", ("camera", "lidar"))):
+        save_room_bev(tmp_path / name, sensors, **fields, time_input="time")
+    page = Page("demo")
+    demo_bev.BevSection(demo_bev.open_bev_models([str(tmp_path / "cameras"), str(tmp_path / "both")], "cpu"), 0).show(
+        page, tmp_path
+    )
+    page.write(tmp_path / "index.html")
+    text = (tmp_path / "index.html").read_text()
+    for words in ("cameras, guess 2", "cameras + LiDAR, guess 2"):
+        assert text.count(f"<b>{words}</b>") == len(demo_bev.SHOWN)
+
+
 def test_the_animation_has_a_frame_for_each_step(made):
     out, opened, _ = made
     assert len(opened[-1].trajectory) == demo_bev.ANIMATION_STEPS

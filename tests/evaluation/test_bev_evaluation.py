@@ -84,8 +84,9 @@ def predictions(model, processor, dataset):
 def test_scores_are_those_of_single_predictions(model, processor, dataset, predictions):
     evaluation = evaluate_model(model, processor, dataset, [Protocol(3, 2, "steps")], batch_size=2, seed=7)
     scores = evaluation.results[0].scorer.scores()
-    table = np.zeros((len(THRESHOLDS), 6))
-    for row, threshold in enumerate(THRESHOLDS):
+    wide = (0.02, *(round(0.05 * k, 2) for k in range(1, 20)))
+    table = np.zeros((len(wide), 6))
+    for row, threshold in enumerate(wide):
         for layer in range(6):
             both = union = 0
             for probability, truth, _ in predictions:
@@ -93,10 +94,13 @@ def test_scores_are_those_of_single_predictions(model, processor, dataset, predi
                 guess, real = probability[layer][known] >= threshold, truth[layer][known] == 1
                 both, union = both + (guess & real).sum(), union + (guess | real).sum()
             table[row, layer] = both / (union + 1e-7)
-    assert scores["mIoU_max"] == pytest.approx(table.max(0).mean(), abs=1e-6)
+    layers = evaluation.results[0].scorer.extras()["layers"]
+    assert scores["mIoU_wide"] == pytest.approx(table.max(0).mean(), abs=1e-6)
+    assert [layers[name]["wide_threshold"] for name in layers] == [wide[place] for place in table.argmax(0)]
+    table = table[[wide.index(threshold) for threshold in THRESHOLDS]]
+    assert scores["mIoU_max"] == pytest.approx(table.max(0).mean(), abs=1e-6) and scores["mIoU_max"] <= scores["mIoU_wide"]
     assert scores["mIoU_50"] == pytest.approx(table[3].mean(), abs=1e-6)
     assert 0 < scores["mIoU_50"] < scores["mIoU_max"]
-    layers = evaluation.results[0].scorer.extras()["layers"]
     assert [layers[name]["IoU_50"] for name in layers] == pytest.approx(list(table[3]), abs=1e-6)
     assert layers["drivable_area"]["threshold"] == THRESHOLDS[table[:, 0].argmax()]
 
@@ -124,7 +128,7 @@ def test_scores_do_not_depend_on_the_batch(model, processor, dataset):
     one, two = (evaluate_model(model, processor, dataset, grid, size, seed=1) for size in (1, 2))
     for a, b in zip(one.results, two.results):
         assert torch.equal(a.scorer.image_rows(), b.scorer.image_rows())
-        assert a.scorer.image_rows().shape == (2, 3, 7, 6)
+        assert a.scorer.image_rows().shape == (2, 3, 20, 6)
 
 
 def test_the_published_protocol_and_the_single_sample_have_names():

@@ -54,7 +54,7 @@ _FOLDER = "birds-eye-view"
 _SENSORS = {"camera": "cameras", "lidar": "LiDAR"}
 
 _GUESSED = (
-    " The last row is about what nobody sees, the strong colors there: what is there, and three whole maps that the model holds "
+    " The last rows are about what nobody sees, the strong colors there: what is there, and three whole maps that a model holds "
     "possible, each drawn by noise that is smooth over the map and mended by two calls. They differ where nothing decides."
 )
 
@@ -207,7 +207,8 @@ def _gallery_item(sample: dict[str, Any], index: int, models: Sequence[BevMaps])
     known = models[0].by_steps[1][index].known
     limit = uncertainty_limit(*(values[known] for values in unsure))
     rows += [_model_row(maps, index, palette, values, limit) for maps, values in zip(models, unsure)]
-    rows += [_guess_row(maps.whole[index], palette) for maps in models if index in maps.whole]
+    drawn = [maps for maps in models if index in maps.whole]
+    rows += [_guess_row(maps.whole[index], palette, f"{maps.sensors}, " if len(drawn) > 1 else "") for maps in drawn]
     thumbnail = bev_panels.map_cell("", bev_panels.paint_layers(truth, palette)).image
     place = str(sample["location"]).removeprefix("freedoom-")
     return GalleryItem(thumbnail, f"{place}  ·  {sample['id']}", rows, bev_panels.layer_legend(id2label, palette))
@@ -230,11 +231,11 @@ def _model_row(maps: BevMaps, index: int, palette: np.ndarray, unsure: np.ndarra
     return row
 
 
-def _guess_row(whole: BevPrediction, palette: np.ndarray) -> list[Cell | None]:
+def _guess_row(whole: BevPrediction, palette: np.ndarray, whose: str) -> list[Cell | None]:
     """What is there, and maps that may be: what is seen is pale."""
     seen = None if whole.unseen is None else ~whole.unseen
     truth = bev_panels.paint_layers(whole.truth, palette, faded=seen)
-    return [bev_panels.map_cell("what is there", truth), *guess_cells(whole, palette)]
+    return [bev_panels.map_cell("what is there", truth), *guess_cells(whole, palette, whose)]
 
 
 def _show_denoising(page: Page, maps: BevMaps, sample: dict[str, Any], out: Path) -> None:

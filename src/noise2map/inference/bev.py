@@ -341,11 +341,11 @@ def draw_prediction(
     return bev_panels.bev_panel(views, maps, id2label, palette, heading, guesses=guesses, unknown=unknown)
 
 
-def guess_cells(prediction: BevPrediction, palette: np.ndarray) -> list[Cell]:
-    """Whole maps that may be true; where the sample says what nobody sees, the rest is pale."""
+def guess_cells(prediction: BevPrediction, palette: np.ndarray, whose: str = "") -> list[Cell]:
+    """Whole maps that may be true, and whose they are; where the sample says what nobody sees, the rest is pale."""
     seen, note = (None, "") if prediction.unseen is None else (~prediction.unseen, "pale: seen")
     return [
-        bev_panels.map_cell(f"guess {index + 1}", bev_panels.paint_layers(guess, palette, prediction.known, seen), note)
+        bev_panels.map_cell(f"{whose}guess {index + 1}", bev_panels.paint_layers(guess, palette, prediction.known, seen), note)
         for index, guess in enumerate([] if prediction.guesses is None else prediction.guesses)
     ]
 

@@ -19,11 +19,15 @@ from noise2map.tasks.scoring import Scorer, ScoringOptions, scoring_device, sort
 
 UNKNOWN = 255
 
+# Calibrated probabilities of thin layers seldom reach the published thresholds, however well they rank the cells.
+WIDE_THRESHOLDS = (0.02, *(round(0.05 * k, 2) for k in range(1, 20)))  # the published ones among them
+
+_PUBLISHED = [WIDE_THRESHOLDS.index(threshold) for threshold in metrics.BEV_THRESHOLDS]
 _LEAST = 1e-7
 
 
 class BevScorer(Scorer):
-    """IoU at the best of seven thresholds and at 0.5, calibration, and every kind of uncertainty against the wrong cells.
+    """IoU at the best published threshold, at 0.5 and at the best of all, calibration, every uncertainty against the wrong cells.
 
     A cell counts once for each layer: calibration and uncertainty are those of K yes-or-no questions.
 
@@ -32,7 +36,7 @@ class BevScorer(Scorer):
         device: Where scores are computed.
     """
 
-    statistics = ("mIoU_max", "mIoU_50")
+    statistics = ("mIoU_max", "mIoU_50", "mIoU_wide")
     error_kind = "binary"
 
     def __init__(self, id2label: Mapping[int, str], device: torch.device) -> None:
@@ -64,7 +68,7 @@ class BevScorer(Scorer):
         truth = torch.stack(list(truths)).to(self.device)
         self.order += list(indices)
         self.steps += output.num_steps.tolist()
-        self.counts.append(metrics.bev_counts(probabilities, truth, metrics.BEV_THRESHOLDS, UNKNOWN).cpu())
+        self.counts.append(metrics.bev_counts(probabilities, truth, WIDE_THRESHOLDS, UNKNOWN).cpu())
         known, present = truth != UNKNOWN, truth == 1
         wrong = (probabilities >= 0.5) != present
         confidence = torch.maximum(probabilities, 1 - probabilities)
@@ -85,7 +89,7 @@ class BevScorer(Scorer):
             )
 
     def scores(self) -> dict[str, float]:
-        """`mIoU_max`, `mIoU_50`, `ece`, `adaptive_ece`, `mce`, `mean_confidence`, `brier`, `nll`."""
+        """`mIoU_max`, `mIoU_50`, `mIoU_wide`, `ece`, `adaptive_ece`, `mce`, `mean_confidence`, `brier`, `nll`."""
         found = {name: float(value) for name, value in self._totals().items() if value.ndim == 0}
         found |= {name: float(value) for name, value in self.calibration.compute().items()}
         found["cell_accuracy"] = found.pop("accuracy")
@@ -93,35 +97,43 @@ class BevScorer(Scorer):
         return found | {"brier": brier / max(cells, 1), "nll": likelihood / max(cells, 1)}
 
     def _totals(self) -> dict[str, Tensor]:
-        return metrics.bev_scores(torch.cat(self.counts).sum(0))
+        return _scores_of(torch.cat(self.counts).sum(0))
 
     def image_rows(self) -> Tensor:
         """Counts `(N, 3, thresholds, K)`."""
         return sort_rows(torch.cat(self.counts), self.order)
 
     def statistic(self) -> Callable[[Tensor], Tensor]:
-        """Both scores of the samples together."""
+        """The scores of the samples together."""
 
         def scores_of(counts: Tensor) -> Tensor:
-            scores = metrics.bev_scores(counts.sum(0))
+            scores = _scores_of(counts.sum(0))
             return torch.stack([scores[name] for name in self.statistics])
 
         return scores_of
 
     def image_scores(self) -> dict[str, Tensor]:
-        """Both scores of every sample on its own; a layer that is neither there nor predicted counts as 0."""
-        scores = metrics.bev_scores(self.image_rows())
+        """The scores of every sample on its own; a layer that is neither there nor predicted counts as 0."""
+        scores = _scores_of(self.image_rows())
         return {name: scores[name] for name in self.statistics}
 
     def extras(self) -> dict[str, Any]:
-        """IoU of each layer: the best, at which threshold, and at 0.5."""
+        """IoU of each layer: the best of the published thresholds and of all, at which, and at 0.5."""
         totals, diagram = self._totals(), self.calibration.reliability()
         layers = {}
         for index, name in self.id2label.items():
-            column = totals["IoU"][:, index]
+            column, wide = totals["IoU"][:, index], totals["IoU_wide"][:, index]
             best = {"IoU_max": float(column.max()), "threshold": metrics.BEV_THRESHOLDS[int(column.argmax())]}
+            best |= {"IoU_wide": float(wide.max()), "wide_threshold": WIDE_THRESHOLDS[int(wide.argmax())]}
             layers[name] = {**best, "IoU_50": float(totals["IoU_50"][index])}
         return {"layers": layers, "reliability": {name: value.tolist() for name, value in diagram.items()}}
+
+
+def _scores_of(counts: Tensor) -> dict[str, Tensor]:
+    """Scores of counts at `WIDE_THRESHOLDS`: `bev_scores` of the published ones, and those of all under names with ``wide``."""
+    wide = metrics.bev_scores(counts, WIDE_THRESHOLDS)
+    published = metrics.bev_scores(counts[..., _PUBLISHED, :])
+    return published | {"mIoU_wide": wide["mIoU_max"], "IoU_wide": wide["IoU"]}
 
 
 def _flat(maps: Tensor) -> Tensor:
