@@ -744,10 +744,15 @@ def blocks() -> dict[tuple[Path, str], str]:
 
 def update_metadata(name: str) -> None:
     """Puts the scores of a shipped model into the metadata of its card, by which the hub ranks models."""
+    rows = {
+        table: [row for row in read_csv(table) if row["model"] == name and row.get("task") and row.get("split") != "val"]
+        for table in sorted(RESULTS.glob("evaluate_*.csv"))
+    }
+    if any(row.get("cells") != "all" for own in rows.values() for row in own):  # what is seen goes before all there is
+        rows = {table: [row for row in own if row.get("cells") != "all"] for table, own in rows.items()}
     scores = []
-    for table in sorted(RESULTS.glob("evaluate_*.csv")):
-        rows = [row for row in read_csv(table) if row["model"] == name and row.get("task") and row.get("split") != "val"]
-        scores += scores_for_card(table, name) if rows and not any(row.get("hide") for row in rows) else []
+    for table, own in rows.items():
+        scores += scores_for_card(table, name) if own and not any(row.get("hide") for row in own) else []
     scores = list({(score.name, score.steps): score for score in scores}.values())
     card = ZOO / name / "README.md"
     if scores:

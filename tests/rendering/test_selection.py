@@ -72,7 +72,7 @@ def test_an_interrupted_selection_is_finished_by_the_next_call(tmp_path, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("noise2map.rendering.selection.tqdm", interrupted)
+        patch.setattr("noise2map.rendering.selection.progress_bar", interrupted)
         select_frames(SOURCE, out, ROOMS)
     with pytest.raises(FileNotFoundError):
         FreedoomDataset(out)

@@ -22,7 +22,6 @@ UNKNOWN = 255
 # Calibrated probabilities of thin layers seldom reach the published thresholds, however well they rank the cells.
 WIDE_THRESHOLDS = (0.02, *(round(0.05 * k, 2) for k in range(1, 20)))  # the published ones among them
 
-_PUBLISHED = [WIDE_THRESHOLDS.index(threshold) for threshold in metrics.BEV_THRESHOLDS]
 _LEAST = 1e-7
 
 
@@ -132,7 +131,7 @@ class BevScorer(Scorer):
 def _scores_of(counts: Tensor) -> dict[str, Tensor]:
     """Scores of counts at `WIDE_THRESHOLDS`: `bev_scores` of the published ones, and those of all under names with ``wide``."""
     wide = metrics.bev_scores(counts, WIDE_THRESHOLDS)
-    published = metrics.bev_scores(counts[..., _PUBLISHED, :])
+    published = metrics.bev_scores(counts[..., [WIDE_THRESHOLDS.index(one) for one in metrics.BEV_THRESHOLDS], :])
     return published | {"mIoU_wide": wide["mIoU_max"], "IoU_wide": wide["IoU"]}
 
 
@@ -249,7 +248,8 @@ class BevTask(Task):
     of_images = False
     binary_errors = True
     screen_scores = ("mIoU_max", "mIoU_50", "ece", "brier", "nll")
-    compared_scores = card_scores = percent_scores = ("mIoU_50", "mIoU_max")
+    card_scores = ("mIoU_50", "mIoU_max")
+    compared_scores = percent_scores = (*card_scores, "mIoU_wide")
     pipeline_tag = "image-segmentation"
 
     def truth(self, sample: Mapping[str, Any]) -> Tensor:

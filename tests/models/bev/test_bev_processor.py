@@ -1,5 +1,7 @@
 """The processor: pixels and matrices that belong together."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -80,3 +82,18 @@ def test_saves_and_loads(tmp_path):
 def test_impossible_samples_are_refused(samples, message):
     with pytest.raises(ValueError, match=message):
         PROCESSOR(samples)
+
+
+def test_each_layer_may_have_its_own_threshold():
+    out = SimpleNamespace(probabilities=torch.tensor([0.1, 0.3, 0.6]).view(1, 3, 1, 1).expand(2, 3, 4, 5))
+    masks = PROCESSOR.post_process_bev_segmentation(out, threshold=[0.1, 0.4, 0.5])
+    assert len(masks) == 2 and masks[0].shape == (3, 4, 5) and masks[0].dtype == torch.bool
+    assert [bool(layer.all()) for layer in masks[1]] == [True, False, True] and not masks[1][1].any()
+    for wrong, word in (
+        ([0.1, 0.2], "one for each of 3 layers"),
+        ([[0.1]], "shape"),
+        (1.5, "0 to 1"),
+        ([0.1, -0.2, 0.3], "0 to 1"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            PROCESSOR.post_process_bev_segmentation(out, threshold=wrong)

@@ -119,9 +119,28 @@ class Noise2MapBevProcessor(ShippedNames, ImageProcessingMixin):
         values = torch.from_numpy(np.array(image, np.float32)).permute(2, 0, 1) / 255
         return (values - torch.tensor(self.image_mean).view(3, 1, 1)) / torch.tensor(self.image_std).view(3, 1, 1)
 
-    def post_process_bev_segmentation(self, outputs: Any, threshold: float = 0.5) -> list[Tensor]:
-        """Masks ``(K, X, Y)``, boolean, of each sample: the layers whose probability is at least ``threshold``."""
-        return list(outputs.probabilities >= threshold)
+    def post_process_bev_segmentation(self, outputs: Any, threshold: float | Sequence[float] = 0.5) -> list[Tensor]:
+        """Masks of each sample: the layers that are likely enough to be there.
+
+        Args:
+            outputs: What the model returns; ``probabilities`` ``(B, K, X, Y)``.
+            threshold: Least probability, of all layers or of each. Calibrated probabilities of what is a cell or two wide are
+                seldom above 0.5: ``evaluation.json`` of validation places says at which threshold each layer overlaps best.
+
+        Returns:
+            ``(K, X, Y)``, boolean, of each of the B samples.
+
+        Raises:
+            ValueError: If there is another number of thresholds than of layers, or one is not between 0 and 1.
+        """
+        probabilities = outputs.probabilities
+        layers = probabilities.shape[1]
+        least = torch.as_tensor(threshold, dtype=probabilities.dtype, device=probabilities.device)
+        if least.shape not in ((), (layers,)):
+            raise ValueError(f"threshold has shape {tuple(least.shape)}; expected one number, or one for each of {layers} layers")
+        if not bool(((least >= 0) & (least <= 1)).all()):
+            raise ValueError(f"threshold is {threshold}; expected probabilities, 0 to 1")
+        return list(probabilities >= least.view(-1, 1, 1))
 
 
 def _stack(matrices: Sequence[Any]) -> Tensor:
