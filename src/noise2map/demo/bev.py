@@ -54,7 +54,7 @@ _FOLDER = "birds-eye-view"
 _SENSORS = {"camera": "cameras", "lidar": "LiDAR"}
 
 _GUESSED = (
-    " The last rows are about what nobody sees, the strong colors there: what is there, and three whole maps that a model holds "
+    " Rows of guesses are about what nobody sees, the strong colors there: what is there, and three whole maps that a model holds "
     "possible, each drawn by noise that is smooth over the map and mended by two calls. They differ where nothing decides."
 )
 

@@ -2,21 +2,11 @@
 
 import sys
 from collections.abc import Iterable
-from typing import Any, NoReturn, TypeVar, overload
+from typing import Any
 
 from tqdm import tqdm
 
 _LOG_SECONDS = 30.0
-
-T = TypeVar("T")
-
-
-@overload
-def progress_bar(iterable: Iterable[T], *, shown: bool = True, **options: Any) -> "tqdm[T]": ...
-
-
-@overload
-def progress_bar(iterable: None = None, *, shown: bool = True, **options: Any) -> "tqdm[NoReturn]": ...
 
 
 def progress_bar(iterable: Iterable[Any] | None = None, *, shown: bool = True, **options: Any) -> "tqdm[Any]":
