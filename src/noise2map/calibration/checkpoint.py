@@ -1,11 +1,11 @@
-"""Writes a calibrated checkpoint: the source with one field more in its configuration, in a folder of its own."""
+"""Writes a calibrated checkpoint: the source with a field more in its configuration or processor, in a folder of its own."""
 
 import contextlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,16 @@ class CalibratedCheckpoint:
         return Path(self.source).is_dir()
 
     @contextlib.contextmanager
-    def writing(self, model: Any, processor: Any, calibration: Calibration) -> Iterator[Path]:
+    def writing(
+        self, model: Any, processor: Any, calibration: Calibration | None, thresholds: Sequence[float] | None = None
+    ) -> Iterator[Path]:
         """A folder that holds the calibrated checkpoint and takes its place when the block ends well.
 
         Args:
             model: The loaded source.
             processor: Its processor.
-            calibration: Goes into the configuration.
+            calibration: Goes into the configuration; None leaves what is there.
+            thresholds: Go into the processor as its `layer_thresholds`; None leaves what is there.
 
         Yields:
             The folder, to add to.
@@ -81,9 +84,10 @@ class CalibratedCheckpoint:
                     path.unlink()
                 model.save_pretrained(folder)
                 processor.save_pretrained(folder)
-            config = folder / "config.json"
-            fields = json.loads(config.read_text(encoding="utf-8"))
-            write_json(config, dict(sorted({**fields, "calibration": calibration.as_field()}.items())))
+            if calibration is not None:
+                _set_field(folder / "config.json", "calibration", calibration.as_field())
+            if thresholds is not None:
+                _set_field(folder / "preprocessor_config.json", "layer_thresholds", list(thresholds))
             yield folder
 
     @staticmethod
@@ -95,3 +99,8 @@ class CalibratedCheckpoint:
         following = re.search(r"^## ", rest, re.M) if heading else None
         tail = rest[following.start() :] if following else ""
         write_text(card, f"{before.rstrip()}\n\n{_HEADING}\n\n{section.strip()}\n" + (f"\n{tail}" if tail else ""))
+
+
+def _set_field(path: Path, name: str, value: Any) -> None:
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, dict(sorted({**fields, name: value}.items())))

@@ -46,7 +46,15 @@ class DrawnImages:
 
 
 def open_images(
-    task: Task, model: Any, processor: Any, name: str, dataset: str, root: Path | None, split: str | None, limit: int
+    task: Task,
+    model: Any,
+    processor: Any,
+    name: str,
+    dataset: str,
+    root: Path | None,
+    split: str | None,
+    limit: int,
+    cells: str = "visible",
 ) -> tuple[Any, str]:
     """Labelled images for a model, evenly spaced, and the name of their split.
 
@@ -59,12 +67,13 @@ def open_images(
         root: Its folder.
         split: Its split; None for the one that scores are published for.
         limit: At most so many; 0 for all.
+        cells: ``"all"`` also takes cells that cannot be seen (freedoom-surround).
 
     Raises:
         OSError: If files are missing.
         ValueError: If there is nothing labelled, or classes differ from the model's.
     """
-    chosen = ScoredData(dataset=dataset, root=root, split=split)
+    chosen = ScoredData(dataset=dataset, root=root, split=split, cells=cells)
     opened = open_labelled(chosen, [LoadedModel(name, model, processor)])
     if not len(opened.datasets[0]):
         raise ValueError(f"the dataset holds no {task.things}; there is nothing to calibrate on")

@@ -14,6 +14,7 @@ TITLES = {
     "shift": "shift",
     "strength": "strength",
     "variant": "variant",
+    "miou": "mIoU %",
     "error": "error",
     "ece": "ECE %",
     "nll": "NLL",
@@ -27,7 +28,7 @@ TITLES = {
     "auroc": "error-AUROC",
 }
 """Score to its title; scores in percent have a per cent sign or a level in it."""
-_PERCENT = ("ece", "coverage_50", "coverage_90", "coverage_95")
+_PERCENT = ("miou", "ece", "coverage_50", "coverage_90", "coverage_95")
 
 
 def shown_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -47,18 +48,35 @@ def calibration_table(rows: Sequence[Row]) -> str:
     return text_table(shown_rows(rows), digits=3)
 
 
-def card_section(facts: Row, rows: Sequence[Row]) -> str:
+def said_thresholds(thresholds: Mapping[str, float]) -> str:
+    """``"walkable 0.32, door 0.04"``."""
+    return ", ".join(f"{name} {one:g}" for name, one in thresholds.items())
+
+
+def card_section(facts: Row, rows: Sequence[Row], thresholds: Mapping[str, float] | None = None) -> str:
     """What the card says of a calibration, in Markdown.
 
     Args:
         facts: Model, data and provenance.
         rows: Scores by part of the images and variant.
+        thresholds: Layer to the probability from which it is shown.
     """
+    parts = []
+    if facts["method"] != "thresholds":
+        parts.append(
+            "What the model states is corrected by the field `calibration` of its configuration, whoever loads it; other decoding or "
+            "other\ndata than these is not calibrated."
+        )
+    if thresholds is not None:
+        parts.append(
+            "Likely maps show each layer from a probability of its own on, the field `layer_thresholds` of the processor: "
+            f"{said_thresholds(thresholds)}.\nThe mean IoU `before` is that of maps cut at 0.5."
+        )
+    said = "\n\n".join(parts)
     data = f"{facts['calibrating']} of {facts['dataset']} {facts['split']}"
     return f"""Calibrated on {data} ({facts["decoding"]}, seed {facts["seed"]}); {facts["held_out"]} held out.
 
-What the model states is corrected by the field `calibration` of its configuration, whoever loads it; other decoding or other
-data than these is not calibrated.
+{said}
 
 {markdown_table(shown_rows(rows), digits=3)}
 """

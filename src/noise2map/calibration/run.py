@@ -11,7 +11,7 @@ import numpy as np
 
 from noise2map.calibration.checkpoint import CalibratedCheckpoint
 from noise2map.calibration.drawing import DrawnImages, draw_images, group_numbers, open_images
-from noise2map.calibration.report import calibration_table, card_section, reliability_plot
+from noise2map.calibration.report import calibration_table, card_section, reliability_plot, said_thresholds
 from noise2map.inference.loading import load_model, pick_device
 from noise2map.models.decoding import DecodingOptions
 from noise2map.models.distributions.calibration import Calibration, check_level
@@ -41,10 +41,12 @@ class CalibrationOptions:
         split: Its split; None for the one that scores are published for.
         limit: Images, 0 for all.
         decoding: How maps are decoded; the checkpoint's way where nothing is chosen.
-        method: How what the model states is corrected: ``"temperature"``, or ``"isotonic"`` for classes.
+        method: How what the model states is corrected: ``"temperature"``, or ``"isotonic"`` for classes, or not at all:
+            ``"thresholds"`` fits from which probability each layer of a bird's-eye view is shown, which the others do along with it.
         levels: Levels of coverage to fit.
         held_out: Share of the images that are not calibrated on and scored.
         cluster: What is held out as a whole, ``"image"`` or ``"map"``; None for maps where the data tells them.
+        cells: ``"all"`` also takes cells that cannot be seen (freedoom-surround).
         unit: What is exchangeable: ``"pixel"``, ``"image"`` or ``"map"``, see `conformal_threshold`.
         pixels: Most pixels of an image.
         batch_size: Images at a time.
@@ -65,6 +67,7 @@ class CalibrationOptions:
     levels: Sequence[float] = LEVELS
     held_out: float = 0.5
     cluster: str | None = None
+    cells: str = "visible"
     unit: str = "image"
     pixels: int = 2000
     batch_size: int = 8
@@ -95,6 +98,7 @@ class CalibrationReport:
         rows: Scores: a row for each part of the images (``calibrated on``, ``held out``) and each variant.
         curves: Reliability of the last part before and after.
         left_out: Levels that so few groups cannot reach.
+        thresholds: Layer to the probability from which it is shown; None where maps have no overlapping layers.
     """
 
     facts: dict[str, Any]
@@ -103,6 +107,7 @@ class CalibrationReport:
     rows: list[dict[str, Any]]
     curves: dict[str, tuple[list[float], list[float]]]
     left_out: list[float]
+    thresholds: dict[str, float] | None = None
 
     def text(self) -> list[str]:
         """Tables and sentences for the screen."""
@@ -112,6 +117,8 @@ class CalibrationReport:
             f"{facts['held_out']} held out; {facts['decoding']}, seed {facts['seed']}",
             calibration_table(self.rows),
         ]
+        if self.thresholds:
+            parts.append(f"Layers are shown from a probability of: {said_thresholds(self.thresholds)}.")
         if self.left_out:
             levels = ", ".join(f"{level:g}" for level in self.left_out)
             parts.append(f"Left out, as so few {facts['unit']}s cannot reach them: {levels}. More data or a smaller --unit does.")
@@ -125,6 +132,8 @@ class CalibrationReport:
             "baselines": {name: one.as_field() for name, one in self.baselines.items()},
             "scores": self.rows,
         }
+        if self.thresholds:
+            document["layer_thresholds"] = self.thresholds
         write_json(out / REPORT, json_values(document))
         write_csv(out / "calibration.csv", json_values([{**self.facts, **row} for row in self.rows]))
         save_figure(out / "reliability.png", reliability_plot(self.curves, str(self.facts["model"])))
@@ -147,7 +156,8 @@ def run_calibration(chosen: CalibrationOptions, overwrite: bool = False, progres
     device = pick_device(chosen.device)
     model, processor = load_model(chosen.model, device, "float32", ("noise2map", "noise2map-bev"))
     task = task_of(model)
-    data, split = open_images(task, model, processor, chosen.model, chosen.dataset, chosen.root, chosen.split, chosen.limit)
+    where = chosen.dataset, chosen.root, chosen.split, chosen.limit, chosen.cells
+    data, split = open_images(task, model, processor, chosen.model, *where)
     decoding, calibrator = chosen.decoding.resolved(model.config), task.calibrator(model).by(chosen.method)
     with progress_bar(total=len(data), desc="images", unit="image", shown=progress) as bar:
         drawn = draw_images(model, processor, task, calibrator, data, decoding, chosen.pixels, chosen.batch_size, bar.update)
@@ -158,12 +168,18 @@ def run_calibration(chosen: CalibrationOptions, overwrite: bool = False, progres
         "method": chosen.method,
         "unit": chosen.unit,
         "pixels": chosen.pixels,
+        **({"cells": chosen.cells} if chosen.cells != "visible" else {}),
         **provenance(device, model.dtype, decoding.seed),
     }
     report = fit_and_score(calibrator, drawn, parts, chosen, facts)
-    with checkpoint.writing(model, processor, report.calibration) as folder:
+    thresholds = None
+    if report.thresholds is not None:
+        thresholds = list(report.thresholds.values())
+        report.thresholds = dict(zip(model.config.id2label.values(), thresholds))
+    corrected = None if chosen.method == "thresholds" else report.calibration
+    with checkpoint.writing(model, processor, corrected, thresholds) as folder:
         report.write(folder)
-        checkpoint.add_to_card(folder, card_section(report.facts, report.rows))
+        checkpoint.add_to_card(folder, card_section(report.facts, report.rows, report.thresholds))
     return report
 
 
@@ -183,19 +199,25 @@ def fit_and_score(
     groups = None if chosen.unit == "pixel" else group_numbers(drawn.clusters(chosen.unit), pixels)
     fitted = calibrator.fit(pixels, sorted(chosen.levels), groups)
     record = {name: facts[name] for name in ("dataset", "split", "decoding", "calibrating", "unit", "pixels", "seed")}
-    fitted = replace(fitted, fitted_on=record | {"method": chosen.method})
+    as_it_is = fitted if chosen.method == "thresholds" else None
+    if as_it_is is None:
+        fitted = replace(fitted, fitted_on=record | {"method": chosen.method})
+    thresholds = calibrator.thresholds(pixels, fitted)
     baselines = calibrator.baselines(pixels, fitted, groups)
-    variants: dict[str, Calibration | None] = {"before": None, **baselines, "after": fitted}
+    variants: dict[str, Calibration | None] = {"before": as_it_is, **baselines, "after": fitted}
     rows, curves = [], {}
     for part, images in parts.items():
         own: DrawnPixels = drawn.pixels.of_images(images)
         if not len(own.stated):
             continue
-        rows += [{"images": part, "variant": name, **calibrator.scores(own, one)} for name, one in variants.items()]
+        for name, one in variants.items():
+            shown = calibrator.shown_scores(own, one, thresholds if name == "after" else None)
+            rows.append({"images": part, "variant": name, **calibrator.scores(own, one), **shown})
         curves = {name: calibrator.reliability(own, variants[name]) for name in ("before", "after")}
     reaches = bool(fitted.radii or fitted.thresholds)
     left_out = [level for level in sorted(chosen.levels) if reaches and level not in fitted.levels]
-    return CalibrationReport(facts, fitted, baselines, rows, curves, left_out)
+    named = None if thresholds is None else {str(layer): one for layer, one in enumerate(thresholds)}
+    return CalibrationReport(facts, fitted, baselines, rows, curves, left_out, named)
 
 
 def split_images(drawn: DrawnImages, chosen: CalibrationOptions) -> dict[str, list[int]]:

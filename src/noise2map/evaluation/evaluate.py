@@ -376,6 +376,7 @@ def evaluate_model(
             farthest_m=test_protocol.farthest_m,
             temperature_images=images,
             sample_scores=sample_scores,
+            layer_thresholds=getattr(processor, "layer_thresholds", None),
         )
         apart = replace(scoring, temperature_images=0)
         results.append(ProtocolResult(protocol, task.scorer(model, scoring), lambda o=apart: task.scorer(model, o)))

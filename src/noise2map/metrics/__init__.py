@@ -32,6 +32,7 @@ _PUBLIC = {
     "UncertaintyScores": "noise2map.metrics.uncertainty",
     "absolute_relative_error": "noise2map.metrics.depth",
     "angular_error": "noise2map.metrics.normals",
+    "best_layer_thresholds": "noise2map.metrics.bev",
     "bev_counts": "noise2map.metrics.bev",
     "bev_scores": "noise2map.metrics.bev",
     "bootstrap_interval": "noise2map.metrics.intervals",
@@ -92,6 +93,7 @@ __all__ = [
     "UncertaintyScores",
     "absolute_relative_error",
     "angular_error",
+    "best_layer_thresholds",
     "bev_counts",
     "bev_scores",
     "bootstrap_interval",
@@ -126,7 +128,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from noise2map.metrics.bev import BEV_THRESHOLDS, BevScores, bev_counts, bev_scores
+    from noise2map.metrics.bev import BEV_THRESHOLDS, BevScores, best_layer_thresholds, bev_counts, bev_scores
     from noise2map.metrics.calibration import ExpectedCalibrationError, ProbabilityScores, fit_confidences, fit_temperature
     from noise2map.metrics.depth import DEPTH_SCORES, DepthScores, absolute_relative_error, depth_is_wrong, depth_valid
     from noise2map.metrics.feature_distances import FeatureStatistics, frechet_distance, kernel_distance

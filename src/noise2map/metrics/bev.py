@@ -9,16 +9,22 @@ from torchmetrics import Metric
 
 BEV_THRESHOLDS = (0.35, 0.40, 0.45, 0.50, 0.55, 0.60, 0.65)
 
+FINE_THRESHOLDS = tuple(k / 100 for k in range(1, 100))
+"""Every hundredth, to choose from."""
+
 
 def bev_counts(
-    probabilities: Tensor, labels: Tensor, thresholds: Sequence[float] = BEV_THRESHOLDS, ignore_index: int = 255
+    probabilities: Tensor,
+    labels: Tensor,
+    thresholds: Sequence[float | Sequence[float]] = BEV_THRESHOLDS,
+    ignore_index: int = 255,
 ) -> Tensor:
     """True positives, false positives and false negatives of each sample.
 
     Args:
         probabilities: `(B, K, X, Y)` in [0, 1].
         labels: `(B, K, X, Y)` of 0, 1 or `ignore_index`.
-        thresholds: Probabilities to cut at.
+        thresholds: Probabilities to cut at; a sequence cuts each layer at its own.
         ignore_index: Label of cells that do not count.
 
     Returns:
@@ -35,7 +41,8 @@ def bev_counts(
         raise ValueError(f"labels hold values other than 0, 1 and {ignore_index}")
     counts = []
     for threshold in thresholds:
-        guess = probabilities >= threshold
+        each = isinstance(threshold, Sequence)
+        guess = probabilities >= (probabilities.new_tensor(threshold).view(-1, 1, 1) if each else threshold)
         masks = (guess & truth & known, guess & ~truth & known, ~guess & truth & known)
         counts.append(torch.stack([mask.sum((2, 3)) for mask in masks], dim=1))
     return torch.stack(counts, dim=2)
@@ -55,6 +62,42 @@ def bev_scores(counts: Tensor, thresholds: Sequence[float] = BEV_THRESHOLDS) -> 
     iou = true_positives / (true_positives + false_positives + false_negatives + 1e-7)
     best, half = iou.amax(-2), iou[..., list(thresholds).index(0.5), :]
     return {"mIoU_max": best.mean(-1), "mIoU_50": half.mean(-1), "IoU_max": best, "IoU_50": half, "IoU": iou}
+
+
+def best_layer_thresholds(
+    probabilities: Tensor,
+    labels: Tensor,
+    thresholds: Sequence[float] = FINE_THRESHOLDS,
+    most: float = 2.0,
+    ignore_index: int = 255,
+) -> tuple[float, ...]:
+    """For each layer the threshold at which it overlaps best over all samples; of several such the one nearest to 0.5.
+
+    What a model cannot find overlaps best where it is shown nearly everywhere; `most` says how much of that is borne.
+
+    Args:
+        probabilities: `(B, K, X, Y)` in [0, 1].
+        labels: `(B, K, X, Y)` of 0, 1 or `ignore_index`.
+        thresholds: To choose from, 0.5 among them.
+        most: A layer is not shown in more than so many times the cells that it is in, if any threshold allows that.
+        ignore_index: Label of cells that do not count.
+
+    Returns:
+        K thresholds; 0.5 of a layer that is nowhere.
+    """
+    counts = bev_counts(probabilities, labels, thresholds, ignore_index).sum(0)
+    hits, false_alarms, misses = counts
+    sparing = hits + false_alarms <= most * (hits + misses)
+    overlap = bev_scores(counts, thresholds)["IoU"].where(sparing, -1)
+    found = []
+    for layer, column in enumerate(overlap.T.tolist()):
+        if not bool((hits + misses)[:, layer].any()):
+            found.append(0.5)
+        elif max(column) < 0:
+            found.append(max(thresholds))
+        else:
+            found.append(min((one for one, iou in zip(thresholds, column) if iou == max(column)), key=lambda one: abs(one - 0.5)))
+    return tuple(found)
 
 
 class BevScores(Metric):

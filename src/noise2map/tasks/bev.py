@@ -22,6 +22,9 @@ UNKNOWN = 255
 # Calibrated probabilities of thin layers seldom reach the published thresholds, however well they rank the cells.
 WIDE_THRESHOLDS = (0.02, *(round(0.05 * k, 2) for k in range(1, 20)))  # the published ones among them
 
+FITTED = ("mIoU_fitted", "mIoU_fitted_gain")
+"""Scores at the processor's thresholds: mean IoU, and how much above that at 0.5 it is."""
+
 _LEAST = 1e-7
 
 
@@ -33,14 +36,23 @@ class BevScorer(Scorer):
     Args:
         id2label: The layers.
         device: Where scores are computed.
+        thresholds: Probability from which each layer is shown, to be scored at, too; None for none.
+
+    Raises:
+        ValueError: If there is another number of thresholds than of layers.
     """
 
     statistics = ("mIoU_max", "mIoU_50", "mIoU_wide")
     error_kind = "binary"
 
-    def __init__(self, id2label: Mapping[int, str], device: torch.device) -> None:
+    def __init__(self, id2label: Mapping[int, str], device: torch.device, thresholds: Sequence[float] | None = None) -> None:
         super().__init__(device)
         self.id2label = dict(id2label)
+        if thresholds is not None and len(thresholds) != len(self.id2label):
+            raise ValueError(f"layer_thresholds has {len(thresholds)} numbers; expected one for each of {len(self.id2label)} layers")
+        self.cuts: tuple[float | Sequence[float], ...] = WIDE_THRESHOLDS
+        if thresholds is not None:
+            self.cuts, self.statistics = (*WIDE_THRESHOLDS, tuple(thresholds)), (*self.statistics, *FITTED)
         self.counts: list[Tensor] = []
         self.calibration = metrics.ExpectedCalibrationError().to(device)
         self.probability_sums = torch.zeros(3, dtype=torch.float64, device=device)  # cells, Brier scores, negative log likelihoods
@@ -67,7 +79,7 @@ class BevScorer(Scorer):
         truth = torch.stack(list(truths)).to(self.device)
         self.order += list(indices)
         self.steps += output.num_steps.tolist()
-        self.counts.append(metrics.bev_counts(probabilities, truth, WIDE_THRESHOLDS, UNKNOWN).cpu())
+        self.counts.append(metrics.bev_counts(probabilities, truth, self.cuts, UNKNOWN).cpu())
         known, present = truth != UNKNOWN, truth == 1
         wrong = (probabilities >= 0.5) != present
         confidence = torch.maximum(probabilities, 1 - probabilities)
@@ -88,7 +100,7 @@ class BevScorer(Scorer):
             )
 
     def scores(self) -> dict[str, float]:
-        """`mIoU_max`, `mIoU_50`, `mIoU_wide`, `ece`, `adaptive_ece`, `mce`, `mean_confidence`, `brier`, `nll`."""
+        """`mIoU_max`, `mIoU_50`, `mIoU_wide`, where there are thresholds `FITTED`, `ece`, `adaptive_ece`, `mce`, `mean_confidence`, `brier`, `nll`."""
         found = {name: float(value) for name, value in self._totals().items() if value.ndim == 0}
         found |= {name: float(value) for name, value in self.calibration.compute().items()}
         found["cell_accuracy"] = found.pop("accuracy")
@@ -117,7 +129,7 @@ class BevScorer(Scorer):
         return {name: scores[name] for name in self.statistics}
 
     def extras(self) -> dict[str, Any]:
-        """IoU of each layer: the best of the published thresholds and of all, at which, and at 0.5."""
+        """IoU of each layer: the best of the published thresholds and of all, at which, at 0.5, and at the processor's own."""
         totals, diagram = self._totals(), self.calibration.reliability()
         layers = {}
         for index, name in self.id2label.items():
@@ -125,14 +137,26 @@ class BevScorer(Scorer):
             best = {"IoU_max": float(column.max()), "threshold": metrics.BEV_THRESHOLDS[int(column.argmax())]}
             best |= {"IoU_wide": float(wide.max()), "wide_threshold": WIDE_THRESHOLDS[int(wide.argmax())]}
             layers[name] = {**best, "IoU_50": float(totals["IoU_50"][index])}
+            if "IoU_fitted" in totals:
+                fitted = {"IoU_fitted": float(totals["IoU_fitted"][index]), "fitted_threshold": self.cuts[-1][index]}
+                layers[name] |= fitted
         return {"layers": layers, "reliability": {name: value.tolist() for name, value in diagram.items()}}
 
 
 def _scores_of(counts: Tensor) -> dict[str, Tensor]:
-    """Scores of counts at `WIDE_THRESHOLDS`: `bev_scores` of the published ones, and those of all under names with ``wide``."""
-    wide = metrics.bev_scores(counts, WIDE_THRESHOLDS)
+    """Scores of counts at `WIDE_THRESHOLDS`, and at fitted ones where a cut more was counted.
+
+    Returns:
+        `bev_scores` of the published ones, those of all under names with ``wide``, of the fitted ones with ``fitted``.
+    """
+    wide = metrics.bev_scores(counts[..., : len(WIDE_THRESHOLDS), :], WIDE_THRESHOLDS)
     published = metrics.bev_scores(counts[..., [WIDE_THRESHOLDS.index(one) for one in metrics.BEV_THRESHOLDS], :])
-    return published | {"mIoU_wide": wide["mIoU_max"], "IoU_wide": wide["IoU"]}
+    found = published | {"mIoU_wide": wide["mIoU_max"], "IoU_wide": wide["IoU"]}
+    if counts.shape[-2] == len(WIDE_THRESHOLDS):
+        return found
+    fitted = metrics.bev_scores(counts[..., -1:, :], (0.5,))
+    gain = fitted["mIoU_50"] - published["mIoU_50"]
+    return found | {"mIoU_fitted": fitted["mIoU_50"], "mIoU_fitted_gain": gain, "IoU_fitted": fitted["IoU_50"]}
 
 
 def _flat(maps: Tensor) -> Tensor:
@@ -185,7 +209,18 @@ def map_extent(config: Noise2MapBevConfig) -> dict[str, Any]:
 
 
 class LayerCalibrator(Calibrator):
-    """Calibrates the probability of each layer by a temperature of its own; of a layer that is nowhere, or everywhere, by none."""
+    """Calibrates the probability of each layer by a temperature of its own; of a layer that is nowhere, or everywhere, by none.
+
+    The thresholds from which layers are shown are fitted to what comes out; ``thresholds`` fits them alone.
+
+    Args:
+        own: The model's calibration, which ``thresholds`` leaves as it is.
+    """
+
+    methods = ("temperature", "thresholds")
+
+    def __init__(self, own: Calibration | None = None) -> None:
+        self.own = own
 
     def stated(self, output: Any, row: int, processed: tuple[int, int], size: tuple[int, int]) -> Tensor:
         """See `Calibrator.stated`; log-odds."""
@@ -198,6 +233,8 @@ class LayerCalibrator(Calibrator):
     def fit(self, pixels: DrawnPixels, levels: Sequence[float], groups: Tensor | None) -> Calibration:
         """See `Calibrator.fit`; there are no sets, a layer is there or not."""
         check_pixels(pixels)
+        if self.method == "thresholds":
+            return self.own or Calibration()
         return Calibration(temperature=tuple(self._temperature(*one) for one in zip(pixels.stated.T, pixels.truth.T)))
 
     @staticmethod
@@ -208,6 +245,23 @@ class LayerCalibrator(Calibrator):
             return 1.0
         logits = torch.stack([torch.zeros_like(odds), odds])[None, :, :, None]  # softmax of (0, z) is the sigmoid of z
         return metrics.fit_temperature([logits], [present.long()[None, :, None]], UNKNOWN, len(odds))
+
+    def _maps(self, pixels: DrawnPixels, calibration: Calibration | None) -> tuple[Tensor, Tensor]:
+        """Probabilities and truths as maps of one row."""
+        stated, truth = pixels.as_maps()
+        return (calibration or Calibration()).cool(stated).sigmoid(), truth
+
+    def thresholds(self, pixels: DrawnPixels, calibration: Calibration | None) -> tuple[float, ...]:
+        """See `Calibrator.thresholds`; those of `best_layer_thresholds`."""
+        return metrics.best_layer_thresholds(*self._maps(pixels, calibration), ignore_index=UNKNOWN)
+
+    def shown_scores(
+        self, pixels: DrawnPixels, calibration: Calibration | None, thresholds: Sequence[float] | None
+    ) -> dict[str, float]:
+        """See `Calibrator.shown_scores`; ``miou``, at 0.5 without thresholds."""
+        cuts = [0.5 if thresholds is None else tuple(thresholds)]
+        counts = metrics.bev_counts(*self._maps(pixels, calibration), cuts, UNKNOWN).sum(0)
+        return {"miou": float(metrics.bev_scores(counts, (0.5,))["mIoU_50"])}
 
     def _confidence(self, pixels: DrawnPixels, calibration: Calibration | None) -> tuple[Tensor, Tensor, Tensor]:
         """Probability of the truth, confidence, and whether it is right, of all known cells and layers."""
@@ -234,6 +288,8 @@ class LayerCalibrator(Calibrator):
 
     def baselines(self, pixels: DrawnPixels, fitted: Calibration, groups: Tensor | None) -> dict[str, Calibration]:
         """See `Calibrator.baselines`; one temperature for all layers."""
+        if self.method == "thresholds":
+            return {}
         return {"one temperature": Calibration(temperature=self._temperature(pixels.stated.flatten(), pixels.truth.flatten()))}
 
 
@@ -277,11 +333,11 @@ class BevTask(Task):
 
     def calibrator(self, model: Any) -> LayerCalibrator:
         """See `Task.calibrator`."""
-        return LayerCalibrator()
+        return LayerCalibrator(None if model is None else Calibration.read(model.config.calibration))
 
     def scorer(self, model: Any, options: ScoringOptions) -> Scorer:
         """See `Task.scorer`."""
-        return BevScorer(model.config.id2label, scoring_device(model)).with_options(options)
+        return BevScorer(model.config.id2label, scoring_device(model), options.layer_thresholds).with_options(options)
 
     def open_dataset(self, name: str, root: Any, split: str, model: Any, processor: Any, depth_scale: float = 0.001) -> Any:
         """See `Task.open_dataset`: the model's sensors and sweeps, and its grid of the map."""

@@ -106,6 +106,16 @@ class Calibrator(ABC):
         """What a fitted calibration is to be compared with, by name, fitted on the same pixels."""
         return {"temperature": Calibration(temperature=fitted.temperature)}
 
+    def thresholds(self, pixels: DrawnPixels, calibration: Calibration | None) -> tuple[float, ...] | None:
+        """Probability from which each layer is shown, fitted to calibrated pixels; None where maps have no overlapping layers."""
+        return None
+
+    def shown_scores(
+        self, pixels: DrawnPixels, calibration: Calibration | None, thresholds: Sequence[float] | None
+    ) -> dict[str, float]:
+        """Scores of the map that is shown at thresholds, or at none; none where maps have no overlapping layers."""
+        return {}
+
     def draw(
         self, output: Any, processed: tuple[int, int], truths: Sequence[Tensor], ids: Sequence[str], count: int, seed: int
     ) -> list[tuple[Tensor, Tensor]]:

@@ -24,6 +24,7 @@ class ScoringOptions:
         temperature_images: If not 0, the number of images to come: fit the temperature of class scores.
         without_probabilities: Class maps come as ids, without a score for each class.
         sample_scores: Also score the single samples of an ensemble.
+        layer_thresholds: Probability from which each layer of a bird's-eye view is shown, to be scored at, too; None for none.
     """
 
     depth_range_m: tuple[float, float] | None = None
@@ -31,6 +32,7 @@ class ScoringOptions:
     temperature_images: int = 0
     without_probabilities: bool = False
     sample_scores: bool = False
+    layer_thresholds: Sequence[float] | None = None
 
 
 class Scorer(ABC):

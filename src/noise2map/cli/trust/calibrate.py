@@ -25,14 +25,20 @@ def calibrate(
     sampler: options.MapSampler = None,
     sampling: options.MapSampling = None,
     method: Annotated[
-        Literal["temperature", "isotonic"],
-        typer.Option(help="One temperature; for classes also isotonic: after it, the confidence that came true."),
+        Literal["temperature", "isotonic", "thresholds"],
+        typer.Option(
+            help="One temperature; for classes also isotonic: after it, the confidence that came true. For the layers of "
+            "bird's-eye views also thresholds: those from which layers are shown, and nothing else; temperature fits them, too."
+        ),
     ] = "temperature",
     levels: Levels = None,
     held_out: Annotated[float, typer.Option(min=0, max=0.95, help="Share of the images to score on, not to calibrate on.")] = 0.5,
     cluster: Annotated[
         Literal["image", "map"] | None, typer.Option(help="What is held out whole. [default: maps, where the data tells them]")
     ] = None,
+    cells: Annotated[
+        Literal["visible", "all"], typer.Option(help="Of freedoom-surround: also calibrate on cells that nobody can see.")
+    ] = "visible",
     unit: Annotated[
         Literal["pixel", "image", "map"], typer.Option(help="What is exchangeable: coverage is that of a pixel of a new one.")
     ] = "image",
@@ -70,6 +76,7 @@ def calibrate(
         levels=levels or LEVELS,
         held_out=held_out,
         cluster=cluster,
+        cells=cells,
         unit=unit,
         pixels=pixels,
         batch_size=batch_size,

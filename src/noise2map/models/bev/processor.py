@@ -25,6 +25,11 @@ class Noise2MapBevProcessor(ShippedNames, ImageProcessingMixin):
         image_mean: subtracted from colors in [0, 1].
         image_std: they are divided by it.
         sweeps: how many LiDAR readings before each key frame the model was trained with; datasets are opened with it.
+        layer_thresholds: least probability of each layer from which a likely map shows it, fitted by `noise2map calibrate`; None
+            for 0.5.
+
+    Raises:
+        ValueError: if a number cannot be one.
     """
 
     model_input_names = ["pixel_values"]
@@ -36,6 +41,7 @@ class Noise2MapBevProcessor(ShippedNames, ImageProcessingMixin):
         image_mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
         image_std: Sequence[float] = IMAGENET_DEFAULT_STD,
         sweeps: int = 9,
+        layer_thresholds: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -46,6 +52,7 @@ class Noise2MapBevProcessor(ShippedNames, ImageProcessingMixin):
         self.image_size, self.image_scale = list(image_size), float(image_scale)
         self.image_mean, self.image_std = list(image_mean), list(image_std)
         self.sweeps = sweeps
+        self.layer_thresholds = None if layer_thresholds is None else checked_thresholds(layer_thresholds)
 
     def __call__(self, samples: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> BatchFeature:
         """One raw sample or several -> a batch.
@@ -119,13 +126,35 @@ class Noise2MapBevProcessor(ShippedNames, ImageProcessingMixin):
         values = torch.from_numpy(np.array(image, np.float32)).permute(2, 0, 1) / 255
         return (values - torch.tensor(self.image_mean).view(3, 1, 1)) / torch.tensor(self.image_std).view(3, 1, 1)
 
-    def post_process_bev_segmentation(self, outputs: Any, threshold: float | Sequence[float] = 0.5) -> list[Tensor]:
+    def thresholds_of(self, layers: int, threshold: float | Sequence[float] | None = None) -> Tensor:
+        """Least probability of each of K layers: what is given, or else the processor's `layer_thresholds`, or else 0.5.
+
+        Args:
+            layers: K.
+            threshold: Of all layers or of each.
+
+        Returns:
+            `(K,)` float32.
+
+        Raises:
+            ValueError: If there is another number of thresholds than of layers, or one is not between 0 and 1.
+        """
+        name = "layer_thresholds" if threshold is None and self.layer_thresholds is not None else "threshold"
+        given = threshold if name == "threshold" else self.layer_thresholds
+        least = torch.as_tensor(0.5 if given is None else given, dtype=torch.float32)
+        if least.shape not in ((), (layers,)):
+            raise ValueError(f"{name} has shape {tuple(least.shape)}; expected one number, or one for each of {layers} layers")
+        if not bool(((least >= 0) & (least <= 1)).all()):
+            raise ValueError(f"{name} is {given}; expected probabilities, 0 to 1")
+        return least.expand(layers)
+
+    def post_process_bev_segmentation(self, outputs: Any, threshold: float | Sequence[float] | None = None) -> list[Tensor]:
         """Masks of each sample: the layers that are likely enough to be there.
 
         Args:
             outputs: What the model returns; ``probabilities`` ``(B, K, X, Y)``.
-            threshold: Least probability, of all layers or of each. Calibrated probabilities of what is a cell or two wide are
-                seldom above 0.5: ``evaluation.json`` of validation places says at which threshold each layer overlaps best.
+            threshold: Least probability, of all layers or of each; by default the processor's `layer_thresholds`, or 0.5 where it
+                has none. Calibrated probabilities of what is a cell or two wide are seldom above 0.5.
 
         Returns:
             ``(K, X, Y)``, boolean, of each of the B samples.
@@ -134,13 +163,20 @@ class Noise2MapBevProcessor(ShippedNames, ImageProcessingMixin):
             ValueError: If there is another number of thresholds than of layers, or one is not between 0 and 1.
         """
         probabilities = outputs.probabilities
-        layers = probabilities.shape[1]
-        least = torch.as_tensor(threshold, dtype=probabilities.dtype, device=probabilities.device)
-        if least.shape not in ((), (layers,)):
-            raise ValueError(f"threshold has shape {tuple(least.shape)}; expected one number, or one for each of {layers} layers")
-        if not bool(((least >= 0) & (least <= 1)).all()):
-            raise ValueError(f"threshold is {threshold}; expected probabilities, 0 to 1")
+        least = self.thresholds_of(probabilities.shape[1], threshold).to(probabilities.device, probabilities.dtype)
         return list(probabilities >= least.view(-1, 1, 1))
+
+
+def checked_thresholds(thresholds: Sequence[float]) -> list[float]:
+    """Thresholds of layers as a list.
+
+    Raises:
+        ValueError: If they are no list of numbers between 0 and 1.
+    """
+    numbers = isinstance(thresholds, Sequence) and all(isinstance(one, int | float) for one in thresholds)
+    if not numbers or not thresholds or not all(0 < one < 1 for one in thresholds):
+        raise ValueError(f"layer_thresholds is {thresholds!r}; expected numbers between 0 and 1, one for each layer")
+    return [float(one) for one in thresholds]
 
 
 def _stack(matrices: Sequence[Any]) -> Tensor:
