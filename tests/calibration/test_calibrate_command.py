@@ -16,6 +16,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from noise2map.calibration.drawing import DrawnImages
 from noise2map.calibration.run import CalibrationOptions, fit_and_score, split_images
 from noise2map.data import load_samples
+from noise2map.data.freedoom import SURROUND_SAMPLES_ROOT
 from noise2map.inference.loading import load_model
 from noise2map.models import Noise2MapImageProcessor
 from noise2map.models.distributions.calibration import Calibration
@@ -249,6 +250,46 @@ def test_every_layer_finds_its_own_temperature():
     assert held_out == sorted(held_out) and rows["held out", "after"]["ece"] < 0.03
     drawn.pixels.truth[:, 1] = 0  # a layer that is nowhere
     assert calibrator.fit(drawn.pixels, LEVELS, None).temperature[1] == 1
+
+
+def test_layers_get_thresholds_that_overlap_best_and_nothing_else_changes():
+    calibrator = get_task("bev").calibrator(None).by("thresholds")
+    drawn = drawn_layers([0.5, 1.0, 3.0])
+    drawn.pixels.stated -= 1.5  # rarer than they are: at 0.5 little is shown
+    chosen = CalibrationOptions(model="", out="", held_out=0.25, method="thresholds")
+    parts = split_images(drawn, chosen)
+    facts = dict.fromkeys(("dataset", "split", "decoding", "calibrating", "unit", "pixels", "seed"), "")
+    report = fit_and_score(calibrator, drawn, parts, chosen, facts)
+    assert report.calibration == Calibration() and report.baselines == {} and len(report.thresholds) == 3
+    rows = {(row["images"], row["variant"]): row for row in report.rows}
+    for part, images in parts.items():
+        pixels = drawn.pixels.of_images(images)
+        for variant, cuts in (("before", [0.5] * 3), ("after", list(report.thresholds.values()))):
+            overlap = []
+            for k, cut in enumerate(cuts):
+                known = pixels.truth[:, k] != 255
+                guess, real = (pixels.stated.sigmoid()[:, k] >= cut)[known], (pixels.truth[:, k] == 1)[known]
+                overlap.append(float((guess & real).sum() / (guess | real).sum()))
+            assert rows[part, variant]["miou"] == pytest.approx(np.mean(overlap), abs=1e-6)
+        assert rows[part, "after"]["miou"] > rows[part, "before"]["miou"] + 0.1
+        assert rows[part, "after"]["nll"] == rows[part, "before"]["nll"]
+
+
+@pytest.mark.parametrize("method", ["temperature", "thresholds"])
+def test_thresholds_are_kept_by_the_processor(models, tmp_path, capsys, method):
+    pytest.importorskip("shapely")
+    pytest.importorskip("cv2")
+    words = ("--dataset", "freedoom-surround", "--root", SURROUND_SAMPLES_ROOT, "--split", "test", "--cells", "all")
+    code, text, err = calibrate(capsys, models / "around", tmp_path / "out", *words, "--method", method)
+    assert code == 0 and "Layers are shown from a probability of: walkable" in text and "mIoU %" in text, err
+    document, _ = rows_of(tmp_path / "out")
+    (_, plain), (after, processor) = load_model(models / "around"), load_model(tmp_path / "out")
+    assert plain.layer_thresholds is None and processor.layer_thresholds == list(document["layer_thresholds"].values())
+    assert list(document["layer_thresholds"]) == list(after.config.id2label.values()) and document["facts"]["cells"] == "all"
+    assert (after.config.calibration is None) == (method == "thresholds")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "`layer_thresholds` of the processor: walkable 0." in card and ("`calibration`" in card) == (method == "temperature")
+    assert "expected 'temperature'" in calibrate(capsys, models / "depth", tmp_path / "no", "--method", "thresholds")[2]
 
 
 def test_what_no_temperature_mends_isotonic_confidences_do(models, tmp_path, capsys):

@@ -17,7 +17,7 @@ from noise2map.evaluation.bev import named_protocols, protocol_label
 from noise2map.evaluation.evaluate import evaluate_model
 from noise2map.evaluation.experiments.single_calls import SingleCalls, sample_batches
 from noise2map.evaluation.official import published_for
-from noise2map.evaluation.report import result_rows
+from noise2map.evaluation.report import model_differences, result_rows
 from noise2map.metrics.samples import LayerSampleScores
 from noise2map.models import Noise2MapBevConfig, Noise2MapBevProcessor
 from noise2map.models.decoding import Protocol
@@ -105,6 +105,35 @@ def test_scores_are_those_of_single_predictions(model, processor, dataset, predi
     assert layers["drivable_area"]["threshold"] == THRESHOLDS[table[:, 0].argmax()]
 
 
+def test_maps_are_also_scored_at_the_processors_thresholds(model, dataset, predictions):
+    fitted = [0.3, 0.45, 0.5, 0.55, 0.6, 0.4]
+    processor = Noise2MapBevProcessor([32, 64], 0.8, layer_thresholds=fitted)
+    evaluation = evaluate_model(model, processor, dataset, [Protocol(3, 2, "steps")], batch_size=2, seed=7)
+    expected = []
+    for layer, threshold in enumerate(fitted):
+        both = union = 0
+        for probability, truth, _ in predictions:
+            known = truth[layer] != 255
+            guess, real = probability[layer][known] >= np.float32(threshold), truth[layer][known] == 1
+            both, union = both + (guess & real).sum(), union + (guess | real).sum()
+        expected.append(both / (union + 1e-7))
+    row = result_rows(evaluation, {}, resamples=20)[0]
+    assert row["mIoU_fitted"] == pytest.approx(np.mean(expected), abs=1e-6)
+    assert row["mIoU_fitted_gain"] == pytest.approx(row["mIoU_fitted"] - row["mIoU_50"], abs=1e-9)
+    assert row["mIoU_fitted_low"] <= row["mIoU_fitted"] <= row["mIoU_fitted_high"]
+    layers = evaluation.results[0].scorer.extras()["layers"]
+    assert [layers[name]["IoU_fitted"] for name in layers] == pytest.approx(expected, abs=1e-6)
+    plain = evaluate_model(model, Noise2MapBevProcessor([32, 64], 0.8), dataset, [Protocol(3, 2, "steps")], batch_size=2, seed=7)
+    without = result_rows(plain, {}, resamples=0)[0]
+    assert "mIoU_fitted" not in without and without["mIoU_50"] == row["mIoU_50"] and without["mIoU_max"] == row["mIoU_max"]
+    for one, other in ((evaluation, plain), (plain, evaluation)):  # the two can be compared
+        rows = model_differences(one, other, ("a", "b"), resamples=10)
+        assert all(row["difference"] == 0 for row in rows)
+    processor.layer_thresholds = fitted[:2]
+    with pytest.raises(ValueError, match="layer_thresholds has 2 numbers; expected one for each of 6 layers"):
+        evaluate_model(model, processor, dataset, [Protocol(1)])
+
+
 def test_calibration_and_uncertainty_are_scored_cell_by_cell(model, processor, dataset, predictions):
     scorer = evaluate_model(model, processor, dataset, [Protocol(3, 2, "steps")], batch_size=1, seed=7).results[0].scorer
     flat = [np.concatenate([part[truth != 255] for part in (value,)]) for value, truth, _ in predictions]
@@ -128,7 +157,7 @@ def test_scores_do_not_depend_on_the_batch(model, processor, dataset):
     one, two = (evaluate_model(model, processor, dataset, grid, size, seed=1) for size in (1, 2))
     for a, b in zip(one.results, two.results):
         assert torch.equal(a.scorer.image_rows(), b.scorer.image_rows())
-        assert a.scorer.image_rows().shape == (2, 3, 20, 6)
+        assert a.scorer.image_rows().shape == (2, 3, 21, 6)
 
 
 def test_the_published_protocol_and_the_single_sample_have_names():

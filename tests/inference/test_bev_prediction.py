@@ -1,6 +1,7 @@
 """``noise2map predict-bev``: what it writes is what the model says; bad input is one line."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tiny_bev import tiny_bev
 from noise2map.cli import main
 from noise2map.data.nuscenes import NuScenesDataset
 from noise2map.diffusion import image_generator
+from noise2map.inference.bev import film_thresholds
 from noise2map.models import Noise2MapBevProcessor
 from noise2map.report import bev_panels
 
@@ -90,6 +92,40 @@ def test_bad_input_is_one_line(root, checkpoint, words, message, tmp_path, capsy
     assert message in error and "Traceback" not in error
     assert error.strip().count("\n") == (3 if error.startswith("Usage") else 0)
     assert not (tmp_path / "out").exists()
+
+
+def test_maps_are_cut_at_the_checkpoints_thresholds_unless_told_otherwise(root, checkpoint, tmp_path, capsys):
+    fitted = [0.3, 0.45, 0.5, 0.55, 0.6, 0.4]
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoint, folder)
+    Noise2MapBevProcessor([32, 64], 0.8, sweeps=1, layer_thresholds=fitted).save_pretrained(folder)
+    words = ("0", "--dataset", "nuscenes", "--root", root, "--animation", "none")
+    made = {}
+    for name, model, more in (("own", folder, ()), ("half", folder, ("--threshold", 0.5)), ("plain", checkpoint, ())):
+        assert run(*words, "--model", model, "--out", tmp_path / name, *more) == 0
+        arrays = np.load(tmp_path / name / "sample-1-0" / "map.npz")
+        facts = json.loads((tmp_path / name / "sample-1-0" / "prediction.json").read_text())
+        with Image.open(tmp_path / name / "sample-1-0" / "panel.png") as panel:
+            made[name] = arrays["probabilities"].astype(float), arrays["layers"], facts["threshold"], np.asarray(panel)
+    p, layers, said, panel = made["own"]
+    least = np.array(fitted)[:, None, None]
+    assert said == fitted and (layers == (p >= least))[np.abs(p - least) > 1e-3].all()
+    assert made["half"][2] == 0.5 and np.array_equal(made["half"][1], made["plain"][1])
+    assert not np.array_equal(layers, made["half"][1]) and not np.array_equal(panel, made["half"][3])
+    # the same, but for other thresholds, is not taken for done
+    Noise2MapBevProcessor([32, 64], 0.8, sweeps=1, layer_thresholds=fitted[:5]).save_pretrained(folder)
+    assert run(*words, "--model", folder, "--out", tmp_path / "own") == 2
+    assert "layer_thresholds has shape (5,)" in capsys.readouterr().err
+    Noise2MapBevProcessor([32, 64], 0.8, sweeps=1).save_pretrained(folder)
+    assert run(*words, "--model", folder, "--out", tmp_path / "own") == 2
+    assert "other settings (threshold" in capsys.readouterr().err
+
+
+def test_films_of_whole_maps_that_may_be_true_are_cut_at_half():
+    drawing = {"map_encoding": "one_hot", "map_scale": 1.0, "matched_filter": True, "feedback": "mean", "time_difference": 0}
+    likely, whole = tiny_bev(("camera",)), tiny_bev(("camera",), **drawing, time_input="time")
+    assert film_thresholds(likely, [0.2] * 6) == [0.2] * 6 and film_thresholds(whole, [0.2] * 6) == 0.5
+    assert film_thresholds(whole, 0.3) == 0.3
 
 
 def test_done_samples_are_kept_and_results_of_other_settings_are_not_replaced(root, checkpoint, tmp_path, capsys):

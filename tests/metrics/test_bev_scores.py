@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from noise2map.metrics.bev import BEV_THRESHOLDS, BevScores
+from noise2map.metrics.bev import BEV_THRESHOLDS, BevScores, best_layer_thresholds, bev_counts
 
 PUBLISHED = {  # recorded from the public evaluation: best threshold, 0.5 and 0.65 of each layer
     "drivable_area": (0.3120124936103821, 0.29294756054878235, 0.25313806533813477),
@@ -66,3 +66,43 @@ def test_impossible_inputs_are_refused():
         BevScores(1, thresholds=(0.4,))
     with pytest.raises(ValueError, match="num_layers is 0"):
         BevScores(0)
+
+
+def iou_at(probabilities, labels, threshold):
+    """Of one layer, over all known cells; and how often it is shown for each cell that it is in."""
+    known = labels != 255
+    guess, real = (probabilities >= np.float32(threshold))[known], labels[known] == 1
+    return (guess & real).sum() / ((guess | real).sum() + 1e-7), guess.sum() / max(real.sum(), 1)
+
+
+def test_the_best_threshold_of_each_layer_is_that_of_trying_all():
+    rng = np.random.default_rng(3)
+    real = rng.random((5, 4, 12, 9)) < np.array([0.7, 0.2, 0.1, 0.05])[:, None, None]
+    probabilities = np.where(real, rng.beta(2, 3, real.shape), rng.beta(1, 6, real.shape)).astype(np.float32)
+    labels = np.where(rng.random(real.shape) < 0.1, 255, real)
+    grid = [k / 100 for k in range(1, 100)]
+    for most in (1.2, 2.0, 1e9):
+        expected = []
+        for k in range(4):
+            tried = [iou_at(probabilities[:, k], labels[:, k], one) for one in grid]
+            best = max(iou for iou, shown in tried if shown <= most)
+            expected.append([one for one, (iou, shown) in zip(grid, tried) if shown <= most and abs(iou - best) < 1e-12])
+        found = best_layer_thresholds(torch.from_numpy(probabilities), torch.from_numpy(labels), most=most)
+        assert all(one in equal for one, equal in zip(found, expected)) and len(found) == 4
+
+
+def test_thresholds_where_nothing_decides():
+    probabilities = torch.full((1, 4, 2, 5), 0.9)
+    labels = torch.zeros(1, 4, 2, 5, dtype=torch.long)
+    labels[:, 0] = 1  # every threshold up to 0.9 is as good: the one nearest to 0.5
+    labels[:, 1] = 255
+    probabilities[:, 2] = 1.0
+    labels[:, 2, 0, 0] = 1  # shown ten times as often as it is, whatever the threshold
+    assert best_layer_thresholds(probabilities, labels) == (0.5, 0.5, 0.99, 0.5)
+
+
+def test_each_layer_is_counted_at_its_own_threshold():
+    probabilities = torch.rand(3, 2, 6, 7, generator=torch.Generator().manual_seed(1))
+    labels = (torch.rand(3, 2, 6, 7, generator=torch.Generator().manual_seed(2)) < 0.4).long()
+    counts = bev_counts(probabilities, labels, (0.3, (0.3, 0.8), 0.8))
+    assert torch.equal(counts[:, :, 1, 0], counts[:, :, 0, 0]) and torch.equal(counts[:, :, 1, 1], counts[:, :, 2, 1])

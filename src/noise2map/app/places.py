@@ -14,7 +14,16 @@ from noise2map.app.maps import MAX_FRAMES, SEED_RANGE, watched
 from noise2map.app.pixel import PixelReport, color_of
 from noise2map.data.freedoom import SURROUND_SAMPLES_ROOT
 from noise2map.data.opening import evaluation_split
-from noise2map.inference.bev import SURROUND, BevPrediction, draw_prediction, encode_sample, predict_map, prediction_cells
+from noise2map.inference.bev import (
+    SURROUND,
+    BevPrediction,
+    draw_prediction,
+    encode_sample,
+    film_thresholds,
+    predict_map,
+    prediction_cells,
+    shown_thresholds,
+)
 from noise2map.inference.loading import load_model
 from noise2map.models.decoding import AVERAGES, DecodingOptions
 from noise2map.report import bev_panels
@@ -61,14 +70,14 @@ class PlaceMap:
         names: Of the layers.
         palette: Their colors, ``(K, 3)`` uint8.
         size_m: What the map covers to the right and forward, metres; the car stands in its middle.
-        threshold: Probability from which a layer counts as present.
+        threshold: Probability from which a layer counts as present, of all or of each.
     """
 
     prediction: BevPrediction
     names: dict[int, str]
     palette: np.ndarray
     size_m: tuple[float, float]
-    threshold: float
+    threshold: float | list[float]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -100,7 +109,7 @@ class PlaceMap:
             raise ValueError(f"there is no cell {x}, {y} in a map of {width} x {height}")
         cell = ..., x, height - 1 - y
         p, truth = self.prediction.probabilities[cell], self.prediction.truth[cell]
-        present = [self._name(k) for k in np.flatnonzero(p >= self.threshold)]
+        present = [self._name(k) for k in np.flatnonzero(bev_panels.cut_layers(p, self.threshold))]
         report = PixelReport(x, y, ", ".join(present) or "nothing", what="cell")
         order = [int(k) for k in np.argsort(-p, kind="stable")]
         report.bars = [(self._name(k), float(p[k]), color_of(self.palette, k)) for k in order]
@@ -117,7 +126,7 @@ class PlaceMap:
         found, known = self.prediction, self.prediction.known
         return {
             "image": bev_panels.paint_layers(found.truth, self.palette),
-            "map": bev_panels.paint_layers(found.probabilities >= self.threshold, self.palette, known),
+            "map": bev_panels.paint_layers(bev_panels.cut_layers(found.probabilities, self.threshold), self.palette, known),
             "uncertainty": bev_panels.paint_uncertainty(found.largest_uncertainty, known, self.limit),
         }
 
@@ -150,7 +159,7 @@ def run_place(
 
     Args:
         found: The model.
-        fields: Place, steps, samples, average, seed, threshold.
+        fields: Place, steps, samples, average, seed, threshold; without the last the model's own, of each layer.
         tick: Called before each call of the decoder; may raise to stop the run.
         limits: The most calls.
 
@@ -162,7 +171,8 @@ def run_place(
     steps, samples = (whole_number(fields, name, 1, 1, limits.calls) for name in ("steps", "samples"))
     if steps * samples > limits.calls:
         raise ValueError(f"{steps} steps of {samples} samples are {steps * samples} calls; at most {limits.calls} are made here")
-    threshold = number(fields, "threshold", 0.5, 0.05, 0.95)
+    asked = number(fields, "threshold", 0.5, 0.05, 0.95) if "threshold" in fields else None
+    threshold = shown_thresholds(found.model, found.processor, asked)
     seed = whole_number(fields, "seed", 0, *SEED_RANGE)
     average = choice(fields, "average", AVERAGES)
     options = DecodingOptions(num_inference_steps=steps, ensemble_size=samples, average=average, seed=seed)
@@ -185,7 +195,8 @@ def run_place(
     page.cells([maps], "Map, truth, errors and uncertainty", bev_panels.layer_legend(id2label, palette))
     panel = draw_prediction(sample, prediction, id2label, palette, size_m, threshold)
     if shown:
-        rows = bev_panels.denoising_cells(shown, prediction.known, palette, threshold, prediction.truth)
+        cuts = threshold if asked is not None else film_thresholds(model, threshold)
+        rows = bev_panels.denoising_cells(shown, prediction.known, palette, cuts, prediction.truth)
         page.player(rows, "The denoising, step by step", bev_panels.layer_legend(id2label, palette))
     files: Files = {"panel.png": lambda: encode_image(panel), "map.npz": lambda: _arrays(prediction, threshold)}
     said = {"model": fields.get("model", found.name), "place": str(sample["id"]), "steps": decoding.num_inference_steps}
@@ -195,12 +206,12 @@ def run_place(
     return PlaceResult(page.body(), with_all(files), size, PlaceMap(prediction, id2label, palette, size_m, threshold))
 
 
-def _arrays(prediction: BevPrediction, threshold: float) -> bytes:
+def _arrays(prediction: BevPrediction, threshold: float | list[float]) -> bytes:
     buffer = BytesIO()
     np.savez_compressed(
         buffer,
         probabilities=prediction.probabilities.astype(np.float16),
-        layers=prediction.probabilities >= threshold,
+        layers=bev_panels.cut_layers(prediction.probabilities, threshold),
         uncertainty=prediction.uncertainty.astype(np.float16),
         truth=prediction.truth,
     )

@@ -64,8 +64,8 @@ def card_section(facts: Row, rows: Sequence[Row], thresholds: Mapping[str, float
     parts = []
     if facts["method"] != "thresholds":
         parts.append(
-            "What the model states is corrected by the field `calibration` of its configuration, whoever loads it; other decoding or "
-            "other\ndata than these is not calibrated."
+            "What the model states is corrected by the field `calibration` of its configuration, whoever loads it; other decoding "
+            "or other\ndata than these is not calibrated."
         )
     if thresholds is not None:
         parts.append(

@@ -42,7 +42,7 @@ class CalibrationOptions:
         limit: Images, 0 for all.
         decoding: How maps are decoded; the checkpoint's way where nothing is chosen.
         method: How what the model states is corrected: ``"temperature"``, or ``"isotonic"`` for classes, or not at all:
-            ``"thresholds"`` fits from which probability each layer of a bird's-eye view is shown, which the others do along with it.
+            ``"thresholds"`` fits from which probability each layer of a bird's-eye view is shown, which is else done along with it.
         levels: Levels of coverage to fit.
         held_out: Share of the images that are not calibrated on and scored.
         cluster: What is held out as a whole, ``"image"`` or ``"map"``; None for maps where the data tells them.

@@ -21,7 +21,10 @@ def predict_bev(
     sampler: options.MapSampler = None,
     sampling: options.MapSampling = None,
     seed: Annotated[int, typer.Option(help="With a sample's token it fixes the sample's noise.")] = 0,
-    threshold: Annotated[float, typer.Option(help="Probability from which a layer counts as present.")] = 0.5,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Probability from which a layer counts as present. [default: the checkpoint's of each layer, or 0.5]"),
+    ] = None,
     cells: Annotated[
         Literal["visible", "all"], typer.Option(help="Of freedoom-surround: also show and score cells that nobody can see.")
     ] = "visible",

@@ -18,9 +18,11 @@ from noise2map.inference.bev import (
     denoising_steps,
     draw_prediction,
     encode_sample,
+    film_thresholds,
     guess_cells,
     guess_maps,
     predict_map,
+    shown_thresholds,
 )
 from noise2map.inference.loading import load_model, pick_device
 from noise2map.metrics import bev_counts, bev_scores
@@ -45,8 +47,6 @@ ANIMATION_STEPS = 10
 
 GUESSES = 3
 
-THRESHOLD = 0.5
-
 SHOWN = ("surround-test-000085", "surround-test-000143")  # much in view; picked by eye out of the shipped places
 
 _FOLDER = "birds-eye-view"
@@ -57,6 +57,12 @@ _GUESSED = (
     " Rows of guesses are about what nobody sees, the strong colors there: what is there, and three whole maps that a model holds "
     "possible, each drawn by noise that is smooth over the map and mended by two calls. They differ where nothing decides."
 )
+
+_FITTED = (
+    "These small models are seldom half sure of anything but floor, so each layer is painted from the probability on at which it "
+    "overlapped best on validation places: what they find is wider than it is, and what they cannot find is strewn about."
+)
+_HALF = "A layer is painted from a probability of 0.5 on, or from the one that the model's processor says."
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +91,11 @@ class BevMaps:
     def draws(self) -> bool:
         """Whether further steps make one map that may be true, and not the likeliest one."""
         return bool(self.model.config.diffusion and self.model.config.matched_filter)
+
+    @property
+    def thresholds(self) -> float | list[float]:
+        """Probability from which layers of a likely map are shown."""
+        return shown_thresholds(self.model, self.processor)
 
     @property
     def sensors(self) -> str:
@@ -137,9 +148,8 @@ class BevSection(DemoSection):
             self.title,
             "Six views around, and what the model makes of them from above, forward up, 25.6 m wide: overlapping layers of places "
             "on maps that were not trained on. Below the views a row for each model, so that what LiDAR adds can be seen. Grey "
-            "cells are seen by no camera and do not count; `errors` are cells where any layer is wrong. A layer is painted from "
-            f"a probability of {THRESHOLD} on: these small models are seldom half sure of anything but floor, from cameras alone "
-            "least, so much stays unpainted; the scores below say how much."
+            "cells are seen by no camera and do not count; `errors` are cells where any layer is wrong. "
+            + (_FITTED if all(isinstance(maps.thresholds, list) for maps in models) else _HALF)
             + (_GUESSED if any(maps.whole for maps in models) else ""),
         )
         items = [_gallery_item(samples[index], index, models) for index in shown]
@@ -147,7 +157,9 @@ class BevSection(DemoSection):
         last = models[-1]
         extent = map_extent(last.model.config)["size_m"]
         for index in shown:
-            image = draw_prediction(samples[index], last.by_steps[max(last.by_steps)][index], id2label, palette, extent, THRESHOLD)
+            image = draw_prediction(
+                samples[index], last.by_steps[max(last.by_steps)][index], id2label, palette, extent, last.thresholds
+            )
             write_image(out / _FOLDER / f"{samples[index]['id']}.png", image)
         _show_denoising(page, last, samples[shown[0]], out)
         rows = bev_score_rows(models)
@@ -219,13 +231,14 @@ def _model_row(maps: BevMaps, index: int, palette: np.ndarray, unsure: np.ndarra
     row: list[Cell | None] = []
     for steps, predictions in maps.by_steps.items():
         one = predictions[index]
-        image = bev_panels.paint_layers(one.probabilities >= THRESHOLD, palette, one.known)
+        image = bev_panels.paint_layers(bev_panels.cut_layers(one.probabilities, maps.thresholds), palette, one.known)
         title = f"{maps.sensors}, {counted(steps, 'step')}"
-        row.append(bev_panels.map_cell(title, image, f"mIoU {one.mean_iou(THRESHOLD):.0%}"))
+        row.append(bev_panels.map_cell(title, image, f"mIoU {one.mean_iou(maps.thresholds):.0%}"))
     if index in maps.whole:
-        row.append(bev_panels.map_cell("all cells", bev_panels.paint_layers(maps.whole[index].probabilities >= THRESHOLD, palette)))
+        layers = bev_panels.cut_layers(maps.whole[index].probabilities, maps.thresholds)
+        row.append(bev_panels.map_cell("all cells", bev_panels.paint_layers(layers, palette)))
     last = maps.by_steps[max(maps.by_steps)][index]
-    row.append(bev_panels.error_cell(last.probabilities >= THRESHOLD, last.truth, "errors"))
+    row.append(bev_panels.error_cell(bev_panels.cut_layers(last.probabilities, maps.thresholds), last.truth, "errors"))
     kind = last.uncertainty_kind.replace("_", " ")
     row.append(bev_panels.uncertainty_map_cell(unsure, last.known, limit, f"uncertainty ({kind})"))
     return row
@@ -244,9 +257,10 @@ def _show_denoising(page: Page, maps: BevMaps, sample: dict[str, Any], out: Path
     id2label, palette = _layers(maps)
     truth = np.asarray(sample["labels"], np.uint8)
     known = ~(truth == bev_panels.UNKNOWN).any(0)
-    rows = bev_panels.denoising_cells(maps.trajectory, known, palette, THRESHOLD, truth)
+    cuts = film_thresholds(maps.model, maps.thresholds)
+    rows = bev_panels.denoising_cells(maps.trajectory, known, palette, cuts, truth)
     page.player(rows, f"The denoising of {sample['id']} from above, {maps.sensors}", bev_panels.layer_legend(id2label, palette))
-    images = bev_panels.denoising_animation(maps.trajectory, known, palette, id2label, THRESHOLD)
+    images = bev_panels.denoising_animation(maps.trajectory, known, palette, id2label, cuts)
     for suffix in (".webp", ".gif"):
         save_animation(out / f"denoising-birds-eye-view{suffix}", images)
 

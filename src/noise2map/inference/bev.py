@@ -53,7 +53,7 @@ class BevPredictionOptions:
         root: Folder of the data; None for the shipped samples of Freedoom surround.
         split: Its split; None for the one that scores are reported for.
         decoding: Steps, noise samples, averaging, sampler, seed.
-        threshold: Probability from which a layer counts as present.
+        threshold: Probability from which a layer counts as present; None for the processor's of each layer, 0.5 without any.
         cells: ``"visible"``, or ``"all"``: of freedoom-surround, to show and score what nobody can see, too.
         guesses: Whole maps to draw of each sample that may be true, beside the likely one; 0 for none.
         animation: ``"gif"``, ``"webp"`` or ``"none"``.
@@ -73,7 +73,7 @@ class BevPredictionOptions:
     root: Path | None = None
     split: str | None = None
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
-    threshold: float = 0.5
+    threshold: float | None = None
     cells: str = "visible"
     guesses: int = 0
     animation: str = "gif"
@@ -85,7 +85,7 @@ class BevPredictionOptions:
     def __post_init__(self) -> None:
         if not self.samples:
             raise ValueError("name at least one sample: its token, or its number in the split")
-        if not 0 < self.threshold < 1:
+        if self.threshold is not None and not 0 < self.threshold < 1:
             raise ValueError(f"threshold must be between 0 and 1, got {self.threshold}")
         if self.cells != "visible" and self.dataset != SURROUND:
             raise ValueError(f"cells is {self.cells!r}; {self.dataset} labels every cell, expected 'visible'")
@@ -134,11 +134,11 @@ class BevPrediction:
         """Where the color scale of `largest_uncertainty` ends: what cannot be seen does not count."""
         return uncertainty_limit(self.largest_uncertainty[self.known]) if self.known.any() else 1.0
 
-    def mean_iou(self, threshold: float) -> float:
-        """Mean IoU of the layers that are there, of this sample alone, cut at a probability."""
-        cuts = (threshold, 0.5)
+    def mean_iou(self, threshold: float | Sequence[float]) -> float:
+        """Mean IoU of the layers that are there, of this sample alone, cut at a probability or each at its own."""
+        cuts: tuple[float | Sequence[float], ...] = (threshold, 0.5)
         counts = bev_counts(torch.from_numpy(self.probabilities)[None], torch.from_numpy(self.truth)[None], cuts)[0]
-        iou = bev_scores(counts, cuts)["IoU"][0]
+        iou = bev_scores(counts[:, :1], (0.5,))["IoU"][0]
         here = torch.from_numpy((self.truth == 1).any((1, 2)))
         return float(iou[here].mean()) if bool(here.any()) else float("nan")
 
@@ -172,7 +172,8 @@ def predict_bev(options: BevPredictionOptions) -> list[Path]:
         root = SURROUND_SAMPLES_ROOT if shipped else options.root
         dataset = open_bev_dataset(options.dataset, root, split, model, processor, options.cells)
         places = list(dict.fromkeys(find_sample(dataset, name) for name in options.samples))
-        out.use(_settings(options, decoding, split, model))
+        thresholds = shown_thresholds(model, processor, options.threshold)
+        out.use(_settings(options, decoding, split, model, thresholds))
         for place in places:
             sample = dataset[place]
             token = str(sample["id"])
@@ -185,7 +186,7 @@ def predict_bev(options: BevPredictionOptions) -> list[Path]:
                 prediction.guesses = guess_maps(model, features, sample, options.guesses, decoding)
             wanted = options.animation != "none" and model.config.diffusion
             steps = denoising_steps(model, features, sample, options.animation_steps, decoding) if wanted else []
-            files = _files(sample, prediction, steps, model, decoding, options)
+            files = _files(sample, prediction, steps, model, decoding, options, thresholds)
             paths = {name.partition(".")[0]: f"{token}/{name}" for name in files}
             line = {"id": token, "source": {"sample": token}, "files": paths, **prediction.scores()}
             out.write(line, {f"{token}/{name}": content for name, content in files.items()})
@@ -194,7 +195,27 @@ def predict_bev(options: BevPredictionOptions) -> list[Path]:
         return [options.out / str(dataset[place]["id"]) for place in places]
 
 
-def _settings(options: BevPredictionOptions, decoding: DecodingOptions, split: str, model: Any) -> dict[str, Any]:
+def shown_thresholds(model: Any, processor: Any, threshold: float | None = None) -> float | list[float]:
+    """Probability from which layers are shown: what is asked for, or else the processor's of each layer, or else 0.5.
+
+    Raises:
+        ValueError: If the processor has another number of thresholds than the model layers.
+    """
+    if threshold is None and processor.layer_thresholds is not None:
+        processor.thresholds_of(model.config.num_labels)
+        return list(processor.layer_thresholds)
+    return 0.5 if threshold is None else threshold
+
+
+def film_thresholds(model: Any, thresholds: float | list[float]) -> float | list[float]:
+    """Thresholds of a film of the denoising: where steps lead to one whole map that may be true, each layer's is 0.5."""
+    whole = isinstance(thresholds, list) and model.config.diffusion and model.config.matched_filter
+    return 0.5 if whole else thresholds
+
+
+def _settings(
+    options: BevPredictionOptions, decoding: DecodingOptions, split: str, model: Any, thresholds: float | list[float]
+) -> dict[str, Any]:
     """Settings that decide the files of a sample."""
     return {
         "command": "predict-bev",
@@ -204,7 +225,7 @@ def _settings(options: BevPredictionOptions, decoding: DecodingOptions, split: s
         "root": "shipped" if options.root is None else os.path.abspath(options.root),
         "split": split,
         **{name: getattr(decoding, name) for name in _DECODING},
-        "threshold": options.threshold,
+        "threshold": thresholds,
         "cells": options.cells,
         "guesses": options.guesses,
         "animation": options.animation,
@@ -286,6 +307,7 @@ def _files(
     model: Any,
     decoding: DecodingOptions,
     options: BevPredictionOptions,
+    thresholds: float | list[float],
 ) -> dict[str, bytes]:
     """The files of one sample, name to content."""
     id2label = {int(index): str(name) for index, name in model.config.id2label.items()}
@@ -297,16 +319,17 @@ def _files(
         arrays,
         **{name: value for name, value in further.items() if value is not None},
         probabilities=prediction.probabilities.astype(np.float16),
-        layers=prediction.probabilities >= options.threshold,
+        layers=bev_panels.cut_layers(prediction.probabilities, thresholds),
         uncertainty=prediction.uncertainty.astype(np.float16),
         truth=prediction.truth,
     )
     files = {"map.npz": arrays.getvalue()}
     if steps:
         suffix = f".{options.animation}"
-        frames = bev_panels.denoising_animation(steps, prediction.known, palette, id2label, options.threshold)
+        cuts = film_thresholds(model, thresholds)
+        frames = bev_panels.denoising_animation(steps, prediction.known, palette, id2label, cuts)
         files[f"denoising{suffix}"] = animation_bytes(frames, suffix, 450, _HOLD_MS)
-    files["panel.png"] = encode_image(draw_prediction(sample, prediction, id2label, palette, size_m, options.threshold))
+    files["panel.png"] = encode_image(draw_prediction(sample, prediction, id2label, palette, size_m, thresholds))
     facts = {
         "sample": prediction.id,
         "model": options.model,
@@ -316,7 +339,7 @@ def _files(
         "average": decoding.average,
         "sampler": decoding.sampler,
         "seed": decoding.seed,
-        "threshold": options.threshold,
+        "threshold": thresholds,
         "cells": options.cells,
         "uncertainty": prediction.uncertainty_kind,
         "axes": "[layer, x, y]: x to the right of the car, y forward, the first cell lowest",
@@ -332,7 +355,7 @@ def draw_prediction(
     id2label: dict[int, str],
     palette: np.ndarray,
     size_m: tuple[float, float],
-    threshold: float = 0.5,
+    threshold: float | Sequence[float] = 0.5,
 ) -> Image.Image:
     """Views, LiDAR, map, truth, errors and uncertainty of a sample as one image; the map covers ``size_m`` metres."""
     views, maps = prediction_cells(sample, prediction, palette, size_m, threshold)
@@ -355,10 +378,11 @@ def prediction_cells(
     prediction: BevPrediction,
     palette: np.ndarray,
     size_m: tuple[float, float],
-    threshold: float = 0.5,
+    threshold: float | Sequence[float] = 0.5,
 ) -> tuple[list[Cell], list[Cell]]:
     """What `draw_prediction` shows: the views, none where there are no cameras, and the maps."""
-    layers, known, limit = prediction.probabilities >= threshold, prediction.known, prediction.uncertainty_limit
+    layers, known = bev_panels.cut_layers(prediction.probabilities, threshold), prediction.known
+    limit = prediction.uncertainty_limit
     kind = prediction.uncertainty_kind.replace("_", " ")
     score = prediction.mean_iou(threshold)
     maps = [

@@ -41,8 +41,10 @@ def bev_counts(
         raise ValueError(f"labels hold values other than 0, 1 and {ignore_index}")
     counts = []
     for threshold in thresholds:
-        each = isinstance(threshold, Sequence)
-        guess = probabilities >= (probabilities.new_tensor(threshold).view(-1, 1, 1) if each else threshold)
+        if isinstance(threshold, Sequence):
+            guess = probabilities >= probabilities.new_tensor(threshold).view(-1, 1, 1)
+        else:
+            guess = probabilities >= threshold
         masks = (guess & truth & known, guess & ~truth & known, ~guess & truth & known)
         counts.append(torch.stack([mask.sum((2, 3)) for mask in masks], dim=1))
     return torch.stack(counts, dim=2)
@@ -68,7 +70,7 @@ def best_layer_thresholds(
     probabilities: Tensor,
     labels: Tensor,
     thresholds: Sequence[float] = FINE_THRESHOLDS,
-    most: float = 2.0,
+    most: float = 1.25,
     ignore_index: int = 255,
 ) -> tuple[float, ...]:
     """For each layer the threshold at which it overlaps best over all samples; of several such the one nearest to 0.5.

@@ -73,6 +73,12 @@ def paint_layers(
     return from_above(image)
 
 
+def cut_layers(values: np.ndarray, threshold: float | Sequence[float]) -> np.ndarray:
+    """Where layers count as present, bool like ``values`` ``(K, ...)``: from a number on, or from one for each layer."""
+    least = np.asarray(threshold, values.dtype)
+    return values >= (least.reshape(-1, *[1] * (values.ndim - 1)) if least.ndim else least)
+
+
 def from_above(cells: np.ndarray) -> np.ndarray:
     """``(X, Y, ...)`` with x to the right and y forward -> ``(Y, X, ...)`` as an image, forward up."""
     return np.ascontiguousarray(np.swapaxes(cells, 0, 1)[::-1])
@@ -150,7 +156,7 @@ def denoising_cells(
     steps: Sequence[Any],
     known: np.ndarray,
     palette: np.ndarray,
-    threshold: float = 0.5,
+    threshold: float | Sequence[float] = 0.5,
     truth: np.ndarray | None = None,
 ) -> list[list[Cell]]:
     """A row of maps for each denoising step: the noisy map, what the model reads in it, what changed so far.
@@ -159,12 +165,12 @@ def denoising_cells(
         steps: ``noise2map.diffusion.Step`` of one sample of one noise.
         known: Cells to paint ``(X, Y)``.
         palette: Colors of the layers.
-        threshold: Probability from which a layer counts as present.
+        threshold: Probability from which a layer counts as present, of all or of each.
         truth: True layers ``(K, X, Y)``, shown at the end of each row.
     """
     sequence = denoising_steps(steps)
-    cut = np.log(threshold / (1 - threshold))  # what is read out are logits
-    layers = [step.prediction >= cut for step in sequence]
+    odds = np.asarray(threshold) / (1 - np.asarray(threshold))
+    layers = [cut_layers(step.prediction, np.log(odds)) for step in sequence]  # what is read out are logits
     changes, rows = np.zeros(layers[0].shape[1:]), []
     for index, (step, noisy) in enumerate(zip(sequence, noisy_images(sequence))):
         if index:
@@ -183,7 +189,7 @@ def denoising_animation(
     known: np.ndarray,
     palette: np.ndarray,
     id2label: Mapping[int, str],
-    threshold: float = 0.5,
+    threshold: float | Sequence[float] = 0.5,
     theme: str = "light",
     width: int = 1000,
 ) -> list[Image.Image]:

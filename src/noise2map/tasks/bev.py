@@ -42,17 +42,19 @@ class BevScorer(Scorer):
         ValueError: If there is another number of thresholds than of layers.
     """
 
-    statistics = ("mIoU_max", "mIoU_50", "mIoU_wide")
+    statistics: tuple[str, ...] = ("mIoU_max", "mIoU_50", "mIoU_wide")
     error_kind = "binary"
 
     def __init__(self, id2label: Mapping[int, str], device: torch.device, thresholds: Sequence[float] | None = None) -> None:
         super().__init__(device)
         self.id2label = dict(id2label)
         if thresholds is not None and len(thresholds) != len(self.id2label):
-            raise ValueError(f"layer_thresholds has {len(thresholds)} numbers; expected one for each of {len(self.id2label)} layers")
-        self.cuts: tuple[float | Sequence[float], ...] = WIDE_THRESHOLDS
+            raise ValueError(
+                f"layer_thresholds has {len(thresholds)} numbers; expected one for each of {len(self.id2label)} layers"
+            )
+        self.thresholds = thresholds
         if thresholds is not None:
-            self.cuts, self.statistics = (*WIDE_THRESHOLDS, tuple(thresholds)), (*self.statistics, *FITTED)
+            self.statistics = (*self.statistics, *FITTED)
         self.counts: list[Tensor] = []
         self.calibration = metrics.ExpectedCalibrationError().to(device)
         self.probability_sums = torch.zeros(3, dtype=torch.float64, device=device)  # cells, Brier scores, negative log likelihoods
@@ -79,7 +81,8 @@ class BevScorer(Scorer):
         truth = torch.stack(list(truths)).to(self.device)
         self.order += list(indices)
         self.steps += output.num_steps.tolist()
-        self.counts.append(metrics.bev_counts(probabilities, truth, self.cuts, UNKNOWN).cpu())
+        cuts = (*WIDE_THRESHOLDS, 0.5 if self.thresholds is None else tuple(self.thresholds))
+        self.counts.append(metrics.bev_counts(probabilities, truth, cuts, UNKNOWN).cpu())
         known, present = truth != UNKNOWN, truth == 1
         wrong = (probabilities >= 0.5) != present
         confidence = torch.maximum(probabilities, 1 - probabilities)
@@ -100,8 +103,9 @@ class BevScorer(Scorer):
             )
 
     def scores(self) -> dict[str, float]:
-        """`mIoU_max`, `mIoU_50`, `mIoU_wide`, where there are thresholds `FITTED`, `ece`, `adaptive_ece`, `mce`, `mean_confidence`, `brier`, `nll`."""
-        found = {name: float(value) for name, value in self._totals().items() if value.ndim == 0}
+        """`statistics`, `ece`, `adaptive_ece`, `mce`, `mean_confidence`, `cell_accuracy`, `brier`, `nll`."""
+        totals = self._totals()
+        found = {name: float(totals[name]) for name in self.statistics}
         found |= {name: float(value) for name, value in self.calibration.compute().items()}
         found["cell_accuracy"] = found.pop("accuracy")
         cells, brier, likelihood = self.probability_sums.tolist()
@@ -111,7 +115,7 @@ class BevScorer(Scorer):
         return _scores_of(torch.cat(self.counts).sum(0))
 
     def image_rows(self) -> Tensor:
-        """Counts `(N, 3, thresholds, K)`."""
+        """Counts `(N, 3, thresholds, K)` at `WIDE_THRESHOLDS` and at the processor's, or at 0.5 where it has none."""
         return sort_rows(torch.cat(self.counts), self.order)
 
     def statistic(self) -> Callable[[Tensor], Tensor]:
@@ -137,23 +141,20 @@ class BevScorer(Scorer):
             best = {"IoU_max": float(column.max()), "threshold": metrics.BEV_THRESHOLDS[int(column.argmax())]}
             best |= {"IoU_wide": float(wide.max()), "wide_threshold": WIDE_THRESHOLDS[int(wide.argmax())]}
             layers[name] = {**best, "IoU_50": float(totals["IoU_50"][index])}
-            if "IoU_fitted" in totals:
-                fitted = {"IoU_fitted": float(totals["IoU_fitted"][index]), "fitted_threshold": self.cuts[-1][index]}
-                layers[name] |= fitted
+            if self.thresholds is not None:
+                layers[name] |= {"IoU_fitted": float(totals["IoU_fitted"][index]), "fitted_threshold": self.thresholds[index]}
         return {"layers": layers, "reliability": {name: value.tolist() for name, value in diagram.items()}}
 
 
 def _scores_of(counts: Tensor) -> dict[str, Tensor]:
-    """Scores of counts at `WIDE_THRESHOLDS`, and at fitted ones where a cut more was counted.
+    """Scores of counts at `WIDE_THRESHOLDS` and, last, at fitted ones.
 
     Returns:
         `bev_scores` of the published ones, those of all under names with ``wide``, of the fitted ones with ``fitted``.
     """
-    wide = metrics.bev_scores(counts[..., : len(WIDE_THRESHOLDS), :], WIDE_THRESHOLDS)
+    wide = metrics.bev_scores(counts[..., :-1, :], WIDE_THRESHOLDS)
     published = metrics.bev_scores(counts[..., [WIDE_THRESHOLDS.index(one) for one in metrics.BEV_THRESHOLDS], :])
     found = published | {"mIoU_wide": wide["mIoU_max"], "IoU_wide": wide["IoU"]}
-    if counts.shape[-2] == len(WIDE_THRESHOLDS):
-        return found
     fitted = metrics.bev_scores(counts[..., -1:, :], (0.5,))
     gain = fitted["mIoU_50"] - published["mIoU_50"]
     return found | {"mIoU_fitted": fitted["mIoU_50"], "mIoU_fitted_gain": gain, "IoU_fitted": fitted["IoU_50"]}

@@ -97,3 +97,23 @@ def test_each_layer_may_have_its_own_threshold():
     ):
         with pytest.raises(ValueError, match=word):
             PROCESSOR.post_process_bev_segmentation(out, threshold=wrong)
+
+
+def test_thresholds_of_layers_are_kept_and_used_where_none_is_given(tmp_path):
+    fitted = [0.32, 0.04, 0.6]
+    Noise2MapBevProcessor(layer_thresholds=fitted).save_pretrained(tmp_path)
+    loaded = Noise2MapBevProcessor.from_pretrained(tmp_path)
+    assert loaded.layer_thresholds == fitted
+    out = SimpleNamespace(probabilities=torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)))
+    for mask, p in zip(loaded.post_process_bev_segmentation(out), out.probabilities.numpy()):
+        assert np.array_equal(mask.numpy(), p >= np.float32(fitted)[:, None, None])
+    plain, half = PROCESSOR.post_process_bev_segmentation(out), loaded.post_process_bev_segmentation(out, 0.5)
+    assert all(torch.equal(a, b) and torch.equal(a, p >= 0.5) for a, b, p in zip(plain, half, out.probabilities))
+    with pytest.raises(ValueError, match="layer_thresholds has shape \\(3,\\); expected one number, or one for each of 2 layers"):
+        loaded.post_process_bev_segmentation(SimpleNamespace(probabilities=out.probabilities[:, :2]))
+
+
+@pytest.mark.parametrize("wrong", [[], [0.2, 1.0], [0.0, 0.5], [float("nan")], ["0.5"], [None], "0.5", 0.5, [True]])
+def test_impossible_thresholds_of_layers_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"layer_thresholds is .*; expected numbers between 0 and 1, one for each layer"):
+        Noise2MapBevProcessor(layer_thresholds=wrong)

@@ -51,7 +51,7 @@
       form.append(select("sampler", "sampler", [own, ["ddim", "ddim"], ["ddpm", "ddpm"], ["dpmpp_2m", "dpm++ 2m"]]));
       form.append(select("sampling", "sampling", [own, ["diffusion", "diffusion"], ["one_pass", "one pass"], ["field", "smooth field"]]));
     }
-    if (tab.kind === "places") form.append(range("threshold", "threshold", 0.05, 0.95, 0.5, 0.05));
+    if (tab.kind === "places") form.append(select("threshold", "threshold", [own, ...Array.from({ length: 19 }, (_, i) => [String((i + 1) / 20), `${(i + 1) / 20}`])]));
     if (model.metres) form.append(range("fov_deg", "field of view °", 10, 150, Math.round(state.fov)));
     form.append(seed());
   };
@@ -60,7 +60,7 @@
     const found = {};
     for (const input of $("dials").elements) {
       if (!input.name || input.value === "") continue; // an output has no name
-      found[input.name] = input.type === "range" || input.type === "number" ? Number(input.value) : input.value;
+      found[input.name] = input.type === "range" || input.type === "number" || input.name === "threshold" ? Number(input.value) : input.value;
     }
     if (state.tab.kind === "map") {
       found.image = state.image;
