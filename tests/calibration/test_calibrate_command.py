@@ -283,7 +283,7 @@ def test_thresholds_are_kept_by_the_processor(models, tmp_path, capsys, method):
     code, text, err = calibrate(capsys, models / "around", tmp_path / "out", *words, "--method", method)
     assert code == 0 and "Layers are shown from a probability of: walkable" in text and "mIoU %" in text, err
     document, _ = rows_of(tmp_path / "out")
-    (_, plain), (after, processor) = load_model(models / "around"), load_model(tmp_path / "out")
+    (_, plain), (after, processor) = (load_model(one, kinds=("noise2map-bev",)) for one in (models / "around", tmp_path / "out"))
     assert plain.layer_thresholds is None and processor.layer_thresholds == list(document["layer_thresholds"].values())
     assert list(document["layer_thresholds"]) == list(after.config.id2label.values()) and document["facts"]["cells"] == "all"
     assert (after.config.calibration is None) == (method == "thresholds")
