@@ -12,10 +12,10 @@ from noise2map.inference.bev import BevPrediction
 from noise2map.report.bev_panels import layer_palette
 
 
-def place_map(probabilities, truth):
+def place_map(probabilities, truth, threshold=0.5):
     names = dict(enumerate(ROOM_LAYERS))
     prediction = BevPrediction("a", probabilities, np.full_like(probabilities, 0.25), "entropy", truth)
-    return PlaceMap(prediction, names, layer_palette(names), (40.0, 20.0), 0.5)
+    return PlaceMap(prediction, names, layer_palette(names), (40.0, 20.0), threshold)
 
 
 def test_a_click_says_what_is_painted_there():
@@ -34,6 +34,33 @@ def test_a_click_says_what_is_painted_there():
     assert hidden.headline == "nothing" and dict(hidden.facts)["truth"] == "cannot be seen"
     with pytest.raises(ValueError, match="no cell 8, 0 in a map of 8 x 4"):
         place.report(8, 0)
+
+
+def test_each_layer_is_there_from_its_own_threshold_on():
+    probabilities = np.full((6, 8, 4), 0.3, np.float32)
+    thresholds = [0.9, 0.9, 0.31, 0.9, 0.29, 0.9]
+    place = place_map(probabilities, np.zeros((6, 8, 4), np.uint8), thresholds)
+    assert place.report(2, 1).headline == ROOM_LAYERS[4]
+    assert (place.layers()["map"] == place.palette[4]).all()
+
+
+def test_a_shipped_place_is_shown_at_the_models_thresholds(tmp_path):
+    pytest.importorskip("shapely")
+    pytest.importorskip("cv2")
+    save_room_bev(tmp_path / "cameras", ("camera",))
+    fitted = [0.3, 0.45, 0.5, 0.55, 0.6, 0.4]
+    path = tmp_path / "cameras" / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "layer_thresholds": fitted}))
+    service = AppService([str(tmp_path / "cameras")], "cpu", shipped=False)
+    try:
+        for fields, expected in (({}, fitted), ({"threshold": 0.35}, 0.35)):
+            job = service.start("places", {"model": "cameras", "place": 1, "steps": 2, **fields})
+            while not job.over:
+                job.wait(1)
+            assert not job.error, job.error
+            assert json.loads(service.file(job.result["token"], "settings.json"))["threshold"] == expected
+    finally:
+        service.close()
 
 
 def test_a_shipped_place_can_be_clicked(tmp_path):
