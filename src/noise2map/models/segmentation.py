@@ -28,7 +28,8 @@ from noise2map.models.single_step import SINGLE_STEP_DECODERS, KernelUpdateHead
 CERTAIN = 30.0
 """Logit by which a pixel counts as known: e^-30 is far below what float32 probabilities resolve."""
 
-_LOW_RANK_SAMPLES = 20
+LOW_RANK_SAMPLES = 20
+"""Maps that are drawn for the likelihood of a normal distribution of low rank (Monteiro et al. 2020, section 3)."""
 
 _MIN_VARIANCE = 1e-6  # of the noise in a map that is all but clean
 
@@ -194,7 +195,7 @@ class Noise2MapForSemanticSegmentation(MapModel):
         if self.config.objective == "low_rank":
             small = self._small_labels(labels, tuple(prediction.shape[-2:]))
             whole = LowRankNormal.from_prediction(prediction, self.config.num_labels)
-            return whole.negative_log_likelihood(small, self.config.semantic_loss_ignore_index, _LOW_RANK_SAMPLES)
+            return whole.negative_log_likelihood(small, self.config.semantic_loss_ignore_index, LOW_RANK_SAMPLES)
         return self._cross_entropy(prediction, labels)
 
     def auxiliary_loss(self, features: Tensor, labels: Tensor) -> Tensor:

@@ -23,9 +23,10 @@ from noise2map.models.bev.rig import CameraRig
 from noise2map.models.bev.sparse_conv import SparseConv3d
 from noise2map.models.denoising import input_channels
 from noise2map.models.distributions.calibration import Calibration
+from noise2map.models.distributions.low_rank import LowRankAggregator, LowRankLayers
 from noise2map.models.map_decoder import MapDecoder
 from noise2map.models.map_model import MapModel
-from noise2map.models.segmentation import CERTAIN, MapSegmenterOutput, SegmentationHead
+from noise2map.models.segmentation import CERTAIN, LOW_RANK_SAMPLES, MapSegmenterOutput, SegmentationHead
 
 _MIN_VARIANCE = 1e-6  # of the noise in a map that is all but clean
 
@@ -68,6 +69,7 @@ class Noise2MapForBevSegmentation(MapModel):
     config: Noise2MapBevConfig
     task = "bev"
     default_uncertainty = "entropy"
+    objectives = ("task", "l2", "low_rank")
     codec: MultiLabelCodec | BinaryLayersCodec
     encoder: BevEncoder
 
@@ -162,6 +164,7 @@ class Noise2MapForBevSegmentation(MapModel):
         output_steps: bool = False,
         sampling: str | None = None,
         output_samples: bool = False,
+        features: Tensor | None = None,
         **kwargs: Any,
     ) -> BevSegmenterOutput:
         """Training loss if labels are given, else a sampled map.
@@ -185,6 +188,7 @@ class Noise2MapForBevSegmentation(MapModel):
             output_steps: return the list of `Step`.
             sampling: see `MapModel.decode_map`.
             output_samples: also return the R single maps ``(B, R, K, X, Y)``.
+            features: what `encode_sensors` gave ``(B, C, X, Y)``, where it is known: no sensor is needed then.
             **kwargs: ignored keywords that transformers passes.
 
         Returns:
@@ -193,9 +197,12 @@ class Noise2MapForBevSegmentation(MapModel):
         Raises:
             ValueError: for inputs, labels, noise or decoding options that cannot work.
         """
+        given = next((one for one in (features, pixel_values, points) if one is not None), None)
         if labels is not None:
-            self.check_labels(labels, points if pixel_values is None else pixel_values)
-        features = self.encode_sensors(pixel_values, intrinsics, camera_to_lidar, image_augmentation, lidar_augmentation, points)
+            self.check_labels(labels, given)
+        if features is None:
+            sensors = (pixel_values, intrinsics, camera_to_lidar, image_augmentation, lidar_augmentation, points)
+            features = self.encode_sensors(*sensors)
         if labels is not None:
             return self._train_on(features, labels, noise, timesteps, generator)
         out = self.decode_map(
@@ -228,10 +235,10 @@ class Noise2MapForBevSegmentation(MapModel):
         """See `MapModel.prediction_encoder`."""
 
         if isinstance(self.codec, BinaryLayersCodec) and self.config.feedback == "mean":
-            return self.expected_signal
+            return lambda prediction: self.expected_signal(self.map_of(prediction))
 
         def encode(prediction: Tensor) -> Tensor:
-            present = (prediction.sigmoid() > self.codec.threshold).float()
+            present = (self.map_of(prediction).sigmoid() > self.codec.threshold).float()
             return self.codec.encode(functional.interpolate(present, size=self.config.feature_size, mode="nearest").long())
 
         return encode
@@ -246,8 +253,19 @@ class Noise2MapForBevSegmentation(MapModel):
         mean = table[0] + chance.movedim(1, -1) @ (table[1:] - table[:1]) / self.codec.num_labels
         return ((mean.sigmoid() * 2 - 1) * self.codec.scale).movedim(-1, 1)
 
+    def map_of(self, prediction: Tensor) -> Tensor:
+        """See `MapModel.map_of`; logits of the marginals."""
+        layers = self.config.num_labels
+        if prediction.shape[-3] == layers:
+            return prediction
+        flat = prediction.flatten(0, -4)
+        return LowRankLayers.from_prediction(flat, layers).marginal_logits().unflatten(0, prediction.shape[:-3])
+
     def loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
         """See `MapModel.loss`."""
+        if self.config.objective == "low_rank":
+            whole = LowRankLayers.from_prediction(prediction, self.config.num_labels)
+            return whole.negative_log_likelihood(labels, UNKNOWN, LOW_RANK_SAMPLES)
         return multilabel_focal_loss(prediction, labels, self.config.focal_gamma, UNKNOWN).sum()
 
     def evidence(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -264,12 +282,16 @@ class Noise2MapForBevSegmentation(MapModel):
     def draw_samples(
         self, prediction: Tensor, count: int, smoothness: float, generators: Sequence[torch.Generator | None]
     ) -> Tensor:
-        """See `MapModel.draw_samples`; logits of plus or minus `CERTAIN`."""
+        """See `MapModel.draw_samples`; logits of plus or minus `CERTAIN`, or those of maps from a normal distribution of low rank."""
+        if prediction.shape[1] > self.config.num_labels:
+            return LowRankLayers.from_prediction(prediction, self.config.num_labels).sample(count, generators)
         drawn = draw_layers(prediction.sigmoid(), count, smoothness, generators)
         return (drawn.float() * 2 - 1) * CERTAIN
 
     def make_aggregator(self, batch_size: int, ensemble_size: int, average: str) -> Aggregator:
         """See `MapModel.make_aggregator`."""
+        if self.config.objective == "low_rank":
+            return LowRankAggregator(self.map_of, batch_size, ensemble_size, average, Sigmoid())
         return ProbabilityAggregator(Sigmoid(), batch_size, ensemble_size, average)
 
     def check_calibration(self, value: dict[str, Any] | None) -> None:
@@ -285,6 +307,7 @@ class Noise2MapForBevSegmentation(MapModel):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See `MapModel.calibrate`; of averaged probabilities the log-odds are divided by the temperature."""
         link = Sigmoid()
+        prediction = self.map_of(prediction)
         odds = calibration.cool(torch.logit(prediction.exp(), eps=1e-7) if log_probabilities else prediction)
         p = odds.sigmoid()
         kinds = kinds | {"entropy": link.entropy(p), "least_confidence": link.doubt(p)}
@@ -294,6 +317,7 @@ class Noise2MapForBevSegmentation(MapModel):
         self, prediction: Tensor, size: tuple[int, int] | None = None, log_probabilities: bool | None = None, **fields: Any
     ) -> BevSegmenterOutput:
         """See `MapModel.make_output`; the map has a grid of its own and is not resized."""
+        prediction = self.map_of(prediction)
         probabilities = prediction.exp() if log_probabilities else prediction.sigmoid()
         flag = log_probabilities or None
         return BevSegmenterOutput(logits=prediction, probabilities=probabilities, log_probabilities=flag, **fields)

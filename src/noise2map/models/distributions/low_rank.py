@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from noise2map.diffusion.ensemble import draw_noise
-from noise2map.models.aggregation import ProbabilityAggregator, Softmax
+from noise2map.models.aggregation import ProbabilityAggregator, Sigmoid, Softmax
 
 _DRAWS = 64
 
@@ -28,7 +30,7 @@ class LowRankNormal:
     deviation: Tensor
 
     @classmethod
-    def from_prediction(cls, prediction: Tensor, classes: int) -> "LowRankNormal":
+    def from_prediction(cls, prediction: Tensor, classes: int) -> Self:
         """From the channels ``(B, K (2 + r), h, w)`` of a head: means, logarithms of deviations, factors."""
         mean, log_deviation, factors = prediction.split([classes, classes, prediction.shape[1] - 2 * classes], 1)
         return cls(mean, factors.unflatten(1, (-1, classes)), log_deviation.clamp(-10, 3).exp())
@@ -41,8 +43,14 @@ class LowRankNormal:
         total = torch.zeros_like(self.mean)
         for z, e in zip(common, own):
             offset = torch.einsum("r,brkhw->bkhw", z, self.factors) + self.deviation * e
-            total = total + (self.mean + offset).softmax(1) + (self.mean - offset).softmax(1)
-        return (total / (2 * _DRAWS)).clamp(min=torch.finfo(total.dtype).tiny).log()
+            total = total + self._chance(self.mean + offset) + self._chance(self.mean - offset)
+        return self._logits(total / (2 * _DRAWS))
+
+    def _chance(self, logits: Tensor) -> Tensor:
+        return logits.softmax(1)
+
+    def _logits(self, chance: Tensor) -> Tensor:
+        return chance.clamp(min=torch.finfo(chance.dtype).tiny).log()
 
     def sample(self, count: int, generators: Sequence[torch.Generator | None]) -> Tensor:
         """Logits of ``count`` maps, ``(B, R, K, h, w)``.
@@ -73,6 +81,32 @@ class LowRankNormal:
         return -(of_maps.logsumexp(1) - math.log(count)).sum() / known.sum().clamp(min=1)
 
 
+class LowRankLayers(LowRankNormal):
+    """The same of K layers that may overlap: each logit is that of one yes-or-no question, with the sigmoid in place of the softmax."""
+
+    def _chance(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
+
+    def _logits(self, chance: Tensor) -> Tensor:
+        return torch.logit(chance, eps=1e-7)
+
+    def negative_log_likelihood(self, labels: Tensor, ignore_index: int, count: int) -> Tensor:
+        """See `LowRankNormal.negative_log_likelihood`; summed over layers, as their cross entropies are.
+
+        Args:
+            labels: layers ``(B, K, h, w)``: 1 where a layer is, 0 where it is not.
+            ignore_index: label without loss.
+            count: maps that are drawn.
+
+        Returns:
+            Scalar; zero (with a graph) if nothing is labelled.
+        """
+        known, sign = labels != ignore_index, torch.where(labels == 1, 1.0, -1.0)
+        log_p = functional.logsigmoid(self.sample(count, [None] * len(self.mean)) * sign[:, None])
+        of_maps = (log_p * known[:, None]).flatten(2).sum(2)
+        return -(of_maps.logsumexp(1) - math.log(count)).sum() * labels.shape[1] / known.sum().clamp(min=1)
+
+
 class LowRankAggregator(ProbabilityAggregator):
     """Uncertainties from the marginals of the one call that there is; the result keeps the whole distribution.
 
@@ -81,10 +115,18 @@ class LowRankAggregator(ProbabilityAggregator):
         batch_size: B.
         ensemble_size: R.
         average: ``"last"`` or ``"steps"``.
+        link: what makes probabilities of logits; `Softmax` if not given.
     """
 
-    def __init__(self, marginals: Callable[[Tensor], Tensor], batch_size: int, ensemble_size: int, average: str) -> None:
-        super().__init__(Softmax(), batch_size, ensemble_size, average)
+    def __init__(
+        self,
+        marginals: Callable[[Tensor], Tensor],
+        batch_size: int,
+        ensemble_size: int,
+        average: str,
+        link: Softmax | Sigmoid | None = None,
+    ) -> None:
+        super().__init__(link or Softmax(), batch_size, ensemble_size, average)
         self.marginals = marginals
         self.whole: Tensor | None = None
 

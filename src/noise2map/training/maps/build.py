@@ -1,6 +1,7 @@
 """From a recipe to datasets, processor, model and trainer."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, TrainingArguments, set_seed
 
+from noise2map.data.opening import DATASETS
+from noise2map.data.transforms import Transform
 from noise2map.models import (
     Noise2MapBevProcessor,
     Noise2MapConfig,
@@ -16,7 +19,7 @@ from noise2map.models import (
 from noise2map.tasks import TASKS, get_task, task_of
 from noise2map.training.encoders.model import JointEncoder
 from noise2map.training.maps.data import bev_config, bev_processor, class_names, make_data, make_transform
-from noise2map.training.maps.feature_cache import Views
+from noise2map.training.maps.feature_cache import SceneViews, Views
 from noise2map.training.maps.frozen_encoder import FrozenEncoderTrainer
 from noise2map.training.maps.pretrained import load_backbone
 from noise2map.training.maps.recipe import Recipe
@@ -169,9 +172,19 @@ def _arguments(recipe: Recipe, run_directory: str | Path) -> TrainingArguments:
     return make_arguments(recipe.train, recipe.optim, run_directory, eval_batch_size=single, workers=recipe.data.workers)
 
 
-def frozen_fields(recipe: Recipe) -> dict[str, Any]:
-    """Further arguments of the trainer of a recipe whose encoder is frozen."""
-    views = Views(recipe.train.cache_views, recipe.data.flip > 0, recipe.hiding())
+def frozen_fields(recipe: Recipe, transform: Transform) -> dict[str, Any]:
+    """Further arguments of the trainer of a recipe whose encoder is frozen.
+
+    Args:
+        recipe: the recipe.
+        transform: its augmentation, which draws the views of surround samples.
+    """
+    count = recipe.train.cache_views
+    views: Views | SceneViews
+    if DATASETS[recipe.data.name].images:
+        views = Views(count, recipe.data.flip > 0, recipe.hiding())
+    else:
+        views = SceneViews(count, transform, f"{asdict(recipe.bev)}, {recipe.data.size}, photometric {recipe.data.photometric}")
     return {"cache_folder": recipe.train.cache_features, "views": views, "window": recipe.train.window_size()}
 
 
@@ -190,7 +203,9 @@ def make_trainer(recipe: Recipe, run_directory: str | Path) -> MapTrainer:
     model, arguments = make_model(recipe, train_set), _arguments(recipe, run_directory)
     if train.sync_batch_norm and arguments.world_size > 1 and torch.cuda.is_available():
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    kind, fields = (FrozenEncoderTrainer, frozen_fields(recipe)) if recipe.model.freeze_encoder else (MapTrainer, {})
+    transform, kind, fields = make_transform(recipe, train_set), MapTrainer, {}
+    if recipe.model.freeze_encoder:
+        kind, fields = FrozenEncoderTrainer, frozen_fields(recipe, transform)
     return kind(
         model,
         arguments,
@@ -198,7 +213,7 @@ def make_trainer(recipe: Recipe, run_directory: str | Path) -> MapTrainer:
         train_dataset=train_set,
         eval_dataset=val_set,
         processing_class=make_processor(recipe),
-        transform=make_transform(recipe, train_set),
+        transform=transform,
         resize_training=recipe.data.crop is None and train.cache_window is None,
         curve=make_curve(recipe.schedule, train.iterations),
         no_decay=recipe.optim.no_decay,

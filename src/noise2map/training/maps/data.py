@@ -147,6 +147,8 @@ def make_transform(recipe: Recipe, train_set: Any = None) -> Transform:
     """The augmentation of the training samples; that of bird's-eye-view maps draws the map of ``train_set`` anew."""
     data, size = recipe.data, recipe.image_size()
     if not DATASETS[data.name].images:
+        while not hasattr(train_set, "draw_labels"):  # a part of the samples, by data.train_limit or data.hold_out_every
+            train_set = train_set.dataset
         return bev_transform(recipe.bev, train_set, size, data.photometric)
     transform, hide = _image_transform(recipe), recipe.hiding()
     return transform if hide is None else Compose([*transform.transforms, hide])

@@ -1,4 +1,4 @@
-"""Features of a frozen image encoder, computed once for several views of every training image and kept on disk."""
+"""Features of a frozen encoder, computed once for several views of every training sample and kept on disk."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +20,10 @@ from noise2map.runs.run_directory import read_config
 logger = logging.getLogger(__name__)
 
 _FILE = "features.bin"
-_CHUNK = 64  # images between two records of how far the work has come
+_LABELS = "labels.bin"
+_CHUNK = 64  # samples between two records of how far the work has come
 _BATCH = 8  # views that are encoded together
-_LOOKED_AT = 16  # images whose pixels enter the fingerprint: all would be read as long as encoding takes
+_LOOKED_AT = 16  # samples whose pixels enter the fingerprint: all would be read as long as encoding takes
 
 
 class Views:
@@ -33,6 +34,8 @@ class Views:
         flip: whether every second view is mirrored.
         cover: what covers part of an image, or `None`.
     """
+
+    keeps_labels = False  # an image and its map are read and mirrored at once
 
     def __init__(self, count: int, flip: bool, cover: Transform | None = None) -> None:
         self.count, self.flip, self.cover = count, flip, cover
@@ -47,10 +50,32 @@ class Views:
         return f"Views({self.count}, {self.flip}, {self.cover!r})"
 
 
-class FeatureCache:
-    """Features ``(N, V, C, h, w)`` in bfloat16 of V views of N images, in a folder.
+class SceneViews:
+    """The views of a surround sample that are encoded: turned, shifted and colored by the augmentation, each by a draw of its own.
 
-    The folder belongs to one encoder, one list of images and one choice of views: their fingerprint stands in its ``config.json``.
+    Args:
+        count: views of each sample.
+        augmentation: the augmentation of training samples.
+        description: what it depends on, for the record.
+    """
+
+    keeps_labels = True  # else every step would read a sample's sensors, and draw its map, for nothing but that map
+
+    def __init__(self, count: int, augmentation: Transform, description: str) -> None:
+        self.count, self.augmentation, self.description = count, augmentation, description
+
+    def __call__(self, sample: Mapping[str, Any], index: int, view: int) -> dict[str, Any]:
+        """A view of sample ``index``, its layers turned with it: a function of the two numbers alone, whatever the seed of a run."""
+        return self.augmentation(sample, sample_generator(0, view, index))
+
+    def __repr__(self) -> str:
+        return f"SceneViews({self.count}, {self.description})"
+
+
+class FeatureCache:
+    """Features ``(N, V, C, h, w)`` in bfloat16 of V views of N samples, in a folder; and their layers, where views keep them.
+
+    The folder belongs to one encoder, one list of samples and one choice of views: their fingerprint stands in its ``config.json``.
     Work that was cut off is gone on with.
 
     Args:
@@ -70,7 +95,7 @@ class FeatureCache:
         folder: str | Path,
         encode: Callable[[Sequence[Mapping[str, Any]]], Tensor],
         dataset: Any,
-        views: Views,
+        views: Views | SceneViews,
         fingerprint: str,
     ) -> None:
         self.folder, self.views, self.length = Path(folder), views, len(dataset)
@@ -83,38 +108,61 @@ class FeatureCache:
         if record.get("done") != self.length:
             with locked(self.folder):
                 self._fill(encode, dataset, {"fingerprint": fingerprint, "views": repr(views), "done": 0, **record})
-        shape = tuple(read_config(self.folder)["shape"])
-        self._array = np.memmap(self.folder / _FILE, np.uint16, "r", shape=(self.length, views.count, *shape))
+        self._array, self._labels = self._open(read_config(self.folder), "r")
+
+    def _open(self, record: Mapping[str, Any], mode: Any) -> tuple[Any, Any]:
+        whole = (self.length, self.views.count)
+        features = np.memmap(self.folder / _FILE, np.uint16, mode, shape=(*whole, *record["shape"]))
+        if not self.views.keeps_labels:
+            return features, None
+        return features, np.memmap(self.folder / _LABELS, np.uint8, mode, shape=(*whole, *record["label_shape"]))
 
     def _fill(self, encode: Callable[[Sequence[Mapping[str, Any]]], Tensor], dataset: Any, record: dict[str, Any]) -> None:
-        done = int(record["done"])
-        record["shape"] = list(encode([self.views(dataset[0], 0, 0)]).shape[1:])
-        mode: Any = "r+" if done else "w+"
-        array = np.memmap(self.folder / _FILE, np.uint16, mode, shape=(self.length, self.views.count, *record["shape"]))
-        logger.info("%s: features of %d images, %d views each", self.folder, self.length - done, self.views.count)
-        for start in tqdm(range(done, self.length, _CHUNK), desc="features", unit=f"x{_CHUNK} images"):
+        done, first = int(record["done"]), self.views(dataset[0], 0, 0)
+        record["shape"] = list(encode([first]).shape[1:])
+        if self.views.keeps_labels:
+            record["label_shape"] = list(first["labels"].shape)
+        array, labels = self._open(record, "r+" if done else "w+")
+        logger.info("%s: features of %d samples, %d views each", self.folder, self.length - done, self.views.count)
+        for start in tqdm(range(done, self.length, _CHUNK), desc="features", unit=f"x{_CHUNK} samples"):
             stop = min(start + _CHUNK, self.length)
             samples = [dataset[index] for index in range(start, stop)]
             for view in range(self.views.count):
                 shown = [self.views(sample, start + place, view) for place, sample in enumerate(samples)]
                 parts = [encode(shown[at : at + _BATCH]) for at in range(0, len(shown), _BATCH)]
                 array[start:stop, view] = torch.cat(parts).bfloat16().cpu().view(torch.uint16).numpy()
+                if labels is not None:
+                    labels[start:stop, view] = np.stack([one["labels"] for one in shown])
             array.flush()
+            if labels is not None:
+                labels.flush()
             write_json(self.folder / "config.json", {**record, "done": stop})
 
+    def labels(self, place: tuple[int, int]) -> np.ndarray:
+        """Layers ``(K, X, Y)`` in uint8 of a sample and a view, of views that keep them."""
+        return np.array(self._labels[place])
+
     def __getitem__(self, place: tuple[int, int]) -> Tensor:
-        """Features ``(C, h, w)`` in bfloat16 of an image and a view."""
+        """Features ``(C, h, w)`` in bfloat16 of a sample and a view."""
         return torch.from_numpy(np.array(self._array[place])).view(torch.bfloat16)
 
 
-def fingerprint_of(encoder: torch.nn.Module, processor: Any, dataset: Any, views: Views) -> str:
-    """What features depend on: the encoder's weights, the processor, the number of images, some of their pixels, the views."""
+def fingerprint_of(encoder: torch.nn.Module, processor: Any, dataset: Any, views: Views | SceneViews) -> str:
+    """What features depend on: the encoder's weights, the processor, the number of samples, what some of them hold, the views."""
     indices = np.unique(np.linspace(0, len(dataset) - 1, _LOOKED_AT).round().astype(int))
     samples = [dataset[int(index)] for index in indices]
-    parts = [part for sample in samples for part in (str(sample["id"]), np.asarray(sample["image"]).tobytes())]
+    parts = [part for sample in samples for part in (str(sample["id"]), *_content(sample))]
     # JSON of the processor's fields, without those that name versions and files.
     settings = settings_checksum({name: str(value) for name, value in processor.to_dict().items() if not name.startswith("_")})
     return content_checksum([weights_checksum(encoder, 32), settings, str(len(dataset)), repr(views), *parts])
+
+
+def _content(sample: Mapping[str, Any]) -> list[bytes]:
+    """Pixels of an image; of a surround sample all arrays, its layers, too, which are kept with the features."""
+    if "image" in sample:
+        return [np.asarray(sample["image"]).tobytes()]
+    arrays = [sample[name] for name in sorted(sample) if isinstance(sample[name], np.ndarray)]
+    return [np.asarray(one).tobytes() for one in (*sample.get("images", ()), *arrays)]
 
 
 class CachedViews(Dataset):
@@ -137,6 +185,8 @@ class CachedViews(Dataset):
         epoch, index = key
         rng = sample_generator(self.seed, epoch, index)
         view = int(rng.integers(self.cache.views.count))
+        if self.cache.views.keeps_labels:
+            return {"labels": self.cache.labels((index, view)), "features": self.cache[index, view]}
         sample, features = self.cache.views(self.dataset[index], index, view), self.cache[index, view]
         if self.window is None:
             return {**sample, "features": features}

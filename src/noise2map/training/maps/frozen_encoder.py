@@ -1,4 +1,4 @@
-"""Training of decoders on a frozen image encoder, whose features may be kept on disk."""
+"""Training of decoders on a frozen encoder, whose features may be kept on disk."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,18 +10,18 @@ from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
 from noise2map.training.batches import MapCollator
-from noise2map.training.maps.feature_cache import CachedViews, FeatureCache, Views, fingerprint_of
+from noise2map.training.maps.feature_cache import CachedViews, FeatureCache, SceneViews, Views, fingerprint_of
 from noise2map.training.maps.trainer import MapTrainer
 
 
 class FrozenEncoderTrainer(MapTrainer):
-    """Trains all of a map model but its image encoder.
+    """Trains all of a map model but its encoder.
 
     Args:
-        model: a map model of images.
+        model: a map model.
         args: transformers' training arguments.
-        cache_folder: where features are kept; `None` encodes images anew in each step, augmented by ``transform``.
-        views: what is cached of each image, in place of ``transform``.
+        cache_folder: where features are kept; `None` encodes samples anew in each step, augmented by ``transform``.
+        views: what is cached of each sample, in place of ``transform``.
         window: ``(width, height)`` in pixels of random windows of what is cached, see :class:`CachedViews`.
         **kwargs: of :class:`~noise2map.training.maps.trainer.MapTrainer`.
 
@@ -36,7 +36,7 @@ class FrozenEncoderTrainer(MapTrainer):
         args: TrainingArguments,
         *,
         cache_folder: str | Path | None = None,
-        views: Views | None = None,
+        views: Views | SceneViews | None = None,
         window: tuple[int, int] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -70,7 +70,7 @@ class FeatureCollator:
     """Batches with the features that their samples bring.
 
     Args:
-        collator: what makes the rest of the batch.
+        collator: what makes the rest of the batch, where samples hold more than features and labels.
     """
 
     def __init__(self, collator: Any) -> None:
@@ -78,4 +78,7 @@ class FeatureCollator:
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The batch with ``features`` ``(B, C, h, w)``, float32."""
-        return {**self.collator(samples), "features": torch.stack([sample["features"] for sample in samples]).float()}
+        features = torch.stack([sample["features"] for sample in samples]).float()
+        if set(samples[0]) == {"features", "labels"}:
+            return {"labels": torch.stack([torch.from_numpy(sample["labels"]) for sample in samples]), "features": features}
+        return {**self.collator(samples), "features": features}

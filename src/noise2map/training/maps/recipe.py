@@ -147,7 +147,7 @@ class ModelSection:
             pyramid; for bird's-eye-view maps the backbone) a fresh model starts with; a bird's-eye-view model may begin with the
             whole encoder of another with the same sensors.
         backbone_from: a backbone pretrained on ImageNet (hub id or local folder of transformers) that a fresh model starts with.
-        freeze_encoder: train all but the image encoder.
+        freeze_encoder: train all but the encoder.
         self_aligned: train on the model's own predictions; needs ``init_from``.
     """
 
@@ -167,8 +167,9 @@ class TrainSection(RunSection):
     Attributes:
         sync_batch_norm: batch statistics over all processes (CUDA, several processes).
         cache_features: folder for the features of a frozen encoder, computed once for ``cache_views`` views of each training image
-            (mirrored in turn where ``data.flip`` is not 0, each with its own ``data.hide``; no other augmentation).
-        cache_views: views of each image.
+            (mirrored in turn where ``data.flip`` is not 0, each with its own ``data.hide``; no other augmentation), or of each
+            surround sample (each with its own draw of the whole augmentation; layers are kept, too).
+        cache_views: views of each sample.
         cache_window: train on windows of this size ``WxH`` of the cached features and their maps, drawn anew in each epoch;
             ``none`` for whole images. The features are those of whole images, so the encoder has seen what lies around.
         eval_steps: numbers of decoder calls to evaluate. The last evaluation takes all images.
@@ -232,11 +233,12 @@ class Recipe:
 
     def _check_frozen(self) -> None:
         data, frozen, cache = self.data, self.model.freeze_encoder, self.train.cache_features
-        images = DATASETS[data.name].images
-        expect(images or not frozen, "model.freeze_encoder", frozen, "false: only the encoder of single images stays as it is")
         if cache is None:
             return
         expect(frozen, "train.cache_features", cache, "none, or model.freeze_encoder true: features that are trained change")
+        if not DATASETS[data.name].images:  # whose views are drawn by the whole augmentation
+            expect(self.train.cache_window is None, "train.cache_window", self.train.cache_window, "none for bird's-eye-view maps")
+            return
         for name, off in (("crop", None), ("crop_scale", None), ("photometric", 0)):
             value = getattr(data, name)
             expect(value == off, f"data.{name}", value, f"{'none' if off is None else off} where features are cached")
