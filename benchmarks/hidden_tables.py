@@ -1,4 +1,4 @@
-"""Decoders asked what a cover hides: evaluations -> ``results/decoders_completion.csv`` -> a table of docs/results.md.
+"""Decoders asked what cannot be seen: evaluations -> ``results/decoders_{completion,bev}.csv`` -> tables of docs/results.md.
 
 ``benchmarks/train_tables.py`` trains and scores them; ``update_tables.py --collect-decoders FOLDER ...`` takes evaluations over.
 """
@@ -23,10 +23,15 @@ NAMES = {
     "completion-energy": "energy score as loss",
     "completion-ssn": "low-rank normal of logits (SSN)",
     "completion-nodiffusion": "cross entropy, no diffusion",
+    "freedoom-bev-completion-tiny": "shipped: matched filter, trained with its encoder",
+    "bev-pyramid": "matched filter",
+    "bev-ssn": "low-rank normal of logits (SSN)",
+    "bev-nodiffusion": "cross entropy, no diffusion",
     **{f"completion-pyramid-tempered-{t}": f"matched filter, scale 0.2, means beside, temperature {t}" for t in ("0.8", "0.6")},
     **{f"completion-nodiffusion-tempered-{t}": f"cross entropy, no diffusion, temperature {t}" for t in ("0.8", "0.6")},
 }
 SHOWN_DRAWS = ("whole maps", *(f"field over {width} cells" for width in (0, 2, 8)))
+OWN_DRAWS = ("completion-ssn", "bev-ssn")  # draw logits: the width of a field has no part in it
 SCORES = {  # title, factor, digits
     "energy_hidden": ("energy score", 1, 3),
     "ged_pixel_hidden": ("pixel GED", 1, 3),
@@ -82,11 +87,16 @@ def _setting(row: dict[str, Any]) -> tuple[str, ...]:
     return tuple("" if row.get(name) is None else str(row.get(name)) for name in SAME)
 
 
-def table(paths: Sequence[Path]) -> str:
+def task_of(folder: Path) -> str:
+    """The task of an evaluation."""
+    return str(read_csv(folder / "evaluation.csv")[0]["task"])
+
+
+def table(paths: Sequence[Path], task: str = "segmentation") -> str:
     """A line for each decoder and way of drawing, means over training seeds, the best energy score first."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in (row for path in paths for row in read_csv(path)):
-        if row.get("task") == "segmentation" and row.get("energy_hidden") not in (None, ""):
+        if row.get("task") == task and row.get("energy_hidden") not in (None, ""):
             groups.setdefault(_line_of(row), []).append(row)
     lines = [_line(*key, rows) for key, rows in groups.items()]
     return markdown_table(sorted(lines, key=lambda line: line["energy score"]))
@@ -96,8 +106,8 @@ def _line_of(row: dict[str, Any]) -> tuple[Any, ...]:
     name = str(row.get("recipe") or row["model"])
     several = isinstance(row.get("train_seed"), str) and "," in row["train_seed"]
     decoder = NAMES.get(name, name) + (f", {len(row['train_seed'].split(','))} as an ensemble" if several else "")
-    if name == "completion-ssn":
-        return decoder, "its own distribution", row["steps"]  # draws logits: the field's width has no part in it
+    if name in OWN_DRAWS:
+        return decoder, "its own distribution", row["steps"]
     drawn = "diffusion" if row["sampling"] != "field" else f"field over {row['field_smoothness'] or 0:g} cells"
     if row["sampling"] == "field" and row["steps"] > 1:
         drawn += ", denoised"

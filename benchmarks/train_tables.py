@@ -26,6 +26,8 @@ STEPS = "1 3 10"
 # Of decoders behind covers: what may be there is a set of whole maps, which their scores compare with the truth.
 SAMPLES = 8
 RESAMPLES = 300
+SURROUND = "data/surround"
+PLACES = 90  # of the bird's-eye view: eight maps of ten calls each take a second and a half a place
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,16 @@ class Job:
     def evaluate(self, root: Path, limit: int, hide: str | None = None) -> list[str]:
         """The command that scores it on the test frames in ``root``; covered by ``hide``, or as in training, where it was so."""
         recipe = load_recipe(FOLDER + self.recipe, self.settings)
-        words = ["noise2map", "evaluate", "--model", str(self.run / FINAL_DIRECTORY), "--dataset", "freedoom", "--root", str(root)]
-        words += ["--limit", str(limit), "--out", str(self.run / "evaluation"), "--overwrite"]
+        above = recipe.model.task == "bev"
+        words = ["noise2map", "evaluate", "--model", str(self.run / FINAL_DIRECTORY)]
+        words += ["--dataset", recipe.data.name, "--root", recipe.data.root or SURROUND if above else str(root)]
+        words += ["--limit", str(limit or PLACES if above else limit), "--out", str(self.run / "evaluation"), "--overwrite"]
         one_call = recipe.model.config.get("diffusion") is False
         words += ["--steps", *("1" if one_call else STEPS).split()]
-        if recipe.data.hide is None:
+        if recipe.data.hide is None and not above:
             return words
-        words += ["--hide", hide or recipe.data.hide, "--ensemble", str(SAMPLES), "--sample-scores"]
+        words += ["--cells", "all"] if above else ["--hide", hide or str(recipe.data.hide)]
+        words += ["--ensemble", str(SAMPLES), "--sample-scores"]
         words += ["--cluster", "map", "--resamples", str(RESAMPLES)]
         return [*words, "--sampling", "field" if one_call else "diffusion,field"]
 

@@ -166,9 +166,12 @@ def collect_nearest(folders: list[Path]) -> None:
 
 
 def collect_decoders(folders: list[Path]) -> None:
-    """Adds decoders that were asked what a cover hides."""
-    hidden_tables.collect(folders, RESULTS / "decoders_completion.csv")
-    hidden_tables.collect_differences(folders, RESULTS / "differences_decoders_completion.csv")
+    """Adds decoders that were asked what a cover hides, or what nobody sees from above."""
+    for task, name in (("segmentation", "completion"), ("bev", "bev")):
+        of_task = [folder for folder in folders if hidden_tables.task_of(folder) == task]
+        if of_task:
+            hidden_tables.collect(of_task, RESULTS / f"decoders_{name}.csv")
+            hidden_tables.collect_differences(of_task, RESULTS / f"differences_decoders_{name}.csv")
 
 
 def collect_predictor(folders: list[Path]) -> None:

@@ -10,6 +10,7 @@ from noise2map.data.transforms.photometric import SurroundColors
 from noise2map.models import Noise2MapBevProcessor, Noise2MapForBevSegmentation, Noise2MapForSemanticSegmentation
 from noise2map.runs.run_directory import read_metrics
 from noise2map.tasks.bev import map_extent
+from noise2map.training.batches import MapCollator
 from noise2map.training.maps.build import make_config, make_model, make_processor, make_trainer
 from noise2map.training.maps.data import class_names
 from noise2map.training.maps.dry_run import dry_run
@@ -105,6 +106,44 @@ def test_what_nobody_sees_is_trained_on_where_a_recipe_says_so(tmp_path, monkeyp
         losses[cells] = read_metrics(tmp_path / cells)[0]["loss"]
         assert 0 <= trainer.evaluate()["eval_mIoU_50_1"] <= 1
     assert losses["all"] != losses["visible"]
+
+
+def frozen_recipe(cache, *changes):
+    places = [f"data.root={SURROUND_SAMPLES_ROOT}", "data.train=test", "data.val=test", "data.size=64x32", "bev.image_scale=0.4"]
+    grid = [f"model.config.{name}=[-12, 12, {cell}]" for name, cell in (("x_bounds", 1), ("y_bounds", 1), ("map_x_bounds", 2))]
+    tiny = [*TINY, *CAMERA, *places, *grid, "model.config.map_y_bounds=[-12, 12, 1.5]", "bev.augment_image_scale=[0.4, 0.5]"]
+    kept = ["model.freeze_encoder=true", f"train.cache_features={cache}", "data.train_limit=3", "train.eval_steps=[1]"]
+    return load_recipe("freedoom-bev-camera-tiny", [*tiny, *kept, "bev.cells=all", *changes])
+
+
+def test_decoders_learn_from_kept_features_and_layers_alone(tmp_path, monkeypatch):
+    trainer = make_trainer(frozen_recipe(tmp_path / "cache"), tmp_path / "run")
+    model, samples = trainer.model.eval(), trainer.training_samples()
+    batch = MapCollator(trainer.processing_class, "bev")
+    for index, view in ((0, 0), (0, 1), (2, 1)):
+        shown = trainer.cache.views(trainer.train_dataset[index], index, view)
+        with torch.no_grad():
+            expected = trainer.task.encode(model, batch([shown]))[0]
+        assert torch.allclose(trainer.cache[index, view].float(), expected, rtol=2**-7, atol=1e-3)
+        assert np.array_equal(trainer.cache.labels((index, view)), shown["labels"])
+    assert not np.array_equal(trainer.cache.labels((0, 0)), trainer.cache.labels((0, 1)))  # turned by another angle
+    drawn = [samples[epoch, 1] for epoch in range(16)]
+    assert {one["labels"].tobytes() for one in drawn} == {trainer.cache.labels((1, view)).tobytes() for view in range(2)}
+    monkeypatch.setattr(type(trainer.train_dataset), "__getitem__", lambda self, index: pytest.fail("read a place again"))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trainer.train()
+    kept = {name for name, tensor in model.state_dict().items() if torch.equal(tensor, before[name])}
+    assert {name for name in before if name.startswith("encoder.")} <= kept and "head.classifier.weight" not in kept
+
+
+def test_kept_features_are_those_of_one_augmentation(tmp_path):
+    make_trainer(frozen_recipe(tmp_path / "cache"), tmp_path / "run")
+    make_trainer(frozen_recipe(tmp_path / "cache", "train.batch_size=1"), tmp_path / "other")
+    for change in ("bev.augment_scene_rotate_deg=10", "data.photometric=0", "data.train_limit=2", "bev.cells=visible"):
+        with pytest.raises(ValueError, match="another encoder, other images or other views"):
+            make_trainer(frozen_recipe(tmp_path / "cache", change), tmp_path / "run")
+    with pytest.raises(ValueError, match=r"train\.cache_window is '64x32'; expected none for bird's-eye-view maps"):
+        frozen_recipe(tmp_path / "cache", "train.cache_window=64x32")
 
 
 def test_pairs_of_recipes_differ_in_nothing_else():

@@ -32,6 +32,11 @@ def test_completions_are_scored_as_they_were_trained(tmp_path):
     assert " ".join(other[-11:]) == (
         "--hide rectangle --ensemble 8 --sample-scores --cluster map --resamples 300 --sampling field"
     )  # one call, whatever the steps
+    above, plain_above = (train_tables.make_jobs([f"bev-{name}"], [0], [], tmp_path)[0] for name in ("pyramid", "nodiffusion"))
+    words = " ".join(above.evaluate(tmp_path / "test", 0, "rectangle"))
+    assert "--dataset freedoom-surround --root data/surround --limit 90" in words and "--hide" not in words
+    assert "--steps 1 3 10 --cells all --ensemble 8" in words and words.endswith("--sampling diffusion,field")
+    assert " ".join(plain_above.evaluate(tmp_path / "test", 9)).endswith("--sampling field")
     train = jobs(tmp_path, [2])[0].train()
     assert train[:3] == ["noise2map", "train", "decoders/depth-laplace"]
     assert train[-3:] == [

@@ -75,6 +75,20 @@ def test_encode_once_decode_often():
         model.decode_map(features[:, :, :4])
 
 
+def test_known_features_stand_for_the_sensors():
+    model, batch = tiny_bev(("camera", "lidar")), inputs(("camera", "lidar"), batch_size=2)
+    with torch.no_grad():
+        features = model.encode_sensors(**batch)
+        first = model(**batch, generator=generators(2)).logits
+        assert torch.equal(model(features=features, generator=generators(2)).logits, first)
+        truth, noise = labels(2), torch.randn(2, *features.shape[1:], generator=torch.Generator().manual_seed(0))
+        noise, times = noise[:, : model.codec.channels], torch.tensor([0.3, 0.8])
+        losses = [model(**one, labels=truth, noise=noise, timesteps=times).loss for one in (batch, {"features": features})]
+        assert torch.equal(*losses)
+    with pytest.raises(ValueError, match=r"labels have shape .* expected \(2, 6, 12, 16\)"):
+        model(features=features, labels=labels(3))
+
+
 def test_auto_stops_each_sample_by_itself():
     model = tiny_bev(auto_threshold=0.999, auto_max_steps=4)
     out = model(**inputs(batch_size=2), num_inference_steps="auto", generator=generators(2))

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+import tiny_bev
 import torch
 from tiny_training import CLASSES, tiny_config, tiny_model
 
 from noise2map import Noise2MapForSemanticSegmentation
 from noise2map.diffusion import image_generator
-from noise2map.models.distributions.low_rank import LowRankNormal
+from noise2map.models.distributions.low_rank import LowRankLayers, LowRankNormal
 
 
 def prediction(batch=2, classes=3, rank=2, size=(3, 4), seed=0):
@@ -85,3 +86,41 @@ def test_every_parameter_learns():
 def test_diffusion_is_refused():
     with pytest.raises(ValueError, match="expected diffusion False"):
         tiny_config(id2label=CLASSES, objective="low_rank")
+
+
+def test_layers_have_the_binary_cross_entropy_where_nothing_varies():
+    values = prediction(rank=1)
+    values[:, 3:6], values[:, 6:] = -10, 0
+    layers = (torch.rand(2, 3, 3, 4, generator=torch.Generator().manual_seed(2)) < 0.4).long()
+    layers[0, :, 0] = 255
+    whole, known = LowRankLayers.from_prediction(values, 3), layers != 255
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(values[:, :3], (layers == 1).float(), reduction="none")
+    expected = sum(float(entropy[:, k][known[:, k]].mean()) for k in range(3))
+    assert float(whole.negative_log_likelihood(layers, 255, 4)) == pytest.approx(expected, abs=1e-3)
+    assert float(whole.negative_log_likelihood(torch.full_like(layers, 255), 255, 4)) == 0
+
+
+def test_marginals_of_layers_are_those_of_their_samples():
+    whole = LowRankLayers.from_prediction(prediction(seed=3), 3)
+    drawn = whole.sample(4000, [torch.Generator().manual_seed(i) for i in range(2)]).sigmoid().mean(1)
+    assert torch.allclose(whole.marginal_logits().sigmoid(), drawn, atol=0.03)
+
+
+def test_a_model_of_layers_draws_whole_maps(tmp_path):
+    fields = {"objective": "low_rank", "diffusion": False, "low_rank_factors": 2, "focal_gamma": 0}
+    net = tiny_bev.tiny_bev(**fields)
+    truth = tiny_bev.labels(3)
+    net.train()(**tiny_bev.inputs(batch_size=3), labels=truth).loss.backward()
+    assert [name for name, value in net.named_parameters() if value.requires_grad and value.grad is None] == []
+    assert net.head.classifier.weight.grad.abs().sum(1).min() > 0
+    net.eval()
+    with torch.no_grad():
+        features = net.encode_sensors(**tiny_bev.inputs(batch_size=3))
+        out = net.decode_map(features, sampling="field", ensemble_size=4, generator=tiny_bev.generators(3))
+        assert out.samples.shape == (3, 4, 6, 12, 16) and out.samples.std(1).mean() > 0.05
+        assert out.probabilities.shape == (3, 6, 12, 16) and "entropy" in out.uncertainties
+        one = net.decode_map(features[1:2], sampling="field", ensemble_size=4, generator=tiny_bev.generators(3)[1:2])
+        assert torch.allclose(one.samples[0], out.samples[1], atol=1e-5)
+        net.save_pretrained(tmp_path)
+        again = type(net).from_pretrained(tmp_path).eval()
+        assert torch.allclose(again.decode_map(features).probabilities, net.decode_map(features).probabilities, atol=1e-6)

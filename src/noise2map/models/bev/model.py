@@ -282,7 +282,7 @@ class Noise2MapForBevSegmentation(MapModel):
     def draw_samples(
         self, prediction: Tensor, count: int, smoothness: float, generators: Sequence[torch.Generator | None]
     ) -> Tensor:
-        """See `MapModel.draw_samples`; logits of plus or minus `CERTAIN`, or those of maps from a normal distribution of low rank."""
+        """See `MapModel.draw_samples`; logits of plus or minus `CERTAIN`; with ``"low_rank"`` those of a `LowRankLayers`."""
         if prediction.shape[1] > self.config.num_labels:
             return LowRankLayers.from_prediction(prediction, self.config.num_labels).sample(count, generators)
         drawn = draw_layers(prediction.sigmoid(), count, smoothness, generators)

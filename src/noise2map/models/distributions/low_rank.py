@@ -82,7 +82,7 @@ class LowRankNormal:
 
 
 class LowRankLayers(LowRankNormal):
-    """The same of K layers that may overlap: each logit is that of one yes-or-no question, with the sigmoid in place of the softmax."""
+    """The same of K layers that may overlap: each logit is that of one yes-or-no question, its link the sigmoid."""
 
     def _chance(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()

@@ -65,7 +65,7 @@ class SceneViews:
         self.count, self.augmentation, self.description = count, augmentation, description
 
     def __call__(self, sample: Mapping[str, Any], index: int, view: int) -> dict[str, Any]:
-        """A view of sample ``index``, its layers turned with it: a function of the two numbers alone, whatever the seed of a run."""
+        """A view of sample ``index``, its layers turned with it: a function of the two numbers alone."""
         return self.augmentation(sample, sample_generator(0, view, index))
 
     def __repr__(self) -> str:
