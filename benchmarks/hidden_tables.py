@@ -20,6 +20,7 @@ NAMES = {
     "completion-matched": "matched filter",
     "completion-matched-scale02": "matched filter, scale 0.2",
     "completion-pyramid": "matched filter, scale 0.2, means beside",
+    "completion-pyramid-large": "matched filter, scale 0.2, means beside, 5 layers of 512 in place of 2 of 256",
     "completion-energy": "energy score as loss",
     "completion-ssn": "low-rank normal of logits (SSN)",
     "completion-nodiffusion": "cross entropy, no diffusion",
@@ -96,7 +97,8 @@ def table(paths: Sequence[Path], task: str = "segmentation") -> str:
     """A line for each decoder and way of drawing, means over training seeds, the best energy score first."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in (row for path in paths for row in read_csv(path)):
-        if row.get("task") == task and row.get("energy_hidden") not in (None, ""):
+        known = str(row.get("recipe") or row["model"]) in NAMES  # tables of evaluations also hold what a model was compared with
+        if known and row.get("task") == task and row.get("energy_hidden") not in (None, ""):
             groups.setdefault(_line_of(row), []).append(row)
     lines = [_line(*key, rows) for key, rows in groups.items()]
     return markdown_table(sorted(lines, key=lambda line: line["energy score"]))

@@ -717,6 +717,8 @@ def blocks() -> dict[tuple[Path, str], str]:
     found[ROOT / "docs" / "training.md", "toy parts"] = toy_parts_table()
     found[page, "known populations"] = hidden_tables.population_table(RESULTS / "known_populations.csv")
     found[page, "hidden"] = hidden_tables.table([RESULTS / "evaluate_completion.csv", RESULTS / "decoders_completion.csv"])
+    above = [RESULTS / f"{name}.csv" for name in ("evaluate_bev_all_cells", "decoders_bev")]
+    found[page, "hidden above"] = hidden_tables.table([path for path in above if path.is_file()], "bev")
     found[ROOT / "docs" / "guidance.md", "guidance window differences"] = guidance_differences_table()
     found[page, "guidance settings"] = guidance_settings_table()
     for name, source in {"guidance summary": BY_GEOMETRY[0], "guidance windows": WINDOWS[0]}.items():
