@@ -752,6 +752,7 @@ def update_metadata(name: str) -> None:
     rows = {
         table: [row for row in read_csv(table) if row["model"] == name and row.get("task") and row.get("split") != "val"]
         for table in sorted(RESULTS.glob("evaluate_*.csv"))
+        if table.stem != "evaluate_bev_thresholds"  # of places drawn anew; README has those of evaluate_bev
     }
     if any(row.get("cells") != "all" for own in rows.values() for row in own):  # what is seen goes before all there is
         rows = {table: [row for row in own if row.get("cells") != "all"] for table, own in rows.items()}
