@@ -216,9 +216,10 @@ def run_evaluation(chosen: EvaluationOptions, progress: bool = True) -> Evaluati
 
 def _load(chosen: EvaluationOptions, device: torch.device, dtype: torch.dtype) -> list[LoadedModel]:
     """The models, the first one with its further decoders; all of one task."""
-    models = [LoadedModel(name, *load_model(name, device, dtype, ("noise2map", "noise2map-bev"))) for name in chosen.models]
+    kinds = ("noise2map", "noise2map-bev")
+    models = [LoadedModel(name, *load_model(name, device, dtype, kinds)) for name in chosen.models]
     if chosen.members:
-        decoders = [load_model(name, device, dtype)[0] for name in chosen.members]
+        decoders = [load_model(name, device, dtype, kinds)[0] for name in chosen.members]
         models[0] = replace(models[0], model=DecoderEnsemble([models[0].model, *decoders]))
     task = task_of(models[0].model)
     for one in models[1:]:
