@@ -32,6 +32,7 @@ NAMES = {
     **{f"completion-nodiffusion-tempered-{t}": f"cross entropy, no diffusion, temperature {t}" for t in ("0.8", "0.6")},
 }
 SHOWN_DRAWS = ("whole maps", *(f"field over {width} cells" for width in (0, 2, 8)))
+MAPS = 8  # drawn of each image: the best of more maps is better, whatever drew them
 OWN_DRAWS = ("completion-ssn", "bev-ssn")  # draw logits: the width of a field has no part in it
 SCORES = {  # title, factor, digits
     "energy_hidden": ("energy score", 1, 3),
@@ -46,7 +47,7 @@ def collect(folders: Iterable[Path], table: Path) -> None:
     """Adds evaluations of ``runs/.../RECIPE-seedN/final`` to the table, in place of earlier ones of the same setting.
 
     Raises:
-        ValueError: if an evaluated model does not stand in a folder of that name.
+        ValueError: if an evaluated model does not stand in a folder of that name, or another number of maps was drawn.
     """
     fresh = [_with_training(row) for folder in folders for row in read_csv(folder / "evaluation.csv")]
     taken = {_setting(row) for row in fresh}
@@ -75,6 +76,9 @@ def _with_training(row: dict[str, Any]) -> dict[str, Any]:
     found = [RUN.fullmatch(run.name) for run in runs]
     if None in found:
         raise ValueError(f"evaluated model: {row['model']} is not in a folder named RECIPE-seedN, so its training cannot be told")
+    drawn = int(row.get("members") or 1) * int(row.get("ensemble") or 1)
+    if row.get("energy_hidden") not in (None, "") and drawn != MAPS:
+        raise ValueError(f"{row['model']} drew {drawn} maps of each image; expected {MAPS}, --ensemble times the number of members")
     seeds = [int(match["seed"]) for match in found if match]
     return {
         "recipe": found[0]["recipe"] if found[0] else None,

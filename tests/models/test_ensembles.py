@@ -1,6 +1,7 @@
 """Several decoders on one encoder as one model."""
 
 import pytest
+import tiny_bev
 import torch
 from tiny_training import CLASSES, tiny_config, tiny_model
 
@@ -36,6 +37,19 @@ def test_probabilities_are_averaged():
     disagreement = (-(mean * mean.log()).sum(1) - torch.stack(entropies).mean(0)) / torch.tensor(3.0).log()
     assert torch.allclose(out.uncertainties["mutual_information"], disagreement, atol=1e-4)
     assert out.num_steps.tolist() == [3, 3, 3]
+
+
+@torch.no_grad()
+def test_probabilities_of_layers_are_averaged():
+    models = [tiny_bev.tiny_bev(diffusion=False) for _ in range(3)]
+    for seed, model in enumerate(models):
+        torch.manual_seed(seed)
+        for value in (*model.decoder.parameters(), *model.head.parameters()):
+            value.data += 0.3 * torch.randn_like(value)
+    features = models[0].encode_sensors(**tiny_bev.inputs(batch_size=2))
+    out = DecoderEnsemble(models).decode_map(features)
+    mean = torch.stack([model.decode_map(features).probabilities for model in models]).mean(0)
+    assert torch.allclose(out.probabilities, mean, atol=1e-5) and out.num_steps.tolist() == [3, 3]
 
 
 @torch.no_grad()

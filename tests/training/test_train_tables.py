@@ -66,6 +66,7 @@ def evaluated(folder, command, **cells):
         "model": command.split()[3],
         "command": command,
         "members": 1,
+        "ensemble": 8 // cells.get("members", 1),
         "steps": 1,
         "sampling": "field",
         "field_smoothness": 2.0,
@@ -92,3 +93,14 @@ def test_rows_of_one_decoder_and_of_ensembles_are_told_apart(tmp_path, monkeypat
     assert [(row["train_seed"], row["energy_hidden"]) for row in rows] == [("0", "0.5"), ("0, 3", "0.4")]
     hidden_tables.collect([evaluated(tmp_path / "again", two, members=2, energy_hidden=0.3)], tmp_path / "table.csv")
     assert [row["energy_hidden"] for row in csv.DictReader((tmp_path / "table.csv").open())] == ["0.5", "0.3"]
+
+
+def test_decoders_are_compared_by_as_many_maps(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "runs" / "completion-nodiffusion-seed0"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text('{"command": "noise2map train"}')
+    command = f"noise2map evaluate --model {run.relative_to(tmp_path)}/final"
+    folder = evaluated(tmp_path / "more", command, members=4, ensemble=8, energy_hidden=0.4)
+    with pytest.raises(ValueError, match="drew 32 maps of each image; expected 8"):
+        hidden_tables.collect([folder], tmp_path / "table.csv")

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 Model = Annotated[str | None, typer.Option(help="Shipped name, folder of a checkpoint, or hub id.")]
 Member = Annotated[
     list[str] | None,
-    typer.Option(metavar="MODEL", help="A further decoder on the encoder of --model (repeat the option): scored as one ensemble."),
+    typer.Option(
+        metavar="MODEL",
+        help="A further decoder on the encoder of --model (repeat): scored as one ensemble; each draws --ensemble maps.",
+    ),
 ]
 Predictions = Annotated[
     Path | None,
