@@ -158,3 +158,24 @@ def test_pale_cells_keep_their_hue():
     assert changed.sum() == faded.sum()
     red, green = pale[changed].astype(int), pale[~changed]
     assert (red[:, 0] > red[:, 1]).all() and (red.min() >= 150) and (green == plain[~changed]).all()
+
+
+def test_scores_are_of_what_is_painted(made):
+    """IoU by hand, at 0.5 and at the thresholds of a processor that has some."""
+    _, (maps, _), _ = made
+    fitted = [0.35, 0.4, 0.45, 0.55, 0.6, 0.5]
+    for thresholds in (None, fitted):
+        maps.processor.layer_thresholds = thresholds
+        try:
+            row = demo_bev.bev_score_rows([maps])[0]
+        finally:
+            maps.processor.layer_thresholds = None
+        p, truth = (np.stack([getattr(one, name) for one in maps.by_steps[1]]) for name in ("probabilities", "truth"))
+        found = {}
+        for layer, name in enumerate(ROOM_LAYERS):
+            known, real = truth[:, layer] != 255, truth[:, layer] == 1
+            guess = (p[:, layer] >= np.float32((thresholds or [0.5] * 6)[layer])) & known
+            found[name] = 100 * (guess & real).sum() / (guess | real).sum() if real.any() else None
+        assert {name: row[f"{name} %"] for name in ROOM_LAYERS} == pytest.approx(found, abs=1e-3)
+        assert row["mIoU %"] == pytest.approx(np.mean([one for one in found.values() if one is not None]), abs=1e-3)
+        assert (row["mIoU %"] == row["mIoU 0.5 %"]) == (thresholds is None)
