@@ -184,11 +184,7 @@ class Noise2MapForSemanticSegmentation(MapModel):
 
     def map_of(self, prediction: Tensor) -> Tensor:
         """See `MapModel.map_of`; logits of the marginals."""
-        classes = self.config.num_labels
-        if prediction.shape[-3] == classes:
-            return prediction
-        flat = prediction.flatten(0, -4)
-        return LowRankNormal.from_prediction(flat, classes).marginal_logits().unflatten(0, prediction.shape[:-3])
+        return LowRankNormal.marginals_of(prediction, self.config.num_labels)
 
     def loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
         """See `MapModel.loss`."""

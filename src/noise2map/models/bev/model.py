@@ -255,11 +255,7 @@ class Noise2MapForBevSegmentation(MapModel):
 
     def map_of(self, prediction: Tensor) -> Tensor:
         """See `MapModel.map_of`; logits of the marginals."""
-        layers = self.config.num_labels
-        if prediction.shape[-3] == layers:
-            return prediction
-        flat = prediction.flatten(0, -4)
-        return LowRankLayers.from_prediction(flat, layers).marginal_logits().unflatten(0, prediction.shape[:-3])
+        return LowRankLayers.marginals_of(prediction, self.config.num_labels)
 
     def loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
         """See `MapModel.loss`."""

@@ -35,6 +35,14 @@ class LowRankNormal:
         mean, log_deviation, factors = prediction.split([classes, classes, prediction.shape[1] - 2 * classes], 1)
         return cls(mean, factors.unflatten(1, (-1, classes)), log_deviation.clamp(-10, 3).exp())
 
+    @classmethod
+    def marginals_of(cls, prediction: Tensor, classes: int) -> Tensor:
+        """`marginal_logits` ``(..., K, h, w)`` of what a head gave ``(..., K', h, w)``; with K' = K these are logits already."""
+        if prediction.shape[-3] == classes:
+            return prediction
+        flat = prediction.flatten(0, -4)
+        return cls.from_prediction(flat, classes).marginal_logits().unflatten(0, prediction.shape[:-3])
+
     def marginal_logits(self) -> Tensor:
         """Logarithms ``(B, K, h, w)`` of each pixel's mean probabilities, over draws that are always the same."""
         generator = torch.Generator().manual_seed(0)
