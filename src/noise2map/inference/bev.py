@@ -136,9 +136,8 @@ class BevPrediction:
 
     def mean_iou(self, threshold: float | Sequence[float]) -> float:
         """Mean IoU of the layers that are there, of this sample alone, cut at a probability or each at its own."""
-        cuts: tuple[float | Sequence[float], ...] = (threshold, 0.5)
-        counts = bev_counts(torch.from_numpy(self.probabilities)[None], torch.from_numpy(self.truth)[None], cuts)[0]
-        iou = bev_scores(counts[:, :1], (0.5,))["IoU"][0]
+        counts = bev_counts(torch.from_numpy(self.probabilities)[None], torch.from_numpy(self.truth)[None], (threshold,))[0]
+        iou = bev_scores(counts, (0.5,))["IoU"][0]
         here = torch.from_numpy((self.truth == 1).any((1, 2)))
         return float(iou[here].mean()) if bool(here.any()) else float("nan")
 
