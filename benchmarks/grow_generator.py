@@ -1,8 +1,8 @@
 """A generator of twice the side that begins with what a trained one knows: the trained U-Net becomes the inside of a new one.
 
 A finest level is put around the network, before its first and after its last block; every block that the two share starts
-with the trained weights, the finest level at random. Layouts, which are settled at 8 and 16 px, need not be learnt again. The result
-is the folder of a diffusers pipeline, the ``model.init_from`` of a recipe.
+with the trained weights, the finest level at random. Layouts, which are settled at 8 and 16 px, need not be learnt again. The
+result is the folder of a diffusers pipeline, the ``model.init_from`` of a recipe.
 
     python benchmarks/grow_generator.py --from freedoom-generator-64 --out runs/grown-128
     noise2map train generator freedoom-generator-128 --set model.init_from=runs/grown-128
@@ -46,7 +46,7 @@ def _name_inside(name: str) -> str:
 def main() -> None:
     """Write the folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--from", dest="source", required=True, help="a trained generator: folder, hub id or the name of a shipped one")
+    parser.add_argument("--from", dest="source", required=True, help="a trained generator: folder, hub id or shipped name")
     parser.add_argument("--out", required=True, help="a new folder")
     parser.add_argument("--seed", type=int, default=0, help="of the new level")
     options = parser.parse_args()
