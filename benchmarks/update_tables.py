@@ -133,11 +133,14 @@ def collect(name: str, folders: list[Path]) -> None:
 
 
 def collect_guidance(folders: list[Path], names: tuple[str, str] = ("evaluate_generator", "differences_generator")) -> None:
-    """Takes over the tables of runs of ``noise2map evaluate generator``; the first is the one that pages show in full."""
+    """Takes over the tables of runs of ``noise2map evaluate generator``; the first is shown in full. Other runs stay, behind."""
+    fresh = {folder.name for folder in folders}
     for source, name in zip(("generator", "differences"), names):
+        path = RESULTS / f"{name}.csv"
         found = [{"run": folder.name} | row for folder in folders for row in read_csv(folder / f"{source}.csv")]
+        found += [row for row in read_csv(path) if row["run"] not in fresh]
         columns = list(dict.fromkeys(column for row in found for column in row))
-        write_csv(RESULTS / f"{name}.csv", [{column: row.get(column) for column in columns} for row in found])
+        write_csv(path, [{column: row.get(column) for column in columns} for row in found])
 
 
 def collect_application(folders: list[Path]) -> None:
@@ -227,9 +230,13 @@ def guidance_table(table: str) -> str:
 
 
 def generator_of(run: str) -> str:
-    """The generator that a folder of images is called by, and their number where others have another."""
-    name, _, images = run.removesuffix("-window-low").partition("-")
-    return f"{name}, {int(images):,} images" if images else name
+    """The generator that a folder of images is called by, and steps and images where others have other numbers of them.
+
+    `weak2-1024-window-low` is `weak2, 1,024 images`; `shipped-100steps-1024-window-low` is `shipped, 100 steps, 1,024 images`.
+    """
+    name, *numbers = run.removesuffix("-window-low").split("-")
+    words = [f"{int(word.removesuffix('steps')):,} {'steps' if word.endswith('steps') else 'images'}" for word in numbers]
+    return ", ".join([name, *words])
 
 
 def geometry_guidance_table(source: str) -> str:
