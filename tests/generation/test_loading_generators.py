@@ -136,7 +136,7 @@ def test_the_spacing_of_steps_can_be_chosen_and_a_late_start_is_said(caplog):
 
 
 # Mean luma of the frames that the shipped generator learnt from, 0 to 255.
-LUMA_OF_TRAINING = 97
+LUMA_OF_TRAINING = 98
 
 
 @pytest.mark.slow
