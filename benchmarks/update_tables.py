@@ -6,7 +6,7 @@ python benchmarks/update_tables.py --collect-guidance out/guidance out/other  # 
 python benchmarks/update_tables.py --collect-guidance-by-geometry out/shipped out/thirds  # guidance_by_geometry*.csv
 python benchmarks/update_tables.py --collect-guidance-settings out/weak-25 out/weak-100  # guidance_settings*.csv
 python benchmarks/update_tables.py --collect-guidance-windows out/weak-window-low out/rows-window-low  # guidance_windows*.csv
-python benchmarks/update_tables.py --collect-nearest out/shipped-nearest        # nearest_training.csv
+python benchmarks/update_tables.py --collect-nearest out/shipped-window-low     # nearest_training.csv
 python benchmarks/update_tables.py --collect-decoders out/ev-energy-0 out/ev-ssn-0  # decoders_completion.csv
 python benchmarks/update_tables.py --collect-predictor runs/predictor runs/other  # depth_predictor.csv
 python benchmarks/update_tables.py --collect-application out/application      # depth_from_generated*.csv and .png
@@ -178,9 +178,10 @@ def collect_decoders(folders: list[Path]) -> None:
 
 
 def collect_predictor(folders: list[Path]) -> None:
-    """Takes over how accurate depth predictors are."""
+    """Takes over how accurate depth predictors are; the first is the shipped one, others stay, behind."""
+    path, fresh = RESULTS / "depth_predictor.csv", {folder.name for folder in folders}
     rows = [{"run": folder.name} | row for folder in folders for row in read_csv(folder / "accuracy.csv")]
-    write_csv(RESULTS / "depth_predictor.csv", rows)
+    write_csv(path, rows + [row for row in read_csv(path) if row["run"] not in fresh])
 
 
 def shift_table(model: str, images: int) -> str:
@@ -239,12 +240,17 @@ def generator_of(run: str) -> str:
     return ", ".join([name, *words])
 
 
-def geometry_guidance_table(source: str) -> str:
-    """Guidance and its controls, by generator: folders of runs are named by their generators."""
+def geometry_guidance_table(source: str, of: str = "") -> str:
+    """Guidance and its controls, by generator: folders of runs are named by their generators.
+
+    Args:
+        source: Of the rows, without its ending.
+        of: The generator whose rows alone are shown; all without.
+    """
     lines, seen = [], set()
     for row in read_csv(RESULTS / f"{source}.csv"):
         key = (row["run"], row["setting"])
-        if key in seen or row["setting"] == "real":
+        if key in seen or row["setting"] == "real" or not generator_of(row["run"]).startswith(of):
             continue
         seen.add(key)
         line = _guidance_row(row)
@@ -715,9 +721,10 @@ def blocks() -> dict[tuple[Path, str], str]:
         scores, uncertainty = score_table(task), uncertainty_table(task)
         found |= {(ZOO / name / "README.md", "scores"): scores + NOTE + uncertainty for name in names}
         found |= {(page, f"{task} scores"): scores, (page, f"{task} uncertainty"): uncertainty}
-    guidance = {"guidance scores": guidance_table("guidance"), "guidance scales": guidance_table("scales")}
-    for name, table in (guidance | {"predictor scores": predictor_table()}).items():
-        found |= {(page, name): table, (ZOO / GENERATOR / "README.md", name): table}
+    found |= {(page, f"guidance {name}"): guidance_table(table) for name, table in {"scores": "guidance", "scales": "scales"}.items()}
+    predictors, card = predictor_table(), ZOO / GENERATOR / "README.md"
+    found |= {(page, "predictor scores"): predictors, (card, "predictor scores"): predictors}
+    found[card, "guidance windows"] = geometry_guidance_table(WINDOWS[0], of="shipped")
     found |= {(page, "guidance priors"): guidance_table("priors"), (page, "guidance conventions"): convention_table()}
     found |= {(page, name.replace("_", " ")): geometry_guidance_table(name) for name in (BY_GEOMETRY[0], WINDOWS[0])}
     found[page, "nearest training"] = nearest_table()

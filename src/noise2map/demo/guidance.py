@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 # One image each; the denoising and the point clouds are those of the first.
-FIRST_SEEDS = (14, 12, 3, 8)
+FIRST_SEEDS = (8, 13, 3, 15)
 
 # Half of what `sample` takes by default: the section is most of the demo's time.
 STEPS = 25
