@@ -53,7 +53,7 @@ def test_look_without_data_and_names(capsys, tmp_path, monkeypatch):
     assert run("train", "depth-prior", "--dry-run", "--resolution", 128) == 0
     assert "size: 128" in capsys.readouterr().out and not list(tmp_path.iterdir())
     assert run("train", "generator", "--list") == 0
-    assert capsys.readouterr().out.split() == ["freedoom-generator-64"]
+    assert capsys.readouterr().out.split() == ["freedoom-generator-128", "freedoom-generator-64"]
     assert run("train", "--list") == 0
     assert "generator freedoom-generator-64" in capsys.readouterr().out.splitlines()
 
