@@ -721,7 +721,9 @@ def blocks() -> dict[tuple[Path, str], str]:
         scores, uncertainty = score_table(task), uncertainty_table(task)
         found |= {(ZOO / name / "README.md", "scores"): scores + NOTE + uncertainty for name in names}
         found |= {(page, f"{task} scores"): scores, (page, f"{task} uncertainty"): uncertainty}
-    found |= {(page, f"guidance {name}"): guidance_table(table) for name, table in {"scores": "guidance", "scales": "scales"}.items()}
+    found |= {
+        (page, f"guidance {name}"): guidance_table(table) for name, table in {"scores": "guidance", "scales": "scales"}.items()
+    }
     predictors, card = predictor_table(), ZOO / GENERATOR / "README.md"
     found |= {(page, "predictor scores"): predictors, (card, "predictor scores"): predictors}
     found[card, "guidance windows"] = geometry_guidance_table(WINDOWS[0], of="shipped")
