@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import shutil
 
 import numpy as np
@@ -51,6 +52,9 @@ def labels(model):
         found[f"{index:02}"] = image, prediction.map.copy()
     assert len(np.unique(np.concatenate([one.ravel() for _, one in found.values()]))) > 1
     return found
+
+
+DECIMALS = re.compile(r"\d+\.\d+")
 
 
 def write(root, pairs):
@@ -205,7 +209,10 @@ def test_a_stopped_run_goes_on_and_mended_labels_are_looked_at_again(audited, la
     assert run(data, *words) == 0
     assert "2 images looked at" in capsys.readouterr().out
     for name in ("suspects.csv", "images.csv", "label_next.csv", "report.html"):
-        assert (tmp_path / "out" / name).read_bytes() == (audited / "out" / name).read_bytes(), name
+        found, expected = ((folder / "out" / name).read_text(encoding="utf-8") for folder in (tmp_path, audited))
+        assert DECIMALS.sub("", found) == DECIMALS.sub("", expected), name
+        # The batches are others after a stop, and some processors round a batch of one otherwise.
+        assert [*map(float, DECIMALS.findall(found))] == pytest.approx([*map(float, DECIMALS.findall(expected))], abs=2e-6), name
     write(data, plant(labels, names=("01",)))
     assert run(data, *words) == 0
     assert "1 images looked at" in capsys.readouterr().out
