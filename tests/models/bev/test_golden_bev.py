@@ -211,7 +211,8 @@ def test_camera_training_step():
     expected = exact_gradients(numbers()["camera_gradients"])
     trained = {key: norm for key, norm in expected.items() if not key.startswith("encoders.camera.backbone.")}
     assert len(expected) > len(trained) > 100
-    check_gradients(gradient_norms(model), trained, lambda key: 5e-3)
+    # Up to 0.62 % on processors with AMX, whose float32 kernels round otherwise; half of that elsewhere.
+    check_gradients(gradient_norms(model), trained, lambda key: 1e-2)
 
 
 @pytest.mark.slow
@@ -243,7 +244,7 @@ def test_fusion_training_step():
     model = load_official_ddp(weights("bev_fusion"), "bev")
     loss = train_step(model, lidar=True)
     assert loss == pytest.approx(1.2832949, rel=1e-4)
-    assert loss == pytest.approx(float(float64["loss"]), rel=1e-5)
+    assert loss == pytest.approx(float(float64["loss"]), rel=2e-5)  # 1.1e-5 on processors with AMX
     official, ours = exact_gradients(numbers()["fusion_gradients"]), gradient_norms(model)
     exact = dict(zip(sorted(official), float64["norms"].tolist(), strict=True))
     # No rounding of the features' gradients reaches the map decoder. Before it, float32 differs from float64 by up to 0.21 %.
