@@ -211,8 +211,7 @@ def test_camera_training_step():
     expected = exact_gradients(numbers()["camera_gradients"])
     trained = {key: norm for key, norm in expected.items() if not key.startswith("encoders.camera.backbone.")}
     assert len(expected) > len(trained) > 100
-    # On processors with AMX, whose float32 kernels round otherwise, more than 1 %; elsewhere below 0.5 %.
-    check_gradients(gradient_norms(model), trained, lambda key: 2e-2)
+    check_gradients(gradient_norms(model), trained, lambda key: 5e-3)
 
 
 @pytest.mark.slow
@@ -244,11 +243,11 @@ def test_fusion_training_step():
     model = load_official_ddp(weights("bev_fusion"), "bev")
     loss = train_step(model, lidar=True)
     assert loss == pytest.approx(1.2832949, rel=1e-4)
-    assert loss == pytest.approx(float(float64["loss"]), rel=2e-5)  # 1.1e-5 on processors with AMX
+    assert loss == pytest.approx(float(float64["loss"]), rel=1e-5)
     official, ours = exact_gradients(numbers()["fusion_gradients"]), gradient_norms(model)
     exact = dict(zip(sorted(official), float64["norms"].tolist(), strict=True))
-    # No rounding of the features' gradients reaches the map decoder. Before it float32 is off by up to 0.21 %, with AMX by 2.2 %.
-    check_gradients(ours, exact, lambda key: 4e-2 if key.startswith(("encoders.", "fuser.", "decoder.")) else 1e-3)
+    # No rounding of the features' gradients reaches the map decoder. Before it, float32 differs from float64 by up to 0.21 %.
+    check_gradients(ours, exact, lambda key: 5e-3 if key.startswith(("encoders.", "fuser.", "decoder.")) else 1e-3)
     # The recorded norms are up to 2.5 % from float64, by the batch statistics of that run: each is allowed its own error.
     check_gradients(ours, official, lambda key: 5e-3 + abs(exact[key] / official[key] - 1))
     deviations = np.array([abs(ours[key] / official[key] - 1) for key in official])
