@@ -43,6 +43,24 @@ def test_a_generator_is_opened_with_its_parts(paths, pipe, tmp_path):
     assert alone.depth_predictor is None and type(alone.scheduler).__name__ == "DDPMScheduler"
 
 
+def test_images_do_not_depend_on_the_memory_format(paths):
+    """The format in which a CPU is faster, and diffusers' own pipeline in its own."""
+    ours, stock = load_generator(paths["generator"], paths["predictor"]), DDIMPipeline.from_pretrained(paths["generator"])
+    inner = ours.unet.mid_block.resnets[0].conv1.weight
+    assert inner.is_contiguous(memory_format=torch.channels_last) and not inner.is_contiguous()
+    stock.scheduler = ours.scheduler
+    images = [pipe(2, torch.Generator().manual_seed(1), num_inference_steps=3, output_type="np").images for pipe in (ours, stock)]
+    np.testing.assert_allclose(*images, atol=1e-5)
+    plain = load_generator(paths["generator"], paths["predictor"])
+    plain.unet.to(memory_format=torch.contiguous_format)
+    guided = [
+        pipe(2, torch.Generator().manual_seed(1), num_inference_steps=3, output_type="np", consistency_scale=5.0).images
+        for pipe in (ours, plain)
+    ]
+    np.testing.assert_allclose(*guided, atol=1e-5)
+    assert np.abs(guided[0] - images[0]).max() > 1e-3
+
+
 def test_what_cannot_be_opened_is_named(paths, tmp_path):
     with pytest.raises(FileNotFoundError, match="neither a folder nor a hub id"):
         load_generator(tmp_path / "nowhere")
