@@ -12,6 +12,7 @@ from tqdm import tqdm
 from noise2map.bench.timing import IDENTITY, BenchOptions, machine_facts, name_of, time_calls
 from noise2map.convert import LSUN_256_FLAGS
 from noise2map.convert.adm_flags import adm_architecture
+from noise2map.generation.loading import channels_last_on_cpu
 from noise2map.guidance import (
     DepthGuidedPipeline,
     DepthPredictor,
@@ -178,6 +179,7 @@ def guidance_calls(
         module.eval().requires_grad_(False).to(options.device)
         if dtype != torch.float32:
             module.to(dtype)
+    channels_last_on_cpu(unet)
     scheduler = DDIMScheduler()
     scheduler.set_timesteps(50)
     noise = torch.Generator().manual_seed(options.seed)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 from safetensors import SafetensorError
 
 from noise2map.geometry import intrinsics_from_fov
@@ -74,11 +74,18 @@ def load_generator(
     pipe.to(device)
     if dtype != torch.float32:
         pipe.to(dtype)
-    if torch.device(device).type == "cpu":
-        # The layers hand this format on; a step without guidance takes 0.5 to 0.8 of the time and is equal up to rounding.
-        pipe.unet.to(memory_format=torch.channels_last)
+    channels_last_on_cpu(pipe.unet)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def channels_last_on_cpu(unet: UNet2DModel) -> None:
+    """Lays the weights of a U-Net on a CPU out with the channels last, so that activations are so, too.
+
+    A step without guidance takes 0.7 to 0.8 of the time and is equal up to rounding. Elsewhere nothing changes.
+    """
+    if unet.device.type == "cpu":
+        unet.to(memory_format=torch.channels_last)
 
 
 def sampler_of(pipe: Any) -> str:
