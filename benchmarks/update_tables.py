@@ -526,19 +526,21 @@ def pooling_table() -> str:
 
 
 def guidance_cost_table(shipped: bool) -> str:
-    """What guidance adds to a step, of the shipped generator or of a U-Net of the published shape."""
-    return markdown_table(
-        [
-            {
-                "one DDIM step": GUIDANCE_STAGES.get(row["stage"], row["stage"]),
-                "time": f"{row['over_unguided']:.2f}",
-                "operations": f"{row['gflop_over_unguided']:.2f}",
-                "kept for the backward pass": f"{row['kept_mb']:.0f} MiB",
-            }
-            for row in read_csv(RESULTS / "bench_guidance.csv")
-            if (row["unet"] == GENERATOR) == shipped
-        ]
-    )
+    """What guidance adds to a step, of the shipped generator or of U-Nets of the published shape, a pair of columns for each."""
+    lines: dict[str, dict[str, str]] = {}
+    for row in read_csv(RESULTS / "bench_guidance.csv"):
+        if (row["unet"] == GENERATOR) != shipped:
+            continue
+        line = lines.setdefault(row["stage"], {"one DDIM step": GUIDANCE_STAGES.get(row["stage"], row["stage"])})
+        network = "" if shipped else f", {row['unet'].split(', ')[1]} at {row['size']} px, {row['dtype']}"
+        line |= {f"time{network}": f"{row['over_unguided']:.2f}", "operations": f"{row['gflop_over_unguided']:.2f}"}
+        line[f"kept{network}" if network else "kept for the backward pass"] = size_of(row["kept_mb"])
+    return markdown_table(list(lines.values()))
+
+
+def size_of(mib: float) -> str:
+    """MiB, or GiB if it is much."""
+    return f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib:.0f} MiB"
 
 
 def published_shape_table() -> str:

@@ -179,12 +179,16 @@ def test_costs_far_less_than_a_full_backward_pass():
     assert operations(naive) > 2.9 * forward
 
 
-def test_half_precision_unet_with_full_precision_predictor():
+@pytest.mark.parametrize("everything", [False, True])
+def test_half_precision(everything):
+    """Of the U-Net alone or of the predictor and a prior of half the resolution, too."""
     unet, predictor, prior = parts()
-    unet.to(torch.bfloat16)
+    assert prior.image_size == (8, 8)  # of images of 16 px
+    for module in (unet, predictor, prior) if everything else (unet,):
+        module.to(torch.bfloat16)
     x = torch.randn(2, 3, 16, 16)
     half = guided_prediction(unet, predictor, prior, x.bfloat16(), 300, BOTH, generators(0, 1))
-    full = guided_prediction(unet.float(), predictor, prior, x, 300, BOTH, generators(0, 1))
+    full = guided_prediction(unet.float(), predictor.float(), prior.float(), x, 300, BOTH, generators(0, 1))
     assert half.model_output.dtype == torch.bfloat16 and half.gradient.dtype == torch.float32
     cosine = torch.cosine_similarity(half.gradient.flatten(1), full.gradient.flatten(1))
     assert (cosine > 0.95).all()

@@ -117,7 +117,10 @@ class DepthPrior(ModelMixin, ConfigMixin):
             )
         if signal.shape[-2:] == (height, width):
             return signal
-        return functional.interpolate(signal, (height, width), mode="bilinear", align_corners=False, antialias=True)
+        # In float32: CPUs have no averaging resize of half precision.
+        exact = signal.to(torch.promote_types(signal.dtype, torch.float32))
+        resized = functional.interpolate(exact, (height, width), mode="bilinear", align_corners=False, antialias=True)
+        return resized.to(signal.dtype)
 
     def loss(self, signal: Tensor, timesteps: Tensor, noise: Tensor, reduction: str = "sum") -> Tensor:
         """`prior_loss` of depth signals ``(B, 1, h, w)`` of any resolution -> ``(B,)``.
