@@ -12,7 +12,6 @@ from tqdm import tqdm
 from noise2map.bench.timing import IDENTITY, BenchOptions, machine_facts, name_of, time_calls
 from noise2map.convert import LSUN_256_FLAGS
 from noise2map.convert.adm_flags import adm_architecture
-from noise2map.generation.loading import channels_last_on_cpu
 from noise2map.guidance import (
     DepthGuidedPipeline,
     DepthPredictor,
@@ -23,6 +22,7 @@ from noise2map.guidance import (
     guided_prediction,
     guided_step,
 )
+from noise2map.guidance.features import channels_last_on_cpu
 from noise2map.guidance.gradient import read_depth
 from noise2map.runs.operations import count_operations
 from noise2map.runs.provenance import provenance

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMScheduler
 from safetensors import SafetensorError
 
 from noise2map.geometry import intrinsics_from_fov
 from noise2map.guidance import DepthGuidedPipeline, DepthPredictor, DepthPrior
+from noise2map.guidance.features import channels_last_on_cpu
 from noise2map.inference.loading import pick_device
 from noise2map.runs.files import weights_checksum
 from noise2map.zoo import resolve_generator
@@ -77,15 +78,6 @@ def load_generator(
     channels_last_on_cpu(pipe.unet)
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def channels_last_on_cpu(unet: UNet2DModel) -> None:
-    """Lays the weights of a U-Net on a CPU out with the channels last, so that activations are so, too.
-
-    A step without guidance takes 0.7 to 0.8 of the time and is equal up to rounding. Elsewhere nothing changes.
-    """
-    if unet.device.type == "cpu":
-        unet.to(memory_format=torch.channels_last)
 
 
 def sampler_of(pipe: Any) -> str:

@@ -88,6 +88,15 @@ def check_blocks(blocks: Iterable[int], count: int) -> tuple[int, ...]:
     return tuple(sorted(chosen))
 
 
+def channels_last_on_cpu(unet: UNet2DModel) -> None:
+    """Lays the weights of a U-Net on a CPU out with the channels last, so that activations are so, too.
+
+    Convolutions are faster so, and equal up to rounding. Elsewhere nothing changes.
+    """
+    if unet.device.type == "cpu":
+        unet.to(memory_format=torch.channels_last)
+
+
 class UNetFeatureTap:
     """Context manager that reads decoder activations of every forward pass of a U-Net.
 
