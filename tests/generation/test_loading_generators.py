@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler
+from huggingface_hub import constants
 from PIL import Image
 from tiny_generator import save_generator
 
@@ -61,12 +62,15 @@ def test_images_do_not_depend_on_the_memory_format(paths):
     assert np.abs(guided[0] - images[0]).max() > 1e-3
 
 
-def test_what_cannot_be_opened_is_named(paths, tmp_path):
+def test_what_cannot_be_opened_is_named(paths, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="neither a folder nor a hub id"):
         load_generator(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="no model_index"):
         load_generator(tmp_path / "empty")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match="generator 'nobody/nothing' could not be loaded"):
+        load_generator("nobody/nothing")
     with pytest.raises(FileNotFoundError, match="no depth predictor"):
         load_part("depth_predictor", tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"depth predictor .* could not be loaded"):

@@ -67,6 +67,8 @@ def load_generator(
         pipe = DepthGuidedPipeline.from_pretrained(source)
     except (SafetensorError, RuntimeError, TypeError) as error:
         raise ValueError(f"generator {str(name)!r} could not be loaded: {error}") from error
+    except OSError as error:  # the hub's own errors, which do not say what was asked for
+        raise OSError(f"generator {str(name)!r} could not be loaded: {error}") from error
     given = {"depth_predictor": depth_predictor, "depth_prior": depth_prior}
     parts = {part: load_part(part, path, source) or getattr(pipe, part) for part, path in given.items()}
     changes = {} if timestep_spacing == DEFAULT else {"timestep_spacing": timestep_spacing}
