@@ -551,7 +551,7 @@ def published_shape_table() -> str:
             {
                 "command": row["stage"],
                 "processor seconds": f"{row['cpu_s']:.0f}",
-                "most memory": f"{row['peak_mb'] / 1024:.1f} GiB",
+                "most memory": size_of(row["peak_mb"]),
             }
             for row in rows
         ]
