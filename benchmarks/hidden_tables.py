@@ -1,20 +1,12 @@
-"""Decoders asked what cannot be seen: evaluations -> ``results/decoders_{completion,bev}.csv`` -> tables of docs/results.md.
+"""Decoders asked what cannot be seen: ``results/decoders_{completion,bev}.csv`` -> tables of docs/results.md."""
 
-``benchmarks/train_tables.py`` trains and scores them; ``update_tables.py --collect-decoders FOLDER ...`` takes evaluations over.
-"""
-
-import json
-import re
-import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from noise2map.report.tables import markdown_table, read_csv, write_csv
+from noise2map.report.tables import markdown_table, read_csv
 
-RUN = re.compile(r"(?P<recipe>.+)-seed(?P<seed>\d+)")
-SAME = ("model", "members", "steps", "sampling", "field_smoothness")  # two rows that agree in these are of one setting
 NAMES = {
     "freedoom-completion-tiny": "shipped: scale 0.2, means beside, fresh covers",
     "completion-matched": "matched filter",
@@ -32,7 +24,6 @@ NAMES = {
     **{f"completion-nodiffusion-tempered-{t}": f"cross entropy, no diffusion, temperature {t}" for t in ("0.8", "0.6")},
 }
 SHOWN_DRAWS = ("whole maps", *(f"field over {width} cells" for width in (0, 2, 8)))
-MAPS = 8  # drawn of each image: the best of more maps is better, whatever drew them
 OWN_DRAWS = ("completion-ssn", "bev-ssn")  # draw logits: the width of a field has no part in it
 SCORES = {  # title, factor, digits
     "energy_hidden": ("energy score", 1, 3),
@@ -41,60 +32,6 @@ SCORES = {  # title, factor, digits
     "mIoU_best_hidden": ("best of eight, mIoU %", 100, 1),
     "spread_skill_hidden": ("spread / skill", 1, 2),
 }
-
-
-def collect(folders: Iterable[Path], table: Path) -> None:
-    """Adds evaluations of ``runs/.../RECIPE-seedN/final`` to the table, in place of earlier ones of the same setting.
-
-    Raises:
-        ValueError: if an evaluated model does not stand in a folder of that name, or another number of maps was drawn.
-    """
-    fresh = [_with_training(row) for folder in folders for row in read_csv(folder / "evaluation.csv")]
-    taken = {_setting(row) for row in fresh}
-    old = read_csv(table) if table.is_file() else []
-    rows = fresh + [row for row in old if _setting(row) not in taken]
-    rows.sort(key=lambda row: (str(row["recipe"]), str(row["train_seed"])))
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    write_csv(table, [{column: row.get(column) for column in columns} for row in rows])
-
-
-def collect_differences(folders: Iterable[Path], table: Path) -> None:
-    """Paired differences of ``noise2map evaluate --compare``, in place of earlier ones of the same two models."""
-    fresh = [
-        row for folder in folders for row in json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["differences"]
-    ]
-    old = read_csv(table) if table.is_file() else []
-    pairs = {(row["model"], row["other_model"]) for row in fresh}
-    write_csv(table, fresh + [row for row in old if (row["model"], row["other_model"]) not in pairs])
-
-
-def _with_training(row: dict[str, Any]) -> dict[str, Any]:
-    """The recipe, seeds and command of the run that made the evaluated decoder, in front."""
-    words = shlex.split(str(row["command"]))
-    members = [words[i + 1] for i, word in enumerate(words) if word == "--member"]
-    runs = [Path(path).parent for path in dict.fromkeys([row["model"], *members])]
-    found = [RUN.fullmatch(run.name) for run in runs]
-    if None in found:
-        raise ValueError(f"evaluated model: {row['model']} is not in a folder named RECIPE-seedN, so its training cannot be told")
-    drawn = int(row.get("members") or 1) * int(row.get("ensemble") or 1)
-    if row.get("energy_hidden") not in (None, "") and drawn != MAPS:
-        raise ValueError(f"{row['model']} drew {drawn} maps of each image; expected {MAPS}, --ensemble times the number of members")
-    seeds = [int(match["seed"]) for match in found if match]
-    return {
-        "recipe": found[0]["recipe"] if found[0] else None,
-        "train_seed": seeds[0] if len(seeds) == 1 else ", ".join(map(str, seeds)),
-        "train_command": json.loads((runs[0] / "config.json").read_text(encoding="utf-8"))["command"],
-        **row,
-    }
-
-
-def _setting(row: dict[str, Any]) -> tuple[str, ...]:
-    return tuple("" if row.get(name) is None else str(row.get(name)) for name in SAME)
-
-
-def task_of(folder: Path) -> str:
-    """The task of an evaluation."""
-    return str(read_csv(folder / "evaluation.csv")[0]["task"])
 
 
 def table(paths: Sequence[Path], task: str = "segmentation") -> str:

@@ -1,31 +1,34 @@
-"""Decoders on one frozen encoder, several seeds of each, trained and evaluated: the rows of the tables in docs/findings.md.
+"""Decoders on one frozen encoder, several seeds of each, trained and evaluated: the rows of ``results/decoders_*.csv``.
 
 One process on each core; what is there already is not made again, an interrupted run is gone on with: run the same command again.
-The features of the encoder are computed by the first run that needs them. To be called in the root of the repository.
+The features of the encoder are computed by the first run that needs them. Decoders of what is visible are scored twice: by the map
+that they give in a run, and by the eight that they draw. To be called in the root of the repository.
 
     python benchmarks/train_tables.py --work runs/tables
     python benchmarks/train_tables.py --work /tmp/try --only depth-laplace depth-nodiffusion --seeds 0 --set train.iterations=20
 """
 
 import argparse
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from noise2map.report.tables import read_csv, write_csv
+import decoder_tables
+
 from noise2map.runs.run_directory import FINAL_DIRECTORY
-from noise2map.training.maps.recipe import load_recipe
+from noise2map.training.maps.recipe import Recipe, load_recipe
 from noise2map.training.recipe_files import recipe_names
 
 FOLDER = "decoders/"
-TABLE = "results/decoders_{task}.csv"
-STEPS = "1 3 10"
-# Of decoders behind covers: what may be there is a set of whole maps, which their scores compare with the truth.
-SAMPLES = 8
+STEPS = ("1", "3", "10")
+SAMPLES = decoder_tables.MAPS
 RESAMPLES = 300
+WIDTHS = "0,2,8"  # cells of the smooth fields that draw maps of what is visible
 SURROUND = "data/surround"
 PLACES = 90  # of the bird's-eye view: eight maps of ten calls each take a second and a half a place
 
@@ -56,31 +59,67 @@ class Job:
         """All changes to the recipe."""
         return [*self.changes, f"train.seed={self.seed}"]
 
+    @functools.cached_property
+    def read(self) -> Recipe:
+        """Its recipe as it is read."""
+        return load_recipe(FOLDER + self.recipe, self.settings)
+
     @property
     def cache(self) -> str | None:
         """The folder of the features that it reads."""
-        return load_recipe(FOLDER + self.recipe, self.settings).train.cache_features
+        return self.read.train.cache_features
+
+    @property
+    def plain(self) -> Path:
+        """The final model of the decoder without diffusion of this task and seed, with which it is compared."""
+        return self.work / f"{self.recipe.partition('-')[0]}-nodiffusion-seed{self.seed}" / FINAL_DIRECTORY
 
     def train(self) -> list[str]:
         """The command that trains it."""
         sets = [word for change in self.settings for word in ("--set", change)]
         return ["noise2map", "train", FOLDER + self.recipe, "--out", str(self.run), *sets]
 
-    def evaluate(self, root: Path, limit: int, hide: str | None = None) -> list[str]:
-        """The command that scores it on the test frames in ``root``; covered by ``hide``, or as in training, where it was so."""
-        recipe = load_recipe(FOLDER + self.recipe, self.settings)
-        above = recipe.model.task == "bev"
+    def evaluations(self, root: Path, limit: int, hide: str | None = None) -> dict[str, list[str]]:
+        """The commands that score it, by the name of their folder.
+
+        Args:
+            root: test frames; places of the bird's-eye view are where the recipe says.
+            limit: so many of them; 0 for all, or for `PLACES`.
+            hide: what covers the frames of decoders of what is hidden; default what covered them in training.
+        """
+        data, above = self.read.data, self.read.model.task == "bev"
         words = ["noise2map", "evaluate", "--model", str(self.run / FINAL_DIRECTORY)]
-        words += ["--dataset", recipe.data.name, "--root", recipe.data.root or SURROUND if above else str(root)]
-        words += ["--limit", str(limit or PLACES if above else limit), "--out", str(self.run / "evaluation"), "--overwrite"]
-        one_call = recipe.model.config.get("diffusion") is False
-        words += ["--steps", *("1" if one_call else STEPS).split()]
-        if recipe.data.hide is None and not above:
-            return words
-        words += ["--cells", "all"] if above else ["--hide", hide or str(recipe.data.hide)]
-        words += ["--ensemble", str(SAMPLES), "--sample-scores"]
-        words += ["--cluster", "map", "--resamples", str(RESAMPLES)]
-        return [*words, "--sampling", "field" if one_call else "diffusion,field"]
+        words += ["--dataset", data.name, "--root", data.root or SURROUND if above else str(root)]
+        words += ["--limit", str(limit or PLACES if above else limit), "--overwrite"]
+        words += ["--sample-scores", "--cluster", "map", "--resamples", str(RESAMPLES)]
+        drawn = ["--ensemble", str(SAMPLES)]
+        if data.hide is None and not above:
+            found = {"one": words + self._one_map(), "drawn": words + drawn + self._drawn_maps() if self._drawn_maps() else []}
+        else:
+            words += ["--cells", "all"] if above else ["--hide", hide or str(data.hide)]
+            plain = self._config.get("diffusion") is False
+            words += [*drawn, "--steps", *(STEPS[:1] if plain else STEPS)]
+            found = {"evaluation": [*words, "--sampling", "field" if plain else "diffusion,field"]}
+        return {name: [*command, "--out", str(self.run / name)] for name, command in found.items() if command}
+
+    @property
+    def _config(self) -> dict[str, Any]:
+        return self.read.model.config
+
+    def _one_map(self) -> list[str]:
+        """How the map that a run gives is asked for, and what it is compared with."""
+        one_pass = self._config.get("sampling") in ("one_pass", "field")
+        one_call = self._config.get("diffusion") is False or self._config.get("num_inference_steps") == 1 or one_pass
+        words = ["--steps", *(STEPS[:1] if one_call else STEPS)]
+        words += ["--sampling", "one_pass"] if one_pass else []
+        return words + (["--compare", str(self.plain)] if self.plain.is_dir() and self.plain.parent != self.run else [])
+
+    def _drawn_maps(self) -> list[str]:
+        """How maps are drawn: in steps, or from one pass, if that states a distribution."""
+        if self._config.get("diffusion") is not False:
+            return ["--steps", *STEPS, "--sampling", "diffusion"]
+        states = self.read.model.task == "segmentation" or self._config.get("objective") == "laplace"
+        return ["--steps", "1", "--sampling", "field", "--field-smoothness", WIDTHS] if states else []
 
 
 def make_jobs(names: Sequence[str], seeds: Sequence[int], changes: Sequence[str], work: Path) -> list[Job]:
@@ -109,23 +148,27 @@ def run(words: Sequence[str], log: Path) -> None:
         raise RuntimeError(f"{' '.join(words)}: {' '.join(last)} ({log})")
 
 
-def do(job: Job, root: Path, limit: int, hide: str | None = None) -> Job:
-    """Train and evaluate a decoder, as far as that has not been done."""
-    logs = job.work / "logs"
-    run(job.train(), logs / f"{job.run.name}.txt")
-    if not (job.run / "evaluation" / "evaluation.csv").exists():
-        run(job.evaluate(root, limit, hide), logs / f"{job.run.name}.txt")
+def train(job: Job) -> Job:
+    """Train a decoder, as far as that has not been done."""
+    run(job.train(), job.work / "logs" / f"{job.run.name}.txt")
     return job
 
 
-def collect(jobs: Sequence[Job]) -> dict[str, list[dict[str, object]]]:
-    """Rows of all evaluations that there are, by task, with the recipe and the seed in front."""
-    tables: dict[str, list[dict[str, object]]] = {}
-    for job in jobs:
-        path = job.run / "evaluation" / "evaluation.csv"
-        for row in read_csv(path) if path.exists() else []:
-            tables.setdefault(str(row["task"]), []).append({"recipe": job.recipe, "train_seed": job.seed, **row})
-    return tables
+def evaluate(job: Job, root: Path, limit: int, hide: str | None = None) -> list[Path]:
+    """Score a decoder, as far as that has not been done; the folders of its evaluations."""
+    commands = job.evaluations(root, limit, hide)
+    for name, command in commands.items():
+        if not (job.run / name / "evaluation.csv").exists():
+            run(command, job.work / "logs" / f"{job.run.name}.txt")
+    return [job.run / name for name in commands]
+
+
+def collect(folders: Sequence[Path], results: Path) -> None:
+    """Adds evaluations to the tables of their tasks."""
+    for folder in folders:
+        name = decoder_tables.table_of(folder)
+        decoder_tables.collect([folder], results / f"decoders_{name}.csv")
+        decoder_tables.collect_differences([folder], results / f"differences_decoders_{name}.csv")
 
 
 def main() -> None:
@@ -142,16 +185,19 @@ def main() -> None:
         "--hide", help="what covers the scored frames of decoders that were trained on covered ones; default the same"
     )
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--results", type=Path, default=Path("."), help="where results/ is")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the tables")
     options = parser.parse_args()
-    jobs = make_jobs(options.only, options.seeds, options.set, options.work)
-    for wave in waves(jobs):
+    for seed in options.seeds:  # the tables of one seed are whole before the next begins
+        jobs = make_jobs(options.only, [seed], options.set, options.work)
+        for wave in waves(jobs):
+            with ThreadPoolExecutor(options.processes) as pool:
+                for job in pool.map(train, wave):
+                    print(f"{job.run}: trained", flush=True)
         with ThreadPoolExecutor(options.processes) as pool:
-            futures: list[Future[Job]] = [pool.submit(do, job, options.root, options.limit, options.hide) for job in wave]
-            for future in futures:
-                print(f"{future.result().run}: trained and scored", flush=True)
-        for task, rows in collect(jobs).items():
-            write_csv(options.results / TABLE.format(task=task), rows)
+            score = functools.partial(evaluate, root=options.root, limit=options.limit, hide=options.hide)
+            for folders in pool.map(score, jobs):
+                collect(folders, options.results)
+                print(f"{folders[0].parent}: scored", flush=True)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import decoder_tables
 import hidden_tables
 from public_code.tables import ratio_table, seconds_table
 
@@ -169,12 +170,13 @@ def collect_nearest(folders: list[Path]) -> None:
 
 
 def collect_decoders(folders: list[Path]) -> None:
-    """Adds decoders that were asked what a cover hides, or what nobody sees from above."""
-    for task, name in (("segmentation", "completion"), ("bev", "bev")):
-        of_task = [folder for folder in folders if hidden_tables.task_of(folder) == task]
-        if of_task:
-            hidden_tables.collect(of_task, RESULTS / f"decoders_{name}.csv")
-            hidden_tables.collect_differences(of_task, RESULTS / f"differences_decoders_{name}.csv")
+    """Adds decoders of one encoder, each to the table of its task; those asked what cannot be seen have tables of their own."""
+    tables: dict[str, list[Path]] = {}
+    for folder in folders:
+        tables.setdefault(decoder_tables.table_of(folder), []).append(folder)
+    for name, members in tables.items():
+        decoder_tables.collect(members, RESULTS / f"decoders_{name}.csv")
+        decoder_tables.collect_differences(members, RESULTS / f"differences_decoders_{name}.csv")
 
 
 def collect_predictor(folders: list[Path]) -> None:

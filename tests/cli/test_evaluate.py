@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import subprocess
 
 import pytest
@@ -46,6 +47,27 @@ def _run(*words) -> int:
     with pytest.raises(SystemExit) as stop:
         main(["evaluate", *map(str, words)])
     return stop.value.code or 0
+
+
+def test_one_luck_for_the_whole_map_is_kept_where_json_has_no_infinity(checkpoints, tmp_path):
+    words = ["--model", checkpoints / "plain", "--limit", 2, "--steps", 1, "--ensemble", 2, "--sampling", "field"]
+    words += ["--field-smoothness", "2,inf", "--sample-scores", "--resamples", 0, "--out", tmp_path / "out"]
+    assert _run(*words) == 0
+    rows = json.loads((tmp_path / "out" / "evaluation.json").read_text())["rows"]
+    assert [row["field_smoothness"] for row in rows] == [2.0, "inf"]
+    with (tmp_path / "out" / "evaluation.csv").open(newline="") as file:
+        assert [float(row["field_smoothness"]) for row in csv.DictReader(file)] == [2.0, math.inf]
+    # A map that is one luck's has fewer edges than one of a field.
+    assert rows[1]["edge_share"] < rows[0]["edge_share"]
+    assert _run(*words) == 0  # the settings of the folder are read again, and are the same
+
+
+def test_one_pass_is_what_a_model_without_diffusion_does(checkpoints, tmp_path):
+    words = ["--model", checkpoints / "plain", "--limit", 2, "--resamples", 0]
+    assert _run(*words, "--steps", 1, "--out", tmp_path / "steps") == 0
+    assert _run(*words, "--steps", 1, "--sampling", "one_pass", "--ensemble", 8, "--out", tmp_path / "pass") == 0
+    steps, one = (json.loads((tmp_path / name / "evaluation.json").read_text())["rows"] for name in ("steps", "pass"))
+    assert len(one) == 1 and one[0]["mIoU"] == steps[0]["mIoU"]
 
 
 def test_hidden_parts_change_the_scores_in_the_same_way_each_time(checkpoints, tmp_path):

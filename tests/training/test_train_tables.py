@@ -1,8 +1,9 @@
 """`benchmarks/train_tables.py`: which runs it starts, in which order, and what becomes of one that fails."""
 
 import csv
+import json
 
-import hidden_tables
+import decoder_tables
 import pytest
 import train_tables
 
@@ -24,19 +25,18 @@ def test_the_first_run_of_a_cache_fills_it_before_others_read_it(tmp_path):
 
 
 def test_completions_are_scored_as_they_were_trained(tmp_path):
-    laplace, plain, completion = (job.evaluate(tmp_path / "test", 9) for job in jobs(tmp_path, [2]))
-    assert laplace[-2:] == ["--steps", "1"] == plain[-2:] and "--hide" not in laplace
-    words = " ".join(completion)
-    assert "--steps 1 3 10 --hide mixed --ensemble 8 --sample-scores" in words and words.endswith("--sampling diffusion,field")
-    other = train_tables.make_jobs(["completion-ssn"], [0], [], tmp_path)[0].evaluate(tmp_path / "test", 9, "rectangle")
-    assert " ".join(other[-11:]) == (
-        "--hide rectangle --ensemble 8 --sample-scores --cluster map --resamples 300 --sampling field"
+    completion = jobs(tmp_path, [2])[2].evaluations(tmp_path / "test", 9)
+    words = " ".join(completion.pop("evaluation"))
+    assert "--hide mixed --ensemble 8 --steps 1 3 10 --sampling diffusion,field" in words and not completion
+    other = train_tables.make_jobs(["completion-ssn"], [0], [], tmp_path)[0].evaluations(tmp_path / "test", 9, "rectangle")
+    assert "--hide rectangle --ensemble 8 --steps 1 --sampling field --out" in " ".join(
+        other["evaluation"]
     )  # one call, whatever the steps
     above, plain_above = (train_tables.make_jobs([f"bev-{name}"], [0], [], tmp_path)[0] for name in ("pyramid", "nodiffusion"))
-    words = " ".join(above.evaluate(tmp_path / "test", 0, "rectangle"))
+    words = " ".join(above.evaluations(tmp_path / "test", 0, "rectangle")["evaluation"])
     assert "--dataset freedoom-surround --root data/surround --limit 90" in words and "--hide" not in words
-    assert "--steps 1 3 10 --cells all --ensemble 8" in words and words.endswith("--sampling diffusion,field")
-    assert " ".join(plain_above.evaluate(tmp_path / "test", 9)).endswith("--sampling field")
+    assert "--cells all --ensemble 8 --steps 1 3 10 --sampling diffusion,field" in words
+    assert "--steps 1 --sampling field --out" in " ".join(plain_above.evaluations(tmp_path / "test", 9)["evaluation"])
     train = jobs(tmp_path, [2])[0].train()
     assert train[:3] == ["noise2map", "train", "decoders/depth-laplace"]
     assert train[-3:] == [
@@ -46,13 +46,72 @@ def test_completions_are_scored_as_they_were_trained(tmp_path):
     ]
 
 
-def test_tables_hold_what_has_been_scored(tmp_path):
-    done = jobs(tmp_path, [1])[0]
-    (done.run / "evaluation").mkdir(parents=True)
-    with (done.run / "evaluation" / "evaluation.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["task", "abs_rel"], ["depth", 0.25]])
-    found = train_tables.collect(jobs(tmp_path))
-    assert found == {"depth": [{"recipe": "depth-laplace", "train_seed": 1, "task": "depth", "abs_rel": 0.25}]}
+@pytest.mark.parametrize(
+    "name, one, drawn",
+    [
+        ("depth-nodiffusion", "--steps 1", None),
+        ("depth-laplace", "--steps 1", "--steps 1 --sampling field --field-smoothness 0,2,8"),
+        ("depth-crps", "--steps 1 --sampling one_pass", "--steps 1 3 10 --sampling diffusion"),
+        ("depth-published", "--steps 1 3 10", "--steps 1 3 10 --sampling diffusion"),
+        ("segmentation-nodiffusion", "--steps 1", "--steps 1 --sampling field --field-smoothness 0,2,8"),
+        ("segmentation-matched", "--steps 1", "--steps 1 3 10 --sampling diffusion"),
+        ("segmentation-ssn", "--steps 1 --sampling one_pass", "--steps 1 --sampling field --field-smoothness 0,2,8"),
+        ("normals-angular", "--steps 1", None),
+    ],
+)
+def test_what_is_visible_is_scored_by_the_map_of_a_run_and_by_maps_that_are_drawn(tmp_path, name, one, drawn):
+    job = train_tables.make_jobs([name], [1], [], tmp_path)[0]
+    found = {folder: " ".join(words) for folder, words in job.evaluations(tmp_path / "test", 9).items()}
+    assert f"--resamples 300 {one} --out {job.run}/one" in found["one"] and "--ensemble" not in found["one"]
+    assert (f"--resamples 300 --ensemble 8 {drawn} --out {job.run}/drawn" in found["drawn"]) if drawn else "drawn" not in found
+    assert not any(words.count("--hide") + words.count("--compare") for words in found.values())
+    plain = tmp_path / f"{name.partition('-')[0]}-nodiffusion-seed1" / "final"
+    plain.mkdir(parents=True)
+    words = job.evaluations(tmp_path / "test", 9)["one"]
+    assert ("--compare" in words) == (name not in ("depth-nodiffusion", "segmentation-nodiffusion"))
+    assert "--compare" not in words or words[words.index("--compare") + 1] == str(plain)
+
+
+def scored(work, recipe, **cells):
+    """The folder of an evaluation of a run that was trained."""
+    run = work / f"{recipe}-seed1"
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "config.json").write_text('{"command": "noise2map train"}')
+    folder = run / "one"
+    folder.mkdir(exist_ok=True)
+    row = {"model": f"{run}/final", "command": f"noise2map evaluate --model {run}/final", "ensemble": 1, **cells}
+    write_csv(folder / "evaluation.csv", [row])
+    (folder / "evaluation.json").write_text('{"differences": []}')
+    return folder
+
+
+def test_evaluations_go_to_the_table_of_their_task(tmp_path):
+    folders = [
+        scored(tmp_path, "depth-laplace", task="depth", abs_rel=0.25),
+        scored(tmp_path, "segmentation-ssn", task="segmentation", mIoU=0.5),
+        scored(tmp_path, "completion-ssn", task="segmentation", hide="mixed", mIoU=0.25),
+    ]
+    train_tables.collect(folders, tmp_path)
+    train_tables.collect(folders[:1], tmp_path)  # what is scored again takes the place of what was
+    for name, recipe, score in (
+        ("depth", "depth-laplace", "0.25"),
+        ("segmentation", "segmentation-ssn", "0.5"),
+        ("completion", "completion-ssn", "0.25"),
+    ):
+        rows = list(csv.DictReader((tmp_path / f"decoders_{name}.csv").open()))
+        assert [(row["recipe"], row["train_seed"], row.get("abs_rel") or row["mIoU"]) for row in rows] == [(recipe, "1", score)]
+
+
+def test_differences_of_other_protocols_stay(tmp_path):
+    """A model is scored in two evaluations, which both compare protocols of it."""
+    folder = scored(tmp_path, "depth-crps", task="depth")
+    for protocol, values in (("3 steps", (1.0, 2.0)), ("field", (3.0,)), ("3 steps", (4.0, 5.0))):
+        pair = {"model": "a", "other_model": "a", "protocol": protocol, "other_protocol": "1 step"}
+        rows = [pair | {"score": f"s{index}", "difference": value} for index, value in enumerate(values)]
+        (folder / "evaluation.json").write_text(json.dumps({"differences": rows}))
+        decoder_tables.collect_differences([folder], tmp_path / "table.csv")
+    found = {(row["protocol"], row["difference"]) for row in csv.DictReader((tmp_path / "table.csv").open())}
+    assert found == {("3 steps", "4.0"), ("3 steps", "5.0"), ("field", "3.0")}
 
 
 def test_a_run_that_fails_says_why(tmp_path):
@@ -88,10 +147,10 @@ def test_rows_of_one_decoder_and_of_ensembles_are_told_apart(tmp_path, monkeypat
         evaluated(tmp_path / "alone", one, energy_hidden=0.5),
         evaluated(tmp_path / "both", two, members=2, energy_hidden=0.4),
     ]
-    hidden_tables.collect(folders, tmp_path / "table.csv")
+    decoder_tables.collect(folders, tmp_path / "table.csv")
     rows = list(csv.DictReader((tmp_path / "table.csv").open()))
     assert [(row["train_seed"], row["energy_hidden"]) for row in rows] == [("0", "0.5"), ("0, 3", "0.4")]
-    hidden_tables.collect([evaluated(tmp_path / "again", two, members=2, energy_hidden=0.3)], tmp_path / "table.csv")
+    decoder_tables.collect([evaluated(tmp_path / "again", two, members=2, energy_hidden=0.3)], tmp_path / "table.csv")
     assert [row["energy_hidden"] for row in csv.DictReader((tmp_path / "table.csv").open())] == ["0.5", "0.3"]
 
 
@@ -103,4 +162,4 @@ def test_decoders_are_compared_by_as_many_maps(tmp_path, monkeypatch):
     command = f"noise2map evaluate --model {run.relative_to(tmp_path)}/final"
     folder = evaluated(tmp_path / "more", command, members=4, ensemble=8, energy_hidden=0.4)
     with pytest.raises(ValueError, match="drew 32 maps of each image; expected 8"):
-        hidden_tables.collect([folder], tmp_path / "table.csv")
+        decoder_tables.collect([folder], tmp_path / "table.csv")

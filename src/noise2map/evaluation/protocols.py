@@ -1,10 +1,16 @@
 """Which decodings an evaluation compares: every combination of some choices."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from noise2map.models.decoding import DecodingOptions
+
+
+def json_width(width: float | None) -> float | str | None:
+    """The width of a smooth field for JSON, which has no infinity: then the word by which it was asked for."""
+    return "inf" if width == math.inf else width
 
 
 def protocol_grid(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from noise2map.evaluation.evaluate import Evaluation, ProtocolResult
+from noise2map.evaluation.protocols import json_width
 from noise2map.metrics import UNCERTAINTY_SCORES, Interval, bootstrap_intervals, paired_bootstrap_intervals
 from noise2map.tasks.base import Task
 from noise2map.tasks.scoring import Scorer
@@ -108,7 +109,7 @@ def result_rows(evaluation: Evaluation, facts: Mapping[str, Any], resamples: int
             "average": protocol.average,
             "sampler": protocol.sampler,
             "sampling": protocol.sampling or "",
-            "field_smoothness": "" if protocol.field_smoothness is None else protocol.field_smoothness,
+            "field_smoothness": "" if protocol.field_smoothness is None else json_width(protocol.field_smoothness),
             "refine_share": "" if protocol.refine_share is None else protocol.refine_share,
             "refine_threshold": "" if protocol.refine_threshold is None else protocol.refine_threshold,
             "mean_steps": result.mean_steps,

@@ -17,6 +17,7 @@ from noise2map.evaluation.bev import layer_table, named_protocols, protocol_labe
 from noise2map.evaluation.evaluate import Evaluation, evaluate_model
 from noise2map.evaluation.official import TestProtocol, apply_crop, find_protocol, published_for, published_table
 from noise2map.evaluation.opening import LabelledData, LoadedModel, ScoredData, open_labelled, same_place
+from noise2map.evaluation.protocols import json_width
 from noise2map.evaluation.seen import open_folder_part
 from noise2map.evaluation.stored import MapFolder, evaluate_maps
 from noise2map.evaluation.test_time import TestTimeAugmentation
@@ -73,6 +74,8 @@ class EvaluationOptions(ScoredData):
         chosen |= {kind: [same_place(name) for name in chosen[kind]] for kind in ("models", "members")}
         chosen["predictions"] = [os.path.abspath(path) for path in self.predictions]
         chosen["classes"] = self.classes and os.path.abspath(self.classes)
+        for protocol in chosen["protocols"]:
+            protocol["field_smoothness"] = json_width(protocol["field_smoothness"])
         return {"command": "evaluate", **chosen}
 
 
@@ -145,13 +148,13 @@ def _protocols(chosen: EvaluationOptions, model: Any, name: str, first: bool) ->
     only = DecodingOptions().resolved(model.config)
     drawn = [replace(one, num_inference_steps=1) for one in chosen.protocols if one.sampling == "field"]
     fields = list(dict.fromkeys(one.resolved(model.config) for one in drawn))
-    others = {one.name for one in chosen.protocols if one.sampling != "field"}
+    others = {one.name for one in chosen.protocols if one.sampling not in ("field", "one_pass")}
     if first and chosen.steps_chosen and others and others != {only.name}:
         raise ValueError(
             f"model {name!r} was trained without diffusion: its map takes 1 step of 1 sample; leave out --steps, --ensemble "
             "and --refine"
         )
-    return ([only] if others else []) + fields
+    return ([only] if len(drawn) < len(chosen.protocols) else []) + fields
 
 
 def _depth_range(chosen: EvaluationOptions, model: Any, test_protocol: TestProtocol) -> tuple[float, float]:
