@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from noise2map.report.tables import read_csv, write_csv
+from noise2map.zoo import available
 
 RUN = re.compile(r"(?P<recipe>.+)-seed(?P<seed>\d+)")
 SAME = ("model", "members", "steps", "ensemble", "sampling", "field_smoothness")  # two rows that agree in these are of one setting
@@ -18,7 +19,7 @@ MAPS = 8  # drawn of each image: the best of more maps is better, whatever drew 
 
 
 def collect(folders: Iterable[Path], table: Path) -> None:
-    """Adds evaluations of ``runs/.../RECIPE-seedN/final`` to the table, in place of earlier ones of the same setting.
+    """Adds evaluations of ``runs/.../RECIPE-seedN/final``, or of a shipped model, in place of earlier ones of the same setting.
 
     Raises:
         ValueError: if an evaluated model does not stand in a folder of that name, or another number of maps was drawn.
@@ -43,7 +44,9 @@ def collect_differences(folders: Iterable[Path], table: Path) -> None:
 
 
 def _with_training(row: dict[str, Any]) -> dict[str, Any]:
-    """The recipe, seeds and command of the run that made the evaluated decoder, in front."""
+    """The recipe, seeds and command of the run that made the evaluated decoder, in front; a shipped model goes by its name."""
+    if row["model"] in available():
+        return {"recipe": row["model"], "train_seed": "shipped", "train_command": None, **row}
     words = shlex.split(str(row["command"]))
     members = [words[i + 1] for i, word in enumerate(words) if word == "--member"]
     runs = [Path(path).parent for path in dict.fromkeys([row["model"], *members])]

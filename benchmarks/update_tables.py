@@ -23,6 +23,7 @@ from typing import Any
 
 import decoder_tables
 import hidden_tables
+import visible_tables
 from public_code.tables import ratio_table, seconds_table
 
 from noise2map.ablation.report import summary
@@ -737,6 +738,12 @@ def blocks() -> dict[tuple[Path, str], str]:
     found[ROOT / "docs" / "training.md", "toy parts"] = toy_parts_table()
     found[page, "known populations"] = hidden_tables.population_table(RESULTS / "known_populations.csv")
     found[page, "hidden"] = hidden_tables.table([RESULTS / "evaluate_completion.csv", RESULTS / "decoders_completion.csv"])
+    for task in visible_tables.ONE_MAP:
+        decoders = RESULTS / f"decoders_{task}.csv"
+        found[page, f"visible {task}"] = visible_tables.one_map_table(decoders)
+        found[page, f"visible {task} drawn"] = visible_tables.drawn_maps_table(decoders)
+        differences = RESULTS / f"differences_decoders_{task}.csv"
+        found[page, f"visible {task} differences"] = visible_tables.differences_table(differences, task)
     above = [RESULTS / f"{name}.csv" for name in ("evaluate_bev_all_cells", "decoders_bev")]
     found[page, "hidden above"] = hidden_tables.table([path for path in above if path.is_file()], "bev")
     found[ROOT / "docs" / "guidance.md", "guidance window differences"] = guidance_differences_table()

@@ -5,6 +5,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import decoder_tables
+
 from noise2map.report.tables import markdown_table, read_csv
 
 NAMES = {
@@ -12,6 +14,7 @@ NAMES = {
     "depth-laplace": "median and scale (Laplace)",
     "depth-crps": "samples by a proper score (CRPS)",
     "depth-published": "as published",
+    "freedoom-depth-laplace-tiny": "shipped: median and scale, convex upsampling, 4,700 steps, calibrated",
     "segmentation-nodiffusion": "no diffusion",
     "segmentation-matched": "matched filter",
     "segmentation-published": "as published",
@@ -63,6 +66,16 @@ DRAWN_MAPS: dict[str, dict[str, Column]] = {
         "best of eight, mIoU %": (("mIoU_best",), 100, 1),
         "edges F1 %": (("boundary_f1",), 100, 1),
         "edges, times the truth's": (("edge_ratio",), 1, 2),
+    },
+}
+
+
+SCORES: dict[str, dict[str, tuple[str, float, int]]] = {  # of paired differences: title, column, factor, digits
+    "depth": {"AbsRel": ("abs_rel", 1, 4), "δ1, points": ("delta1", 100, 1), "edges F1, points": ("boundary_f1", 100, 1)},
+    "segmentation": {
+        "mIoU, points": ("mIoU", 100, 1),
+        "pixels right, points": ("aAcc", 100, 1),
+        "edges F1, points": ("boundary_f1", 100, 1),
     },
 }
 
@@ -121,3 +134,26 @@ def _over_seeds(rows: Sequence[dict[str, Any]], column: Column) -> str:
         return "–"
     low, high = (f"{value:.{digits}f}" for value in (min(values), max(values)))
     return f"{mean(values):.{digits}f}" + (f" ({low} to {high})" if low != high else "")
+
+
+def differences_table(path: Path, task: str) -> str:
+    """What a decoder's map has in score beyond the plain decoder's of the same seed, with intervals over maps."""
+    lines: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in read_csv(path):
+        (recipe, seed), (other, _) = (_run(str(row[name])) for name in ("model", "other_model"))
+        if other != f"{task}-nodiffusion" or recipe not in NAMES or recipe == other or "samples" in str(row["protocol"]):
+            continue
+        calls = int(str(row["protocol"]).split()[0])
+        key = (list(NAMES).index(recipe), calls, seed)
+        line = lines.setdefault(key, {"decoder": NAMES[recipe], "calls": calls, "seed": seed})
+        for title, (name, factor, digits) in SCORES[task].items():
+            if row["score"] == name:
+                low, high = (f"{factor * row[end]:.{digits}f}" for end in ("low", "high"))
+                line[title] = f"{factor * row['difference']:+.{digits}f} [{low}, {high}]"
+    return markdown_table([lines[key] for key in sorted(lines)])
+
+
+def _run(model: str) -> tuple[str, int]:
+    """The recipe and the seed of a trained model, by the folder of its run."""
+    found = decoder_tables.RUN.fullmatch(Path(model).parent.name)
+    return (found["recipe"], int(found["seed"])) if found else (model, 0)
