@@ -18,6 +18,16 @@ SAME = ("model", "members", "steps", "ensemble", "sampling", "field_smoothness")
 MAPS = 8  # drawn of each image: the best of more maps is better, whatever drew them
 
 
+def add(folders: Iterable[Path], results: Path) -> None:
+    """Adds evaluations, each to the tables of its task in the folder of results."""
+    tables: dict[str, list[Path]] = {}
+    for folder in folders:
+        tables.setdefault(table_of(folder), []).append(folder)
+    for name, members in tables.items():
+        collect(members, results / f"decoders_{name}.csv")
+        collect_differences(members, results / f"differences_decoders_{name}.csv")
+
+
 def collect(folders: Iterable[Path], table: Path) -> None:
     """Adds evaluations of ``runs/.../RECIPE-seedN/final``, or of a shipped model, in place of earlier ones of the same setting.
 

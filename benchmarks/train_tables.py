@@ -28,7 +28,7 @@ FOLDER = "decoders/"
 STEPS = ("1", "3", "10")
 SAMPLES = decoder_tables.MAPS
 RESAMPLES = 300
-WIDTHS = "0,2,8"  # cells of the smooth fields that draw maps of what is visible
+WIDTHS = "0,2,8,inf"  # cells of the smooth fields that draw maps of what is visible
 SURROUND = "data/surround"
 PLACES = 90  # of the bird's-eye view: eight maps of ten calls each take a second and a half a place
 
@@ -97,29 +97,36 @@ class Job:
             found = {"one": words + self._one_map(), "drawn": words + drawn + self._drawn_maps() if self._drawn_maps() else []}
         else:
             words += ["--cells", "all"] if above else ["--hide", hide or str(data.hide)]
-            plain = self._config.get("diffusion") is False
-            words += [*drawn, "--steps", *(STEPS[:1] if plain else STEPS)]
-            found = {"evaluation": [*words, "--sampling", "field" if plain else "diffusion,field"]}
+            words += [*drawn, "--steps", *(STEPS[:1] if self._without_diffusion else STEPS)]
+            found = {"evaluation": [*words, "--sampling", "field" if self._without_diffusion else "diffusion,field"]}
         return {name: [*command, "--out", str(self.run / name)] for name, command in found.items() if command}
 
     @property
     def _config(self) -> dict[str, Any]:
         return self.read.model.config
 
+    @property
+    def _without_diffusion(self) -> bool:
+        return self._config.get("diffusion") is False
+
     def _one_map(self) -> list[str]:
         """How the map that a run gives is asked for, and what it is compared with."""
         one_pass = self._config.get("sampling") in ("one_pass", "field")
-        one_call = self._config.get("diffusion") is False or self._config.get("num_inference_steps") == 1 or one_pass
+        one_call = self._without_diffusion or self._config.get("num_inference_steps") == 1 or one_pass
         words = ["--steps", *(STEPS[:1] if one_call else STEPS)]
         words += ["--sampling", "one_pass"] if one_pass else []
         return words + (["--compare", str(self.plain)] if self.plain.is_dir() and self.plain.parent != self.run else [])
 
     def _drawn_maps(self) -> list[str]:
         """How maps are drawn: in steps, or from one pass, if that states a distribution."""
-        if self._config.get("diffusion") is not False:
+        if not self._without_diffusion:
             return ["--steps", *STEPS, "--sampling", "diffusion"]
-        states = self.read.model.task == "segmentation" or self._config.get("objective") == "laplace"
-        return ["--steps", "1", "--sampling", "field", "--field-smoothness", WIDTHS] if states else []
+        objective = self._config.get("objective")
+        field = ["--steps", "1", "--sampling", "field"]
+        if objective == "low_rank":  # draws logits: the width of a field has no part in it
+            return field
+        states = self.read.model.task == "segmentation" or objective == "laplace"
+        return [*field, "--field-smoothness", WIDTHS] if states else []
 
 
 def make_jobs(names: Sequence[str], seeds: Sequence[int], changes: Sequence[str], work: Path) -> list[Job]:
@@ -163,14 +170,6 @@ def evaluate(job: Job, root: Path, limit: int, hide: str | None = None) -> list[
     return [job.run / name for name in commands]
 
 
-def collect(folders: Sequence[Path], results: Path) -> None:
-    """Adds evaluations to the tables of their tasks."""
-    for folder in folders:
-        name = decoder_tables.table_of(folder)
-        decoder_tables.collect([folder], results / f"decoders_{name}.csv")
-        decoder_tables.collect_differences([folder], results / f"differences_decoders_{name}.csv")
-
-
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -196,7 +195,7 @@ def main() -> None:
         with ThreadPoolExecutor(options.processes) as pool:
             score = functools.partial(evaluate, root=options.root, limit=options.limit, hide=options.hide)
             for folders in pool.map(score, jobs):
-                collect(folders, options.results)
+                decoder_tables.add(folders, options.results)
                 print(f"{folders[0].parent}: scored", flush=True)
 
 

@@ -170,16 +170,6 @@ def collect_nearest(folders: list[Path]) -> None:
     shutil.copy(folders[0] / "nearest.csv", RESULTS / "nearest_training.csv")
 
 
-def collect_decoders(folders: list[Path]) -> None:
-    """Adds decoders of one encoder, each to the table of its task; those asked what cannot be seen have tables of their own."""
-    tables: dict[str, list[Path]] = {}
-    for folder in folders:
-        tables.setdefault(decoder_tables.table_of(folder), []).append(folder)
-    for name, members in tables.items():
-        decoder_tables.collect(members, RESULTS / f"decoders_{name}.csv")
-        decoder_tables.collect_differences(members, RESULTS / f"differences_decoders_{name}.csv")
-
-
 def collect_predictor(folders: list[Path]) -> None:
     """Takes over how accurate depth predictors are; the first is the shipped one, others stay, behind."""
     path, fresh = RESULTS / "depth_predictor.csv", {folder.name for folder in folders}
@@ -800,7 +790,7 @@ COLLECTORS: dict[str, Callable[[list[Path]], None]] = {
     "guidance-settings": lambda folders: collect_guidance(folders, SETTINGS),
     "guidance-windows": lambda folders: collect_guidance(folders, WINDOWS),
     "nearest": collect_nearest,
-    "decoders": collect_decoders,
+    "decoders": lambda folders: decoder_tables.add(folders, RESULTS),
     "predictor": collect_predictor,
     "trust": collect_trust,
     "application": collect_application,

@@ -50,12 +50,12 @@ def test_completions_are_scored_as_they_were_trained(tmp_path):
     "name, one, drawn",
     [
         ("depth-nodiffusion", "--steps 1", None),
-        ("depth-laplace", "--steps 1", "--steps 1 --sampling field --field-smoothness 0,2,8"),
+        ("depth-laplace", "--steps 1", "--steps 1 --sampling field --field-smoothness 0,2,8,inf"),
         ("depth-crps", "--steps 1 --sampling one_pass", "--steps 1 3 10 --sampling diffusion"),
         ("depth-published", "--steps 1 3 10", "--steps 1 3 10 --sampling diffusion"),
-        ("segmentation-nodiffusion", "--steps 1", "--steps 1 --sampling field --field-smoothness 0,2,8"),
+        ("segmentation-nodiffusion", "--steps 1", "--steps 1 --sampling field --field-smoothness 0,2,8,inf"),
         ("segmentation-matched", "--steps 1", "--steps 1 3 10 --sampling diffusion"),
-        ("segmentation-ssn", "--steps 1 --sampling one_pass", "--steps 1 --sampling field --field-smoothness 0,2,8"),
+        ("segmentation-ssn", "--steps 1 --sampling one_pass", "--steps 1 --sampling field"),
         ("normals-angular", "--steps 1", None),
     ],
 )
@@ -91,8 +91,8 @@ def test_evaluations_go_to_the_table_of_their_task(tmp_path):
         scored(tmp_path, "segmentation-ssn", task="segmentation", mIoU=0.5),
         scored(tmp_path, "completion-ssn", task="segmentation", hide="mixed", mIoU=0.25),
     ]
-    train_tables.collect(folders, tmp_path)
-    train_tables.collect(folders[:1], tmp_path)  # what is scored again takes the place of what was
+    decoder_tables.add(folders, tmp_path)
+    decoder_tables.add(folders[:1], tmp_path)  # what is scored again takes the place of what was
     for name, recipe, score in (
         ("depth", "depth-laplace", "0.25"),
         ("segmentation", "segmentation-ssn", "0.5"),
