@@ -14,10 +14,13 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-PACKAGE = "noise2map"
-_PATH = re.compile(rf"{PACKAGE}/((?:(?!{PACKAGE}/).)*)\.py$")
+import noise2map
+
+# The folder of the package, not any of that name: a checkout is called so, too, and may hold an environment.
+_PATH = re.compile(re.escape(f"{Path(noise2map.__file__).parent}/") + r"(.*)\.py$")
 
 LEFT_OUT_FILES = {
     "the command line itself": r"__init__|registration|lazy|cli/(__init__|options|commands|launch)",
@@ -86,7 +89,7 @@ def record(work: Callable[[], Any]) -> Calls:
         if code.co_name == "<module>":
             importing += 1 if event == "call" else -1
             return
-        path = _PATH.search(code.co_filename)
+        path = _PATH.match(code.co_filename)
         # The body of a class is no function: it is not optimized.
         if importing or path is None or not code.co_flags & inspect.CO_OPTIMIZED:
             return

@@ -49,6 +49,20 @@ def test_returns_are_counted(walking):
         walking.walk(hub, "b_none")
 
 
+def test_only_the_package_is_walked_through(walking):
+    """A checkout is called like the package, and an environment in it holds others' files."""
+    package = Path(walking.noise2map.__file__).parent
+    found = {}
+    for file in (
+        package / "own.py",
+        package.parent / "noise2map-clone" / "other.py",
+        package.parents[1] / "noise2map" / "other.py",
+    ):
+        exec(compile("def called():\n    return 0", str(file), "exec"), found)
+        calls = walking.record(found["called"])
+        assert [function.file for names in calls.values() for function in names] == (["own"] if file.stem == "own" else [])
+
+
 def test_predicting_returns_at_most_nine_times(walking, tmp_path):
     tiny_depth_model().save_pretrained(tmp_path / "model")
     Noise2MapImageProcessor(size={"shortest_edge": 32}).save_pretrained(tmp_path / "model")
