@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from itertools import pairwise
 
 import torch
@@ -24,7 +25,8 @@ class PixelDepthHead(nn.Module):
 
     The first layer is linear, and so is bilinear upsampling, whose weights sum to one: the layer, and what the time does to its
     output, are applied to each block at its own resolution, blocks of one size are added there, and the sums are upsampled. The
-    result is that of upsampling and concatenating thousands of channels first, without ever holding them.
+    result is that of upsampling and concatenating thousands of channels first, without ever holding them. Channels are the last
+    dimension inside, as they are in the memory of a U-Net with channels last, so that every product is one of large matrices.
 
     Args:
         channels: block index -> channels.
@@ -49,41 +51,39 @@ class PixelDepthHead(nn.Module):
 
     def forward(self, features: Mapping[int, Tensor], time: Tensor, size: tuple[int, int]) -> Tensor:
         """Standardised features ``(B, C(k), H(k), W(k))`` and time ``(B, time_dim)`` -> depth signal ``(B, 1, *size)``."""
-        scale, shift = self.time(time)[:, :, None].chunk(2, dim=1)
-        scale = 1 + scale
+        scale, shift = self.time(time)[:, None, None].chunk(2, dim=-1)
         by_size: dict[tuple[int, int], Tensor] = {}
         for key, layer in self.first.items():
             feature = features[int(key)]
             shape = (feature.shape[-2], feature.shape[-1])
-            projected = _pixelwise(layer, feature.flatten(2)) * scale
+            projected = _pixelwise(layer, feature.movedim(1, -1))
             by_size[shape] = by_size[shape] + projected if shape in by_size else projected
         coarsest = min(by_size)
-        by_size[coarsest] = by_size[coarsest] + (self.bias[:, None] * scale + shift)  # a constant stays one when upsampled
-        hidden = sum(upsample(part.unflatten(2, shape), size) for shape, part in by_size.items())
-        hidden = hidden.flatten(2)
+        by_size[coarsest] = by_size[coarsest] + self.bias
+        by_size = {shape: part * (1 + scale) for shape, part in by_size.items()}
+        by_size[coarsest] = by_size[coarsest] + shift  # a constant stays one when upsampled
+        hidden = reduce(torch.add, (upsample(part, size) for part in by_size.values()))
         for layer in self.rest:
             hidden = _pixelwise(layer, hidden) if isinstance(layer, nn.Conv2d) else layer(hidden)
-        return hidden.unflatten(2, size)
+        return hidden.movedim(-1, 1)
 
 
 def _pixelwise(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """A 1x1 convolution of ``(B, C, P)`` as a matrix product: PyTorch's own is slow backward on one CPU thread.
-
-    A product in batches: ``weight @ x`` would transpose every input and output where no gradient is needed.
-    """
-    weight = layer.weight.flatten(1).expand(len(x), -1, -1)
-    return torch.bmm(weight, x) if layer.bias is None else torch.baddbmm(layer.bias[:, None], weight, x)
+    """A 1x1 convolution of ``(B, h, w, C)`` as a matrix product: PyTorch's own is slow backward on one CPU thread."""
+    return functional.linear(x, layer.weight.flatten(1), layer.bias)
 
 
 def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resizing (``align_corners=False``) of ``(B, C, h, w)`` as two matrix products, which are fast backward, too.
+    """Bilinear resizing (``align_corners=False``) of ``(B, h, w, C)`` as two matrix products, which are fast backward, too.
 
     A map that has the size comes back as it is.
     """
-    if x.shape[-2:] == size:
+    batch_size, height, _, channels = x.shape
+    if x.shape[1:3] == size:
         return x
-    rows, columns = (_weights(before, after, x) for before, after in zip(x.shape[-2:], size))
-    return rows @ (x @ columns.T)
+    rows, columns = (_weights(before, after, x) for before, after in zip(x.shape[1:3], size))
+    wide = (columns @ x).reshape(batch_size, height, -1)
+    return (rows @ wide).reshape(batch_size, *size, channels)
 
 
 def _weights(before: int, after: int, like: Tensor) -> Tensor:
