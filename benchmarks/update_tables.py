@@ -112,7 +112,7 @@ NOTE = (
 BY_GEOMETRY = ("guidance_by_geometry", "guidance_by_geometry_differences")
 SETTINGS = ("guidance_settings", "guidance_settings_differences")
 WINDOWS = ("guidance_windows", "guidance_windows_differences")
-SUMMED_UP = {  # in the page of guidance: title, factor, decimals, unit
+SUMMED_UP = {  # title, factor, decimals
     "floor_at_eye": ("floor fits the eye height, %", 100, 0),
     "horizon_deg": ("horizon off by, °", 1, 1),
     "KID": ("KID x1000", 1000, 0),
@@ -257,27 +257,14 @@ def geometry_guidance_table(source: str, of: str = "") -> str:
     return markdown_table(lines, list(dict.fromkeys(name for line in lines for name in line)))
 
 
-def guidance_summary_table(source: str) -> str:
-    """What guidance does to each generator, its controls in brackets."""
-    runs: dict[str, dict[str, Any]] = {}
-    for row in read_csv(RESULTS / f"{source}.csv"):
-        runs.setdefault(generator_of(row["run"]), {}).setdefault(row["setting"], row)
-    lines = []
-    for run, rows in runs.items():
-        line: dict[str, Any] = {"generator": run}
-        for name, (title, factor, digits) in SUMMED_UP.items():
-            value = {setting: "–" if row[name] is None else f"{factor * row[name]:.{digits}f}" for setting, row in rows.items()}
-            controls = f"{value.get('DCG, neighbor', '–')}, {value['none, equal cost']}"
-            controls += "" if value["references"] == "–" else f"; {value['references']}"
-            line[title] = f"{value['none']} → **{value['DCG']}** ({controls})"
-        lines.append(line)
-    return markdown_table(lines)
+def guidance_differences_table(source: str) -> str:
+    """Guided by consistency minus unguided images at equal cost; certain differences are bold.
 
-
-def guidance_differences_table() -> str:
-    """Guided where there is little noise, minus unguided images at equal cost; certain differences are bold."""
+    Args:
+        source: Of the differences, without its ending.
+    """
     runs: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in read_csv(RESULTS / f"{WINDOWS[1]}.csv"):
+    for row in read_csv(RESULTS / f"{source}.csv"):
         if (row["this"], row["minus"]) == ("DCG", "none, equal cost"):
             runs.setdefault(generator_of(row["run"]), {}).setdefault(row["score"], row)
     scores = {name: (title.replace(", %", ", points"), *rest) for name, (title, *rest) in SUMMED_UP.items()}
@@ -736,10 +723,9 @@ def blocks() -> dict[tuple[Path, str], str]:
         found[page, f"visible {task} differences"] = visible_tables.differences_table(differences, task)
     above = [RESULTS / f"{name}.csv" for name in ("evaluate_bev_all_cells", "decoders_bev")]
     found[page, "hidden above"] = hidden_tables.table([path for path in above if path.is_file()], "bev")
-    found[ROOT / "docs" / "guidance.md", "guidance window differences"] = guidance_differences_table()
+    for name, source in {"guidance geometry differences": BY_GEOMETRY[1], "guidance window differences": WINDOWS[1]}.items():
+        found[page, name] = guidance_differences_table(source)
     found[page, "guidance settings"] = guidance_settings_table()
-    for name, source in {"guidance summary": BY_GEOMETRY[0], "guidance windows": WINDOWS[0]}.items():
-        found[ROOT / "docs" / "guidance.md", name] = guidance_summary_table(source)
     found[ROOT / "docs" / "findings.md", "broken layouts"] = broken_layouts_table()
     found |= {(page, "predictor blocks"): block_table(), (page, "application scores"): application_table()}
     found |= {(page, "noise levels"): noise_table(), (page, "dfid validation"): dfid_table()}
