@@ -169,7 +169,8 @@ def test_run_again_it_draws_nothing_and_finds_the_same(study, monkeypatch, capsy
 
 
 def test_guided_settings_in_short(paths, tmp_path):
-    assert run(*words(paths, tmp_path, resamples=0, steps=1, pairs=1, samples=17)) == 0
+    arguments = words(paths, tmp_path, resamples=0, steps=1, pairs=1, samples=17)
+    assert run(*arguments, "--guidance-log-snr=-inf,30") == 0
     rows = rows_of(tmp_path)
     assert [row["setting"] for row in rows] == ["none", "DCG", "DPG", "both", "real", "references"]
     assert all(float(row["FID"]) > 0 and float(row["dFID"]) > 0 for row in rows[:4])

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
@@ -181,7 +182,7 @@ def option_settings(command: str, options: Any) -> dict[str, Any]:
             found |= {f"guidance.{name}": _value(getattr(value, name)) for name in _names(value) if name != "losses"}
             found |= {f"{loss.name}.{name}": _value(getattr(loss, name)) for loss in value.losses for name in _names(loss)}
         elif one.name == "sampling":
-            found |= {name: getattr(value, name) for name in _names(value) if name != "batch_size"}
+            found |= {name: _value(getattr(value, name)) for name in _names(value) if name != "batch_size"}
         elif one.name not in ("out", "cache", "device", "samples"):
             found[one.name] = _value(value)
     return found
@@ -301,7 +302,8 @@ def sample_images(
     with_depth, pair = pipe.depth_predictor is not None, pair and bool(guidance.active)
     ways = {"": guidance, "unguided/": UNGUIDED} if pair else {"": guidance}
     settings = {**image_settings(pipe, options, guidance), "intrinsics_px": list(camera.intrinsics_px), "camera": camera.source}
-    with OutputFolder(out, {**settings, "pair": pair}, overwrite=overwrite) as folder:
+    settings |= {"pair": pair, **({"depth_from": _part_checksum(pipe.depth_predictor)} if with_depth else {})}
+    with OutputFolder(out, settings, overwrite=overwrite) as folder:
         kept = [seed for seed in seeds if folder.is_done(seed_name(seed), {"seed": seed})]
         todo = [seed for seed in seeds if seed not in set(kept)]
         steps = options.num_inference_steps * len(ways)
@@ -350,15 +352,17 @@ def _public(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(value: Any) -> Any:
-    """A JSON value that stands for a setting; a network's checksum."""
+    """A JSON value that stands for a setting: a network's checksum, a word such as `"-inf"` for a number that JSON lacks."""
     if isinstance(value, nn.Module):
         return _part_checksum(value)
     if isinstance(value, Mapping):
         return {str(name): _value(one) for name, one in _public(value).items()}
     if hasattr(value, "tolist"):
-        return value.tolist()
+        return _value(value.tolist())
     if isinstance(value, (list, tuple)):
         return [_value(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if callable(value):
         raise ValueError(f"{value!r} cannot be recorded; expected numbers and words that decide an image")
     return value
