@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from noise2map.generation.image_files import SHEET_FILE, SHEET_ROWS, DrawnImage, pair_sheet, seed_name, write_seed
 from noise2map.generation.loading import Camera
 from noise2map.guidance import DepthGuidedPipeline, GuidanceConfig
-from noise2map.guidance.scheduler_step import set_timesteps
+from noise2map.guidance.scheduler_step import diffusers_steps_fit, set_timesteps
 from noise2map.inference.loading import pick_dtype
 from noise2map.runs.files import encode_image, settings_checksum, weights_checksum, write_image
 from noise2map.runs.output_folder import OutputFolder
@@ -158,6 +158,8 @@ def image_settings(pipe: DepthGuidedPipeline, options: SamplingOptions, guidance
         "device": pipe.device.type,
         "noise": "a CPU generator for each image",
     }
+    if not diffusers_steps_fit(pipe.scheduler, options.num_inference_steps):
+        found["step_to"] = "the next of the run"  # images of earlier versions, whose steps ended short of it, are others
     parts = {"depth_predictor": pipe.depth_predictor, "depth_prior": pipe.depth_prior}
     guidance = guidance.bound(convention=pipe.config.convention, reduction=pipe.config.reduction, pipe_parts=parts)
     if guidance.losses:
@@ -222,11 +224,11 @@ def draw_images(
         ValueError: If the pipeline refuses an argument, or a gradient is not finite.
     """
     settings = image_settings(pipe, options, guidance)
-    paired = bool(guidance.active) and guidance.placebo == "neighbor"
+    paired = check_drawing(pipe, seeds, options, guidance)
     with OutputFolder(out / folder_name(settings, guidance), settings) as folder:
         missing = _in_pairs(seeds, folder) if paired else [seed for seed in seeds if not folder.is_done(str(seed), {})]
         on_images(len(seeds) - len(missing))
-        size = options.batch_size + options.batch_size % 2 if paired else options.batch_size
+        size = _even(options.batch_size) if paired else options.batch_size
         for start in range(0, len(missing), size):
             part = missing[start : start + size]
             began = perf_counter()
@@ -240,12 +242,33 @@ def draw_images(
     return folder
 
 
-def _in_pairs(seeds: Sequence[int], folder: OutputFolder) -> list[int]:
-    """Seeds to draw where images depend on their neighbor: always the two of a pair, 2k and 2k + 1."""
+def check_drawing(
+    pipe: DepthGuidedPipeline, seeds: Sequence[int], options: SamplingOptions, guidance: GuidanceConfig = UNGUIDED
+) -> bool:
+    """Refuse what `draw_images` cannot draw, before any work.
+
+    Returns:
+        Whether images are drawn in pairs, of seeds 2k and 2k + 1.
+
+    Raises:
+        ValueError: If the pipeline refuses an argument, or a seed is alone that needs a neighbor.
+    """
+    paired = bool(guidance.active) and guidance.placebo == "neighbor"
+    size = _even(options.batch_size) if paired else options.batch_size
+    pipe.check_call(guidance, batch_size=size, num_inference_steps=options.num_inference_steps, eta=options.eta)
     known = set(seeds)
-    alone = [seed for seed in seeds if seed ^ 1 not in known]
+    alone = [seed for seed in seeds if seed ^ 1 not in known] if paired else []
     if alone:
         raise ValueError(f"the placebo 'neighbor' pairs seeds 2k and 2k + 1; expected seed {alone[0] ^ 1} beside {alone[0]}")
+    return paired
+
+
+def _even(count: int) -> int:
+    return count + count % 2
+
+
+def _in_pairs(seeds: Sequence[int], folder: OutputFolder) -> list[int]:
+    """Seeds to draw where images depend on their neighbor: always the two of a pair, 2k and 2k + 1."""
     pairs = sorted({seed // 2 for seed in seeds if not folder.is_done(str(seed), {})})
     return [seed for pair in pairs for seed in (2 * pair, 2 * pair + 1)]
 
