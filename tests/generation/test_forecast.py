@@ -1,6 +1,7 @@
 """What a run will take, against what the run then does."""
 
 import json
+import shutil
 
 import pytest
 from diffusers import DDPMPipeline, DDPMScheduler
@@ -84,6 +85,14 @@ def test_a_dry_run_writes_nothing(folder, tmp_path, capsys, words, expected):
     assert stop.value.code == 0 and not (tmp_path / "out").exists()
     for text in expected:
         assert text in said
+
+
+def test_a_generator_without_a_predictor_is_tried_too(folder, tmp_path, capsys):
+    shutil.rmtree(folder / "depth_predictor")
+    with pytest.raises(SystemExit) as stop:
+        main(["sample", "--model", str(folder), "--seeds", "0-2", "--steps", "4", "--out", str(tmp_path / "out"), "--dry-run"])
+    said = capsys.readouterr().out
+    assert stop.value.code == 0 and "3 images in 4 steps, unguided" in said and ": 4 x" in said
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,8 @@ def test_run_again_it_draws_nothing_and_finds_the_same(study, monkeypatch, capsy
 
 
 def test_guided_settings_in_short(paths, tmp_path):
-    assert run(*words(paths, tmp_path, resamples=0, steps=1, pairs=1, samples=17)) == 0
+    arguments = words(paths, tmp_path, resamples=0, steps=1, pairs=1, samples=17)
+    assert run(*arguments, "--guidance-log-snr=-inf,30") == 0
     rows = rows_of(tmp_path)
     assert [row["setting"] for row in rows] == ["none", "DCG", "DPG", "both", "real", "references"]
     assert all(float(row["FID"]) > 0 and float(row["dFID"]) > 0 for row in rows[:4])
@@ -179,8 +180,10 @@ def test_guided_settings_in_short(paths, tmp_path):
 def test_controls_of_guidance(paths, tmp_path):
     """Unguided images at other numbers of steps and at the cost of guided ones, and placebos beside guidance."""
     controls = {"unguided_steps": "1,3", "placebos": "neighbor,noise,reversed", "pulls": "hinge,square", "samples": 18, "limit": 40}
-    arguments = [*words(paths, tmp_path, resamples=0, steps=2, pairs=0, **controls), "--equal-cost"]
+    arguments = [*words(paths, tmp_path, resamples=0, steps=2, pairs=1, **controls), "--equal-cost"]
     assert run(*arguments) == 0
+    clouds = {path.stem.partition("-")[2] for path in (tmp_path / "clouds").iterdir()}
+    assert clouds == {"none", "both"}  # not the last row, which nothing guides
     assert [(row["setting"], row["steps"]) for row in rows_of(tmp_path, "steps")[:3]] == [
         ("1 steps", "1"),
         ("2 steps", "2"),
@@ -254,6 +257,34 @@ def test_bad_input_is_refused_before_anything_is_drawn(paths, tmp_path, capsys, 
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
     assert not (tmp_path / "samples").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "flags", "message"),
+    [
+        ({"samples": 19, "placebos": "neighbor"}, [], "pairs seeds 2k and 2k + 1; expected seed 19 beside 18"),
+        ({"steps": 999}, ["--equal-cost"], r"--equal-cost asks for \d{4} unguided steps, but the generator has 1000"),
+        ({"unguided-steps": "2,1001"}, [], "1001; expected a whole number, 1 to 1000"),
+    ],
+)
+@pytest.mark.parametrize("draw", [[], ["--draw", "all"]])
+def test_a_row_that_cannot_be_drawn_is_refused_before_any_is(paths, tmp_path, capsys, changes, flags, message, draw, monkeypatch):
+    monkeypatch.setattr(DepthGuidedPipeline, "__call__", lambda *_, **__: pytest.fail("drawn"))
+    rows = "both, neighbor" if "placebos" in changes else "none, equal cost" if flags else "1001 steps"
+    draw = [draw[0], f"none,{rows}"] if draw else []
+    assert run(*words(paths, tmp_path, **changes), *flags, *draw) == 2
+    error = capsys.readouterr().err
+    assert re.search(message.replace("+", r"\+"), error) and not list(tmp_path.rglob("*.png"))
+
+
+def test_a_given_prior_takes_the_place_of_one_that_does_not_fit(paths, tmp_path, capsys):
+    own = shutil.copytree(paths["generator"], tmp_path / "generator")
+    tiny_prior(min_depth=1.0, max_depth=5.0).save_pretrained(own / "depth_prior")
+    arguments = words(paths, tmp_path / "out", model=own, samples=2)
+    assert run(*arguments, "--draw", "both") == 0
+    assert len(list((tmp_path / "out" / "samples").glob("consistency-40_prior-40_*/*.png"))) == 2
+    assert run(*words(paths, tmp_path / "out", model=own, samples=2, depth_prior=None), "--draw", "both") == 2
+    assert "expected the same range" in capsys.readouterr().err
 
 
 def test_foreign_files_are_not_written_among(paths, tmp_path, capsys):

@@ -100,6 +100,33 @@ def test_relative_depth_and_no_depth(generator, tmp_path, capsys):
     assert "no depth" in capsys.readouterr().out and [p.name for p in (tmp_path / "b").iterdir() if p.is_dir()] == ["images"]
 
 
+def test_depth_of_another_predictor_is_not_written_beside_the_first(generator, tmp_path, capsys):
+    unet = tiny_unet()
+    DDPMPipeline(unet, DDPMScheduler(num_train_timesteps=100)).save_pretrained(tmp_path / "plain")
+    for name, seed in (("first", 1), ("second", 8)):
+        tiny_predictor(unet, seed=seed, **METRES).save_pretrained(tmp_path / name)
+    command = ["--model", tmp_path / "plain", "--seeds", 0, "--steps", 2]
+    first, second = (["--depth-predictor", tmp_path / name] for name in ("first", "second"))
+    assert run(*command, *first, "--out", tmp_path / "a") == 0
+    assert run(*command, *first, "--out", tmp_path / "a") == 0 and "1 done before" in capsys.readouterr().out
+    before = (tmp_path / "a" / "depth" / "000000.npz").read_bytes()
+    assert run(*command, *second, "--out", tmp_path / "a") == 2
+    assert "depth_from" in capsys.readouterr().err and (tmp_path / "a" / "depth" / "000000.npz").read_bytes() == before
+    assert run(*command, "--out", tmp_path / "b") == 0
+    assert run(*command, *first, "--out", tmp_path / "b") == 2 and "depth_from None ->" in capsys.readouterr().err
+    assert run(*command, *first, "--out", tmp_path / "b", "--overwrite") == 0
+    assert (tmp_path / "b" / "depth" / "000000.npz").is_file()
+
+
+def test_a_window_of_guidance_may_be_open(generator, tmp_path, capsys):
+    command = ["--model", generator, "--seeds", 0, "--steps", 3, "--consistency-scale", 3, "--out", tmp_path / "out"]
+    for drawn in ("1 drawn", "1 done before"):
+        assert run(*command, "--guidance-log-snr=-inf,inf") == 0
+        assert drawn in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "settings.json").read_text())["guidance.log_snr"] == ["-inf", "inf"]
+    assert run(*command, "--guidance-log-snr=-inf,0") == 2 and "guidance.log_snr" in capsys.readouterr().err
+
+
 def test_a_saved_guided_pipeline_keeps_its_parts_and_sampler(generator, tmp_path):
     unet = tiny_unet()
     pipe = DepthGuidedPipeline(unet, DDIMScheduler(), tiny_predictor(unet, **METRES), tiny_prior(**METRES))

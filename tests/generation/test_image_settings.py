@@ -52,6 +52,14 @@ def test_the_whole_scheduler_decides(guidance):
     assert len(set(names)) == len(names)
 
 
+@pytest.mark.parametrize(("spacing", "steps", "ours"), [("trailing", 60, True), ("trailing", 50, False), ("leading", 60, False)])
+def test_images_of_steps_that_are_not_those_of_diffusers_say_so(spacing, steps, ours):
+    for kind in (DDIMScheduler, DDPMScheduler):
+        pipe = pipeline(kind(timestep_spacing=spacing))
+        found = image_settings(pipe, SamplingOptions(num_inference_steps=steps), NONE)
+        assert ("step_to" in found) == (ours and kind is DDIMScheduler)
+
+
 @pytest.mark.parametrize("guidance", [BOTH, NONE])
 def test_network_steps_noise_and_arithmetic_decide(guidance):
     changed = tiny_unet()

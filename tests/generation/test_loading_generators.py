@@ -1,5 +1,7 @@
 """Generators: loading, images by seed, resuming, and depth read from finished images."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -75,6 +77,9 @@ def test_what_cannot_be_opened_is_named(paths, tmp_path, monkeypatch):
         load_part("depth_predictor", tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"depth predictor .* could not be loaded"):
         load_part("depth_predictor", paths["prior"])
+    shutil.copytree(paths["predictor"], tmp_path / "run" / "final")
+    with pytest.raises(ValueError, match=r"could not be loaded.*; the run's model is in '.*run/final'"):
+        load_part("depth_predictor", tmp_path / "run")
     with pytest.raises(ValueError, match="sampler is"):
         load_generator(paths["generator"], sampler="euler")
 

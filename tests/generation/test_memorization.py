@@ -61,6 +61,15 @@ def test_planted_copies_are_found_also_mirrored_and_fresh_images_are_none():
     assert rows["references"]["nearest training image, median"] == 1.0
 
 
+def test_exact_copies_count_where_some_references_are_copies_too():
+    training, unseen = images(40, 1), images(100, 2)
+    unseen[:5] = training[:5]  # more than one of a hundred: the quantile is 0
+    scores = memorization({"none": features([training[7], *images(3, 3)])}, features(unseen), training, Shrunk(), name="mine")
+    assert scores.threshold == 0
+    rows = {row["setting"]: row["copies"] for row in scores.table()}
+    assert rows["none"] == pytest.approx(1 / 4) and rows["references"] == pytest.approx(5 / 100)
+
+
 def test_references_that_were_trained_on_are_refused():
     training = images(10, 1)
     with pytest.raises(ValueError, match=r"most references are training images \(mine\)"):

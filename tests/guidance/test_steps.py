@@ -5,7 +5,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler
 
 from noise2map.convert import adm_scheduler, load_adm_unet
 from noise2map.diffusion import tables_from_betas
-from noise2map.guidance.scheduler_step import check_scheduler, ddpm_variance, guided_step, set_timesteps
+from noise2map.guidance.scheduler_step import check_scheduler, ddim_previous, ddpm_variance, guided_step, set_timesteps
 
 ATOL = 5e-5
 
@@ -171,6 +171,65 @@ def test_unsupported_schedulers():
         check_scheduler(DDPMScheduler(variance_type="learned_range"), 3, 3)
     with pytest.raises(ValueError, match="twice as many"):
         check_scheduler(DDPMScheduler(), 3, 4)
+
+
+SPACINGS = ["trailing", "linspace", "leading"]
+
+
+def gaussian_run(scheduler, step):
+    """A run from noise, with the exact prediction for images of independent normal values of standard deviation 0.05."""
+    sample = torch.randn(1, 1, 100, 100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for t in scheduler.timesteps:
+        level = float(scheduler.alphas_cumprod[t])
+        sample = step((1 - level) ** 0.5 / (0.05**2 * level + 1 - level) * sample, t, sample)
+    return sample
+
+
+def cosine_ddim(spacing, **config):
+    return DDIMScheduler(timestep_spacing=spacing, beta_schedule="squaredcos_cap_v2", clip_sample=False, **config)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS[:2])
+@pytest.mark.parametrize("count", [60, 85, 150, 170, 300, 600, 999])
+def test_ddim_leaves_no_noise_whatever_the_number_of_steps(spacing, count):
+    scheduler = cosine_ddim(spacing)
+    set_timesteps(scheduler, count)
+    sample = gaussian_run(scheduler, lambda noise, t, x: guided_step(scheduler, noise, t, x, None).prev_sample)
+    assert sample.std().item() == pytest.approx(0.05, rel=0.25)
+    assert scheduler.num_inference_steps == count
+
+
+def test_steps_before_the_first_of_training_end_at_the_clean_image():
+    scheduler = cosine_ddim("trailing")
+    with pytest.raises(ValueError, match="set_timesteps"):
+        guided_step(scheduler, torch.zeros(1, 1, 4, 4), 999, torch.zeros(1, 1, 4, 4), None)
+    scheduler.set_timesteps(61)
+    assert [ddim_previous(scheduler, t) for t in (int(scheduler.timesteps[-3]), 0, -1)] == [int(scheduler.timesteps[-2]), -1, -2]
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("count", [1, 2, 4, 5, 8, 20, 25, 50, 100, 250, 500, 1000])
+def test_ddim_of_a_number_of_steps_that_divides_is_that_of_diffusers(spacing, count):
+    ours, theirs = (cosine_ddim(spacing) for _ in range(2))
+    set_timesteps(ours, count)
+    theirs.set_timesteps(count)
+    found = gaussian_run(ours, lambda noise, t, x: guided_step(ours, noise, t, x, None).prev_sample)
+    assert torch.equal(found, gaussian_run(theirs, lambda noise, t, x: theirs.step(noise, t, x).prev_sample))
+
+
+@pytest.mark.parametrize(("spacing", "count"), [("trailing", 85), ("linspace", 300), ("leading", 85)])
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+def test_ddim_guidance_shifts_the_step_to_the_next_of_the_run(spacing, count, eta):
+    scheduler = cosine_ddim(spacing)
+    set_timesteps(scheduler, count)
+    torch.manual_seed(0)
+    x, output, gradient = (torch.randn(1, 3, 8, 8, dtype=torch.float64) for _ in range(3))
+    for t in scheduler.timesteps[[1, count // 2, -2, -1]].tolist():
+        sigma = (1 - scheduler.alphas_cumprod[t]).sqrt()
+        options = [{"eta": eta, "generator": torch.Generator().manual_seed(1)} for _ in range(2)]
+        expected = guided_step(scheduler, output + sigma * gradient, t, x, None, **options[0])
+        found = guided_step(scheduler, output, t, x, gradient, **options[1])
+        torch.testing.assert_close(found.prev_sample, expected.prev_sample, atol=2e-4, rtol=2e-4)
 
 
 @pytest.mark.parametrize("kind", [DDPMScheduler, DDIMScheduler])

@@ -14,7 +14,7 @@ from noise2map.guidance import DepthGuidedPipeline, DepthPredictor, DepthPrior
 from noise2map.guidance.features import channels_last_on_cpu
 from noise2map.inference.loading import pick_device
 from noise2map.runs.files import weights_checksum
-from noise2map.zoo import resolve_generator
+from noise2map.zoo import final_hint, resolve_generator
 
 CAMERA_FILE = "camera.json"
 
@@ -114,7 +114,7 @@ def load_part(part: str, path: str | Path | None, generator: str | None = None) 
     try:
         return kind.from_pretrained(source).eval()
     except (OSError, ValueError, TypeError, SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{part.replace('_', ' ')} {source!r} could not be loaded: {error}") from error
+        raise ValueError(f"{part.replace('_', ' ')} {source!r} could not be loaded: {error}{final_hint(Path(source))}") from error
 
 
 def load_priors(pipe: DepthGuidedPipeline, generator: str | Path, paths: Sequence[str | Path]) -> list[DepthPrior]:

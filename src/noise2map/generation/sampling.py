@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from noise2map.generation.image_files import SHEET_FILE, SHEET_ROWS, DrawnImage, pair_sheet, seed_name, write_seed
 from noise2map.generation.loading import Camera
 from noise2map.guidance import DepthGuidedPipeline, GuidanceConfig
-from noise2map.guidance.scheduler_step import set_timesteps
+from noise2map.guidance.scheduler_step import diffusers_steps_fit, set_timesteps
 from noise2map.inference.loading import pick_dtype
 from noise2map.runs.files import encode_image, settings_checksum, weights_checksum, write_image
 from noise2map.runs.output_folder import OutputFolder
@@ -157,6 +158,8 @@ def image_settings(pipe: DepthGuidedPipeline, options: SamplingOptions, guidance
         "device": pipe.device.type,
         "noise": "a CPU generator for each image",
     }
+    if not diffusers_steps_fit(pipe.scheduler, options.num_inference_steps):
+        found["step_to"] = "the next of the run"  # images of earlier versions, whose steps ended short of it, are others
     parts = {"depth_predictor": pipe.depth_predictor, "depth_prior": pipe.depth_prior}
     guidance = guidance.bound(convention=pipe.config.convention, reduction=pipe.config.reduction, pipe_parts=parts)
     if guidance.losses:
@@ -181,7 +184,7 @@ def option_settings(command: str, options: Any) -> dict[str, Any]:
             found |= {f"guidance.{name}": _value(getattr(value, name)) for name in _names(value) if name != "losses"}
             found |= {f"{loss.name}.{name}": _value(getattr(loss, name)) for loss in value.losses for name in _names(loss)}
         elif one.name == "sampling":
-            found |= {name: getattr(value, name) for name in _names(value) if name != "batch_size"}
+            found |= {name: _value(getattr(value, name)) for name in _names(value) if name != "batch_size"}
         elif one.name not in ("out", "cache", "device", "samples"):
             found[one.name] = _value(value)
     return found
@@ -221,11 +224,11 @@ def draw_images(
         ValueError: If the pipeline refuses an argument, or a gradient is not finite.
     """
     settings = image_settings(pipe, options, guidance)
-    paired = bool(guidance.active) and guidance.placebo == "neighbor"
+    paired = check_drawing(pipe, seeds, options, guidance)
     with OutputFolder(out / folder_name(settings, guidance), settings) as folder:
         missing = _in_pairs(seeds, folder) if paired else [seed for seed in seeds if not folder.is_done(str(seed), {})]
         on_images(len(seeds) - len(missing))
-        size = options.batch_size + options.batch_size % 2 if paired else options.batch_size
+        size = _even(options.batch_size) if paired else options.batch_size
         for start in range(0, len(missing), size):
             part = missing[start : start + size]
             began = perf_counter()
@@ -239,12 +242,33 @@ def draw_images(
     return folder
 
 
-def _in_pairs(seeds: Sequence[int], folder: OutputFolder) -> list[int]:
-    """Seeds to draw where images depend on their neighbor: always the two of a pair, 2k and 2k + 1."""
+def check_drawing(
+    pipe: DepthGuidedPipeline, seeds: Sequence[int], options: SamplingOptions, guidance: GuidanceConfig = UNGUIDED
+) -> bool:
+    """Refuse what `draw_images` cannot draw, before any work.
+
+    Returns:
+        Whether images are drawn in pairs, of seeds 2k and 2k + 1.
+
+    Raises:
+        ValueError: If the pipeline refuses an argument, or a seed is alone that needs a neighbor.
+    """
+    paired = bool(guidance.active) and guidance.placebo == "neighbor"
+    size = _even(options.batch_size) if paired else options.batch_size
+    pipe.check_call(guidance, batch_size=size, num_inference_steps=options.num_inference_steps, eta=options.eta)
     known = set(seeds)
-    alone = [seed for seed in seeds if seed ^ 1 not in known]
+    alone = [seed for seed in seeds if seed ^ 1 not in known] if paired else []
     if alone:
         raise ValueError(f"the placebo 'neighbor' pairs seeds 2k and 2k + 1; expected seed {alone[0] ^ 1} beside {alone[0]}")
+    return paired
+
+
+def _even(count: int) -> int:
+    return count + count % 2
+
+
+def _in_pairs(seeds: Sequence[int], folder: OutputFolder) -> list[int]:
+    """Seeds to draw where images depend on their neighbor: always the two of a pair, 2k and 2k + 1."""
     pairs = sorted({seed // 2 for seed in seeds if not folder.is_done(str(seed), {})})
     return [seed for pair in pairs for seed in (2 * pair, 2 * pair + 1)]
 
@@ -301,7 +325,8 @@ def sample_images(
     with_depth, pair = pipe.depth_predictor is not None, pair and bool(guidance.active)
     ways = {"": guidance, "unguided/": UNGUIDED} if pair else {"": guidance}
     settings = {**image_settings(pipe, options, guidance), "intrinsics_px": list(camera.intrinsics_px), "camera": camera.source}
-    with OutputFolder(out, {**settings, "pair": pair}, overwrite=overwrite) as folder:
+    settings |= {"pair": pair, **({"depth_from": _part_checksum(pipe.depth_predictor)} if with_depth else {})}
+    with OutputFolder(out, settings, overwrite=overwrite) as folder:
         kept = [seed for seed in seeds if folder.is_done(seed_name(seed), {"seed": seed})]
         todo = [seed for seed in seeds if seed not in set(kept)]
         steps = options.num_inference_steps * len(ways)
@@ -350,15 +375,17 @@ def _public(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(value: Any) -> Any:
-    """A JSON value that stands for a setting; a network's checksum."""
+    """A JSON value that stands for a setting: a network's checksum, a word such as `"-inf"` for a number that JSON lacks."""
     if isinstance(value, nn.Module):
         return _part_checksum(value)
     if isinstance(value, Mapping):
         return {str(name): _value(one) for name, one in _public(value).items()}
     if hasattr(value, "tolist"):
-        return value.tolist()
+        return _value(value.tolist())
     if isinstance(value, (list, tuple)):
         return [_value(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if callable(value):
         raise ValueError(f"{value!r} cannot be recorded; expected numbers and words that decide an image")
     return value

@@ -112,11 +112,13 @@ class GuidanceConfig:
         return (module for loss in self.active for module in loss.modules)
 
     def guides(self, index: int, log_snr: float, num_inference_steps: int, predictor: DepthPredictor) -> bool:
-        """True if the step of this index, at this log signal-to-noise ratio, is guided."""
+        """True if the step of this index, at this log signal-to-noise ratio, is guided; the predictor may be missing if none is."""
+        if not self.active:
+            return False
         end = num_inference_steps if self.end is None else self.end
         low, high = self.log_snr or (predictor.config.min_log_snr, math.inf)
         in_turn = self.start <= index < end and (index - self.start) % self.every == 0
-        return bool(self.active) and in_turn and low <= log_snr < high
+        return in_turn and low <= log_snr < high
 
     def bound(
         self, *, convention: str = "variance", reduction: str = "sum", pipe_parts: Mapping[str, Any] | None = None

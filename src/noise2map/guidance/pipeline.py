@@ -129,8 +129,9 @@ class DepthGuidedPipeline(FromHub, DiffusionPipeline):
     ) -> DepthGuidedPipelineOutput | tuple[Any, ...]:
         """Draws images.
 
-        With both scales zero this is diffusers' `DDPMPipeline` or `DDIMPipeline`, bit for bit. What the prior draws comes from
-        generators of its own, derived from the given ones, so that a guided and an unguided run of one seed see the same noise.
+        With both scales zero this is diffusers' `DDPMPipeline` or `DDIMPipeline`, bit for bit; but DDIM steps lead along the time
+        steps of the run also where their number does not divide that of training. What the prior draws comes from generators of
+        its own, derived from the given ones, so that a guided and an unguided run of one seed see the same noise.
 
         Args:
             batch_size: number of images B.

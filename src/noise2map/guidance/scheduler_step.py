@@ -10,7 +10,10 @@ the scheduler's own, bit for bit, and noise is drawn the same with and without g
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
@@ -127,7 +130,8 @@ def guided_step(
     output = model_output if learned else model_output[:, :channels]
     if isinstance(scheduler, DDIMScheduler):
         clipped = {} if use_clipped_model_output is None else {"use_clipped_model_output": use_clipped_model_output}
-        result = scheduler.step(output, timestep, x_t, eta=eta, generator=generator, **clipped)
+        with _stepping_to(scheduler, t, ddim_previous(scheduler, t)):
+            result = scheduler.step(output, timestep, x_t, eta=eta, generator=generator, **clipped)
     else:
         result = scheduler.step(output, timestep, x_t, generator=generator)
     previous, clean = result.prev_sample, result.pred_original_sample
@@ -188,13 +192,41 @@ def ddpm_variance(scheduler: DDPMScheduler, timestep: int, predicted: Tensor | N
     return beta if kind == "fixed_large" and previous >= 0 else posterior
 
 
+def diffusers_steps_fit(scheduler: Scheduler, num_inference_steps: int) -> bool:
+    """Whether the steps of diffusers lead along the time steps of a run; `ddim_previous` takes their place where they do not.
+
+    DDPM's do, and those of DDIM with `leading` spacing or where the number of steps divides that of training.
+    """
+    config = scheduler.config
+    leading = config.timestep_spacing == "leading"
+    return isinstance(scheduler, DDPMScheduler) or leading or config.num_train_timesteps % num_inference_steps == 0
+
+
+def ddim_previous(scheduler: DDIMScheduler, timestep: int) -> int:
+    """The time step at which a DDIM step ends: the next one of the run, below 0 for the clean image after the last.
+
+    diffusers goes ``T // n`` back, which is right where `diffusers_steps_fit`. Elsewhere the steps of a run are up to twice as
+    far apart, and each step of diffusers leaves noise in the image that the next one does not expect: images of 60 or 300 of
+    1,000 steps come out grainy.
+
+    Args:
+        scheduler: with its time steps set.
+        timestep: the time step at which it begins.
+    """
+    total = scheduler.config.num_train_timesteps
+    count = scheduler.num_inference_steps or total  # without any, the scheduler itself says what is missing
+    if diffusers_steps_fit(scheduler, count):
+        return timestep - total // count
+    return max((step for step in scheduler.timesteps.tolist() if step < timestep), default=min(timestep, 0) - 1)
+
+
 def ddim_shift(scheduler: DDIMScheduler, timestep: int, eta: float) -> tuple[float, float]:
     """Shift of ``x_{t-1}`` and of the clean image of a DDIM step by a unit gradient.
 
     ``eps' = eps + sqrt(1 - a) g`` moves the clean image by ``-(1 - a) / sqrt(a) g`` (it is not clipped again), and ``x_{t-1}``
     by both.
     """
-    previous = timestep - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
+    previous = ddim_previous(scheduler, timestep)
     levels = _levels(scheduler)
     level = max(levels[timestep], _MIN_LEVEL)
     level_previous = levels[previous] if previous >= 0 else float(scheduler.final_alpha_cumprod)
@@ -202,6 +234,18 @@ def ddim_shift(scheduler: DDIMScheduler, timestep: int, eta: float) -> tuple[flo
     to_clean = -(1 - level) / math.sqrt(level)
     direction = math.sqrt(max(1 - level_previous - noise, 0.0))
     return math.sqrt(level_previous) * to_clean + direction * math.sqrt(1 - level), to_clean
+
+
+@contextmanager
+def _stepping_to(scheduler: DDIMScheduler, timestep: int, previous: int) -> Iterator[None]:
+    """Let ``scheduler.step`` end at a time step of our choice: it takes that to be ``timestep - T // num_inference_steps``."""
+    total, count = scheduler.config.num_train_timesteps, scheduler.num_inference_steps
+    if count and timestep - total // count != previous:
+        scheduler.num_inference_steps = Fraction(total, timestep - previous)  # divides T exactly, where a float might not
+    try:
+        yield
+    finally:
+        scheduler.num_inference_steps = count
 
 
 def _step_variances(scheduler: DDPMScheduler, timestep: int, previous: int) -> tuple[float, float]:

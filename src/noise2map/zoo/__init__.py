@@ -58,6 +58,7 @@ __all__ = [
     "available",
     "available_generators",
     "bare_name",
+    "final_hint",
     "label_of",
     "named_files",
     "resolve_generator",
@@ -255,14 +256,14 @@ def _complete_folder(path: Path) -> Path:
     for name in _NEEDED:
         sharded = name == "model.safetensors" and (path / _INDEX).is_file()
         if not (path / name).is_file() and not sharded:
-            raise FileNotFoundError(f"model folder {str(path)!r} has no {name}; expected {', '.join(_NEEDED)}{_final(path)}")
+            raise FileNotFoundError(f"model folder {str(path)!r} has no {name}; expected {', '.join(_NEEDED)}{final_hint(path)}")
     for file in named_files(path):
         if not file.is_file():
             raise FileNotFoundError(f"there is no {file}, which {path / _INDEX} names; make a copy with save_pretrained instead")
     return path
 
 
-def _final(path: Path) -> str:
+def final_hint(path: Path) -> str:
     """A hint for the run directory of a training, whose model lies one folder deeper."""
     final = path / "final"
     return f"; the run's model is in {str(final)!r}" if any((final / name).is_file() for name in ("config.json", _PIPELINE)) else ""
@@ -300,7 +301,7 @@ def resolve_generator(name: str | os.PathLike[str]) -> str:
         if (path / "config.json").is_file():
             raise ValueError(f"{wanted!r} holds a model of maps, which noise2map predict runs; expected an image generator")
         raise FileNotFoundError(
-            f"generator folder {wanted!r} has no {_PIPELINE}; expected the folder of a diffusers pipeline{_final(path)}"
+            f"generator folder {wanted!r} has no {_PIPELINE}; expected the folder of a diffusers pipeline{final_hint(path)}"
         )
     bare, shipped = bare_name(wanted), available_generators()
     if bare in shipped:

@@ -9,7 +9,8 @@ import torch
 
 from noise2map.generation.evaluation.measurements import FeatureModels, ImageFeatures, extract
 from noise2map.generation.evaluation.references import ImageFiles
-from noise2map.generation.sampling import SamplingOptions, draw_images, folder_name, image_settings
+from noise2map.generation.evaluation.settings import EQUAL_COST
+from noise2map.generation.sampling import SamplingOptions, check_drawing, draw_images, folder_name, image_settings
 from noise2map.guidance import DepthGuidedPipeline, GuidanceConfig
 from noise2map.runs.output_folder import OutputFolder
 from noise2map.runs.progress import progress_bar
@@ -76,7 +77,7 @@ def draw_rows(
 
     Raises:
         OSError: If something cannot be written; `BlockingIOError` if another process draws these images.
-        ValueError: If the pipeline refuses an argument, or a gradient is not finite.
+        ValueError: If a row cannot be drawn, before any is, or a gradient is not finite.
     """
     keys: dict[Place, str] = {}
     merged: dict[str, RowRequest] = {}
@@ -85,6 +86,13 @@ def draw_rows(
         key = keys[place] = folder_name(image_settings(pipe, how, request.guidance), request.guidance)
         before = merged.setdefault(key, request)
         merged[key] = replace(before, seeds=max(before.seeds, request.seeds, key=len))
+    last = int(pipe.scheduler.config.num_train_timesteps)
+    for one in merged.values():
+        if one.name == EQUAL_COST and one.steps > last:
+            raise ValueError(
+                f"--equal-cost asks for {one.steps} unguided steps, but the generator has {last}; expected fewer --steps"
+            )
+        check_drawing(pipe, one.seeds, replace(sampling, num_inference_steps=one.steps), one.guidance)
     drawn = {}
     with progress_bar(total=sum(len(one.seeds) for one in merged.values()), unit="image") as bar:
         for key, one in merged.items():

@@ -110,7 +110,7 @@ class MemorizationScores:
 
     @property
     def threshold(self) -> float:
-        """The distance below which an image counts as a copy."""
+        """The distance up to which an image counts as a copy; 0 leaves exact copies."""
         return float(self.unseen.distance.quantile(COPY_QUANTILE))
 
     def table(self) -> list[Row]:
@@ -120,7 +120,7 @@ class MemorizationScores:
         for name, nearest in sets.items():
             distance = nearest.distance
             low, median = distance.quantile(torch.tensor([0.05, 0.5])).tolist()
-            copies = float((distance < self.threshold).float().mean())
+            copies = float((distance <= self.threshold).float().mean())
             found.append({"setting": name, "images": len(distance), "median": median, "p05": low, "copies": copies})
         return found
 

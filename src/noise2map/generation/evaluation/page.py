@@ -169,8 +169,8 @@ def write_page(
         page.gallery([seed_item(shown, place, seed) for place, seed in enumerate(seeds)])
         if study.feature_models.depth_model.metric:
             page.section("Point clouds", "Drag to turn, scroll to come nearer. The same clouds lie in `clouds/` as PLY and GLB.")
-            names = list(shown)
-            ends = {name: shown[name] for name in (names[0], names[-1])}
+            guided = [name for name, row in study.settings["guidance"].items() if row.guidance.active]
+            ends = {name: shown[name] for name in (next(iter(shown)), *guided[-1:])}
             written = add_clouds(page, ends, seeds[:_SHOWN_CLOUDS], path.parent / "clouds")
         else:
             page.text("The depth model gives depth without a unit: no normals and no point clouds can be made of it.")

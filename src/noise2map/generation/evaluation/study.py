@@ -218,6 +218,7 @@ def _open(options: GeneratorOptions) -> tuple[DepthGuidedPipeline, int, Camera, 
     pipe = load_generator(
         options.model,
         options.depth_predictor,
+        next(iter(options.depth_priors), None),  # instead of one in its folder, which may not fit the predictor
         sampler=options.sampler,
         timestep_spacing=options.timestep_spacing,
         device=options.device,
