@@ -119,7 +119,9 @@ def test_depth_is_scored_in_the_range_of_the_model_that_made_the_maps(tmp_path, 
     command(*words, tmp_path / "known")
     command(*words, tmp_path / "chosen", "--max-depth", 5)
     assert "depth is scored" not in caplog.text
-    rows = {name: json.loads((tmp_path / name / "evaluation.json").read_text())["rows"][0] for name in ("unknown", "known", "chosen")}
+    rows = {
+        name: json.loads((tmp_path / name / "evaluation.json").read_text())["rows"][0] for name in ("unknown", "known", "chosen")
+    }
     assert [row["max_depth"] for row in rows.values()] == [80, 3, 5]
     assert rows["known"]["abs_rel"] == 0 < rows["unknown"]["abs_rel"] == rows["chosen"]["abs_rel"]
 

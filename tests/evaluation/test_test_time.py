@@ -82,7 +82,9 @@ class PointwiseModel:
     task = "segmentation"
     device = torch.device("cpu")
     codec = SimpleNamespace(channels=2)
-    config = SimpleNamespace(diffusion=True, num_inference_steps=3, ensemble_size=1, average="last", sampler="ddim", noise_channels=0)
+    config = SimpleNamespace(
+        diffusion=True, num_inference_steps=3, ensemble_size=1, average="last", sampler="ddim", noise_channels=0
+    )
 
     def encode_image(self, pixels):
         return functional.avg_pool2d(pixels, 4, ceil_mode=True)
@@ -191,7 +193,11 @@ def test_mirror_images_and_scales_are_averaged_as_probabilities():
 
 
 def test_views_of_an_ensemble_of_two_copies_are_those_of_one():
-    image, processor, plan = picture(96, 64), Noise2MapImageProcessor(do_resize=False), TestTimeAugmentation(own_size=True, flip=True)
+    image, processor, plan = (
+        picture(96, 64),
+        Noise2MapImageProcessor(do_resize=False),
+        TestTimeAugmentation(own_size=True, flip=True),
+    )
     found = []
     with torch.no_grad():
         for model in (tiny_segmenter(seed=2), DecoderEnsemble([tiny_segmenter(seed=2), tiny_segmenter(seed=2)])):
@@ -202,7 +208,9 @@ def test_views_of_an_ensemble_of_two_copies_are_those_of_one():
     assert difference < 0.1 * spread, (difference, spread)
 
 
-@pytest.mark.parametrize("options", [Protocol(2), Protocol(2, 2, "steps"), DecodingOptions(sampling="field", num_inference_steps=2, average="steps")])
+@pytest.mark.parametrize(
+    "options", [Protocol(2), Protocol(2, 2, "steps"), DecodingOptions(sampling="field", num_inference_steps=2, average="steps")]
+)
 def test_one_view_has_the_probabilities_of_the_plain_run(options):
     """Whatever the output holds: logits, or logarithms of mean probabilities."""
     model, image = tiny_segmenter(seed=2), picture(96, 64)

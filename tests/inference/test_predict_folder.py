@@ -164,12 +164,19 @@ def test_other_settings_are_refused_unless_overwritten(images, tmp_path, segment
 
 def test_maps_of_another_configuration_are_not_taken_for_done(images, tmp_path):
     """Weights, processor and options are the same; what the model makes of them is not."""
-    for fields in ({"temperature": 2.0}, {"calibration": {"temperature": 2.0}}, {"auto_threshold": 0.2}, {"uncertainty": "entropy"}):
+    for fields in (
+        {"temperature": 2.0},
+        {"calibration": {"temperature": 2.0}},
+        {"auto_threshold": 0.2},
+        {"uncertainty": "entropy"},
+    ):
         before, after = (Predictor(tiny_segmenter(**one), Noise2MapImageProcessor()) for one in ({}, fields))
         plain, other = (run_settings(one, OPTIONS, "tiny") for one in (before, after))
         assert "config" not in plain  # as in folders of before there was one
         assert [name for name in other if other[name] != plain.get(name)] == ["config"]
-    near, far = (run_settings(Predictor(tiny_depth_model(max_depth=one), Noise2MapImageProcessor()), OPTIONS, "m") for one in (5, 9))
+    near, far = (
+        run_settings(Predictor(tiny_depth_model(max_depth=one), Noise2MapImageProcessor()), OPTIONS, "m") for one in (5, 9)
+    )
     assert near["config"] != far["config"]
     out = tmp_path / "maps"
     run([images / "a.png"], out, before)
