@@ -6,11 +6,13 @@ import logging
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_models import tiny_depth_model
 
 from noise2map.cli import main
 from noise2map.data import FolderDataset
 from noise2map.data.maps.normals import encode_normals
-from noise2map.evaluation.stored import MapFolder, bare_name, evaluate_maps
+from noise2map.evaluation.stored import MapFolder, bare_name, evaluate_maps, stored_batches
+from noise2map.models import Noise2MapImageProcessor
 
 LABELS = {
     "a": np.array([[0, 0, 1, 1], [0, 255, 1, 1]], np.uint8),
@@ -77,6 +79,51 @@ def test_uncertainty_beside_the_maps_is_scored(tmp_path):
         Image.fromarray((65535 * (wrong != values)).astype(np.uint16)).save(maps / "uncertainty" / f"{name}.png")
     evaluation = evaluate_maps(MapFolder(maps), FolderDataset(root, "segmentation"))
     assert evaluation.results[0].scorer.uncertainties["uncertainty"].compute()["auroc"].item() == 1
+
+
+@pytest.mark.parametrize("records", [False, True])
+def test_uncertainty_of_some_maps_alone_is_refused_before_any_is_scored(tmp_path, records):
+    root, maps = data_folder(tmp_path, LABELS, png), tmp_path / "maps"
+    for part in ("labels", "uncertainty"):
+        (maps / part).mkdir(parents=True)
+    for name, values in LABELS.items():
+        Image.fromarray(values).save(maps / "labels" / f"{name}.png")
+    Image.fromarray(np.zeros((2, 4), np.uint16)).save(maps / "uncertainty" / "b.png")
+    if records:
+        kinds = ("labels", "uncertainty")
+        lines = [{"id": f"{name}.png", "files": {kind: f"{kind}/{name}.png" for kind in kinds}} for name in LABELS]
+        (maps / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(ValueError, match=r"1 of 2 maps in .* have a file of their uncertainty, .* such as .*uncertainty.a\.png"):
+        next(stored_batches(FolderDataset(root, "segmentation"), MapFolder(maps), 0.001))
+
+
+def command(*words):
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", *map(str, words)])
+    assert not ended.value.code
+
+
+def test_depth_is_scored_in_the_range_of_the_model_that_made_the_maps(tmp_path, caplog):
+    """The pixel of ``a`` that is off lies beyond what the model of the maps can say."""
+    root, maps, model = data_folder(tmp_path, DEPTH, millimetres), tmp_path / "maps", tmp_path / "model"
+    tiny_depth_model(max_depth=3.0).save_pretrained(model)
+    Noise2MapImageProcessor().save_pretrained(model)
+    (maps / "depth").mkdir(parents=True)
+    for name, values in DEPTH.items():
+        np.save(maps / "depth" / f"{name}.npy", np.where(values > 3, 3, np.maximum(values, 1)).astype(np.float32))
+    words = ("--predictions", maps, "--dataset", "folder", "--root", root, "--resamples", 0, "--out")
+    command(*words, tmp_path / "unknown")
+    assert "depth is scored from 0.001 to 80 m" in caplog.text
+    (maps / "settings.json").write_text(json.dumps({"model": str(model)}))
+    caplog.clear()
+    command(*words, tmp_path / "known")
+    command(*words, tmp_path / "chosen", "--max-depth", 5)
+    assert "depth is scored" not in caplog.text
+    rows = {
+        name: json.loads((tmp_path / name / "evaluation.json").read_text())["rows"][0] for name in ("unknown", "known", "chosen")
+    }
+    assert [row["max_depth"] for row in rows.values()] == [80, 3, 5]
+    assert rows["known"]["abs_rel"] == 0 < rows["unknown"]["abs_rel"] == rows["chosen"]["abs_rel"]
 
 
 @pytest.mark.parametrize("kind", ["png", "npy"])

@@ -25,7 +25,8 @@ from noise2map.evaluation.test_time import (
     window_spans,
 )
 from noise2map.models import Noise2MapImageProcessor
-from noise2map.models.decoding import Protocol
+from noise2map.models.decoding import DecodingOptions, Protocol
+from noise2map.models.denoising.ensembles import DecoderEnsemble
 from noise2map.models.segmentation import MapSegmenterOutput
 
 
@@ -81,7 +82,9 @@ class PointwiseModel:
     task = "segmentation"
     device = torch.device("cpu")
     codec = SimpleNamespace(channels=2)
-    config = SimpleNamespace(diffusion=True, num_inference_steps=3, ensemble_size=1, average="last", sampler="ddim")
+    config = SimpleNamespace(
+        diffusion=True, num_inference_steps=3, ensemble_size=1, average="last", sampler="ddim", noise_channels=0
+    )
 
     def encode_image(self, pixels):
         return functional.avg_pool2d(pixels, 4, ceil_mode=True)
@@ -157,7 +160,7 @@ def test_windows_of_all_pixels_lie_where_their_cells_do():
     processor = Noise2MapImageProcessor(do_resize=False)
     with torch.no_grad():
         seen = AugmentedImage(model, processor, image, TestTimeAugmentation(window=(96, 96), stride=(64, 64)))
-        found, kinds, _ = decode_view(model, seen.seen[0][1], Protocol(1), torch.Generator().manual_seed(0))
+        found, _, kinds, _ = decode_view(model, seen.seen[0][1], Protocol(1), torch.Generator().manual_seed(0))
         first, *_, last = decode_windows(model, seen.seen[0][1], Protocol(1), torch.Generator().manual_seed(0))
     height, width = found.shape[-2:]
     assert found.shape == (1, 1, height, width) and kinds["scale"].shape == found.shape
@@ -187,6 +190,51 @@ def test_mirror_images_and_scales_are_averaged_as_probabilities():
             total += chances.flip(-1) if mirrored else chances
     assert torch.allclose(found, total / 12, atol=1e-5)
     assert torch.allclose(found.sum(1), torch.ones(1, 64, 96), atol=1e-5)
+
+
+def test_views_of_an_ensemble_of_two_copies_are_those_of_one():
+    image, processor, plan = (
+        picture(96, 64),
+        Noise2MapImageProcessor(do_resize=False),
+        TestTimeAugmentation(own_size=True, flip=True),
+    )
+    found = []
+    with torch.no_grad():
+        for model in (tiny_segmenter(seed=2), DecoderEnsemble([tiny_segmenter(seed=2), tiny_segmenter(seed=2)])):
+            output = AugmentedImage(model, processor, image, plan).decode(Protocol(2), "a", (16, 24))
+            found.append(output.logits.exp())
+    # a mean of probabilities is resized as probabilities, one model's logits as logits
+    difference, spread = (found[0] - found[1]).abs().mean(), (found[0] - 1 / 5).abs().mean()
+    assert difference < 0.1 * spread, (difference, spread)
+
+
+@pytest.mark.parametrize(
+    "options", [Protocol(2), Protocol(2, 2, "steps"), DecodingOptions(sampling="field", num_inference_steps=2, average="steps")]
+)
+def test_one_view_has_the_probabilities_of_the_plain_run(options):
+    """Whatever the output holds: logits, or logarithms of mean probabilities."""
+    model, image = tiny_segmenter(seed=2), picture(96, 64)
+    processor = Noise2MapImageProcessor(do_resize=False)
+    with torch.no_grad():
+        seen = AugmentedImage(model, processor, image, TestTimeAugmentation(own_size=True))
+        (output,) = decode_windows(model, seen.seen[0][1], options, image_generator(0, "a"))
+        found = seen.decode(options, "a", (64, 96)).logits.exp()
+        expected = model.make_output(output.logits, (64, 96), output.log_probabilities).logits.softmax(1)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, (64, 64)])
+def test_noise_channels_of_windows_come_from_the_seed(window):
+    model, image = tiny_segmenter(noise_channels=2, objective="energy"), picture(128, 96)
+    plan = TestTimeAugmentation(own_size=True, window=window)
+    found = []
+    with torch.no_grad():
+        seen = AugmentedImage(model, Noise2MapImageProcessor(do_resize=False), image, plan)
+        for state in (0, 1):
+            torch.manual_seed(state)
+            found.append(seen.decode(Protocol(2), "a", (96, 128)).logits)
+        other = seen.decode(replace(Protocol(2), seed=1), "a", (96, 128)).logits
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], other)
 
 
 def test_depth_of_the_mirror_image_is_mirrored_back():

@@ -141,6 +141,46 @@ def test_done_samples_are_kept_and_results_of_other_settings_are_not_replaced(ro
     assert (tmp_path / "out" / "sample-1-0" / "map.npz").read_bytes() != before
 
 
+def test_one_pass_has_a_film_and_is_not_taken_for_another_sampling(root, checkpoint, tmp_path, capsys):
+    data = ("0", "--dataset", "nuscenes", "--root", root, "--model", checkpoint, "--steps", 1, "--ensemble", 1)
+    out = tmp_path / "out"
+    assert run(*data, "--sampling", "one_pass", "--animation-steps", 3, "--out", out) == 0
+    with Image.open(out / "sample-1-0" / "denoising.gif") as film:
+        assert film.n_frames == 3
+    assert run(*data, "--animation-steps", 3, "--out", out) == 2
+    assert "other settings (sampling 'one_pass' -> None)" in capsys.readouterr().err
+    # what the checkpoint does anyway is what it did before sampling was in the settings
+    assert run(*data, "--animation", "none", "--out", tmp_path / "old") == 0
+    assert "sampling" not in json.loads((tmp_path / "old" / "settings.json").read_text())
+    assert run(*data, "--animation", "none", "--sampling", "diffusion", "--out", tmp_path / "old") == 0
+
+
+def test_maps_of_another_configuration_are_not_taken_for_done(root, checkpoint, tmp_path, capsys):
+    words = ("0", "--dataset", "nuscenes", "--root", root, "--out", tmp_path / "out", "--animation", "none")
+    model = shutil.copytree(checkpoint, tmp_path / "model")
+    assert run(*words, "--model", model) == 0
+    fields = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**fields, "temperature": 3.0}))
+    assert run(*words, "--model", model) == 2
+    assert "other settings (config " in capsys.readouterr().err
+
+
+def test_a_sample_without_any_layer_is_written_and_done_before(root, checkpoint, tmp_path, capsys, monkeypatch):
+    whole = NuScenesDataset.__getitem__
+
+    def empty(self, index):
+        sample = whole(self, index)
+        return {**sample, "labels": np.zeros_like(sample["labels"])}
+
+    monkeypatch.setattr(NuScenesDataset, "__getitem__", empty)
+    words = ("0", "--dataset", "nuscenes", "--root", root, "--model", checkpoint, "--out", tmp_path, "--animation", "none")
+    assert run(*words) == 0
+    text = (tmp_path / "sample-1-0" / "prediction.json").read_text()
+    assert "NaN" not in text and json.loads(text)["mIoU_50"] is None
+    capsys.readouterr()
+    assert run(*words) == 0 and "sample-1-0: done before" in capsys.readouterr().out
+
+
 def test_a_bev_model_is_not_for_single_images(checkpoint, tmp_path, capsys):
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     with pytest.raises(SystemExit) as stop:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from noise2map.inference import folder as folder_room
 from noise2map.inference import memory
-from noise2map.inference.folder import predict_folder
+from noise2map.inference.folder import predict_folder, run_settings
 from noise2map.inference.predictor import Predictor
 from noise2map.inference.resuming import output_names
 from noise2map.models import Noise2MapImageProcessor
@@ -160,6 +160,29 @@ def test_other_settings_are_refused_unless_overwritten(images, tmp_path, segment
     assert all(line["num_steps"] == 2 for line in lines_of(out))
     run(images, out, segmenter, options=PredictionOptions(num_inference_steps=3, ensemble_size=2), overwrite=True)
     assert [line["num_steps"] for line in lines_of(out)] == [3, 3, 3]
+
+
+def test_maps_of_another_configuration_are_not_taken_for_done(images, tmp_path):
+    """Weights, processor and options are the same; what the model makes of them is not."""
+    for fields in (
+        {"temperature": 2.0},
+        {"calibration": {"temperature": 2.0}},
+        {"auto_threshold": 0.2},
+        {"uncertainty": "entropy"},
+    ):
+        before, after = (Predictor(tiny_segmenter(**one), Noise2MapImageProcessor()) for one in ({}, fields))
+        plain, other = (run_settings(one, OPTIONS, "tiny") for one in (before, after))
+        assert "config" not in plain  # as in folders of before there was one
+        assert [name for name in other if other[name] != plain.get(name)] == ["config"]
+    near, far = (
+        run_settings(Predictor(tiny_depth_model(max_depth=one), Noise2MapImageProcessor()), OPTIONS, "m") for one in (5, 9)
+    )
+    assert near["config"] != far["config"]
+    out = tmp_path / "maps"
+    run([images / "a.png"], out, before)
+    assert run([images / "a.png"], out, before).skipped
+    with pytest.raises(ValueError, match=r"other settings \(config None -> "):
+        run([images / "a.png"], out, after)
 
 
 def test_maps_do_not_depend_on_the_folder_around_them(images, tmp_path, depther):

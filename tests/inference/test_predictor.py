@@ -130,6 +130,17 @@ def test_paths_arrays_and_images_give_the_same_map(segmenter, tmp_path):
         segmenter("nothing.png")
 
 
+def test_an_image_that_says_how_it_was_held_is_upright(segmenter, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(48, 64).save(tmp_path / "phone.png", exif=exif)
+    with Image.open(tmp_path / "phone.png") as opened:
+        lying = opened.size
+        from_path, from_image = segmenter([tmp_path / "phone.png", opened], ["a", "a"])
+        assert opened.size == lying  # what was given is as it was
+    assert from_image.labels.shape == lying and np.array_equal(from_image.labels, from_path.labels)
+
+
 def test_a_prediction_draws_itself(predictor, tmp_path):
     image = picture(48, 64)
     found = predictor(image, num_inference_steps=2, ensemble_size=2)[0]

@@ -1,6 +1,7 @@
 """``noise2map experiment shifts``: what is left of a model's statements, calibrated or not, where images are not as in training."""
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -173,7 +174,7 @@ class FinishedShifts:
         self.rows: dict[str, list[dict[str, Any]]] = {}
         if path is not None and path.is_file():
             found = json.loads(path.read_text(encoding="utf-8"))
-            self.rows = found["rows"] if found["key"] == key else {}
+            self.rows = {name: list(map(_numbers, rows)) for name, rows in found["rows"].items()} if found["key"] == key else {}
 
     def keep(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Add the rows of one shift.
@@ -181,9 +182,14 @@ class FinishedShifts:
         Raises:
             OSError: If the file cannot be written.
         """
-        self.rows[name] = json_values(rows)
+        self.rows[name] = rows
         if self.path is not None:
-            write_json(self.path, {"key": self.key, "rows": self.rows})
+            write_json(self.path, {"key": self.key, "rows": json_values(self.rows)})
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a file with NaN where a score was none: JSON has no NaN."""
+    return {name: math.nan if value is None else value for name, value in row.items()}
 
 
 def _shifted(name: str, strength: float) -> Ambiguity:

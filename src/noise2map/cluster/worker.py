@@ -55,7 +55,7 @@ class ShardWorker:
         predictor = Predictor.from_pretrained(model.name, model.device, model.dtype, tile=model.tile)
         here = json.loads(json.dumps(run_settings(predictor, job.options, job.model_name)))
         asked = json.loads(json.dumps(job.settings))
-        if other := [name for name in asked if asked[name] != here.get(name)]:
+        if other := [name for name in asked | here if asked.get(name) != here.get(name)]:
             raise ValueError(f"the model {model.name!r} on {socket.gethostname()} has another {other[0]} than here")
         self._predict = ShardPredictor(predictor, job)
 

@@ -1,5 +1,6 @@
 """One run of ``noise2map evaluate``: open models and data, score, compare, write."""
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from noise2map.evaluation.seen import open_folder_part
 from noise2map.evaluation.stored import MapFolder, evaluate_maps
 from noise2map.evaluation.test_time import TestTimeAugmentation
 from noise2map.inference.loading import load_model, pick_device, pick_dtype
+from noise2map.models import Noise2MapConfig
 from noise2map.models.decoding import DecodingOptions
 from noise2map.models.denoising.ensembles import DecoderEnsemble
 from noise2map.report.tables import write_csv
@@ -30,6 +32,8 @@ from noise2map.runs.progress import progress_bar
 from noise2map.runs.provenance import provenance
 from noise2map.tasks import TASKS, task_of
 from noise2map.tasks.base import Task
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,9 +161,8 @@ def _protocols(chosen: EvaluationOptions, model: Any, name: str, first: bool) ->
     return ([only] if len(drawn) < len(chosen.protocols) else []) + fields
 
 
-def _depth_range(chosen: EvaluationOptions, model: Any, test_protocol: TestProtocol) -> tuple[float, float]:
+def _depth_range(chosen: EvaluationOptions, default: tuple[float, float]) -> tuple[float, float]:
     low, high = chosen.depth_range
-    default = test_protocol.depth_range_m or (model.config.min_depth, model.config.max_depth)
     bounds = (default[0] if low is None else low, default[1] if high is None else high)
     if not 0 < bounds[0] < bounds[1]:
         raise ValueError(f"need 0 < min_depth < max_depth (metres), got {bounds[0]} and {bounds[1]}")
@@ -188,7 +191,8 @@ def run_evaluation(chosen: EvaluationOptions, progress: bool = True) -> Evaluati
     test_protocol = _protocol(chosen, task)
     data = open_labelled(chosen, models, chosen.test_protocol)
     grids = [_protocols(chosen, one.model, one.name, index == 0) for index, one in enumerate(models)]
-    depth_range = _depth_range(chosen, first, test_protocol) if task.in_metres else None
+    default = test_protocol.depth_range_m or (first.config.min_depth, first.config.max_depth)
+    depth_range = _depth_range(chosen, default) if task.in_metres else None
     facts = {"dataset": chosen.dataset, "split": data.split, "test_protocol": test_protocol.name}
     facts |= {**provenance(device, dtype, chosen.seed), "batch_size": chosen.batch_size}
     facts |= _further_facts(chosen, data, depth_range)
@@ -250,6 +254,18 @@ def _further_facts(
     return facts
 
 
+def _stored_depth_range(chosen: EvaluationOptions, folder: MapFolder, test_protocol: TestProtocol) -> tuple[float, float]:
+    """Where depth of stored maps is scored: that of the model that made them, if it is known."""
+    known = test_protocol.depth_range_m or folder.depth_range
+    found = _depth_range(chosen, known or (Noise2MapConfig.min_depth, Noise2MapConfig.max_depth))
+    if folder.task.in_metres and known is None and None in chosen.depth_range:
+        logger.warning(
+            f"{folder.root} does not say which model made it, or that is not here: depth is scored from {found[0]:g} to "
+            f"{found[1]:g} m; choose with --min-depth and --max-depth"
+        )
+    return found
+
+
 def _score_folders(chosen: EvaluationOptions, progress: bool) -> EvaluationReport:
     """Score folders of maps: one, or two with paired differences."""
     folders = [MapFolder(path, chosen.task) for path in chosen.predictions]
@@ -268,9 +284,7 @@ def _score_folders(chosen: EvaluationOptions, progress: bool) -> EvaluationRepor
             chosen.dataset,
             chosen.test_protocol,
         )
-    low, high = chosen.depth_range
-    default = test_protocol.depth_range_m or (1e-3, 80.0)
-    depth_range = (default[0] if low is None else low, default[1] if high is None else high)
+    depth_range = _stored_depth_range(chosen, folders[0], test_protocol)
     facts = {"dataset": chosen.dataset, "split": split, "test_protocol": test_protocol.name.split(":")[0]}
     facts |= {**provenance(torch.device("cpu"), torch.float32, chosen.seed), "batch_size": 1}
     if task.in_metres:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from noise2map.data.images import IMAGE_SUFFIXES
 from noise2map.evaluation.evaluate import Batch, Evaluation, ProtocolResult, evaluate
-from noise2map.inference.loading import class_names_of
+from noise2map.inference.loading import class_names_of, depth_range_of
 from noise2map.models.decoding import DecodingOptions
 from noise2map.models.resizing import resize_map
 from noise2map.runs.output_folder import LINES, SETTINGS
@@ -94,6 +94,14 @@ class MapFolder:
             raise ValueError(f"{root} holds no map for {chosen} ({kinds})")
 
     @property
+    def depth_range(self) -> tuple[float, float] | None:
+        """Nearest and farthest depth of the model that made the maps, metres, if its checkpoint is here."""
+        try:
+            return depth_range_of(json.loads((self.root / SETTINGS).read_text(encoding="utf-8"))["model"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    @property
     def classes(self) -> dict[int, str] | None:
         """Names of the classes of the model that made the maps, if its checkpoint is here."""
         try:
@@ -138,7 +146,8 @@ class MapFolder:
         """The maps of images, in their order; maps of no image are pointed out.
 
         Raises:
-            ValueError: If images have no map, saying how many, which, and what was looked for.
+            ValueError: If images have no map, saying how many, which, and what was looked for; or some have an uncertainty, others
+                none.
         """
         names = [bare_name(one) for one in image_ids]
         missing = [one for one, name in zip(image_ids, names) if name not in self.maps]
@@ -151,7 +160,20 @@ class MapFolder:
         extra = sorted(set(self.maps) - set(names))
         if extra:
             logger.warning(f"{len(extra)} maps of {self.root} belong to none of the images, such as {extra[0]}")
-        return [self.maps[name] for name in names]
+        chosen = [self.maps[name] for name in names]
+        self._check_uncertainty(chosen)
+        return chosen
+
+    def _check_uncertainty(self, chosen: Sequence[StoredMap]) -> None:
+        """Refuses uncertainty of some images alone: scores of others could not be told from theirs."""
+        for kind in sorted({one.kind for one in chosen if one.uncertainty is not None}):
+            missing = [one for one in chosen if one.kind != kind or one.uncertainty is None or not one.uncertainty.is_file()]
+            if missing:
+                expected = missing[0].uncertainty or self.root / _UNCERTAINTY / missing[0].file.name
+                raise ValueError(
+                    f"{len(chosen) - len(missing)} of {len(chosen)} maps in {self.root} have a file of their {kind}, and "
+                    f"{missing[0].file.name} has none, such as {expected}; expected one for every map, or for none"
+                )
 
 
 def bare_name(name: str) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from noise2map.diffusion import draw_noise, image_generator
+from noise2map.diffusion import draw_noise, image_generator, multi_resolution_noise
 from noise2map.models.decoding import DecodingOptions
 from noise2map.models.resizing import resize_map
 from noise2map.tasks import task_of
@@ -153,6 +153,7 @@ class SharedNoise:
         self.shape, self.generator, self.device = shape, generator, device
         self.start = self._draw()
         self._later: list[Tensor] = []
+        self._latent: list[Tensor] = []
 
     def _draw(self) -> Tensor:
         return draw_noise(self.shape, [self.generator], self.device)
@@ -170,6 +171,18 @@ class SharedNoise:
             return self._cut(self._later[index], seen).flatten(0, 1).to(x_t.dtype)
 
         return step_noise
+
+    def latent(self, channels: int, seen: _Seen) -> Callable[[int], Tensor]:
+        """Noise channels ``(R, n, h, w)`` of each call in a window, for models that have some."""
+        samples, _, *size = self.shape
+
+        def latent_noise(index: int) -> Tensor:
+            while len(self._latent) <= index:
+                field = multi_resolution_noise(channels, samples, (size[0], size[1]), [self.generator], self.device)
+                self._latent.append(field)
+            return self._cut(self._latent[index], seen).flatten(0, 1)
+
+        return latent_noise
 
     @staticmethod
     def _cut(field: Tensor, seen: _Seen) -> Tensor:
@@ -198,23 +211,30 @@ def decode_windows(model: Any, windows: Sequence[_Seen], options: DecodingOption
     options = options.resolved(model.config)
     shape = (options.ensemble_size, model.codec.channels, height, width)
     noise = SharedNoise(shape, generator, windows[0].features.device)
-    return [options.decode(model, seen.features, (), noise=noise.window(seen), step_noise=noise.later(seen)) for seen in windows]
+    outputs = []
+    for seen in windows:
+        fields: dict[str, Any] = {"noise": noise.window(seen), "step_noise": noise.later(seen)}
+        if model.config.noise_channels:
+            fields["latent_noise"] = noise.latent(model.config.noise_channels, seen)
+        outputs.append(options.decode(model, seen.features, (), **fields))
+    return outputs
 
 
 def decode_view(
     model: Any, windows: Sequence[_Seen], options: DecodingOptions, generator: torch.Generator
-) -> tuple[Tensor, dict, int]:
+) -> tuple[Tensor, bool, dict[str, Tensor], int]:
     """The map of one view.
 
     Returns:
-        Prediction ``(1, K, h, w)`` (logits, probabilities for ``average="steps"``, or metres), uncertainties by kind
+        Prediction ``(1, K, h, w)`` (logits, probabilities, or metres), whether it holds probabilities, uncertainties by kind
         ``(1, 1, h, w)``, and the number of steps.
     """
     outputs = decode_windows(model, windows, options, generator)
     parts = [_prediction(output) for output in outputs]
     kinds = [name for name in outputs[0].uncertainties or {} if all(name in output.uncertainties for output in outputs)]
     uncertainties = {name: _merge([output.uncertainties[name][:, None] for output in outputs], windows) for name in kinds}
-    return _merge(parts, windows), uncertainties, max(int(output.num_steps.max()) for output in outputs)
+    steps = max(int(output.num_steps.max()) for output in outputs)
+    return _merge(parts, windows), bool(outputs[0].log_probabilities), uncertainties, steps
 
 
 def _prediction(output: Any) -> Tensor:
@@ -269,13 +289,12 @@ class AugmentedImage:
         Returns:
             The model's output, for classes with the logarithm of the mean probabilities ``(1, K, H, W)``.
         """
-        probabilities = options.resolved(self.model.config).average == "steps"
         total: Tensor | None = None
         kinds: list[dict[str, Tensor]] = []
         steps = 0
         for number, (view, (pixels, windows)) in enumerate(zip(self.views, self.seen)):
             generator = image_generator(options.seed, noise_key(image_id, number))
-            prediction, uncertainties, taken = decode_view(self.model, windows, options, generator)
+            prediction, probabilities, uncertainties, taken = decode_view(self.model, windows, options, generator)
             prediction = self.task.at_size(self.model, prediction, probabilities, pixels, size)
             if view.flip:
                 prediction = self.task.mirror(prediction)

@@ -18,21 +18,20 @@ from noise2map.data.freedoom import SURROUND_SAMPLES_ROOT
 from noise2map.data.nuscenes import CAMERAS
 from noise2map.data.opening import evaluation_split
 from noise2map.inference.loading import load_model, pick_device, pick_dtype
+from noise2map.inference.settings import config_settings, sampling_settings
 from noise2map.metrics import bev_counts, bev_scores
 from noise2map.models.decoding import MAX_STEPS, DecodingOptions
 from noise2map.report import bev_panels
 from noise2map.report.animation import animation_bytes
 from noise2map.report.panels import Cell, uncertainty_limit
-from noise2map.runs.files import encode_image, weights_checksum
+from noise2map.runs.files import encode_image, json_values, weights_checksum
 from noise2map.runs.output_folder import OutputFolder
 from noise2map.tasks.bev import map_extent, open_bev_dataset
 
 SURROUND = "freedoom-surround"
 
 GUESS_CALLS = 3
-
 MAX_GUESSES = 64
-
 ANIMATIONS = ("gif", "webp", "none")
 
 _HOLD_MS = 2500
@@ -187,7 +186,7 @@ def predict_bev(options: BevPredictionOptions) -> list[Path]:
             steps = denoising_steps(model, features, sample, options.animation_steps, decoding) if wanted else []
             files = _files(sample, prediction, steps, model, decoding, options, thresholds)
             paths = {name.partition(".")[0]: f"{token}/{name}" for name in files}
-            line = {"id": token, "source": {"sample": token}, "files": paths, **prediction.scores()}
+            line = {"id": token, "source": {"sample": token}, "files": paths, **json_values(prediction.scores())}
             out.write(line, {f"{token}/{name}": content for name, content in files.items()})
             score = prediction.scores()["mIoU_50"]
             logger.info("%s: mIoU %.1f %% of this sample's layers at 0.5, in %s", token, 100 * score, options.out / token)
@@ -223,7 +222,9 @@ def _settings(
         "dataset": options.dataset,
         "root": "shipped" if options.root is None else os.path.abspath(options.root),
         "split": split,
+        **config_settings(model.config),
         **{name: getattr(decoding, name) for name in _DECODING},
+        **sampling_settings(options.decoding, decoding, model.config),
         "threshold": thresholds,
         "cells": options.cells,
         "guesses": options.guesses,
@@ -295,7 +296,8 @@ def guess_maps(model: Any, features: torch.Tensor, sample: dict[str, Any], count
 @torch.no_grad()
 def denoising_steps(model: Any, features: torch.Tensor, sample: dict[str, Any], num_steps: int, decoding: DecodingOptions) -> list:
     """The steps of one denoising of an encoded sample, from one noise."""
-    slow = replace(decoding, num_inference_steps=num_steps, ensemble_size=1, average="last")
+    chosen: dict[str, Any] = {"num_inference_steps": num_steps, "ensemble_size": 1, "average": "last"}
+    slow = replace(decoding, sampling="diffusion", field_smoothness=None, **chosen)
     return slow.decode(model, features, [str(sample["id"])], output_steps=True).steps
 
 
@@ -342,7 +344,7 @@ def _files(
         "cells": options.cells,
         "uncertainty": prediction.uncertainty_kind,
         "axes": "[layer, x, y]: x to the right of the car, y forward, the first cell lowest",
-        **prediction.scores(),
+        **json_values(prediction.scores()),
     }
     files["prediction.json"] = (json.dumps(facts, indent=2) + "\n").encode()
     return files

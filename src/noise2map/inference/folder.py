@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from noise2map.inference.predictor import Predictor
 from noise2map.inference.resuming import plan_images
+from noise2map.inference.settings import config_settings
 from noise2map.inference.shards import Engine, Job, ShardPredictor, cut_shards
 from noise2map.inference.sources import FoundImages, find_images
 from noise2map.models.decoding import PredictionOptions, check_count
@@ -143,6 +144,7 @@ def run_settings(predictor: Predictor, options: PredictionOptions, model_name: s
     return {
         "model": model_name,
         "weights": weights_checksum(predictor.model),
+        **config_settings(predictor.model.config),
         "processor": settings_checksum(predictor.processor.to_dict()),
         "task": predictor.task,
         "dtype": str(predictor.model.dtype).removeprefix("torch."),

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
 from noise2map.export.graph_model import load_export
-from noise2map.models import MapModel
+from noise2map.models import MapModel, Noise2MapConfig
 from noise2map.tasks import TASKS
 from noise2map.zoo import available, bare_name, is_export, resolve_model
 
@@ -126,6 +126,18 @@ def class_names_of(name: str | Path) -> dict[int, str] | None:
         raw, _ = PreTrainedConfig.get_config_dict(resolve_model(name), local_files_only=True)
         return {int(index): str(label) for index, label in raw["id2label"].items()}
     except (OSError, ValueError, KeyError, AttributeError):
+        return None
+
+
+def depth_range_of(name: str | Path) -> tuple[float, float] | None:
+    """Nearest and farthest depth of a checkpoint, metres, from its configuration alone; None if it is not on this machine."""
+    try:
+        raw, _ = PreTrainedConfig.get_config_dict(resolve_model(name), local_files_only=True)
+        if raw.get("model_type") != Noise2MapConfig.model_type:
+            return None
+        near, far = (raw.get(name, getattr(Noise2MapConfig, name)) for name in ("min_depth", "max_depth"))
+        return float(near), float(far)
+    except (OSError, ValueError, TypeError):
         return None
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from urllib.request import Request, urlopen
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from noise2map.data.images import decode_image, open_image
 from noise2map.inference.sources import Source, is_url
@@ -91,7 +91,7 @@ def as_images(images: Any) -> list[Any]:
 
 
 def as_image(image: Any) -> Image.Image:
-    """A Pillow image from a Pillow image, a path, an http(s) address, or an array.
+    """A Pillow image, upright, from a Pillow image, a path, an http(s) address, or an array.
 
     Raises:
         ValueError: If it is something else, or an array that is no image.
@@ -100,7 +100,7 @@ def as_image(image: Any) -> Image.Image:
     from noise2map.models.image_processing import to_rgb
 
     if isinstance(image, Image.Image):
-        return image
+        return ImageOps.exif_transpose(image)
     if isinstance(image, (str, Path)):
         if not is_url(image) and Path(image).is_dir():
             raise ValueError(f"image is the folder {str(image)!r}; expected a file, or noise2map.inference.predict_folder")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from official_checkpoints import DEPTH, small_weights
+from PIL import Image
 from transformers import ConvNextConfig
 
 from noise2map.cli import main
@@ -16,9 +17,10 @@ from noise2map.convert.ddp_keys import rename, split_parts
 from noise2map.data import load_samples
 from noise2map.data.subsets import Subset
 from noise2map.diffusion import image_generator
-from noise2map.diffusion.ensemble import draw_noise
+from noise2map.diffusion.ensemble import draw_noise, fold
+from noise2map.diffusion.fields import multi_resolution_noise
 from noise2map.diffusion.process import add_noise
-from noise2map.evaluation.experiments.map_use import MapUseOptions, run_map_use
+from noise2map.evaluation.experiments.map_use import MapUseOptions, _level_rows, run_map_use
 from noise2map.evaluation.experiments.runs import VARIANTS, run_variants
 from noise2map.evaluation.experiments.single_calls import SingleCalls, sample_batches
 from noise2map.models import (
@@ -112,6 +114,85 @@ def test_losses_are_those_of_calls_made_by_hand():
                         model.predict_at(model.decoder.prepare(features), x_t, torch.tensor([0.4])), batch["labels"]
                     )
                     assert calls.results[0.4, kind].losses[index] == pytest.approx(expected.item(), rel=1e-5), (kind, index)
+
+
+class OfSizes:
+    """Images of given heights and widths, no map like another."""
+
+    def __init__(self, *sizes):
+        self.sizes, self.id2label = sizes, NAMES
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng(index)
+        pixels, labels = rng.integers(0, 256, (*self.sizes[index], 3)), rng.integers(0, len(NAMES), self.sizes[index])
+        return {"id": str(index), "image": Image.fromarray(pixels.astype(np.uint8)), "labels": labels.astype(np.uint8)}
+
+
+def test_no_image_is_shown_its_own_truth_as_anothers():
+    """Of two sizes in turn, each in a batch of its own: the first of each size has no other, the next have the one before."""
+    model, processor = tiny(), Noise2MapImageProcessor(do_resize=False)
+    data, calls = OfSizes((64, 64), (64, 96), (64, 64), (64, 96)), SingleCalls(model, (0.4,), seed=5)
+    codes = []
+    for index in range(4):
+        batch = model_batch(processor, data[index])
+        calls.update([index], {**batch, "samples": [data[index]]}, processor)
+        codes.append(model.encode_labels(batch["labels"], tuple(side // 4 for side in data.sizes[index])))
+    found = calls.results[0.4, "another's truth"]
+    assert np.isnan(found.losses).tolist() == np.isnan(found.changed).tolist() == [True, True, False, False]
+    assert not np.isnan(calls.results[0.4, "truth"].losses).any()
+    for index in (2, 3):
+        batch = model_batch(processor, data[index])
+        with torch.no_grad():
+            features = model.encode_image(batch["pixel_values"])
+            noise = draw_noise((model.codec.channels, *features.shape[-2:]), [image_generator(5, str(index))])
+            x_t = add_noise(codes[index - 2], noise, *model.schedule.alpha_sigma(torch.tensor([0.4])))
+            expected = model.loss(model.predict_at(model.decoder.prepare(features), x_t, torch.tensor([0.4])), batch["labels"])
+        assert found.losses[index] == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_rows_leave_out_images_without_another(count):
+    model, processor = tiny(), Noise2MapImageProcessor(do_resize=False)
+    data, calls = OfSizes(*((64, 64), (64, 96), (64, 64))[:count]), SingleCalls(model, (1.0, 0.4), seed=5)
+    for index in range(count):
+        calls.update([index], {**model_batch(processor, data[index]), "samples": [data[index]]}, processor)
+    rows = {(row["t"], row["shown"]): row for row in _level_rows(calls, {}, 10, None)}
+    row, losses = rows[0.4, "another's truth"], calls.results[0.4, "another's truth"].losses
+    if count == 2:
+        assert np.isnan([row["loss"], row["gain"], row["changed"]]).all()
+    else:
+        pure = min((calls.results[t, "noise"].losses for t in (0.4, 1.0)), key=np.mean)
+        assert row["loss"] == pytest.approx(losses[2]) and row["gain"] == pytest.approx(pure[2] - losses[2])
+    assert np.isfinite([rows[0.4, "truth"][name] for name in ("loss", "gain", "changed", "sensitivity")]).all()
+
+
+def test_noise_channels_are_those_of_training(monkeypatch):
+    """Channel ``i`` is constant over blocks of ``4^i`` cells."""
+    fields = {"depth_representation": "log", "noise_channels": 2, "objective": "crps", "time_input": "time"}
+    model, processor = tiny(Noise2MapForDepthEstimation, **fields), Noise2MapImageProcessor(do_resize=False)
+    seen, predict_at = [], model.predict_at
+
+    def recorded(context, x_t, t, latent=None):
+        seen.append(latent)
+        return predict_at(context, x_t, t, latent)
+
+    monkeypatch.setattr(model, "predict_at", recorded)
+    pixels, depth = torch.rand(1, 3, 64, 64), torch.full((1, 64, 64), 2.0)
+    samples = [{"id": "a", "image": Image.new("RGB", (64, 64)), "depth_m": np.full((64, 64), 2, np.float32)}]
+    SingleCalls(model, (1.0,), seed=5).update([0], {"pixel_values": pixels, "labels": depth, "samples": samples}, processor)
+    expected = fold(multi_resolution_noise(2, 2, (16, 16), [after_start(model, "a")]))
+    assert all(torch.equal(one, expected) for one in seen if one is not None) and seen[-1] is not None
+    assert torch.equal(expected[:, 1], expected[:, 1, ::4, ::4].repeat_interleave(4, 1).repeat_interleave(4, 2))
+
+
+def after_start(model, name):
+    """The generator of an image after its start noise."""
+    generator = image_generator(5, name)
+    draw_noise((1, model.codec.channels, 16, 16), [generator])
+    return generator
 
 
 def model_batch(processor, sample):

@@ -211,6 +211,7 @@ def _level_rows(calls: SingleCalls, facts: dict[str, Any], resamples: int, place
         pure = min(
             (_losses(calls.results[level, SHOWN[0]], order) for level in (t, max(calls.levels))), key=lambda x: float(x.mean())
         )
+        pure = pure.masked_fill(losses.isnan(), math.nan)  # a difference is one of the same images
         gain = paired_bootstrap_intervals(pure, losses, nan_mean, resamples, clusters=places)[0]
         scores = {name: float(value) for name, value in found.metric.compute().items() if value.ndim == 0}
         rows.append(
@@ -219,11 +220,11 @@ def _level_rows(calls: SingleCalls, facts: dict[str, Any], resamples: int, place
                 "t": t,
                 "alpha_over_sigma": alpha / sigma,
                 "shown": kind,
-                "loss": float(losses.mean()),
+                "loss": float(losses.nanmean()),
                 "gain": gain.estimate,
                 "gain_low": gain.low,
                 "gain_high": gain.high,
-                "changed": float(torch.tensor(found.changed).mean()),
+                "changed": float(torch.tensor(found.changed).nanmean()),
                 "sensitivity": float(torch.tensor(found.sensitivity).mean()) if found.sensitivity else math.nan,
                 **scores,
             }

@@ -1,5 +1,6 @@
 """What the noisy map tells a model at each level: one decoder call, told a level and shown one of several maps."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from noise2map.diffusion import image_generator
 from noise2map.diffusion.ensemble import draw_noise, fold, unfold
+from noise2map.diffusion.fields import multi_resolution_noise
 from noise2map.diffusion.process import add_noise
 from noise2map.tasks import task_of
 
@@ -23,7 +25,7 @@ class LevelResult:
     """What came of one level and one kind of map.
 
     Attributes:
-        losses: Loss of each image.
+        losses: Loss of each image; NaN where there is no other image of its size whose map could be shown.
         changed: Share of the map that is another than with pure noise, of each image.
         sensitivity: Change of the predicted signal over a small change of the noisy map, of each image (the truth alone).
         metric: Scores of the maps.
@@ -61,7 +63,7 @@ class SingleCalls:
     - `nothing`: zeros, which no level has.
     - `own guess`: the model's answer to pure noise, corrupted to the level, as in sampling.
     - `truth`: the true map, corrupted likewise: how far the map is read at all, as in training.
-    - `another's truth`: that of the image before: a model that reads its map is misled by it.
+    - `another's truth`: that of the image before of the same size: a model that reads its map is misled by it.
 
     Args:
         model: A map model in evaluation mode; one without diffusion has the first level and no map.
@@ -74,7 +76,7 @@ class SingleCalls:
         self.levels, self.shown = (levels, SHOWN) if model.config.diffusion else (levels[:1], SHOWN[:1])
         self.results = {(t, kind): LevelResult(self.task.training_metric(model.config)) for t in self.levels for kind in self.shown}
         self.order: list[int] = []
-        self._before: Tensor | None = None
+        self._before: dict[tuple[int, ...], Tensor] = {}
 
     @torch.no_grad()
     def update(self, indices: Sequence[int], batch: dict[str, Any], processor: Any) -> None:
@@ -90,30 +92,39 @@ class SingleCalls:
             noise = torch.zeros_like(noise)
         latent = None
         if config.noise_channels:
-            latent = fold(draw_noise((_MEMBERS, config.noise_channels, *size), generators, features.device))
+            latent = fold(multi_resolution_noise(config.noise_channels, _MEMBERS, size, generators, features.device))
         cells, _ = model.predict_both(context, noise, torch.ones(len(ids)))
         truth = model.encode_labels(labels, size)
-        maps = {"own guess": model.prediction_encoder()(cells), "truth": truth, "another's truth": self._others(truth)}
+        others = self._others(truth)
+        maps = {"own guess": model.prediction_encoder()(cells), "truth": truth, "another's truth": others}
         self.order += indices
         for t in self.levels:
             pure: Tensor | None = None
             for kind in self.shown:
+                found = self.results[t, kind]
+                if kind == "another's truth" and others is None:
+                    found.losses.append(math.nan)
+                    found.changed.append(math.nan)
+                    continue
                 x_t = torch.zeros_like(noise) if kind == "nothing" else self._noisy(maps.get(kind), noise, t)
                 members = self._predict(context, x_t, t, latent)
                 prediction = members[:: len(members) // len(ids)]
                 pure = prediction if pure is None else pure
-                found = self.results[t, kind]
                 found.losses += self._losses(members, labels)
                 found.changed += self._changed(pure, prediction)
                 self.task.update_metric(found.metric, model.make_output(prediction), batch, processor)
                 if kind == "truth":
                     found.sensitivity += self._sensitivity(context, x_t, t, latent, prediction)
 
-    def _others(self, truth: Tensor) -> Tensor:
-        """The encoded truth of the image before; the first of all has that of the last of its batch."""
-        last = truth[-1:] if self._before is None or self._before.shape != truth[-1:].shape else self._before
-        self._before = truth[-1:]
-        return torch.cat([last, truth[:-1]])
+    def _others(self, truth: Tensor) -> Tensor | None:
+        """The encoded truth of the image before of that size; the first of all has that of the last of its batch.
+
+        None for an image that is alone in its batch, with none of its size before.
+        """
+        size = tuple(truth.shape[1:])
+        last = self._before.get(size, truth[-1:] if len(truth) > 1 else None)
+        self._before[size] = truth[-1:]
+        return None if last is None else torch.cat([last, truth[:-1]])
 
     def _noisy(self, x0: Tensor | None, noise: Tensor, t: float) -> Tensor:
         if x0 is None:

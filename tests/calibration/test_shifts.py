@@ -1,0 +1,39 @@
+"""Rows of the experiment on shifts: scores that a model does not have are told apart from numbers, in memory and in files."""
+
+import json
+import math
+
+from noise2map.calibration.shifts import FinishedShifts, ShiftReport
+
+FACTS = {"model": "m", "images_scored": 2, "dataset": "samples", "split": "val", "decoding": "1 step"}
+
+
+def rows(shift, strength):
+    """Of a model that states no scale before it is calibrated."""
+    scores = {"before": {"ece": math.nan, "error": 0.5, "auroc": math.nan}, "after": {"ece": 0.25, "error": 0.5, "auroc": math.nan}}
+    return [{**FACTS, "shift": shift, "strength": strength, "variant": name, **one} for name, one in scores.items()]
+
+
+def check(report, out):
+    text = "\n".join(report.text())
+    assert "25.0" in text and "–" in text and "error-AUROC" not in text  # which no row has
+    report.write(out)
+    written = json.loads((out / "shifts.json").read_text())["rows"]
+    assert [row["ece"] for row in written] == [None, 0.25, None, 0.25]
+    assert (out / "blur.png").is_file()
+
+
+def test_a_model_that_states_no_scale_is_reported(tmp_path):
+    for kept in (None, tmp_path / "finished.json"):
+        finished = FinishedShifts(kept, "key")
+        finished.keep("none 0", rows("none", 0.0))
+        finished.keep("blur 2", rows("blur", 2.0))
+        check(ShiftReport([*finished.rows["none 0"], *finished.rows["blur 2"]]), tmp_path)
+
+
+def test_rows_of_an_interrupted_run_are_as_they_were(tmp_path):
+    FinishedShifts(tmp_path / "rows", "key").keep("none 0", rows("none", 0.0) + rows("blur", 2.0))
+    again = FinishedShifts(tmp_path / "rows", "key")
+    assert math.isnan(again.rows["none 0"][0]["ece"]) and again.rows["none 0"][1]["ece"] == 0.25
+    check(ShiftReport(again.rows["none 0"]), tmp_path)
+    assert FinishedShifts(tmp_path / "rows", "other").rows == {}
