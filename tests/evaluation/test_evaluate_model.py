@@ -15,8 +15,9 @@ from noise2map.data.subsets import Subset
 from noise2map.diffusion import image_generator
 from noise2map.evaluation import report as tables
 from noise2map.evaluation import screen as screens
-from noise2map.evaluation.evaluate import evaluate_model
+from noise2map.evaluation.evaluate import evaluate_model, image_batches
 from noise2map.evaluation.protocols import protocol_grid
+from noise2map.inference.batches import WAITING_BATCHES
 from noise2map.metrics import DEPTH_SCORES
 from noise2map.models import (
     Noise2MapConfig,
@@ -206,6 +207,26 @@ def test_mixed_sizes_keep_the_order_of_the_data_set():
     rows = tables.image_rows(evaluation, "echo")
     assert [row["id"] for row in rows] == evaluation.image_ids
     assert [row["aAcc"] for row in rows] == pytest.approx(expected)
+
+
+def test_images_of_many_sizes_do_not_all_wait_in_memory(segmenter):
+    sample, batch_size = load_samples("test", "segmentation", classes=8)[0], 2
+    processor = Noise2MapImageProcessor(do_resize=False)
+    taken, given = [], []
+
+    class Cropped:
+        def __len__(self):
+            return 30
+
+        def __getitem__(self, index):
+            taken.append(index)
+            box = (0, 0, 64, 32 + index)
+            return sample | {"image": sample["image"].crop(box), "labels": np.asarray(sample["labels"])[: 32 + index, :64]}
+
+    for batch in image_batches(segmenter, processor, Cropped(), batch_size):
+        assert len(taken) - len(given) <= WAITING_BATCHES * batch_size
+        given += batch.indices
+    assert sorted(given) == list(range(30))
 
 
 def test_bad_data_is_refused(segmenter, processor):

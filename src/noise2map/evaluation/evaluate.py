@@ -16,6 +16,7 @@ from torch import Tensor
 from noise2map.evaluation.official import TestProtocol
 from noise2map.evaluation.regions import regions_of
 from noise2map.evaluation.test_time import AugmentedImage, TestTimeAugmentation
+from noise2map.inference.batches import WAITING_BATCHES
 from noise2map.models.decoding import DecodingOptions, check_count
 from noise2map.tasks import task_of
 from noise2map.tasks.base import Task
@@ -193,7 +194,7 @@ class AugmentedBatch(Batch):
 
 
 def image_batches(model: Any, processor: Any, dataset: Any, batch_size: int, samples: bool = False) -> Iterator[EncodedBatch]:
-    """Batches of images that are processed at one size; those of rare sizes come last."""
+    """Batches of images that are processed at one size; those of rare sizes come late, and no more than a few wait at a time."""
     task = task_of(model)
     waiting: dict[tuple[int, ...], EncodedBatch] = {}
     for index in range(len(dataset)):
@@ -206,6 +207,8 @@ def image_batches(model: Any, processor: Any, dataset: Any, batch_size: int, sam
         batch.inputs["pixel_values"] = torch.cat([batch.inputs["pixel_values"], pixels])
         if len(batch.indices) == batch_size:
             yield waiting.pop(size)
+        elif sum(len(one.indices) for one in waiting.values()) >= WAITING_BATCHES * batch_size:
+            yield waiting.pop(max(waiting, key=lambda one: len(waiting[one].indices)))
     yield from waiting.values()
 
 

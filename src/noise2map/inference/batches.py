@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Key = TypeVar("Key")
 
 # Images of many sizes wait for company of their own size; no more than this many batches of them.
-_WAITING_BATCHES = 4
+WAITING_BATCHES = 4
 
 
 @dataclass
@@ -94,6 +94,6 @@ def batches(
         batch.room = min(batch.room, room)
         if len(batch) >= batch.room:
             yield waiting.pop(size)
-        elif sum(map(len, waiting.values())) >= (_WAITING_BATCHES * batch_size if tiling is None else batch_size):
+        elif sum(map(len, waiting.values())) >= (WAITING_BATCHES * batch_size if tiling is None else batch_size):
             yield waiting.pop(max(waiting, key=lambda one: len(waiting[one])))
     yield from waiting.values()
