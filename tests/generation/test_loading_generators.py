@@ -9,6 +9,7 @@ from diffusers import DDIMPipeline, DDIMScheduler
 from huggingface_hub import constants
 from PIL import Image
 from tiny_generator import save_generator
+from tiny_guidance import tiny_prior
 
 from noise2map.diffusion import add_noise, image_generator, tables_from_betas
 from noise2map.generation.depth_reading import depth_probe, probe_name, real_disagreement
@@ -44,6 +45,17 @@ def test_a_generator_is_opened_with_its_parts(paths, pipe, tmp_path):
     assert f'"_class_name": "{type(own.scheduler).__name__}"' in saved
     alone = load_generator(paths["generator"], sampler="ddpm")
     assert alone.depth_predictor is None and type(alone.scheduler).__name__ == "DDPMScheduler"
+
+
+def test_the_prior_of_a_generator_gives_way_to_a_given_predictor(paths, tmp_path, caplog):
+    own = shutil.copytree(paths["generator"], tmp_path / "generator")
+    tiny_prior(min_depth=1.0, max_depth=5.0).save_pretrained(own / "depth_prior")
+    assert load_generator(own, paths["predictor"]).depth_prior is None
+    assert "depth prior is left out" in caplog.text
+    with pytest.raises(ValueError, match="expected the same range"):  # who asks for it is told
+        load_generator(own, paths["predictor"], own / "depth_prior")
+    shutil.copytree(paths["prior"], own / "depth_prior", dirs_exist_ok=True)
+    assert load_generator(own, paths["predictor"]).depth_prior.depth_range == load_part("depth_prior", paths["prior"]).depth_range
 
 
 def test_images_do_not_depend_on_the_memory_format(paths):

@@ -1,6 +1,7 @@
 """Loads an image generator with the parts of its guidance: shipped name, folder or hub id."""
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ from noise2map.guidance.features import channels_last_on_cpu
 from noise2map.inference.loading import pick_device
 from noise2map.runs.files import weights_checksum
 from noise2map.zoo import final_hint, resolve_generator
+
+logger = logging.getLogger(__name__)
 
 CAMERA_FILE = "camera.json"
 
@@ -46,7 +49,8 @@ def load_generator(
     Args:
         name: shipped name, folder of a `DDPMPipeline`, `DDIMPipeline` or `DepthGuidedPipeline`, or hub id.
         depth_predictor: folder or hub id; by default ``depth_predictor/`` in the folder, if it is there.
-        depth_prior: folder or hub id; by default ``depth_prior/`` in the folder, if it is there.
+        depth_prior: folder or hub id; by default ``depth_prior/`` in the folder, if it is there and knows the depth that a given
+            predictor gives.
         sampler: ``"ddim"``, ``"ddpm"``, or ``"default"``: the one that the generator was saved with.
         timestep_spacing: one of `SPACINGS`, or ``"default"``: the one that the generator was saved with.
         device: where to; a name as of `pick_device`.
@@ -71,6 +75,8 @@ def load_generator(
         raise OSError(f"generator {str(name)!r} could not be loaded: {error}") from error
     given = {"depth_predictor": depth_predictor, "depth_prior": depth_prior}
     parts = {part: load_part(part, path, source) or getattr(pipe, part) for part, path in given.items()}
+    if depth_predictor is not None and depth_prior is None:
+        parts["depth_prior"] = _fitting_prior(parts["depth_prior"], parts["depth_predictor"])
     changes = {} if timestep_spacing == DEFAULT else {"timestep_spacing": timestep_spacing}
     scheduler = SAMPLERS[sampler_of(pipe) if sampler == DEFAULT else sampler].from_config(pipe.scheduler.config, **changes)
     pipe = DepthGuidedPipeline(pipe.unet, scheduler, **parts, convention=pipe.config.convention, reduction=pipe.config.reduction)
@@ -80,6 +86,18 @@ def load_generator(
     channels_last_on_cpu(pipe.unet)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _fitting_prior(prior: DepthPrior | None, predictor: DepthPredictor) -> DepthPrior | None:
+    """The generator's own prior, which nobody asked for, if it knows the depth that a given predictor gives."""
+    if prior is None or prior.depth_range == predictor.depth_range:
+        return prior
+    logger.warning(
+        "the generator's own depth prior is left out: it was trained on %s, the depth predictor gives %s",
+        prior.depth_range,
+        predictor.depth_range,
+    )
+    return None
 
 
 def sampler_of(pipe: Any) -> str:
