@@ -25,7 +25,7 @@ _PATH = re.compile(re.escape(f"{Path(noise2map.__file__).parent}/") + r"(.*)\.py
 LEFT_OUT_FILES = {
     "the command line itself": r"__init__|registration|lazy|cli/(__init__|options|commands|launch)",
     "look-ups: names, checksums, colors, evenly spaced indices; bars": r"zoo/.*|runs/(files|words|progress)|data/subsets|"
-    r"report/(palettes|canvas)|tasks/__init__|models/(labels|decoding)",
+    r"report/(palettes|canvas)|tasks/__init__|models/(labels|decoding)|inference/settings",
     "the inside of networks and of their mathematics": r"models/(?!map_model$|image_processing$).*|codecs/.*|diffusion/.*|"
     r"guidance/(?!pipeline$).*",
     "the inside of datasets": r"data/(freedoom|nuscenes)/.*",

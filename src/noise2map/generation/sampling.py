@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from noise2map.generation.image_files import SHEET_FILE, SHEET_ROWS, DrawnImage, pair_sheet, seed_name, write_seed
 from noise2map.generation.loading import Camera
 from noise2map.guidance import DepthGuidedPipeline, GuidanceConfig
-from noise2map.guidance.scheduler_step import diffusers_steps_fit, set_timesteps
+from noise2map.guidance.scheduler_step import check_sampling, diffusers_steps_fit, set_timesteps
 from noise2map.inference.loading import pick_dtype
 from noise2map.runs.files import encode_image, settings_checksum, weights_checksum, write_image
 from noise2map.runs.output_folder import OutputFolder
@@ -251,11 +251,11 @@ def check_drawing(
         Whether images are drawn in pairs, of seeds 2k and 2k + 1.
 
     Raises:
-        ValueError: If the pipeline refuses an argument, or a seed is alone that needs a neighbor.
+        ValueError: If there are more steps than the generator has, or a seed is alone that needs a neighbor.
     """
     paired = bool(guidance.active) and guidance.placebo == "neighbor"
     size = _even(options.batch_size) if paired else options.batch_size
-    pipe.check_call(guidance, batch_size=size, num_inference_steps=options.num_inference_steps, eta=options.eta)
+    check_sampling(pipe.scheduler, size, options.num_inference_steps, options.eta, None)
     known = set(seeds)
     alone = [seed for seed in seeds if seed ^ 1 not in known] if paired else []
     if alone:

@@ -81,18 +81,17 @@ def draw_rows(
     """
     keys: dict[Place, str] = {}
     merged: dict[str, RowRequest] = {}
+    last = int(pipe.scheduler.config.num_train_timesteps)
     for place, request in requests.items():
+        if request.name == EQUAL_COST and request.steps > last:
+            raise ValueError(
+                f"--equal-cost asks for {request.steps} unguided steps, but the generator has {last}; expected fewer --steps"
+            )
         how = replace(sampling, num_inference_steps=request.steps)
+        check_drawing(pipe, request.seeds, how, request.guidance)
         key = keys[place] = folder_name(image_settings(pipe, how, request.guidance), request.guidance)
         before = merged.setdefault(key, request)
         merged[key] = replace(before, seeds=max(before.seeds, request.seeds, key=len))
-    last = int(pipe.scheduler.config.num_train_timesteps)
-    for one in merged.values():
-        if one.name == EQUAL_COST and one.steps > last:
-            raise ValueError(
-                f"--equal-cost asks for {one.steps} unguided steps, but the generator has {last}; expected fewer --steps"
-            )
-        check_drawing(pipe, one.seeds, replace(sampling, num_inference_steps=one.steps), one.guidance)
     drawn = {}
     with progress_bar(total=sum(len(one.seeds) for one in merged.values()), unit="image") as bar:
         for key, one in merged.items():
