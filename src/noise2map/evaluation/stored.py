@@ -96,16 +96,18 @@ class MapFolder:
     @property
     def depth_range(self) -> tuple[float, float] | None:
         """Nearest and farthest depth of the model that made the maps, metres, if its checkpoint is here."""
-        try:
-            return depth_range_of(json.loads((self.root / SETTINGS).read_text(encoding="utf-8"))["model"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        return None if self._model is None else depth_range_of(self._model)
 
     @property
     def classes(self) -> dict[int, str] | None:
         """Names of the classes of the model that made the maps, if its checkpoint is here."""
+        return None if self._model is None else class_names_of(self._model)
+
+    @property
+    def _model(self) -> str | None:
+        """The model that made the maps, if the folder tells."""
         try:
-            return class_names_of(json.loads((self.root / SETTINGS).read_text(encoding="utf-8"))["model"])
+            return str(json.loads((self.root / SETTINGS).read_text(encoding="utf-8"))["model"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
