@@ -3,12 +3,14 @@
 import csv
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from command_line import run_command
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_bev import save_room_bev
 from tiny_models import tiny_depth_model, tiny_segmenter
 from torchmetrics.functional.classification import multiclass_calibration_error
@@ -193,6 +195,11 @@ def test_shifts_score_what_is_left(models, tmp_path, capsys):
         "holds another model"
         in run_command(capsys, *words[:2], models / "depth", *words[3:], tmp_path / "y", "--calibrated", tmp_path / "cal")[2]
     )
+    other = shutil.copytree(tmp_path / "cal", tmp_path / "retrained") / "model.safetensors"
+    weights = load_file(other)
+    save_file({name: value + 0.01 for name, value in weights.items()}, other, metadata={"format": "pt"})
+    said = run_command(capsys, *words, tmp_path / "w", "--calibrated", other.parent)[2]
+    assert "they differ in their weights" in said
     assert "is not calibrated" in run_command(capsys, *words, tmp_path / "z", "--calibrated", models / "laplace")[2]
 
 

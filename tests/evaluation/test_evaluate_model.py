@@ -26,6 +26,7 @@ from noise2map.models import (
     Noise2MapImageProcessor,
 )
 from noise2map.models.decoding import Protocol
+from noise2map.models.distributions.calibration import Calibration
 from noise2map.models.segmentation import MapSegmenterOutput
 from noise2map.runs.files import json_values
 
@@ -270,6 +271,13 @@ def test_fitted_temperature_has_its_closed_form(temperature):
     found = evaluation.results[0].scorer.scores()["fitted_temperature"]
     assert found == pytest.approx(temperature * 10 / math.log(2 * right / (1 - right)), rel=1e-4)
     assert "fitted_temperature" not in evaluation.results[1].scorer.scores()
+
+
+def test_a_temperature_is_not_fitted_to_corrected_confidences():
+    model = _Echo()
+    model.calibration = Calibration(temperature=2.0, confidences=((0.2, 0.3), (0.9, 0.8)))
+    with pytest.raises(ValueError, match="calibrated by a curve"):
+        evaluate_model(model, _echo_processor, [_echo_sample(0, (40, 40), wrong=0.2)], [Protocol(1)], fit_temperature=True)
 
 
 def test_rows_differences_and_tables(segmenter, processor):

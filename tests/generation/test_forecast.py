@@ -1,6 +1,7 @@
 """What a run will take, against what the run then does."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -85,6 +86,17 @@ def test_a_dry_run_writes_nothing(folder, tmp_path, capsys, words, expected):
     assert stop.value.code == 0 and not (tmp_path / "out").exists()
     for text in expected:
         assert text in said
+
+
+def test_branches_that_only_measure_are_forecast(folder, tmp_path, capsys):
+    def weights(word):
+        with pytest.raises(SystemExit) as stop:
+            words = ["--counts", "3", "--timesteps", "10", "--strong", "0,1", "--weak", "1", word, "--dry-run"]
+            main(["train", "depth-predictor", "--model", str(folder), "--out", str(tmp_path / "out"), *words])
+        assert stop.value.code == 0
+        return re.search(r"depth predictor[^,\n]*\d[^,\n]*", capsys.readouterr().out.split("\n", 1)[1])[0]
+
+    assert weights("--by-block") != weights("--no-by-block")
 
 
 def test_a_generator_without_a_predictor_is_tried_too(folder, tmp_path, capsys):

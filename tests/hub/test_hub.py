@@ -74,6 +74,9 @@ def test_every_map_model_comes_back_as_it_went(hub, tmp_path):
 
 
 GENERATOR = """
+import shutil
+import tempfile
+
 import torch
 from noise2map.guidance import DepthGuidedPipeline
 from noise2map.tasks import TASKS
@@ -87,11 +90,24 @@ for name, part in before.components.items():
         state = after.components[name].state_dict()
         assert all(torch.equal(value, state[key]) for key, value in part.state_dict().items())
 assert dict(after.scheduler.config) == dict(before.scheduler.config)
+from noise2map.generation.loading import camera_of, load_generator
+
+from noise2map.hub.push import push
+
+assert camera_of("me/rooms", 64) == camera_of("freedoom-generator-64", 64)
 from diffusers import DDPMPipeline
 
 DDPMPipeline(before.unet, before.scheduler).push_to_hub("me/plain", private=True)  # any generator of diffusers
 plain = DepthGuidedPipeline.from_pretrained("me/plain", revision="main")
 assert plain.depth_predictor is None and type(plain.unet) is type(before.unet)
+with tempfile.TemporaryDirectory() as folder:
+    DDPMPipeline(before.unet, before.scheduler).save_pretrained(folder)
+    before.depth_predictor.save_pretrained(f"{folder}/depth_predictor")
+    shutil.copy(zoo_path("freedoom-generator-64") / "camera.json", folder)
+    push(folder, "me/beside")
+found = load_generator("me/beside")  # a pipeline of diffusers with folders that only this library knows
+assert found.depth_predictor is not None and found.depth_prior is None and camera_of("me/beside", 64).source == "camera.json"
+assert camera_of("me/plain", 64).source == "assumed" and load_generator("me/plain").depth_predictor is None
 """
 
 

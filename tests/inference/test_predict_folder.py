@@ -120,6 +120,16 @@ def test_arrays_can_be_left_out(images, tmp_path, depther):
     assert not list((tmp_path / "out").rglob("*.npz")) and len(list((tmp_path / "out" / "depth").rglob("*.png"))) == 3
 
 
+def test_what_was_left_out_is_written_when_it_is_asked_for(images, tmp_path, depther):
+    out = tmp_path / "out"
+    run(images, out, depther, panels=False, arrays=False)
+    assert {tuple(line["left_out"]) for line in lines_of(out)} == {("panels", "arrays")}
+    assert len(run(images, out, depther, panels=False).written) == 3 and len(list((out / "depth").rglob("*.npz"))) == 3
+    assert len(run(images, out, depther).written) == 3 and len(list((out / "panels").rglob("*.png"))) == 3
+    assert not any("left_out" in line for line in lines_of(out)) and len(lines_of(out)) == 3
+    assert len(run(images, out, depther, panels=False, arrays=False).skipped) == 3  # more than is asked for is there
+
+
 def test_sixteen_bits_hold_the_farthest_depth():
     assert [depth_png_scale(metres) for metres in (10, 65.5, 80, 300)] == [1000, 1000, 256, 100]
 

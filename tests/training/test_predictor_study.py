@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,7 +70,37 @@ def test_study_writes_predictors_table_and_plots_and_goes_on(rooms, tmp_path, ca
     assert run(*command(rooms, out), "--counts", "2,5,6") == 0
     assert (out / "images-0002" / "scores.json").stat().st_mtime_ns == before
     assert run(*command(rooms, out), "--counts", "2", "--seed", 1) == 2
-    assert "other settings (seed)" in capsys.readouterr().err
+    assert "other settings (probe, seed, images)" in capsys.readouterr().err
+
+
+def test_a_predictor_of_other_weights_images_or_depth_is_not_taken_up(tmp_path):
+    torch.manual_seed(0)
+    unet, images = tiny_unet(), torch.randint(0, 255, (3, 3, 16, 16), dtype=torch.uint8)
+    depth_m = 1 + torch.rand(3, 16, 16)
+    plan = PredictorStudyOptions(counts=(2,), steps=1, batch_size=2, timesteps=(10,), min_depth=0.5, max_depth=12.0, probe=False)
+
+    def study(unet=unet, train=depth_m, test=depth_m, plan=plan, scheduler=None):
+        labelled = [LabelledImages(images, depth, True, "truth") for depth in (train, test)]
+        return run_predictor_study(unet, scheduler or DDPMScheduler(), *labelled, tmp_path, plan, {})
+
+    rows = study()
+    assert study() == rows
+    with pytest.raises(ValueError, match=r"other settings \(images\)"):
+        study(train=depth_m * 1000)  # another --depth-scale, or another model behind the same name
+    with pytest.raises(ValueError, match=r"other settings \(scored images\)"):
+        study(test=depth_m + 1)
+    with pytest.raises(ValueError, match=r"other settings \(scheduler\)"):
+        study(scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2"))
+    with torch.no_grad():
+        other = tiny_unet()
+        other.load_state_dict(unet.state_dict())
+        other.conv_in.bias += 1
+    with pytest.raises(ValueError, match=r"other settings \(generator\)"):
+        study(unet=other)
+    with pytest.raises(ValueError, match=r"other settings \(probe\)"):
+        study(plan=replace(plan, probe=True))
+    more = study(train=torch.cat([depth_m[:2], depth_m[2:] + 1]), plan=replace(plan, counts=(2, 3)))
+    assert more[: len(rows)] == rows and len(more) == 2 * len(rows)
 
 
 def test_dropping_probes_changes_no_depth():

@@ -38,6 +38,8 @@ NONE = "none"
 FINISHED = "finished.json"
 """Scores of the shifts of a run that is not done, in its folder."""
 
+KINDS = ("noise2map", "noise2map-bev")
+
 # Fields of a configuration that may differ between a model and its calibrated copy.
 _OTHERWISE = {"calibration", "transformers_version", "dtype", "torch_dtype", "_name_or_path", "backbone_config"}
 
@@ -149,6 +151,8 @@ def find_variants(chosen: ShiftOptions, model: Any) -> dict[str, Calibration | N
         differing = sorted(name for name in {*own} & {*config} - _OTHERWISE if config[name] != json_values(own[name]))
         if differing:
             raise ValueError(f"{folder} holds another model than {chosen.model}: they differ in {', '.join(differing[:3])}")
+        if weights_checksum(load_model(folder, model.device, "float32", KINDS)[0]) != weights_checksum(model):
+            raise ValueError(f"{folder} holds another model than {chosen.model}: they differ in their weights")
         if found is None:
             raise ValueError(f"{folder} is not calibrated; expected what noise2map calibrate wrote")
         only = len(chosen.calibrated) == 1
@@ -210,7 +214,7 @@ def run_shifts(chosen: ShiftOptions, progress: bool = True, out: Path | None = N
         ValueError: If models and data do not fit.
     """
     device = pick_device(chosen.device)
-    model, processor = load_model(chosen.model, device, "float32", ("noise2map", "noise2map-bev"))
+    model, processor = load_model(chosen.model, device, "float32", KINDS)
     task, variants = task_of(model), find_variants(chosen, model)
     data, split = open_images(task, model, processor, chosen.model, chosen.dataset, chosen.root, chosen.split, chosen.limit)
     decoding, calibrator = chosen.decoding.resolved(model.config), task.calibrator(model)

@@ -275,7 +275,7 @@ def _score_folders(chosen: EvaluationOptions, progress: bool) -> EvaluationRepor
     test_protocol = find_protocol(chosen.dataset, task.name, chosen.test_protocol)
     names = read_classes(chosen.classes) if chosen.classes else folders[0].classes
     if chosen.dataset == "folder":
-        part = open_folder_part(chosen.root or "", chosen.split, task.name, [], names, chosen.depth_scale)
+        part = open_folder_part(chosen.root, chosen.split, task.name, [], names, chosen.depth_scale)
         split, data = part.split, part.dataset
     else:
         split = evaluation_split(chosen.dataset) if chosen.split is None else chosen.split

@@ -31,7 +31,7 @@ class FolderPart:
 
 
 def open_folder_part(
-    root: str | Path,
+    root: str | Path | None,
     split: str | None,
     task: str,
     records: Sequence[DataSplit | None],
@@ -54,8 +54,10 @@ def open_folder_part(
 
     Raises:
         OSError: If a folder is missing.
-        ValueError: If there is no such split, or it holds no image.
+        ValueError: If no root is given, there is no such split, or it holds no image.
     """
+    if root is None:
+        raise ValueError("dataset 'folder' needs the folder of the data (--root)")
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"data folder {root} does not exist")

@@ -134,8 +134,10 @@ class MapFolder:
             if path is not None:
                 unsure = record.get("uncertainty") or {}
                 scored = self.root / files[_UNCERTAINTY] if _UNCERTAINTY in files else None
-                stored = StoredMap(self.root / path, scored, unsure.get("kind", _UNCERTAINTY), record)
-                maps[bare_name(str(record["id"]))] = stored
+                name = bare_name(str(record["id"]))
+                if name in maps:
+                    raise ValueError(f"{maps[name].file} and {self.root / path} are maps of one name, {name}; which one is meant?")
+                maps[name] = StoredMap(self.root / path, scored, unsure.get("kind", _UNCERTAINTY), record)
         return maps
 
     def _plain(self) -> dict[str, StoredMap]:

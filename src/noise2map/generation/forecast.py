@@ -19,6 +19,7 @@ from noise2map.inference.loading import pick_device
 from noise2map.runs.peak_memory import read_peak, reset_peak
 from noise2map.runs.words import counted, duration
 from noise2map.training.generators.depth_predictor import fit_depth_predictor, score_depth_predictor
+from noise2map.training.generators.predictor_study import probe_blocks
 
 _LONG_ENOUGH = 1.0  # seconds of tries from which one more would tell little
 _TRIES = 5
@@ -168,6 +169,7 @@ def forecast_predictor(options: PredictorTrainingOptions) -> Forecast:
         on_step=lambda *_: ends.append(perf_counter()),
         strong_blocks=study.strong_blocks,
         weak_blocks=study.weak_blocks,
+        probe_blocks=probe_blocks(unet, study),  # of the predictor of the most images; the others cost less
     )
     first, *others = (after - before for before, after in itertools.pairwise(ends))
     step = min(others)

@@ -1,5 +1,6 @@
 """Loads an image generator with the parts of its guidance: shipped name, folder or hub id."""
 
+import functools
 import json
 import logging
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 
 from noise2map.geometry import intrinsics_from_fov
@@ -74,7 +76,8 @@ def load_generator(
     except OSError as error:  # the hub's own errors, which do not say what was asked for
         raise OSError(f"generator {str(name)!r} could not be loaded: {error}") from error
     given = {"depth_predictor": depth_predictor, "depth_prior": depth_prior}
-    parts = {part: load_part(part, path, source) or getattr(pipe, part) for part, path in given.items()}
+    own = None if all(given.values()) else _own_folder(source)
+    parts = {part: load_part(part, path, own) or getattr(pipe, part) for part, path in given.items()}
     if depth_predictor is not None and depth_prior is None:
         parts["depth_prior"] = _fitting_prior(parts["depth_prior"], parts["depth_predictor"])
     changes = {} if timestep_spacing == DEFAULT else {"timestep_spacing": timestep_spacing}
@@ -86,6 +89,14 @@ def load_generator(
     channels_last_on_cpu(pipe.unet)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@functools.cache
+def _own_folder(source: str) -> str:
+    """The folder of a generator with what only this library reads; that of a hub id, which diffusers does not fetch, is fetched."""
+    if Path(source).is_dir():
+        return source
+    return snapshot_download(source, allow_patterns=[CAMERA_FILE, *(f"{part}/*" for part in _PARTS)])
 
 
 def _fitting_prior(prior: DepthPrior | None, predictor: DepthPredictor) -> DepthPrior | None:
@@ -149,7 +160,7 @@ def load_priors(pipe: DepthGuidedPipeline, generator: str | Path, paths: Sequenc
     """
     loaded = [load_part("depth_prior", path) for path in paths]
     if not loaded:
-        loaded = [prior for prior in (pipe.depth_prior or load_part("depth_prior", None, resolve_generator(generator)),) if prior]
+        loaded = [prior for prior in (pipe.depth_prior or load_part("depth_prior", None, _own_folder(resolve_generator(generator))),) if prior]
     if loaded and pipe.depth_predictor is None:
         raise ValueError("a depth prior is given, but no depth predictor; expected --depth-predictor")
     for prior in reversed(loaded):  # the first is registered last
@@ -195,10 +206,12 @@ def camera_of(name: str | Path, size: int | Sequence[int], fov_deg: float | None
         name: as of `load_generator`.
         size: side of the images in px, or height and width.
         fov_deg: horizontal field of view to assume instead, degrees.
+
+    Raises:
+        OSError: if the generator is missing, or a hub id cannot be reached.
     """
     height, width = (size, size) if isinstance(size, int) else size
-    path = Path(resolve_generator(name)) / CAMERA_FILE
-    if fov_deg is None and path.is_file():
+    if fov_deg is None and (path := Path(_own_folder(resolve_generator(name))) / CAMERA_FILE).is_file():
         record = json.loads(path.read_text(encoding="utf-8"))
         scales = [width / record["size_px"][0], height / record["size_px"][1]] * 2
         return Camera([value * scale for value, scale in zip(record["intrinsics_px"], scales)], CAMERA_FILE)

@@ -81,8 +81,6 @@ def _train(options: PredictorTrainingOptions) -> list[dict[str, Any]]:
     study = options.study
     if not train.metric:
         study = replace(study, min_depth=None, max_depth=None)
-    folders = f"{options.data} {options.root}, {options.val_root}"
-    study = replace(study, source=f"{options.model}; {folders}; {train.source}, {val.source}")
     dtype = torch.bfloat16 if study.bf16 else torch.float32
     record = {"generator": options.model, **provenance(device, dtype, study.seed)}
     return run_predictor_study(pipe.unet, pipe.scheduler, train, val, options.out, study, record)

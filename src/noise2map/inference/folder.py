@@ -104,7 +104,7 @@ def _finish(
 ) -> FolderReport:
     """Does what is left of a job: predicts the images that are new or have changed, and writes each as it comes."""
     out.use(job.settings)
-    plan = plan_images(found, out)
+    plan = plan_images(found, out, [kind for kind, wanted in (("panels", job.panels), ("arrays", job.arrays)) if wanted])
     if changed := [one.id for one in plan.images if one.id in out.done]:
         out.forget(changed)
     report = FolderReport(skipped=plan.done, left_out=found.skipped)

@@ -13,6 +13,9 @@ from noise2map.runs.files import encode_arrays, encode_image
 from noise2map.runs.strips import by_strips
 from noise2map.tasks.prediction import Prediction
 
+LEFT_OUT = "left_out"
+"""Name, in the record of a prediction, of the kinds of files that were not asked for: ``"panels"``, ``"arrays"``."""
+
 _FULL_16_BITS = 65535
 
 
@@ -47,7 +50,8 @@ def encode_prediction(
         arrays: Whether to write floats, too.
 
     Returns:
-        JSON values: id, sizes, options, class shares or quantiles of the depth, mean uncertainty, and ``files``, kind to path;
+        JSON values: id, sizes, options, class shares or quantiles of the depth, mean uncertainty, what was `LEFT_OUT` on
+        request, and ``files``, kind to path;
         and the content of the files, path to bytes.
     """
     heading, units = _describe(prediction, options), uncertainty_png_units(prediction)
@@ -76,6 +80,7 @@ def encode_prediction(
     if panel:
         drawn = render(task.panel(prediction, prediction.image, heading, prediction.uncertainty_title))
         files["panel"] = (f"panels/{name}.png", encode_image(drawn))
+    left_out = [kind for kind, written in (("panels", panel), ("arrays", arrays)) if not written]
     record = {
         "id": prediction.id,
         "size": [prediction.image.shape[1], prediction.image.shape[0]],
@@ -84,6 +89,7 @@ def encode_prediction(
         "options": asdict(options),
         **({} if prediction.tiles is None else {"tiles": prediction.tiles.record()}),
         **summary,
+        **({LEFT_OUT: left_out} if left_out else {}),
         "files": {kind: path for kind, (path, _) in files.items()},
     }
     return record, dict(files.values())

@@ -1,12 +1,13 @@
 """Resuming a folder of predictions: images done and to do, with ids and file names that no other image has."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from noise2map.inference.maps_on_disk import LEFT_OUT
 from noise2map.inference.sources import FoundImages, Source, longer_ids
 from noise2map.inference.stored.images import StoredImage
 from noise2map.runs.files import content_checksum
@@ -51,11 +52,16 @@ class Plan:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def plan_images(found: FoundImages, folder: OutputFolder) -> Plan:
+def plan_images(found: FoundImages, folder: OutputFolder, wanted: Collection[str] = ()) -> Plan:
     """Tell new and changed images from done ones.
 
     Another image of an id that the folder holds, such as ``x.png`` from another folder, gets a longer id: nothing is replaced
     but the maps of an image that has changed itself.
+
+    Args:
+        found: The images.
+        folder: Where they are predicted to.
+        wanted: ``"panels"``, ``"arrays"``: an image whose files of such a kind an earlier run left out is done again.
     """
     plan = Plan(failed=dict(found.failed))
     chosen: dict[str, tuple[Source, dict[str, Any], int]] = {}
@@ -69,7 +75,8 @@ def plan_images(found: FoundImages, folder: OutputFolder) -> Plan:
             line = folder.done.get(image_id)
             if image_id not in chosen and (line is None or _same_image(line.get("source") or {}, record)):
                 break
-        if line is not None and _unchanged(line["source"], record) and folder.is_done(image_id, line["source"]):
+        whole = line is not None and not {*wanted} & {*line.get(LEFT_OUT, ())}
+        if line is not None and whole and _unchanged(line["source"], record) and folder.is_done(image_id, line["source"]):
             plan.done.append(image_id)
         else:
             chosen[image_id] = (source, record, position)

@@ -42,8 +42,9 @@ def step_cost(pipe: DepthGuidedPipeline, guidance: GuidanceConfig) -> float:
     bound = guidance.bound(convention=pipe.config.convention, reduction=pipe.config.reduction, pipe_parts={**pipe.components})
     if not bound.losses:
         return 1.0
-    side = pipe.unet.config.sample_size
-    x = torch.zeros(1, pipe.unet.config.in_channels, side, side, device=pipe.device, dtype=pipe.unet.dtype)
+    size = pipe.unet.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    x = torch.zeros(1, pipe.unet.config.in_channels, height, width, device=pipe.device, dtype=pipe.unet.dtype)
     bound = replace(bound, placebo=None)
 
     def guided() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from noise2map.data.opening import open_dataset
-from noise2map.generation.depth_reading import probe_name
+from noise2map.generation.depth_reading import depth_probe, probe_name
 from noise2map.generation.experiments.depth_learner import learn_depth, learner_recipe
 from noise2map.generation.experiments.training_sets import (
     ARMS,
@@ -132,6 +132,7 @@ def run_experiment(options: ExperimentOptions) -> ExperimentReport:
         raise ValueError("labelling generated images needs a depth predictor; expected one in its folder, or --depth-predictor")
     if not predictor.depth_range.metric:
         raise ValueError(f"the depth predictor gives {predictor.depth_range}; expected metres, which real depth is scored in")
+    depth_probe(pipe, options.probe_timestep)  # refuses a noise at which features carry no depth, before anything is drawn
     if pipe.depth_prior is None:
         logger.warning("no depth prior: guided means DCG alone")
     size = predictor.image_size[0]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,14 @@ from diffusers import UNet2DModel
 from noise2map.guidance import DepthPredictor, decoder_blocks
 from noise2map.report.plots import Series, quality_plot, save_figure
 from noise2map.report.tables import write_csv
-from noise2map.runs.files import write_json, writing_directory
+from noise2map.runs.files import (
+    content_checksum,
+    json_values,
+    settings_checksum,
+    weights_checksum,
+    write_json,
+    writing_directory,
+)
 from noise2map.training.generators.depth_labels import LabelledImages
 from noise2map.training.generators.depth_predictor import fit_depth_predictor, score_depth_predictor
 
@@ -45,7 +52,6 @@ class PredictorStudyOptions:
         missing: pixels without depth are ``"far"`` (sky), or ``"ignore"``: they do not count.
         bf16: train under bfloat16 autocast; scores are always taken in float32.
         seed: of everything that is drawn.
-        source: generator, data and labels in words; predictors of others are not taken up again.
     """
 
     counts: tuple[int, ...]
@@ -62,7 +68,6 @@ class PredictorStudyOptions:
     missing: str = "far"
     bf16: bool = False
     seed: int = 0
-    source: str = ""
 
     def __post_init__(self) -> None:
         if not self.counts or list(self.counts) != sorted(set(self.counts)) or self.counts[0] < 1:
@@ -84,8 +89,9 @@ def run_predictor_study(
 ) -> list[dict[str, Any]]:
     """Train a predictor for each number of images, score all, write predictors, table and plots.
 
-    Each finished predictor stays in ``out/images-N``; a run that was interrupted goes on with the next one. ``out/final`` is the
-    one of the most images, without the branches that only measured.
+    Each finished predictor stays in ``out/images-N``; a run that was interrupted goes on with the next one. A predictor of other
+    settings, weights, images or depth is not taken up. ``out/final`` is the one of the most images, without the branches that
+    only measured.
 
     Args:
         unet: the generator's U-Net.
@@ -100,18 +106,22 @@ def run_predictor_study(
         The rows of the table.
 
     Raises:
-        ValueError: if sizes, blocks or numbers cannot work.
+        ValueError: if sizes, blocks or numbers cannot work, or ``out`` holds predictors of another plan.
     """
     steps_of_process = int(scheduler.config.num_train_timesteps)
     if max(options.timesteps) >= steps_of_process:
         raise ValueError(f"timesteps are {options.timesteps}; expected numbers below the process's {steps_of_process}")
     unet.eval().requires_grad_(False)
     rows: list[dict[str, Any]] = []
+    known = {"generator": weights_checksum(unet), "scheduler": _scheduler_checksum(scheduler), "scored images": _content(test)}
     for count in options.counts:
         folder = out / f"images-{count:04d}"
-        found = _finished(folder, options)
+        part = train.part(list(range(count)))
+        probe = options.probe and count == options.counts[-1]
+        plan = _comparable(replace(options, probe=probe)) | known | {"images": _content(part)}
+        found = _finished(folder, plan)
         if found is None:
-            found = _train_one(unet, scheduler, train.part(list(range(count))), test, folder, options)
+            found = _train_one(unet, scheduler, part, test, folder, plan, options)
         rows += [{"images_trained": count, "labels": train.source, "scored_against": test.source, **row, **record} for row in found]
     largest = DepthPredictor.from_pretrained(out / f"images-{options.counts[-1]:04d}")
     _write_folder(out / FINAL, without_probes(largest), {"plan": asdict(options), "record": record})
@@ -139,12 +149,10 @@ def _train_one(
     train: LabelledImages,
     test: LabelledImages,
     folder: Path,
+    plan: dict[str, Any],
     options: PredictorStudyOptions,
 ) -> list[dict[str, Any]]:
-    probes = []
-    if options.probe and len(train) == options.counts[-1]:
-        known = {tuple(sorted(options.strong_blocks)), tuple(sorted(options.weak_blocks))}
-        probes = [[k] for k in decoder_blocks(unet) if (k,) not in known]
+    probes = probe_blocks(unet, options) if plan["probe"] else []
     if train.metric and options.missing == "far":
         train = train.with_far(float(options.max_depth or 0))
     fit = fit_depth_predictor(
@@ -169,23 +177,42 @@ def _train_one(
         unet, fit.predictor, test.images, test.depths, timesteps=options.timesteps, scheduler=scheduler, seed=options.seed
     )
     _write_folder(
-        folder, fit.predictor, {"plan": _comparable(options), "rows": rows, "history": fit.history[:: max(1, options.steps // 200)]}
+        folder, fit.predictor, {"plan": plan, "rows": rows, "history": fit.history[:: max(1, options.steps // 200)]}
     )
     return rows
 
 
+def probe_blocks(unet: UNet2DModel, options: PredictorStudyOptions) -> list[list[int]]:
+    """Blocks that have a branch of their own in the predictor of the most images, beside its strong and weak branch."""
+    known = {tuple(sorted(options.strong_blocks)), tuple(sorted(options.weak_blocks))}
+    return [[k] for k in decoder_blocks(unet) if (k,) not in known] if options.probe else []
+
+
 def _comparable(options: PredictorStudyOptions) -> dict[str, Any]:
-    """Settings that decide a predictor, as JSON has them; other counts do not matter, the largest one's probes do."""
+    """Settings that decide a predictor, as JSON has them; how many images others have does not matter."""
     return json.loads(json.dumps({name: value for name, value in asdict(options).items() if name != "counts"}))
 
 
-def _finished(folder: Path, options: PredictorStudyOptions) -> list[dict[str, Any]] | None:
+def _scheduler_checksum(scheduler: Any) -> str:
+    config = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
+    return settings_checksum({"kind": type(scheduler).__name__, **json_values(config)})
+
+
+def _content(images: LabelledImages) -> str:
+    """Checksum of images and depth themselves: wherever they lie, and whatever scale or model made the depth."""
+    return content_checksum(value.contiguous().numpy().tobytes() for value in (images.images, images.depths))
+
+
+def _finished(folder: Path, plan: dict[str, Any]) -> list[dict[str, Any]] | None:
     path = folder / SCORES_FILE
     if not path.is_file():
         return None
     stored = json.loads(path.read_text(encoding="utf-8"))
-    if stored["plan"] != _comparable(options):
-        changed = [name for name, value in _comparable(options).items() if stored["plan"].get(name) != value]
+    before = stored["plan"]
+    changed = [name for name, value in plan.items() if before.get(name) != value]
+    if not plan["probe"] and "probe" in changed:  # it has more branches than are asked for now
+        changed.remove("probe")
+    if changed:
         raise ValueError(f"{folder} was trained with other settings ({', '.join(changed)}); choose another --out, or delete it")
     return stored["rows"]
 
