@@ -50,6 +50,15 @@ def test_the_likeliest_class_of_a_pixel_is_that_of_the_map(segmenter, average):
         assert [share for _, share, _ in bars] == sorted(p.tolist(), reverse=True)
 
 
+def test_more_samples_than_the_memory_holds_are_refused_before_they_run(segmenter):
+    request, calls = MapRequest(steps=1, samples=4), []
+    with pytest.raises(ValueError, match=r"4 samples of \d+x\d+ pixels need about .* GiB; expected at most"):
+        run_map(segmenter, "tiny", IMAGE, "one", request, lambda: calls.append(1), Limits(run_bytes=1000))
+    assert not calls
+    run_map(segmenter, "tiny", IMAGE, "one", request, lambda: calls.append(1))
+    assert calls
+
+
 def test_steps_and_samples_are_kept(classes):
     assert classes.step_maps.shape[:2] == (3, 5) and classes.samples.shape[:2] == (2, 5)
     assert classes.times[0] == 1 and classes.times == sorted(classes.times, reverse=True)

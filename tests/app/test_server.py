@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import shutil
 import socket
 import threading
 import time
@@ -66,6 +67,25 @@ def depth(server):
     _, lines = run(server, "depth", model="depth", image=upload["image"], steps=3, samples=2)
     assert lines[-1]["state"] == "done", lines[-1]
     return lines[-1]["result"]
+
+
+def test_models_of_one_name_all_have_their_tab(tmp_path):
+    first, second = save_map_models(tmp_path / "a"), save_map_models(tmp_path / "b")
+    models = [str(first["depth"]), str(second["depth"]), str(first["segmentation"].rename(tmp_path / "my-completion"))]
+    models.append(str(second["segmentation"]))
+    renamed = first["depth"].parent / "kitchen-completion"
+    shutil.copytree(first["depth"], renamed)
+    service = AppService([*models, str(renamed)], "cpu", shipped=False)
+    service.close()
+    found = {tab["id"]: [one["name"] for one in tab["models"]] for tab in service.state["tabs"]}
+    assert found == {
+        "segmentation": ["segmentation"],
+        "depth": [models[0], models[1], "kitchen-completion"],
+        "completion": ["my-completion"],
+    }
+    assert all("ddim" in one["samplers"] for tab in service.state["tabs"] for one in tab["models"])
+    with pytest.raises(ValueError, match="no model to show"):
+        AppService((), "cpu", shipped=False)
 
 
 def test_tabs_follow_the_models(server):

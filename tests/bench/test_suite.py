@@ -1,5 +1,7 @@
 """The suite of a device measures everything, loses nothing, and says what failed; how long things take is not tested."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_bench import TINY
@@ -32,6 +34,26 @@ def test_every_job_gives_rows_and_a_device_that_is_the_cpu_agrees(tmp_path):
     assert all(float(row["ms"]) > 0 for row in rows if not row["job"].startswith("agreement"))
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert all(job.name in page for job in make_jobs(TOY))
+
+
+@pytest.mark.parametrize("model", ["freedoom-depth-laplace-tiny", "freedoom-normals-tiny"])
+def test_models_of_one_call_are_measured_in_one_call(model, tmp_path):
+    """The defaults ask for three steps, and class labels have no place in directions."""
+    options = replace(TOY, model=model, steps=(1, 3), guided=((32, 32),))
+    rows = run_suite(options, tmp_path, [job for job in make_jobs(options) if "guided" not in job.name and "pooling" not in job.name])
+    assert not any(row.get("error") for row in rows), [row["error"] for row in rows]
+    assert not any("3" in row["stage"] or row.get("label_flips") for row in rows)
+
+
+def test_rows_of_a_toy_are_not_those_of_a_real_run(tmp_path):
+    job = [Job("pooling of cameras and LiDAR", lambda: iter([{"stage": "only", "ms": 1.0}]))]
+    assert len(run_suite(TOY, tmp_path, job)) == 1
+    calls = []
+    other = [Job(job[0].name, lambda: iter(calls.append(1) or [{"stage": "only", "ms": 2.0}]))]
+    run_suite(TOY, tmp_path, other)
+    assert not calls
+    assert [float(row["ms"]) for row in run_suite(replace(TOY, points=900), tmp_path, other)] == [2.0] and calls == [1]
+    assert len(read_csv(tmp_path / "suite.csv")) == 2
 
 
 def test_a_failure_is_a_row_and_is_tried_again(tmp_path, caplog):

@@ -87,6 +87,7 @@ def test_what_was_hidden_is_not_visible():
 
 def test_a_walk_of_the_engine_moves_as_its_flow_says(tmp_path):
     pytest.importorskip("vizdoom")
+    from noise2map.rendering.frames import RenderOptions, render
     from noise2map.rendering.walks import WalkOptions, render_walks
 
     options = WalkOptions(out=tmp_path / "walks", split="test", walks=1, frames=3, supersample=4, seed=3)
@@ -102,5 +103,10 @@ def test_a_walk_of_the_engine_moves_as_its_flow_says(tmp_path):
     error = np.abs(warped - images[2][rows, columns]).mean()
     still = np.abs(images[1][rows, columns] - images[2][rows, columns]).mean()
     assert visible.mean() > 0.3 and error < 0.7 * still
+    more = WalkOptions(out=options.out, split="test", walks=2, frames=3, supersample=4, seed=3)
+    assert render_walks(more, progress=False) == 1 and render_walks(options, progress=False) == 0
+    assert store.read_description(options.out)["frames"] == 6  # fewer walks than there are take none away
+    with pytest.raises(ValueError, match="walk_frames = 3, not None"):  # frames of anywhere do not go among them
+        render(RenderOptions(out=options.out, split="test", frames=9, supersample=4, seed=3), progress=False)
     with pytest.raises(ValueError, match="walk_frames = 3, not 4"):
         render_walks(WalkOptions(out=options.out, split="test", walks=1, frames=4, supersample=4, seed=3), progress=False)

@@ -40,6 +40,45 @@ def test_rotated_clips_are_read_upright(tmp_path):
     assert image[:30].min() > 200 and image[34:].max() < 50
 
 
+@pytest.mark.parametrize(
+    ("matrix", "upright"),
+    [
+        ((-1, 0, 0, 1), np.fliplr),
+        ((1, 0, 0, -1), np.flipud),
+        ((-1, 0, 0, -1), lambda one: np.rot90(one, 2)),
+        ((0, 1, 1, 0), lambda one: one.swapaxes(0, 1)),
+        ((0, -1, -1, 0), lambda one: np.rot90(one, 2).swapaxes(0, 1)),
+    ],
+)
+def test_mirrored_clips_are_read_as_they_are_shown(tmp_path, matrix, upright):
+    frame = np.zeros((48, 64, 3), np.uint8)
+    frame[:24, :32], frame[24:, :32] = 255, 120
+    reader = VideoReader(write_clip(tmp_path / "clip.mp4", [frame] * 2, matrix=matrix))
+    image, wanted = np.asarray(next(reader.frames()).image).astype(int), upright(frame)
+    assert (reader.size[1], reader.size[0]) == wanted.shape[:2] == image.shape[:2]
+    assert np.abs(image - wanted).mean() < 8
+
+
+def test_an_overview_is_spread_over_a_clip_of_one_key_frame(tmp_path):
+    reader = VideoReader(write_clip(tmp_path / "clip.mp4", flat_frames(60)))
+    found = [float(np.asarray(one).mean()) for one in reader.overview()]
+    assert found == pytest.approx([20 + 3 * place for place in (0, 12, 24, 36, 48)], abs=4)
+
+
+@pytest.mark.parametrize("size", [(64, 48), (1280, 720)])
+def test_colors_of_what_is_written_are_told(tmp_path, size):
+    reader = VideoReader(write_clip(tmp_path / "clip.mp4", [np.zeros((size[1], size[0], 3), np.uint8)] * 2))
+    writer = VideoWriter(reader)
+    for one in reader.frames():
+        writer.add(np.full((size[1], size[0], 3), (200, 40, 40), np.uint8), one.time)
+    with av.open(BytesIO(writer.finish())) as container:
+        frame = next(container.decode(container.streams.video[0]))
+        y, _, v = (float(part.mean()) for part in (frame.to_ndarray(format="yuv444p")[k] for k in range(3)))
+    assert frame.colorspace == 1  # BT.709, as players take it
+    red = (y - 16) * 255 / 219 + (v - 128) * 255 / 224 * 1.5748
+    assert red == pytest.approx(200, abs=4)
+
+
 @pytest.mark.parametrize("size", [(64, 48), (63, 47)])
 def test_what_is_written_in_parts_is_one_clip_with_the_same_times(tmp_path, size):
     frames = [np.full((size[1], size[0], 3), value, np.uint8) for value in (10, 60, 110, 160, 210, 240)]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-MEBI = 2**20
+MEBI, GIBI = 2**20, 2**30
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,7 @@ class Limits:
         pixels: Of an image before it is reduced, read from its header: 8K is 33 million.
         side: Longest side that an image is reduced to, pixels.
         calls: Denoising steps times noise samples of one map.
+        run_bytes: Of memory that one map may take, as estimated before it is begun.
         drawing_steps: Steps of a generated image.
         kept_step_bytes: Of all steps of a run; a longer one is shown without its steps.
         waiting: Requests in the queue; further ones are refused.
@@ -29,6 +30,7 @@ class Limits:
     pixels: int = 36_000_000
     side: int = 1024
     calls: int = 200
+    run_bytes: int = 8192 * MEBI
     drawing_steps: int = 250
     kept_step_bytes: int = 512 * MEBI
     waiting: int = 32

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from noise2map.app.limits import LIMITS, Limits, check_known, choice, number, whole_number
+from noise2map.app.limits import GIBI, LIMITS, Limits, check_known, choice, number, whole_number
 from noise2map.data.transforms.covering import cover
 from noise2map.diffusion import image_generator
 from noise2map.inference.batches import batches
+from noise2map.inference.memory import Workload, estimate_bytes
 from noise2map.inference.predictor import Predictor
 from noise2map.models.decoding import AVERAGES, SAMPLERS, SAMPLINGS, PredictionOptions
 from noise2map.report.animation import denoising_steps, noisy_images
@@ -177,7 +178,7 @@ def run_map(
         image_id: With the seed it fixes the noise.
         request: The dials.
         tick: Called before each call of the decoder; may raise to stop the run.
-        limits: How many bytes of steps are kept.
+        limits: How much memory a run may take, and how many bytes of steps are kept.
 
     Raises:
         ValueError: If the model cannot do what is asked, or it does not fit in memory.
@@ -188,6 +189,12 @@ def run_map(
     options = request.options().resolved(model.config)
     batch = next(batches([(0, image)], model, predictor.processor, options, 1))
     width, height = batch.size
+    work = Workload(1, height, width, request.samples, max(image.width * image.height, width * height))
+    if (needed := estimate_bytes(model.config, work, model.dtype.itemsize)) > limits.run_bytes:
+        raise ValueError(
+            f"{request.samples} samples of {width}x{height} pixels need about {needed / GIBI:.1f} GiB; expected at most "
+            f"{limits.run_bytes / GIBI:.1f} GiB: choose fewer samples, or a smaller image"
+        )
     cells = width * height // 16 * (model.config.num_labels + 2) * 8
     keep = cells * request.steps * request.samples <= limits.kept_step_bytes
     pixels = predictor.pixel_values(batch)

@@ -3,6 +3,7 @@
 import logging
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -26,7 +27,7 @@ from noise2map.data.freedoom import load_samples
 from noise2map.demo.guidance import open_generator
 from noise2map.inference.loading import pick_device
 from noise2map.inference.predictor import Predictor
-from noise2map.models.decoding import PredictionOptions
+from noise2map.models.decoding import SAMPLERS, PredictionOptions
 from noise2map.report.html import data_uri
 from noise2map.runs.files import content_checksum, encode_image
 from noise2map.tasks import TASKS
@@ -65,10 +66,8 @@ class AppService:
 
     def __init__(self, models: Sequence[str] = (), device: str = "auto", limits: Limits = LIMITS, *, shipped: bool = True) -> None:
         self.limits, self._device = limits, pick_device(device)
-        names = list(dict.fromkeys([*models, *((*available(), *available_generators()) if shipped else ())]))
-        names = [name for place, name in enumerate(names) if label_of(name) not in map(label_of, names[:place])]
-        self._sources = {label_of(name): name for name in names}
-        self._kinds = {label_of(name): self._kind(name) for name in names}
+        self._sources = _labelled(models, (*available(), *available_generators()) if shipped else ())
+        self._kinds = {label: self._kind(name) for label, name in self._sources.items()}
         self._predictors = {
             label: Predictor.from_pretrained(self._sources[label], self._device)
             for label, kind in self._kinds.items()
@@ -107,7 +106,7 @@ class AppService:
         tabs: dict[str, dict[str, Any]] = {}
         order = [*(task.name for task in TASKS.values()), COMPLETION]
         for label, predictor in self._predictors.items():
-            tab = COMPLETION if COMPLETION in label else predictor.task
+            tab = COMPLETION if COMPLETION in label and predictor.has_classes else predictor.task
             entry = tabs.setdefault(tab, {"id": tab, "title": tab.capitalize(), "kind": "map", "models": []})
             entry["models"].append(_described(label, predictor))
         found = sorted(tabs.values(), key=lambda one: order.index(one["id"]))
@@ -230,7 +229,8 @@ class AppService:
 
     def _draw(self, label: str, fields: Mapping[str, Any], job: Job) -> dict[str, Any]:
         pipe = self._open(label, lambda name: open_generator(name, self._device))
-        job.total = 2 * int(fields.get("steps", 50)) if isinstance(fields.get("steps", 50), int) else 0
+        drawings = 2 if any(fields.get(name, 1) for name in ("consistency_scale", "prior_scale")) else 1
+        job.total = drawings * int(fields.get("steps", 50)) if isinstance(fields.get("steps", 50), int) else 0
         found = run_drawing(pipe, self._sources[label], fields, job.tick, self.limits)
         return {"token": self._results.put(Kept(found.files), found.bytes), "html": found.html, "files": list(found.files)}
 
@@ -265,6 +265,21 @@ class AppService:
         self.queue.close()
 
 
+def _labelled(models: Sequence[str], shipped: Sequence[str]) -> dict[str, str]:
+    """Labels of models, to their names: the short one where it tells them apart; a given one takes the place of a shipped one.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    given = list(dict.fromkeys(models))
+    counts = Counter(label_of(name) for name in given)
+    found = {label_of(name) if counts[label_of(name)] == 1 else name: name for name in given}
+    found |= {label_of(name): name for name in shipped if label_of(name) not in counts}
+    if not found:
+        raise ValueError("there is no model to show; expected a folder, a hub id or a shipped name")
+    return found
+
+
 def _described(label: str, predictor: Predictor) -> dict[str, Any]:
     config = predictor.model.config
     options = PredictionOptions().resolved(config)
@@ -272,6 +287,7 @@ def _described(label: str, predictor: Predictor) -> dict[str, Any]:
     return {
         "name": label,
         "diffusion": bool(config.diffusion),
+        "samplers": [name for name in SAMPLERS if name != "dpmpp_2m" or config.time_difference == 0],
         "steps": steps if isinstance(steps, int) else 3,
         "samples": options.ensemble_size,
         "metres": predictor.in_metres,

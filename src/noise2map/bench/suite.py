@@ -9,7 +9,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from noise2map.bench.bev import BevBenchOptions, make_scene
 from noise2map.bench.guidance import GuidanceBenchOptions, guidance_calls, guided_parts
-from noise2map.bench.model import ModelBenchOptions, build_model, compiled, stage_calls
+from noise2map.bench.model import ModelBenchOptions, build_model, compiled, possible_steps, stage_calls
 from noise2map.bench.timing import MIB, machine_facts, name_of
 from noise2map.guidance import guided_step
 from noise2map.models import MapModel
@@ -29,8 +29,10 @@ from noise2map.models.bev.camera import plan_pooling, pool
 from noise2map.models.bev.lidar import voxelise
 from noise2map.report.html import Page
 from noise2map.report.tables import column_names, merge_rows, read_rows, write_csv
+from noise2map.runs.files import settings_checksum
 from noise2map.runs.peak_memory import read_peak, reset_peak
 from noise2map.runs.provenance import provenance
+from noise2map.tasks import task_of
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +89,9 @@ class SuiteOptions:
     @property
     def words(self) -> str:
         """What else decides a row, in a cell: rows of other options stay in the table."""
-        return f"{self.model}, {self.rounds} rounds, seed {self.seed}"
+        names = ("sizes", "steps", "batch_sizes", "training_batch", "guided", "points")
+        plan = settings_checksum({name: getattr(self, name) for name in names}, 4)
+        return f"{self.model}, {self.rounds} rounds, seed {self.seed}, {torch.get_num_threads()} threads, sizes {plan}"
 
 
 @dataclass(frozen=True)
@@ -227,6 +231,8 @@ def timed(call: Callable[[], Any], options: SuiteOptions) -> Row:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def _model_options(options: SuiteOptions, size: tuple[int, int], dtype: torch.dtype, batch_size: int = 1) -> ModelBenchOptions:
@@ -249,12 +255,12 @@ def _agreement(options: SuiteOptions, dtype: torch.dtype) -> Iterator[Row]:
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
         with torch.no_grad():
-            for steps in options.steps:
+            for steps in possible_steps(reference, options.steps):
                 expected = _map_of(reference, pixels, noise, steps)
                 found = _map_of(model, pixels.to(options.device, dtype), noise.to(options.device), steps).float().cpu()
                 difference = float((found - expected).abs().max() / expected.abs().max())
                 row = {"stage": f"{steps} steps", "max_difference": f"{difference:.3g}"}
-                if expected.shape[1] > 1:
+                if task_of(reference).has_classes:
                     row["label_flips"] = f"{float((found.argmax(1) != expected.argmax(1)).float().mean()):.3g}"
                 yield row
     finally:
@@ -268,6 +274,7 @@ def _map_of(model: MapModel, pixels: Tensor, noise: Tensor, steps: int) -> Tenso
 @torch.no_grad()
 def _model(options: SuiteOptions, size: tuple[int, int], dtype: torch.dtype, with_compiler: bool) -> Iterator[Row]:
     model = build_model(options.model, options.device, dtype, options.seed)
+    options = replace(options, steps=possible_steps(model, options.steps))
     if with_compiler:
         model = compiled(model)
     stages = ["encode", "step", *(f"all {count}" for count in options.steps)]
@@ -280,8 +287,7 @@ def _training(options: SuiteOptions, size: tuple[int, int]) -> Iterator[Row]:
     model = build_model(options.model, options.device, torch.float32, options.seed).train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
     pixels = torch.randn(options.training_batch, 3, size[1], size[0], device=options.device)
-    labels = torch.zeros(options.training_batch, size[1], size[0], device=options.device)
-    labels = labels.long() if model.config.num_labels > 2 else labels + model.config.min_depth
+    labels = _labels(model, (options.training_batch, size[1], size[0])).to(options.device)
 
     def step() -> None:
         with torch.autocast(options.device.type, torch.bfloat16):
@@ -294,10 +300,21 @@ def _training(options: SuiteOptions, size: tuple[int, int]) -> Iterator[Row]:
     yield {"stage": f"{options.training_batch} images", **row, "images_per_s": 1000 * options.training_batch / row["ms"]}
 
 
+def _labels(model: MapModel, shape: tuple[int, int, int]) -> Tensor:
+    """Labels of the model's task that say nothing: one class, the nearest depth, walls that face the camera."""
+    task = task_of(model)
+    if task.has_classes:
+        return torch.zeros(shape, dtype=torch.long)
+    if task.in_metres:
+        return torch.full(shape, float(model.config.min_depth))
+    return torch.tensor([0.0, 0.0, -1.0]).view(1, 3, 1, 1).expand(shape[0], 3, *shape[1:]).contiguous()
+
+
 @torch.no_grad()
 def _throughput(options: SuiteOptions, size: tuple[int, int]) -> Iterator[Row]:
-    stage = f"all {sorted(options.steps)[len(options.steps) // 2]}"
     model = build_model(options.model, options.device, torch.bfloat16, options.seed)
+    options = replace(options, steps=possible_steps(model, options.steps))
+    stage = f"all {sorted(options.steps)[len(options.steps) // 2]}"
     for count in options.batch_sizes:
         call = stage_calls(model, _model_options(options, size, torch.bfloat16, count), [stage])[stage]
         row = timed(call, options)

@@ -40,7 +40,7 @@ from noise2map.report.html import Cloud, GalleryItem, Page
 from noise2map.report.palettes import depth_range
 from noise2map.report.panels import Panel, render
 from noise2map.report.tables import text_table, write_csv
-from noise2map.runs.files import write_image
+from noise2map.runs.files import check_writable, write_image
 from noise2map.runs.output_folder import claim
 from noise2map.runs.words import counted
 from noise2map.tasks import TASKS
@@ -114,6 +114,8 @@ def run_demo(options: DemoOptions) -> list[str]:
         OSError: If a model is missing or the folder cannot be written.
         ValueError: If a model is for another task, or the folder holds something else.
     """
+    if options.hero is not None:
+        check_writable(options.hero.parent)
     with claim(options.out, options.settings, overwrite=options.overwrite):
         return _make(options)
 

@@ -86,21 +86,26 @@ def write_seed(
         numbers[f"{kind}_depth_median"] = round(float(np.median(one.depth)), 4)
         numbers["depth_png_units"] = scale
         if codec:
-            paths[f"{kind}_normals"], paths[f"{kind}_cloud"] = f"{prefix}normals/{name}.png", f"{prefix}clouds/{name}.ply"
-            normals = _write_cloud(folder.root / paths[f"{kind}_cloud"], one.image, one.depth, camera, codec.max_depth)
+            paths[f"{kind}_normals"], cloud = f"{prefix}normals/{name}.png", f"{prefix}clouds/{name}.ply"
+            normals, points = _write_cloud(folder.root / cloud, one.image, one.depth, camera, codec.max_depth)
+            paths |= {f"{kind}_cloud": cloud} if points else {}
             files[paths[f"{kind}_normals"]] = encode_image(Image.fromarray(colorize_normals(normals)))
     folder.write({"id": name, "source": {"seed": seed}, "files": paths, **numbers}, files)
 
 
-def _write_cloud(path: Path, image: Image.Image, depth_m: np.ndarray, camera: Camera, far_m: float) -> np.ndarray:
-    """The point cloud of an image as PLY, without what is as far as depth goes (sky) -> its normals `(H, W, 3)`."""
+def _write_cloud(path: Path, image: Image.Image, depth_m: np.ndarray, camera: Camera, far_m: float) -> tuple[np.ndarray, int]:
+    """The point cloud of an image as PLY, without what is as far as depth goes (sky) -> normals `(H, W, 3)`, number of points.
+
+    Without a point no file is written.
+    """
     depth, intrinsics = torch.from_numpy(depth_m), torch.tensor(camera.intrinsics_px, dtype=torch.float32)
     normals = normals_from_depth(depth, intrinsics)
     keep = known_depth(depth) & (depth < 0.98 * far_m)
     colors = torch.from_numpy(np.asarray(image.convert("RGB")).copy())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_ply(path, point_cloud(depth, intrinsics)[keep], colors[keep], normals[keep])
-    return normals.numpy()
+    if keep.any():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_ply(path, point_cloud(depth, intrinsics)[keep], colors[keep], normals[keep])
+    return normals.numpy(), int(keep.sum())
 
 
 def pair_sheet(out: Path, seeds: Sequence[int], folders: Sequence[str], metric: bool, guided: bool, title: str = "") -> Image.Image:

@@ -267,6 +267,7 @@ def _open_folder(options: RenderOptions) -> Records:
         "size": [options.width, options.height],
         "gore": options.keep_gore,
         "supersample": options.supersample,
+        "walk_frames": None,  # walks are gone on with by `render_walks`
     }
     path = options.out / store.DESCRIPTION
     if options.out.is_dir() and not path.exists() and any(options.out.iterdir()):
@@ -282,6 +283,7 @@ def _open_folder(options: RenderOptions) -> Records:
     for part in store.PARTS:
         (options.out / part).mkdir(parents=True, exist_ok=True)
     store.remove_partial_files(options.out)
+    del kind["walk_frames"]
     description = {
         **kind,
         "frames": max(options.frames, described),

@@ -141,6 +141,7 @@ def _open_folder(options: WalkOptions) -> dict[int, dict[str, Any]]:
     path = options.out / store.DESCRIPTION
     if options.out.is_dir() and not path.exists() and any(options.out.iterdir()):
         raise ValueError(f"{options.out} is not empty and holds no walks; choose another folder")
+    described = 0
     if path.exists():
         there = store.read_description(options.out)
         for name, value in kind.items():
@@ -148,11 +149,12 @@ def _open_folder(options: WalkOptions) -> dict[int, dict[str, Any]]:
                 raise ValueError(
                     f"{options.out} holds frames with {name} = {there.get(name)!r}, not {value!r}; choose another folder"
                 )
+        described = int(there.get("frames", 0))
     for part in (*store.PARTS, store.NORMALS, "flow"):
         (options.out / part).mkdir(parents=True, exist_ok=True)
     description = {
         **kind,
-        "frames": options.walks * options.frames,
+        "frames": max(options.walks * options.frames, described),
         "maps": list(catalog.SPLITS[options.split]),
         "depth": {"unit": "m", "scale": 1 / store.CENTIMETRES, "invalid": 0},
         "vizdoom": import_vizdoom().__version__,

@@ -1,5 +1,7 @@
 """Reads a clip as a stream of upright frames: a few are in memory at a time, however long it is."""
 
+import math
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -80,7 +82,7 @@ class VideoReader:
         if first is None:
             raise ValueError(f"'{self._name}' holds no frame that can be decoded")
         self.size = _upright(first).size
-        self.aspect = 1 / aspect if first.rotation % 180 else aspect
+        self.aspect = 1 / aspect if _turn_of(first)[0] % 180 else aspect
 
     def _open(self) -> Any:
         try:
@@ -148,9 +150,11 @@ class VideoReader:
             length, start = stream.duration, stream.start_time or 0
             for index in range(count):
                 try:
+                    wanted = start + length * index // count if length else start
                     if index and length:
-                        container.seek(start + length * index // count, stream=stream)
-                    image = _upright(next(iter(container.decode(stream))))
+                        container.seek(wanted, stream=stream)  # to the key frame before it
+                    later = (one for one in container.decode(stream) if not index or one.pts is None or one.pts >= wanted)
+                    image = _upright(next(later))
                 except (OSError, ValueError, StopIteration):
                     break  # a broken end is told when it is reached
                 found.append(image if image.size == self.size else image.resize(self.size))
@@ -158,8 +162,21 @@ class VideoReader:
 
 
 def _upright(frame: Any) -> Image.Image:
-    image = frame.to_image()
-    return image.rotate(frame.rotation, expand=True) if frame.rotation else image
+    image, (turn, mirrored) = frame.to_image(), _turn_of(frame)
+    image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image
+    return image.rotate(turn, expand=True) if turn else image
+
+
+def _turn_of(frame: Any) -> tuple[float, bool]:
+    """Degrees counterclockwise that make a frame upright, after it was mirrored left to right if the clip is mirrored."""
+    matrix = next((one for one in frame.side_data if one.type.name == "DISPLAYMATRIX"), None)
+    if matrix is None:
+        return frame.rotation, False
+    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix)[:36])
+    if a * d - b * c >= 0:
+        return frame.rotation, False
+    # [a b; c d] takes a row (x, y), y downwards; with x mirrored first, what is left is a rotation
+    return -round(math.degrees(math.atan2(-b, -a))), True
 
 
 def _reason(error: BaseException) -> str:

@@ -12,6 +12,8 @@ from noise2map.video.reading import VideoReader, import_av
 
 # What players know best, where FFmpeg was built with it; else what every build has. No frame refers to a later one: parts of a clip
 # can be joined as they are.
+_BT709, _LIMITED = 1, 1  # of ITU-T H.273: said in the file, since players differ in what they take where nothing is
+
 _CODECS = (("libx264", {"crf": "18", "preset": "veryfast", "bf": "0"}), ("mpeg4", {"qscale": "2"}))
 
 
@@ -33,6 +35,9 @@ class VideoWriter:
         stream.pix_fmt = "yuv444p" if odd and name == "libx264" else "yuv420p"
         stream.codec_context.time_base = stream.time_base = like.tick
         stream.codec_context.sample_aspect_ratio = like.aspect
+        context = stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = _LIMITED
         self._stream, self._tick = stream, like.tick
         self._duration = max(1, round(1 / like.rate / like.tick))
 
@@ -44,6 +49,7 @@ class VideoWriter:
             time: Ticks of the clip, counted from the first frame of this file on.
         """
         frame = self._frame_of(np.ascontiguousarray(pixels), format="rgb24")
+        frame = frame.reformat(format=self._stream.pix_fmt, dst_colorspace=_BT709, dst_color_range=_LIMITED)
         frame.pts, frame.time_base = time, self._tick
         self._mux(frame)
 

@@ -48,8 +48,13 @@
       form.append(select("average", "averaging", [own, ["last", "last step"], ["steps", "all steps"]]));
     }
     if (tab.kind === "map" && model.diffusion) {
-      form.append(select("sampler", "sampler", [own, ["ddim", "ddim"], ["ddpm", "ddpm"], ["dpmpp_2m", "dpm++ 2m"]]));
-      form.append(select("sampling", "sampling", [own, ["diffusion", "diffusion"], ["one_pass", "one pass"], ["field", "smooth field"]]));
+      form.append(select("sampler", "sampler", [own, ...model.samplers.map((name) => [name, name === "dpmpp_2m" ? "dpm++ 2m" : name])]));
+      const sampling = select("sampling", "sampling", [own, ["diffusion", "diffusion"], ["one_pass", "one pass"], ["field", "smooth field"]]);
+      sampling.addEventListener("change", () => { // both are what one call says
+        const steps = form.elements.steps;
+        if (["one_pass", "field"].includes(form.elements.sampling.value) && steps.value !== "1") { steps.value = 1; steps.dispatchEvent(new Event("input")); }
+      });
+      form.append(sampling);
     }
     if (tab.kind === "places") form.append(select("threshold", "threshold", [own, ...Array.from({ length: 19 }, (_, i) => [String((i + 1) / 20), `${(i + 1) / 20}`])]));
     if (model.metres) form.append(range("fov_deg", "field of view °", 10, 150, Math.round(state.fov)));
