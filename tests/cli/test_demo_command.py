@@ -52,6 +52,13 @@ def run(*words):
     return caught.value.code
 
 
+def test_a_panel_that_cannot_be_written_is_refused_first(models, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    words = ["--segmentation-model", models / "rooms", "--depth-model", models / "depth"]
+    assert run("--out", tmp_path / "out", "--hero", tmp_path / "file" / "hero.png", *words) == 2
+    assert "file" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 @pytest.fixture(scope="module")
 def made(models, tmp_path_factory):
     out = tmp_path_factory.mktemp("demo") / "demo"

@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 import pytest
+from tiny_models import tiny_segmenter
 
 from noise2map.evaluation.protocols import protocol_grid
+from noise2map.evaluation.run import EvaluationOptions, _protocols
 from noise2map.models.decoding import Protocol
 
 
@@ -44,3 +46,15 @@ def test_a_share_is_refined_where_there_are_later_steps():
     assert len({one.name for one in grid}) == 4
     grid = protocol_grid([1, 3], [1], ["last"], refinements=["uncertain"], thresholds=[0.2, 0.1])
     assert [(one.num_inference_steps, one.refine_threshold) for one in grid] == [(1, None), (3, 0.2), (3, 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [(None, "field"), ("one_pass", "diffusion"), ("diffusion", "diffusion"), ("field", "field")],
+)
+def test_the_one_pass_of_a_model_that_draws_fields_is_no_draw(sampling, expected):
+    """What was asked for is scored: the mean of a low-rank normal (SSN), whose own way is a sample of it."""
+    model = tiny_segmenter(diffusion=False, objective="low_rank", sampling="field")
+    grid = protocol_grid([1], [1], ["last"], samplings=[sampling])
+    options = EvaluationOptions(models=["ssn"], protocols=grid, steps_chosen=sampling is not None)
+    assert [one.sampling for one in _protocols(options, model, "ssn", True)] == [expected]

@@ -10,10 +10,12 @@ from typer import BadParameter
 
 from noise2map.cli import main
 from noise2map.cli.sample import parse_seeds
-from noise2map.generation.image_files import pair_sheet, seed_name
-from noise2map.generation.loading import camera_of, load_generator
+from noise2map.generation.image_files import DrawnImage, pair_sheet, seed_name, write_seed
+from noise2map.generation.loading import Camera, camera_of, load_generator
 from noise2map.generation.sampling import SamplingOptions, sample_images
 from noise2map.guidance import DepthGuidedPipeline, GuidanceConfig
+from noise2map.guidance.depth_range import DepthRange
+from noise2map.runs.output_folder import OutputFolder
 from noise2map.zoo import resolve_generator
 
 METRES = {"min_depth": 0.5, "max_depth": 20.0}
@@ -65,6 +67,15 @@ def test_one_command_gives_images_depth_normals_clouds_and_pairs(generator, tmp_
     assert (out / "images" / "000001.png").stat().st_mtime_ns == before
     assert run(*command, "--out", out, "--steps", 5) == 2
     assert "steps 4 -> 5" in capsys.readouterr().err
+
+
+def test_an_image_that_is_all_sky_has_no_cloud_and_stops_nothing(tmp_path):
+    drawn, depth_range = DrawnImage(Image.new("RGB", (16, 16)), np.full((16, 16), 12, np.float32)), DepthRange(0.5, 12.0, "log")
+    with OutputFolder(tmp_path / "out") as folder:
+        folder.use({"seed": 3})
+        write_seed(folder, 3, {"": drawn}, depth_range, Camera([10, 10, 8, 8], "given"), guided=True)
+        assert "guided_cloud" not in folder.done["000003"]["files"] and "guided_normals" in folder.done["000003"]["files"]
+    assert not list(tmp_path.rglob("*.ply"))
 
 
 def test_a_seed_does_not_depend_on_its_batch(generator, tmp_path):

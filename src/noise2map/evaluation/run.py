@@ -149,7 +149,9 @@ def _protocols(chosen: EvaluationOptions, model: Any, name: str, first: bool) ->
             return list(chosen.protocols)
         average = model.config.average
         return [replace(one, average="last" if one.num_inference_steps == 1 else average) for one in chosen.protocols]
-    only = DecodingOptions().resolved(model.config)
+    plain = [one for one in chosen.protocols if one.sampling != "field"]
+    asked = any(one.sampling is not None for one in plain)  # or the model's own way, which may be a field
+    only = DecodingOptions(sampling="diffusion" if asked else None).resolved(model.config)
     drawn = [replace(one, num_inference_steps=1) for one in chosen.protocols if one.sampling == "field"]
     fields = list(dict.fromkeys(one.resolved(model.config) for one in drawn))
     others = {one.name for one in chosen.protocols if one.sampling not in ("field", "one_pass")}
@@ -158,7 +160,7 @@ def _protocols(chosen: EvaluationOptions, model: Any, name: str, first: bool) ->
             f"model {name!r} was trained without diffusion: its map takes 1 step of 1 sample; leave out --steps, --ensemble "
             "and --refine"
         )
-    return ([only] if len(drawn) < len(chosen.protocols) else []) + fields
+    return ([only] if plain else []) + fields
 
 
 def _depth_range(chosen: EvaluationOptions, default: tuple[float, float]) -> tuple[float, float]:
