@@ -40,7 +40,8 @@ def test_every_job_gives_rows_and_a_device_that_is_the_cpu_agrees(tmp_path):
 def test_models_of_one_call_are_measured_in_one_call(model, tmp_path):
     """The defaults ask for three steps, and class labels have no place in directions."""
     options = replace(TOY, model=model, steps=(1, 3), guided=((32, 32),))
-    rows = run_suite(options, tmp_path, [job for job in make_jobs(options) if "guided" not in job.name and "pooling" not in job.name])
+    jobs = [job for job in make_jobs(options) if "guided" not in job.name and "pooling" not in job.name]
+    rows = run_suite(options, tmp_path, jobs)
     assert not any(row.get("error") for row in rows), [row["error"] for row in rows]
     assert not any("3" in row["stage"] or row.get("label_flips") for row in rows)
 

@@ -368,7 +368,9 @@ def evaluate_model(
         raise ValueError("the temperature is that of the logits of whole images; fit it with the plain protocol")
     calibration = getattr(model, "calibration", None)
     if fit_temperature and calibration is not None and calibration.confidences:
-        raise ValueError("the model's confidences are calibrated by a curve, not by a temperature alone; noise2map calibrate fits both")
+        raise ValueError(
+            "the model's confidences are calibrated by a curve, not by a temperature alone; noise2map calibrate fits both"
+        )
     if augmented and sample_scores:
         raise ValueError("single samples are those of whole images seen once; score them with the plain protocol")
     results = []

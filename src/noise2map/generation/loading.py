@@ -160,7 +160,8 @@ def load_priors(pipe: DepthGuidedPipeline, generator: str | Path, paths: Sequenc
     """
     loaded = [load_part("depth_prior", path) for path in paths]
     if not loaded:
-        loaded = [prior for prior in (pipe.depth_prior or load_part("depth_prior", None, _own_folder(resolve_generator(generator))),) if prior]
+        own = pipe.depth_prior or load_part("depth_prior", None, _own_folder(resolve_generator(generator)))
+        loaded = [] if own is None else [own]
     if loaded and pipe.depth_predictor is None:
         raise ValueError("a depth prior is given, but no depth predictor; expected --depth-predictor")
     for prior in reversed(loaded):  # the first is registered last

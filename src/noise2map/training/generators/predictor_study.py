@@ -176,9 +176,7 @@ def _train_one(
     rows = score_depth_predictor(
         unet, fit.predictor, test.images, test.depths, timesteps=options.timesteps, scheduler=scheduler, seed=options.seed
     )
-    _write_folder(
-        folder, fit.predictor, {"plan": plan, "rows": rows, "history": fit.history[:: max(1, options.steps // 200)]}
-    )
+    _write_folder(folder, fit.predictor, {"plan": plan, "rows": rows, "history": fit.history[:: max(1, options.steps // 200)]})
     return rows
 
 
