@@ -142,6 +142,20 @@ def test_a_run_without_a_checkpoint_starts_over(tmp_path, recipe, capsys):
     assert [r["loss"] for r in read_metrics(broken) if "loss" in r] == [r["loss"] for r in read_metrics(whole) if "loss" in r]
 
 
+def test_a_run_that_failed_before_its_first_checkpoint_does_not_bar_the_mended_command(tmp_path, recipe, capsys):
+    out = tmp_path / "run"
+    assert run("train", recipe, "--out", out, "--set", "optim.lr=1e30") == 2  # the loss is not finite
+    said = capsys.readouterr().err
+    assert "lower the learning rate" in said and (out / "config.json").is_file() and not list(out.glob("checkpoint-*"))
+    assert run("train", recipe, "--out", out) == 0
+    assert json.loads((out / "config.json").read_text())["recipe"]["optim"]["lr"] == 0.001
+
+
+def test_options_of_a_folder_are_refused_for_a_recipe(tmp_path, recipe, capsys):
+    assert run("train", recipe, "--out", tmp_path / "run", "--task", "depth") == 2
+    assert "--task and --depth-scale are of your own data" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "changes, named",
     [

@@ -35,6 +35,25 @@ def test_generator_from_a_folder_is_trained_and_resumed(tmp_path, capsys):
     assert DDPMPipeline.from_pretrained(tmp_path / "run" / "final").unet.config.sample_size == 16
 
 
+def test_a_path_is_a_path_and_other_images_are_not_gone_on_with(tmp_path, capsys):
+    write_pictures(tmp_path / "imgs", 8)
+    pictures = write_pictures(tmp_path / "imgs #2", 5)
+    command = (
+        "train",
+        "generator",
+        write_recipe(tmp_path / "tiny.yaml", "elsewhere"),
+        "--root",
+        pictures,
+        "--out",
+        tmp_path / "run",
+    )
+    assert run(*command, "--set", "train.iterations=2") == 0
+    assert "3 training and 2 validation samples" in capsys.readouterr().out
+    (tmp_path / "imgs #2" / sorted(path.name for path in pictures.iterdir())[0]).rename(pictures / "zzz.png")
+    assert run(*command, "--resume", "--set", "train.iterations=3") == 2
+    assert "began with 3 training samples and finds 3, or others" in capsys.readouterr().err
+
+
 def test_prior_of_another_resolution(tmp_path, capsys):
     from noise2map.guidance import DepthPrior
 

@@ -6,13 +6,14 @@ import torch
 from PIL import Image
 from tiny_training import RawSamples, tiny_model, tiny_processor
 from torch import nn
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from noise2map.models import Noise2MapImageProcessor
 from noise2map.report.palettes import INVALID_COLOR, colorize_depth, depth_range
 from noise2map.runs.files import replace_directory
 from noise2map.runs.run_directory import append_metrics, last_checkpoint, mark_complete, read_metrics, rewind_metrics
 from noise2map.training.batches import AugmentedSamples, EpochSampler, MapCollator
-from noise2map.training.callbacks import EmaCallback
+from noise2map.training.callbacks import EmaCallback, MetricsCallback
 from noise2map.training.maps.samples import sample_cells, sample_panel
 from noise2map.training.optimization import decayed_parameters
 from noise2map.training.seeded_trainer import step_seed
@@ -39,8 +40,7 @@ def test_average_of_parameters_and_batch_statistics_follows_the_recursion():
                 parameter.add_(torch.randn(parameter.shape, generator=generator))
         model(torch.randn(8, 3, generator=generator))
         ema.update(model, 8, 8 * step)
-        # diffusers' own ramp bounds the decay at the start: it is 0 in the first update
-        decay = 0.0 if step == 1 else min((1 + step - 1) / (10 + step - 1), 0.5 ** (8 / 16))
+        decay = 0.0 if step == 1 else 0.5 ** (8 / 16)  # the first update takes the weights as they are
         for name, tensor in model.state_dict().items():
             if tensor.is_floating_point():
                 expected[name] = decay * expected[name] + (1 - decay) * tensor
@@ -52,6 +52,23 @@ def test_average_of_parameters_and_batch_statistics_follows_the_recursion():
             assert torch.allclose(tensor.double(), expected[name].double(), atol=1e-5), name
     assert all(torch.equal(tensor, raw[name]) for name, tensor in model.state_dict().items())
     assert not torch.equal(raw["0.weight"], expected["0.weight"])
+
+
+@pytest.mark.parametrize("ratio", [None, 0.5, 0.1, 0.05])
+def test_the_decay_is_the_one_that_is_asked_for(ratio):
+    """Not bounded by the ramp of diffusers' own average, which no option would then change."""
+    model, ema = nn.Linear(2, 2), EmaCallback(half_life_images=10_000, warmup_ratio=ratio)
+    ema.start(model)
+    for step in range(1, 60):
+        ema.update(model, 8, 8 * step)
+    assert ema._average.cur_decay_value == pytest.approx(ema.decay(8, 8 * 59))
+
+
+def test_a_resumed_run_logs_and_saves_as_it_is_told_now(tmp_path):
+    args = TrainingArguments(str(tmp_path), logging_steps=3, save_steps=5, use_cpu=True)
+    state = TrainerState(max_steps=100, global_step=10, logging_steps=2, save_steps=4)
+    MetricsCallback().on_train_begin(args, state, TrainerControl())
+    assert (state.logging_steps, state.save_steps) == (3, 5)
 
 
 def test_raw_weights_come_back_after_an_error():

@@ -182,7 +182,7 @@ def test_relative_labels_make_a_relative_predictor(tmp_path):
     [
         (["--counts", "7"], "7 labelled images are asked for, but there are 6"),
         (["--timesteps", "1000"], "below the process's 1000"),
-        (["--strong", "2,20"], "lacks the requested [20]"),
+        (["--strong", "2,20"], "(2, 20); expected decoder blocks of the U-Net, 0 to 8"),
         (["--strong", "6"], "expected different ones"),
         (["--labels", "nowhere"], "model 'nowhere' is neither"),
         (["--root", "nowhere"], "nowhere"),

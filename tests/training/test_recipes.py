@@ -1,9 +1,12 @@
 import dataclasses
+import json
 import re
+import shutil
+from types import SimpleNamespace
 
 import pytest
 import yaml
-from tiny_training import RawSamples
+from tiny_training import RawSamples, tiny_model, tiny_processor
 
 from noise2map.data.freedoom.shipped import SAMPLES_ROOT
 from noise2map.training.batches import AugmentedSamples, MapCollator
@@ -68,6 +71,31 @@ def test_overrides(tmp_path):
 def test_mistakes_are_named(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         load_recipe(write(tmp_path, text))
+
+
+def test_broken_yaml_of_an_override_is_named():
+    with pytest.raises(ValueError, match="override 'data.train=/data/a: b: c' is not YAML"):
+        make_recipe({}, ["data.train=/data/a: b: c"])
+
+
+def test_a_folder_of_all_splits_is_trained_on_its_training_split(tmp_path):
+    for split in ("train", "val", "test"):
+        shutil.copytree(SAMPLES_ROOT / "test", tmp_path / split)
+        path = tmp_path / split / "dataset.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "split": split}))
+    recipe = load_recipe("freedoom-segmentation-tiny", [f"data.train={tmp_path}", f"data.val={tmp_path}", "data.train_limit=0"])
+    assert [part.split for part in make_data(recipe)] == ["train", "val"]
+    assert [
+        part.split for part in make_data(load_recipe("freedoom-depth-tiny", [f"data.{p}={tmp_path / p}" for p in ("train", "val")]))
+    ] == ["train", "val"]
+
+
+def test_weights_of_other_classes_are_refused_in_a_sentence(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    tiny_processor().save_pretrained(tmp_path)
+    recipe = load_recipe("freedoom-segmentation-tiny", [f"model.init_from={tmp_path}", "model.encoder_from=none"])
+    with pytest.raises(ValueError, match=r"weights of other shapes than the recipe's model with 3 classes.*model\.encoder_from"):
+        make_model(recipe, SimpleNamespace(id2label={0: "a", 1: "b", 2: "c"}, palette=[]))
 
 
 @pytest.mark.parametrize("override", ["lr=1", "optim.lr", "optim.lr.x=1", ".lr=1"])

@@ -308,6 +308,8 @@ def find_split_list(root: Path, split: str, names: Sequence[str], what: str) -> 
     for name in names:
         if (root / name).is_file():
             return root / name
+    if split.endswith(".txt") and Path(split).is_file():
+        return Path(split)
     raise FileNotFoundError(
         f"{what} needs the list of its split in {root}: {' or '.join(names)}, lines of: image depth focal "
         f"(split {ALL!r} takes every pair that is there, without a list)"

@@ -15,7 +15,7 @@ from noise2map.report.tables import text_table
 from noise2map.runs.output_folder import locked
 from noise2map.runs.provenance import provenance
 from noise2map.training.generators.depth_labels import TRUTH, LabelledImages, choose, read_images
-from noise2map.training.generators.predictor_study import SCORES_FILE, PredictorStudyOptions, run_predictor_study
+from noise2map.training.generators.predictor_study import SCORES_FILE, PredictorStudyOptions, check_study, run_predictor_study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +77,9 @@ def _train(options: PredictorTrainingOptions) -> list[dict[str, Any]]:
     size = pipe.unet.config.sample_size
     if not isinstance(size, int):
         raise ValueError(f"the generator's images are {size}; expected squares")
-    train, val = _read(options, size, device)
     study = options.study
+    check_study(pipe.unet, pipe.scheduler, study)
+    train, val = _read(options, size, device)
     if not train.metric:
         study = replace(study, min_depth=None, max_depth=None)
     dtype = torch.bfloat16 if study.bf16 else torch.float32

@@ -191,9 +191,11 @@ def find_start(
     with suppress(ValueError):  # a field of then that is none of now is compared as it stands
         recorded = complete(recorded)
     before, now = _flat(json_values(dict(recorded))), _flat(json_values(dict(recipe)))
+    checkpoint = last_checkpoint(directory)
+    if checkpoint is None and not (directory / FINAL_DIRECTORY).exists():
+        return RunStart("restart")  # whatever its settings: nothing was learnt that could be lost
     longer = resume and before.get(ITERATIONS, 0) < now.get(ITERATIONS, 0)
     _check_same(directory, before, now, FREE_FIELDS | ({ITERATIONS} if longer else set()))
-    checkpoint = last_checkpoint(directory)
     if not longer and _is_finished(directory, config, now.get(ITERATIONS, 0)):
         return RunStart("finished", checkpoint)
     return RunStart("restart") if checkpoint is None else RunStart("resume", checkpoint, longer)

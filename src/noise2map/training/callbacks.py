@@ -63,7 +63,7 @@ class EmaCallback(TrainerCallback):
     def update(self, model: nn.Module, images_per_step: int, images_seen: int) -> None:
         """One step of the average."""
         average = self._running()
-        average.decay = self.decay(images_per_step, images_seen)
+        average.decay = average.min_decay = self.decay(images_per_step, images_seen)  # or diffusers' own warm-up bounds it
         average.step(model.parameters())
         for shadow, buffer in zip(self._buffers, model.buffers()):
             if shadow.is_floating_point():
@@ -169,7 +169,8 @@ class MetricsCallback(TrainerCallback):
     """Appends every log record to ``metrics.jsonl``; stops the run when the loss is not finite."""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Forget the records after the step that training goes on from."""
+        """Forget the records after the step that training goes on from, and the intervals that the run had before."""
+        state.compute_steps(args, state.max_steps)
         if state.is_world_process_zero:
             rewind_metrics(args.output_dir, state.global_step)
 
@@ -183,6 +184,6 @@ class MetricsCallback(TrainerCallback):
         loss = logs.get("loss")
         if loss is not None and not math.isfinite(loss):
             raise ValueError(
-                f"the training loss is {loss} at step {state.global_step}; lower the learning rate or clip gradients, and "
-                f"resume from the last checkpoint in {args.output_dir}"
+                f"the training loss is {loss} at step {state.global_step}; lower the learning rate or clip gradients, in another "
+                f"--out: a run of {args.output_dir} goes on with the settings that it began with"
             )

@@ -8,6 +8,7 @@ from typing import Any
 
 from noise2map.report.tables import text_table
 from noise2map.runs.data_split import DataSplit
+from noise2map.runs.files import content_checksum
 from noise2map.runs.memory import keep_freed_memory
 from noise2map.runs.output_folder import locked
 from noise2map.runs.run_directory import RunStart, mark_finished, read_config, run_config, write_config
@@ -69,6 +70,9 @@ def _run(
 ) -> Path:
     first = trainer.is_world_process_zero()
     _check_split(directory, start, split)
+    data = {"train": _content(trainer.train_dataset), "val": _content(trainer.eval_dataset)}
+    if start.state == "resume":
+        _check_data(directory, data)
     if first:
         logger.info("%s, into %s", describe(trainer), directory)
         if start.state != "new":
@@ -76,7 +80,7 @@ def _run(
     if first and (start.state != "resume" or start.longer):
         before = read_config(directory) if start.longer else {}
         config = run_config(recipe.to_dict(), trainer.model.config.to_dict(), name)
-        write_config(directory, {**before, **config, "finished_steps": 0})
+        write_config(directory, {**before, **config, "data": data, "finished_steps": 0})
         if split is not None:
             split.write(directory)
     trainer.train(resume_from_checkpoint=start.state == "resume")
@@ -113,6 +117,36 @@ def _check_split(directory: Path, start: RunStart, split: DataSplit | None) -> N
         if other:
             names = ", ".join(dict.fromkeys(name for name, _ in other[:4]))
             raise ValueError(f"the {part} images are not those that {directory} began with ({names}); choose another --out")
+
+
+def _content(dataset: Any) -> dict[str, Any]:
+    """Number of samples, and a checksum of their ids where the dataset knows them without reading one."""
+    if dataset is None:
+        return {"samples": 0}
+    names = _ids(dataset)
+    checksum = {} if names is None else {"ids": content_checksum(f"{name}\n" for name in names)}
+    return {"samples": len(dataset), **checksum}
+
+
+def _ids(dataset: Any) -> list[str] | None:
+    if hasattr(dataset, "ids"):
+        return [str(one) for one in dataset.ids]
+    if hasattr(dataset, "paths"):
+        return [path.name for path in dataset.paths]
+    inner = getattr(dataset, "dataset", None)
+    names = None if inner is None else _ids(inner)
+    if names is None or not hasattr(dataset, "indices"):
+        return names
+    return [names[index] for index in dataset.indices]
+
+
+def _check_data(directory: Path, data: Mapping[str, Any]) -> None:
+    """Refuse to go on with other samples than the run began with: what was held out might be learnt, the order would be another."""
+    before = read_config(directory).get("data", data)  # runs of before it was recorded
+    for part, word in (("train", "training"), ("val", "validation")):
+        if before.get(part) != data[part]:
+            then, now = before.get(part, {}).get("samples"), data[part]["samples"]
+            raise ValueError(f"{directory} began with {then} {word} samples and finds {now}, or others; choose another --out")
 
 
 def score_table(scores: Mapping[str, float]) -> str:

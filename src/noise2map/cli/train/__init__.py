@@ -33,10 +33,11 @@ def train(
         str, typer.Argument(help="Recipe file, name of a shipped recipe (see --list), or folder: your own images/ and maps/.")
     ] = "",
     root: Annotated[Path | None, typer.Option(help="With folder: what holds images/ and maps/, or train/ and val/.")] = None,
-    task: Annotated[ImageTask, typer.Option(help="With folder: what the maps are.")] = "segmentation",
+    task: Annotated[ImageTask | None, typer.Option(help="With folder: what the maps are. [default: segmentation]")] = None,
     depth_scale: Annotated[
-        float, typer.Option(callback=check_positive, help="With folder: metres per unit of the depth maps.")
-    ] = 0.001,
+        float | None,
+        typer.Option(callback=check_positive, help="With folder: metres per unit of the depth maps. [default: 0.001]"),
+    ] = None,
     out: Out = None,
     set_: Set = None,
     resume: Resume = False,
@@ -63,10 +64,14 @@ def train(
     own = recipe == "folder" and not Path(recipe).is_file()
     if own != (root is not None):
         raise ValueError("your own data: noise2map train folder --root DIR --task segmentation|depth|normals")
+    if not own and (task is not None or depth_scale is not None):
+        raise ValueError(
+            "--task and --depth-scale are of your own data (folder); a recipe says both itself: --set data.depth_scale=X"
+        )
     if own:
         from noise2map.training.maps.folder_recipe import folder_recipe
 
-        loaded = folder_recipe(root or "", task, depth_scale, set_)
+        loaded = folder_recipe(root or "", task or "segmentation", 0.001 if depth_scale is None else depth_scale, set_)
     else:
         loaded = load_recipe(recipe, set_)
     directory = out if out is not None else Path("runs") / Path(recipe).stem

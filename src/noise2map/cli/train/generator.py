@@ -1,5 +1,6 @@
 """``noise2map train generator`` and ``noise2map train depth-prior``: unconditional diffusion U-Nets, one engine."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -42,7 +43,7 @@ def train_generator(
     """
     if list_:
         return _print_names("image")
-    changes = [] if category is None else [f"data.category={category}"]
+    changes = [] if category is None else [f"data.category={json.dumps(category)}"]
     _train(recipe, "image", [*_data_changes(dataset, root), *changes, *(set_ or [])], out, resume, dry_run)
 
 
@@ -92,8 +93,8 @@ def _data_changes(dataset: str | None, root: str | None) -> list[str]:
     changes = [] if dataset is None else [f"data.name={dataset}"]
     if root is not None:
         has_val = (Path(root) / "train").is_dir() and (Path(root) / "val").is_dir()
-        parts = (f"{root}/train", f"{root}/val") if has_val else (root, root if dataset == "lsun" else "none")
-        changes += [f"data.train={parts[0]}", f"data.val={parts[1]}"]
+        parts = (f"{root}/train", f"{root}/val") if has_val else (root, root if dataset == "lsun" else None)
+        changes += [f"data.train={json.dumps(parts[0])}", f"data.val={json.dumps(parts[1])}"]  # a path is no YAML
     return changes
 
 

@@ -110,6 +110,13 @@ def is_rendered(folder: Path) -> bool:
     return (folder / store.DESCRIPTION).is_file()
 
 
+def split_folder(root: str | Path, split: str) -> Path:
+    """The folder of a split within one of several splits; any other folder is what was meant, and stays."""
+    root = Path(root)
+    several = not is_rendered(root) and any(is_rendered(root / name) for name in SPLITS)
+    return root / split if several else root
+
+
 def open_rendered(root: str | Path, split: str | None = None, task: str = "segmentation", **options: Any) -> FreedoomDataset:
     """Open a split from its folder or from the folder of several splits.
 

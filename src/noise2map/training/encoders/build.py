@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from noise2map.data.freedoom.dataset import open_rendered
+from noise2map.data.freedoom.dataset import open_rendered, split_folder
 from noise2map.data.transforms import Compose, HorizontalFlip, Photometric, Transform
 from noise2map.models import Noise2MapConfig, Noise2MapImageProcessor
 from noise2map.training.encoders.model import JointEncoder
@@ -54,8 +54,8 @@ def make_encoder_trainer(recipe: EncoderRecipe, run_directory: str | Path) -> En
     train, data = recipe.train, recipe.data
     if train.threads:
         torch.set_num_threads(train.threads)
-    train_set = open_rendered(data.train, None, "all", classes=data.classes, limit=data.train_limit or None)
-    val_set = open_rendered(data.val, None, "all", classes=data.classes)
+    train_set = open_rendered(split_folder(data.train, "train"), None, "all", classes=data.classes, limit=data.train_limit or None)
+    val_set = open_rendered(split_folder(data.val, "val"), None, "all", classes=data.classes)
     size = recipe.image_size()
     processor = Noise2MapImageProcessor(**({} if size is None else {"size": {"height": size[1], "width": size[0]}}))
     processor.do_resize = size is not None

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import set_seed
 
 from noise2map.data.center_crop import CenterCrops
+from noise2map.data.freedoom.dataset import split_folder
 from noise2map.data.opening import open_dataset
 from noise2map.data.subsets import Subset, hold_out
 from noise2map.data.transforms import HorizontalFlip
@@ -51,7 +52,7 @@ def _open(recipe: GeneratorRecipe, root: str, split: str) -> Any:
         return open_dataset("lsun", root, split, category=data.category, limit=data.limit)
     if data.name == "folder":
         return open_dataset("images" if recipe.model.target == "image" else "depth-maps", root, depth_scale=data.depth_scale)
-    return open_dataset("freedoom", root, task=recipe.model.target)
+    return open_dataset("freedoom", split_folder(root, split), task=recipe.model.target)
 
 
 def make_generator_model(recipe: GeneratorRecipe, intrinsics: Any = None) -> UNetWithLoss:

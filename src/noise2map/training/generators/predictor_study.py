@@ -10,6 +10,7 @@ import torch
 from diffusers import UNet2DModel
 
 from noise2map.guidance import DepthPredictor, decoder_blocks
+from noise2map.guidance.depth_range import DepthRange
 from noise2map.report.plots import Series, quality_plot, save_figure
 from noise2map.report.tables import write_csv
 from noise2map.runs.files import (
@@ -108,9 +109,7 @@ def run_predictor_study(
     Raises:
         ValueError: if sizes, blocks or numbers cannot work, or ``out`` holds predictors of another plan.
     """
-    steps_of_process = int(scheduler.config.num_train_timesteps)
-    if max(options.timesteps) >= steps_of_process:
-        raise ValueError(f"timesteps are {options.timesteps}; expected numbers below the process's {steps_of_process}")
+    check_study(unet, scheduler, options)
     unet.eval().requires_grad_(False)
     rows: list[dict[str, Any]] = []
     known = {"generator": weights_checksum(unet), "scheduler": _scheduler_checksum(scheduler), "scored images": _content(test)}
@@ -129,6 +128,22 @@ def run_predictor_study(
     for name, figure in study_figures(rows, options).items():
         save_figure(out / f"{name}.png", figure)
     return rows
+
+
+def check_study(unet: UNet2DModel, scheduler: Any, options: PredictorStudyOptions) -> None:
+    """Refuses what cannot be trained on a generator, before images are read and labelled.
+
+    Raises:
+        ValueError: if it has no such time step or block, or the range of depth is none.
+    """
+    steps_of_process, blocks = int(scheduler.config.num_train_timesteps), decoder_blocks(unet)
+    if max(options.timesteps) >= steps_of_process:
+        raise ValueError(f"timesteps are {options.timesteps}; expected numbers below the process's {steps_of_process}")
+    for name in ("strong_blocks", "weak_blocks"):
+        unknown = [k for k in getattr(options, name) if k not in blocks]
+        if unknown:
+            raise ValueError(f"{name} are {getattr(options, name)}; expected decoder blocks of the U-Net, 0 to {max(blocks)}")
+    DepthRange(options.min_depth, options.max_depth, options.depth_representation)
 
 
 def without_probes(predictor: DepthPredictor) -> DepthPredictor:

@@ -1,5 +1,6 @@
 """From a recipe to datasets, processor, model and trainer."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -110,7 +111,7 @@ def make_model(recipe: Recipe, dataset: Any) -> nn.Module:
 
     Raises:
         OSError: if pretrained weights cannot be found.
-        ValueError: if the encoder of ``encoder_from`` or ``backbone_from`` has other sizes than the recipe's.
+        ValueError: if the checkpoint of ``init_from`` or the encoder of ``encoder_from`` or ``backbone_from`` has other sizes than the recipe's.
     """
     task = get_task(recipe.model.task)
     kind, config = task.model_class, make_config(recipe, dataset.id2label if task.has_classes else {})
@@ -118,7 +119,15 @@ def make_model(recipe: Recipe, dataset: Any) -> nn.Module:
         config.palette = ["#{:02x}{:02x}{:02x}".format(*color) for color in dataset.palette.tolist()]
     set_seed(recipe.train.seed)
     if recipe.model.init_from is not None:
-        return kind.from_pretrained(recipe.model.init_from, config=config)
+        try:
+            return kind.from_pretrained(recipe.model.init_from, config=config)
+        except RuntimeError as error:
+            names = sorted(set(re.findall(r"^(\S+)\s*\|\s*MISMATCH", str(error), re.MULTILINE)))
+            raise ValueError(
+                f"model.init_from {recipe.model.init_from!r} has weights of other shapes than the recipe's model with "
+                f"{config.num_labels} classes{': ' + ', '.join(names[:3]) if names else ''}; for other classes take its image "
+                "encoder alone: model.encoder_from"
+            ) from error
     model = kind(config)
     if recipe.model.backbone_from is not None:
         load_backbone(_backbone_of(model), recipe.model.backbone_from)

@@ -12,6 +12,7 @@ import numpy as np
 from noise2map.data.checking import warn_of_scale
 from noise2map.data.folder import FolderDataset
 from noise2map.data.freedoom.catalog import class_names as freedoom_classes
+from noise2map.data.freedoom.dataset import split_folder
 from noise2map.data.nuscenes import BevAugmentation, NuScenesDataset
 from noise2map.data.opening import DATASETS, open_dataset
 from noise2map.data.subsets import Cropped, Redrawn, SkipUnreadable, Subset, hold_out
@@ -66,7 +67,10 @@ def make_data(recipe: Recipe, config: Any = None) -> tuple[Any, Any]:
         OSError: if a directory is missing.
         ValueError: if a directory holds no usable samples, or maps for the other task.
     """
-    train, val = (_data_set(recipe, part, config) for part in (recipe.data.train, recipe.data.val))
+    train, val = (
+        _data_set(recipe, str(split_folder(part, split)) if recipe.data.name == "freedoom" else part, config)
+        for part, split in ((recipe.data.train, "train"), (recipe.data.val, "val"))
+    )
     scale = warn_of_scale(train, recipe.data.name)
     if scale:
         warnings.warn(scale, stacklevel=2)
