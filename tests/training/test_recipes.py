@@ -74,7 +74,7 @@ def test_mistakes_are_named(tmp_path, text, message):
 
 
 def test_broken_yaml_of_an_override_is_named():
-    with pytest.raises(ValueError, match="override 'data.train=/data/a: b: c' is not YAML"):
+    with pytest.raises(ValueError, match=r"override 'data\.train=/data/a: b: c' is not YAML"):
         make_recipe({}, ["data.train=/data/a: b: c"])
 
 

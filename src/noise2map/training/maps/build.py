@@ -111,7 +111,8 @@ def make_model(recipe: Recipe, dataset: Any) -> nn.Module:
 
     Raises:
         OSError: if pretrained weights cannot be found.
-        ValueError: if the checkpoint of ``init_from`` or the encoder of ``encoder_from`` or ``backbone_from`` has other sizes than the recipe's.
+        ValueError: if the checkpoint of ``init_from``, or the encoder of ``encoder_from`` or ``backbone_from``, has other sizes
+            than the recipe's.
     """
     task = get_task(recipe.model.task)
     kind, config = task.model_class, make_config(recipe, dataset.id2label if task.has_classes else {})
