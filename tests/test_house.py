@@ -141,7 +141,7 @@ ROOMS = {
         {"PIL", "matplotlib", "numpy", "safetensors", "torch"},
     ),
     "bench": (
-        {"inference", "zoo", "training", "convert", "guidance", "models", "report", "diffusion", "runs"},
+        {"inference", "zoo", "tasks", "training", "convert", "guidance", "models", "report", "diffusion", "runs"},
         {"diffusers", "torch", "tqdm"},
     ),
 }

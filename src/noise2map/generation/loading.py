@@ -1,6 +1,5 @@
 """Loads an image generator with the parts of its guidance: shipped name, folder or hub id."""
 
-import functools
 import json
 import logging
 from collections.abc import Sequence
@@ -9,12 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 
 from noise2map.geometry import intrinsics_from_fov
 from noise2map.guidance import DepthGuidedPipeline, DepthPredictor, DepthPrior
 from noise2map.guidance.features import channels_last_on_cpu
+from noise2map.guidance.fetching import fetched_folder
 from noise2map.inference.loading import pick_device
 from noise2map.runs.files import weights_checksum
 from noise2map.zoo import final_hint, resolve_generator
@@ -91,12 +90,9 @@ def load_generator(
     return pipe
 
 
-@functools.cache
 def _own_folder(source: str) -> str:
-    """The folder of a generator with what only this library reads; that of a hub id, which diffusers does not fetch, is fetched."""
-    if Path(source).is_dir():
-        return source
-    return snapshot_download(source, allow_patterns=[CAMERA_FILE, *(f"{part}/*" for part in _PARTS)])
+    """The folder of a generator, with what only this library reads in it."""
+    return fetched_folder(source, (CAMERA_FILE, *(f"{part}/*" for part in _PARTS)))
 
 
 def _fitting_prior(prior: DepthPrior | None, predictor: DepthPredictor) -> DepthPrior | None:

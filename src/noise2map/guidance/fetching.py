@@ -5,6 +5,7 @@ code in the repository where it lies on the hub. The parts are of this library, 
 brought here first.
 """
 
+import functools
 import json
 import os
 from pathlib import Path
@@ -14,6 +15,20 @@ from huggingface_hub import hf_hub_download, snapshot_download
 
 _FILES = ("*.json", "*.safetensors", "*.md")
 _DOWNLOAD = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+
+
+@functools.cache
+def fetched_folder(source: str, patterns: tuple[str, ...]) -> str:
+    """The folder that a source is, or that of a hub id with the files of some patterns, which diffusers does not fetch.
+
+    Args:
+        source: A folder, or ``owner/name`` on the hub.
+        patterns: Of the files that are wanted; those that are not there are no error.
+
+    Raises:
+        OSError: If the hub cannot be reached or has no such repository.
+    """
+    return source if Path(source).is_dir() else snapshot_download(source, allow_patterns=list(patterns))
 
 
 class FromHub:
