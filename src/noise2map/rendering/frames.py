@@ -267,7 +267,6 @@ def _open_folder(options: RenderOptions) -> Records:
         "size": [options.width, options.height],
         "gore": options.keep_gore,
         "supersample": options.supersample,
-        "walk_frames": None,  # walks are gone on with by `render_walks`
     }
     path = options.out / store.DESCRIPTION
     if options.out.is_dir() and not path.exists() and any(options.out.iterdir()):
@@ -275,7 +274,7 @@ def _open_folder(options: RenderOptions) -> Records:
     described = 0
     if path.exists():
         there = store.read_description(options.out)
-        for name, value in kind.items():
+        for name, value in {**kind, "walk_frames": None}.items():  # walks are gone on with by `render_walks`
             found = there.get(name, 1) if name == "supersample" else there.get(name)  # older versions do not name it
             if found != value:
                 raise ValueError(f"{options.out} holds frames with {name} = {found!r}, not {value!r}; choose another folder")
@@ -283,7 +282,6 @@ def _open_folder(options: RenderOptions) -> Records:
     for part in store.PARTS:
         (options.out / part).mkdir(parents=True, exist_ok=True)
     store.remove_partial_files(options.out)
-    del kind["walk_frames"]
     description = {
         **kind,
         "frames": max(options.frames, described),

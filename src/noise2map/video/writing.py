@@ -10,10 +10,10 @@ import numpy as np
 
 from noise2map.video.reading import VideoReader, import_av
 
-# What players know best, where FFmpeg was built with it; else what every build has. No frame refers to a later one: parts of a clip
-# can be joined as they are.
 _BT709, _LIMITED = 1, 1  # of ITU-T H.273: said in the file, since players differ in what they take where nothing is
 
+# What players know best, where FFmpeg was built with it; else what every build has. No frame refers to a later one: parts of a clip
+# can be joined as they are.
 _CODECS = (("libx264", {"crf": "18", "preset": "veryfast", "bf": "0"}), ("mpeg4", {"qscale": "2"}))
 
 
