@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 import pytest
 import typer
+from torch.utils.data import DataLoader, Dataset
 
 from noise2map import __version__, cli
 from noise2map.cli import launch
@@ -73,6 +74,23 @@ def test_errors_are_one_line(monkeypatch, capsys, error, line):
     monkeypatch.setattr(cli, "app", fail)
     code, out, err = run([], capsys)
     assert code == 2 and out == "" and err == f"noise2map: error: {line}\n"
+
+
+class Unreadable(Dataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        try:
+            raise ValueError("truncated: file")
+        except ValueError as error:
+            raise OSError("cannot read a.png: it is cut off") from error
+
+
+def test_an_error_of_a_process_that_loads_data_comes_without_its_traceback(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "app", lambda **_: list(DataLoader(Unreadable(), num_workers=1)))
+    code, _, err = run([], capsys)
+    assert (code, err) == (2, "noise2map: error: cannot read a.png: it is cut off\n")
 
 
 def test_a_mistake_of_ours_is_not_hidden(monkeypatch):

@@ -54,6 +54,12 @@ def test_the_only_category_and_the_folder_itself(root):
         LsunDataset(root, "bedroom", "val")
 
 
+def test_a_key_file_of_a_part_is_that_of_the_whole(root, tmp_path):
+    keys = tmp_path / "keys.npy"
+    assert len(LsunDataset(root, split="val", key_file=keys, limit=1)) == 1
+    assert LsunDataset(root, split="val", key_file=keys).keys.tolist() == LsunDataset(root, split="val").keys.tolist()
+
+
 def test_key_file_keeps_the_list(root, tmp_path):
     keys = tmp_path / "keys.npy"
     first = LsunDataset(root, split="val", key_file=keys)

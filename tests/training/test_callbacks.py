@@ -117,6 +117,17 @@ def test_each_epoch_has_its_own_order_and_augmentation_belongs_to_the_sample():
     assert draws[0] == draws[3] and len(set(draws)) == 3
 
 
+def test_every_step_of_an_epoch_has_all_its_samples():
+    sampler, whole, seen = EpochSampler(11, seed=3, step=4), EpochSampler(11, seed=3), set()
+    assert len(sampler) == 8
+    for epoch in range(12):
+        sampler.set_epoch(epoch)
+        whole.set_epoch(epoch)
+        assert list(sampler) == list(whole)[:8]
+        seen |= {index for _, index in sampler}
+    assert seen == set(range(11))  # other samples are left out each time
+
+
 def test_collator_keeps_units_and_masks_invalid_depth():
     samples = [RawSamples(2)[0], RawSamples(2)[1]]
     samples[0]["depth_m"] = np.full_like(samples[0]["depth_m"], 3.5)  # also where the mask says invalid
@@ -153,6 +164,15 @@ def test_decay_groups():
     }
     with pytest.raises(ValueError, match=r"\(open"):
         decayed_parameters(model, ["(open"])
+
+
+def test_scores_that_are_taken_again_stand_once(tmp_path):
+    for record in ({"step": 10, "final_mIoU_3": 0.5}, {"step": 20, "loss": 1.0}, {"step": 20, "final_mIoU_3": 0.6}):
+        append_metrics(tmp_path, record)
+    rewind_metrics(tmp_path, 20)
+    assert len(read_metrics(tmp_path)) == 3
+    rewind_metrics(tmp_path, 20, rescored=True)
+    assert read_metrics(tmp_path) == [{"step": 10, "final_mIoU_3": 0.5}, {"step": 20, "loss": 1.0}]
 
 
 def test_metrics_file_survives_a_cut_and_rewinds(tmp_path):

@@ -1,6 +1,10 @@
 """Two CPU processes under ``accelerate launch`` (gloo)."""
 
+import json
+import os
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -83,3 +87,39 @@ def test_two_processes_train_one_generator(tmp_path):
     assert all(torch.equal(tensor, second["weights"][name]) for name, tensor in first["weights"].items())
     assert first["scores"] == second["scores"] and first["scores"]["eval_loss"] > 0
     assert (tmp_path / "run" / "final" / "unet" / "diffusion_pytorch_model.safetensors").is_file()
+
+
+ENCODER = """
+import json
+import sys
+from pathlib import Path
+import test_encoders
+
+trainer = test_encoders.make_trainer(Path(sys.argv[1]), per_device_eval_batch_size=1)
+scores = trainer.evaluate()
+if trainer.is_world_process_zero():
+    print("scores", json.dumps(scores))
+trainer.accelerator.end_training()
+"""
+
+
+@pytest.mark.slow
+def test_the_losses_of_an_encoder_are_those_of_all_processes(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(ENCODER)
+    environment = launch_environment()
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), environment["PYTHONPATH"]])
+    found = []
+    for words in ([sys.executable], accelerate_launch(2)):  # two of the three images in one process, one in the other
+        done = subprocess.run(
+            [*words, str(script), str(tmp_path / "run")],
+            check=True,
+            env=environment,
+            timeout=300,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        found += [json.loads(line.removeprefix("scores ")) for line in done.stdout.splitlines() if line.startswith("scores ")]
+    alone, together = found
+    assert {name for name in alone if name.endswith("_loss")} == {"eval_labels_loss", "eval_depth_m_loss", "eval_normals_loss"}
+    assert together == pytest.approx(alone, rel=1e-4)

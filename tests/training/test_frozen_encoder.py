@@ -1,6 +1,8 @@
 """Decoders trained on a frozen encoder and on features that are kept on disk."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -166,6 +168,33 @@ def test_recipes_refuse_what_cannot_be_cached():
 def test_a_cache_is_read_by_number(tmp_path):
     cache = FeatureCache(tmp_path, lambda samples: torch.full((len(samples), 2, 1, 3), 0.5), RawSamples(3), Views(1, False), "mark")
     assert cache[2, 0].shape == (2, 1, 3) and cache[2, 0].dtype == torch.bfloat16
+
+
+def test_processes_of_one_run_wait_for_the_one_that_fills_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_cache, "_PATIENCE_S", 0.01)
+    filling, go_on, encoded = threading.Event(), threading.Event(), []
+
+    def encode(samples):
+        encoded.append(len(samples))
+        filling.set()
+        assert go_on.wait(60)
+        return torch.full((len(samples), 2, 1, 3), float(len(encoded)))
+
+    def cache():
+        return FeatureCache(tmp_path, encode, RawSamples(3), Views(1, False), "mark")
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(cache)
+        assert filling.wait(60)
+        with pytest.raises(BlockingIOError, match="another process"):  # of another run
+            cache()
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        second = pool.submit(cache)
+        assert not second.done()
+        go_on.set()
+        one, two = first.result(60), second.result(60)
+    assert encoded == [1, 3]  # the shape of one, then all: once
+    assert all(torch.equal(one[index, 0], two[index, 0]) for index in range(3))
 
 
 def test_windows_of_cached_features_lie_where_their_maps_do(tmp_path):

@@ -69,8 +69,12 @@ def test_study_writes_predictors_table_and_plots_and_goes_on(rooms, tmp_path, ca
     before = (out / "images-0002" / "scores.json").stat().st_mtime_ns
     assert run(*command(rooms, out), "--counts", "2,5,6") == 0
     assert (out / "images-0002" / "scores.json").stat().st_mtime_ns == before
-    assert run(*command(rooms, out), "--counts", "2", "--seed", 1) == 2
-    assert "other settings (probe, seed, images)" in capsys.readouterr().err
+    assert run(*command(rooms, out), "--counts", "2,5,6", "--seed", 1) == 2
+    assert "other settings (seed, images)" in capsys.readouterr().err
+    table = (out / "accuracy.csv").read_bytes()
+    assert run(*command(rooms, out), "--counts", "2,4") == 2  # the table and the final predictor would lose the others
+    assert "predictors of 5, 6 images, too" in (error := capsys.readouterr().err) and "--counts 2,4,5,6" in error
+    assert (out / "accuracy.csv").read_bytes() == table
 
 
 def test_a_predictor_of_other_weights_images_or_depth_is_not_taken_up(tmp_path):

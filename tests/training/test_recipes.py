@@ -10,6 +10,8 @@ from tiny_training import RawSamples, tiny_model, tiny_processor
 
 from noise2map.data.freedoom.shipped import SAMPLES_ROOT
 from noise2map.training.batches import AugmentedSamples, MapCollator
+from noise2map.training.encoders.recipe import make_encoder_recipe
+from noise2map.training.generators.recipe import make_generator_recipe
 from noise2map.training.maps.build import make_config, make_model, make_processor
 from noise2map.training.maps.data import make_data, make_transform
 from noise2map.training.maps.recipe import Recipe, load_recipe, make_recipe
@@ -59,6 +61,14 @@ def test_overrides(tmp_path):
         ("train: {eval_steps: []}", "train.eval_steps"),
         ("train: {save_every: 70}", "multiple of log_every 50"),
         ("optim: {lr: -1}", "optim.lr is -1.0; expected a positive number"),
+        ("optim: {beta2: 1}", r"optim.beta2 is 1.0; expected a number in \[0, 1\)"),
+        ("schedule: {policy: step}", "schedule.policy is 'step'; expected one of poly, cosine, constant"),
+        ("schedule: {warmup_ratio: 0}", "schedule.warmup_ratio is 0"),
+        ("schedule: {power: -1}", "schedule.power is -1.0"),
+        ("data: {flip: 2}", "data.flip is 2.0; expected a probability"),
+        ("data: {crop_scale: [0.9, 0.5]}", r"data.crop_scale is \[0.9, 0.5\]"),
+        ("data: {photometric: 1}", "data.photometric is 1.0"),
+        ("data: {workers: -1}", "data.workers is -1; expected 0 or more"),
         ("model: {task: flow}", "model.task is 'flow'"),
         ("model: {self_aligned: true}", "set model.init_from"),
         ("data: {size: large}", "data.size is 'large'; expected WIDTHxHEIGHT"),
@@ -71,6 +81,13 @@ def test_overrides(tmp_path):
 def test_mistakes_are_named(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         load_recipe(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("make", [make_recipe, make_generator_recipe, make_encoder_recipe])
+@pytest.mark.parametrize("change", ["schedule.policy=step", "optim.beta1=-1", "data.flip=1.5", "data.workers=-2"])
+def test_every_kind_of_recipe_refuses_what_no_run_can_do(make, change):
+    with pytest.raises(ValueError, match="recipe field " + change.replace("=", " is '?")):
+        make({}, [change])
 
 
 def test_broken_yaml_of_an_override_is_named():
@@ -235,6 +252,13 @@ def test_the_batch_is_shared_out(tmp_path):
     for processes in (3, 16):
         with pytest.raises(ValueError, match=f"{processes} processes"):
             recipe.train.accumulation_for(processes)
+
+
+def test_the_samples_of_a_step_are_those_of_all_processes(tmp_path):
+    shared = load_recipe(write(tmp_path, "train: {batch_size: 2, total_batch: 16}")).train
+    assert [shared.samples_per_step(processes) for processes in (1, 2, 8)] == [16, 16, 16]
+    each = load_recipe(write(tmp_path, "train: {batch_size: 2, accumulation: 3}")).train
+    assert [each.samples_per_step(processes) for processes in (1, 2, 8)] == [6, 12, 48]
 
 
 def test_a_kept_ratio_fits_pictures_into_a_frame(tmp_path):

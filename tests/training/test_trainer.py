@@ -150,8 +150,8 @@ def test_the_noise_of_a_step_depends_on_seed_step_and_micro_batch(tmp_path, monk
 
     monkeypatch.setattr(model, "forward", record)
     make_trainer(tmp_path, model=model, gradient_accumulation_steps=2, max_steps=2, eval_strategy="no").train()
-    assert len(drawn) == 3  # an epoch of three batches: steps of two and of one
-    assert len(set(drawn)) == 3
+    assert len(drawn) == 4  # an epoch's third batch fills no step of two
+    assert len(set(drawn)) == 4
 
 
 def test_batches_do_not_depend_on_the_number_of_workers(tmp_path):

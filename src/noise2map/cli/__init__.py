@@ -8,6 +8,7 @@ import functools
 import importlib
 import logging
 import os
+import re
 import sys
 
 import typer
@@ -189,8 +190,13 @@ def show_log(level: int = logging.INFO) -> None:
         logger.addHandler(_Printer())
 
 
+_OF_A_WORKER = re.compile(r"(?sm)Caught \w+ in DataLoader worker process \d+\.\nOriginal Traceback.*^[\w.]+: (.*)")
+
+
 def _one_line(error: BaseException) -> str:
     text = str(error)
+    if worker := _OF_A_WORKER.match(text):  # what a process that loads data met comes with its whole traceback
+        text = worker[1]
     if isinstance(error, OSError) and error.filename and error.strerror:
         text = f"{error.filename}: {error.strerror}"  # without "[Errno 28]"
     for argument, option in _OPTION_OF.items():

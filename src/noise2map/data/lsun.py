@@ -32,8 +32,8 @@ class LsunDataset:
         root: Folder that holds ``CATEGORY_SPLIT_lmdb`` folders, or one of them.
         category: ``bedroom``, ``church_outdoor``, ...; may be left out if the root holds one category of the split.
         split: ``train``, ``val`` or ``test``.
-        limit: List this many keys only.
-        key_file: ``.npy`` file to read the keys from, whatever the database holds, or to write them to if it is not there.
+        limit: Take the first so many images only, and list no more keys without a ``key_file``.
+        key_file: ``.npy`` file to read the keys from, whatever the database holds, or to write all to if it is not there.
 
     Attributes:
         path: The LMDB folder.
@@ -91,12 +91,12 @@ class LsunDataset:
             if keys.dtype.kind != "S" or keys.ndim != 1:
                 raise ValueError(f"{key_file} holds {keys.dtype} of shape {keys.shape}; expected a list of keys")
             return keys[:limit]
-        keys = list_keys(self.path, self._open(), limit)
+        keys = list_keys(self.path, self._open(), limit if key_file is None else None)  # a file of a part would be read as all
         if not len(keys):
             raise ValueError(f"{self.path} holds no image")
         if key_file is not None:
             write_file(key_file, lambda file: np.save(file, keys))
-        return keys
+        return keys[:limit]
 
 
 def import_lmdb() -> Any:

@@ -92,12 +92,23 @@ def append_metrics(run_directory: str | Path, record: dict[str, Any]) -> None:
         file.write(json.dumps(json_values(record)) + "\n")
 
 
-def rewind_metrics(run_directory: str | Path, step: int) -> None:
-    """Drop the records after ``step``: a resumed run writes them again, and the curve stays one curve."""
+def rewind_metrics(run_directory: str | Path, step: int, *, rescored: bool = False) -> None:
+    """Drop the records after ``step``: a resumed run writes them again, and the curve stays one curve.
+
+    Args:
+        run_directory: the run.
+        step: where it goes on.
+        rescored: drop the final scores of that step, too, which are taken once more.
+    """
     path = Path(run_directory) / METRICS_FILE
     if path.exists():
-        kept = [record for record in read_metrics(run_directory) if record.get("step", 0) <= step]
+        records = [record for record in read_metrics(run_directory) if record.get("step", 0) <= step]
+        kept = [record for record in records if not (rescored and record.get("step") == step and _is_final(record))]
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def _is_final(record: Mapping[str, Any]) -> bool:
+    return any(name.startswith("final_") for name in record)
 
 
 def mark_complete(checkpoint: str | Path) -> None:
@@ -227,7 +238,7 @@ def _is_finished(directory: Path, config: Mapping[str, Any], iterations: int) ->
     steps = config.get("finished_steps")
     if steps is not None:
         return int(steps) >= iterations
-    scored = [record["step"] for record in read_metrics(directory) if any(name.startswith("final_") for name in record)]
+    scored = [record["step"] for record in read_metrics(directory) if _is_final(record)]
     return bool(scored) and max(scored) >= iterations
 
 

@@ -41,13 +41,19 @@ class AugmentedSamples(Dataset):
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Every sample once an epoch, in an order that depends on ``(seed, epoch)`` alone. Set ``epoch`` before iterating."""
+    """Every sample once an epoch, in an order that depends on ``(seed, epoch)`` alone. Set ``epoch`` before iterating.
 
-    def __init__(self, length: int, seed: int) -> None:
-        self.length, self.seed, self.epoch = length, seed, 0
+    Args:
+        length: number of samples.
+        seed: seed of the order.
+        step: samples of an optimizer step; those at an epoch's end that do not fill one are left out, others each time.
+    """
+
+    def __init__(self, length: int, seed: int, step: int = 1) -> None:
+        self.length, self.seed, self.step, self.epoch = length, seed, step, 0
 
     def __len__(self) -> int:
-        return self.length
+        return self.length - self.length % self.step
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration follows."""
@@ -55,7 +61,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         # A fourth number keeps the order's stream apart from the streams of the augmentation (three numbers).
-        order = np.random.default_rng([self.seed, self.epoch, 0, 1]).permutation(self.length)
+        order = np.random.default_rng([self.seed, self.epoch, 0, 1]).permutation(self.length)[: len(self)]
         return iter([(self.epoch, int(index)) for index in order])
 
 

@@ -1,7 +1,6 @@
 """Optimization of a run: learning-rate curve, weight-decay groups, training arguments."""
 
 import math
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainingArguments
 
-from noise2map.training.recipe_sections import OptimSection, RunSection, ScheduleSection
+from noise2map.training.recipe_sections import OptimSection, RunSection, ScheduleSection, check_curve, world_size
 
 # Patterns of the published runs, by our names. They match the word "norm" in the names of the public code, and in segmentation a
 # rule for "head" wins over it: there the norms of the map decoder are decayed, and in both tasks so are all norms whose name lacks
@@ -67,9 +66,6 @@ def decayed_parameters(model: nn.Module, no_decay: str | Sequence[str] = "norms"
     return [name for name in names if not any(pattern.search(name) for pattern in patterns)]
 
 
-POLICIES = ("poly", "cosine", "constant")
-
-
 @dataclass(frozen=True)
 class LearningRateCurve:
     """The learning rate, as a factor of the base rate, at every iteration.
@@ -79,7 +75,7 @@ class LearningRateCurve:
         iterations: length of the run in optimizer steps.
         warmup_iterations: length of the linear warm-up in optimizer steps; 0 for none.
         warmup_ratio: factor at iteration 0, in (0, 1].
-        power: exponent of the poly curve.
+        power: exponent of the poly curve, 0 or more.
         min_ratio: the floor of the decay, as a fraction of the base rate, in [0, 1).
 
     Raises:
@@ -94,16 +90,9 @@ class LearningRateCurve:
     min_ratio: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.policy not in POLICIES:
-            raise ValueError(f"schedule policy is {self.policy!r}; expected one of {', '.join(POLICIES)}")
         if self.iterations < 1:
             raise ValueError(f"schedule iterations is {self.iterations}; expected at least 1")
-        if self.warmup_iterations < 0:
-            raise ValueError(f"schedule warmup_iterations is {self.warmup_iterations}; expected 0 or more")
-        if not 0 < self.warmup_ratio <= 1:
-            raise ValueError(f"schedule warmup_ratio is {self.warmup_ratio}; expected a number in (0, 1]")
-        if not 0 <= self.min_ratio < 1:
-            raise ValueError(f"schedule min_ratio is {self.min_ratio}; expected a number in [0, 1)")
+        check_curve(self, "schedule ")
 
     def factor(self, iteration: int) -> float:
         """The factor of the base rate used by the optimizer step number ``iteration`` (0-based)."""
@@ -151,7 +140,7 @@ def make_arguments(
         max_steps=train.iterations,
         per_device_train_batch_size=train.batch_size,
         per_device_eval_batch_size=train.batch_size if eval_batch_size is None else eval_batch_size,
-        gradient_accumulation_steps=train.accumulation_for(int(os.environ.get("WORLD_SIZE", "1"))),
+        gradient_accumulation_steps=train.accumulation_for(world_size()),
         learning_rate=optim.lr,
         weight_decay=optim.weight_decay,
         adam_beta1=optim.beta1,

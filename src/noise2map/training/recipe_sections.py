@@ -1,5 +1,7 @@
 """Sections that all recipes share: optimizer, schedule, run."""
 
+import math
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +36,12 @@ class OptimSection:
         expect(self.lr > 0, "optim.lr", self.lr, "a positive number")
         expect(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
         expect(self.max_grad_norm >= 0, "optim.max_grad_norm", self.max_grad_norm, "0 or more")
+        for name in ("beta1", "beta2"):
+            expect(0 <= getattr(self, name) < 1, f"optim.{name}", getattr(self, name), "a number in [0, 1)")
+
+
+POLICIES = ("poly", "cosine", "constant")
+"""How the learning rate may fall, see :class:`noise2map.training.LearningRateCurve`."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,14 @@ class ScheduleSection:
     warmup_ratio: float = 1e-6
     power: float = 1.0
     min_ratio: float = 0.0
+
+    def check(self) -> None:
+        """Refuses values that cannot work.
+
+        Raises:
+            ValueError: naming the field, its value and what was expected.
+        """
+        check_curve(self, "recipe field schedule.")
 
 
 @dataclass(frozen=True)
@@ -115,6 +131,40 @@ class RunSection:
         good = share > 0 and rest == 0
         expect(good, "train.total_batch", self.total_batch, f"a multiple of {processes} processes x batch_size {self.batch_size}")
         return share
+
+    def samples_per_step(self, processes: int) -> int:
+        """Samples of an optimizer step over so many processes.
+
+        Raises:
+            ValueError: if ``total_batch`` cannot be shared out.
+        """
+        return self.batch_size * self.accumulation_for(processes) * processes
+
+
+def world_size() -> int:
+    """Processes that were started for this run, as launchers tell it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def check_curve(curve: Any, prefix: str) -> None:
+    """Refuse a learning rate that cannot be, of a recipe or of a curve.
+
+    Args:
+        curve: has the fields of :class:`ScheduleSection`.
+        prefix: what stands before a field's name in an error.
+
+    Raises:
+        ValueError: naming the field, its value and what was expected.
+    """
+    for name, good, expected in (
+        ("policy", curve.policy in POLICIES, f"one of {', '.join(POLICIES)}"),
+        ("warmup_iterations", curve.warmup_iterations >= 0, "0 or more"),
+        ("warmup_ratio", 0 < curve.warmup_ratio <= 1, "a number in (0, 1]"),
+        ("power", 0 <= curve.power < math.inf, "a finite number of 0 or more"),
+        ("min_ratio", 0 <= curve.min_ratio < 1, "a number in [0, 1)"),
+    ):
+        if not good:
+            raise ValueError(f"{prefix}{name} is {getattr(curve, name)!r}; expected {expected}")
 
 
 def expect(condition: bool, name: str, value: Any, expected: str) -> None:

@@ -106,7 +106,8 @@ class SeededTrainer(Trainer):
         decayed_parameters(model, no_decay)  # refuses a bad rule now, not after the data has been loaded
         self.transform, self.curve, self.no_decay, self.eval_images = transform, curve, no_decay, eval_images
         self.ema = EmaCallback(ema_half_life_images, ema_warmup_ratio) if ema_half_life_images is not None else None
-        self.sampler = EpochSampler(len(train_dataset) if train_dataset is not None else 0, args.seed)
+        step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        self.sampler = EpochSampler(len(train_dataset) if train_dataset is not None else 0, args.seed, step)
         self._micro_batch = (-1, -1)
         args.remove_unused_columns = False  # raw samples are not model inputs yet
         own = [callback for callback in (self.ema, MetricsCallback()) if callback is not None]
@@ -122,14 +123,16 @@ class SeededTrainer(Trainer):
         self.model_accepts_loss_kwargs = False  # the loss is a mean over the batch: divide by accumulation steps
 
     def check_training_set(self) -> None:
-        """Refuse a training set that does not fill a batch.
+        """Refuse a training set that does not fill an optimizer step.
 
         Raises:
             ValueError: if it has fewer samples.
         """
-        if self.train_dataset is None or len(self.train_dataset) < self._train_batch_size:
-            count = 0 if self.train_dataset is None else len(self.train_dataset)
-            raise ValueError(f"the training set has {count} samples; expected at least one batch of {self._train_batch_size}")
+        if not len(self.sampler):
+            args, step = self.args, self.sampler.step
+            parts = (args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size)
+            share = "" if parts[0] == step else " ({}, accumulation {}, {} processes)".format(*parts)
+            raise ValueError(f"the training set has {self.sampler.length} samples; expected at least one batch of {step}{share}")
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of augmented samples, in an order that depends on the seed and the epoch alone."""
@@ -234,7 +237,7 @@ class SeededTrainer(Trainer):
         if self.ema is not None:
             self.ema.start(self.accelerator.unwrap_model(self.model))
         if self.is_world_process_zero():
-            rewind_metrics(self.args.output_dir, state.global_step)
+            rewind_metrics(self.args.output_dir, state.global_step, rescored=True)
         return TrainOutput(state.global_step, 0.0, {})
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

@@ -74,9 +74,11 @@ class EncoderRecipe:
         expect(data.train_limit >= 0, "data.train_limit", data.train_limit, "0 or more")
         expect(0 <= data.flip <= 1, "data.flip", data.flip, "a probability")
         expect(0 <= data.photometric < 1, "data.photometric", data.photometric, "a number in [0, 1)")
+        expect(data.workers >= 0, "data.workers", data.workers, "0 or more")
         self.image_size()
         self.hiding()
         self.optim.check()
+        self.schedule.check()
         self.train.check()
 
     def image_size(self) -> tuple[int, int] | None:

@@ -86,7 +86,9 @@ class EncoderTrainer(SeededTrainer):
                 sums[name] += float(output.losses[name]) * size
                 truth = labels[name]
                 metric.update(model.heads[name].maps(output.predictions[name], tuple(truth.shape[-2:])).cpu(), truth.cpu())
-        scores = {f"{name}_loss": total / count for name, total in sums.items()}
+        # Metrics are summed over processes by torchmetrics; so are the losses here, by how many images each process saw.
+        totals = self.accelerator.reduce(torch.tensor([*sums.values(), count], device=self.args.device), "sum").tolist()
+        scores = {f"{name}_loss": total / totals[-1] for name, total in zip(sums, totals)}
         for task in self.tasks:
             values = metrics[task.sample_key].compute()
             scores |= {name: float(values[name]) for name in task.card_scores if name in values}

@@ -19,6 +19,7 @@ from noise2map.training.generators.recipe import GeneratorRecipe
 from noise2map.training.generators.samples import DrawnSamplesCallback
 from noise2map.training.generators.trainer import DepthCollator, GeneratorTrainer, ImageCollator, UNetWithLoss
 from noise2map.training.optimization import make_arguments, make_curve
+from noise2map.training.recipe_sections import world_size
 
 
 def make_datasets(recipe: GeneratorRecipe) -> tuple[CenterCrops, CenterCrops]:
@@ -139,7 +140,7 @@ def dry_run(recipe: GeneratorRecipe) -> str:
         unet(image, torch.zeros(1, dtype=torch.long, device="meta"))
     parameters = sum(parameter.numel() for parameter in unet.parameters())
     forward = counter.get_total_flops()
-    step = 3 * forward * recipe.train.batch_size * recipe.train.accumulation_for(1)
+    step = 3 * forward * recipe.train.samples_per_step(world_size())
     return (
         f"{parameters / 1e6:.2f}M parameters ({parameters * 2 / 1e6:.1f} MB in fp16), {len(decoder_blocks(unet))} decoder blocks; "
         f"{forward / 1e9:.2f} GFLOP a forward pass of one image, {step / 1e12:.2f} TFLOP a training step"

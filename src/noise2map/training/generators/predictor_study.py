@@ -110,6 +110,7 @@ def run_predictor_study(
         ValueError: if sizes, blocks or numbers cannot work, or ``out`` holds predictors of another plan.
     """
     check_study(unet, scheduler, options)
+    _check_counts(out, options)
     unet.eval().requires_grad_(False)
     rows: list[dict[str, Any]] = []
     known = {"generator": weights_checksum(unet), "scheduler": _scheduler_checksum(scheduler), "scored images": _content(test)}
@@ -144,6 +145,18 @@ def check_study(unet: UNet2DModel, scheduler: Any, options: PredictorStudyOption
         if unknown:
             raise ValueError(f"{name} are {getattr(options, name)}; expected decoder blocks of the U-Net, 0 to {max(blocks)}")
     DepthRange(options.min_depth, options.max_depth, options.depth_representation)
+
+
+def _check_counts(out: Path, options: PredictorStudyOptions) -> None:
+    """Refuse to write a table, plots and a final predictor over those of more predictors, which stay in the folder."""
+    there = {int(path.parent.name.removeprefix("images-")) for path in out.glob(f"images-*/{SCORES_FILE}")}
+    others = sorted(there - set(options.counts))
+    if others:
+        all_counts = ",".join(map(str, sorted(there | set(options.counts))))
+        raise ValueError(
+            f"{out} holds predictors of {', '.join(map(str, others))} images, too, and counts are {options.counts}; "
+            f"name them all (--counts {all_counts}): those that are there are taken up; or choose another --out"
+        )
 
 
 def without_probes(predictor: DepthPredictor) -> DepthPredictor:

@@ -116,6 +116,7 @@ class GeneratorRecipe:
         expect(0 <= data.flip <= 1, "data.flip", data.flip, "a probability")
         expect(data.depth_scale > 0, "data.depth_scale", data.depth_scale, "metres per unit, a positive number")
         expect(data.limit is None or data.limit >= 2, "data.limit", data.limit, "at least 2, or none")
+        expect(data.workers >= 0, "data.workers", data.workers, "0 or more")
         expect(data.hold_out_every >= 2, "data.hold_out_every", data.hold_out_every, "at least 2")
         both = model.min_depth is not None and model.max_depth is not None
         good_range = 0 < model.min_depth < model.max_depth if both else model.min_depth is model.max_depth
@@ -125,6 +126,7 @@ class GeneratorRecipe:
         fits = data.size % 2**halvings == 0
         expect(fits, "data.size", data.size, f"a multiple of {2**halvings}: the U-Net halves it {halvings} times")
         self.optim.check()
+        self.schedule.check()
         self.train.check()
 
     def check_folders(self) -> None:

@@ -10,6 +10,7 @@ from noise2map.runs.files import write_image, write_text
 from noise2map.tasks import get_task
 from noise2map.training.maps.recipe import Recipe
 from noise2map.training.maps.samples import sample_panel
+from noise2map.training.recipe_sections import world_size
 
 CARD_FILE = "README.md"
 
@@ -56,7 +57,7 @@ def card_text(recipe: Recipe, scores: Mapping[str, float], train_count: int, val
     task = get_task(recipe.model.task)
     names = [name for name in task.card_scores if f"final_{name}_{steps[0]}" in scores]
     rows = [f"| {count} | " + " | ".join(f"{scores[f'final_{name}_{count}']:.4f}" for name in names) + " |" for count in steps]
-    batch = recipe.train.batch_size * recipe.train.accumulation_for(1)
+    batch = recipe.train.samples_per_step(world_size())
     classes = f"\nClasses: {', '.join(recipe.data.class_names)}.\n" if recipe.data.class_names else ""
     found = [
         Score(name, scores[f"final_{name}_{count}"], "held-out images", "validation", count) for count in steps for name in names

@@ -1,6 +1,5 @@
 """Dry run of a recipe, without weights and without data: parameters, memory, arithmetic, length."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from noise2map.training.maps.build import make_config
 from noise2map.training.maps.data import class_names
 from noise2map.training.maps.recipe import FOLDERS, Recipe
 from noise2map.training.optimization import decayed_parameters
+from noise2map.training.recipe_sections import world_size
 
 _GIB = 2**30
 
@@ -95,7 +95,7 @@ def dry_run(recipe: Recipe) -> DryRun:
         ValueError: if a value of the recipe cannot work.
     """
     model = empty_model(recipe)
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = world_size()
     named = dict(model.named_parameters())
     parameters = sum(parameter.numel() for parameter in named.values())
     copies = 4 + bool(recipe.train.ema_half_life_images)

@@ -1,6 +1,7 @@
 """Features of a frozen encoder, computed once for several views of every training sample and kept on disk."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from noise2map.data.transforms.geometric import cut
 from noise2map.runs.files import content_checksum, settings_checksum, weights_checksum, write_json
 from noise2map.runs.output_folder import locked
 from noise2map.runs.run_directory import read_config
+from noise2map.training.recipe_sections import world_size
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +25,7 @@ _FILE = "features.bin"
 _LABELS = "labels.bin"
 _CHUNK = 64  # samples between two records of how far the work has come
 _BATCH = 8  # views that are encoded together
+_PATIENCE_S = 1.0  # between two looks at what another process has filled
 _LOOKED_AT = 16  # samples whose pixels enter the fingerprint: all would be read as long as encoding takes
 
 
@@ -76,7 +79,7 @@ class FeatureCache:
     """Features ``(N, V, C, h, w)`` in bfloat16 of V views of N samples, in a folder; and their layers, where views keep them.
 
     The folder belongs to one encoder, one list of samples and one choice of views: their fingerprint stands in its ``config.json``.
-    Work that was cut off is gone on with.
+    Work that was cut off is gone on with. Of the processes of one run one fills the folder, and the others wait for it.
 
     Args:
         folder: where to.
@@ -86,7 +89,7 @@ class FeatureCache:
         fingerprint: what `fingerprint_of` gave.
 
     Raises:
-        OSError: if the folder cannot be written, or another process fills it.
+        OSError: if the folder cannot be written, or a process of another run fills it.
         ValueError: if it holds features of another encoder, other images or other views.
     """
 
@@ -99,16 +102,27 @@ class FeatureCache:
         fingerprint: str,
     ) -> None:
         self.folder, self.views, self.length = Path(folder), views, len(dataset)
+        new = {"fingerprint": fingerprint, "views": repr(views), "done": 0}
+        while self._record(fingerprint).get("done") != self.length:
+            try:
+                with locked(self.folder):
+                    record = self._record(fingerprint)  # another process may have filled it up to here
+                    if record.get("done") != self.length:
+                        self._fill(encode, dataset, {**new, **record})
+            except BlockingIOError:
+                if world_size() == 1:
+                    raise
+                time.sleep(_PATIENCE_S)  # a process of this run fills it; were it to die, the next one goes on
+        self._array, self._labels = self._open(read_config(self.folder), "r")
+
+    def _record(self, fingerprint: str) -> dict[str, Any]:
         record = read_config(self.folder)
         if record and record.get("fingerprint") != fingerprint:
             raise ValueError(
                 f"{self.folder} holds features of another encoder, other images or other views (fingerprint "
                 f"{record.get('fingerprint')}, expected {fingerprint}); choose another train.cache_features"
             )
-        if record.get("done") != self.length:
-            with locked(self.folder):
-                self._fill(encode, dataset, {"fingerprint": fingerprint, "views": repr(views), "done": 0, **record})
-        self._array, self._labels = self._open(read_config(self.folder), "r")
+        return record
 
     def _open(self, record: Mapping[str, Any], mode: Any) -> tuple[Any, Any]:
         whole = (self.length, self.views.count)

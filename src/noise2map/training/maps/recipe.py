@@ -217,6 +217,7 @@ class Recipe:
         expect(self.model.task in TASKS, "model.task", self.model.task, f"one of {', '.join(TASKS)}")
         expect(self.data.classes in (8, 10), "data.classes", self.data.classes, "10 or 8")
         self.optim.check()
+        self.schedule.check()
         self.train.check()
         if self.model.self_aligned and self.model.init_from is None:
             raise ValueError("model.self_aligned fine-tunes a trained model: set model.init_from to its checkpoint")
@@ -248,7 +249,13 @@ class Recipe:
         expect(data.transform in TRANSFORMS, "data.transform", data.transform, f"one of {', '.join(TRANSFORMS)}")
         expect(data.train_limit >= 0, "data.train_limit", data.train_limit, "0 or more")
         scale = data.crop_scale
-        expect(scale is None or len(scale) == 2, "data.crop_scale", scale, "[low, high] or none")
+        fits = scale is None or (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1)
+        expect(fits, "data.crop_scale", scale, "[low, high] in (0, 1], or none")
+        expect(0 <= data.flip <= 1, "data.flip", data.flip, "a probability")
+        expect(0 <= data.photometric < 1, "data.photometric", data.photometric, "a number in [0, 1)")
+        expect(data.depth_scale > 0, "data.depth_scale", data.depth_scale, "metres per unit, a positive number")
+        for name in ("skip_broken", "workers"):
+            expect(getattr(data, name) >= 0, f"data.{name}", getattr(data, name), "0 or more")
         if data.hide is not None:
             expect(DATASETS[data.name].images, "data.hide", data.hide, "none: of bird's-eye-view maps no image is covered")
             self.hiding()
