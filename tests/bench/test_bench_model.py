@@ -78,6 +78,8 @@ def test_sparse_steps_and_exports_stand_beside_the_model(monkeypatch):
     monkeypatch.setattr(bench, "load_model", lambda *_, **__: (twin, None))
     with pytest.raises(ValueError, match="'folder' is a checkpoint; expected the folder of an export"):
         run_bench(chosen(exports=("folder",)))
+    with pytest.raises(ValueError, match="exports are folder and dtypes bfloat16; exports compute in float32"):
+        chosen(exports=("folder",), dtypes=(torch.bfloat16,))
     monkeypatch.setattr(bench, "MapDecoder", ())  # from here on nothing counts as a checkpoint
     rows = run_bench(chosen(exports=("folder",), refine_shares=(0.5,), steps=(1,)))
     stages = ["encode", "step", "step 0.5", "decode 1", "all 1"]

@@ -80,7 +80,10 @@ class ModelBenchOptions(BenchOptions):
         batch_size: Images at a time.
         memory: Whether to measure peak memory, each stage in its own process.
         refine_shares: Shares of the tokens of sparse later steps, each beside a whole step.
-        exports: Folders of exports of the model, measured beside it; the programs of those for torch are run.
+        exports: Folders of exports of the model, measured beside it in float32; the programs of those for torch are run.
+
+    Raises:
+        ValueError: for exports without float32 among the types.
     """
 
     model: str
@@ -92,6 +95,13 @@ class ModelBenchOptions(BenchOptions):
     memory: bool = True
     refine_shares: tuple[float, ...] = ()
     exports: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.exports and torch.float32 not in self.dtypes:
+            raise ValueError(
+                f"exports are {', '.join(self.exports)} and dtypes {', '.join(map(name_of, self.dtypes))}; "
+                "exports compute in float32: expected it among the dtypes"
+            )
 
 
 def build_model(name: str, device: torch.device, dtype: torch.dtype, seed: int) -> MapModel:

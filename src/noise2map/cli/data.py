@@ -18,7 +18,7 @@ Split = Annotated[Literal["train", "val", "test"], typer.Option(help="Different 
 Gore = Annotated[Literal["drop", "keep"], typer.Option(help="Views with corpses and gibs.")]
 EngineSize = Annotated[ImageSize, options.size("Image size, one of the engine's.")]
 Supersample = Annotated[int, typer.Option(help="Draw at 2 or 4 times the size and average the colors: no glitter, no stairs.")]
-Workers = Annotated[int, typer.Option(min=1, help="Engines at a time; what is drawn does not depend on it.")]
+Workers = Annotated[int, typer.Option(min=1, help="Engines at a time, of walks one; what is drawn does not depend on it.")]
 DrawSeed = Annotated[int, typer.Option(min=0, help="What is drawn depends on the seed, the split and its index, on nothing else.")]
 NewFolder = Annotated[Path, typer.Option(help="Folder to make; it must not be there, or be empty.")]
 Layout = Literal["ade20k", "cityscapes", "kitti", "nyu", "sun-rgbd", "lsun"]
