@@ -17,7 +17,7 @@ from noise2map.export import parity
 from noise2map.export.compiled import compile_program
 from noise2map.export.folder import export_model
 from noise2map.export.graph_model import graph_model, load_export
-from noise2map.export.graphs import check_exportable
+from noise2map.export.graphs import check_exportable, evaluating
 from noise2map.export.onnx_files import check_operators, compress, quantize
 from noise2map.export.swin import open_sizes
 from noise2map.inference.predictor import Predictor
@@ -96,6 +96,48 @@ def test_what_is_not_the_model_is_refused():
         parity.check(bad)
 
 
+@pytest.mark.parametrize("fields", [{"ensemble_size": 4}, {"sampling": "field"}, {"refine": "uncertain"}], ids=str)
+def test_defaults_of_a_checkpoint_do_not_hinder_its_comparison(fields):
+    model = tiny_segmenter(**fields)
+    found = list(parity.compare(model, graph_model(model.config, type(model), Mirror(model))))
+    parity.check(found)
+    assert [one.samples for one in found] == [1, 2] and all(one.run < 1e-4 for one in found)
+
+
+def test_a_wrong_signal_is_refused():
+    """It is what the next step starts from, and no part of the map of this one."""
+    model = tiny_depth_model()
+
+    class Negated(Mirror):
+        def step(self, **inputs):
+            prediction, whole, signal = super().step(**inputs)
+            return prediction, whole, -signal
+
+    with pytest.raises(ValueError, match="the export is not the model"):
+        parity.check(list(parity.compare(model, graph_model(model.config, type(model), Negated(model)))))
+
+
+@torch.inference_mode()
+def test_drawn_maps_cannot_be_denoised_by_an_export():
+    model = tiny_segmenter()
+    exported, features = graph_model(model.config, type(model), Mirror(model)), model.encode_image(images(1))
+    outs = [
+        one.decode_map(features, sampling="field", ensemble_size=2, generator=torch.Generator().manual_seed(1)).samples
+        for one in (model, exported)
+    ]
+    torch.testing.assert_close(*outs)
+    with pytest.raises(ValueError, match="num_inference_steps is 3; expected 1: an export encodes no drawn maps"):
+        exported.decode_map(features, 3, sampling="field")
+
+
+def test_the_model_keeps_its_mode():
+    model = tiny_segmenter().train()
+    model.encoder.eval()
+    with evaluating(model):
+        assert not any(module.training for module in model.modules())
+    assert model.training and model.decoder.training and not any(module.training for module in model.encoder.modules())
+
+
 @pytest.mark.parametrize("size", [(64, 64), (70, 101), (33, 40)])
 @torch.inference_mode()
 def test_swin_of_open_sizes_is_swin(size):
@@ -153,6 +195,8 @@ def test_models_without_a_graph_are_refused(tmp_path):
         check_exportable(tiny_segmenter("hiera"))
     with pytest.raises(ValueError, match="cannot export a Linear; expected a model of maps"):
         check_exportable(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"in torch.bfloat16 on cpu; expected one in float32 on the CPU"):
+        check_exportable(tiny_segmenter().bfloat16())
     for options, message in (
         ({"format": "tensorrt"}, "format is 'tensorrt'; expected one of onnx, torch, aoti"),
         ({"weights": "int4"}, "weights are 'int4'; expected float32, float16, int8"),

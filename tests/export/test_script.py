@@ -15,6 +15,8 @@ from noise2map.diffusion.sampling import ddim_steps, ddpm_steps, dpmpp_2m_steps,
 from noise2map.diffusion.sampling import time_pairs as library_pairs
 from noise2map.export import run
 from noise2map.models import Noise2MapImageProcessor
+from noise2map.models.image_processing import to_rgb
+from noise2map.models.normals import NormalsAggregator
 
 CONFIG = {
     "noise_schedule": "cosine", "min_inverse_snr": 1e-5, "time_grid": "uniform", "time_difference": 1.0, "sampler": "ddim",
@@ -127,6 +129,17 @@ def test_images_are_prepared_as_by_the_processor(fields, mode, tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("top", [1.0, 200.0, 40000.0])
+def test_floats_are_scaled_as_by_the_processor(top, tmp_path):
+    Image.fromarray(np.linspace(0, top, 70 * 90, dtype=np.float32).reshape(70, 90)).save(tmp_path / "image.tif")
+    with Image.open(tmp_path / "image.tif") as image:
+        expected = np.asarray(to_rgb(image))
+    assert (np.asarray(run.read_image(str(tmp_path / "image.tif"))) == expected).all() and expected.max() >= 155
+    Image.fromarray(np.full((70, 90), -1, np.float32)).save(tmp_path / "image.tif")
+    with pytest.raises(ValueError, match="values from -1 to -1"):
+        run.read_image(str(tmp_path / "image.tif"))
+
+
 def test_classes_of_averaged_steps_are_those_of_mean_probabilities():
     runs = [np.random.default_rng(index).standard_normal((2, 4, 5, 6)).astype(np.float32) * 3 for index in range(3)]
     about = {"classes": True, "metres": False}
@@ -135,6 +148,23 @@ def test_classes_of_averaged_steps_are_those_of_mean_probabilities():
     assert (found == mean.argmax(0).numpy()).all()
     last = run.finish(about, {"average": "last"}, runs, [(5, 6)])
     assert (last == runs[-1].mean(0).argmax(0)).all()
+
+
+def test_directions_are_averaged_as_by_the_model():
+    """Means of samples and steps differ in length: resized as they are, the long ones would win."""
+    runs = [np.random.default_rng(index).standard_normal((8, 3, 5, 6)).astype(np.float32) for index in range(3)]
+    runs = [run.unit(one.swapaxes(0, 1)).swapaxes(0, 1) for one in runs]
+    for average, kept in (("last", runs[-1:]), ("steps", runs)):
+        aggregator = NormalsAggregator(1, 8, average)
+        for one in runs:
+            aggregator.update(torch.from_numpy(one), torch.ones(1, dtype=torch.bool))
+        mean, _ = aggregator.result()
+        expected = mean
+        for size in ((20, 24), (13, 17)):
+            expected = functional.normalize(functional.interpolate(expected[:, :3], size=size, mode="bilinear"), dim=1)
+        found = run.finish({"classes": False, "metres": False}, {"average": average}, runs, [(20, 24), (13, 17)])
+        cosines = (torch.from_numpy(found).movedim(-1, 0) * expected[0]).sum(0)
+        assert float(cosines.min()) > 0.9999, (average, len(kept))
 
 
 def test_directions_keep_their_length():

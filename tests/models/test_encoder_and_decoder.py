@@ -7,11 +7,12 @@ import pytest
 import torch
 from tiny_models import images, tiny_config, tiny_segmenter
 from torch.nn import functional
+from transformers import AutoConfig
 
 from noise2map.models.depth import DepthHead
 from noise2map.models.encoder import FeaturePyramid
 from noise2map.models.map_decoder import TimeEmbedding, modulated_norm, sine_position_encoding
-from noise2map.models.segmentation import SegmentationHead
+from noise2map.models.segmentation import Noise2MapForSemanticSegmentation, SegmentationHead
 
 
 @pytest.fixture(autouse=True)
@@ -191,3 +192,14 @@ def test_modulated_norm_has_gradients():
     with torch.enable_grad():
         inputs = [tokens[:1, :3].clone().requires_grad_(), modulation.clone().requires_grad_()]
         assert torch.autograd.gradcheck(lambda *given: modulated_norm(norm, *given), inputs)
+
+
+def test_a_backbone_of_coarse_features_is_refused():
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1]}
+    config = tiny_config()
+    config.backbone_config = AutoConfig.for_model(
+        "resnet", **sizes, downsample_in_first_stage=True, out_features=["stage1", "stage2", "stage3", "stage4"]
+    )
+    model = Noise2MapForSemanticSegmentation(config).eval()
+    with pytest.raises(ValueError, match="features of images of 64x64 pixels are 8x8; expected a quarter"):
+        model.encode_image(torch.zeros(1, 3, 64, 64))

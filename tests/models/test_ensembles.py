@@ -1,5 +1,7 @@
 """Several decoders on one encoder as one model."""
 
+import copy
+
 import pytest
 import tiny_bev
 import torch
@@ -50,6 +52,35 @@ def test_probabilities_of_layers_are_averaged():
     out = DecoderEnsemble(models).decode_map(features)
     mean = torch.stack([model.decode_map(features).probabilities for model in models]).mean(0)
     assert torch.allclose(out.probabilities, mean, atol=1e-5) and out.num_steps.tolist() == [3, 3]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("average", ["last", "steps"])
+def test_probabilities_of_layers_are_averaged_whatever_a_run_averages(average):
+    models = [tiny_bev.tiny_bev() for _ in range(2)]
+    models[1].head.classifier.weight.data += 0.5
+    features = models[0].encode_sensors(**tiny_bev.inputs(batch_size=2))
+    size = (2, 1, models[0].codec.channels, *features.shape[-2:])
+    noise = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    mean = torch.stack([model.decode_map(features, 3, average=average, noise=noise).probabilities for model in models]).mean(0)
+    out = DecoderEnsemble(models).decode_map(features, 3, average=average, noise=noise)
+    assert torch.allclose(out.probabilities, mean, atol=1e-5) and float(out.probabilities.max()) > 0.5
+
+
+@torch.no_grad()
+def test_intervals_of_one_calibration_are_those_of_its_members():
+    torch.manual_seed(0)
+    config = tiny_config(min_depth=0.5, max_depth=10.0, diffusion=False, objective="laplace", depth_representation="log")
+    config.calibration = {"temperature": 1.5, "levels": [0.5, 0.9], "radii": [2.0, 5.0]}
+    model = Noise2MapForDepthEstimation(config).eval()
+    features = features_of(model)
+    alone, twice = model.decode_map(features).interval(0.9), DecoderEnsemble([model, model]).decode_map(features).interval(0.9)
+    for one, other in zip(alone, twice):
+        torch.testing.assert_close(one, other)
+    different = copy.deepcopy(model)
+    different.config.calibration = {"temperature": 1.0, "levels": [0.5, 0.9], "radii": [1.0, 3.0]}
+    with pytest.raises(ValueError, match="member 2 is calibrated otherwise than the first, and its intervals are"):
+        DecoderEnsemble([model, different])
 
 
 @torch.no_grad()

@@ -199,6 +199,10 @@ def test_images_of_several_sizes_do_not_make_one_tensor():
         ({"size": {"edge": 3}}, "size"),
         ({"image_mean": [0.5]}, "image_mean is .*expected three numbers"),
         ({"image_std": [1.0, 0.0, 1.0]}, "image_std"),
+        ({"image_mean": 0.5}, "image_mean is 0.5 .*expected three numbers"),
+        ({"image_mean": [0.5, float("nan"), 0.5]}, "image_mean is .*expected three numbers"),
+        ({"do_center_crop": True}, "do_center_crop is True; Noise2MapImageProcessor neither crops nor pads"),
+        ({"pad_size": {"height": 64, "width": 64}}, "pad_size is .*neither crops nor pads"),
         ({"do_resise": False}, "has no .*'do_resise'"),
     ],
 )
@@ -256,6 +260,10 @@ def test_pairs_that_do_not_match():
     ids = np.zeros((40, 48), dtype=np.uint8)
     with pytest.raises(ValueError, match="got 2 images and 1 maps; expected one map for each image"):
         plain()(images=[picture(), picture()], segmentation_maps=[ids])
+    with pytest.raises(ValueError, match="segmentation map has type float32; expected integers"):
+        plain()(images=picture(), segmentation_maps=ids + np.float32(0.9))
+    stacked = np.stack([ids, ids + 1])
+    assert [x.max() for x in plain()(images=[picture(), picture()], segmentation_maps=stacked).labels] == [0, 1]
     with pytest.raises(ValueError, match=r"map has shape \(48, 40\); expected the image's \(40, 48\)"):
         plain()(images=picture(), segmentation_maps=ids.T)
     with pytest.raises(ValueError, match=r"map has shape \(40, 48, 3\)"):
@@ -303,6 +311,22 @@ def test_a_target_size_for_each_map():
         Noise2MapImageProcessor().post_process_semantic_segmentation(
             SimpleNamespace(logits=torch.zeros(2, 3, 4, 4)), target_sizes=[(8, 8)]
         )
+    for sizes, match in (((8, 8), "a height and a width for each map"), ([(0, 8), (8, 8)], "expected positive heights")):
+        with pytest.raises(ValueError, match=match):
+            Noise2MapImageProcessor().post_process_depth_estimation(
+                SimpleNamespace(predicted_depth=torch.zeros(2, 4, 4)), target_sizes=sizes
+            )
+
+
+def test_logarithms_of_averaged_probabilities_are_resized_as_probabilities():
+    p = torch.rand(2, 4, 10, 12, generator=torch.Generator().manual_seed(0)).pow(6) + 1e-6
+    p = p / p.sum(1, keepdim=True)
+    output = SimpleNamespace(logits=p.log(), log_probabilities=True)
+    found = Noise2MapImageProcessor().post_process_semantic_segmentation(output, target_sizes=[(40, 48)] * 2)
+    large = torch.nn.functional.interpolate(p, size=(40, 48), mode="bilinear")
+    assert torch.equal(torch.stack(found), large.argmax(1))
+    as_logits = torch.nn.functional.interpolate(p.log(), size=(40, 48), mode="bilinear")
+    assert not torch.equal(large.argmax(1), as_logits.argmax(1))
 
 
 # ---- saving ----------------------------------------------------------------------------------------------------------------

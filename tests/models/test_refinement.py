@@ -1,6 +1,7 @@
 """Sparse refinement against the dense run, against itself in other batches, and its kernel against the dense kernel."""
 
 import pytest
+import tiny_bev
 import torch
 from tiny_models import images, tiny_depth_model, tiny_segmenter
 
@@ -69,6 +70,23 @@ def test_threshold_from_none_of_the_tokens_to_all(make):
 
     assert torch.equal(from_(0), dense.prediction) and torch.equal(from_(largest * 1.001), once)
     torch.testing.assert_close(from_(lowest / 2), dense.prediction, rtol=1e-4, atol=1e-5)  # the sparse way, every token chosen
+
+
+def test_layers_are_refined_from_a_threshold_on():
+    model = tiny_bev.tiny_bev()
+    with torch.no_grad():
+        features = model.encode_sensors(**tiny_bev.inputs(batch_size=2))
+    first = decode(model, features, "ab", num_inference_steps=1, output_steps=True).steps[0].prediction
+    doubt = model.cell_uncertainty(first)
+    p = first.sigmoid()
+    torch.testing.assert_close(doubt, 2 * torch.minimum(p, 1 - p).amax(1))
+
+    def from_(threshold):
+        return decode(model, features, "ab", num_inference_steps=3, refine="uncertain", refine_threshold=threshold).prediction
+
+    dense = decode(model, features, "ab", num_inference_steps=3).prediction
+    torch.testing.assert_close(from_(float(doubt.min()) / 2), dense, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(from_(float(doubt.max()) * 1.001), dense)
 
 
 def test_certain_cells_keep_what_the_first_step_said():

@@ -342,16 +342,28 @@ def test_without_diffusion_there_is_one_call_on_an_empty_map():
     ],
 )
 def test_impossible_dials(model, dials, match):
-    calls = []
-    handle = model.decoder.register_forward_hook(lambda *_: calls.append(1))
+    calls, given = [], features(model)
+    handles = [part.register_forward_hook(lambda *_: calls.append(1)) for part in (model.encoder, model.decoder)]
     try:
         with pytest.raises(ValueError, match=match):
             model(pixel_values=images(), **dials)
         with pytest.raises(ValueError, match=match):
-            model.decode_map(features(model), **dials)
+            model.decode_map(given, **dials)
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     assert calls == []
+
+
+def test_steps_below_the_floor_of_the_schedule_have_no_width():
+    """The finest noise of the Karras grid of a small map lies where the signal-to-noise ratio no longer rises."""
+    model = tiny_segmenter(sampler="dpmpp_2m", time_grid="karras", map_scale=0.01)
+    for steps in (12, 13, 20):
+        assert (
+            model(pixel_values=images(), num_inference_steps=steps, generator=torch.Generator().manual_seed(0))
+            .logits.isfinite()
+            .all()
+        )
 
 
 def test_features_that_are_none(model):

@@ -156,6 +156,19 @@ def test_pipelines_refuse_what_cannot_be(segmentation_checkpoint, keywords, mess
         pipe(picture(), **keywords)
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_averaged_steps_are_the_predictors_in_a_pipeline(segmentation_checkpoint, batch_size):
+    """Probabilities are resized as such by both."""
+    pictures = [picture(width, 70) for width in (90, 90, 75)]
+    dials = {"num_inference_steps": 4, "average": "steps"}
+    predictor = Predictor.from_pretrained(segmentation_checkpoint, "cpu")
+    pipe = pipeline("image-segmentation", model=str(segmentation_checkpoint))
+    names = np.array(list(NAMES.values()), dtype=object)
+    for image, segments in zip(pictures, pipe(pictures, seed=7, batch_size=batch_size, **dials)):
+        expected = names[predictor(image, seed=7, **dials)[0].labels]
+        assert (labels_of(segments, image.size[::-1]) == expected).all()
+
+
 @pytest.mark.parametrize("size", [(90, 70), (300, 600), (640, 360)])
 def test_model_pipeline_and_predictor_give_the_same_maps(segmentation_checkpoint, depth_checkpoint, size):
     """The processor alone decides at which size an image is seen."""

@@ -159,6 +159,12 @@ def test_the_output_carries_the_configured_kind():
     assert torch.equal(out.uncertainty, out.uncertainties["sample_variance"])
 
 
+@pytest.mark.parametrize(("make", "kind"), [(tiny_segmenter, "scale"), (tiny_depth_model, "entropy")])
+def test_kinds_of_another_task_are_refused(make, kind):
+    with pytest.raises(ValueError, match=f"uncertainty is '{kind}'; expected None or one of '"):
+        make(uncertainty=kind)
+
+
 def test_asking_for_an_uncertainty_that_a_run_does_not_have():
     out = tiny_depth_model()(pixel_values=images(), num_inference_steps=1)
     assert out.uncertainty is None

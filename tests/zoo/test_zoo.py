@@ -42,7 +42,8 @@ def test_folders_come_before_names_and_must_be_complete(room):
     for file in zoo._NEEDED:
         (folder / file).write_text("{}")
     assert zoo.resolve_model(folder) == str(folder)
-    (folder / "model.safetensors").rename(folder / "model.safetensors.index.json")  # in shards
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")  # in shards
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00001.safetensors"}}')
     assert zoo.resolve_model(folder) == str(folder)
     with pytest.raises(FileNotFoundError, match=r"broken-tiny.* has no model\.safetensors"):
         zoo.resolve_model("broken-tiny")
@@ -178,3 +179,10 @@ def test_the_shipped_generators_parts_belong_together_and_read_the_depth_of_real
     errors = [(pipe.depth_predictor.decode_depth(one)[known].log() - truth[known].log()).abs().mean() for one in (strong, weak)]
     constant = (truth[known].log() - truth[known].log().median()).abs().mean()
     assert errors[0] < errors[1] < 0.8 * constant
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "{}", '{"weight_map": 3}', '{"weight_map": {}}'])
+def test_a_broken_index_is_named(tmp_path, content):
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json is no index of weights"):
+        zoo.named_files(tmp_path)

@@ -177,7 +177,7 @@ def dpmpp_2m_steps(denoise: Denoise, x_T: Tensor, schedule: Schedule, pairs: Seq
         now, following = torch.tensor(t, dtype=torch.float64), torch.tensor(t_next, dtype=torch.float64)
         width = float(schedule.log_snr(following) - schedule.log_snr(now)) / 2  # of the step in log(alpha / sigma)
         mean = x0
-        if previous is not None and t_next > 0:
+        if previous is not None and t_next > 0 and width_before > 0:  # below the schedule's floor steps have no width
             correction = width / width_before / 2
             mean = (1 + correction) * x0 - correction * previous
         _, sigma = _levels(schedule, t, x_t)

@@ -153,6 +153,7 @@ class GraphDecoder(nn.Module):
 class GraphCalls:
     """Mixin before a class of map models: encoder and decoder calls go to a `Runner`; the rest stays the class's own."""
 
+    encodes_maps = False
     runner: Runner
     config: Any
 

@@ -96,6 +96,8 @@ def check_exportable(model: Any) -> None:
     """
     if not isinstance(model, MapModel):
         raise ValueError(f"cannot export a {type(model).__name__}; expected a model of maps of single images")
+    if model.dtype != torch.float32 or model.device.type != "cpu":
+        raise ValueError(f"cannot export a model in {model.dtype} on {model.device}; expected one in float32 on the CPU")
     if getattr(model.encoder, "backbone", None) is None:
         raise ValueError(
             f"cannot export {model.task} models: sensors are gathered by indices that differ from sample to sample (cameras' "
@@ -128,8 +130,8 @@ def trace(model: MapModel) -> dict[str, Any]:
     check_exportable(model)
     config = model.config
     images = torch.zeros(_BATCH, 3, _HEIGHT, _WIDTH)
-    encoder, step = EncoderGraph(model).eval(), StepGraph(model).eval()
-    with torch.no_grad(), quiet():
+    with evaluating(model), torch.no_grad(), quiet():
+        encoder, step = EncoderGraph(model), StepGraph(model).eval()
         # Contiguous, as whoever calls a compiled step will have them: it reads its inputs by the strides of these examples.
         features = encoder(images).contiguous()
         rows, columns = features.shape[-2:]
@@ -158,6 +160,18 @@ def _trace(graph: nn.Module, inputs: dict[str, Tensor]) -> Any:
 
 def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is in evaluation mode; afterwards each of its modules is in the mode that it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 @contextmanager

@@ -79,8 +79,8 @@ def compare(model: MapModel, exported: Any) -> Iterator[Parity]:
         step = max(_step_difference(model, exported, ours, noise, time) for time in TIMES)
         runs = []
         for one, features in ((model, ours), (exported, theirs)):
-            keywords = {"ensemble_size": samples} if samples > 1 else {}
-            runs.append(one.decode_map(features, noise=noise, generator=torch.Generator().manual_seed(7), **keywords).prediction)
+            generator = torch.Generator().manual_seed(7)
+            runs.append(one.decode_map(features, noise=noise, generator=generator, **_plain_run(model, samples)).prediction)
         labels = [run.argmax(1) for run in runs]
         task = task_of(model)
         flips = int((labels[0] != labels[1]).sum()) if task.has_classes else None
@@ -90,13 +90,24 @@ def compare(model: MapModel, exported: Any) -> Iterator[Parity]:
         )  # fmt: skip
 
 
+def _plain_run(model: MapModel, samples: int) -> dict[str, Any]:
+    """A run of whole steps of so many samples, whatever the configuration has as its default."""
+    if not model.config.diffusion:
+        return {"sampling": "one_pass"}
+    kept = model.config.sampling if model.config.sampling != "field" and samples == 1 else "diffusion"
+    return {"ensemble_size": samples, "sampling": kept, "refine": "all"}
+
+
 def _step_difference(model: MapModel, exported: Any, features: Tensor, noise: Tensor, time: float) -> float:
     """Of one call: of what the head says, and of the signal that it stands for where that is no choice between labels."""
     answers = []
     for one in (model, exported):
         denoise = one.denoiser(features, [(time, 0.0)], noise.shape[1])
-        answers.append(denoise(noise.flatten(0, 1), torch.full((1,), time))[1])
-    return _share(*answers)
+        answers.append(denoise(noise.flatten(0, 1), torch.full((1,), time)))
+    (signal, prediction), (other_signal, other_prediction) = answers
+    difference = _share(prediction, other_prediction)
+    choice = task_of(model).has_classes and model.config.feedback != "mean"  # between labels, which rounding may decide
+    return difference if choice else max(difference, _share(signal, other_signal))
 
 
 def _share(ours: Tensor, theirs: Tensor) -> float:

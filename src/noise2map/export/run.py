@@ -80,7 +80,7 @@ def denoise(
         elif config["sampler"] == "dpmpp_2m":
             width = float(log_snr(config, following, np.float64) - log_snr(config, t, np.float64)) / 2
             mean = clean
-            if before is not None and following > 0:
+            if before is not None and following > 0 and width_before > 0:
                 mean = clean + width / width_before / 2 * (clean - before)
             x = (sigma_next / sigma * x - alpha_next * np.float32(math.expm1(-width)) * mean).astype(np.float32)
             before, width_before = clean, width
@@ -150,8 +150,12 @@ def _box_muller(uniform: np.ndarray) -> np.ndarray:
 def read_image(path: str) -> Image.Image:
     """An image file as upright 8-bit RGB; transparent parts are laid on white."""
     image = ImageOps.exif_transpose(Image.open(path))
-    if image.mode.startswith("I"):
-        image = Image.fromarray(np.rint(np.asarray(image) * (255 / 65535)).astype(np.uint8))
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.asarray(image, np.float64)
+        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 65535):
+            raise ValueError(f"it holds values from {values.min():g} to {values.max():g}; expected 0..65535, or 0..1")
+        top = next(top for top in (1, 255, 65535) if values.max() <= top) if image.mode == "F" else 65535
+        image = Image.fromarray(np.rint(values * (255 / top)).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
@@ -202,6 +206,11 @@ def resize(values: np.ndarray, height: int, width: int) -> np.ndarray:
     return values
 
 
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors ``(3, h, w)`` of length 1."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=0, keepdims=True), np.finfo(np.float32).tiny)
+
+
 def finish(
     about: dict[str, Any], config: dict[str, Any], runs: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]
 ) -> np.ndarray:
@@ -211,12 +220,15 @@ def finish(
         kept = np.exp(kept - kept.max(2, keepdims=True))
         kept /= kept.sum(2, keepdims=True)
     values = kept.mean((0, 1))
+    directions = not about["classes"] and not about["metres"]
     if about["metres"]:
         values = values.clip(config["min_depth"], config["max_depth"])
+    elif directions:
+        values = unit(values)
     for height, width in sizes:
         values = resize(values, height, width)
-        if not about["classes"] and not about["metres"]:
-            values = values / np.maximum(np.linalg.norm(values, axis=0, keepdims=True), np.finfo(np.float32).tiny)
+        if directions:
+            values = unit(values)
     if about["classes"]:
         return values.argmax(0).astype(np.uint8 if len(values) <= 256 else np.uint16)
     return values[0] if about["metres"] else values.transpose(1, 2, 0)

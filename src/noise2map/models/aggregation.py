@@ -8,6 +8,12 @@ from torch import Tensor
 
 from noise2map.diffusion.ensemble import entropy, unfold
 
+CLASS_UNCERTAINTIES = ("entropy", "step_flip", "sample_variance", "mutual_information", "least_confidence")
+"""Kinds of uncertainty of a map of classes or layers."""
+
+NUMBER_UNCERTAINTIES = ("sample_variance", "step_flip", "scale")
+"""Likewise of depth and directions."""
+
 
 class RunningMoments:
     """Mean and variance over the samples of several steps, image by image.

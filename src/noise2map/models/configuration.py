@@ -344,6 +344,16 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
                 f"and an objective on the output, got {self.diffusion}, {self.self_aligned} and {self.objective!r}"
             )
 
+    def check_uncertainty(self, task: str, known: tuple[str, ...]) -> None:
+        """Refuses a kind of uncertainty that is another task's.
+
+        Raises:
+            ValueError: naming the kind and those that the task knows.
+        """
+        if self.uncertainty not in (None, *known):
+            kinds = ", ".join(map(repr, known))
+            raise ValueError(f"uncertainty is {self.uncertainty!r}; expected None or one of {kinds} for {task}")
+
     def check_objective(self, task: str, known: tuple[str, ...]) -> None:
         """Refuses an objective, or a part of one, that is another task's.
 

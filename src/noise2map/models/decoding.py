@@ -49,7 +49,8 @@ class DecodingOptions:
         refine_share: Share of the tokens that are refined, above 0, at most 1; 1 is a run of ``"all"``.
         refine_threshold: In place of a share: the uncertainty from which on a token is refined, so that easy images cost less than
             hard ones. At least 0, which is a run of ``"all"``; in the units of `MapModel.cell_uncertainty`: one minus the
-            probability of the likeliest class, the scale of log depth, the spread of directions in radians.
+            probability of the likeliest class (of layers twice that of the less likely state, where that is largest), the scale of
+            log depth, the spread of directions in radians.
         seed: With the id of an image, it fixes that image's noise.
 
     Raises:

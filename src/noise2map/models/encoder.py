@@ -113,6 +113,20 @@ def check_images(pixel_values: Tensor) -> None:
         raise ValueError(f"images are {width}x{height} pixels; expected at least 32x32 (the image processor resizes)")
 
 
+def check_quarter(features: Tensor, pixel_values: Tensor) -> None:
+    """Refuses features that are coarser than a quarter of their images: those of a backbone with other strides.
+
+    Raises:
+        ValueError: saying what the backbone has to give.
+    """
+    (height, width), (rows, columns) = pixel_values.shape[-2:], features.shape[-2:]
+    if 6 * rows < height or 6 * columns < width:
+        raise ValueError(
+            f"features of images of {width}x{height} pixels are {columns}x{rows}; expected a quarter: set out_features of "
+            "backbone_config to the stages at 1/4 to 1/32"
+        )
+
+
 class AuxiliaryHead(nn.Module):
     """Fully convolutional classifier on the image features; trains the encoder directly, unused at inference."""
 

@@ -1,7 +1,8 @@
 """Image processor of the map models, on Pillow and numpy alone (no torchvision)."""
 
 import difflib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,7 @@ class Noise2MapImageProcessor(ShippedNames, PilBackend):
                 close = difflib.get_close_matches(name, _OPTIONS, 1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
                 raise ValueError(f"Noise2MapImageProcessor has no field {name!r}{hint}")
+        _check_unused(kwargs)
         super().__init__(**kwargs)
         _check_options({name: getattr(self, name) for name in _OPTIONS})
 
@@ -108,6 +110,7 @@ class Noise2MapImageProcessor(ShippedNames, PilBackend):
         unknown = set(kwargs) - _KNOWN
         if unknown:
             raise ValueError(f"Noise2MapImageProcessor has no argument {sorted(unknown)[0]!r}")
+        _check_unused(kwargs)
         options = {name: kwargs.get(name, getattr(self, name)) for name in _OPTIONS if kwargs.get(name) is not None}
         options = {**{name: getattr(self, name) for name in _OPTIONS}, **options}
         _check_options(options)
@@ -121,7 +124,7 @@ class Noise2MapImageProcessor(ShippedNames, PilBackend):
         pixels = [self._prepare_image(image, options) for image in images]
         data: dict[str, Any] = {"pixel_values": pixels}
         if given:
-            targets, is_real = _as_list(kinds[given[0]]), segmentation_maps is None
+            targets, is_real = _as_maps(kinds[given[0]], len(images)), segmentation_maps is None
             if len(targets) != len(images):
                 raise ValueError(f"got {len(images)} images and {len(targets)} maps; expected one map for each image")
             data["labels"] = [self._prepare_map(m, p, x, is_real, options) for m, p, x in zip(targets, images, pixels)]
@@ -195,6 +198,8 @@ class Noise2MapImageProcessor(ShippedNames, PilBackend):
         array = np.asarray(target.cpu() if isinstance(target, Tensor) else target)
         if array.shape[:2] != (image.height, image.width) or array.ndim > (3 if is_real else 2):
             raise ValueError(f"map has shape {array.shape}; expected the image's ({image.height}, {image.width})")
+        if not is_real and not np.issubdtype(array.dtype, np.integer) and array.dtype != bool:
+            raise ValueError(f"segmentation map has type {array.dtype}; expected integers, ids of classes")
         array = array.astype(np.float32) if is_real else array.astype(np.int64)
         if options["do_reduce_labels"] and not is_real:
             array = np.where((array == 0) | (array == 255), 255, array - 1)
@@ -217,7 +222,9 @@ class Noise2MapImageProcessor(ShippedNames, PilBackend):
         if target_sizes is None:
             return [logits.argmax(0) for logits in outputs.logits]
         sizes = _checked_sizes(outputs.logits, target_sizes)
-        return [resized_argmax(logits, size) for logits, size in zip(outputs.logits, sizes)]
+        averaged = getattr(outputs, "log_probabilities", None)  # of a pipeline one for each image
+        as_p = averaged is not None and bool(torch.as_tensor(averaged).all())
+        return [resized_argmax(logits.exp() if as_p else logits, size) for logits, size in zip(outputs.logits, sizes)]
 
     def post_process_depth_estimation(self, outputs: Any, target_sizes: Sequence[Any] | None = None) -> list[dict[str, Tensor]]:
         """Depth maps in metres at the size of the images: a list of ``{"predicted_depth": (H, W)}``."""
@@ -262,9 +269,26 @@ def _check_options(options: dict[str, Any]) -> None:
         if not (pair or "shortest_edge" in given) or not all(isinstance(v, int) and v > 0 for v in given.values()):
             raise ValueError(f"size is {given or options['size']}; expected positive 'height' and 'width', or 'shortest_edge'")
     if options["do_normalize"]:
-        mean, std = options["image_mean"], options["image_std"]
-        if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
-            raise ValueError(f"image_mean is {mean} and image_std {std}; expected three numbers each, the latter positive")
+        check_colors(options["image_mean"], options["image_std"])
+
+
+def check_colors(mean: Any, std: Any) -> None:
+    """Refuses what no color can be normalised with.
+
+    Raises:
+        ValueError: if they are not three finite numbers each, the latter positive.
+    """
+    both = [np.asarray(values, dtype=object) for values in (mean, std)]
+    numbers = all(values.shape == (3,) and all(isinstance(one, int | float | np.number) for one in values) for values in both)
+    if not numbers or not all(map(math.isfinite, (*mean, *std))) or not all(value > 0 for value in std):
+        raise ValueError(f"image_mean is {mean} and image_std {std}; expected three numbers each, the latter positive")
+
+
+def _check_unused(fields: Mapping[str, Any]) -> None:
+    """Refuses what other processors do to images and this one does not."""
+    for name in ("do_center_crop", "crop_size", "do_pad", "pad_size"):
+        if fields.get(name):
+            raise ValueError(f"{name} is {fields[name]!r}; Noise2MapImageProcessor neither crops nor pads: expected none")
 
 
 def _as_list(items: Any) -> list[Any]:
@@ -273,6 +297,12 @@ def _as_list(items: Any) -> list[Any]:
     if isinstance(items, (np.ndarray, Tensor)) and items.ndim == 4:
         return list(items)
     return [items]
+
+
+def _as_maps(maps: Any, count: int) -> list[Any]:
+    """One map for each image; an array ``(B, H, W)`` beside B images holds B of them."""
+    stacked = isinstance(maps, (np.ndarray, Tensor)) and maps.ndim == 3 and len(maps) == count > 1
+    return list(maps) if stacked else _as_list(maps)
 
 
 def _size_dict(size: Any) -> SizeDict:
@@ -334,7 +364,13 @@ def _resize_each(values: Tensor, target_sizes: Sequence[Any] | None) -> list[Ten
 def _checked_sizes(values: Tensor, target_sizes: Sequence[Any]) -> list[tuple[int, int]]:
     if len(target_sizes) != len(values):
         raise ValueError(f"got {len(target_sizes)} target sizes; expected one for each of the {len(values)} maps")
-    return [(int(height), int(width)) for height, width in target_sizes]
+    try:
+        sizes = [(int(height), int(width)) for height, width in target_sizes]
+    except TypeError:
+        raise ValueError(f"target_sizes is {target_sizes!r}; expected a height and a width for each map") from None
+    if any(min(size) < 1 for size in sizes):
+        raise ValueError(f"target_sizes is {sizes}; expected positive heights and widths")
+    return sizes
 
 
 def resized_argmax(logits: Tensor, *sizes: tuple[int, int], strip_floats: int = STRIP_FLOATS) -> Tensor:

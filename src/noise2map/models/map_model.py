@@ -11,7 +11,7 @@ from noise2map.codecs import MapCodec
 from noise2map.diffusion.ensemble import Generators, fold, generator_list, unfold
 from noise2map.diffusion.schedule import make_schedule
 from noise2map.hub.sharing import SharedOnHub
-from noise2map.models.aggregation import Aggregator
+from noise2map.models.aggregation import NUMBER_UNCERTAINTIES, Aggregator
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.decoding import DecodingOptions
 from noise2map.models.denoising.denoiser import Denoiser, decoder_input, input_channels, read_tokens
@@ -19,7 +19,7 @@ from noise2map.models.denoising.hooks import FormulationHooks
 from noise2map.models.denoising.run import WarmStart, aggregate_steps, sampled_field, start_noise
 from noise2map.models.denoising.training import training_loss
 from noise2map.models.distributions.calibration import Calibration
-from noise2map.models.encoder import ImageEncoder
+from noise2map.models.encoder import ImageEncoder, check_quarter
 from noise2map.models.initialization import Noise2MapPreTrainedModel
 from noise2map.models.map_decoder import DecoderContext, MapDecoder
 from noise2map.models.single_step import SingleStepDecoder
@@ -41,11 +41,15 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
         task: name of the task, which says how its maps are scored, stored and drawn.
         default_uncertainty: kind that is returned as ``uncertainty`` where the configuration names none.
         objectives: values of ``config.objective`` that the task knows.
+        uncertainty_kinds: values of ``config.uncertainty`` that it can have.
+        encodes_maps: whether `prediction_encoder` takes maps; that of an export takes what its graph has encoded.
     """
 
     task: ClassVar[str]
     default_uncertainty: str
     objectives: ClassVar[tuple[str, ...]] = ("task", "l2")
+    uncertainty_kinds: ClassVar[tuple[str, ...]] = NUMBER_UNCERTAINTIES
+    encodes_maps: ClassVar[bool] = True
     codec: MapCodec
     head: nn.Module
     # The loss is a mean over the batch: Trainer must divide it by its accumulation steps.
@@ -61,6 +65,7 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
     ) -> None:
         config.check()  # fields may have been set after the configuration was made, as from_pretrained does
         config.check_objective(self.task, self.objectives)
+        config.check_uncertainty(self.task, self.uncertainty_kinds)
         if config.decoder_type != "denoising" and not isinstance(decoder, SingleStepDecoder):
             raise ValueError(f"decoder_type is {config.decoder_type!r}; expected 'denoising' for {self.task}")
         super().__init__(config)
@@ -119,6 +124,10 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
         """Map and parameters of an output ``(B, K', h, w)``, for `make_output`."""
         return out.prediction
 
+    def prediction_to_average(self, out: Any) -> Tensor:
+        """The same as the head gives it, for an aggregator; logarithms of probabilities are logits where classes exclude."""
+        return self.whole_prediction(out)
+
     @abstractmethod
     def make_aggregator(self, batch_size: int, ensemble_size: int, average: str) -> Aggregator:
         """Aggregator of the stream of steps of one run into a map and its uncertainties."""
@@ -162,7 +171,9 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
         """
         if not pixel_values.is_floating_point():
             raise ValueError(f"pixel_values have type {pixel_values.dtype}; expected normalised floating point (image processor)")
-        return self.encoder(pixel_values.to(self.dtype))
+        features = self.encoder(pixel_values.to(self.dtype))
+        check_quarter(features, pixel_values)
+        return features
 
     def decode_map(
         self,
@@ -184,9 +195,7 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
         refine_threshold: float | None = None,
         latent_noise: Callable[[int], Tensor] | None = None,
     ) -> Any:
-        """Denoises a map, given the features of an image.
-
-        Steps, samples and averaging are three separate choices; each defaults to the configuration's.
+        """Denoises a map, given features; steps, samples and averaging are three separate choices, by default the configuration's.
 
         Args:
             features: from `encode_image`, ``(B, C, h, w)``.
@@ -221,6 +230,8 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
         ).resolved(self.config)  # fmt: skip
         field = options if options.sampling == "field" else None
         if field is not None:
+            if field.num_inference_steps != 1 and not self.encodes_maps:
+                raise ValueError(f"num_inference_steps is {field.num_inference_steps}; expected 1: an export encodes no drawn maps")
             options = replace(options, num_inference_steps=1, ensemble_size=1, average="last")  # the marginals as they are
         generators = generator_list(generator, len(features))
         x_T = start_noise(self, features, options.ensemble_size, noise, generators)
@@ -234,15 +245,16 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
             samples = sampled_field(self, features, prediction, field, generators)
         if (calibration := self.calibration) is not None:
             prediction, kinds = self.calibrate(prediction, kinds, calibration, options.average == "steps")
-        fields = {
-            "uncertainty": kinds.get(self.config.uncertainty or self.default_uncertainty),
-            "uncertainties": kinds,
-            "num_steps": aggregator.num_steps.to(features.device) + (0 if field is None else field.num_inference_steps - 1),
-            "steps": steps if output_steps else None,
-            "samples": samples,
-            "calibration": calibration,
-        }
-        return self.make_output(prediction, log_probabilities=options.average == "steps", **fields)
+        return self.make_output(
+            prediction,
+            log_probabilities=options.average == "steps",
+            uncertainty=kinds.get(self.config.uncertainty or self.default_uncertainty),
+            uncertainties=kinds,
+            num_steps=aggregator.num_steps.to(features.device) + (0 if field is None else field.num_inference_steps - 1),
+            steps=steps if output_steps else None,
+            samples=samples,
+            calibration=calibration,
+        )
 
     def denoiser(
         self, features: Tensor, pairs: Sequence[tuple[float, float]], ensemble_size: int = 1, active: Tensor | None = None
@@ -343,14 +355,17 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
                 raise ValueError(f"{type(self).__name__} has no argument {name!r}")
         if labels is not None:
             self.check_labels(labels, pixel_values)
+        dials: dict[str, Any] = {
+            "num_inference_steps": num_inference_steps, "ensemble_size": ensemble_size, "average": average, "sampler": sampler,
+            "sampling": sampling, "refine": refine, "refine_share": refine_share, "refine_threshold": refine_threshold,
+        }  # fmt: skip
+        if labels is None:
+            DecodingOptions(**dials).resolved(self.config)  # before the encoder runs for nothing
         features = self.encode_image(pixel_values) if features is None else features
         if labels is not None:
             return self._train_on(features, labels, noise, timesteps, generator)
-        out = self.decode_map(
-            features, num_inference_steps, ensemble_size, average, sampler, noise, generator, output_steps,
-            sampling=sampling, output_samples=output_samples, refine=refine, refine_share=refine_share,
-            refine_threshold=refine_threshold,
-        )  # fmt: skip
+        further: dict[str, Any] = {"noise": noise, "output_steps": output_steps, "output_samples": output_samples}
+        out = self.decode_map(features, generator=generator, **dials, **further)
         if output_uncertainty:
             self._require_uncertainty(out)
         return self.at_pixels(out, pixel_values.shape[-2:])

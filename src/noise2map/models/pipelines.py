@@ -85,6 +85,8 @@ class MapPipeline(Pipeline):
             chosen = [generators[index] for index in members] if generators else None
             out = self.model(pixel_values=torch.cat([pixels[index] for index in members]), generator=chosen, **decoding)
             fields = {name: value for name, value in out.items() if isinstance(value, Tensor)}
+            if out.get("log_probabilities"):  # as a tensor, of which a batch can be taken apart
+                fields["log_probabilities"] = torch.ones(len(members), dtype=torch.bool)
             for place, index in enumerate(members):
                 found[index] = {name: value[place] for name, value in fields.items()}
         together = {name: _joined([found[index][name] for index in range(len(pixels))]) for name in found[0]}

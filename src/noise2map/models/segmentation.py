@@ -1,5 +1,6 @@
 """Class maps: head, loss, output and model."""
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ from noise2map.diffusion.fields import draw_classes
 from noise2map.diffusion.process import expand_like
 from noise2map.diffusion.sampling import Step
 from noise2map.diffusion.scoring_rules import map_energy_score
-from noise2map.models.aggregation import Aggregator, ProbabilityAggregator, Softmax
+from noise2map.models.aggregation import CLASS_UNCERTAINTIES, Aggregator, ProbabilityAggregator, Softmax
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.distributions.calibration import Calibration, likely_classes
 from noise2map.models.distributions.low_rank import LowRankAggregator, LowRankNormal
@@ -39,17 +40,23 @@ class SegmentationHead(nn.Module):
 
     def __init__(self, config: Noise2MapConfig) -> None:
         super().__init__()
-        sets = 2 + config.low_rank_factors if config.objective == "low_rank" else 1  # see `LowRankNormal.from_prediction`
+        self.low_rank = config.objective == "low_rank"
+        sets = 2 + config.low_rank_factors if self.low_rank else 1  # see `LowRankNormal.from_prediction`
         self.classifier = nn.Linear(config.hidden_size, sets * config.num_labels)
-        self.temperature = float(config.temperature)
+        self.num_labels, self.temperature = config.num_labels, float(config.temperature)
 
     def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         """Tokens ``(N, h*w, C)`` -> logits ``(N, K, h, w)``, divided by the temperature, float32 or better.
 
-        With the objective ``"low_rank"`` further channels follow, see `LowRankNormal.from_prediction`.
+        With the objective ``"low_rank"`` further channels follow, see `LowRankNormal.from_prediction`; all of the normal
+        distribution is divided.
         """
-        logits = self.classifier(tokens)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature
+        given = self.classifier(tokens)
+        given = given.to(torch.promote_types(given.dtype, torch.float32))
+        logits = given / self.temperature
+        if self.low_rank and self.temperature != 1:
+            deviations = slice(self.num_labels, 2 * self.num_labels)  # which are given by their logarithms
+            logits[..., deviations] = given[..., deviations] - math.log(self.temperature)
         return logits.transpose(1, 2).unflatten(2, size)
 
 
@@ -146,6 +153,7 @@ class Noise2MapForSemanticSegmentation(MapModel):
 
     task = "segmentation"
     default_uncertainty = "entropy"
+    uncertainty_kinds = CLASS_UNCERTAINTIES
     objectives = ("task", "l2", "energy", "low_rank")
     calibrated_parts = ("confidences", "thresholds")
 

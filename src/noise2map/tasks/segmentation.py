@@ -314,7 +314,7 @@ class SegmentationTask(ImageTask):
         kind = np.uint8 if output.logits.shape[1] <= 256 else np.uint16
         found = []
         for logits, size in zip(output.logits, sizes):
-            scores = logits.exp() if output.log_probabilities and before else logits
+            scores = logits.exp() if output.log_probabilities else logits
             found.append(resized_argmax(scores, *before, size).cpu().numpy().astype(kind))
         return found
 

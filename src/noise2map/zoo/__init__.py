@@ -131,8 +131,16 @@ def _count_weights(path: Path) -> int:
 def named_files(folder: Path) -> list[Path]:
     """The weight files that the index of a folder names, in the folder or beside it; none where there is no index."""
     index = folder / _INDEX
-    content = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
-    return [(folder / name).resolve() for name in sorted(set(content.get("weight_map", {}).values()))]
+    if not index.is_file():
+        return []
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+    except ValueError:
+        content = None
+    files = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(files, dict) or not files:
+        raise ValueError(f"{index} is no index of weights; expected JSON with a 'weight_map' from names to files")
+    return [(folder / name).resolve() for name in sorted(set(files.values()))]
 
 
 def _card_fields(card: Path) -> dict[str, str]:

@@ -243,6 +243,21 @@ def test_sensors_that_a_model_needs_or_does_not_know():
         lidar(**inputs(("camera", "lidar")))
 
 
+def test_a_rig_that_was_predicted_with_can_be_trained_on():
+    model, batch = tiny_bev(), inputs()
+    with torch.inference_mode():
+        model.eval()(**{name: value.clone() for name, value in batch.items()})
+    model.train()(**batch, labels=labels()).loss.backward()
+    assert all(value.grad is not None for value in model.encoder.camera.parameters() if value.requires_grad)
+
+
+def test_matrices_of_several_types_make_one_rig():
+    model, batch = tiny_bev(), inputs()
+    expected = model.encode_sensors(**batch)
+    mixed = {**batch, "intrinsics": batch["intrinsics"].double()}
+    torch.testing.assert_close(model.encode_sensors(**mixed), expected, rtol=1e-3, atol=1e-3)
+
+
 def test_inputs_that_do_not_fit_the_rig():
     model = tiny_bev()
     batch = inputs()

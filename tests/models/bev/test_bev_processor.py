@@ -84,6 +84,30 @@ def test_impossible_samples_are_refused(samples, message):
         PROCESSOR(samples)
 
 
+def test_samples_that_do_not_stack_are_refused():
+    fewer = {name: value[:1] if name in ("images", "intrinsics", "camera_to_lidar") else value for name, value in sample().items()}
+    for other, message in (
+        (fewer, "samples have 2 and 1 images; expected as many of each"),
+        ({**sample(), "labels": np.zeros((6, 12, 15), np.uint8)}, r"labels have shapes \(6, 12, 16\) and \(6, 12, 15\)"),
+        ({**sample(), "labels": np.full((6, 12, 16), 0.9)}, "labels have type float64; expected integers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            PROCESSOR([sample(), other])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"image_scal": 0.3}, "no field 'image_scal'; did you mean 'image_scale'"),
+        ({"image_size": (0, -3)}, r"image_size is \(0, -3\); expected a positive height and width"),
+        ({"image_std": (1, 0, 1)}, "image_std"),
+    ],
+)
+def test_impossible_fields_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Noise2MapBevProcessor(**fields)
+
+
 def test_each_layer_may_have_its_own_threshold():
     out = SimpleNamespace(probabilities=torch.tensor([0.1, 0.3, 0.6]).view(1, 3, 1, 1).expand(2, 3, 4, 5))
     masks = PROCESSOR.post_process_bev_segmentation(out, threshold=[0.1, 0.4, 0.5])

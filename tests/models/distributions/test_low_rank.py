@@ -58,6 +58,16 @@ def model(**fields):
     return tiny_model(**fields)
 
 
+def test_a_temperature_divides_the_whole_distribution():
+    nets = [model().eval(), model(temperature=2.0).eval()]
+    nets[1].load_state_dict(nets[0].state_dict())
+    tokens = 0.3 * torch.randn(2, 96, nets[0].config.hidden_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole, cooled = (LowRankNormal.from_prediction(net.head(tokens, (8, 12)), 3) for net in nets)
+    for name in ("mean", "factors", "deviation"):
+        torch.testing.assert_close(getattr(cooled, name), getattr(whole, name) / 2)
+
+
 def test_a_model_draws_samples_in_one_pass(tmp_path):
     net = model().eval()
     pixels = torch.randn(3, 3, 32, 48, generator=torch.Generator().manual_seed(0))

@@ -95,8 +95,8 @@ class LiftSplat(nn.Module):
         if key in self._plans:
             self._plans.move_to_end(key)
             return self._plans[key]
-        with torch.no_grad():
-            points = rig.unproject(self.frustum(size, rig.intrinsics.device))[0]
+        with torch.inference_mode(False), torch.no_grad():  # it outlives this call: a training step may use it next
+            points = rig.cloned().unproject(self.frustum(size, rig.intrinsics.device))[0]
             plan = plan_pooling(points, self.grid)
         self._plans[key] = plan
         if len(self._plans) > _PLANS_KEPT:

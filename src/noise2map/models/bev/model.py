@@ -14,13 +14,14 @@ from noise2map.codecs import BinaryLayersCodec, MultiLabelCodec
 from noise2map.diffusion.ensemble import Generators
 from noise2map.diffusion.fields import draw_layers
 from noise2map.diffusion.process import expand_like
-from noise2map.models.aggregation import Aggregator, ProbabilityAggregator, Sigmoid
+from noise2map.models.aggregation import CLASS_UNCERTAINTIES, Aggregator, ProbabilityAggregator, Sigmoid
 from noise2map.models.bev.camera import CameraNeck
 from noise2map.models.bev.configuration import Noise2MapBevConfig
 from noise2map.models.bev.encoder import BevEncoder
 from noise2map.models.bev.grid import GridTransform
 from noise2map.models.bev.rig import CameraRig
 from noise2map.models.bev.sparse_conv import SparseConv3d
+from noise2map.models.decoding import DecodingOptions
 from noise2map.models.denoising import input_channels
 from noise2map.models.distributions.calibration import Calibration
 from noise2map.models.distributions.low_rank import LowRankAggregator, LowRankLayers
@@ -69,6 +70,7 @@ class Noise2MapForBevSegmentation(MapModel):
     config: Noise2MapBevConfig
     task = "bev"
     default_uncertainty = "entropy"
+    uncertainty_kinds = CLASS_UNCERTAINTIES
     objectives = ("task", "l2", "low_rank")
     codec: MultiLabelCodec | BinaryLayersCodec
     encoder: BevEncoder
@@ -200,6 +202,11 @@ class Noise2MapForBevSegmentation(MapModel):
         given = next((one for one in (features, pixel_values, points) if one is not None), None)
         if labels is not None:
             self.check_labels(labels, given)
+        else:  # before the encoder runs for nothing
+            DecodingOptions(
+                num_inference_steps=num_inference_steps, ensemble_size=ensemble_size, average=average, sampler=sampler,
+                sampling=sampling,
+            ).resolved(self.config)  # fmt: skip
         if features is None:
             sensors = (pixel_values, intrinsics, camera_to_lidar, image_augmentation, lidar_augmentation, points)
             features = self.encode_sensors(*sensors)
@@ -257,6 +264,10 @@ class Noise2MapForBevSegmentation(MapModel):
         """See `MapModel.map_of`; logits of the marginals."""
         return LowRankLayers.marginals_of(prediction, self.config.num_labels)
 
+    def prediction_to_average(self, out: BevSegmenterOutput) -> Tensor:
+        """See `MapModel.prediction_to_average`; the log-odds of averaged probabilities."""
+        return torch.logit(out.probabilities, eps=1e-7) if out.log_probabilities else super().prediction_to_average(out)
+
     def loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
         """See `MapModel.loss`."""
         if self.config.objective == "low_rank":
@@ -272,8 +283,8 @@ class Noise2MapForBevSegmentation(MapModel):
         return odds if odds.shape[-2:] == (x.count, y.count) else functional.interpolate(odds, (x.count, y.count), mode="nearest")
 
     def cell_uncertainty(self, prediction: Tensor) -> Tensor:
-        """See `MapModel.cell_uncertainty`; of the layer that is decided least."""
-        return -prediction.abs().amin(1)
+        """See `MapModel.cell_uncertainty`; least confidence of the layer that is decided least."""
+        return 2 * torch.sigmoid(-self.map_of(prediction).abs()).amax(1)  # of the less likely state, also where it is tiny
 
     def draw_samples(
         self, prediction: Tensor, count: int, smoothness: float, generators: Sequence[torch.Generator | None]

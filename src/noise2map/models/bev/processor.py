@@ -1,5 +1,6 @@
 """Raw bird's-eye-view samples -> what the model takes, and the model's output -> masks."""
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,15 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from noise2map.models.image_processing import check_colors
 from noise2map.zoo import ShippedNames
 
 _CAMERA_KEYS = ("images", "intrinsics", "camera_to_lidar")
+
+_OWN = ("image_size", "image_scale", "image_mean", "image_std", "sweeps", "layer_thresholds")
+
+# Further fields that transformers reads from a processor's file.
+_FOREIGN = ("image_processor_type", "feature_extractor_type", "processor_class", "auto_map", "name_or_path")
 
 
 class Noise2MapBevProcessor(ShippedNames, ImageProcessingMixin):
@@ -44,9 +51,17 @@ class Noise2MapBevProcessor(ShippedNames, ImageProcessingMixin):
         layer_thresholds: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
+        for name in kwargs:
+            if name not in _FOREIGN and not name.startswith("_"):
+                close = difflib.get_close_matches(name, _OWN, 1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise ValueError(f"Noise2MapBevProcessor has no field {name!r}{hint}")
         super().__init__(**kwargs)
+        if len(image_size) != 2 or not all(isinstance(side, int) and side > 0 for side in image_size):
+            raise ValueError(f"image_size is {image_size!r}; expected a positive height and width")
         if not image_scale > 0:
             raise ValueError(f"image_scale is {image_scale!r}; expected a positive number")
+        check_colors(image_mean, image_std)
         if sweeps < 0:
             raise ValueError(f"sweeps is {sweeps!r}; expected 0 or more")
         self.image_size, self.image_scale = list(image_size), float(image_scale)
@@ -83,7 +98,7 @@ class Noise2MapBevProcessor(ShippedNames, ImageProcessingMixin):
         if True in points:
             batch["points"] = [torch.as_tensor(np.asarray(sample["points"], np.float32)) for sample in samples]
         if True in labels:
-            batch["labels"] = torch.stack([torch.as_tensor(np.asarray(sample["labels"]).astype(np.int64)) for sample in samples])
+            batch["labels"] = torch.stack(_labels(samples))
         identity = np.eye(4, dtype=np.float32)
         batch["lidar_augmentation"] = _stack([sample.get("lidar_augmentation", identity) for sample in samples])
         return BatchFeature(batch)
@@ -101,6 +116,8 @@ class Noise2MapBevProcessor(ShippedNames, ImageProcessingMixin):
                 views = [(image.convert("RGB"), np.asarray(m)) for image, m in zip(sample["images"], sample["image_augmentation"])]
             else:
                 views = [self.view(image) for image in sample["images"]]
+            if pixels and len(views) != len(pixels[0]):
+                raise ValueError(f"samples have {len(pixels[0])} and {len(views)} images; expected as many of each")
             pixels.append(torch.stack([self._normalised(image) for image, _ in views]))
             matrices.append([matrix for _, matrix in views])
         return {
@@ -165,6 +182,17 @@ class Noise2MapBevProcessor(ShippedNames, ImageProcessingMixin):
         probabilities = outputs.probabilities
         least = self.thresholds_of(probabilities.shape[1], threshold).to(probabilities.device, probabilities.dtype)
         return list(probabilities >= least.view(-1, 1, 1))
+
+
+def _labels(samples: Sequence[Mapping[str, Any]]) -> list[Tensor]:
+    """Layers of samples ``(K, X, Y)`` int64, all of one shape."""
+    arrays = [np.asarray(sample["labels"]) for sample in samples]
+    for array in arrays:
+        if array.shape != arrays[0].shape:
+            raise ValueError(f"labels have shapes {arrays[0].shape} and {array.shape}; expected one")
+        if not np.issubdtype(array.dtype, np.integer) and array.dtype != bool:
+            raise ValueError(f"labels have type {array.dtype}; expected integers: 0, 1, or 255 where nobody knows")
+    return [torch.as_tensor(array.astype(np.int64)) for array in arrays]
 
 
 def checked_thresholds(thresholds: Sequence[float]) -> list[float]:

@@ -12,6 +12,7 @@ Conventions, here and nowhere else:
 Matrices are 4x4 and act on column vectors.
 """
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +49,7 @@ class CameraRig:
             intrinsics: ``(B, N, 3, 3)``, or ``(B, N, 4, 4)`` with the matrix in its upper left corner.
             camera_to_lidar: ``(B, N, 4, 4)``.
             image_augmentation: ``(B, N, 4, 4)``; the identity if not given.
-            lidar_augmentation: ``(B, 4, 4)``; the identity if not given.
+            lidar_augmentation: ``(B, 4, 4)``; the identity if not given. Of several types all become the most precise one.
 
         Raises:
             ValueError: if shapes do not belong together, a number is not finite or a matrix cannot be inverted.
@@ -58,12 +59,15 @@ class CameraRig:
         batch, cameras = camera_to_lidar.shape[:2]
         if intrinsics.shape[:2] != (batch, cameras) or tuple(intrinsics.shape[2:]) not in ((3, 3), (4, 4)):
             raise ValueError(f"intrinsics have shape {tuple(intrinsics.shape)}; expected ({batch}, {cameras}, 3, 3)")
-        identity = torch.eye(4, dtype=camera_to_lidar.dtype, device=camera_to_lidar.device)
+        given = (intrinsics, camera_to_lidar, image_augmentation, lidar_augmentation)
+        dtype = functools.reduce(torch.promote_types, (one.dtype for one in given if one is not None), torch.float32)
+        identity = torch.eye(4, dtype=dtype, device=camera_to_lidar.device)
         if image_augmentation is None:
             image_augmentation = identity.expand(batch, cameras, 4, 4)
         if lidar_augmentation is None:
             lidar_augmentation = identity.expand(batch, 4, 4)
-        rig = cls(intrinsics[..., :3, :3], camera_to_lidar, image_augmentation, lidar_augmentation)
+        matrices = (intrinsics[..., :3, :3], camera_to_lidar, image_augmentation, lidar_augmentation)
+        rig = cls(*(matrix.to(dtype) for matrix in matrices))
         expected = {"image_augmentation": (batch, cameras, 4, 4), "lidar_augmentation": (batch, 4, 4)}
         for name, shape in expected.items():
             if tuple(getattr(rig, name).shape) != shape:
@@ -94,6 +98,11 @@ class CameraRig:
         rows = slice(index, index + 1)
         matrices = (self.intrinsics, self.camera_to_lidar, self.image_augmentation, self.lidar_augmentation)
         return CameraRig(*(matrix[rows] for matrix in matrices))
+
+    def cloned(self) -> "CameraRig":
+        """The same matrices in memory of their own."""
+        matrices = (self.intrinsics, self.camera_to_lidar, self.image_augmentation, self.lidar_augmentation)
+        return CameraRig(*(matrix.clone() for matrix in matrices))
 
     def key(self) -> bytes:
         """Equal for equal matrices."""

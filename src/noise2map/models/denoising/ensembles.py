@@ -19,7 +19,8 @@ class DecoderEnsemble:
         members: map models of one class, with equal encoders.
 
     Raises:
-        ValueError: if there is but one, or they differ in class or encoder: features of one would mean nothing to another.
+        ValueError: if there is but one, or they differ in class or encoder: features of one would mean nothing to another; or if
+            their intervals are calibrated differently: nobody fitted those of the mean.
     """
 
     def __init__(self, members: Sequence[Any]) -> None:
@@ -33,6 +34,15 @@ class DecoderEnsemble:
             if own.keys() != other.keys() or not all(torch.equal(value, other[name]) for name, value in own.items()):
                 raise ValueError(f"member {number} has another encoder than the first; expected decoders trained on one encoder")
         self.members = list(members)
+        calibrations = [member.calibration for member in members]
+        differing = [number for number, one in enumerate(calibrations, start=1) if one != calibrations[0]]
+        if differing and any(one is not None and one.radii for one in calibrations):
+            raise ValueError(
+                f"member {differing[0]} is calibrated otherwise than the first, and its intervals are; expected members of one "
+                "calibration, or of none"
+            )
+        # What a member states is corrected by its own calibration; intervals and sets of the mean are one's that all share.
+        self.calibration = None if differing else calibrations[0]
 
     def __getattr__(self, name: str) -> Any:
         if name == "members":  # not set yet: copying asks before
@@ -59,7 +69,7 @@ class DecoderEnsemble:
         """
         outputs = [member.decode_map(features, *args, **kwargs) for member in self.members]
         first = self.members[0]
-        parts = torch.stack([member.whole_prediction(out) for member, out in zip(self.members, outputs)], 1)
+        parts = torch.stack([member.prediction_to_average(out) for member, out in zip(self.members, outputs)], 1)
         aggregator = first.make_aggregator(len(features), len(outputs), "steps")
         aggregator.update(fold(parts), torch.ones(len(features), dtype=torch.bool))
         prediction, kinds = aggregator.result()
@@ -71,4 +81,5 @@ class DecoderEnsemble:
             uncertainties=kinds,
             num_steps=torch.stack([out.num_steps for out in outputs]).sum(0),
             samples=torch.cat(samples, 1) if samples else None,
+            calibration=self.calibration,
         )
