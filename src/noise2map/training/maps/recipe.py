@@ -100,7 +100,8 @@ class DataSection:
         crop: size ``WxH`` of those windows.
         flip: probability of mirroring.
         crop_scale: range of the random window's side (segmentation only); ``none`` for no crops.
-        photometric: half-width of the color factors; 0 for none.
+        photometric: half-width of the color factors; 0 for none. Of bird's-eye views that of brightness: contrast and saturation
+            change by up to 0.2, gamma by 0.1, as the shipped models were trained.
         hide: what of each image is covered with grey, truth kept: ``none``, ``rectangle``, ``strips``, ``window`` (all but it) or
             ``mixed``, in training and validation; drawn anew in each epoch, and by the id in validation.
         hide_probability: share of the training images that are covered; all validation images are.
