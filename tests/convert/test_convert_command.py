@@ -105,6 +105,12 @@ def test_a_depth_range_is_taken_where_all_agree(text, expected):
     assert settings_from_meta({"meta": {"config": text}}, "depth") == expected
 
 
+def test_a_process_that_is_not_the_published_one_is_taken():
+    text = "model = dict(timesteps=4, randsteps=3, time_difference=0, noise_schedule='linear', diffusion=\"ddpm\", bit_scale=0.1)"
+    expected = {"num_inference_steps": 4, "ensemble_size": 3, "time_difference": 0, "noise_schedule": "linear", "sampler": "ddpm"}
+    assert settings_from_meta({"meta": {"config": text}}, "segmentation") == {**expected, "map_scale": 0.1}
+
+
 @pytest.mark.parametrize("meta", [None, [], {"config": 3, "CLASSES": "abc", "PALETTE": [[1, 2]]}, {"CLASSES": ("a", "b")}])
 def test_meta_data_of_other_forms_tell_nothing(meta):
     assert settings_from_meta({"meta": meta}, "segmentation", 3) == {}

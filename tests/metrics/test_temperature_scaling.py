@@ -94,3 +94,11 @@ def test_confidences_of_few_or_equal_pixels():
     assert fit_confidences(torch.full((8,), 0.75), torch.tensor([1, 0] * 4).bool(), 4) == ((0.75, 0.5),)
     with pytest.raises(ValueError, match="at least one"):
         fit_confidences(torch.zeros(0), torch.zeros(0))
+
+
+def test_equal_confidences_are_one_knot():
+    """Whatever order their pixels come in: the first are right, the last wrong, or the other way round."""
+    right = torch.arange(1000) < 700
+    for correct in (right, ~right.flip(0), right.flip(0)):
+        knots = fit_confidences(torch.full((1000,), 0.9), correct)
+        assert len(knots) == 1 and knots[0] == pytest.approx((0.9, float(correct.double().mean())))

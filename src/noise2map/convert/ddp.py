@@ -209,6 +209,10 @@ def _load(model: MapModel, converted: dict[str, Tensor]) -> None:
     model.load_state_dict(converted)
 
 
+# Settings of the official configuration by its names, and ours.
+_WORDS = {"noise_schedule": "noise_schedule", "diffusion": "sampler"}
+_WHOLE_NUMBERS = {"timesteps": "num_inference_steps", "randsteps": "ensemble_size", "time_difference": "time_difference"}
+
 _NUMBER = r"([0-9.]+(?:e[+-]?[0-9]+)?)"
 
 
@@ -232,12 +236,17 @@ def _from_text(text: str, task: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if re.search(r"\btype=['\"]SelfAlignedDDP['\"]", text):
         found["self_aligned"] = True
-    steps = re.search(r"\btimesteps=(\d+)\b", text)
-    if steps:
-        found["num_inference_steps"] = int(steps[1])
     scale = re.search(rf"\bbit_scale={_NUMBER}", text)
     if scale:
         found["map_scale"] = float(scale[1])
+    for official, ours in _WORDS.items():
+        value = re.search(rf"\b{official}=['\"](\w+)['\"]", text)
+        if value:
+            found[ours] = value[1]
+    for official, ours in _WHOLE_NUMBERS.items():
+        value = re.search(rf"\b{official}=(\d+)\b", text)
+        if value:
+            found[ours] = int(value[1])
     if task == "segmentation":
         accumulation = re.search(r"\baccumulation=(True|False)\b", text)
         if accumulation:

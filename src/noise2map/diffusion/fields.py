@@ -172,6 +172,6 @@ def draw_laplace(
         ``(B, R, h, w)``, of the median's type.
     """
     field = smooth_field((samples,), (median.shape[-2], median.shape[-1]), smoothness, generators)
-    quantile = uniform_field(field).to(median.device, median.dtype)
+    quantile = uniform_field(field).to(median.device, torch.promote_types(median.dtype, torch.float32))  # 1 has no logarithm left
     deviation = torch.where(quantile < 0.5, (2 * quantile).log(), -(2 - 2 * quantile).log())
-    return median.unsqueeze(1) + scale.unsqueeze(1) * deviation
+    return median.unsqueeze(1) + scale.unsqueeze(1) * deviation.to(median.dtype)

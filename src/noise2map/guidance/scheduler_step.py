@@ -80,10 +80,13 @@ def check_sampling(scheduler: Scheduler, batch_size: int, num_inference_steps: i
         raise ValueError(f"eta is {eta}; expected a number in [0, 1]")
     if eta and isinstance(scheduler, DDPMScheduler):
         raise ValueError(f"eta is {eta}, but the scheduler is a DDPMScheduler; eta belongs to DDIMScheduler")
-    if isinstance(generator, (list, tuple)) and len(generator) != batch_size:
+    if isinstance(generator, list) and len(generator) != batch_size:
         raise ValueError(f"got {len(generator)} generators for {batch_size} images; expected one each")
-    if generator is not None and not isinstance(generator, (list, tuple, torch.Generator)):
-        raise ValueError(f"generator is a {type(generator).__name__}; expected a torch.Generator or a list of them")
+    several = isinstance(generator, list) and all(isinstance(one, torch.Generator) for one in generator)
+    if generator is not None and not several and not isinstance(generator, torch.Generator):
+        kinds = ", ".join(sorted({type(one).__name__ for one in generator})) if isinstance(generator, list) else ""
+        given = f"{type(generator).__name__}{kinds and f' of {kinds}'}"
+        raise ValueError(f"generator is a {given}; expected a torch.Generator or a list of them")
 
 
 def check_integer(name: str, value: object, low: int, high: int | None) -> None:

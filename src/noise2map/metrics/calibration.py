@@ -211,6 +211,9 @@ def fit_temperature(
     return (low * high) ** -0.5
 
 
+_SAME_CONFIDENCE = 1e-9
+
+
 def fit_confidences(confidence: Tensor, correct: Tensor, groups: int = 20) -> tuple[tuple[float, float], ...]:
     """Rising curve from confidence to the share of right pixels: isotonic regression (Zadrozny & Elkan 2002).
 
@@ -234,7 +237,14 @@ def fit_confidences(confidence: Tensor, correct: Tensor, groups: int = 20) -> tu
         )
     ordered, order = confidence.double().sort()
     pairs = zip(ordered.tensor_split(groups), correct[order].double().tensor_split(groups))
-    knots = [(float(x.mean()), float(y.mean()), len(x)) for x, y in pairs if len(x)]
+    knots: list[tuple[float, float, int]] = []
+    for x, y in ((x, y) for x, y in pairs if len(x)):
+        knot = (float(x.mean()), float(y.mean()), len(x))
+        if knots and knot[0] - knots[-1][0] < _SAME_CONFIDENCE:  # one knot: the order of equal confidences is chance
+            before = knots.pop()
+            total = before[2] + knot[2]
+            knot = (before[0], (before[1] * before[2] + knot[1] * knot[2]) / total, total)
+        knots.append(knot)
     blocks: list[list[float]] = []  # share, weight, number of knots
     for _, share, pixels in knots:
         blocks.append([share, pixels, 1])
@@ -244,5 +254,4 @@ def fit_confidences(confidence: Tensor, correct: Tensor, groups: int = 20) -> tu
             last[0] = (last[0] * last[1] + added * weight) / (last[1] + weight)
             last[1], last[2] = last[1] + weight, last[2] + count
     shares = [share for share, _, count in blocks for _ in range(int(count))]
-    rising = {x: share for (x, _, _), share in zip(knots, shares)}  # groups of the same confidence are one knot
-    return tuple(rising.items())
+    return tuple((x, share) for (x, _, _), share in zip(knots, shares))

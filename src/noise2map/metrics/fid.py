@@ -209,7 +209,8 @@ class FeatureDistance(Metric):
         low = high = bias = math.nan
         if resamples:
             values = resampled_distances(self.kind, [generated], reference, resamples, seed)[:, 0]
-            interval = centered_interval(value, values, count, confidence)
+            lowest = 0.0 if self.kind == "frechet" else -math.inf
+            interval = centered_interval(value, values, count, confidence, lowest)
             low, high, bias = interval.low, interval.high, float(values.mean()) - value
         name = self.extractor.name
         return Distance(self.metric, value, low, high, bias, name, count, reference_count, self.reference_name)
