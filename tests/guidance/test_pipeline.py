@@ -328,7 +328,7 @@ def test_missing_parts_and_generators():
         draw(pipeline(depth_predictor=None, depth_prior=None), output_depth=True)
     with pytest.raises(ValueError, match="no depth_prior"):
         draw(pipeline(depth_prior=None), prior_scale=1.0)
-    with pytest.raises(ValueError, match="generator is a list of int; expected a torch.Generator or a list of them"):
+    with pytest.raises(ValueError, match=r"generator is a list of int; expected a torch\.Generator or a list of them"):
         pipeline()(batch_size=2, generator=[1, 2])
     with pytest.raises(ValueError, match="generator is a tuple; expected"):
         pipeline()(batch_size=2, generator=(torch.Generator(), torch.Generator()))

@@ -116,7 +116,7 @@ def plain_card(name: str, task: str, model_class: str) -> str:
         model_class: Name of its class in `noise2map`.
     """
     fields = {"library_name": "transformers", "pipeline_tag": TASK_TAGS[task], "tags": ["noise2map", task]}
-    processor = "Noise2MapBevProcessor" if task == "bev" else "Noise2MapImageProcessor"
+    processor = "Noise2MapBevProcessor" if "Bev" in model_class else "Noise2MapImageProcessor"
     text = f"""# {name.rpartition("/")[2]}
 
 A model of maps ({task}) of the library noise2map. Nobody has described its data and scores yet.
