@@ -102,3 +102,12 @@ def test_equal_confidences_are_one_knot():
     for correct in (right, ~right.flip(0), right.flip(0)):
         knots = fit_confidences(torch.full((1000,), 0.9), correct)
         assert len(knots) == 1 and knots[0] == pytest.approx((0.9, float(correct.double().mean())))
+
+
+def test_a_group_that_begins_with_a_part_of_equal_confidences_has_their_share():
+    confidence = torch.tensor([0.5] * 100 + [1.0] * 300)
+    right = torch.zeros(400, dtype=torch.bool)
+    right[:50] = right[100:325] = True  # three quarters of the sure ones, the first of them
+    for order in (torch.arange(400), torch.arange(399, -1, -1)):
+        knots = fit_confidences(confidence[order], right[order], groups=3)
+        assert knots[-1] == pytest.approx((1.0, 0.75))

@@ -236,11 +236,13 @@ def fit_confidences(confidence: Tensor, correct: Tensor, groups: int = 20) -> tu
             f"need confidences and bools (P,), at least one; got shapes {tuple(confidence.shape)} and {tuple(correct.shape)}"
         )
     ordered, order = confidence.double().sort()
-    pairs = zip(ordered.tensor_split(groups), correct[order].double().tensor_split(groups))
+    _, tie, pixels_of = ordered.unique_consecutive(return_inverse=True, return_counts=True)
+    right = torch.zeros(len(pixels_of), dtype=torch.float64, device=tie.device).index_add_(0, tie, correct[order].double())
+    pairs = zip(ordered.tensor_split(groups), (right / pixels_of)[tie].tensor_split(groups))  # the order of equal ones is chance
     knots: list[tuple[float, float, int]] = []
     for x, y in ((x, y) for x, y in pairs if len(x)):
         knot = (float(x.mean()), float(y.mean()), len(x))
-        if knots and knot[0] - knots[-1][0] < _SAME_CONFIDENCE:  # one knot: the order of equal confidences is chance
+        if knots and knot[0] - knots[-1][0] < _SAME_CONFIDENCE:  # means of equal confidences differ by rounding alone
             before = knots.pop()
             total = before[2] + knot[2]
             knot = (before[0], (before[1] * before[2] + knot[1] * knot[2]) / total, total)
