@@ -89,3 +89,10 @@ def test_impossible_smoothness_is_refused():
     for value in (-1, math.nan):
         with pytest.raises(ValueError, match="smoothness is"):
             smooth_field((1,), (4, 4), value, generators("a"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_depth_drawn_in_half_precision_is_finite(dtype):
+    flat = torch.ones(1, 64, 64, dtype=dtype)
+    drawn = draw_laplace(flat, 0.1 * flat, 8, 0.0, [torch.Generator().manual_seed(0)])
+    assert drawn.dtype == dtype and drawn.isfinite().all()

@@ -8,8 +8,9 @@ import pytest
 import yaml
 from hub_stand_in import TOKEN, Repository, card_problems, stand_in
 
+import noise2map
 from noise2map import zoo
-from noise2map.hub.cards import Score, model_index, read_metadata, with_metadata
+from noise2map.hub.cards import Score, model_index, plain_card, read_metadata, with_metadata
 from noise2map.hub.push import local_folder, write_whole
 from noise2map.models import Noise2MapForDepthEstimation
 from noise2map.tasks import TASKS
@@ -211,3 +212,12 @@ def test_metadata_is_added_and_replaced_without_touching_the_rest():
     assert with_metadata("# Bare\n", {"license": "mit"}) == "---\nlicense: mit\n---\n\n# Bare\n"
     with pytest.raises(ValueError, match="no YAML"):
         read_metadata("---\na: [\n---\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "processor"),
+    [("Noise2MapForBevSegmentation", "Noise2MapBevProcessor"), ("Noise2MapForDepthEstimation", "Noise2MapImageProcessor")],
+)
+def test_a_plain_card_loads_the_processor_of_its_model(name, processor):
+    card = plain_card("me/x", getattr(noise2map, name).task, name)
+    assert f"from noise2map import {name}, {processor}\n" in card and f"{processor}.from_pretrained(" in card
