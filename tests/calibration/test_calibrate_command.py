@@ -340,3 +340,10 @@ def test_sets_cover_and_are_smaller_than_those_of_the_probabilities():
     naive = calibrator.scores(second, Calibration(temperature=fitted.temperature))
     assert after["size_90"] < naive["size_90"] and naive["coverage_90"] > 0.9  # whole classes are added: more than promised
     assert not math.isnan(after["auroc"])
+
+
+def test_levels_may_come_in_any_order_and_numbers_are_checked_before_work():
+    assert CalibrationOptions(model="", out="", levels=(0.9, 0.5, 0.9)).levels == (0.5, 0.9)
+    for name, value in (("batch_size", 0), ("limit", -1), ("pixels", 0)):
+        with pytest.raises(ValueError, match=f"{name} is {value}; expected at least"):
+            CalibrationOptions(model="", out="", **{name: value})

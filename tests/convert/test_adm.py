@@ -7,7 +7,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 from safetensors.torch import save_file
 
 from noise2map.convert import LSUN_256_FLAGS, adm_scheduler, load_adm_unet
-from noise2map.convert.adm_flags import adm_architecture
+from noise2map.convert.adm_flags import adm_architecture, resolve_flags
 from noise2map.convert.adm_keys import adm_layer_names
 
 TINY = {
@@ -174,3 +174,34 @@ def test_scheduler_has_the_process_of_the_flags():
     assert cosine.alphas_cumprod[499].item() == pytest.approx(level[500] / level[0], rel=1e-4)
     with pytest.raises(ValueError, match="noise_schedule"):
         adm_scheduler(noise_schedule="cubic")
+
+
+def test_flags_are_taken_in_the_types_of_their_defaults():
+    words = {"image_size": "32", "learn_sigma": "False", "class_cond": "true", "dropout": "0.1", "num_channels": 32.0}
+    values = resolve_flags(words)
+    assert {name: values[name] for name in words} == {
+        "image_size": 32, "learn_sigma": False, "class_cond": True, "dropout": 0.1, "num_channels": 32,
+    }  # fmt: skip
+    assert not adm_architecture({**TINY, "learn_sigma": "False"}).learn_sigma
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ({"image_size": "abc"}, "image_size is of type int, got 'abc'"),
+        ({"image_size": True}, "image_size is of type int, got True"),
+        ({"num_channels": 32.5}, "num_channels is of type int, got 32.5"),
+        ({"learn_sigma": 2}, "learn_sigma is True or False, got 2"),
+        ({"diffusion_steps": 0}, "diffusion_steps is 0; expected at least 1"),
+        ({"num_res_blocks": -1}, "num_res_blocks is -1; expected at least 1"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+    ],
+)
+def test_flags_that_cannot_be_are_refused(flag, said):
+    with pytest.raises(ValueError, match=said):
+        resolve_flags({**TINY, **flag})
+
+
+def test_a_folder_is_told_apart_from_a_file(tmp_path):
+    with pytest.raises(ValueError, match="is a folder; expected a file"):
+        load_adm_unet(tmp_path, **TINY)

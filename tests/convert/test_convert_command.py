@@ -93,6 +93,26 @@ def test_what_the_meta_data_say_is_taken_and_options_come_first(tmp_path, capsys
     assert (config["num_inference_steps"], config["self_aligned"]) == (2, False)
 
 
+def test_self_aligned_weights_have_ten_steps_unless_somebody_says_otherwise(tmp_path, capsys):
+    aligned = "model = dict(type='SelfAlignedDDP', bit_scale=0.01)"
+    cases = [
+        (aligned, [], 10),
+        (aligned.replace("bit", "timesteps=4, bit"), [], 4),
+        ("model = dict(type='DDP', timesteps=4)", ["--self-aligned"], 4),
+        ("model = dict(type='DDP')", ["--self-aligned"], 10),
+        (aligned, ["--not-self-aligned"], 3),
+    ]
+    for number, (text, words, steps) in enumerate(cases):
+        file, out = official_file(tmp_path / f"{number}.pth", config=text), tmp_path / f"out{number}"
+        assert run(capsys, file, "--out", out, *words)[0] == 0
+        assert json.loads((out / "config.json").read_text())["num_inference_steps"] == steps, (text, words)
+
+
+def test_a_depth_range_is_refused_where_there_is_no_depth(tmp_path, capsys):
+    code, _, error = run(capsys, official_file(tmp_path / "model.pth"), "--out", tmp_path / "out", "--max-depth", 10)
+    assert code == 2 and "max_depth is 10" in error and "segmentation" in error and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

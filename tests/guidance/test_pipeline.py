@@ -8,7 +8,7 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, 
 from tiny_guidance import generators, tiny_predictor, tiny_prior, tiny_unet
 
 from noise2map.diffusion.ensemble import guidance_generators
-from noise2map.guidance import DepthGuidedPipeline, DepthPredictor, DepthPrior, UNetFeatureTap
+from noise2map.guidance import DepthGuidedPipeline, DepthPredictor, DepthPrior, GuidanceConfig, PriorLoss, UNetFeatureTap
 from noise2map.guidance.depth_prior import draw_prior_noise, draw_tau
 
 BOTH = {"consistency_scale": 2.0, "prior_scale": 1.0}
@@ -286,6 +286,10 @@ def test_parts_that_do_not_belong_together():
     with pytest.raises(ValueError, match="same proportions"):
         pipeline(unet=wide)
     pipe = pipeline(unet=unet)
+    tall = DepthPrior(unet_config={**tiny_prior().config.unet_config, "sample_size": (16, 8)})
+    for prior, said in ((tiny_prior(min_depth=1.0, max_depth=5.0), "trained on 1"), (tall, "same proportions")):
+        with pytest.raises(ValueError, match=said):
+            draw(pipe, guidance=GuidanceConfig(losses=(PriorLoss(1.0, prior=prior),)))
     pipe.depth_predictor = tiny_predictor(tiny_unet(seed=9))
     with pytest.raises(ValueError, match="another U-Net"):
         draw(pipe)
@@ -299,6 +303,7 @@ def test_parts_that_do_not_belong_together():
         ({"convention": "score"}, "convention is 'score'"),
         ({"reduction": "max"}, "reduction is 'max'"),
         ({"prior_timesteps": "never"}, "prior_timesteps is 'never'"),
+        ({"prior_scale": 1.0, "prior_timesteps": 1000}, r"prior_timesteps is 1000; expected a time step of 0\.\.999"),
         ({"num_inference_steps": 0}, "num_inference_steps is 0"),
         ({"num_inference_steps": 1001}, "num_inference_steps is 1001"),
         ({"guidance_every": 0}, "guidance_every is 0"),

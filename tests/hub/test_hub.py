@@ -1,17 +1,21 @@
 """Round trips through a stand-in of the hub, as a user makes them: in a process of its own that knows no other hub."""
 
 import os
+import shutil
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import yaml
 from hub_stand_in import TOKEN, Repository, card_problems, stand_in
+from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 
 import noise2map
 from noise2map import zoo
-from noise2map.hub.cards import Score, model_index, plain_card, read_metadata, with_metadata
-from noise2map.hub.push import local_folder, write_whole
+from noise2map.hub.cards import Score, is_unwritten, model_index, plain_card, read_metadata, with_metadata
+from noise2map.hub.push import complete_card, local_folder, write_whole
+from noise2map.hub.upload import written_card
 from noise2map.models import Noise2MapForDepthEstimation
 from noise2map.tasks import TASKS
 from noise2map.zoo import zoo_path
@@ -178,6 +182,44 @@ def test_a_written_card_stays(hub, tmp_path):
     assert hub.repositories["me/kept"].files["README.md"] == b"# By hand\n"
 
 
+FORM = str(
+    ModelCard.from_template(
+        ModelCardData(license="cc-by-4.0", tags=[]),
+        model_description="This is the model card of a model on the Hub. This model card has been automatically generated.",
+    )
+)
+
+
+def test_only_an_empty_form_is_no_card():
+    assert FORM.count("[More Information Needed]") > 20 and is_unwritten(FORM)
+    assert is_unwritten(str(ModelCard.from_template(ModelCardData(), model_id="rooms")))  # with a title of its own
+    for name in ("developers", "license", "direct_use", "model_description", "results", "citation_bibtex", "get_started_code"):
+        begun = str(ModelCard.from_template(ModelCardData(), **{name: "words of mine"}))
+        assert "[More Information Needed]" in begun and not is_unwritten(begun), name
+    trained = "<!-- You should probably proofread and complete it -->\n# rooms\nloss: 0.5\n## Uses\n[More Information Needed]\n"
+    assert not is_unwritten(trained) and not is_unwritten("# By hand\n") and not is_unwritten("")
+
+
+def test_a_form_gives_its_metadata_to_the_card_in_its_place(tmp_path):
+    write_whole(local_folder("freedoom-depth-laplace-tiny"), tmp_path / "model")
+    (tmp_path / "model/README.md").write_text(FORM)
+    card = complete_card(tmp_path / "model", "me/rooms", None, [])
+    assert "Noise2MapForDepthEstimation" in card and "More Information Needed" not in card
+    assert read_metadata(card) == {
+        "license": "cc-by-4.0", "library_name": "transformers", "pipeline_tag": "depth-estimation", "tags": ["noise2map", "depth"],
+    }  # fmt: skip
+
+
+def test_a_hub_that_does_not_answer_is_no_hub_without_a_card(monkeypatch, tmp_path):
+    monkeypatch.setattr("noise2map.hub.upload.hf_hub_download", partial(hf_hub_download, cache_dir=tmp_path, etag_timeout=1))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{revision}/{filename}"
+    )
+    with pytest.raises(ConnectionError, match="did not say whether me/rooms has a card"):
+        written_card("me/rooms")
+
+
 @pytest.mark.parametrize("name", [*zoo.available(), *zoo.available_generators()])
 def test_shipped_cards_are_what_the_hub_takes(name):
     card = (zoo_path(name) / "README.md").read_text()
@@ -196,6 +238,24 @@ def test_the_copy_needs_no_file_beside_it(tmp_path):
     assert sum(path.suffix == ".safetensors" for path in (tmp_path / "copy").iterdir()) == 1
     first, second = (Noise2MapForDepthEstimation.from_pretrained(folder).state_dict() for folder in (source, tmp_path / "copy"))
     assert first.keys() == second.keys() and all(value.equal(second[key]) for key, value in first.items())
+
+
+def test_blocks_with_comments_and_blank_lines_are_replaced_whole():
+    card = "---\ntags:\n- one\n\n  # a comment\n- two\n\n# of the licence\nlicense: mit\n---\nText\n"
+    assert read_metadata(card) == {"tags": ["one", "two"], "license": "mit"}
+    new = with_metadata(card, {"tags": ["three"]}, replace=True)
+    assert read_metadata(new) == {"license": "mit", "tags": ["three"]} and "# of the licence\nlicense: mit\n" in new
+
+
+def test_what_training_leaves_behind_is_not_uploaded(tmp_path):
+    source = tmp_path / "run"
+    shutil.copytree(local_folder("freedoom-normals-tiny"), source)
+    for name in ("optimizer.pt", "trainer_state.json", "checkpoint-10/model.safetensors", "rng_state.pth"):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_bytes(b"x")
+    write_whole(local_folder(str(source)), tmp_path / "copy")
+    assert {"config.json", "preprocessor_config.json"} <= {path.name for path in (tmp_path / "copy").iterdir()}
+    assert not [path for path in (tmp_path / "copy").rglob("*") if path.is_file() and path.read_bytes() == b"x"]
 
 
 def test_metadata_is_added_and_replaced_without_touching_the_rest():

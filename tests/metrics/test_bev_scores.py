@@ -106,3 +106,15 @@ def test_each_layer_is_counted_at_its_own_threshold():
     labels = (torch.rand(3, 2, 6, 7, generator=torch.Generator().manual_seed(2)) < 0.4).long()
     counts = bev_counts(probabilities, labels, (0.3, (0.3, 0.8), 0.8))
     assert torch.equal(counts[:, :, 1, 0], counts[:, :, 0, 0]) and torch.equal(counts[:, :, 1, 1], counts[:, :, 2, 1])
+
+
+def test_unknown_cells_may_hold_anything_and_logits_are_refused():
+    probabilities, labels = next(samples())
+    labels[:, :, :5] = 255
+    expected = bev_counts(probabilities, labels)
+    spoilt = probabilities.clone()
+    spoilt[:, :, :5] = torch.nan
+    assert bev_counts(spoilt, labels).equal(expected)
+    for wrong, said in ((probabilities.logit(), "values from"), (spoilt, "NaN")):
+        with pytest.raises(ValueError, match=said):
+            bev_counts(wrong, torch.zeros_like(labels))

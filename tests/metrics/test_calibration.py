@@ -110,3 +110,22 @@ def test_bad_input_is_refused():
         ProbabilityScores().update(probabilities, labels[:2])
     with pytest.raises(ValueError, match=r"0\.\.5"):
         ProbabilityScores().update(probabilities, labels.where(labels != 0, 6))
+
+
+def test_what_stands_at_ignored_pixels_has_no_part_and_logits_are_refused():
+    probabilities, labels = _predictions()
+    metric, spoilt = ProbabilityScores(), ProbabilityScores()
+    metric.update(probabilities, labels)
+    spoilt.update(probabilities.masked_fill((labels == 255)[:, None], torch.nan), labels)
+    assert spoilt.compute() == metric.compute()
+    with pytest.raises(ValueError, match=r"probabilities must be in \[0, 1\]"):
+        metric.update(probabilities.log(), labels)
+    with pytest.raises(ValueError, match="1 NaN"):
+        probabilities[0, 0, 0, 0] = torch.nan
+        metric.update(probabilities, torch.zeros_like(labels))
+
+
+def test_without_pixels_no_score_is_a_number():
+    scores = ExpectedCalibrationError()
+    scores.update(torch.rand(1, 4, 4), torch.ones(1, 4, 4), valid=torch.zeros(1, 4, 4, dtype=torch.bool))
+    assert {name for name, value in scores.compute().items() if value.isnan()} == set(scores.compute())

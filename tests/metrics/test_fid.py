@@ -312,6 +312,19 @@ def test_result_names_the_features_and_refuses_others():
         assert (result - fewer) == pytest.approx(result.value - 1)
 
 
+def test_an_interval_of_frechet_distances_ends_at_zero():
+    """Two sets of one law: what the number of samples adds is taken off, and reaches below zero, where no distance lies."""
+    metrics = FrechetDistance(Patches()), KernelDistance(Patches())
+    for metric in metrics:
+        for seed, real in ((0, True), (1, False)):
+            metric.update(pictures(30, seed), real=real)
+    frechet, kid = (metric.result(resamples=50) for metric in metrics)
+    sides = [metrics[0]._features(side) for side in ("generated", "reference")]
+    values = resampled_distances("frechet", [sides[0]], sides[1], 50, 0)[:, 0]
+    assert centered_interval(frechet.value, values, 30).low < 0
+    assert frechet.low == 0 < frechet.high and kid.low < 0
+
+
 def test_without_kept_features_the_distance_is_the_same_and_there_is_no_interval():
     kept, lean = FrechetDistance(Patches()), FrechetDistance(Patches(), keep_features=False)
     for metric in (kept, lean):

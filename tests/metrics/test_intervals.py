@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -122,3 +123,12 @@ def test_places_that_differ_widen_the_interval():
     by_image, by_place = (bootstrap_intervals(rows, clusters=c)[0] for c in (None, places.tolist()))
     # standard error of a mean of ten places against one of 200 images: sqrt(20) times as wide
     assert (by_place.high - by_place.low) / (by_image.high - by_image.low) == pytest.approx(20**0.5, rel=0.2)
+
+
+def test_clusters_may_be_a_tensor_or_an_array():
+    rows = torch.rand(60, generator=torch.Generator().manual_seed(5))
+    names = [index // 10 for index in range(60)]
+    expected = bootstrap_interval(rows, n=100, clusters=names)
+    assert expected.clusters == 6
+    assert bootstrap_interval(rows, n=100, clusters=torch.tensor(names)) == expected
+    assert bootstrap_interval(rows, n=100, clusters=np.array(names)) == expected

@@ -78,13 +78,15 @@ class CalibrationOptions:
             raise ValueError("levels are empty; expected at least one, such as 0.9")
         for level in self.levels:
             check_level(level)
+        object.__setattr__(self, "levels", tuple(sorted(set(self.levels))))
         if not 0 <= self.held_out < 1:
             raise ValueError(f"held_out is {self.held_out!r}; expected a share of at least 0 and below 1")
         for name, value, choices in (("cluster", self.cluster, (None, *CLUSTERS)), ("unit", self.unit, UNITS)):
             if value not in choices:
                 raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, choices))}")
-        if self.pixels < 1:
-            raise ValueError(f"pixels is {self.pixels}; expected at least 1")
+        for name, number, least in (("pixels", self.pixels, 1), ("batch_size", self.batch_size, 1), ("limit", self.limit, 0)):
+            if number < least:
+                raise ValueError(f"{name} is {number}; expected at least {least}")
 
 
 @dataclass
@@ -197,7 +199,7 @@ def fit_and_score(
     """
     pixels = drawn.pixels.of_images(parts["calibrated on"])
     groups = None if chosen.unit == "pixel" else group_numbers(drawn.clusters(chosen.unit), pixels)
-    fitted = calibrator.fit(pixels, sorted(chosen.levels), groups)
+    fitted = calibrator.fit(pixels, chosen.levels, groups)
     record = {name: facts[name] for name in ("dataset", "split", "decoding", "calibrating", "unit", "pixels", "seed")}
     as_it_is = fitted if chosen.method == "thresholds" else None
     if as_it_is is None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from noise2map.convert.adm_flags import AdmArchitecture, adm_architecture, resolve_flags
 from noise2map.convert.adm_keys import convert_adm_state_dict
-from noise2map.convert.checkpoint import read_checkpoint, strip_wrappers
+from noise2map.convert.checkpoint import find_checkpoint, read_checkpoint, strip_wrappers
 
 LSUN_256_FLAGS: dict[str, Any] = {
     "image_size": 256,
@@ -35,7 +35,8 @@ def load_adm_unet(checkpoint: str | Path | dict[str, Any], **adm_flags: Any) -> 
     in float32.
 
     Args:
-        checkpoint: a ``.pt`` or ``.safetensors`` file, or a state dict with the official key names.
+        checkpoint: a ``.pt`` or ``.safetensors`` file, a file on the hub (``OWNER/NAME:FILE``), or a state dict with the official
+            key names.
         **adm_flags: the official flags, with their official defaults: ``image_size=64, num_channels=128, num_res_blocks=2,
             num_heads=4, num_head_channels=-1, attention_resolutions="16,8", channel_mult="", dropout=0.0, class_cond=False,
             use_scale_shift_norm=True, resblock_updown=False, use_new_attention_order=False, learn_sigma=False ...``. See
@@ -50,7 +51,7 @@ def load_adm_unet(checkpoint: str | Path | dict[str, Any], **adm_flags: Any) -> 
         ValueError: if a flag is unknown or contradicts the weights, a key has no place, or the network cannot be represented.
     """
     architecture = adm_architecture(adm_flags)
-    tensors = strip_wrappers(checkpoint) if isinstance(checkpoint, dict) else read_checkpoint(checkpoint)
+    tensors = strip_wrappers(checkpoint) if isinstance(checkpoint, dict) else read_checkpoint(find_checkpoint(checkpoint))
     _check_flags_against_weights(tensors, architecture)
     converted, report = convert_adm_state_dict(tensors, architecture)
     with torch.device("meta"):

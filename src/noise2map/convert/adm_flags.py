@@ -5,6 +5,7 @@ those of that command line, so that a README's flags can be passed as they are.
 """
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -101,10 +102,10 @@ class AdmArchitecture:
 
 
 def resolve_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """All flags: the given ones over ADM's defaults.
+    """All flags: the given ones over ADM's defaults, in the types of those; ``"True"``, as a command line says it, is true.
 
     Raises:
-        ValueError: for a flag that ADM does not have, with the nearest name.
+        ValueError: for a flag that ADM does not have, with the nearest name, or a value that it cannot have.
     """
     for name in flags:
         if name not in _DEFAULTS:
@@ -112,7 +113,36 @@ def resolve_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(
                 f"{name!r} is not an ADM flag" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(_DEFAULTS)}")
             )
-    return {**_DEFAULTS, **flags}
+    values = {**_DEFAULTS, **{name: _typed(name, value) for name, value in flags.items()}}
+    for name in ("image_size", "num_channels", "num_res_blocks", "diffusion_steps"):
+        if values[name] < 1:
+            raise ValueError(f"flag {name} is {values[name]}; expected at least 1")
+    if not 0 <= values["dropout"] < 1:
+        raise ValueError(f"flag dropout is {values['dropout']}; expected a share of at least 0 and below 1")
+    return values
+
+
+def _typed(name: str, value: Any) -> Any:
+    """The value in the type of the flag's default; lists are written with commas or given as sequences.
+
+    Raises:
+        ValueError: if it is of another type.
+    """
+    kind = type(_DEFAULTS[name])
+    if kind is str:
+        return value
+    if kind is bool:
+        word = str(value).lower()
+        if word not in ("true", "false"):
+            raise ValueError(f"flag {name} is True or False, got {value!r}")
+        return word == "true"
+    try:
+        number = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not math.isfinite(number) or (kind is int and number != int(number)):
+        raise ValueError(f"flag {name} is of type {kind.__name__}, got {value!r}")
+    return kind(number)
 
 
 def adm_architecture(flags: Mapping[str, Any]) -> AdmArchitecture:

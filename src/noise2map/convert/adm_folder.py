@@ -49,24 +49,11 @@ def read_flags(words: Sequence[str]) -> dict[str, Any]:
     Raises:
         ValueError: If a word has no ``=``, a flag is unknown or its value is of another type.
     """
-    defaults = resolve_flags({})
     flags: dict[str, Any] = {}
     for word in words:
         name, equals, text = word.partition("=")
-        name = name.removeprefix("--")
         if not equals:
             raise ValueError(f"--flag takes NAME=VALUE, such as num_channels=256, got {word!r}")
-        resolve_flags({name: defaults.get(name)})  # an unknown name is refused, and the nearest named
-        flags[name] = _value(name, text, type(defaults[name]))
-    return flags
-
-
-def _value(name: str, text: str, kind: type) -> Any:
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise ValueError(f"flag {name} is True or False, got {text!r}")
-        return text.lower() == "true"
-    try:
-        return kind(text)
-    except ValueError:
-        raise ValueError(f"flag {name} is of type {kind.__name__}, got {text!r}") from None
+        flags[name.removeprefix("--")] = text
+    values = resolve_flags(flags)
+    return {name: values[name] for name in flags}

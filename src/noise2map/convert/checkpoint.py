@@ -154,7 +154,9 @@ def strip_wrappers(content: Any) -> dict[str, Tensor]:
             content = content[name]
     if not isinstance(content, dict):
         raise ValueError(f"checkpoint holds a {type(content).__name__}; expected a dict of tensors")
-    tensors = {key.removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
+    tensors = {
+        key.removeprefix("module."): value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)
+    }
     if not tensors:
         raise ValueError("checkpoint holds no tensors; expected a state dict")
     return tensors

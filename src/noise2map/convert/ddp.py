@@ -25,14 +25,15 @@ _MODELS: dict[str, type[MapModel]] = {
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
 _ADE20K_CLASSES = 150
+_ALIGNED_STEPS = 10  # the published self-aligned runs are tested with
 
 
 def load_official_ddp(checkpoint: str | Path | dict[str, Any], task: str | None = None, **config: Any) -> MapModel:
     """Loads an official DDP checkpoint.
 
     Everything that can be read off the shapes is: backbone, widths, depths, window, classes, decoder. The rest is what the
-    checkpoint's ``meta`` says, else the published values of the task; keywords override both (``max_depth=10`` for NYU,
-    ``self_aligned=True, num_inference_steps=10`` for self-aligned weights).
+    checkpoint's ``meta`` says, else the published values of the task (three steps, ten of self-aligned weights); keywords override
+    both (``max_depth=10`` for NYU, ``self_aligned=True``).
 
     Args:
         checkpoint: a file, a file on the hub (``OWNER/NAME:FILE``), or a state dict with the official key names.
@@ -54,9 +55,14 @@ def load_official_ddp(checkpoint: str | Path | dict[str, Any], task: str | None 
         raise ValueError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
     if task != found:
         raise ValueError(f"task is {task!r}, but the checkpoint's keys are those of a {found} model")
+    of_depth = [name for name in ("min_depth", "max_depth") if name in config]
+    if of_depth and "decode_head.conv_depth.weight" not in tensors:
+        raise ValueError(f"{of_depth[0]} is {config[of_depth[0]]}, but the checkpoint is of a {task} model, which has no depth")
     classes = len(tensors["decode_head.conv_seg.weight"]) if task == "segmentation" else None
     told = settings_from_meta(content, task, classes)
-    model_config = config_from_shapes(tensors, task, **{**told, **config})
+    known = {**told, **config}
+    aligned = {"num_inference_steps": _ALIGNED_STEPS} if known.get("self_aligned") else {}
+    model_config = config_from_shapes(tensors, task, **{**aligned, **known})
     model = _MODELS[task](model_config)
     converted, report = convert_ddp_state_dict(tensors, model_config.time_conditioning)
     _load(model, converted)

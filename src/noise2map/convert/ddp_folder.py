@@ -15,8 +15,6 @@ from noise2map.models import (
 )
 from noise2map.runs.files import write_json, writing_directory
 
-_ALIGNED_STEPS = 10  # the published self-aligned runs are tested with
-
 
 def convert_ddp(
     checkpoint: str,
@@ -42,8 +40,6 @@ def convert_ddp(
         ValueError: If it is not one, or ``out`` is there and not an empty folder.
     """
     check_new_folder(out)
-    if steps is None and self_aligned:
-        steps = _ALIGNED_STEPS
     given = {"num_inference_steps": steps, "max_depth": max_depth, "self_aligned": self_aligned}
     model = load_official_ddp(checkpoint, **{name: value for name, value in given.items() if value is not None})
     _name_classes(model.config)

@@ -1,5 +1,6 @@
 """Rows of ``evaluation.csv`` -> scores for the metadata of a model card."""
 
+import math
 from pathlib import Path
 
 from noise2map.hub.cards import Score
@@ -27,7 +28,7 @@ def scores_for_card(table: Path, model: str | None = None) -> list[Score]:
         for row in rows
         if row.get("ensemble", 1) in (1, "1", None, "")
         for name in get_task(str(row["task"])).card_scores
-        if row.get(name) not in (None, "")
+        if row.get(name) not in (None, "") and math.isfinite(float(row[name]))
     ]
     if not found:
         raise ValueError(f"{table} holds no scores of a model; expected the evaluation.csv of noise2map evaluate")

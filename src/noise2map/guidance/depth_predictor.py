@@ -181,8 +181,10 @@ class DepthPredictor(ModelMixin, ConfigMixin):
         """An untrained predictor for a U-Net, with its channels, size and signature; keywords as of the class.
 
         Raises:
-            ValueError: if the U-Net lacks a block.
+            ValueError: if the U-Net lacks a block, or does not say the size of its images.
         """
+        if unet.config.sample_size is None:
+            raise ValueError("the U-Net has no sample_size; expected the size of its images in px")
         weak, probes = config.get("weak_blocks", WEAK_BLOCKS), config.get("probe_blocks", ())
         blocks = {k for group in (strong_blocks, weak, *probes) for k in group}  # type: ignore[misc]
         return cls(

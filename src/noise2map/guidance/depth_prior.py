@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from noise2map.diffusion.ensemble import draw_noise
 from noise2map.diffusion.schedule import tables_from_betas
+from noise2map.guidance.depth_predictor import DepthPredictor
 from noise2map.guidance.depth_range import DepthRange
 from noise2map.guidance.losses import GuidanceLoss, StepDepth, prior_loss
 
@@ -93,6 +94,23 @@ class DepthPrior(ModelMixin, ConfigMixin):
     def num_train_timesteps(self) -> int:
         """Number of time steps of the prior's process."""
         return int(self.scheduler.config.num_train_timesteps)
+
+    def check_predictor(self, predictor: DepthPredictor) -> None:
+        """Refuses a predictor whose depth this prior cannot judge.
+
+        Raises:
+            ValueError: if its range of depth is another, or its images have other proportions.
+        """
+        if predictor.depth_range != self.depth_range:
+            raise ValueError(
+                f"the depth predictor gives {predictor.depth_range}, but the depth prior was trained on {self.depth_range}; "
+                "expected the same range"
+            )
+        (height, width), (own_height, own_width) = predictor.image_size, self.image_size
+        if height * own_width != width * own_height:
+            raise ValueError(
+                f"images have {height}x{width} px and the depth prior {own_height}x{own_width}: expected the same proportions"
+            )
 
     def forward(self, noisy: Tensor, timesteps: Tensor) -> Tensor:
         """Noise in noisy depth ``(B, 1, h, w)`` at integer time steps ``(B,)`` -> ``(B, 1, h, w)``."""
@@ -237,13 +255,15 @@ class PriorLoss(GuidanceLoss):
         """The loss with the pipeline's prior, if it has none of its own.
 
         Raises:
-            ValueError: if neither has one.
+            ValueError: if neither has one, or it cannot judge the depth of the pipeline's predictor or has fewer time steps.
         """
-        if self.prior is not None:
-            return self
-        prior = pipe_parts.get("depth_prior")
+        prior, predictor = self.prior or pipe_parts.get("depth_prior"), pipe_parts.get("depth_predictor")
         if prior is None:
             raise ValueError(f"prior_scale is {self.scale}, but the pipeline has no depth_prior; pass one, or prior_scale=0")
+        if predictor is not None:
+            prior.check_predictor(predictor)
+        if isinstance(self.timesteps, int) and self.timesteps >= prior.num_train_timesteps:
+            raise ValueError(f"prior_timesteps is {self.timesteps}; expected a time step of 0..{prior.num_train_timesteps - 1}")
         return replace(self, prior=prior)
 
     def __call__(self, features: Mapping[int, Tensor], depth: StepDepth, generators: Sequence[torch.Generator]) -> Tensor:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 _FILES = ("*.json", "*.safetensors", "*.md")
 _DOWNLOAD = ("cache_dir", "force_download", "local_files_only", "revision", "token")
@@ -50,6 +52,10 @@ class FromHub:
         """
         source = os.fspath(pretrained_model_name_or_path)
         if not Path(source).is_dir():
+            try:
+                validate_repo_id(source)
+            except HFValidationError:
+                raise FileNotFoundError(f"there is no folder {source!r}; expected one, or owner/name on the hub") from None
             known = {name: kwargs.pop(name) for name in _DOWNLOAD if name in kwargs}
             index = json.loads(Path(hf_hub_download(source, "model_index.json", **known)).read_text(encoding="utf-8"))
             if any(isinstance(entry, list) and str(entry[0]).startswith("noise2map") for entry in index.values()):

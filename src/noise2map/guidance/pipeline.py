@@ -84,18 +84,8 @@ class DepthGuidedPipeline(FromHub, DiffusionPipeline):
         check_scheduler(self.scheduler, self.unet.config.in_channels, self.unet.config.out_channels)
         if self.depth_predictor is not None:
             self.depth_predictor.check_unet(self.unet)
-        if self.depth_prior is None or self.depth_predictor is None:
-            return
-        ours, theirs = self.depth_predictor.depth_range, self.depth_prior.depth_range
-        if ours != theirs:
-            raise ValueError(
-                f"the depth predictor gives {ours}, but the depth prior was trained on {theirs}; expected the same range"
-            )
-        (height, width), (prior_height, prior_width) = self.depth_predictor.image_size, self.depth_prior.image_size
-        if height * prior_width != width * prior_height:
-            raise ValueError(
-                f"images have {height}x{width} px and the depth prior {prior_height}x{prior_width}: expected the same proportions"
-            )
+        if self.depth_prior is not None and self.depth_predictor is not None:
+            self.depth_prior.check_predictor(self.depth_predictor)
 
     @torch.no_grad()
     def __call__(

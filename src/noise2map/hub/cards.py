@@ -6,14 +6,19 @@ The specification is the hub's (https://huggingface.co/docs/hub/model-cards); sc
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub.repocard import TEMPLATE_MODELCARD_PATH
 
 from noise2map.zoo import TASK_TAGS
 
-# What transformers and diffusers write when nobody has written a card.
-_UNWRITTEN = re.compile(r"\[More Information Needed\]|should probably proofread and complete it")
+_PLACEHOLDER = "[More Information Needed]"
+_FIELD = re.compile(r"(?:- \*\*[^*]+\*\* *)?(.+)")  # "- **License:** mit": the form repeats the metadata
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_DEFAULT = re.compile(r'\{\{.*?default\("(.*?)".*?\}\}')  # what the hub's template says where nobody has filled it in
+_SAID_ITSELF = "This model card has been automatically generated."  # of a model pushed by transformers or diffusers
 
 _HEAD = re.compile(r"\A---\n(.*?)^---\n", re.DOTALL | re.MULTILINE)
 
@@ -96,15 +101,30 @@ def with_metadata(card: str, fields: Mapping[str, Any], replace: bool = False) -
     head = _HEAD.match(card)
     lines = head[1] if head else ""
     for name in new:
-        lines = re.sub(rf"^{re.escape(name)}:.*\n(?:[ -].*\n)*", "", lines, flags=re.MULTILINE)
+        lines = re.sub(rf"^{re.escape(name)}:.*\n(?:(?:\s*(?:#.*)?\n)*[ -].*\n)*", "", lines, flags=re.MULTILINE)
     added = yaml.safe_dump(new, sort_keys=False, allow_unicode=True, width=10**6) if new else ""
     body = card[head.end() :] if head else "\n" + card
     return f"---\n{lines}{added}---\n{body}"
 
 
 def is_unwritten(card: str) -> bool:
-    """Whether a card is nothing but another library's form to fill in."""
-    return bool(_UNWRITTEN.search(card))
+    """Whether a card is nothing but the hub's form to fill in, as transformers and diffusers leave it.
+
+    A form of which one line has been filled in is a card: somebody's words are never taken away.
+    """
+    head = _HEAD.match(card)
+    lines = {line.strip() for line in _COMMENT.sub("", card[head.end() :] if head else card).splitlines()}
+    asked = {line for line in lines if (field := _FIELD.fullmatch(line)) and field[1] == _PLACEHOLDER}
+    if not asked:
+        return False
+    try:
+        known = set(map(str, read_metadata(card).values()))
+    except ValueError:
+        return False
+    template = _DEFAULT.sub(r"\1", Path(TEMPLATE_MODELCARD_PATH).read_text(encoding="utf-8"))
+    form = {line.strip() for line in _COMMENT.sub("", template).splitlines()}
+    words = {line for line in lines - form - asked if not line.startswith("#") and not line.endswith(_SAID_ITSELF)}
+    return all((field := _FIELD.fullmatch(line)) is not None and field[1] in known for line in words)
 
 
 def plain_card(name: str, task: str, model_class: str) -> str:

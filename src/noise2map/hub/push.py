@@ -8,14 +8,17 @@ from tempfile import TemporaryDirectory
 
 from safetensors.torch import load_file, save_file
 
-from noise2map.hub.cards import Score, is_unwritten, model_index, plain_card, with_metadata
+from noise2map.hub.cards import Score, is_unwritten, model_index, plain_card, read_metadata, with_metadata
 from noise2map.hub.upload import check_target, upload
 from noise2map.zoo import TASK_TAGS, label_of, named_files, resolve_generator, resolve_model, task_of_folder
 
 CARD = "README.md"
 
 _INDEX = "model.safetensors.index.json"
-_LEFT_OUT = shutil.ignore_patterns("*.lock", ".*", "__pycache__")
+_LEFT_OUT = shutil.ignore_patterns(
+    "*.lock", ".*", "__pycache__",
+    "checkpoint*", "optimizer.*", "scheduler.pt", "rng_state*", "scaler.pt", "trainer_state.json", "training_args.bin",
+)  # fmt: skip
 
 
 def push(
@@ -107,7 +110,8 @@ def complete_card(folder: Path, repo_id: str, license: str | None, scores: Seque
     path, task = folder / CARD, task_of_folder(folder)
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     if not text.strip() or is_unwritten(text):
-        text = _new_card(folder, repo_id, task)
+        there = {name: value for name, value in read_metadata(text).items() if value}
+        text = with_metadata(_new_card(folder, repo_id, task), there, replace=True)
     library = "diffusers" if task == "generation" else "transformers"
     known = {"library_name": library, "pipeline_tag": TASK_TAGS.get(task), "tags": ["noise2map", task], "license": license}
     text = with_metadata(text, known)

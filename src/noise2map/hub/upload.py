@@ -9,6 +9,7 @@ from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
     HFValidationError,
+    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -94,6 +95,9 @@ def written_card(repo_id: str, revision: str | None = None, token: str | None = 
     with _sentences(repo_id):
         try:
             path = hf_hub_download(repo_id, "README.md", revision=revision, token=token)
+        except LocalEntryNotFoundError as error:  # of the entries not found: the hub did not say so, it did not answer
+            reason = error.__cause__ or error
+            raise ConnectionError(f"the hub did not say whether {repo_id} has a card; nothing changed: {_line(reason)}") from None
         except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError):
             return None
     text = Path(path).read_text(encoding="utf-8")

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from noise2map.metrics.uncertainty import check_unit_interval
+
 BEV_THRESHOLDS = (0.35, 0.40, 0.45, 0.50, 0.55, 0.60, 0.65)
 
 FINE_THRESHOLDS = tuple(k / 100 for k in range(1, 100))
@@ -31,7 +33,7 @@ def bev_counts(
         `(B, 3, thresholds, K)` int64.
 
     Raises:
-        ValueError: If shapes differ or a label is something else.
+        ValueError: If shapes differ, a label is something else, or a probability that counts is not in [0, 1].
     """
     if probabilities.shape != labels.shape or labels.ndim != 4:
         raise ValueError(f"probabilities {tuple(probabilities.shape)} and labels {tuple(labels.shape)} must both be (B, K, X, Y)")
@@ -39,6 +41,7 @@ def bev_counts(
     truth = labels == 1
     if bool((known & ~truth & (labels != 0)).any()):
         raise ValueError(f"labels hold values other than 0, 1 and {ignore_index}")
+    check_unit_interval(probabilities.where(known, 0), "probabilities")
     counts = []
     for threshold in thresholds:
         if isinstance(threshold, Sequence):

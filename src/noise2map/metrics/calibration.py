@@ -63,7 +63,7 @@ class ExpectedCalibrationError(Metric):
         return {
             "ece": gap.sum() / total,
             "adaptive_ece": _equal_mass_gap(self.fine, self.num_bins),
-            "mce": (gap / count.clamp_min(1)).max(),
+            "mce": (gap / count.clamp_min(1)).max().where(total > 0, torch.nan),
             "mean_confidence": confidence.sum() / total,
             "accuracy": correct.sum() / total,
         }
@@ -112,7 +112,7 @@ class ProbabilityScores(Metric):
         """Add probabilities `(B, K, H, W)` that sum to 1 over `K`, and class ids `(B, H, W)`.
 
         Raises:
-            ValueError: If the shapes do not fit or a label is outside `0..K-1`.
+            ValueError: If the shapes do not fit, a label is outside `0..K-1`, or a probability that counts outside [0, 1].
         """
         if probabilities.ndim != 4 or probabilities[:, 0].shape != labels.shape:
             raise ValueError(
@@ -121,6 +121,7 @@ class ProbabilityScores(Metric):
         known = labels != self.ignore_index
         if bool((known & ((labels < 0) | (labels >= probabilities.shape[1]))).any()):
             raise ValueError(f"labels must be in 0..{probabilities.shape[1] - 1} or {self.ignore_index}")
+        probabilities = check_unit_interval(probabilities.where(known[:, None], 0), "probabilities")
         index = torch.where(known, labels, 0).long()
         true = probabilities.gather(1, index[:, None])[:, 0].double()  # (B, H, W)
         # |p - e_y|^2 = |p|^2 - 2 p_y + 1

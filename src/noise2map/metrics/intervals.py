@@ -44,10 +44,11 @@ def _groups(clusters: Sequence[object] | None, images: int) -> list[Tensor] | No
     """Places of the images of each cluster."""
     if clusters is None:
         return None
-    if len(clusters) != images:
-        raise ValueError(f"got the clusters of {len(clusters)} images; expected one for each of the {images} rows")
+    names = clusters.tolist() if hasattr(clusters, "tolist") else clusters  # elements of a tensor are equal to none but themselves
+    if len(names) != images:
+        raise ValueError(f"got the clusters of {len(names)} images; expected one for each of the {images} rows")
     members: dict[object, list[int]] = {}
-    for index, name in enumerate(clusters):
+    for index, name in enumerate(names):
         members.setdefault(name, []).append(index)
     return [torch.tensor(one) for one in members.values()]
 
