@@ -114,7 +114,8 @@ def _decoder(row: dict[str, Any]) -> str:
     seeds = str(row["train_seed"]).split(",")
     if len(seeds) > 1:
         return f"{name}, {len(seeds)} as an ensemble"
-    return name + (", calibrated" if Path(str(row["model"])).name == "calibrated" else "")
+    mirrored = ", mean with the mirror image" * str(row["test_protocol"]).startswith("flip")
+    return name + mirrored + (", calibrated" if Path(str(row["model"])).name == "calibrated" else "")
 
 
 def _drawn_by(row: dict[str, Any]) -> str:

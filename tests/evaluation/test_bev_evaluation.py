@@ -234,6 +234,7 @@ def test_cells_that_nobody_sees_are_scored_on_request(checkpoint, tmp_path):
         (("--dataset", "cars", "--root", "."), "dataset must be one of nuscenes, freedoom-surround, got 'cars'"),
         (("--dataset", "nuscenes"), "needs the folder of the data"),
         (("--dataset", "nuscenes", "--root", "ROOT", "--protocol", "multi-scale"), "evaluated plain or official"),
+        (("--dataset", "nuscenes", "--root", "ROOT", "--protocol", "flip"), "evaluated plain or official"),
         (("--dataset", "nuscenes", "--root", "ROOT", "--split", "trian"), "split is 'trian'"),
         (("--dataset", "nuscenes", "--root", "ROOT", "--split", "test"), "no nuScenes version v1.0-test"),
         (("--dataset", "freedoom-surround", "--root", "ROOT"), "is no Freedoom surround set"),

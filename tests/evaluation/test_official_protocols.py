@@ -157,6 +157,8 @@ def test_plans_of_the_data_sets():
     kitti = find_protocol("kitti", "depth", "official")
     assert kitti.depth_range_m == (1e-3, 80.0) and kitti.views.flip and "Garg" in kitti.name
     assert find_protocol("folder", "depth").views == TestTimeAugmentation()
+    both = find_protocol("cityscapes", "depth", "flip")
+    assert both.views == TestTimeAugmentation(flip=True) and both.name == "flip: flip, whole"
 
 
 @pytest.mark.parametrize(

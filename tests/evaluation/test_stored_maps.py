@@ -222,6 +222,7 @@ def test_the_command_scores_a_folder_and_compares_two(tmp_path, capsys):
         ([], "expected --model or --predictions"),
         (["--model", "x", "--predictions", "y"], "expected --model or --predictions"),
         (["--predictions", "y", "--steps", "3"], "maps are scored as stored"),
+        (["--predictions", "y", "--protocol", "flip"], "stored already see no further image"),
     ],
 )
 def test_options_that_do_not_fit(words, message, capsys):

@@ -45,8 +45,10 @@ Dataset = Annotated[
 Root = Annotated[Path | None, typer.Option(help="Folder of the data; ROOT/SPLIT is taken where it exists.")]
 Split = Annotated[str | None, typer.Option(help="Split of the data. [default: the one that scores are published for]")]
 Protocol = Annotated[
-    Literal["plain", "official", "multi-scale"],
-    typer.Option(help="plain: the model's image processor; official: of the dataset; multi-scale: 6 scales, flip."),
+    Literal["plain", "flip", "official", "multi-scale"],
+    typer.Option(
+        help="plain: the model's image processor; flip: mirrored, too; official: of the dataset; multi-scale: 6 scales, flip."
+    ),
 ]
 Window = Annotated[options.ImageSize | None, options.size("Sliding windows, multiples of 32.", multiple=32, least=32)]
 Stride = Annotated[options.ImageSize | None, options.size("Their distance. [default: two thirds of the window]")]

@@ -14,7 +14,8 @@ from noise2map.evaluation.test_time import SCALES, TestTimeAugmentation
 from noise2map.report.tables import text_table
 from noise2map.tasks import get_task
 
-PROTOCOLS = ("plain", "official", "multi-scale")
+LOOKS = ("flip", "multi-scale")  # protocols that look at an image several times, whatever the dataset
+PROTOCOLS = ("plain", "official", *LOOKS)
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,9 @@ def find_protocol(
     Args:
         dataset: Name of the dataset.
         task: Name of the task.
-        protocol: ``"plain"`` (the model's image processor decides the size), ``"official"`` (as published for this dataset) or
-            ``"multi-scale"`` (six scales, mirrored, class probabilities averaged).
+        protocol: ``"plain"`` (the model's image processor decides the size), ``"flip"`` (the mean with the map of the mirror
+            image), ``"official"`` (as published for this dataset) or ``"multi-scale"`` (six scales, mirrored, class
+            probabilities averaged).
         window: Height and width of sliding windows, pixels.
         stride: Their distance, pixels; by default two thirds of the window.
 
@@ -73,11 +75,13 @@ def find_protocol(
     if protocol == "multi-scale" and not get_task(task).crops_allowed:
         raise ValueError(f"{task} is not tested at several scales: a scaled image shows another focal length, not another distance")
     plain = TestProtocol("plain", TestTimeAugmentation())
-    base = plain if protocol == "plain" else _OFFICIAL.get(dataset, TestProtocol("", TestTimeAugmentation()))
+    base = plain if protocol in ("plain", "flip") else _OFFICIAL.get(dataset, TestProtocol("", TestTimeAugmentation()))
     views = replace(base.views, window=window, stride=stride)
     if protocol == "multi-scale":
         views = replace(views, scales=SCALES, flip=True)
-    name = "multi-scale" if protocol == "multi-scale" else base.name
+    elif protocol == "flip":
+        views = replace(views, flip=True)
+    name = base.name if protocol == "official" else protocol
     return replace(base, name=f"{name}: {views.name}", views=views)
 
 

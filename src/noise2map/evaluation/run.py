@@ -16,7 +16,7 @@ from noise2map.evaluation import report as tables
 from noise2map.evaluation import screen
 from noise2map.evaluation.bev import layer_table, named_protocols, protocol_label
 from noise2map.evaluation.evaluate import Evaluation, evaluate_model
-from noise2map.evaluation.official import TestProtocol, apply_crop, find_protocol, published_for, published_table
+from noise2map.evaluation.official import LOOKS, TestProtocol, apply_crop, find_protocol, published_for, published_table
 from noise2map.evaluation.opening import LabelledData, LoadedModel, ScoredData, open_labelled, same_place
 from noise2map.evaluation.protocols import json_width
 from noise2map.evaluation.seen import open_folder_part
@@ -47,7 +47,7 @@ class EvaluationOptions(ScoredData):
         steps_chosen: Whether the user chose them: then a model without diffusion refuses several steps or samples.
         depth_range: Bounds of the scored depth, metres; None for the first model's.
         fit_temperature: Also fit the temperature of the logits.
-        test_protocol: `"plain"`, `"official"` or `"multi-scale"`: how images are looked at, see `find_protocol`.
+        test_protocol: `"plain"`, `"flip"`, `"official"` or `"multi-scale"`: how images are looked at, see `find_protocol`.
         window: Height and width of sliding windows, pixels.
         stride: Their distance, pixels.
         average_of_model: Average over steps as the model's configuration says, whatever `protocols` say.
@@ -270,6 +270,8 @@ def _stored_depth_range(chosen: EvaluationOptions, folder: MapFolder, test_proto
 
 def _score_folders(chosen: EvaluationOptions, progress: bool) -> EvaluationReport:
     """Score folders of maps: one, or two with paired differences."""
+    if chosen.test_protocol in LOOKS:
+        raise ValueError(f"protocol is {chosen.test_protocol!r}, but maps that are stored already see no further image")
     folders = [MapFolder(path, chosen.task) for path in chosen.predictions]
     task = folders[0].task
     if any(folder.task is not task for folder in folders):
@@ -311,7 +313,7 @@ def _protocol(chosen: EvaluationOptions, task: Task) -> TestProtocol:
     """
     if task.of_images:
         return find_protocol(chosen.dataset, task.name, chosen.test_protocol, chosen.window, chosen.stride)
-    if chosen.test_protocol == "multi-scale" or chosen.window is not None or chosen.stride is not None or chosen.fit_temperature:
+    if chosen.test_protocol in LOOKS or chosen.window is not None or chosen.stride is not None or chosen.fit_temperature:
         raise ValueError("bird's-eye-view maps are evaluated plain or official: no scales, no windows, no temperature")
     return TestProtocol(chosen.test_protocol, TestTimeAugmentation())
 
