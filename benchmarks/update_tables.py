@@ -718,7 +718,8 @@ def blocks() -> dict[tuple[Path, str], str]:
     for task in visible_tables.ONE_MAP:
         decoders = RESULTS / f"decoders_{task}.csv"
         found[page, f"visible {task}"] = visible_tables.one_map_table(decoders)
-        found[page, f"visible {task} drawn"] = visible_tables.drawn_maps_table(decoders)
+        if task in visible_tables.DRAWN_MAPS:
+            found[page, f"visible {task} drawn"] = visible_tables.drawn_maps_table(decoders)
         differences = RESULTS / f"differences_decoders_{task}.csv"
         found[page, f"visible {task} differences"] = visible_tables.differences_table(differences, task)
     above = [RESULTS / f"{name}.csv" for name in ("evaluate_bev_all_cells", "decoders_bev")]

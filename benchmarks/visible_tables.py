@@ -1,4 +1,4 @@
-"""Decoders of what is visible, side by side: ``results/decoders_{depth,segmentation}.csv`` -> tables of docs/results.md."""
+"""Decoders of what is visible, side by side: ``results/decoders_{depth,segmentation,normals}.csv`` -> tables of docs/results.md."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +20,8 @@ NAMES = {
     "segmentation-published": "as published",
     "segmentation-ssn": "low-rank normal of logits (SSN)",
     "segmentation-energy": "energy score as loss",
+    "normals-nodiffusion": "no diffusion",
+    "normals-angular": "direction and expected error (angular)",
 }
 # title: columns, the first that a row has is taken; factor; digits
 Column = tuple[Sequence[str], float, int]
@@ -44,6 +46,16 @@ ONE_MAP: dict[str, dict[str, Column]] = {
         "AUSE": (("least_confidence_ause",), 1, 3),
         "step-flip AUROC": (("step_flip_auroc",), 1, 3),
         "edges F1 %": (("boundary_f1",), 100, 1),
+    },
+    "normals": {
+        "mean error, °": (("mean_angle",), 1, 1),
+        "median error, °": (("median_angle",), 1, 1),
+        "within 11.25° %": (("within_11.25",), 100, 1),
+        "within 30° %": (("within_30",), 100, 1),
+        "error-AUROC": (("scale_auroc",), 1, 3),
+        "AUSE": (("scale_ause",), 1, 3),
+        "in 50 %": (("scale_coverage_50",), 100, 1),
+        "in 90 %": (("scale_coverage_90",), 100, 1),
     },
 }
 DRAWN_MAPS: dict[str, dict[str, Column]] = {
@@ -77,6 +89,7 @@ SCORES: dict[str, dict[str, tuple[str, float, int]]] = {  # of paired difference
         "pixels right, points": ("aAcc", 100, 1),
         "edges F1, points": ("boundary_f1", 100, 1),
     },
+    "normals": {"mean error, °": ("mean_angle", 1, 2), "within 11.25°, points": ("within_11.25", 100, 1)},
 }
 
 
@@ -114,7 +127,7 @@ def _decoder(row: dict[str, Any]) -> str:
     seeds = str(row["train_seed"]).split(",")
     if len(seeds) > 1:
         return f"{name}, {len(seeds)} as an ensemble"
-    mirrored = ", mean with the mirror image" * str(row["test_protocol"]).startswith("flip")
+    mirrored = ", mean with the mirror image" * str(row.get("test_protocol")).startswith("flip")
     return name + mirrored + (", calibrated" if Path(str(row["model"])).name == "calibrated" else "")
 
 

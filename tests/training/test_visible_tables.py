@@ -18,11 +18,17 @@ def lines(table):
 def test_a_line_is_of_all_seeds_of_a_decoder(tmp_path):
     rows = [row("depth-laplace", seed, abs_rel=value, scale_auroc=0.75) for seed, value in enumerate((0.25, 0.5, 0.75))]
     rows += [row("depth-laplace", 0, "calibrated", abs_rel=0.125), row("depth-published", 0, steps=3, sample_variance_auroc=0.5)]
+    rows += [
+        row("depth-laplace", 0, test_protocol="flip: flip, whole", abs_rel=0.0625),
+        row("depth-laplace", "0, 1", abs_rel=0.03125),
+    ]
     rows += [row("depth-laplace", 0, ensemble=8, abs_rel=9.0), row("depth-unknown", 0, abs_rel=9.0)]
     write_csv(tmp_path / "table.csv", [{**dict.fromkeys(key for one in rows for key in one), **one} for one in rows])
-    laplace, calibrated, published = lines(visible_tables.one_map_table(tmp_path / "table.csv"))
+    laplace, both, calibrated, flipped, published = lines(visible_tables.one_map_table(tmp_path / "table.csv"))
     assert laplace["AbsRel"] == "0.500 (0.250 to 0.750)" and laplace["seeds"] == "3" and laplace["error-AUROC"] == "0.750"
     assert calibrated["decoder"] == laplace["decoder"] + ", calibrated" and calibrated["AbsRel"] == "0.125"
+    assert both["decoder"] == laplace["decoder"] + ", 2 as an ensemble" and both["AbsRel"] == "0.031" and both["seeds"] == "1"
+    assert flipped["decoder"] == laplace["decoder"] + ", mean with the mirror image" and flipped["AbsRel"] == "0.062"
     assert published["calls"] == "3" and published["error-AUROC"] == "0.500" and published["AbsRel"] == "–"
 
 
