@@ -1,7 +1,6 @@
 """Round trips through a stand-in of the hub, as a user makes them: in a process of its own that knows no other hub."""
 
 import os
-import shutil
 import subprocess
 import sys
 from functools import partial
@@ -249,7 +248,7 @@ def test_blocks_with_comments_and_blank_lines_are_replaced_whole():
 
 def test_what_training_leaves_behind_is_not_uploaded(tmp_path):
     source = tmp_path / "run"
-    shutil.copytree(local_folder("freedoom-normals-tiny"), source)
+    write_whole(local_folder("freedoom-normals-tiny"), source)
     for name in ("optimizer.pt", "trainer_state.json", "checkpoint-10/model.safetensors", "rng_state.pth"):
         (source / name).parent.mkdir(exist_ok=True)
         (source / name).write_bytes(b"x")

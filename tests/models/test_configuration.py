@@ -8,6 +8,7 @@ from tiny_models import BACKBONES, tiny_config
 from transformers import AutoConfig, ResNetConfig, SwinConfig
 
 from noise2map.models import Noise2MapConfig, Noise2MapForDepthEstimation, Noise2MapForSemanticSegmentation
+from noise2map.models.bev import Noise2MapBevConfig
 
 
 def test_defaults_are_the_published_segmentation_model():
@@ -151,3 +152,14 @@ def test_what_only_the_model_can_see():
     for model_class in (Noise2MapForSemanticSegmentation, Noise2MapForDepthEstimation):
         with pytest.raises(ValueError, match=r"backbone_config gives 2 feature maps .*expected 4"):
             model_class(Noise2MapConfig(backbone_config=backbone))
+
+
+@pytest.mark.parametrize("kind", [Noise2MapConfig, Noise2MapBevConfig])
+def test_names_by_their_ids_are_enough(kind, tmp_path):
+    names = {"floor": 0, "wall": 1, "sky": 2}
+    config = kind(label2id=names)
+    assert config.num_labels == 3 and config.id2label == {0: "floor", 1: "wall", 2: "sky"} and config.label2id == names
+    config.save_pretrained(tmp_path)
+    assert kind.from_pretrained(tmp_path).id2label == config.id2label
+    with pytest.raises(ValueError, match="expected a name for each class id from 0 on"):
+        kind(label2id={"floor": 1, "wall": 2})

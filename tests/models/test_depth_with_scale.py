@@ -142,6 +142,9 @@ def test_temperature_multiplies_the_scale_and_leaves_the_median():
     plain, hot = (run(model_of("laplace", temperature=t), images(1), num_inference_steps=1) for t in (1.0, 2.0))
     assert torch.allclose(hot.predicted_scale, 2 * plain.predicted_scale, rtol=1e-4)
     assert torch.allclose(hot.predicted_depth, plain.predicted_depth, rtol=1e-4)
+    model = model_of("laplace")
+    model.config.temperature = 2.0
+    assert torch.equal(run(model, images(1), num_inference_steps=1).predicted_scale, hot.predicted_scale)
 
 
 def test_what_cannot_be():

@@ -101,5 +101,5 @@ def test_temperature_divides_the_logits():
     head = KernelUpdateHead(tiny_config())
     tokens = torch.randn(2, 12, 16)
     plain = head(tokens, (3, 4))
-    head.temperature = 2.0
+    head.config.temperature = 2.0
     assert torch.allclose(head(tokens, (3, 4)), plain / 2)

@@ -253,3 +253,6 @@ def test_temperature_moves_confidence_and_not_the_map():
     assert torch.equal(cold.logits.argmax(1), hot.logits.argmax(1))
     assert bool((hot.uncertainty >= cold.uncertainty - 1e-6).all())
     assert float(hot.uncertainty.mean()) > float(cold.uncertainty.mean()) + 0.01
+    model = tiny_segmenter()
+    model.config.temperature = 3.0  # as `noise2map.metrics.fit_temperature` says
+    assert torch.equal(model(pixel_values=images(), noise=noise).logits, hot.logits)

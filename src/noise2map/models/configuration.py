@@ -242,6 +242,8 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
                 close = difflib.get_close_matches(key, known, 1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
                 raise ValueError(f"{type(self).__name__} has no field {key!r}{hint}")
+        if self.id2label is None and self.label2id:
+            self.id2label = {index: name for name, index in self.label2id.items()}
         _check_classes(kwargs.get("num_labels"), self.id2label)
         if isinstance(self.backbone_config, dict) and self.backbone_config.get("model_type") not in CONFIG_MAPPING:
             name = self.backbone_config.get("model_type")

@@ -129,7 +129,7 @@ class DepthHead(nn.Module):
         self.regressor = nn.Conv2d(config.hidden_size, channels, 3, padding=1)
         self.representation = config.depth_representation
         self.min_depth, self.max_depth = float(config.min_depth), float(config.max_depth)
-        self.temperature = float(config.temperature)
+        self.config = config  # its temperature may be set later
 
     def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         """Tokens ``(N, h*w, C)`` -> depth in metres ``(N, 1, h, w)``, float32 or better; with a scale, `LogLaplace.channels`."""
@@ -138,7 +138,7 @@ class DepthHead(nn.Module):
         count = self.components
         if not count:
             return self._metres(z)
-        medians, scales = self._metres(z[:, :count]), bounded_exp(z[:, count : 2 * count], *_LOG_SCALES) * self.temperature
+        medians, scales = self._metres(z[:, :count]), bounded_exp(z[:, count : 2 * count], *_LOG_SCALES) * self.config.temperature
         weights = z[:, 2 * count :].softmax(1) if count > 1 else torch.ones_like(medians)
         return LogLaplace(weights, medians, scales).channels()
 

@@ -37,7 +37,7 @@ class NormalsHead(nn.Module):
     def __init__(self, config: Noise2MapConfig) -> None:
         super().__init__()
         self.regressor = nn.Conv2d(config.hidden_size, 4 if config.objective == "angular" else 3, 3, padding=1)
-        self.temperature = float(config.temperature)
+        self.config = config  # its temperature may be set later
 
     def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         """Tokens ``(N, h*w, C)`` -> unit vectors ``(N, 3, h, w)``, float32 or better; or ``(N, 4, h, w)`` with the spread."""
@@ -46,7 +46,7 @@ class NormalsHead(nn.Module):
         directions = unit_vectors(z[:, :3])
         if z.shape[1] == 3:
             return directions
-        return torch.cat([directions, bounded_exp(z[:, 3:], *_LOG_SPREADS) * self.temperature], dim=1)
+        return torch.cat([directions, bounded_exp(z[:, 3:], *_LOG_SPREADS) * self.config.temperature], dim=1)
 
 
 def normals_loss(prediction: Tensor, labels: Tensor) -> Tensor:

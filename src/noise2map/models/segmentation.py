@@ -43,7 +43,7 @@ class SegmentationHead(nn.Module):
         self.low_rank = config.objective == "low_rank"
         sets = 2 + config.low_rank_factors if self.low_rank else 1  # see `LowRankNormal.from_prediction`
         self.classifier = nn.Linear(config.hidden_size, sets * config.num_labels)
-        self.num_labels, self.temperature = config.num_labels, float(config.temperature)
+        self.config = config  # its temperature may be set later
 
     def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         """Tokens ``(N, h*w, C)`` -> logits ``(N, K, h, w)``, divided by the temperature, float32 or better.
@@ -53,10 +53,11 @@ class SegmentationHead(nn.Module):
         """
         given = self.classifier(tokens)
         given = given.to(torch.promote_types(given.dtype, torch.float32))
-        logits = given / self.temperature
-        if self.low_rank and self.temperature != 1:
-            deviations = slice(self.num_labels, 2 * self.num_labels)  # which are given by their logarithms
-            logits[..., deviations] = given[..., deviations] - math.log(self.temperature)
+        temperature, count = self.config.temperature, self.config.num_labels
+        logits = given / temperature
+        if self.low_rank and temperature != 1:
+            deviations = slice(count, 2 * count)  # which are given by their logarithms
+            logits[..., deviations] = given[..., deviations] - math.log(temperature)
         return logits.transpose(1, 2).unflatten(2, size)
 
 

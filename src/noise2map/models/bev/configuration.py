@@ -102,7 +102,7 @@ class Noise2MapBevConfig(Noise2MapConfig):
             self.bev_decoder_channels = (160, 320, 640) if resnet else (128, 256)
         if self.bev_decoder_blocks is None:
             self.bev_decoder_blocks = 2 if resnet else 5
-        if self.id2label is None and "num_labels" not in kwargs:
+        if self.id2label is None and not self.label2id and "num_labels" not in kwargs:
             kwargs["id2label"] = dict(enumerate(BEV_LAYERS))
             kwargs["label2id"] = {name: index for index, name in enumerate(BEV_LAYERS)}
         super().__post_init__(**kwargs)

@@ -76,7 +76,7 @@ class KernelUpdateHead(nn.Module):
         super().__init__()
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.stages = nn.ModuleList(KernelUpdate(config) for _ in range(_STAGES))
-        self.temperature = float(config.temperature)
+        self.config = config  # its temperature may be set later
 
     def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         """Tokens ``(B, h*w, C)`` -> logits ``(B, K, h, w)``, divided by the temperature, float32 or better."""
@@ -84,5 +84,5 @@ class KernelUpdateHead(nn.Module):
         kernels = self.classifier.weight.expand(len(tokens), -1, -1)
         for stage in self.stages:
             kernels, logits = stage(kernels, logits, tokens)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.config.temperature
         return logits.transpose(1, 2).unflatten(2, size)
