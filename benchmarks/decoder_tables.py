@@ -14,15 +14,8 @@ from noise2map.report.tables import read_csv, write_csv
 from noise2map.zoo import available
 
 RUN = re.compile(r"(?P<recipe>.+)-seed(?P<seed>\d+)")
-SAME = (
-    "model",
-    "members",
-    "steps",
-    "ensemble",
-    "sampling",
-    "field_smoothness",
-    "test_protocol",
-)  # two rows that agree in these are of one setting
+# Two rows that agree in these are of one setting.
+SAME = ("model", "members", "steps", "ensemble", "sampling", "field_smoothness", "test_protocol")
 MAPS = 8  # drawn of each image: the best of more maps is better, whatever drew them
 
 

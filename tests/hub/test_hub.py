@@ -244,6 +244,8 @@ def test_blocks_with_comments_and_blank_lines_are_replaced_whole():
     assert read_metadata(card) == {"tags": ["one", "two"], "license": "mit"}
     new = with_metadata(card, {"tags": ["three"]}, replace=True)
     assert read_metadata(new) == {"license": "mit", "tags": ["three"]} and "# of the licence\nlicense: mit\n" in new
+    gap = "\n" * 200  # of which a careless pattern would try every way to cut it up
+    assert with_metadata(f"---\ntags: [one]{gap}license: mit\n---\n", {"tags": ["two"]}, replace=True).count("tags") == 1
 
 
 def test_what_training_leaves_behind_is_not_uploaded(tmp_path):

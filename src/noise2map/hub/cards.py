@@ -101,7 +101,7 @@ def with_metadata(card: str, fields: Mapping[str, Any], replace: bool = False) -
     head = _HEAD.match(card)
     lines = head[1] if head else ""
     for name in new:
-        lines = re.sub(rf"^{re.escape(name)}:.*\n(?:(?:\s*(?:#.*)?\n)*[ -].*\n)*", "", lines, flags=re.MULTILINE)
+        lines = re.sub(rf"^{re.escape(name)}:.*\n(?:(?:[ \t]*(?:#.*)?\n)*[ -].*\n)*", "", lines, flags=re.MULTILINE)
     added = yaml.safe_dump(new, sort_keys=False, allow_unicode=True, width=10**6) if new else ""
     body = card[head.end() :] if head else "\n" + card
     return f"---\n{lines}{added}---\n{body}"
