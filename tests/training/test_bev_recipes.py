@@ -84,6 +84,19 @@ def test_a_recipe_trains_through_nuscenes_files(kind, sizes, toy_root, tmp_path)
     assert (processor.image_size, processor.image_scale) == ([32, 64], 0.8)
 
 
+def test_depth_is_taught_by_points_that_training_samples_alone_hold(toy_root, tmp_path):
+    sizes = [*CAMERA, "model.config.depth_loss_weight=0.5", "data.name=nuscenes", f"data.root={toy_root}"]
+    trainer = make_trainer(load_recipe("freedoom-bev-camera-tiny", [*TINY, *sizes]), tmp_path / "run")
+    assert "points" in trainer.train_dataset[0] and "points" not in trainer.eval_dataset[0]
+    forward, given = trainer.model.forward, []
+    trainer.model.forward = lambda **inputs: (given.append(inputs), forward(**inputs))[1]
+    trainer.train()
+    assert len(given) == 3 and all(len(inputs["points"]) == len(inputs["pixel_values"]) for inputs in given)
+    assert 0 <= trainer.evaluate()["eval_mIoU_max_1"] <= 1
+    loaded = Noise2MapForBevSegmentation.from_pretrained(trainer.export_final())
+    assert list(loaded.config.sensors) == ["camera"] and loaded.config.depth_loss_weight == 0.5
+
+
 def test_what_nobody_sees_is_trained_on_where_a_recipe_says_so(tmp_path, monkeypatch):
     places = [f"data.root={SURROUND_SAMPLES_ROOT}", "data.train=test", "data.val=test", "data.size=64x32", "bev.image_scale=0.4"]
     tiny = [*TINY, *CAMERA, *places, "bev.augment_image_scale=[0.4, 0.5]", "train.iterations=1", "train.eval_steps=[1]"]
@@ -207,6 +220,10 @@ def test_the_shipped_recipes_say_what_they_would_train(name):
         (["bev.augment_image_scale=[2, 1]"], r"bev.augment_image_scale is \[2.0, 1.0\]; expected \[low, high\]"),
         (["bev.cells=some"], "bev.cells is 'some'; expected visible or all"),
         (["bev.cells=all", "data.name=nuscenes"], "bev.cells is 'all'; nuscenes labels every cell, expected 'visible'"),
+        (
+            ["model.freeze_encoder=true", "model.config.depth_loss_weight=1"],
+            "model.config.depth_loss_weight is 1; expected 0 where the encoder is frozen",
+        ),
         (["bev.seeps=1"], "unknown recipe key bev.seeps; did you mean bev.sweeps"),
     ],
 )

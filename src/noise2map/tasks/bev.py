@@ -176,7 +176,13 @@ def open_bev_dataset(name: str, root: str | Path | None, split: str, model: Any,
 
 
 def bev_data_set(
-    name: str, root: str | Path | None, split: str, sweeps: int, config: Noise2MapBevConfig, cells: str = "visible"
+    name: str,
+    root: str | Path | None,
+    split: str,
+    sweeps: int,
+    config: Noise2MapBevConfig,
+    cells: str = "visible",
+    training: bool = False,
 ) -> NuScenesDataset:
     """A split of a dataset, its map on the grid of the model.
 
@@ -187,13 +193,15 @@ def bev_data_set(
         sweeps: most LiDAR readings before each key frame.
         config: the model's configuration.
         cells: ``"all"`` also labels what cannot be seen, for datasets that know the difference (freedoom-surround).
+        training: samples hold the LiDAR points, too, that teach cameras depth (``config.depth_loss_weight``).
 
     Raises:
         OSError: if files are missing.
         ValueError: if the split has no sample, or the map's grid is not centred on the car.
     """
     options: dict[str, Any] = {} if cells == "visible" else {"cells": cells}
-    return open_dataset(name, root, split, "bev", sensors=tuple(config.sensors), sweeps=sweeps, **map_extent(config), **options)
+    sensors = config.training_sensors if training else tuple(config.sensors)
+    return open_dataset(name, root, split, "bev", sensors=sensors, sweeps=sweeps, **map_extent(config), **options)
 
 
 def map_extent(config: Noise2MapBevConfig) -> dict[str, Any]:

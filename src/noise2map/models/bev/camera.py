@@ -1,6 +1,7 @@
 """The camera branch: image features lifted along each pixel's ray and pooled in bird's-eye view."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,8 @@ from noise2map.models.bev.rig import CameraRig
 from noise2map.models.encoder import make_backbone
 
 _SCALES = 3  # 1/8, 1/16 and 1/32
+
+_NO_DEPTH = -1  # bin of a pixel that no beam met
 
 _PLANS_KEPT = 8  # of the newest rigs, about 14 MB each for six cameras
 
@@ -109,6 +112,27 @@ class LiftSplat(nn.Module):
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         return x[:, : self.depths].softmax(1), x[:, self.depths :]
 
+    def depth_loss(self, features: Tensor, rig: CameraRig, points: Sequence[Tensor]) -> Tensor:
+        """Cross entropy of the predicted depths where LiDAR measured one (BEVDepth, Li et al. 2023, has a binary one).
+
+        Args:
+            features: camera features ``(B, N, C, h, w)``.
+            rig: their cameras.
+            points: a point cloud for each sample ``(P_i, F)``, in the frame of the map.
+
+        Returns:
+            A scalar, the mean over the pixels whose depth is known and among those that are lifted; 0 if there is none.
+        """
+        lower, _, step = self.depth_range
+        depth_m = nearest_depths(rig, points, (features.shape[-2], features.shape[-1]), self.image_size)
+        nearest = ((depth_m - lower) / step).round().long()
+        known = (depth_m > 0) & (nearest >= 0) & (nearest < self.depths)
+        scores = self.depthnet(features.flatten(0, 1))[:, : self.depths]
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        truth = torch.where(known, nearest, _NO_DEPTH).flatten(0, 1)
+        total = functional.cross_entropy(scores, truth, ignore_index=_NO_DEPTH, reduction="sum")
+        return total / known.sum().clamp(min=1)
+
     def forward(self, features: Tensor, rig: CameraRig) -> Tensor:
         """Camera features ``(B, N, C, h, w)`` -> bird's-eye view ``(B, C', X / 2, Y / 2)``."""
         batch = features.shape[0]
@@ -183,6 +207,35 @@ def plan_pooling(points: Tensor, grid: tuple[Bounds, Bounds, Bounds]) -> Pooling
     area = height * width
     pixel = point // (depths * area) * area + point % area
     return PoolingPlan(point.int(), pixel.int(), offsets.int(), (count_z, count_x, count_y))
+
+
+def nearest_depths(rig: CameraRig, points: Sequence[Tensor], size: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
+    """Depth of the nearest point that a beam met in each pixel of the feature maps, as `LiftSplat.frustum` places them.
+
+    Only points of the key frame count (age 0): what was read before it may have moved.
+
+    Args:
+        rig: the cameras.
+        points: a point cloud for each sample ``(P_i, F)``: x, y, z in the frame of the map, metres; if F > 4, age in fifth place.
+        size: height and width of the feature maps.
+        image_size: height and width of the network's images.
+
+    Returns:
+        ``(B, N, h, w)``, metres; 0 where no point is seen.
+    """
+    height, width = size
+    rows_per_pixel, columns_per_pixel = (height - 1) / (image_size[0] - 1), (width - 1) / (image_size[1] - 1)
+    found = []
+    for index, cloud in enumerate(points):
+        fresh = cloud[cloud[:, 4] == 0] if cloud.shape[1] > 4 else cloud
+        u, v, depth = rig[index].project(fresh[None, :, :3].to(rig.intrinsics))[0].unbind(-1)  # each (N, P)
+        column, row = (u * columns_per_pixel).round(), (v * rows_per_pixel).round()
+        seen = (depth > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        cell = torch.where(seen, row * width + column, 0).long()
+        nearest = depth.new_full((len(depth), height * width), torch.inf)
+        nearest.scatter_reduce_(1, cell, torch.where(seen, depth, torch.inf), "amin")
+        found.append(torch.where(nearest.isfinite(), nearest, 0).unflatten(1, size))
+    return torch.stack(found)
 
 
 def pool(plan: PoolingPlan, depth: Tensor, context: Tensor) -> Tensor:

@@ -50,6 +50,8 @@ class Noise2MapBevConfig(Noise2MapConfig):
         bev_decoder_blocks (`int`, *optional*): Residual blocks (2) or further convolutions (5) of each stage.
         bev_neck_channels (`int`, defaults to 256): Width of its output, for each stage in the case of `"second"`.
         focal_gamma (`float`, defaults to 2): Weight of hard cells in the loss.
+        depth_loss_weight (`float`, defaults to 0): Weight of the loss that teaches cameras the depth that LiDAR measured (BEVDepth,
+            Li et al. 2023). Above 0 the model needs `points` in training, whatever its sensors, and nothing more afterwards.
     """
 
     model_type = "noise2map-bev"
@@ -88,6 +90,7 @@ class Noise2MapBevConfig(Noise2MapConfig):
     bev_decoder_blocks: int | None = None
     bev_neck_channels: int = 256
     focal_gamma: float | int = 2.0
+    depth_loss_weight: float | int = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fills in what depends on the sensors and checks every field.
@@ -106,6 +109,12 @@ class Noise2MapBevConfig(Noise2MapConfig):
             kwargs["id2label"] = dict(enumerate(BEV_LAYERS))
             kwargs["label2id"] = {name: index for index, name in enumerate(BEV_LAYERS)}
         super().__post_init__(**kwargs)
+
+    @property
+    def training_sensors(self) -> tuple[str, ...]:
+        """What a training sample holds: the sensors, and LiDAR where it teaches cameras depth."""
+        taught = ("lidar",) if self.depth_loss_weight and "lidar" not in self.sensors else ()
+        return (*self.sensors, *taught)
 
     @property
     def grid(self) -> tuple[Bounds, Bounds, Bounds]:
@@ -149,6 +158,10 @@ class Noise2MapBevConfig(Noise2MapConfig):
             raise ValueError(f"bev_decoder is {self.bev_decoder!r}; expected 'resnet' or 'second'")
         if not 0 <= self.sensor_dropout < 1:
             raise ValueError(f"sensor_dropout is {self.sensor_dropout!r}; expected a probability below 1")
+        if not 0 <= self.depth_loss_weight < float("inf"):
+            raise ValueError(f"depth_loss_weight is {self.depth_loss_weight!r}; expected 0 or more")
+        if self.depth_loss_weight and "camera" not in self.sensors:
+            raise ValueError(f"depth_loss_weight is {self.depth_loss_weight!r} without a camera to teach; expected 0")
         for name in ("x_bounds", "y_bounds", "z_bounds", "map_x_bounds", "map_y_bounds", "depth_bounds"):
             _check_bounds(name, getattr(self, name))
         lengths = {"image_size": 2, "voxel_size": 3, "point_z_bounds": 2, "max_voxels": 2, "lidar_channels": 4}

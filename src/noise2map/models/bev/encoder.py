@@ -67,9 +67,32 @@ class BevEncoder(nn.Module):
     def forward(self, pixel_values: Tensor | None, rig: CameraRig | None, points: Sequence[Tensor] | None) -> Tensor:
         """Features ``(B, C, X, Y)`` from images ``(B, N, 3, H, W)`` with their rig, point clouds ``(P_i, F)``, or both."""
         batch = self.check(pixel_values, rig, points)
-        maps = {}
-        if pixel_values is not None:
-            maps["camera"] = self.camera(pixel_values, rig)
+        camera = None if pixel_values is None else self.camera(pixel_values, rig)
+        return self._fused(camera, points, batch)
+
+    def forward_taught(
+        self, pixel_values: Tensor | None, rig: CameraRig | None, points: Sequence[Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Features as of `forward`, and the loss of the depth that the cameras predict, see `LiftSplat.depth_loss`.
+
+        A model without a LiDAR branch takes the points as truth alone.
+
+        Raises:
+            ValueError: if images or points are missing, or inputs cannot be used.
+        """
+        if pixel_values is None or points is None:
+            missing = "points" if points is None else "pixel_values with camera matrices"
+            raise ValueError(f"{missing} missing: with depth_loss_weight above 0, training needs images and LiDAR points of them")
+        measured = points if self.lidar is not None else None
+        batch = self.check(pixel_values, rig, measured)
+        if len(points) != batch:
+            raise ValueError(f"points are those of {len(points)} samples, pixel_values of {batch}; expected the same number")
+        features = self.camera.image_features(pixel_values)
+        loss = self.camera.lift.depth_loss(features, rig, points)
+        return self._fused(self.camera.lift(features, rig), measured, batch), loss
+
+    def _fused(self, camera: Tensor | None, points: Sequence[Tensor] | None, batch: int) -> Tensor:
+        maps = {} if camera is None else {"camera": camera}
         if points is not None:
             maps["lidar"] = self.lidar(points)
         if self.training and self.sensor_dropout > 0 and len(maps) > 1:

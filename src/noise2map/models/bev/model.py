@@ -130,10 +130,14 @@ class Noise2MapForBevSegmentation(MapModel):
         Raises:
             ValueError: if a sensor is missing or its data cannot be used.
         """
-        rig = None
-        if camera_to_lidar is not None and intrinsics is not None:
-            rig = CameraRig.create(intrinsics, camera_to_lidar, image_augmentation, lidar_augmentation)
+        rig = _rig_of(intrinsics, camera_to_lidar, image_augmentation, lidar_augmentation)
         return self.encode_image(pixel_values, rig, points)
+
+    def _encode_taught(self, pixel_values: Tensor | None, *geometry_and_points: Any) -> tuple[Tensor, Tensor]:
+        """Features and the loss of the cameras' depth; arguments as of `encode_sensors`."""
+        *geometry, points = geometry_and_points
+        pixels = None if pixel_values is None else pixel_values.to(self.dtype)
+        return self.encoder.forward_taught(pixels, _rig_of(*geometry), points)
 
     def decode_map(self, features: Tensor, *args: Any, **kwargs: Any) -> BevSegmenterOutput:
         """Denoises a map, given features; the arguments are those of `MapModel.decode_map`.
@@ -177,7 +181,8 @@ class Noise2MapForBevSegmentation(MapModel):
             camera_to_lidar: ``(B, N, 4, 4)``.
             image_augmentation: ``(B, N, 4, 4)``; the identity if not given.
             lidar_augmentation: ``(B, 4, 4)``; the identity if not given.
-            points: a point cloud for each sample ``(P_i, F)``.
+            points: a point cloud for each sample ``(P_i, F)``; of a model of cameras alone only in training, for its
+                ``config.depth_loss_weight``.
             labels: layers ``(B, K, X, Y)``, integers: 0, 1, or 255 where nobody knows.
             num_inference_steps: see `MapModel.decode_map`, likewise the next three.
             ensemble_size: noise samples for each map.
@@ -207,11 +212,18 @@ class Noise2MapForBevSegmentation(MapModel):
                 num_inference_steps=num_inference_steps, ensemble_size=ensemble_size, average=average, sampler=sampler,
                 sampling=sampling,
             ).resolved(self.config)  # fmt: skip
+        depth_loss: Tensor | None = None
         if features is None:
             sensors = (pixel_values, intrinsics, camera_to_lidar, image_augmentation, lidar_augmentation, points)
-            features = self.encode_sensors(*sensors)
+            if labels is not None and self.training and self.config.depth_loss_weight:
+                features, depth_loss = self._encode_taught(*sensors)
+            else:
+                features = self.encode_sensors(*sensors)
         if labels is not None:
-            return self._train_on(features, labels, noise, timesteps, generator)
+            out = self._train_on(features, labels, noise, timesteps, generator)
+            if depth_loss is not None:
+                out.loss = out.loss + self.config.depth_loss_weight * depth_loss
+            return out
         out = self.decode_map(
             features, num_inference_steps, ensemble_size, average, sampler, noise, generator, output_steps,
             sampling=sampling, output_samples=output_samples,
@@ -350,6 +362,12 @@ class Noise2MapForBevSegmentation(MapModel):
             for child in module.modules():
                 if isinstance(child, (nn.Conv2d, nn.ConvTranspose2d)) and child not in neck:
                     init.kaiming_uniform_(child.weight, a=math.sqrt(5))  # torch's default
+
+
+def _rig_of(intrinsics: Tensor | None, camera_to_lidar: Tensor | None, *augmentations: Tensor | None) -> CameraRig | None:
+    if camera_to_lidar is None or intrinsics is None:
+        return None
+    return CameraRig.create(intrinsics, camera_to_lidar, *augmentations)
 
 
 def multilabel_focal_loss(logits: Tensor, layers: Tensor, gamma: float = 2.0, ignore_index: int = 255) -> Tensor:

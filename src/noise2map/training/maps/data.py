@@ -68,7 +68,7 @@ def make_data(recipe: Recipe, config: Any = None) -> tuple[Any, Any]:
         ValueError: if a directory holds no usable samples, or maps for the other task.
     """
     train, val = (
-        _data_set(recipe, str(split_folder(part, split)) if recipe.data.name == "freedoom" else part, config)
+        _data_set(recipe, str(split_folder(part, split)) if recipe.data.name == "freedoom" else part, config, split == "train")
         for part, split in ((recipe.data.train, "train"), (recipe.data.val, "val"))
     )
     scale = warn_of_scale(train, recipe.data.name)
@@ -109,10 +109,10 @@ def _image_files(dataset: Any) -> dict[str, Path] | None:
     return {name: files[name] for name in (inner.ids[index] for index in dataset.indices)}
 
 
-def _data_set(recipe: Recipe, part: str, config: Any) -> Any:
+def _data_set(recipe: Recipe, part: str, config: Any, training: bool) -> Any:
     data, task = recipe.data, recipe.model.task
     if not DATASETS[data.name].images:
-        return bev_data_set(data.name, data.root or "", part, recipe.bev.sweeps, config, recipe.bev.cells)
+        return bev_data_set(data.name, data.root or "", part, recipe.bev.sweeps, config, recipe.bev.cells, training)
     if data.name not in FOLDERS:
         return open_dataset(data.name, data.root, part, task)
     names = dict(enumerate(data.class_names)) if data.class_names else None

@@ -235,6 +235,9 @@ class Recipe:
 
     def _check_frozen(self) -> None:
         data, frozen, cache = self.data, self.model.freeze_encoder, self.train.cache_features
+        taught = self.model.config.get("depth_loss_weight", 0)
+        expected = "0 where the encoder is frozen: it learns no depth"
+        expect(not (frozen and taught), "model.config.depth_loss_weight", taught, expected)
         if cache is None:
             return
         expect(frozen, "train.cache_features", cache, "none, or model.freeze_encoder true: features that are trained change")
