@@ -285,3 +285,15 @@ def test_contact_sheet_shows_pictures_and_maps():
     assert present and present <= colors
     with pytest.raises(ValueError, match="at least one sample"):
         contact_sheet([], {}, data.palette)
+
+
+def test_a_part_of_a_folder_that_lacks_maps_is_not_complete(tmp_path, capsys):
+    for name in "abcd":
+        for part in ("images", "maps"):
+            (tmp_path / "mine" / part).mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 6), 1).save(tmp_path / "mine" / part / f"{name}.png")
+    (tmp_path / "mine" / "maps" / "b.png").unlink()
+    for arguments in ([], ["--split", "train"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(["data", "check", "folder", str(tmp_path / "mine"), *arguments])
+        assert stopped.value.code == 1 and "b.png" in "".join(capsys.readouterr())

@@ -71,3 +71,8 @@ def test_missing_and_unknown(root, tmp_path):
     (root / "leftImg8bit" / "test").mkdir()
     with pytest.raises(ValueError, match="holds no image"):
         CityscapesDataset(root, "test")
+
+
+def test_files_that_another_system_left_behind_are_no_images(root):
+    (root / "leftImg8bit" / "val" / "frankfurt" / f"._{NAMES[0]}_leftImg8bit.png").write_bytes(b"resource fork")
+    assert CityscapesDataset(root).ids == NAMES

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from noise2map.data import FolderDataset
+from noise2map.data import FolderDataset, open_dataset
 from noise2map.data.folder import distinct_colors
 
 NAMES = {0: "floor", 1: "wall", 2: "sky"}
@@ -127,3 +127,23 @@ def test_colors_are_distinct():
     near = np.abs(colors[:20, None].astype(int) - colors[None, :20]).sum(-1) + 999 * np.eye(20)
     assert near.min() > 25
     assert distinct_colors(0).shape == (0, 3)
+
+
+@pytest.mark.parametrize("spelt", ["absolute", "relative"])
+def test_a_folder_of_one_split_is_not_parted_into_others(tmp_path, monkeypatch, spelt):
+    """Held-out pairs of a folder called train were trained on."""
+    folder = tmp_path / "train"
+    for part in ("images", "maps"):
+        (folder / part).mkdir(parents=True)
+        for index in range(16):
+            Image.new("L", (8, 6), 1).save(folder / part / f"{index:02d}.png")
+    monkeypatch.chdir(folder)
+    root = folder if spelt == "absolute" else "."
+    names = {"id2label": {0: "a", 1: "b"}}
+    assert len(open_dataset("folder", root, "train", **names)) == len(open_dataset("folder", root, "all", **names)) == 16
+    with pytest.raises(
+        ValueError, match="is a folder of the split 'train' and is not parted; expected 'train' or 'all', got 'val'"
+    ):
+        open_dataset("folder", root, "val", **names)
+    folder.rename(tmp_path / "mine")
+    assert [len(open_dataset("folder", tmp_path / "mine", split, **names)) for split in ("train", "val")] == [14, 2]

@@ -1,3 +1,6 @@
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -134,3 +137,57 @@ def test_depth_maps_are_scaled_to_metres(tmp_path):
     Image.fromarray(np.array([[-4, 1]], np.int32)).save(tmp_path / "n.tif")
     with pytest.raises(ValueError, match=r"n\.tif holds negative depth \(-4\)"):
         open_depth_map(tmp_path / "n.tif", 0.001)
+
+
+def grey_png(path, rows, bits):
+    """A grey PNG of 1, 2, 4 or 16 bits, written by hand."""
+    packed = b""
+    for row in rows:
+        number = "".join(format(value, f"0{bits}b") for value in row)
+        number += "0" * (-len(number) % 8)
+        packed += b"\0" + int(number, 2).to_bytes(len(number) // 8, "big")
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", len(rows[0]), len(rows), bits, 0, 0, 0, 0)), (b"IDAT", zlib.compress(packed))]
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, content in [*chunks, (b"IEND", b"")]:
+        data += struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_ids_of_few_bits_are_those_that_the_file_holds(tmp_path, bits):
+    rows = [[value % 2**bits for value in range(start, start + 6)] for start in (0, 5, 11)]
+    grey_png(tmp_path / "ids.png", rows, bits)
+    found = open_class_map(tmp_path / "ids.png")
+    assert found.dtype == np.int32 and found.tolist() == rows
+
+
+@pytest.mark.parametrize(("maxval", "kind"), [(3, "P5"), (3, "P2"), (254, "P5"), (255, "P5"), (1000, "P5"), (65535, "P5")])
+def test_portable_greys_hold_their_own_numbers(tmp_path, maxval, kind):
+    values = np.linspace(0, maxval, 12).round().astype(int).reshape(3, 4)
+    stored = (
+        values.astype(">u2" if maxval > 255 else ">u1").tobytes() if kind == "P5" else " ".join(map(str, values.ravel())).encode()
+    )
+    (tmp_path / "a.pgm").write_bytes(f"{kind}\n4 3\n{maxval}\n".encode() + stored)
+    assert open_class_map(tmp_path / "a.pgm").tolist() == values.tolist()
+    if maxval > 255:
+        assert np.allclose(open_depth_map(tmp_path / "a.pgm", 0.001), values / 1000)
+
+
+def test_the_size_of_a_turned_tiff_is_that_of_the_image_read(tmp_path):
+    from PIL import TiffImagePlugin
+
+    facts = TiffImagePlugin.ImageFileDirectory_v2()
+    facts[0x112] = 6
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.tif", tiffinfo=facts)
+    assert image_size(tmp_path / "a.tif") == open_image(tmp_path / "a.tif").size == (4, 6)
+
+
+def test_whatever_a_decoder_raises_names_the_file(tmp_path, monkeypatch):
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.png")
+
+    def broken(self):
+        raise RuntimeError("Failed to decode image")  # so does Pillow on a damaged AVIF
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", broken)
+    with pytest.raises(OSError, match=r"cannot read image .*a.png: Failed to decode image"):
+        open_image(tmp_path / "a.png")

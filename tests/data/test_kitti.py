@@ -117,3 +117,11 @@ def test_eight_bit_depth_is_refused(root):
     save_map(root / "gt_depth" / depth_name(69), np.ones((6, 8), np.uint8))
     with pytest.raises(ValueError, match="depth needs a 16-bit"):
         KittiDataset(root)[0]
+
+
+def test_files_that_another_system_left_behind_are_no_depth(root):
+    expected = KittiDataset(root, "all").ids
+    for folder, name in (("input", image_name(69)), ("gt_depth", depth_name(69))):
+        path = root / folder / name
+        (path.parent / f"._{path.name}").write_bytes(b"resource fork")
+    assert expected and KittiDataset(root, "all").ids == expected

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from noise2map.data import LsunDataset, lsun
+from noise2map.data import LsunDataset, lsun, open_dataset
 from noise2map.data import lsun as lsun_keys
 
 lmdb = pytest.importorskip("lmdb")
@@ -180,3 +180,15 @@ def test_no_database(tmp_path):
         LsunDataset(tmp_path, split="test")
     with pytest.raises(ValueError, match="limit is 0"):
         LsunDataset(tmp_path, limit=0)
+
+
+def test_a_database_is_not_taken_for_another_split_or_category(root):
+    path = root / "bedroom_train_lmdb"
+    write_database(path)
+    assert len(LsunDataset(path)) == len(LsunDataset(path, "bedroom", "train")) == len(open_dataset(f"lsun:{path}")) == 6
+    with pytest.raises(ValueError, match="is a database of the split 'train'; expected 'val'"):
+        open_dataset(f"lsun/val:{path}")
+    with pytest.raises(ValueError, match="is a database of the category 'bedroom'; expected 'church_outdoor'"):
+        LsunDataset(path, "church_outdoor")
+    write_database(root / "mine")
+    assert len(LsunDataset(root / "mine", "church_outdoor", "val")) == 6  # a name that says nothing contradicts nothing

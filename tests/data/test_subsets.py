@@ -71,3 +71,36 @@ def test_wrappers_travel_to_worker_processes():
 def test_samples_are_cropped_one_by_one():
     seen = Cropped(Five(), lambda sample: {**sample, "seen": True})
     assert seen[1] == {"id": 1, "seen": True}
+
+
+class Pickles(Five):
+    """A dataset with a state of its own, as those with open files have."""
+
+    def __getstate__(self):
+        return {"file": None}
+
+
+def test_wrappers_are_pickled_as_themselves():
+    """On Python 3.10, where objects have no `__getstate__`, the wrapper asked the dataset inside for one."""
+    wrapped = Cropped(Pickles(), dict)
+    with pytest.raises(AttributeError):
+        type(wrapped).__getattr__(wrapped, "__getstate__")
+    again = pickle.loads(pickle.dumps(wrapped))
+    assert len(again) == 5 and again[2] == {"id": 2} and again.rig == "six cameras"
+
+
+def test_skipping_ends_with_the_dataset():
+    data = SkipUnreadable(Five())
+    assert [sample["id"] for sample in data] == [0, 1, 2, 3, 4]
+    assert data[-1]["id"] == 4
+    for index in (5, -6):
+        with pytest.raises(IndexError, match=f"sample {index} of 5"):
+            data[index]
+
+
+def test_a_subset_tells_what_the_whole_lacks():
+    whole = Five()
+    whole.missing, whole.warnings, whole.without_depth = ["a.png"], ["odd"], 2
+    part = Subset(whole, [0, 3])
+    assert (part.missing, part.warnings, part.without_depth) == (["a.png"], ["odd"], 2)
+    assert (Subset(Five(), [0]).missing, Subset(Five(), [0]).without_depth) == ([], 0)

@@ -63,3 +63,30 @@ def test_what_is_missing_or_broken(root):
         SunRgbdDataset(root)[0]
     (root / "SUNRGBD" / SCENES[0] / "intrinsics.txt").unlink()
     assert "intrinsics" not in SunRgbdDataset(root)[0]
+
+
+def test_hidden_files_and_scenes_without_depth(root):
+    scene = root / "SUNRGBD" / SCENES[0]
+    for folder, name in (("image", "._0001.jpg"), ("depth", "._0001.png")):
+        (scene / folder / name).write_bytes(b"resource fork")
+    assert len(SunRgbdDataset(root)) == 3
+    (root / "SUNRGBD" / SCENES[1] / "depth" / "0001.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"kv2/kinect2data/000002_2014-resize/depth/0001.png"):
+        SunRgbdDataset(root)
+    kept = SunRgbdDataset(root, missing="drop")
+    assert len(kept) == 2 and [path.name for path in kept.missing] == ["0001.png"]
+
+
+def test_linked_folders_and_the_folder_itself_as_root(root, monkeypatch):
+    names = [f"SUNRGBD/{scene}/{part}" for scene in SCENES for part in ("image/0001.jpg", "depth/0001.png")]
+    (root / "SUNRGBD" / "sun_rgbd_test.txt").write_text("\n".join(map(" ".join, zip(names[::2], names[1::2]))) + "\n")
+    (root / "elsewhere").mkdir()
+    (root / "elsewhere" / "sun").symlink_to(root / "SUNRGBD")
+    for split in ("test", "all"):
+        assert len(SunRgbdDataset(root / "elsewhere" / "sun", split)) == 3
+    monkeypatch.chdir(root / "SUNRGBD")
+    assert len(SunRgbdDataset(".", "test")) == 3
+    (root / "SUNRGBD" / "kv1").rename(root / "moved")
+    (root / "SUNRGBD" / "kv1").mkdir()
+    (root / "SUNRGBD" / "kv1" / "linked").symlink_to(root / "moved" / "NYUdata")
+    assert SunRgbdDataset(root).ids[0] == "kv1-linked-NYU0001"

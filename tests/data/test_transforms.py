@@ -160,3 +160,17 @@ def test_a_point_keeps_its_place_in_the_image_whatever_is_done_to_it():
     u, v = pixel(square)
     turned = pixel(sample_module.rotate_intrinsics(square, 160, 120, 90), np.array([point[1], -point[0], point[2]]))
     assert turned == pytest.approx((80 + (v - 60), 60 - (u - 80)))  # the right edge goes up
+
+
+def test_object_labels_stay_with_their_image():
+    from noise2map.data.transforms import HorizontalFlip, published_transform
+
+    objects = np.arange(640, dtype=np.int32)[None].repeat(480, 0) + 300
+    red = Image.fromarray(np.stack([np.arange(640).astype(np.uint8)[None].repeat(480, 0)] * 3, -1))
+    sample = {"image": red, "object_labels": objects, "depth_m": objects.astype(np.float32), "valid": objects > 0, "id": "a"}
+    mirrored = HorizontalFlip(1.0)(sample, np.random.default_rng(0))["object_labels"]
+    assert mirrored[0, 0] == 939 and mirrored.dtype == np.int32
+    moved = published_transform("nyu", (416, 544))(sample, np.random.default_rng(1))
+    assert moved["object_labels"].shape == moved["depth_m"].shape == (416, 544)
+    inside = moved["object_labels"] > 0
+    assert inside.mean() > 0.8 and np.array_equal(moved["object_labels"][inside], moved["depth_m"][inside].astype(np.int32))

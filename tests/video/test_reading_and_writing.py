@@ -139,3 +139,30 @@ def test_without_the_package_it_is_said_how_to_install_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(ImportError, match=r"install noise2map\[video\]"):
         VideoReader("clip.mp4")
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm"])
+def test_an_overview_is_spread_over_clips_of_every_container(tmp_path, suffix):
+    frames = [np.full((48, 64, 3), 5 * index, np.uint8) for index in range(50)]
+    path = tmp_path / f"clip.{suffix}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx" if suffix == "webm" else "mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", 5
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        container.mux(stream.encode(None))
+    means = [float(np.asarray(image).mean()) / 5 for image in VideoReader(path).overview()]
+    assert means == pytest.approx([0, 10, 20, 30, 40], abs=1.6)
+
+
+def test_a_codec_that_nobody_knows_is_told(tmp_path):
+    path = tmp_path / "clip.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for frame in flat_frames(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        container.mux(stream.encode(None))
+    path.write_bytes(path.read_bytes().replace(b"FMP4", b"ZZZZ"))
+    with pytest.raises(ValueError, match="clip.avi' has a codec that cannot be decoded here"):
+        VideoReader(path)

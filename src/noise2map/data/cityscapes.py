@@ -69,6 +69,8 @@ class CityscapesDataset(PairedDataset):
         images = require_folder(self.root / "leftImg8bit" / folder, "Cityscapes", _EXPECTED)
         pairs = []
         for path in sorted(images.glob(f"*/*{IMAGE_END}")):
+            if path.name.startswith("."):  # left beside it by a copy from another system
+                continue
             city, name = path.parent.name, path.name[: -len(IMAGE_END)]
             camera = self.root / "camera" / folder / city / f"{name}{CAMERA_END}"
             label_file = self.root / "gtFine" / folder / city / f"{name}{LABEL_END}"

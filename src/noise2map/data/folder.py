@@ -224,9 +224,14 @@ def _folder_of_split(root: Path, split: str) -> tuple[Path, str | None]:
     if split != ALL and (root / split).is_dir():
         return root / split, None
     inside = [name for name in split_names(root) if name != ALL]
-    if root.name == split or (split == ALL and not inside):
+    own = root.resolve().name
+    if own == split or (split == ALL and not inside):
         return root, None
     if split in ("train", "val") and not inside:
+        if own in ("train", "val", "test"):
+            raise ValueError(
+                f"{root} is a folder of the split {own!r} and is not parted; expected {own!r} or {ALL!r}, got {split!r}"
+            )
         return root, split
     known = name_some(inside) if inside else f"train, val (every eighth pair) and {ALL}"
     raise ValueError(f"{root} has no split {split!r}; it has {known}")

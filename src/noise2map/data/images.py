@@ -15,7 +15,9 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", 
 HEIF_SUFFIXES = frozenset({".heic", ".heif"})
 
 # What Pillow raises on broken files, by format and by place.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error, Image.DecompressionBombError)
+_BROKEN = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError
+)  # fmt: skip
 _MAX_16_BITS = 65535
 
 
@@ -60,7 +62,7 @@ def why_no_image(path: PurePath) -> str:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Width and height that :func:`open_image` will give, read from the header only.
+    """Width and height that :func:`open_image` will give, read from the header only (a TIFF is decoded).
 
     Raises:
         OSError: Naming the file, if it is missing or not an image.
@@ -68,6 +70,8 @@ def image_size(path: str | Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
+            if image.format == "TIFF":  # newer versions of Pillow have turned this size themselves, older ones have not
+                return ImageOps.exif_transpose(image).size
             turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
     except _BROKEN as error:
         raise _unreadable(path, error) from error
@@ -110,19 +114,38 @@ def load_image(path: str | Path, content: BinaryIO | None = None, formats: Seque
     Raises:
         OSError: Naming the file, if it cannot be decoded.
     """
-    return _load_with_format(path, content, formats)[0]
-
-
-def _load_with_format(
-    path: str | Path, content: BinaryIO | None = None, formats: Sequence[str] | None = None
-) -> tuple[Image.Image, str | None]:
     image_suffixes()  # registers the reader of HEIC, if there is one
     try:
         with Image.open(path if content is None else content, formats=None if formats is None else tuple(formats)) as image:
             image.load()
-            return ImageOps.exif_transpose(image), image.format
+            return ImageOps.exif_transpose(image)
     except _BROKEN as error:
         raise _unreadable(path, error) from error
+
+
+def _load_stored(path: str | Path) -> tuple[np.ndarray, str, str | None]:
+    """Numbers as a file stores them, the mode and the format. Pillow stretches greys of other depths than 8 and 16 bits."""
+    try:
+        with Image.open(path) as image:
+            stretch = _stretch(image)
+            image.load()
+            upright, kind = ImageOps.exif_transpose(image), image.format
+    except _BROKEN as error:
+        raise _unreadable(path, error) from error
+    values = np.asarray(upright)
+    return (values if stretch == 1 else np.rint(values / stretch).astype(np.int32)), upright.mode, kind
+
+
+def _stretch(image: Image.Image) -> float:
+    """By what Pillow will multiply the numbers of a grey image, known from how it is about to decode it."""
+    if image.mode == "P" or not image.tile:
+        return 1
+    codec, arguments = image.tile[0][0], image.tile[0][3]
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    if codec in ("ppm", "ppm_plain") and isinstance(arguments, tuple) and isinstance(arguments[-1], int):
+        return (255 if image.mode == "L" else _MAX_16_BITS) / arguments[-1]
+    bits = {"L;2": 2, "L;4": 4}.get(str(first))
+    return 1 if bits is None else 255 / (2**bits - 1)
 
 
 def _unreadable(path: str | Path, error: Exception) -> OSError:
@@ -166,12 +189,12 @@ def open_class_map(path: str | Path) -> np.ndarray:
         OSError: If the file cannot be decoded.
         ValueError: If it is a color image, or a JPEG, whose compression makes up ids that nobody drew.
     """
-    image, kind = _load_with_format(path)
+    values, mode, kind = _load_stored(path)
     if kind in ("JPEG", "MPO"):
         raise ValueError(f"{path} is a JPEG, whose compression changes class ids; save class maps as PNG")
-    if image.mode not in ("L", "P", "1") and not image.mode.startswith("I"):
-        raise ValueError(f"{path} has mode {image.mode}; class ids need a single-channel image (grey or palette)")
-    return np.asarray(image).astype(np.int32)
+    if mode not in ("L", "P", "1") and not mode.startswith("I"):
+        raise ValueError(f"{path} has mode {mode}; class ids need a single-channel image (grey or palette)")
+    return values.astype(np.int32)
 
 
 def open_depth_map(path: str | Path, scale: float) -> np.ndarray:
@@ -185,10 +208,9 @@ def open_depth_map(path: str | Path, scale: float) -> np.ndarray:
         OSError: If the file cannot be decoded.
         ValueError: If it is not a 16-bit single-channel image.
     """
-    image = load_image(path)
-    if not image.mode.startswith("I"):
-        raise ValueError(f"{path} has mode {image.mode}; depth needs a 16-bit single-channel image")
-    values = np.asarray(image)
+    values, mode, _ = _load_stored(path)
+    if not mode.startswith("I"):
+        raise ValueError(f"{path} has mode {mode}; depth needs a 16-bit single-channel image")
     if values.min() < 0:
         raise ValueError(f"{path} holds negative depth ({values.min()}); 0 marks pixels without depth")
     return (values * float(scale)).astype(np.float32)

@@ -65,7 +65,7 @@ class KittiDataset(PairedDataset):
             for path in folder.glob("*_drive_*_sync/proj_depth/groundtruth/image_0[23]/*.png"):
                 drive, camera = path.parents[3].name, path.parent.name
                 image = f"{drive[:10]}/{drive}/{camera}/data/{path.name}"
-                if any((base / image).is_file() for base in images):
+                if not path.name.startswith(".") and any((base / image).is_file() for base in images):
                     found[image] = (image, str(path.relative_to(folder)), None)
         return [found[image] for image in sorted(found)]
 

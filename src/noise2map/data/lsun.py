@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -16,6 +17,8 @@ from tqdm import tqdm
 from noise2map.runs.files import user_cache, write_file
 
 _ENDING = "_lmdb"
+
+_DATABASE_NAME = re.compile(rf"(.+)_(train|val|test){_ENDING}")
 
 _EXPECTED = "CATEGORY_SPLIT_lmdb/data.mdb, such as bedroom_train_lmdb, unpacked from the zip of the category"
 
@@ -31,7 +34,7 @@ class LsunDataset:
     Args:
         root: Folder that holds ``CATEGORY_SPLIT_lmdb`` folders, or one of them.
         category: ``bedroom``, ``church_outdoor``, ...; may be left out if the root holds one category of the split.
-        split: ``train``, ``val`` or ``test``.
+        split: ``train``, ``val`` or ``test``; by default that of ``root`` if it is a database, else ``train``.
         limit: Take the first so many images only, and list no more keys without a ``key_file``.
         key_file: ``.npy`` file to read the keys from, whatever the database holds, or to write all to if it is not there.
 
@@ -42,7 +45,8 @@ class LsunDataset:
     Raises:
         FileNotFoundError: If there is no such folder.
         ImportError: If lmdb is not installed.
-        ValueError: If several categories could be meant, the folder is no database, or the database is empty.
+        ValueError: If several categories could be meant, the root is a database of another category or split, or is none, or it
+            is empty.
     """
 
     id2label: dict[int, str] = {}
@@ -52,7 +56,7 @@ class LsunDataset:
         self,
         root: str | Path,
         category: str | None = None,
-        split: str = "train",
+        split: str | None = None,
         limit: int | None = None,
         key_file: str | Path | None = None,
     ) -> None:
@@ -136,16 +140,20 @@ def open_database(path: Path) -> Any:
     return environment
 
 
-def find_database(root: Path, category: str | None, split: str) -> Path:
+def find_database(root: Path, category: str | None, split: str | None = None) -> Path:
     """The LMDB folder of a category and split under ``root``; ``root`` itself if it is one.
 
     Raises:
         FileNotFoundError: Saying what was expected, if there is none.
-        ValueError: If no category is given and there are several.
+        ValueError: If no category is given and there are several, or if ``root`` is a database whose name tells of others.
     """
     if (root / "data.mdb").is_file():
+        own = _DATABASE_NAME.fullmatch(root.resolve().name)
+        for what, wanted, found in zip(("category", "split"), (category, split), own.groups() if own else (category, split)):
+            if wanted not in (None, found):
+                raise ValueError(f"{root} is a database of the {what} {found!r}; expected {wanted!r}")
         return root
-    end = f"_{split}{_ENDING}"
+    end = f"_{split or 'train'}{_ENDING}"
     if category is not None:
         folders = [root / f"{category}{end}"]
     else:

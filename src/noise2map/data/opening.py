@@ -112,6 +112,12 @@ def _released(kind: Callable[..., Any], split: str, droppable: bool = True) -> O
     return opener
 
 
+def _of_lsun(root: Path, split: str | None, task: str | None, **options: Any) -> Any:
+    """A root that is a database has its split in its name."""
+    chosen = split or (None if (root / "data.mdb").is_file() else "val")
+    return LsunDataset(root, split=chosen, **_without(options, ("id2label", "depth_scale", "missing")))
+
+
 def _without(options: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in names}
 
@@ -206,7 +212,7 @@ DATASETS: dict[str, DatasetFacts] = {
         depth_median_m=(0.8, 8.0),
         units_per_metre=1000,
     ),
-    "lsun": DatasetFacts("LSUN", _released(LsunDataset, "val", droppable=False), (), "val", ("train", "val", "test"), extra="lsun"),
+    "lsun": DatasetFacts("LSUN", _of_lsun, (), "val", ("train", "val", "test"), extra="lsun"),
     "nuscenes": DatasetFacts(
         "nuScenes",
         _released(NuScenesDataset, "val", droppable=False),

@@ -43,12 +43,18 @@ class Subset:
     Attributes:
         id2label: Names of the classes; empty where the dataset has none.
         palette: Colors of the classes, ``(K, 3)`` uint8; None where the dataset has none.
+        missing: Files that the whole dataset lacks.
+        warnings: What looks wrong in the whole dataset.
+        without_depth: Lines of its list that say that there is no depth.
     """
 
     def __init__(self, dataset: Any, indices: Sequence[int]) -> None:
         self.dataset, self.indices = dataset, list(indices)
         self.id2label: dict[int, str] = getattr(dataset, "id2label", {})
         self.palette: np.ndarray | None = getattr(dataset, "palette", None)
+        self.missing: list[Any] = getattr(dataset, "missing", [])
+        self.warnings: list[str] = getattr(dataset, "warnings", [])
+        self.without_depth: int = getattr(dataset, "without_depth", 0)
 
     @classmethod
     def evenly_spaced(cls, dataset: Any, limit: int | None = None) -> "Subset":
@@ -96,7 +102,8 @@ class _Wrapper:
 
     def __getattr__(self, name: str) -> Any:
         """Names of classes, colors and whatever else the dataset knows."""
-        if name == "dataset":  # not there yet while a worker unpickles
+        # Not there yet while a worker unpickles; and how it is pickled, Python 3.10 would ask of the dataset inside.
+        if name == "dataset" or name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
@@ -168,10 +175,13 @@ class SkipUnreadable(_Wrapper):
         """The sample, or the next one that can be read.
 
         Raises:
+            IndexError: Beyond the last sample.
             OSError: The error of the sample that is one too many.
             ValueError: As above.
         """
         total = len(self.dataset)
+        if not -total <= index < total:
+            raise IndexError(f"sample {index} of {total}")
         for step in range(total):
             place = (index + step) % total
             if place in self.broken:

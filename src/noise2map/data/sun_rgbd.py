@@ -1,5 +1,7 @@
 """SUN RGB-D in its released folders: four sensors, 16-bit depth whose bits are rotated, intrinsics beside every image."""
 
+import os
+from collections.abc import Container
 from pathlib import Path
 
 import numpy as np
@@ -48,19 +50,22 @@ class SunRgbdDataset(PairedDataset):
     def _listed(self, split: str) -> list[Pair]:
         path = find_split_list(self.root, split, LISTS.get(split, ()), "SUN RGB-D")
         # The lists start their paths with SUNRGBD/, and some users have one more folder of that name than others.
-        base = self.root if (self.root / "SUNRGBD").is_dir() else self.root.parent
-        return [self._pair(base / line.image, base / line.depth) for line in read_split_list(path) if line.depth is not None]
+        base = self._base()
+        lines = [(line.image, line.depth) for line in read_split_list(path) if line.depth is not None]
+        return [self._pair(*(base / one.removeprefix("SUNRGBD/") for one in line)) for line in lines]
+
+    def _base(self) -> Path:
+        return self.root / "SUNRGBD" if (self.root / "SUNRGBD").is_dir() else self.root
 
     def _all(self, filled: bool) -> list[Pair]:
-        base = self.root / "SUNRGBD" if (self.root / "SUNRGBD").is_dir() else self.root
         pairs = []
         for sensor in SENSORS:
-            for folder in sorted((base / sensor).rglob("image")):
-                scene = folder.parent
-                images = [path for path in sorted(folder.glob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
-                depths = sorted((scene / ("depth_bfx" if filled else "depth")).glob("*.png"))
-                if len(images) == len(depths) == 1:
-                    pairs.append(self._pair(images[0], depths[0]))
+            scenes = (Path(folder) for folder, inside, _ in os.walk(self._base() / sensor, followlinks=True) if "image" in inside)
+            for scene in sorted(scenes):
+                folder = scene / ("depth_bfx" if filled else "depth")
+                image, depth = _only(scene / "image", IMAGE_SUFFIXES), _only(folder, (".png",))
+                if image is not None:
+                    pairs.append(self._pair(image, depth or folder / f"{image.stem}.png"))  # reported, if it is not there
         return pairs
 
     def _pair(self, image: Path, depth: Path) -> Pair:
@@ -78,6 +83,12 @@ class SunRgbdDataset(PairedDataset):
     def read_camera(self, pair: Pair, width: int, height: int) -> Intrinsics | None:
         """The intrinsics of the scene, if their file is there."""
         return read_intrinsics(pair.camera) if pair.camera is not None and pair.camera.is_file() else None
+
+
+def _only(folder: Path, suffixes: Container[str]) -> Path | None:
+    """The file of a folder that holds one of a kind, hidden ones aside."""
+    found = [path for path in folder.glob("*") if path.suffix.lower() in suffixes and not path.name.startswith(".")]
+    return found[0] if len(found) == 1 else None
 
 
 def read_intrinsics(path: Path) -> Intrinsics:

@@ -92,9 +92,13 @@ class VideoReader:
         if container.format.name.endswith("_pipe") or container.format.name == "image2":
             container.close()
             raise ValueError(f"'{self._name}' is no video but a single image")
-        if not container.streams.video or not container.streams.video[0].codec_context.width:
+        context = container.streams.video[0].codec_context if container.streams.video else None
+        if not container.streams.video or (context is not None and not context.width):
             container.close()
             raise ValueError(f"'{self._name}' holds no video stream")
+        if context is None:
+            container.close()
+            raise ValueError(f"'{self._name}' has a codec that cannot be decoded here")
         return container
 
     def _check_whole(self, container: Any, stream: Any) -> None:
@@ -148,6 +152,8 @@ class VideoReader:
         with self._open() as container:
             stream = container.streams.video[0]
             length, start = stream.duration, stream.start_time or 0
+            if not length and container.duration:  # Matroska and others tell the length of the file alone
+                length = round(Fraction(container.duration, self._av.time_base) / stream.time_base)
             for index in range(count):
                 try:
                     wanted = start + length * index // count if length else start

@@ -14,6 +14,7 @@ Sample = dict[str, Any]
 Transform = Callable[[Mapping[str, Any], np.random.Generator], Sample]
 
 UNKNOWN: dict[str, Any] = {**{kind.key: kind.unknown for kind in MAP_KINDS.values()}, "valid": False, "hidden": False}
+UNKNOWN["object_labels"] = 0  # of NYU-Depth V2, which has them beside its depth
 """Value of a map where there is no image."""
 MAPS = tuple(UNKNOWN)
 VECTORS = frozenset(kind.key for kind in MAP_KINDS.values() if kind.vectors)
