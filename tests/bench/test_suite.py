@@ -102,3 +102,17 @@ def test_the_command(tmp_path, capsys):
     assert stop.value.code == 0
     assert "agreement float32" in capsys.readouterr().out
     assert len(read_csv(tmp_path / "suite.csv")) > 20 and torch.get_num_threads() >= 1
+
+
+def test_rows_name_their_precision_and_the_page_what_was_measured_when(tmp_path):
+    names = {job.name: job.dtype for job in make_jobs(replace(TOY, compile=True))}
+    assert names["agreement bfloat16"] == names["model 64x32 bfloat16, compiled"] == torch.bfloat16
+    assert all((dtype == torch.bfloat16) == ("bfloat16" in name) for name, dtype in names.items())
+    half = Job("agreement bfloat16", lambda: iter([{"stage": "1 steps"}]), torch.bfloat16)
+    assert [row["dtype"] for row in run_suite(TOY, tmp_path, [half])] == ["bfloat16"]
+    table = tmp_path / "suite.csv"
+    commit = read_csv(table)[0]["commit"]
+    table.write_text(table.read_text().replace(commit, "aaaaaaaaaa"))
+    run_suite(TOY, tmp_path, [half])
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "commit aaaaaaaaaa," in page and commit not in page

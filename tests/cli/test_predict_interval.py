@@ -120,3 +120,11 @@ def test_from_python(models):
     assert (wider["upper_m"] > found["upper_m"]).all() and (wider["lower_m"] < found["lower_m"]).all()
     with pytest.raises(ValueError, match="expected a probability between 0 and 1"):
         predictor(Image.new("RGB", (64, 48)), interval=1.0)
+
+
+def test_an_interval_beyond_what_a_png_holds_is_told(models, image, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert predict(capsys, image, models / "laplace", out, "--interval", "0.999", "--no-panels")[0] == 0
+    line, arrays = written(out)
+    assert line["upper_png_cut_share"] == pytest.approx((arrays["upper_m"] > 65.535).mean(), abs=1e-3)
+    assert line["upper_png_cut_share"] > 0

@@ -20,7 +20,7 @@ from transformers import (
     Tipsv2DptConfig,
 )
 
-from noise2map.inference.depth_models import TransformersDepth, depth_of_disparity, gives_metres, load_depth_model
+from noise2map.inference.depth_models import DepthModel, TransformersDepth, depth_of_disparity, gives_metres, load_depth_model
 from noise2map.inference.loading import load_model
 from noise2map.metrics import render_depth
 
@@ -165,3 +165,19 @@ def test_what_is_not_known_to_be_metric_is_refused(models, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(ValueError, match="could not be loaded"):
         load_depth_model(str(tmp_path), "cpu")
+
+
+def test_images_of_many_megapixels_are_labelled():
+    """torch's own quantile takes no more than 16 million values."""
+
+    class Far(DepthModel):
+        metric = False
+
+        def predict(self, images):
+            return images[:, 0].float()
+
+    ramp = torch.arange(4200).view(1, 1, 1, -1).expand(1, 3, 4100, -1)
+    found = Far().label(ramp)
+    assert found.shape == (1, 4100, 4200)
+    inside = found[0, 0, 200:4000]
+    assert torch.allclose(inside, 1 - (torch.arange(200.0, 4000) - 0.02 * 4199) / (0.96 * 4199), atol=1e-3)

@@ -332,3 +332,17 @@ def test_no_two_images_write_one_file(ids):
     assert len(set(names.values())) == len(ids)
     if ids == ["a.jpg", "b.png"]:
         assert names == {"a.jpg": "a", "b.png": "b"}
+
+
+def test_frames_that_look_alike_in_a_listing_are_different_images(tmp_path, segmenter):
+    """Bitmaps out of an archive: equal names, sizes and times; the second folder was taken for done."""
+    random = np.random.default_rng(0)
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(random.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(tmp_path / name / "0001.bmp")
+        os.utime(tmp_path / name / "0001.bmp", (1_000_000_000, 1_000_000_000))
+    out = tmp_path / "maps"
+    assert list(run(tmp_path / "first", out, segmenter).written) == ["0001.bmp"]
+    report = run(tmp_path / "second", out, segmenter)
+    assert list(report.written) == ["second/0001.bmp"] and not report.skipped
+    assert {line["id"] for line in lines_of(out)} == {"0001.bmp", "second/0001.bmp"}

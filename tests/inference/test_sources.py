@@ -1,8 +1,10 @@
 """Where images come from: folders, files, addresses, arrays; what is left out and why."""
 
+import http.client
 import http.server
 import os
 import threading
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ from PIL import Image, features
 
 from noise2map.data import images as image_files
 from noise2map.data.images import open_image
-from noise2map.inference.reading import as_image, as_images, download, read_image
-from noise2map.inference.sources import describe_skipped, find_images
+from noise2map.inference.reading import as_image, as_images, download, read_image, read_images
+from noise2map.inference.sources import describe_skipped, find_images, longer_ids
+from noise2map.runs.output_folder import claim
 
 
 @pytest.fixture
@@ -205,3 +208,40 @@ def test_heic_is_read_where_pillow_heif_is_installed(tmp_path):
     Image.open(tmp_path / "a.png").save(tmp_path / "a.heic")
     assert list(find_images(tmp_path).images) == ["a.heic", "a.png"]
     assert open_image(tmp_path / "a.heic").size == (64, 48)
+
+
+def test_ids_of_files_above_never_leave_the_folder_of_the_maps(folder, monkeypatch):
+    """`a.png` and `../a.png`: the second was called `../a.png`, and all its files were written over each other, outside."""
+    Image.new("RGB", (4, 4)).save(folder.parent / "a.png")
+    monkeypatch.chdir(folder)
+    found = find_images(["a.png", "../a.png"])
+    assert sorted(found.images) == sorted([f"{folder.name}/a.png", f"{folder.parent.name}/a.png"])
+    for address in ("http://h/x/../../a.png", "http://h/./%2e%2e/a.png"):
+        assert not any(".." in name.split("/") for name in islice(longer_ids("a.png", address), 5))
+
+
+@pytest.mark.parametrize(
+    "error", [http.client.InvalidURL("spaces"), http.client.BadStatusLine("x"), http.client.IncompleteRead(b"")]
+)
+def test_an_address_that_makes_no_sense_fails_alone(folder, monkeypatch, error):
+    def broken(*args, **keywords):
+        raise error
+
+    monkeypatch.setattr("noise2map.inference.reading.urlopen", broken)
+    failed = {}
+    read = dict(read_images([("bad", "http://127.0.0.1:9/my photo.png"), ("good", folder / "a.png")], failed.__setitem__))
+    assert list(read) == ["good"] and failed["bad"].startswith("cannot fetch image http://127.0.0.1:9/my photo.png")
+
+
+def test_linked_folders_are_named_and_so_are_outputs_under_a_pattern(folder, tmp_path, no_heif):
+    (tmp_path / "real").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "real" / "x.png")
+    (folder / "more").symlink_to(tmp_path / "real")
+    found = find_images(folder)
+    assert "more/x.png" not in found.images and found.skipped["more/"] == "a link to a folder: name it"
+    assert list(find_images(folder / "more").images) == ["x.png"]
+    with claim(tmp_path / "rooms", {"command": "data samples"}):
+        (tmp_path / "rooms" / "images").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "rooms" / "images" / "y.png")
+    found = find_images(str(tmp_path / "r*" / "**" / "*.png"))
+    assert list(found.images) == ["real/x.png"] and found.skipped == {"rooms/": "written by noise2map"}

@@ -138,8 +138,7 @@ def test_parquet_tables_with_and_without_paths(folder, tmp_path):
     assert [np.asarray(one).tobytes() for one in read.values()] == list(expected.values())[:3]
     assert list(read) == ["000000", "000001", "000002"] and "no bytes" in failed["000003"]
     parquet.write_table(arrow.table({"caption": ["x"]}), tmp_path / "none.parquet")
-    with pytest.raises(ValueError, match=r"columns caption; expected one of encoded images"):
-        find_images(tmp_path / "none.parquet")
+    assert "columns caption; expected one of encoded images" in find_images(tmp_path / "none.parquet").failed["none.parquet"]
     (tmp_path / "broken.parquet").write_bytes(b"x" * 100)
     assert "broken.parquet" in find_images(tmp_path / "broken.parquet").failed
 
@@ -159,3 +158,15 @@ def test_maps_of_a_tar_are_those_of_its_folder_and_are_gone_on_with(folder, tmp_
         assert file.read_bytes() == (tmp_path / "two" / file.relative_to(tmp_path / "one")).read_bytes()
     report = run(path, "two")
     assert len(report.skipped) == 4 and not report.written
+
+
+def test_rows_without_an_image_and_tables_without_one_fail_alone(folder, tmp_path):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    content = (folder / "a" / "0.png").read_bytes()
+    parquet.write_table(arrow.table({"image": [{"bytes": content, "path": "x.png"}, None]}), tmp_path / "holes.parquet")
+    failed = {}
+    read = dict(read_images(find_images(tmp_path / "holes.parquet").images.items(), failed.__setitem__))
+    assert sorted(read) == ["x.png"] and len(failed) == 1 and "no bytes" in next(iter(failed.values()))
+    parquet.write_table(arrow.table({"caption": ["x"]}), tmp_path / "none.parquet")
+    found = find_images([tmp_path / "none.parquet", folder])
+    assert len(found.images) == 4 and "columns caption" in found.failed["none.parquet"]

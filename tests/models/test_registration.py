@@ -124,3 +124,26 @@ def test_pipelines_by_shipped_name(tmp_path):
     (tmp_path / "model.safetensors").write_text("")
     with pytest.raises(ValueError, match="Noise2MapForNormalEstimation; expected a model for depth-estimation or"):
         noise2map.pipeline(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["grey", "transparent", "turned", "file"])
+def test_a_pipeline_reads_images_as_the_predictor_does(kind, tmp_path):
+    from noise2map.inference.predictor import Predictor
+
+    random = np.random.default_rng(0)
+    given = Image.fromarray(random.integers(0, 255, (60, 80, 3), dtype=np.uint8)).resize((160, 120))
+    if kind == "grey":
+        given = Image.fromarray(np.asarray(given.convert("L")).astype(np.uint16) * 257)
+    elif kind == "transparent":
+        given.putalpha(Image.fromarray(random.integers(0, 2, (120, 160), dtype=np.uint8) * 255))
+    elif kind == "turned":
+        facts = Image.Exif()
+        facts[0x0112] = 6
+        given.save(tmp_path / "a.png", exif=facts)
+        given = Image.open(tmp_path / "a.png")
+    else:
+        Image.fromarray(np.asarray(given.convert("L")).astype(np.uint16) * 257).save(tmp_path / "a.png")
+        given = str(tmp_path / "a.png")
+    expected = Predictor.from_pretrained(DEPTH)(given, seed=0)[0].depth_m
+    found = noise2map.pipeline(DEPTH)(given, seed=0)["predicted_depth"]
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)

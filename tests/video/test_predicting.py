@@ -221,6 +221,8 @@ def test_levels_and_models_that_cannot_work_are_refused(predictors, tmp_path):
         (["photo.png", "--warm-start", "0.5"], "it is for videos"),
         (["text.mp4"], "is no video that can be read"),
         (["clip.mp4", "--interval", "0.9"], "not drawn into videos"),
+        (["clip.mp4", "--no-panels"], "--no-panels: it is for images, got videos"),
+        (["clip.mp4", "--no-arrays"], "--no-arrays: it is for images, got videos"),
         (["http://127.0.0.1/clip.mp4"], "videos are read from files"),
     ],
 )

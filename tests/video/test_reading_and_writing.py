@@ -164,5 +164,5 @@ def test_a_codec_that_nobody_knows_is_told(tmp_path):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
         container.mux(stream.encode(None))
     path.write_bytes(path.read_bytes().replace(b"FMP4", b"ZZZZ"))
-    with pytest.raises(ValueError, match="clip.avi' has a codec that cannot be decoded here"):
+    with pytest.raises(ValueError, match=r"clip\.avi' has a codec that cannot be decoded here"):
         VideoReader(path)

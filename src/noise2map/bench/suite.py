@@ -5,6 +5,7 @@ on; one that is done is not measured again; what does not fit into the given min
 """
 
 import copy
+import functools
 import gc
 import logging
 import time
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 SUITE_FILE, PAGE_FILE = "suite.csv", "index.html"
 SUITE_IDENTITY = ("job", "stage", "device", "options")
+_MEASURED_WITH = (("device", None), ("commit", None), ("date", 10), ("torch", None))  # columns, and how much of each
 COLUMNS = ("job", "stage", "ms", "images_per_s", "peak_mb", "max_difference", "label_flips", "x", "error")
 
 
@@ -101,28 +103,31 @@ class Job:
     Attributes:
         name: Of its rows.
         measure: Gives them.
+        dtype: What is measured computes in it.
     """
 
     name: str
     measure: Callable[[], Iterator[Row]]
+    dtype: torch.dtype = torch.float32
 
 
 def make_jobs(options: SuiteOptions) -> list[Job]:
     """All jobs: first whether the device is right, then what is quick, last what is compiled."""
-    jobs = [Job(f"agreement {name_of(dtype)}", lambda dtype=dtype: _agreement(options, dtype)) for dtype in _TYPES]
+    jobs = [Job(f"agreement {name_of(dtype)}", lambda dtype=dtype: _agreement(options, dtype), dtype) for dtype in _TYPES]
     for size in options.sizes:
         for dtype in _TYPES:
-            jobs.append(Job(_named("model", size, dtype), lambda size=size, dtype=dtype: _model(options, size, dtype, False)))
+            measure = functools.partial(_model, options, size, dtype, False)
+            jobs.append(Job(_named("model", size, dtype), measure, dtype))
     first = options.sizes[0]
-    jobs.append(Job(_named("training step", first, torch.bfloat16), lambda: _training(options, first)))
-    jobs.append(Job(_named("throughput", first, torch.bfloat16), lambda: _throughput(options, first)))
+    jobs.append(Job(_named("training step", first, torch.bfloat16), lambda: _training(options, first), torch.bfloat16))
+    jobs.append(Job(_named("throughput", first, torch.bfloat16), lambda: _throughput(options, first), torch.bfloat16))
     jobs.append(Job(_named("one sample", first, torch.float32), lambda: _one_sample(options, first)))
     for side, width in options.guided:
         jobs.append(Job(f"guided step {side} px", lambda side=side, width=width: _guided(options, side, width)))
     jobs.append(Job("pooling of cameras and LiDAR", lambda: _pooling(options)))
     if options.compile:
         jobs += [
-            Job(f"{_named('model', size, dtype)}, compiled", lambda size=size, dtype=dtype: _model(options, size, dtype, True))
+            Job(f"{_named('model', size, dtype)}, compiled", functools.partial(_model, options, size, dtype, True), dtype)
             for size in options.sizes
             for dtype in _TYPES
         ]
@@ -164,14 +169,14 @@ def run_suite(options: SuiteOptions, out: Path, jobs: Sequence[Job] | None = Non
                 left.append(job.name)
                 continue
             bar.set_postfix_str(job.name)
-            rows = [{"job": job.name, **row, **facts, **same} for row in _measured(job)]
+            rows = [{"job": job.name, **row, **facts, "dtype": name_of(job.dtype), **same} for row in _measured(job)]
             _drop(path, job.name, same)
             merge_rows(path, rows, SUITE_IDENTITY)
             _free(options.device)
     if left:
         logger.warning("not measured within %g minutes (run again to go on): %s", options.minutes, ", ".join(left))
     found = _rows(path, same)
-    _page(found, facts).write(out / PAGE_FILE)
+    _page(found).write(out / PAGE_FILE)
     return found
 
 
@@ -205,12 +210,16 @@ def _free(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def _page(rows: Sequence[Row], facts: Mapping[str, Any]) -> Page:
-    page = Page("One device", f"{facts['device']}, commit {facts['commit']}, {facts['date']}.")
+def _page(rows: Sequence[Row]) -> Page:
+    """Rows of earlier runs are theirs: the page names every commit, day and torch that one was measured with."""
+    device, commits, days, versions = (
+        ", ".join(dict.fromkeys(str(row.get(name, ""))[:length] for row in rows)) for name, length in _MEASURED_WITH
+    )
+    page = Page("One device", f"{device}, commit {commits}, {days}.")
     for job in dict.fromkeys(row["job"] for row in rows):
         own = [row for row in rows if row["job"] == job]
         page.table(own, [name for name in COLUMNS[1:] if any(row.get(name) for row in own)], heading=job)
-    page.footer(f"noise2map bench gpu, torch {facts.get('torch', torch.__version__)}")
+    page.footer(f"noise2map bench gpu, torch {versions}")
     return page
 
 

@@ -92,6 +92,8 @@ def predict(
     options.check_refinement(refine, refine_share, refine_threshold)
     elsewhere = _engine(engine, workers, address, memory, (model, device, dtype, tile))
     videos, moved = _videos(sources, warm_start, interval, flow, engine)
+    if videos and not (panels and arrays):
+        raise typer.BadParameter("it is for images, got videos", param_hint="--no-arrays" if panels else "--no-panels")
     chosen = {"num_inference_steps": steps, "ensemble_size": ensemble, "average": average, "sampler": sampler}
     chosen |= {"sampling": sampling, "seed": seed, "size": tuple(size) if isinstance(size, tuple) else size}
     chosen |= _given(refine_threshold=refine_threshold, interval=interval)

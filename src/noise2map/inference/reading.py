@@ -1,6 +1,7 @@
 """Reads an image whatever it is given as: Pillow image, array, file, http(s) address, stored image."""
 
 from collections.abc import Callable, Iterable, Iterator
+from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,7 +55,7 @@ def download(url: str, max_bytes: int = MAX_DOWNLOAD_BYTES, timeout_s: float = D
                 content.write(chunk)
                 if content.tell() > max_bytes:
                     raise OSError(f"it is larger than {max_bytes / 2**20:.0f} MiB")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise OSError(f"cannot fetch image {url}: {getattr(error, 'reason', None) or error}") from error
     content.seek(0)
     return content

@@ -100,7 +100,8 @@ def _same_image(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
         return False
     if "url" in now or "url" in before:
         return before.get("url") == now.get("url")
-    return before.get("path", now["path"]) == now["path"] or _unchanged(before, now)
+    old = before.get("path", now["path"])
+    return old == now["path"] or (_unchanged(before, now) and not os.path.exists(old))  # else two that look alike, as frames do
 
 
 def _unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

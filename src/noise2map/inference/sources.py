@@ -110,8 +110,8 @@ def _opened(path: Path | StoredFile, name: str, result: FoundImages, prefix: str
             images = parquet.list_parquet(file)
         else:
             images, reason = tar.list_tar(file, is_image_name)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
     if reason is not None:
         result.failed[printable(name)] = printable(reason)
     elif not images:
@@ -142,7 +142,10 @@ def _matching(pattern: Path, leave_out: Path | None, result: FoundImages) -> lis
         path = Path(match)
         below = path.relative_to(root)
         inner = [root / parent for parent in (below, *below.parents) if parent != Path(".")]
-        if any((leave_out is not None and one.resolve() == leave_out.resolve()) or is_output_folder(one) for one in inner):
+        if leave_out is not None and any(one.resolve() == leave_out.resolve() for one in inner):
+            continue
+        if (written := next((one for one in reversed(inner) if is_output_folder(one)), None)) is not None:
+            result.skipped[printable(f"{written.relative_to(root).as_posix()}/")] = "written by noise2map"
             continue
         if path.is_dir():
             skipped: dict[str, str] = {}
@@ -184,6 +187,8 @@ def _search(root: Path, leave_out: Path | None, skipped: dict[str, str]) -> list
                 continue
             if is_output_folder(path):
                 skipped[printable(f"{path.relative_to(root).as_posix()}/")] = "written by noise2map"
+            elif path.is_symlink():  # which could lead back to where it is
+                skipped[printable(f"{path.relative_to(root).as_posix()}/")] = "a link to a folder: name it"
             else:
                 kept.append(name)
         names[:] = kept
@@ -219,9 +224,10 @@ def _distinct(found: list[tuple[str, Source]]) -> dict[str, Source]:
 def longer_ids(image_id: str, source: Source) -> Iterable[str]:
     """Ids of an image whose own is taken: with more and more names of the folders above it, then with a number."""
     if isinstance(source, str):
-        above = [str(urlsplit(source).hostname), *unquote(urlsplit(source).path).split("/")[1:-1]]
+        steps = unquote(urlsplit(source).path).split("/")[1:-1]
+        above = [str(urlsplit(source).hostname), *(step for step in steps if step not in ("", ".", ".."))]
     else:
-        parts = source.parts if isinstance(source, StoredImage) else source.absolute().parts[1:]
+        parts = source.parts if isinstance(source, StoredImage) else Path(os.path.abspath(source)).parts[1:]
         above = list(parts[: -(image_id.count("/") + 1)])
     # The nearest folder that is not part of the id already comes first.
     for count in range(1, len(above) + 1):

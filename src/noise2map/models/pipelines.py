@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import transformers
+from PIL import Image, ImageOps
 from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.modeling_outputs import ModelOutput
@@ -18,6 +19,7 @@ from transformers.pipelines.depth_estimation import DepthEstimationPipeline
 from transformers.pipelines.image_segmentation import ImageSegmentationPipeline
 
 from noise2map.diffusion import image_generator
+from noise2map.models.image_processing import to_rgb
 from noise2map.models.map_model import MapModel
 from noise2map.zoo import resolve_model
 
@@ -67,6 +69,10 @@ class MapPipeline(Pipeline):
 
     def preprocess(self, image: Any, **kwargs: Any) -> Any:
         """The inputs of one image; its pixels in a list, so that images of several sizes make a batch."""
+        if isinstance(image, (str, os.PathLike)) and os.path.isfile(image):
+            image = Image.open(image)
+        if isinstance(image, Image.Image):  # transformers cuts off greys of 16 bits, and drops what is transparent
+            image = to_rgb(ImageOps.exif_transpose(image))
         inputs = super().preprocess(image, **kwargs)
         inputs["pixel_values"] = [inputs["pixel_values"]]
         return inputs

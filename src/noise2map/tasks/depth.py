@@ -275,11 +275,16 @@ class DepthTask(ImageTask):
         return {"depth": (f"depth/{name}.png", encode_image(Image.fromarray(_depth_units(prediction.map, config))))}
 
     def summary(self, prediction: Prediction, config: Any) -> dict[str, Any]:
-        """Quantiles of the depth, and the unit of the PNG."""
+        """Quantiles of the depth, the unit of the PNG, and the share of pixels whose interval ends beyond its largest number."""
         quantiles = np.quantile(prediction.map, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1])
         names = ("min", "q05", "q25", "median", "q75", "q95", "max")
         found = {name: round(float(value), 4) for name, value in zip(names, quantiles)}
-        return {"depth_m": found, "depth_png_units_per_m": depth_png_scale(config.max_depth)}
+        scale = depth_png_scale(config.max_depth)
+        facts: dict[str, Any] = {"depth_m": found, "depth_png_units_per_m": scale}
+        if prediction.interval:
+            beyond = np.rint(prediction.interval["upper_m"].astype(np.float64) * scale) > _FULL_16_BITS
+            facts["upper_png_cut_share"] = round(float(beyond.mean()), 4)
+        return facts
 
     def panel(self, prediction: Prediction, image: np.ndarray, heading: str, kind: str, truth: np.ndarray | None = None) -> Panel:
         """See `ImageTask.panel`; with color bars in metres."""

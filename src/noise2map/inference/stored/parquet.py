@@ -54,7 +54,9 @@ def list_parquet(file: StoredFile) -> list[ParquetImage]:
             count = table.metadata.row_group(group).num_rows
             paths: list[Any] = [None] * count
             if has_paths:
-                paths = [value["path"] for value in table.read_row_group(group, columns=[f"{column}.path"])[column].to_pylist()]
+                paths = [
+                    value and value["path"] for value in table.read_row_group(group, columns=[f"{column}.path"])[column].to_pylist()
+                ]
             for row, path in enumerate(paths):
                 name = safe_name(path) if path else f"{len(found):06d}"
                 found.append(ParquetImage(file, name, column, group, row))
