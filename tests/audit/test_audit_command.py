@@ -256,3 +256,18 @@ def test_bad_input_is_one_line_and_leaves_nothing(labels, model, tmp_path, capsy
     assert "dataset must be" in error(good, "--dataset", "coco")
     (good / "maps" / "03.png").write_bytes(b"broken")
     assert "03.png" in error(good)
+
+
+def test_suspects_of_another_calibration_are_not_taken_over(audited, model, tmp_path, capsys):
+    changed = tmp_path / "changed"
+    shutil.copytree(model, changed)
+    out = tmp_path / "out"
+    command = (audited / "data", "--model", changed, "--out", out, "--device", "cpu")
+    assert run(*command) == 0
+    before = (out / "suspects.csv").read_text()
+    config = json.loads((changed / "config.json").read_text())
+    (changed / "config.json").write_text(json.dumps(config | {"temperature": 4.0}))
+    capsys.readouterr()
+    assert run(*command) == 2
+    assert "results of other settings (config" in capsys.readouterr().err
+    assert (out / "suspects.csv").read_text() == before

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,9 @@ import pytest
 from PIL import Image
 
 from noise2map.cli import main
+from noise2map.data.freedoom.shipped import SAMPLES_ROOT
 from noise2map.runs.output_folder import locked
+from noise2map.runs.run_directory import find_start, write_config
 from noise2map.training import read_metrics
 
 TINY = """
@@ -275,3 +278,38 @@ def test_killed_from_outside_and_resumed(tmp_path, recipe):
     curves = [[r["loss"] for r in read_metrics(out) if "loss" in r] for out in outs]
     assert curves[0] == curves[1] and len(curves[0]) == 4
     assert (outs[0] / "final" / "model.safetensors").read_bytes() == (outs[1] / "final" / "model.safetensors").read_bytes()
+
+
+def test_a_finished_run_without_checkpoints_is_not_begun_again(tmp_path, recipe, capsys):
+    """Checkpoints were deleted to save room, and a longer run would have started over upon what was there."""
+    out = tmp_path / "run"
+    assert run("train", recipe, "--out", out, "--set", "train.iterations=2", "--set", "train.eval_every=0") == 0
+    for checkpoint in out.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    before = content(out)
+    capsys.readouterr()
+    assert run("train", recipe, "--out", out, "--resume") == 2
+    assert "is finished and holds no checkpoint to go on from; choose another --out" in capsys.readouterr().err
+    assert content(out) == before
+
+
+def test_the_same_folders_may_be_spelt_otherwise(tmp_path):
+    recipe = {"data": {"root": "d", "train": "train"}, "train": {"iterations": 2, "cache_features": "f"}}
+    write_config(tmp_path, {"recipe": recipe, "finished_steps": 2})
+    (tmp_path / "final").mkdir()
+    spelt = {"root": os.path.abspath("d"), "train": os.path.abspath("train")}
+    same = {"data": spelt, "train": {"iterations": 2, "cache_features": os.path.abspath("./x/../f")}}
+    assert find_start(tmp_path, same).state == "finished"
+    with pytest.raises(ValueError, match="holds a run of other settings"):
+        find_start(tmp_path, {**same, "data": {**spelt, "root": "/elsewhere/d"}})
+
+
+def test_a_run_that_is_begun_anew_forgets_which_images_another_was_trained_on(tmp_path, recipe):
+    out = tmp_path / "run"
+    out.mkdir()
+    write_config(out, {"recipe": {"data": {"name": "folder"}}, "finished_steps": 0})
+    rooms = [f"data.{name}={value}" for name, value in {"name": "freedoom", "train": SAMPLES_ROOT, "val": SAMPLES_ROOT}.items()]
+    rooms += ["data.train_limit=4", "data.class_names=none", "train.iterations=1", "train.eval_images=1", "train.eval_every=0"]
+    (out / "data_split.json").write_text(json.dumps({"train": {"a.png": "0"}, "val": {}}))
+    assert run("train", recipe, "--out", out, *(word for change in rooms for word in ("--set", change))) == 0
+    assert not (out / "data_split.json").exists()

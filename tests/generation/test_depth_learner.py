@@ -83,3 +83,16 @@ def test_bad_input_is_refused(tmp_path):
         learner_recipe("freedoom-normals-tiny", RANGE, SIZE, 2, 0)
     with pytest.raises(ValueError, match="3 samples; expected at least one batch of 8"):
         learn_depth(scenes(3), scenes(2), recipe(2), tmp_path / "run", use_cpu=True)
+
+
+def test_a_finished_training_is_not_repeated_whatever_was_left_of_its_checkpoints(tmp_path):
+    """A kill while checkpoints were deleted left one that said it was complete, and no later call could go on."""
+    first = learn_depth(scenes(8), scenes(2), recipe(4), tmp_path / "run", use_cpu=True)
+    remnant = tmp_path / "run" / "checkpoint-4"
+    remnant.mkdir()
+    (remnant / "complete").write_text("")
+    steps, before = [], weights(tmp_path / "run")
+    assert learn_depth(scenes(8), scenes(2), recipe(4), tmp_path / "run", lambda: steps.append(1), use_cpu=True) == first
+    assert len(steps) == 4 and all(torch.equal(value, before[name]) for name, value in weights(tmp_path / "run").items())
+    other = learn_depth(scenes(8), scenes(2), recipe(2, seed=1), tmp_path / "other", use_cpu=True)
+    assert other.keys() == first.keys() and other != first

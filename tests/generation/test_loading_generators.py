@@ -154,6 +154,13 @@ def test_depth_of_a_finished_image_is_that_of_its_noised_features(pipe):
         torch.nn.functional.mse_loss(*again).item(), rel=5e-3
     )
     assert probe_name(pipe, 50) != probe_name(pipe, 51)
+    before, blocks = probe_name(pipe, 50), pipe.depth_predictor.config["weak_blocks"]
+    pipe.depth_predictor.register_to_config(weak_blocks=[99])  # the same weights, read at another block
+    assert probe_name(pipe, 50) != before
+    pipe.depth_predictor.register_to_config(weak_blocks=blocks)
+    assert probe_name(pipe, 50) == before
+    pipe.scheduler.betas = pipe.scheduler.betas * 1.01
+    assert probe_name(pipe, 50) != before
     with pytest.raises(ValueError, match="timestep is 1000"):
         depth_probe(pipe, 1000)
 

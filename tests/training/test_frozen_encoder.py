@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainingArguments
 from noise2map.data.transforms import Hide, HorizontalFlip
 from noise2map.training import LearningRateCurve, load_recipe
 from noise2map.training.maps import feature_cache
-from noise2map.training.maps.feature_cache import FeatureCache, Views
+from noise2map.training.maps.feature_cache import FeatureCache, Views, fingerprint_of
 from noise2map.training.maps.frozen_encoder import FrozenEncoderTrainer
 
 COUNT = 6
@@ -237,3 +237,15 @@ def test_windows_need_a_cache_and_whole_cells():
         load_recipe("freedoom-segmentation-tiny", ["train.cache_window=80x60"])
     with pytest.raises(ValueError, match=r"train\.cache_window is '80x62'; expected multiples of 4 pixels"):
         load_recipe("decoders/segmentation-published", ["train.cache_window=80x62"])
+
+
+def test_features_name_the_layers_and_all_images_that_they_depend_on():
+    """Numbers of groups have no weights, and only some samples are looked at."""
+    fingerprints = set()
+    for groups, changed in ((4, None), (8, None), (4, 50)):
+        torch.manual_seed(0)
+        encoder = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.GroupNorm(groups, 8))
+        data = RawSamples(100)
+        data.ids = [f"image-{index if index != changed else 1000}" for index in range(100)]
+        fingerprints.add(fingerprint_of(encoder, tiny_processor(), data, Views(1, False)))
+    assert len(fingerprints) == 3

@@ -10,8 +10,8 @@ from tiny_training import RawSamples, tiny_model, tiny_processor
 
 from noise2map.data.freedoom.shipped import SAMPLES_ROOT
 from noise2map.training.batches import AugmentedSamples, MapCollator
-from noise2map.training.encoders.recipe import make_encoder_recipe
-from noise2map.training.generators.recipe import make_generator_recipe
+from noise2map.training.encoders.recipe import load_encoder_recipe, make_encoder_recipe
+from noise2map.training.generators.recipe import generator_recipe_names, load_generator_recipe, make_generator_recipe
 from noise2map.training.maps.build import make_config, make_model, make_processor
 from noise2map.training.maps.data import make_data, make_transform
 from noise2map.training.maps.recipe import Recipe, load_recipe, make_recipe
@@ -296,3 +296,48 @@ def test_hidden_parts_are_drawn_anew_in_training_and_by_id_in_validation():
             make_recipe({"data": {**fields, **bad}})
     with pytest.raises(ValueError, match=r"data.hide is 'mixed'; expected none"):
         make_recipe({"data": {"name": "freedoom-surround", "root": "x", "hide": "mixed"}, "model": {"task": "bev"}})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["data.name=bar", "data.hide=rectangle"], "data.name is 'bar'; expected one of"),
+        (["train.seed=-1"], "train.seed is -1; expected a whole number from 0"),
+        (["train.seed=4294967296"], "train.seed is 4294967296; expected a whole number from 0"),
+        (["train.ema_warmup_ratio=0"], "train.ema_warmup_ratio is 0.0; expected a positive number, or none"),
+        (["train.ema_warmup_ratio=.nan"], "train.ema_warmup_ratio is nan; expected"),
+        (["optim.lr=.inf"], "optim.lr is inf; expected a positive number"),
+        (["optim.weight_decay=.inf"], "optim.weight_decay is inf; expected 0 or more"),
+        (["optim.no_decay=foo"], "optim.no_decay is 'foo'; expected norms, none"),
+        (["optim.no_decay=['(']"], r"optim.no_decay has '\('; expected a regular expression"),
+        (["train.eval_steps=[2000]"], r"train.eval_steps is \[2000\]; expected numbers from 1 to 1000"),
+    ],
+)
+def test_values_that_would_fail_after_the_data_is_read_are_refused_at_once(change, message):
+    with pytest.raises(ValueError, match=message):
+        load_recipe("freedoom-depth-tiny", change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["train.sample_steps=2000"], "train.sample_steps is 2000; expected at most the 1000 steps of the process"),
+        (["model.unet.block_out_channels=64"], "model.unet.block_out_channels is 64; expected a list of widths"),
+        (["model.depth_representation=foo"], "model.depth_representation is 'foo'; expected log or linear"),
+    ],
+)
+def test_impossible_generators_are_refused_at_once(change, message):
+    with pytest.raises(ValueError, match=message):
+        load_generator_recipe(generator_recipe_names()[0], change)
+
+
+def test_what_covers_images_of_an_encoder_is_named():
+    with pytest.raises(ValueError, match=r"recipe fields data.hide\*: "):
+        load_encoder_recipe("freedoom-encoder-tiny", ["data.hide=foo"])
+
+
+def test_no_decay_rules_are_those_of_the_optimizer():
+    from noise2map.training.optimization import PUBLISHED_RULES
+    from noise2map.training.recipe_sections import NO_DECAY
+
+    assert set(NO_DECAY) == {"norms", "none", *PUBLISHED_RULES}

@@ -329,3 +329,58 @@ def test_the_log_on_the_screen_is_numbers_with_names(tmp_path, capsys):
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step 3: ")]
     assert len(lines) == 2 and "loss " in lines[0] and "mIoU_3 " in lines[1]
     assert not any(mark in line for line in lines for mark in "{}'\"")
+
+
+class Spoil(TrainerCallback):
+    """Makes a weight NaN after a step."""
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step == 4:
+            with torch.no_grad():
+                model.head.classifier.weight[0, 0] = float("nan")
+
+
+@pytest.mark.parametrize("saved_every", [5, 6])
+def test_weights_that_are_no_numbers_are_never_kept(tmp_path, saved_every):
+    """The loss is looked at where it is logged: what happened after the last record was exported."""
+    fields = {"eval_strategy": "no", "logging_steps": 20, "save_steps": saved_every}
+    trainer = make_trainer(tmp_path, callbacks=[Spoil()], **fields)
+    with pytest.raises(ValueError, match=rf"holds NaN or infinite weights at step {saved_every}; lower the learning rate"):
+        trainer.train()
+    assert last_checkpoint(tmp_path) is None
+    with pytest.raises(ValueError, match="holds NaN or infinite weights"):
+        trainer.export_final()
+    assert not (tmp_path / "final").exists()
+
+
+def test_a_new_run_is_not_mixed_with_an_earlier_one(tmp_path, monkeypatch):
+    fields = {"eval_strategy": "no", "max_steps": 2, "save_steps": 1}
+    make_trainer(tmp_path, **fields).train()
+    before = losses(tmp_path)
+    with pytest.raises(ValueError, match="holds checkpoint-2 of an earlier run; expected resume_from_checkpoint=True"):
+        make_trainer(tmp_path, **fields).train()
+    assert losses(tmp_path) == before
+    (tmp_path / "checkpoint-2").rename(tmp_path / "best-checkpoint-2")
+    assert last_checkpoint(tmp_path).name == "checkpoint-1"  # a copy under another name is none of the run's
+    (tmp_path / "best-checkpoint-2").rename(tmp_path / "checkpoint-2")
+
+    def killed(*args, **keywords):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("transformers.Trainer._save_checkpoint", killed)
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(tmp_path, **fields).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    assert last_checkpoint(tmp_path).name == "checkpoint-1"  # what is being written anew is not whole
+
+
+def test_a_longer_run_has_the_rates_of_its_own_curve_from_its_first_step(tmp_path):
+    """The checkpoint of a run that was to end there has a rate of nothing."""
+
+    def rates(steps):
+        curve = LearningRateCurve("poly", iterations=steps, warmup_iterations=0)
+        trainer = make_trainer(tmp_path, eval_strategy="no", max_steps=steps, options={"curve": curve})
+        trainer.train(resume_from_checkpoint=steps > 4)
+        return [record["learning_rate"] for record in read_metrics(tmp_path) if "learning_rate" in record]
+
+    assert rates(4) == pytest.approx([1e-2 * (1 - step / 4) for step in (0, 1, 2, 3)])
+    assert rates(8)[4:] == pytest.approx([1e-2 * (1 - step / 8) for step in (4, 5, 6, 7)])

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from os.path import abspath
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +120,8 @@ def make_recipe_of(arm: Arm, seed: int, options: AblationOptions) -> Recipe:
     """
     tree = load_recipe(f"decoders/{arm.recipe}").to_dict()
     folder, paths = options.dataset in FOLDERS, (options.train, options.val)
-    tree["data"] |= {"name": options.dataset, "root": None if folder else str(options.root), "train_limit": options.train_limit}
-    tree["data"] |= dict(zip(("train", "val"), (str(options.root / path) if folder else path for path in paths)))
+    tree["data"] |= {"name": options.dataset, "root": None if folder else abspath(options.root), "train_limit": options.train_limit}
+    tree["data"] |= dict(zip(("train", "val"), (abspath(options.root / path) if folder else path for path in paths)))
     tree["data"] |= _size_of(options.encoder)
     encoder = Noise2MapConfig.from_pretrained(resolve_model(options.encoder))
     backbone = {name: value for name, value in encoder.backbone_config.to_diff_dict().items() if name != "transformers_version"}
@@ -133,7 +134,7 @@ def make_recipe_of(arm: Arm, seed: int, options: AblationOptions) -> Recipe:
         "iterations": options.iterations,
         "batch_size": options.batch_size,
         "seed": seed,
-        "cache_features": str(features),
+        "cache_features": abspath(features),
         "cache_window": options.window,
         "save_every": max(50, options.iterations // 150 * 50),
         "keep": 1,

@@ -17,6 +17,7 @@ from noise2map.data.subsets import Subset
 from noise2map.evaluation.opening import LabelledData, LoadedModel, ScoredData, open_labelled, same_place
 from noise2map.inference.loading import load_model, pick_device, pick_dtype
 from noise2map.inference.predictor import Predictor
+from noise2map.inference.settings import config_settings
 from noise2map.models.decoding import PredictionOptions, check_count
 from noise2map.report.tables import text_table, write_csv
 from noise2map.runs.files import settings_checksum, weights_checksum
@@ -153,6 +154,7 @@ def _settings(chosen: AuditOptions, predictor: Predictor, split: str) -> dict[st
         "command": "audit",
         "model": same_place(chosen.model),
         "weights": weights_checksum(predictor.model),
+        **config_settings(predictor.model.config),
         "processor": settings_checksum(predictor.processor.to_dict()),
         **{name: data[name] for name in ("dataset", "root", "dtype")},
         "split": split,

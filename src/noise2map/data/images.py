@@ -138,9 +138,10 @@ def _load_stored(path: str | Path) -> tuple[np.ndarray, str, str | None]:
 
 def _stretch(image: Image.Image) -> float:
     """By what Pillow will multiply the numbers of a grey image, known from how it is about to decode it."""
-    if image.mode == "P" or not image.tile:
+    tiles = getattr(image, "tile", None)  # of images in files
+    if image.mode == "P" or not tiles:
         return 1
-    codec, arguments = image.tile[0][0], image.tile[0][3]
+    codec, arguments = tiles[0][0], tiles[0][3]
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     if codec in ("ppm", "ppm_plain") and isinstance(arguments, tuple) and isinstance(arguments[-1], int):
         return (255 if image.mode == "L" else _MAX_16_BITS) / arguments[-1]

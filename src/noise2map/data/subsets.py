@@ -91,6 +91,19 @@ def hold_out(dataset: Any, every: int) -> tuple[Subset, Subset]:
     return Subset(dataset, train), Subset(dataset, range(0, len(dataset), every))
 
 
+def sample_ids(dataset: Any) -> list[str] | None:
+    """Ids of all samples where a dataset knows them without reading one, else None."""
+    if hasattr(dataset, "ids"):
+        return [str(one) for one in dataset.ids]
+    if hasattr(dataset, "paths"):
+        return [path.name for path in dataset.paths]
+    inner = getattr(dataset, "dataset", None)
+    names = None if inner is None else sample_ids(inner)
+    if names is None or not hasattr(dataset, "indices"):
+        return names
+    return [names[index] for index in dataset.indices]
+
+
 class _Wrapper:
     """A dataset with as many samples as the one it wraps; whatever else that one knows is asked of it."""
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from noise2map.diffusion import add_noise, image_generator, tables_from_betas
+from noise2map.generation.sampling import part_checksum
 from noise2map.guidance import DepthGuidedPipeline, UNetFeatureTap
-from noise2map.runs.files import weights_checksum
+from noise2map.runs.files import content_checksum
 
 DepthProbe = Callable[[Tensor, Sequence[str]], tuple[Tensor, Tensor]]
 """Images `(B, 3, H, W)` uint8 and their ids -> strong and weak depth signal `(B, 1, h, w)`."""
@@ -99,5 +100,6 @@ def real_disagreement(
 
 
 def probe_name(pipe: DepthGuidedPipeline, timestep: int) -> str:
-    """Tells probes apart: weights of the U-Net and of the predictor, time step."""
-    return f"{weights_checksum(pipe.unet)} {weights_checksum(pipe.depth_predictor)} {timestep}"
+    """Tells probes apart: U-Net and predictor, weights and configuration, noise levels of the process, time step."""
+    levels = content_checksum([pipe.scheduler.betas.float().cpu().numpy().tobytes()])
+    return f"{part_checksum(pipe.unet)} {part_checksum(pipe.depth_predictor)} {levels} {timestep}"

@@ -148,7 +148,7 @@ def image_settings(pipe: DepthGuidedPipeline, options: SamplingOptions, guidance
     """
     scheduler = _public(pipe.scheduler.config)
     found: dict[str, Any] = {
-        "unet": _part_checksum(pipe.unet),
+        "unet": part_checksum(pipe.unet),
         "weights_dtype": str(pipe.unet.dtype).removeprefix("torch."),
         "scheduler": type(pipe.scheduler).__name__,
         **{f"scheduler.{name}": _value(value) for name, value in sorted(scheduler.items())},
@@ -163,7 +163,7 @@ def image_settings(pipe: DepthGuidedPipeline, options: SamplingOptions, guidance
     parts = {"depth_predictor": pipe.depth_predictor, "depth_prior": pipe.depth_prior}
     guidance = guidance.bound(convention=pipe.config.convention, reduction=pipe.config.reduction, pipe_parts=parts)
     if guidance.losses:
-        found["depth_predictor"] = _part_checksum(pipe.depth_predictor)
+        found["depth_predictor"] = part_checksum(pipe.depth_predictor)
         found |= {f"guidance.{name}": _value(getattr(guidance, name)) for name in _names(guidance) if name != "losses"}
     for loss in guidance.losses:
         found |= {f"{loss.name}.{name}": _value(getattr(loss, name)) for name in _names(loss)}
@@ -325,7 +325,7 @@ def sample_images(
     with_depth, pair = pipe.depth_predictor is not None, pair and bool(guidance.active)
     ways = {"": guidance, "unguided/": UNGUIDED} if pair else {"": guidance}
     settings = {**image_settings(pipe, options, guidance), "intrinsics_px": list(camera.intrinsics_px), "camera": camera.source}
-    settings |= {"pair": pair, **({"depth_from": _part_checksum(pipe.depth_predictor)} if with_depth else {})}
+    settings |= {"pair": pair, **({"depth_from": part_checksum(pipe.depth_predictor)} if with_depth else {})}
     with OutputFolder(out, settings, overwrite=overwrite) as folder:
         kept = [seed for seed in seeds if folder.is_done(seed_name(seed), {"seed": seed})]
         todo = [seed for seed in seeds if seed not in set(kept)]
@@ -361,7 +361,7 @@ def _one(batch: DrawnBatch, index: int) -> DrawnImage:
     return DrawnImage(image, None if batch.depths is None else batch.depths[index].numpy(), batch.skipped[index])
 
 
-def _part_checksum(part: Any) -> str:
+def part_checksum(part: Any) -> str:
     """Weights and configuration of a network of the pipeline."""
     return settings_checksum({"weights": weights_checksum(part, 16), **{k: _value(v) for k, v in _public(part.config).items()}}, 16)
 
@@ -377,7 +377,7 @@ def _public(config: Mapping[str, Any]) -> dict[str, Any]:
 def _value(value: Any) -> Any:
     """A JSON value that stands for a setting: a network's checksum, a word such as `"-inf"` for a number that JSON lacks."""
     if isinstance(value, nn.Module):
-        return _part_checksum(value)
+        return part_checksum(value)
     if isinstance(value, Mapping):
         return {str(name): _value(one) for name, one in _public(value).items()}
     if hasattr(value, "tolist"):

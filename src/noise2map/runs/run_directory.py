@@ -45,7 +45,9 @@ FREE_FIELDS = frozenset({"data.workers", *(f"train.{name}" for name in _FREE_OF_
 
 ITERATIONS = "train.iterations"
 
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)$")
+_PLACES = ("data.root", "data.train", "data.val", "train.cache_features")
+
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 _SHOWN = 4
 
@@ -121,7 +123,7 @@ def last_checkpoint(run_directory: str | Path) -> Path | None:
     directory = Path(run_directory)
     if not directory.is_dir():
         return None
-    found = [(int(match[1]), path) for path in directory.iterdir() if (match := _CHECKPOINT.search(path.name))]
+    found = [(int(match[1]), path) for path in directory.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))]
     complete = [(step, path) for step, path in found if (path / COMPLETE_MARKER).exists()]
     return max(complete)[1] if complete else None
 
@@ -190,7 +192,8 @@ def find_start(
         complete: gives a recorded recipe the fields that it lacks because they are newer than the run.
 
     Raises:
-        ValueError: if the directory holds a run of another recipe (naming the fields), or something that is no run.
+        ValueError: if the directory holds a run of another recipe (naming the fields), something that is no run, or a finished
+            run without a checkpoint that is to become longer.
     """
     directory = Path(directory)
     if not directory.is_dir() or not any(not path.name.startswith(".") for path in directory.iterdir()):
@@ -209,6 +212,8 @@ def find_start(
     _check_same(directory, before, now, FREE_FIELDS | ({ITERATIONS} if longer else set()))
     if not longer and _is_finished(directory, config, now.get(ITERATIONS, 0)):
         return RunStart("finished", checkpoint)
+    if checkpoint is None and _is_finished(directory, config, 1):
+        raise ValueError(f"{directory} is finished and holds no checkpoint to go on from; choose another --out")
     return RunStart("restart") if checkpoint is None else RunStart("resume", checkpoint, longer)
 
 
@@ -245,13 +250,18 @@ def _is_finished(directory: Path, config: Mapping[str, Any], iterations: int) ->
 def _check_same(directory: Path, before: Mapping[str, Any], now: Mapping[str, Any], free: frozenset[str] | set[str]) -> None:
     names = [name for name in dict.fromkeys((*now, *before)) if name not in free]
     missing = object()
-    changed = [name for name in names if before.get(name, missing) != now.get(name, missing)]
+    changed = [name for name in names if _place(name, before.get(name, missing)) != _place(name, now.get(name, missing))]
     if not changed:
         return
     shown = [f"{name} {_word(before, name)} there, {_word(now, name)} here" for name in changed[:_SHOWN]]
     more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
     hint = "; a longer run needs --resume" if changed == [ITERATIONS] and before[ITERATIONS] < now[ITERATIONS] else ""
     raise ValueError(f"{directory} holds a run of other settings ({'; '.join(shown)}{more}){hint}; choose another --out")
+
+
+def _place(name: str, value: Any) -> Any:
+    """A folder however it is spelt."""
+    return os.path.abspath(value) if name in _PLACES and isinstance(value, str) else value
 
 
 def _word(fields: Mapping[str, Any], name: str) -> str:

@@ -181,9 +181,15 @@ class MetricsCallback(TrainerCallback):
         if not state.is_world_process_zero or not logs:
             return
         append_metrics(args.output_dir, {"step": state.global_step, **logs})
-        loss = logs.get("loss")
-        if loss is not None and not math.isfinite(loss):
-            raise ValueError(
-                f"the training loss is {loss} at step {state.global_step}; lower the learning rate or clip gradients, in another "
-                f"--out: a run of {args.output_dir} goes on with the settings that it began with"
-            )
+        losses = (logs[name] for name in ("loss", "train_loss") if logs.get(name) is not None)
+        bad = next((loss for loss in losses if not math.isfinite(loss)), None)
+        if bad is not None:
+            raise diverged(f"the training loss is {bad}", args.output_dir, state.global_step)
+
+
+def diverged(what: str, run_directory: str | None, step: int) -> ValueError:
+    """The error of a run whose numbers are none any more."""
+    return ValueError(
+        f"{what} at step {step}; lower the learning rate or clip gradients, in another --out: a run of {run_directory} goes on "
+        f"with the settings that it began with"
+    )

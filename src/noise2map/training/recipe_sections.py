@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,12 +34,24 @@ class OptimSection:
         Raises:
             ValueError: naming the field, its value and what was expected.
         """
-        expect(self.lr > 0, "optim.lr", self.lr, "a positive number")
-        expect(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
+        expect(0 < self.lr < math.inf, "optim.lr", self.lr, "a positive number")
+        expect(0 <= self.weight_decay < math.inf, "optim.weight_decay", self.weight_decay, "0 or more")
+        rule = self.no_decay
+        expect(
+            not isinstance(rule, str) or rule in NO_DECAY, "optim.no_decay", rule, f"{', '.join(NO_DECAY)} or a list of patterns"
+        )
+        for pattern in () if isinstance(rule, str) else rule:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"recipe field optim.no_decay has {pattern!r}; expected a regular expression: {error}") from None
         expect(self.max_grad_norm >= 0, "optim.max_grad_norm", self.max_grad_norm, "0 or more")
         for name in ("beta1", "beta2"):
             expect(0 <= getattr(self, name) < 1, f"optim.{name}", getattr(self, name), "a number in [0, 1)")
 
+
+NO_DECAY = ("norms", "none", "ddp-segmentation", "ddp-depth")
+"""Rules by name, see :func:`noise2map.training.optimization.decayed_parameters`."""
 
 POLICIES = ("poly", "cosine", "constant")
 """How the learning rate may fall, see :class:`noise2map.training.LearningRateCurve`."""
@@ -118,6 +131,9 @@ class RunSection:
         total, micro = self.total_batch, self.batch_size
         whole = total is None or (total >= micro and total % micro == 0)
         expect(whole, "train.total_batch", total, f"a multiple of batch_size {micro}")
+        expect(0 <= self.seed < 2**32, "train.seed", self.seed, "a whole number from 0 to 2**32 - 1")
+        warmup = self.ema_warmup_ratio
+        expect(warmup is None or 0 < warmup < math.inf, "train.ema_warmup_ratio", warmup, "a positive number, or none")
 
     def accumulation_for(self, processes: int) -> int:
         """Micro-batches of an optimizer step in each of so many processes.

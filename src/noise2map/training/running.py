@@ -6,8 +6,9 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+from noise2map.data.subsets import sample_ids
 from noise2map.report.tables import text_table
-from noise2map.runs.data_split import DataSplit
+from noise2map.runs.data_split import SPLIT_FILE, DataSplit
 from noise2map.runs.files import content_checksum
 from noise2map.runs.memory import keep_freed_memory
 from noise2map.runs.output_folder import locked
@@ -83,6 +84,8 @@ def _run(
         write_config(directory, {**before, **config, "data": data, "finished_steps": 0})
         if split is not None:
             split.write(directory)
+        else:  # that of a run that was begun here before
+            (directory / SPLIT_FILE).unlink(missing_ok=True)
     trainer.train(resume_from_checkpoint=start.state == "resume")
     if score_all:
         trainer.eval_images = None
@@ -123,21 +126,9 @@ def _content(dataset: Any) -> dict[str, Any]:
     """Number of samples, and a checksum of their ids where the dataset knows them without reading one."""
     if dataset is None:
         return {"samples": 0}
-    names = _ids(dataset)
+    names = sample_ids(dataset)
     checksum = {} if names is None else {"ids": content_checksum(f"{name}\n" for name in names)}
     return {"samples": len(dataset), **checksum}
-
-
-def _ids(dataset: Any) -> list[str] | None:
-    if hasattr(dataset, "ids"):
-        return [str(one) for one in dataset.ids]
-    if hasattr(dataset, "paths"):
-        return [path.name for path in dataset.paths]
-    inner = getattr(dataset, "dataset", None)
-    names = None if inner is None else _ids(inner)
-    if names is None or not hasattr(dataset, "indices"):
-        return names
-    return [names[index] for index in dataset.indices]
 
 
 def _check_data(directory: Path, data: Mapping[str, Any]) -> None:

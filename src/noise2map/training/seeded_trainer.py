@@ -27,6 +27,7 @@ from noise2map.data.subsets import evenly_spaced
 from noise2map.data.transforms import Transform
 from noise2map.runs.files import replace_directory
 from noise2map.runs.run_directory import (
+    COMPLETE_MARKER,
     CONFIG_FILE,
     FINAL_DIRECTORY,
     last_checkpoint,
@@ -36,7 +37,7 @@ from noise2map.runs.run_directory import (
     writing_checkpoint,
 )
 from noise2map.training.batches import NOT_INPUTS, AugmentedSamples, EpochSampler
-from noise2map.training.callbacks import EmaCallback, MetricsCallback, ReadableProgress
+from noise2map.training.callbacks import EmaCallback, MetricsCallback, ReadableProgress, diverged
 from noise2map.training.optimization import LearningRateCurve, decayed_parameters
 
 
@@ -202,12 +203,21 @@ class SeededTrainer(Trainer):
         return self.lr_scheduler
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
-        """Train; ``resume_from_checkpoint=True`` goes on from the newest complete checkpoint of the output directory."""
+        """Train; ``resume_from_checkpoint=True`` goes on from the newest complete checkpoint of the output directory.
+
+        Raises:
+            ValueError: if there is none, or if a new run is begun beside complete checkpoints, which it would mix with its own.
+        """
         if resume_from_checkpoint is True:
             found = last_checkpoint(self.args.output_dir)
             if found is None:
                 raise ValueError(f"{self.args.output_dir} holds no complete checkpoint to resume from")
             resume_from_checkpoint = str(found)
+        elif not resume_from_checkpoint and (found := last_checkpoint(self.args.output_dir)) is not None:
+            raise ValueError(
+                f"{self.args.output_dir} holds {found.name} of an earlier run; expected resume_from_checkpoint=True to go on "
+                "from it, or another output_dir"
+            )
         if resume_from_checkpoint and self.ema is not None:
             self.ema.resume_from = Path(resume_from_checkpoint)
         if self.is_world_process_zero() and not (Path(self.args.output_dir) / CONFIG_FILE).exists():
@@ -218,6 +228,17 @@ class SeededTrainer(Trainer):
             if 0 < self.args.max_steps <= state.global_step:
                 return self._take_up_finished(resume_from_checkpoint, state)
         return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As Trainer does; the next step has the rate of this run's curve, where the checkpoint has that of a shorter run's."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or self.curve is None:
+            return
+        scheduler = self.lr_scheduler
+        rates = [base * factor(scheduler.last_epoch) for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas)]
+        for group, rate in zip(self.optimizer.param_groups, rates):
+            group["lr"] = rate
+        scheduler._last_lr = rates
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Read the weights as ``from_pretrained`` does: some backbones (Swin) are stored under names other than their own.
@@ -245,12 +266,23 @@ class SeededTrainer(Trainer):
 
         Old checkpoints are deleted when the new one is complete, averaged weights included, not before.
         """
+        self._check_weights()
+        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self.is_world_process_zero():  # until it is whole again it is not what an earlier run wrote
+            (checkpoint / COMPLETE_MARKER).unlink(missing_ok=True)
         kept, self.args.save_total_limit = self.args.save_total_limit, None
         try:
-            with writing_checkpoint(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
+            with writing_checkpoint(checkpoint):
                 super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = kept
+
+    def _check_weights(self) -> None:
+        """Refuse to keep weights that are no numbers: the loss is looked at only where it is logged."""
+        model = self.accelerator.unwrap_model(self.model)
+        bad = next((name for name, value in model.named_parameters() if not bool(torch.isfinite(value).all())), None)
+        if bad is not None:
+            raise diverged(f"{bad} holds NaN or infinite weights", self.args.output_dir, self.state.global_step)
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
@@ -286,7 +318,11 @@ class SeededTrainer(Trainer):
 
         Args:
             directory: where to; default ``final/`` in the output directory.
+
+        Raises:
+            ValueError: if weights are not finite.
         """
+        self._check_weights()
         target = Path(directory) if directory is not None else Path(self.args.output_dir) / FINAL_DIRECTORY
         if self.is_world_process_zero():
             target.parent.mkdir(parents=True, exist_ok=True)

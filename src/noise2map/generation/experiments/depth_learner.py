@@ -1,5 +1,6 @@
 """A depth model of this library, trained on a set of images with depth, to ask what the set teaches."""
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from noise2map.guidance.depth_range import DepthRange
+from noise2map.runs.files import json_values, settings_checksum, write_json
 from noise2map.runs.run_directory import last_checkpoint
 from noise2map.training.maps.build import make_model, make_processor
 from noise2map.training.maps.data import make_transform
@@ -17,7 +19,7 @@ from noise2map.training.maps.recipe import Recipe, load_recipe
 from noise2map.training.maps.trainer import MapTrainer
 from noise2map.training.optimization import make_arguments, make_curve
 
-_SCORES = "learnt"
+_SCORES, _SCORES_FILE = "learnt", "scores.json"
 
 
 class _OnStep(TrainerCallback):
@@ -86,6 +88,11 @@ def learn_depth(
         OSError: If something cannot be written.
         ValueError: If the set has fewer images than a batch, or the loss is not finite.
     """
+    kept, asked = directory / _SCORES_FILE, settings_checksum(json_values(recipe.to_dict()))
+    if kept.is_file() and (before := json.loads(kept.read_text(encoding="utf-8")))["recipe"] == asked:
+        for _ in range(recipe.train.iterations):  # it was done when the experiment was stopped
+            on_step()
+        return dict(before["scores"])
     arguments = make_arguments(recipe.train, recipe.optim, directory, use_cpu=use_cpu)
     arguments.disable_tqdm = True  # the experiment has a bar of its own
     trainer = MapTrainer(
@@ -111,7 +118,9 @@ def learn_depth(
     trainer.train(resume_from_checkpoint=found is not None)
     scores = trainer.evaluate(metric_key_prefix=_SCORES)
     trainer.export_final()
+    words = {name.removeprefix(f"{_SCORES}_"): value for name, value in scores.items()}
+    found = {name.removesuffix("_1"): float(value) for name, value in words.items() if name.endswith("_1")}
+    write_json(kept, {"recipe": asked, "scores": found})
     for checkpoint in directory.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-    words = {name.removeprefix(f"{_SCORES}_"): value for name, value in scores.items()}
-    return {name.removesuffix("_1"): float(value) for name, value in words.items() if name.endswith("_1")}
+    return found

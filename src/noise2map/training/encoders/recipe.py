@@ -91,7 +91,10 @@ class EncoderRecipe:
         Raises:
             ValueError: if the kind or the probability cannot be.
         """
-        return None if self.data.hide is None else Hide(self.data.hide, self.data.hide_probability)
+        try:
+            return None if self.data.hide is None else Hide(self.data.hide, self.data.hide_probability)
+        except ValueError as error:
+            raise ValueError(f"recipe fields data.hide*: {error}") from None
 
     def check_folders(self) -> None:
         """Find out at once whether the data is there.

@@ -122,6 +122,13 @@ class GeneratorRecipe:
         good_range = 0 < model.min_depth < model.max_depth if both else model.min_depth is model.max_depth
         wanted = f"a positive number below max_depth {model.max_depth}, or none for both"
         expect(good_range, "model.min_depth", model.min_depth, wanted)
+        kinds = ("log", "linear")
+        expect(model.depth_representation in kinds, "model.depth_representation", model.depth_representation, "log or linear")
+        widths = model.unet.get("block_out_channels", [])
+        expect(isinstance(widths, list | tuple), "model.unet.block_out_channels", widths, "a list of widths")
+        steps = model.scheduler.get("num_train_timesteps", 1000)
+        fits = not isinstance(steps, int) or self.train.sample_steps <= steps
+        expect(fits, "train.sample_steps", self.train.sample_steps, f"at most the {steps} steps of the process")
         halvings = max(len(model.unet.get("block_out_channels", ())) - 1, 0)
         fits = data.size % 2**halvings == 0
         expect(fits, "data.size", data.size, f"a multiple of {2**halvings}: the U-Net halves it {halvings} times")

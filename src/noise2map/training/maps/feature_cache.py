@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from noise2map.data.subsets import sample_ids
 from noise2map.data.transforms import HorizontalFlip, Transform, sample_generator
 from noise2map.data.transforms.geometric import cut
 from noise2map.runs.files import content_checksum, settings_checksum, weights_checksum, write_json
@@ -162,13 +163,17 @@ class FeatureCache:
 
 
 def fingerprint_of(encoder: torch.nn.Module, processor: Any, dataset: Any, views: Views | SceneViews) -> str:
-    """What features depend on: the encoder's weights, the processor, the number of samples, what some of them hold, the views."""
+    """What features depend on: encoder, processor, number and ids of the samples, what some of them hold, the views.
+
+    Of the encoder the weights and the description of its layers: a number of groups or heads has no weight of its own.
+    """
     indices = np.unique(np.linspace(0, len(dataset) - 1, _LOOKED_AT).round().astype(int))
     samples = [dataset[int(index)] for index in indices]
+    names = content_checksum(f"{name}\n" for name in sample_ids(dataset) or ())
     parts = [part for sample in samples for part in (str(sample["id"]), *_content(sample))]
     # JSON of the processor's fields, without those that name versions and files.
     settings = settings_checksum({name: str(value) for name, value in processor.to_dict().items() if not name.startswith("_")})
-    return content_checksum([weights_checksum(encoder, 32), settings, str(len(dataset)), repr(views), *parts])
+    return content_checksum([weights_checksum(encoder, 32), repr(encoder), names, settings, str(len(dataset)), repr(views), *parts])
 
 
 def _content(sample: Mapping[str, Any]) -> list[bytes]:

@@ -189,6 +189,10 @@ class TrainSection(RunSection):
         expect(bool(self.eval_steps), "train.eval_steps", self.eval_steps, "a list of numbers")
         expect(self.cache_views >= 1, "train.cache_views", self.cache_views, "at least 1")
         expect(min(self.eval_steps) >= 1, "train.eval_steps", self.eval_steps, "numbers of at least 1")
+        if max(self.eval_steps) > _USUAL_STEPS:
+            from noise2map.models.decoding import MAX_STEPS  # imports torch, and most recipes need not wait for it
+
+            expect(max(self.eval_steps) <= MAX_STEPS, "train.eval_steps", self.eval_steps, f"numbers from 1 to {MAX_STEPS}")
         window = self.window_size()
         expect(window is None or self.cache_features is not None, "train.cache_window", self.cache_window, "none without a cache")
         cells = window is None or not any(side % CELL for side in window)
@@ -197,6 +201,9 @@ class TrainSection(RunSection):
     def window_size(self) -> tuple[int, int] | None:
         """``cache_window`` as ``(width, height)`` in pixels, or ``None``."""
         return parse_pixels("train.cache_window", self.cache_window)
+
+
+_USUAL_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -250,6 +257,8 @@ class Recipe:
 
     def _check_data(self) -> None:
         data = self.data
+        names = [name for name in dataset_names(self.model.task) if DATASETS[name].takes_root]
+        expect(data.name in names, "data.name", data.name, f"one of {', '.join(names)} for task {self.model.task}")
         expect(data.transform in TRANSFORMS, "data.transform", data.transform, f"one of {', '.join(TRANSFORMS)}")
         expect(data.train_limit >= 0, "data.train_limit", data.train_limit, "0 or more")
         scale = data.crop_scale
@@ -275,8 +284,6 @@ class Recipe:
         one_folder = data.name == "folder" and data.train == data.val
         good = data.hold_out_every == 0 or (data.hold_out_every >= 2 and one_folder)
         expect(good, "data.hold_out_every", data.hold_out_every, "0, or at least 2 where a folder is both train and val")
-        names = [name for name in dataset_names(self.model.task) if DATASETS[name].takes_root]
-        expect(data.name in names, "data.name", data.name, f"one of {', '.join(names)} for task {self.model.task}")
         if data.name not in FOLDERS and data.root is None:
             raise ValueError(f"data.root is not set; expected the folder of {data.name}")
 
