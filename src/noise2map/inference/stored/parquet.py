@@ -81,7 +81,7 @@ def _image_column(schema: Any, address: str) -> tuple[str, bool]:
     raise ValueError(f"{address} has the columns {', '.join(schema.names)}; expected one of encoded images, named '{_COLUMN}'")
 
 
-@lru_cache(maxsize=1)  # images are read in the order of the rows
+@lru_cache(maxsize=1)  # images are read in the order of their ids, which is that of the rows where those have no paths
 def _read_group(file: StoredFile, column: str, group: int) -> Any:
     with _opened(file) as table:
         return table.read_row_group(group, columns=[column])[column]

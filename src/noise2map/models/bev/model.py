@@ -215,10 +215,8 @@ class Noise2MapForBevSegmentation(MapModel):
         depth_loss: Tensor | None = None
         if features is None:
             sensors = (pixel_values, intrinsics, camera_to_lidar, image_augmentation, lidar_augmentation, points)
-            if labels is not None and self.training and self.config.depth_loss_weight:
-                features, depth_loss = self._encode_taught(*sensors)
-            else:
-                features = self.encode_sensors(*sensors)
+            taught = labels is not None and self.training and self.config.depth_loss_weight > 0
+            features, depth_loss = self._encode_taught(*sensors) if taught else (self.encode_sensors(*sensors), None)
         if labels is not None:
             out = self._train_on(features, labels, noise, timesteps, generator)
             if depth_loss is not None:
