@@ -316,3 +316,15 @@ def test_a_baseline_with_one_protocol_meets_every_protocol(segmenter, processor)
 
 def test_nan_becomes_null():
     assert json_values({"a": [1.0, math.nan], "b": (math.inf, "x", 2)}) == {"a": [1.0, None], "b": [None, "x", 2]}
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_a_baseline_meets_every_protocol_also_as_the_first_of_two(segmenter, processor, sampler):
+    data = _data("segmentation")
+    several = evaluate_model(segmenter, processor, data, [Protocol(1, sampler=sampler), Protocol(2, sampler=sampler)])
+    plain = evaluate_model(tiny_model("segmentation", diffusion=False), processor, data, [Protocol(1)])
+    there = tables.model_differences(several, plain, ("full", "plain"), resamples=20)
+    back = tables.model_differences(plain, several, ("plain", "full"), resamples=20)
+    named = {(row["protocol"], row["score"]): row["difference"] for row in there}
+    assert len({name for name, _ in named}) == 2
+    assert {(row["other_protocol"], row["score"]): -row["difference"] for row in back} == pytest.approx(named)

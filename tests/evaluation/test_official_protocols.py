@@ -26,10 +26,12 @@ from noise2map.evaluation.official import (
     published_scores,
     published_table,
 )
+from noise2map.evaluation.run import EvaluationReport, _add_published
+from noise2map.evaluation.stored import MapFolder, evaluate_maps
 from noise2map.evaluation.test_time import SCALES, TestTimeAugmentation
 from noise2map.metrics import DEPTH_SCORES
 from noise2map.models import Noise2MapImageProcessor
-from noise2map.models.decoding import Protocol
+from noise2map.models.decoding import DecodingOptions, Protocol
 from noise2map.rendering.export import export_frames
 from noise2map.training.maps.dry_run import empty_model
 from noise2map.training.maps.recipe import load_recipe
@@ -253,3 +255,43 @@ def test_official_protocol_from_the_command_line(rooms, tmp_path, capsys, monkey
     assert "published" in capsys.readouterr().out
     with open(tmp_path / "out" / "evaluation.csv", newline="") as file:
         assert next(csv.DictReader(file))["test_protocol"] == rows[0]["test_protocol"]
+
+
+def test_stored_depth_ends_where_the_protocol_says(tmp_path):
+    (tmp_path / "depth").mkdir()
+    np.save(tmp_path / "depth" / "a.npy", np.full((64, 96), 9.5, np.float32))
+
+    class Far:
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            depth = np.full((64, 96), 9.0, np.float32)
+            return EVALUATION_CROPS["sun-rgbd"]({"id": "a", "image": Image.new("RGB", (96, 64)), "depth_m": depth})
+
+    farthest = find_protocol("sun-rgbd", "depth", "official").farthest_m
+    found = [evaluate_maps(MapFolder(tmp_path, "depth"), Far(), (1e-3, 10.0), farthest_m=end) for end in (None, farthest)]
+    assert [one.results[0].scorer.scores()["abs_rel"] for one in found] == pytest.approx([0.1875, 0.0], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "stands"),
+    [
+        ({}, True),
+        ({"protocol": {"sampling": "field"}}, False),
+        ({"protocol": {"refine": "uncertain", "refine_share": 0.3}}, False),
+        ({"hide": "window"}, False),
+        ({"members": ("b",)}, False),
+    ],
+)
+def test_published_scores_stand_beside_runs_under_their_conditions_alone(changes, stands):
+    model = empty_model(load_recipe("official/ade20k-swin-t"))
+    dials = {"num_inference_steps": 3, "ensemble_size": 1, "average": "steps", "sampler": "ddim"}
+    result = SimpleNamespace(protocol=DecodingOptions(**dials | changes.get("protocol", {})))
+    report = EvaluationReport()
+    report.rows = [{"split": "val"}]
+    chosen = SimpleNamespace(
+        dataset="ade20k", test_protocol="official", hide=changes.get("hide"), members=changes.get("members", ())
+    )
+    _add_published(report, SimpleNamespace(results=[result]), model, chosen)
+    assert ("published_mIoU" in report.rows[0]) == stands

@@ -248,3 +248,12 @@ def test_the_command_scores_samples_and_resamples_maps(segmenter, processor, tmp
     with pytest.raises(SystemExit):
         main([*command, "--window", "64x64", "--sample-scores"])
     assert "plain protocol" in capsys.readouterr().err
+
+
+def test_the_best_of_more_is_not_compared_with_the_best_of_fewer(segmenter, processor):
+    data = frames("segmentation", 3)
+    evaluation = evaluate_model(segmenter, processor, data, protocol_grid([1], [1, 4], ["last"]), sample_scores=True)
+    unequal = {row["score"] for row in tables.step_differences(evaluation, "tiny", 20)}
+    assert not [name for name in unequal if name.endswith("_best")] and any("energy" in name for name in unequal)
+    equal = tables.model_differences(evaluation, evaluation, ("a", "b"), 20)
+    assert any(row["score"].endswith("_best") for row in equal)

@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_models import tiny_depth_model
+from tiny_models import tiny_depth_model, tiny_segmenter
 
 from noise2map.cli import main
 from noise2map.data import FolderDataset
@@ -229,3 +229,50 @@ def test_options_that_do_not_fit(words, message, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["evaluate", *words])
     assert ended.value.code and message in capsys.readouterr().err
+
+
+def stored_by(folder, model, truths):
+    """A folder of maps that says which model made them."""
+    (folder / "labels").mkdir(parents=True)
+    (folder / "settings.json").write_text(json.dumps({"model": str(model)}))
+    for name, values in truths.items():
+        Image.fromarray(values).save(folder / "labels" / f"{name}.png")
+    return folder
+
+
+def test_stored_maps_are_scored_on_what_their_model_was_not_trained_on(tmp_path, capsys):
+    from noise2map.runs.data_split import DataSplit, file_checksum
+
+    truths = {name: np.full((4, 4), index % 2, np.uint8) for index, name in enumerate("abcd")}
+    root = data_folder(tmp_path, truths, png)
+    for index, path in enumerate(sorted((root / "images").iterdir())):
+        Image.new("RGB", (4, 4), (index, 0, 0)).save(path)
+    marks = {path.stem: file_checksum(path) for path in (root / "images").iterdir()}
+    model = tmp_path / "model"
+    tiny_segmenter(num_labels=2, id2label={0: "floor", 1: "wall"}).save_pretrained(model)
+    DataSplit(train={name: marks[name] for name in "abc"}, val={"d": marks["d"]}).write(model)
+    maps = stored_by(tmp_path / "maps", model, truths)
+    rows = {}
+    for split in (None, "all"):
+        words = ["--predictions", maps, "--dataset", "folder", "--root", root, "--resamples", 0, "--out", tmp_path / f"out-{split}"]
+        with pytest.raises(SystemExit) as stop:
+            main(["evaluate", *map(str, words), *(["--split", split] if split else [])])
+        assert not stop.value.code
+        rows[split] = json.loads((tmp_path / f"out-{split}" / "evaluation.json").read_text())["rows"][0]
+    assert (rows[None]["split"], rows[None]["images"], rows[None]["images_trained_on"]) == ("val", 1, 0)
+    assert (rows["all"]["split"], rows["all"]["images"], rows["all"]["images_trained_on"]) == ("all", 4, 3)
+
+
+def test_maps_of_models_with_another_order_of_classes_are_warned_of(tmp_path, capsys):
+    root = data_folder(tmp_path, LABELS, png)
+    folders = []
+    for name, names in (("one", {0: "floor", 1: "wall"}), ("two", {0: "wall", 1: "floor"})):
+        tiny_segmenter(num_labels=2, id2label=names).save_pretrained(tmp_path / f"model-{name}")
+        Noise2MapImageProcessor(size={"shortest_edge": 32}).save_pretrained(tmp_path / f"model-{name}")
+        folders.append(stored_by(tmp_path / name, tmp_path / f"model-{name}", LABELS))
+    words = ["--predictions", folders[0], "--compare", folders[1], "--dataset", "folder", "--root", root, "--resamples", 0]
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", *map(str, words)])
+    assert not stop.value.code
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1 and warnings[0].startswith(f"warning: {folders[1]}: ")

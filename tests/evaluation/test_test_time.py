@@ -280,3 +280,17 @@ def test_uncertainty_of_the_mirror_image_is_mirrored_back():
 def test_impossible_plans_are_named(fields, message):
     with pytest.raises(ValueError, match=message):
         TestTimeAugmentation(**fields)
+
+
+@pytest.mark.parametrize("plan", [{"flip": True}, {"window": (64, 64)}])
+def test_views_of_smooth_draws_are_those_of_their_marginals(plan):
+    model, image = tiny_segmenter(seed=2), picture(128, 96)
+    views, found = TestTimeAugmentation(own_size=True, **plan), []
+    with torch.no_grad():
+        seen = AugmentedImage(model, Noise2MapImageProcessor(do_resize=False), image, views)
+        for options in (
+            DecodingOptions(sampling="field", ensemble_size=4, num_inference_steps=1, average="last", sampler="ddim"),
+            DecodingOptions(sampling="field", ensemble_size=1, num_inference_steps=1, average="last", sampler="ddim"),
+        ):
+            found.append(seen.decode(options, "a", (96, 128)).logits)
+    assert torch.equal(*found)

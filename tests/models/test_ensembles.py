@@ -123,6 +123,10 @@ def test_other_encoders_and_classes_are_refused():
         DecoderEnsemble(models[:1])
     with pytest.raises(ValueError, match="member 2 is a Noise2MapForDepthEstimation"):
         DecoderEnsemble([models[0], tiny_model("depth")])
+    other = members(count=2)
+    other[1].config.id2label = dict(enumerate(reversed(list(other[1].config.id2label.values()))))
+    with pytest.raises(ValueError, match="member 2 has other classes than the first, or another order of them"):
+        DecoderEnsemble(other)
     with torch.no_grad():
         models[1].encoder.merge.conv.weight.add_(1)
     with pytest.raises(ValueError, match="another encoder"):

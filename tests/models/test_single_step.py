@@ -103,3 +103,15 @@ def test_temperature_divides_the_logits():
     plain = head(tokens, (3, 4))
     head.config.temperature = 2.0
     assert torch.allclose(head(tokens, (3, 4)), plain / 2)
+
+
+@torch.no_grad()
+def test_regions_of_large_images_fit_into_half_precision():
+    """131,072 cells of about one add up to more than 65,504."""
+    torch.manual_seed(0)
+    stage = KernelUpdate(tiny_config())
+    tokens, kernels = torch.rand(1, 131_072, 16) + 0.5, torch.randn(1, 3, 16)
+    logits = torch.randn(1, 131_072, 3)
+    expected = stage(kernels, logits, tokens)[0]
+    found = stage.half()(kernels.half(), logits.half(), tokens.half())[0].float()
+    assert torch.isfinite(found).all() and torch.allclose(found, expected, atol=0.02)

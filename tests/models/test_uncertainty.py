@@ -256,3 +256,17 @@ def test_temperature_moves_confidence_and_not_the_map():
     model = tiny_segmenter()
     model.config.temperature = 3.0  # as `noise2map.metrics.fit_temperature` says
     assert torch.equal(model(pixel_values=images(), noise=noise).logits, hot.logits)
+
+
+@pytest.mark.parametrize("average", ["last", "steps"])
+def test_samples_beside_a_map_do_not_change_its_uncertainty(average):
+    """Mutual information of one sample is over its steps; taken anew from the sample it was nothing everywhere."""
+    model, pixels = tiny_segmenter(), torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    found = []
+    for samples in (False, True):
+        options = {"generator": torch.Generator().manual_seed(1), "average": average, "output_samples": samples}
+        with torch.no_grad():
+            found.append(model(pixels, num_inference_steps=3, **options).uncertainties)
+    assert found[0].keys() == found[1].keys() and found[0]["mutual_information"].max() > 1e-3
+    for name, values in found[0].items():
+        assert torch.allclose(values, found[1][name], atol=1e-5), name

@@ -162,7 +162,10 @@ def _paired(a: Scorer, b: Scorer, task: Task, suffix: str, resamples: int, clust
             this, other = a.sums[prefix], b.sums[prefix]
             rows = a.sums_rows(prefix), b.sums_rows(prefix)
             options = {"n": resamples, "clusters": clusters, "other_statistic": other.statistic}
+            unequal = getattr(this, "num_samples", None) != getattr(other, "num_samples", None)
             for name, interval in zip(this.names, paired_bootstrap_intervals(*rows, this.statistic, **options)):
+                if unequal and name.endswith("_best"):  # the best of more is better, whatever they are
+                    continue
                 paired[f"{prefix}{name}{suffix}"] = interval
     return paired
 
@@ -225,6 +228,7 @@ def model_differences(
     rows, clusters = [], _clusters(a, cluster)
     for result in a.results:
         same = [other for other in b.results if other.protocol.name == result.protocol.name]
-        for other in same or (b.results if len(b.results) == 1 else []):
+        # The one protocol of a model without diffusion meets all of the other's, whichever of the two it is.
+        for other in b.results if 1 in (len(a.results), len(b.results)) else same:
             rows += _difference_rows(result, other, a.task, names, resamples, clusters)
     return rows

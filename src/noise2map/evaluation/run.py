@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from noise2map.data.checking import check_classes
 from noise2map.data.folder import read_classes
 from noise2map.data.opening import PUBLIC_DATASETS, evaluation_split, open_dataset
 from noise2map.data.subsets import Subset
@@ -27,6 +28,7 @@ from noise2map.models import Noise2MapConfig
 from noise2map.models.decoding import DecodingOptions
 from noise2map.models.denoising.ensembles import DecoderEnsemble
 from noise2map.report.tables import write_csv
+from noise2map.runs.data_split import DataSplit
 from noise2map.runs.files import json_values, write_json
 from noise2map.runs.progress import progress_bar
 from noise2map.runs.provenance import provenance
@@ -148,7 +150,9 @@ def _protocols(chosen: EvaluationOptions, model: Any, name: str, first: bool) ->
         if not chosen.average_of_model:
             return list(chosen.protocols)
         average = model.config.average
-        return [replace(one, average="last" if one.num_inference_steps == 1 else average) for one in chosen.protocols]
+        own = (None, "diffusion")  # the others have no steps to average
+        several = [one.num_inference_steps != 1 and one.sampling in own for one in chosen.protocols]
+        return [replace(one, average=average if more else "last") for one, more in zip(chosen.protocols, several)]
     plain = [one for one in chosen.protocols if one.sampling != "field"]
     asked = any(one.sampling is not None for one in plain)  # or the model's own way, which may be a field
     only = DecodingOptions(sampling="diffusion" if asked else None).resolved(model.config)
@@ -278,9 +282,14 @@ def _score_folders(chosen: EvaluationOptions, progress: bool) -> EvaluationRepor
         raise ValueError(f"{folders[0].root} holds maps for {task}, {folders[1].root} for {folders[1].task}")
     test_protocol = find_protocol(chosen.dataset, task.name, chosen.test_protocol)
     names = read_classes(chosen.classes) if chosen.classes else folders[0].classes
+    seen: dict[str, Any] = {}
     if chosen.dataset == "folder":
-        part = open_folder_part(chosen.root, chosen.split, task.name, [], names, chosen.depth_scale)
+        records = [None if folder.model is None else DataSplit.read(folder.model) for folder in folders]
+        part = open_folder_part(chosen.root, chosen.split, task.name, records, names, chosen.depth_scale)
         split, data = part.split, part.dataset
+        if part.trained_on is not None:
+            logger.info(part.text())
+            seen = {"images_trained_on": part.trained_on}
     else:
         split = evaluation_split(chosen.dataset) if chosen.split is None else chosen.split
         data = apply_crop(
@@ -288,8 +297,11 @@ def _score_folders(chosen: EvaluationOptions, progress: bool) -> EvaluationRepor
             chosen.dataset,
             chosen.test_protocol,
         )
+    for folder in folders if task.has_classes else ():
+        if folder.classes is not None and (warning := check_classes(data, folder.classes, str(folder.root))):
+            logger.warning("warning: %s: %s", folder.root, warning)
     depth_range = _stored_depth_range(chosen, folders[0], test_protocol)
-    facts = {"dataset": chosen.dataset, "split": split, "test_protocol": test_protocol.name.split(":")[0]}
+    facts = {"dataset": chosen.dataset, "split": split, "test_protocol": test_protocol.name.split(":")[0], **seen}
     facts |= {**provenance(torch.device("cpu"), torch.float32, chosen.seed), "batch_size": 1}
     if task.in_metres:
         facts |= {"min_depth": depth_range[0], "max_depth": depth_range[1]}
@@ -297,7 +309,8 @@ def _score_folders(chosen: EvaluationOptions, progress: bool) -> EvaluationRepor
     subset = Subset.evenly_spaced(data, chosen.limit or None)
     for folder in folders:
         with progress_bar(total=len(subset), desc=folder.root.name, unit="image", shown=progress) as bar:
-            evaluations.append(evaluate_maps(folder, subset, depth_range, chosen.depth_scale, bar.update, chosen.sample_scores))
+            options = (depth_range, chosen.depth_scale, bar.update, chosen.sample_scores, test_protocol.farthest_m)
+            evaluations.append(evaluate_maps(folder, subset, *options))
         _add(report, evaluations[-1], str(folder.root), facts, chosen)
     if chosen.resamples and len(evaluations) == 2:
         pair = (str(folders[0].root), str(folders[1].root))
@@ -319,9 +332,14 @@ def _protocol(chosen: EvaluationOptions, task: Task) -> TestProtocol:
 
 
 def _add_published(report: EvaluationReport, evaluation: Evaluation, model: Any, chosen: EvaluationOptions) -> None:
+    """Published scores, beside runs under the conditions that they were taken in: whole images, one model, plain diffusion."""
+    if chosen.hide or chosen.members:
+        return
     for result, row in zip(evaluation.results, report.rows[-len(evaluation.results) :]):
         options = result.protocol
-        if options.sampler == "ddim":
+        plain = options.resolved(model.config) if model.config.diffusion else None
+        usual = plain is None or (plain.sampling == "diffusion" and not plain.is_sparse)
+        if options.sampler == "ddim" and usual:
             setting = (options.num_inference_steps, options.ensemble_size, options.average)
             found = published_for(model.config, chosen.dataset, chosen.test_protocol, *setting)
             row |= {f"published_{score}": value for score, value in found.items()}

@@ -96,15 +96,15 @@ class MapFolder:
     @property
     def depth_range(self) -> tuple[float, float] | None:
         """Nearest and farthest depth of the model that made the maps, metres, if its checkpoint is here."""
-        return None if self._model is None else depth_range_of(self._model)
+        return None if self.model is None else depth_range_of(self.model)
 
     @property
     def classes(self) -> dict[int, str] | None:
         """Names of the classes of the model that made the maps, if its checkpoint is here."""
-        return None if self._model is None else class_names_of(self._model)
+        return None if self.model is None else class_names_of(self.model)
 
     @property
-    def _model(self) -> str | None:
+    def model(self) -> str | None:
         """The model that made the maps, if the folder tells."""
         try:
             return str(json.loads((self.root / SETTINGS).read_text(encoding="utf-8"))["model"])
@@ -295,6 +295,7 @@ def evaluate_maps(
     depth_scale: float = 0.001,
     progress: Any = None,
     sample_scores: bool = False,
+    farthest_m: float | None = None,
 ) -> Evaluation:
     """Scores a folder of maps; of class maps what can be said without class scores.
 
@@ -305,6 +306,7 @@ def evaluate_maps(
         depth_scale: Metres per unit of depth images that no record describes.
         progress: Called with the number of images just done.
         sample_scores: Also score each map as the only sample there is.
+        farthest_m: Depths beyond are set to this, metres, as a test protocol says.
 
     Raises:
         OSError: If a file cannot be read.
@@ -318,7 +320,9 @@ def evaluate_maps(
         max_depth=depth_range[1],
     )
     source = SimpleNamespace(config=config, device=torch.device("cpu"))
-    options = ScoringOptions(depth_range_m=depth_range, without_probabilities=True, sample_scores=sample_scores)
+    options = ScoringOptions(
+        depth_range_m=depth_range, without_probabilities=True, sample_scores=sample_scores, farthest_m=farthest_m
+    )
     results = [ProtocolResult(AsStored(), maps.task.scorer(source, options), lambda: maps.task.scorer(source, options))]
     evaluation = evaluate(maps.task, stored_batches(dataset, maps, depth_scale), results, source.device, progress)
     for result in results:

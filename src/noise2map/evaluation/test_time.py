@@ -209,6 +209,8 @@ def decode_windows(model: Any, windows: Sequence[_Seen], options: DecodingOption
     height = max(seen.top + seen.features.shape[-2] for seen in windows)
     width = max(seen.left + seen.features.shape[-1] for seen in windows)
     options = options.resolved(model.config)
+    if options.sampling == "field":  # whose maps are drawn from the marginals of one call: those are what views agree on
+        options = replace(options, ensemble_size=1, num_inference_steps=1)
     shape = (options.ensemble_size, model.codec.channels, height, width)
     noise = SharedNoise(shape, generator, windows[0].features.device)
     outputs = []

@@ -109,13 +109,14 @@ class MapSegmenterOutput(UncertainMaps, SemanticSegmenterOutput):
     ) -> dict[str, Tensor]:
         """See `UncertainMaps.uncertainties_at`; entropy and least confidence are those of the resized probabilities.
 
-        So is the mutual information where the output holds its samples. An interpolated entropy knows nothing of the edge between
-        two cells that are certain of different classes.
+        So is the mutual information where the output holds several samples. An interpolated entropy knows nothing of the
+        edge between two cells that are certain of different classes.
         """
         found = super().uncertainties_at(*sizes, rows=rows, kinds=kinds)
         if self.logits.shape[1] < 2:  # class ids, or a single class
             return found
-        samples = None if self.log_probabilities else self.samples
+        # Of a single sample it is over the steps, if at all.
+        samples = self.samples if not self.log_probabilities and self.samples is not None and self.samples.shape[1] > 1 else None
         names = ("entropy", "least_confidence") if samples is None else ("entropy", "least_confidence", "mutual_information")
         wanted = [name for name in names if name in found]
         for place, row in enumerate(range(len(self.logits)) if rows is None else rows):

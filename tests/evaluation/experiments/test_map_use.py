@@ -304,3 +304,17 @@ def test_impossible_options_are_refused():
         MapUseOptions(model="any", batch_size=1)
     with pytest.raises(ValueError, match="expected times from 1"):
         MapUseOptions(model="any", levels=(1.5,))
+
+
+def test_every_variant_of_a_calibrated_model_is_calibrated():
+    model = tiny(map_encoding="one_hot", matched_filter=True, feedback="mean", time_difference=0.0, time_input="time")
+    features = model.encode_image(torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    for variant in run_variants(model.config, [3]):
+        model.config.calibration = None
+        with torch.no_grad():
+            before = variant.decode(model, features, ["a"])
+            model.config.calibration = {"temperature": 5.0}
+            after = variant.decode(model, features, ["a"])
+        expected = (before.logits.softmax(1).clamp(min=1e-12).log() / 5).softmax(1)
+        assert torch.allclose(after.logits.softmax(1), expected, atol=1e-4), variant.name
+        assert not torch.allclose(after.logits.softmax(1), before.logits.softmax(1), atol=1e-3), variant.name

@@ -67,7 +67,9 @@ class RunVariant(DecodingOptions):
         for step in ddim_steps(Denoiser(model, features, told, 1, active, latent), x_T, model.schedule, pairs, churn, fresh):
             aggregator.update(step.prediction, active)
         prediction, kinds = aggregator.result()
-        fields = {"uncertainties": kinds, "num_steps": aggregator.num_steps}
+        if (calibration := model.calibration) is not None:  # as of every other variant
+            prediction, kinds = model.calibrate(prediction, kinds, calibration, average == "steps")
+        fields = {"uncertainties": kinds, "num_steps": aggregator.num_steps, "calibration": calibration}
         return model.make_output(prediction, log_probabilities=average == "steps", **fields)
 
 

@@ -19,8 +19,8 @@ class DecoderEnsemble:
         members: map models of one class, with equal encoders.
 
     Raises:
-        ValueError: if there is but one, or they differ in class or encoder: features of one would mean nothing to another; or if
-            their intervals are calibrated differently: nobody fitted those of the mean.
+        ValueError: if there is but one, or they differ in type, classes or encoder: features of one would mean nothing to another;
+            or if their intervals are calibrated differently: nobody fitted those of the mean.
     """
 
     def __init__(self, members: Sequence[Any]) -> None:
@@ -30,6 +30,10 @@ class DecoderEnsemble:
         for number, member in enumerate(members[1:], start=2):
             if type(member) is not type(first):
                 raise ValueError(f"member {number} is a {type(member).__name__}; expected a {type(first).__name__}, like the first")
+            if member.config.id2label != first.config.id2label:
+                raise ValueError(
+                    f"member {number} has other classes than the first, or another order of them; expected equal id2label"
+                )
             own, other = first.encoder.state_dict(), member.encoder.state_dict()
             if own.keys() != other.keys() or not all(torch.equal(value, other[name]) for name, value in own.items()):
                 raise ValueError(f"member {number} has another encoder than the first; expected decoders trained on one encoder")

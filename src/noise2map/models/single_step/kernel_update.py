@@ -41,9 +41,10 @@ class KernelUpdate(nn.Module):
         Returns:
             New kernels and new logits, of the same shapes.
         """
-        masks = logits.softmax(-1)
-        # Means, not sums as published: a region counts the same in a window and in a whole image.
-        regions = masks.transpose(1, 2) @ tokens / masks.sum(1).clamp(min=1e-6)[..., None]  # (B, K, C)
+        masks = logits.float().softmax(-1)
+        # Means, not sums as published: a region counts the same in a window and in a whole image, and half precision holds it.
+        shares = masks / masks.sum(1, keepdim=True).clamp(min=1e-6)
+        regions = shares.to(tokens.dtype).transpose(1, 2) @ tokens  # (B, K, C)
         kernels = self._interact(self._mix(kernels, regions))
         return kernels, tokens @ self.mask(kernels).transpose(1, 2) / tokens.shape[-1] ** 0.5
 
