@@ -13,7 +13,7 @@ from noise2map.cli.sample import parse_seeds
 from noise2map.generation.image_files import DrawnImage, pair_sheet, seed_name, write_seed
 from noise2map.generation.loading import Camera, camera_of, load_generator
 from noise2map.generation.sampling import SamplingOptions, sample_images
-from noise2map.guidance import DepthGuidedPipeline, GuidanceConfig
+from noise2map.guidance import ConsistencyLoss, DepthGuidedPipeline, GuidanceConfig
 from noise2map.guidance.depth_range import DepthRange
 from noise2map.runs.output_folder import OutputFolder
 from noise2map.zoo import resolve_generator
@@ -230,3 +230,20 @@ def test_many_pairs_stand_abreast(tmp_path, count, abreast):
     assert reds == list(range(10, 10 * count, 10))
     rows = [np.flatnonzero((sheet == (10 * seed, 0, 0)).all(-1).any(1))[0] for seed in range(1, count)]
     assert len(set(rows)) == -(-count // abreast) - (abreast == 1)
+
+
+def test_images_of_another_number_of_channels_are_refused_before_they_are_drawn(tmp_path, capsys, monkeypatch):
+    DDPMPipeline(tiny_unet(in_channels=1, out_channels=1), DDPMScheduler(num_train_timesteps=100)).save_pretrained(
+        tmp_path / "grey"
+    )
+    monkeypatch.setattr("noise2map.generation.sampling.draw", lambda *args, **keywords: pytest.fail("drew images"))
+    assert run("--model", tmp_path / "grey", "--seeds", "0", "--steps", "2", "--out", tmp_path / "out") == 2
+    assert "the generator draws images of 1 channel; expected 3, red, green and blue" in capsys.readouterr().err
+
+
+def test_pairs_are_for_draw_images(generator, tmp_path):
+    pipe, options = load_generator(generator), SamplingOptions(num_inference_steps=2)
+    guidance = GuidanceConfig(losses=[ConsistencyLoss(scale=1.0)], placebo="neighbor")
+    with pytest.raises(ValueError, match="guides by another image of the batch; expected draw_images"):
+        sample_images(pipe, [0, 1], tmp_path / "out", options, guidance, camera=camera_of(generator, 32))
+    assert not (tmp_path / "out").exists()

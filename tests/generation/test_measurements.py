@@ -164,3 +164,12 @@ def test_dfid_orders_sets_by_geometry_and_fid_by_what_is_seen():
         assert near.high < far.low
     near, far = scores.distances["FID"]
     assert near.low > far.high
+
+
+def test_two_images_are_scored_without_an_extrapolation():
+    """They pass the check of counts where a singular covariance is allowed, and ended in an error after all was drawn."""
+    models = FeatureModels(Counting(), Red())
+    few, many = (extract(pictures(count), names(count), models, batch_size=4) for count in (2, 6))
+    scores = score_settings({"none": few}, many, {"none": 1.0}, resamples=5)
+    assert all(np.isnan(values).all() for values in scores.extrapolated.values()) and scores.extrapolated
+    assert all(np.isfinite(one.estimate) for values in scores.distances.values() for one in values)

@@ -149,3 +149,15 @@ def test_bad_input(unet):
         fit_depth_predictor(unet, images, depths, num_steps=0)
     with pytest.raises(ValueError, match="both given"):
         fit_depth_predictor(unet, images, depths, predictor=DepthPredictor.for_unet(unet, **SMALL), min_depth=1.0)
+
+
+def test_a_predictor_that_is_trained_further_keeps_what_it_has_learnt(unet):
+    """Statistics of features were measured anew on a few images, and the heads no longer fitted them."""
+    images, depths = scenes(32)
+    trained = fit_depth_predictor(unet, images, depths, num_steps=20, learning_rate=1e-2, **SMALL).predictor
+    before = {name: value.clone() for name, value in trained.state_dict().items()}
+    fit_depth_predictor(unet, images[:2], depths[:2], predictor=trained, num_steps=1, learning_rate=0.0)
+    assert all(torch.equal(value, before[name]) for name, value in trained.state_dict().items())
+    made = DepthPredictor.for_unet(unet, **SMALL)
+    fit_depth_predictor(unet, images, depths, predictor=made, num_steps=1, learning_rate=0.0)
+    assert any((one.mean != 0).any() for one in made.standardizers.values())  # of one that was never trained they are measured

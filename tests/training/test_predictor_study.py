@@ -236,3 +236,23 @@ def test_an_output_folder_of_something_else_or_in_use_is_refused(rooms, tmp_path
     with locked(tmp_path / "used"):
         assert run(*command(rooms, tmp_path / "used")) == 2
     assert "another process" in capsys.readouterr().err
+
+
+def test_a_folder_of_splits_is_read_split_by_split(rooms, tmp_path):
+    """With one folder for both, predictors learnt from the held-out part, which the folder is scored on by default."""
+    found = []
+    for name, roots in (("apart", (rooms / "train", rooms / "val")), ("together", (rooms, rooms))):
+        words = [str(one) for one in command(rooms, tmp_path / name)]
+        words[words.index("--root") + 1], words[words.index("--val-root") + 1] = map(str, roots)
+        assert run(*words, "--counts", "5") == 0
+        found.append(read_csv(tmp_path / name / "accuracy.csv"))
+    assert found[0] == found[1]
+
+
+def test_equal_branches_are_refused_before_images_are_labelled(rooms, tmp_path, capsys, monkeypatch):
+    def read(*args, **keywords):
+        raise AssertionError("images were read")
+
+    monkeypatch.setattr("noise2map.generation.predictor_training.read_images", read)
+    assert run(*command(rooms, tmp_path / "out"), "--counts", "2", "--strong", "4", "--weak", "4") == 2
+    assert "strong_blocks and weak_blocks are both [4]; expected different ones" in capsys.readouterr().err

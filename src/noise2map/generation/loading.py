@@ -142,13 +142,12 @@ def load_part(part: str, path: str | Path | None, generator: str | None = None) 
         raise ValueError(f"{part.replace('_', ' ')} {source!r} could not be loaded: {error}{final_hint(Path(source))}") from error
 
 
-def load_priors(pipe: DepthGuidedPipeline, generator: str | Path, paths: Sequence[str | Path]) -> list[DepthPrior]:
+def load_priors(pipe: DepthGuidedPipeline, paths: Sequence[str | Path]) -> list[DepthPrior]:
     """Depth priors on the device of a pipeline, whose prior becomes the first.
 
     Args:
         pipe: the generator, which refuses priors that do not fit its predictor.
-        generator: its name, as of `load_generator`.
-        paths: folders or hub ids; without any, the pipeline's own prior, if it has one.
+        paths: folders or hub ids; without any, the pipeline's own prior, if it has one that fits.
 
     Raises:
         OSError: if one is missing.
@@ -156,8 +155,7 @@ def load_priors(pipe: DepthGuidedPipeline, generator: str | Path, paths: Sequenc
     """
     loaded = [load_part("depth_prior", path) for path in paths]
     if not loaded:
-        own = pipe.depth_prior or load_part("depth_prior", None, _own_folder(resolve_generator(generator)))
-        loaded = [] if own is None else [own]
+        loaded = [] if pipe.depth_prior is None else [pipe.depth_prior]
     if loaded and pipe.depth_predictor is None:
         raise ValueError("a depth prior is given, but no depth predictor; expected --depth-predictor")
     for prior in reversed(loaded):  # the first is registered last

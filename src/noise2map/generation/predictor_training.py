@@ -90,11 +90,11 @@ def _train(options: PredictorTrainingOptions) -> list[dict[str, Any]]:
 def _read(options: PredictorTrainingOptions, size: int, device: torch.device) -> tuple[LabelledImages, LabelledImages]:
     """The images to learn from and those to score on, center crops of the generator's size."""
     sources = (options.labels, options.val_labels or options.labels)
-    lsun = options.data == "lsun"  # the others are folders of one split each
+    lsun = options.data == "lsun"  # the others are folders of one split each, or of all
     train, val = (
         open_dataset(
             options.data,
-            root,
+            root if lsun or not Path(root, split).is_dir() else Path(root, split),
             split if lsun else None,
             "depth" if source == TRUTH else "image",
             depth_scale=options.depth_scale,

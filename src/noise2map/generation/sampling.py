@@ -251,8 +251,10 @@ def check_drawing(
         Whether images are drawn in pairs, of seeds 2k and 2k + 1.
 
     Raises:
-        ValueError: If there are more steps than the generator has, or a seed is alone that needs a neighbor.
+        ValueError: If there are more steps than the generator has, its images have no three channels, or a seed is alone that
+            needs a neighbor.
     """
+    check_channels(pipe)
     paired = bool(guidance.active) and guidance.placebo == "neighbor"
     size = _even(options.batch_size) if paired else options.batch_size
     check_sampling(pipe.scheduler, size, options.num_inference_steps, options.eta, None)
@@ -261,6 +263,19 @@ def check_drawing(
     if alone:
         raise ValueError(f"the placebo 'neighbor' pairs seeds 2k and 2k + 1; expected seed {alone[0] ^ 1} beside {alone[0]}")
     return paired
+
+
+def check_channels(pipe: DepthGuidedPipeline) -> None:
+    """Refuse generators whose images are none to be written.
+
+    Raises:
+        ValueError: If they do not have three channels.
+    """
+    channels = pipe.unet.config.in_channels
+    if channels != 3:
+        raise ValueError(
+            f"the generator draws images of {channels} channel{'s' * (channels != 1)}; expected 3, red, green and blue"
+        )
 
 
 def _even(count: int) -> int:
@@ -317,11 +332,14 @@ def sample_images(
 
     Raises:
         OSError: If the folder cannot be written; `BlockingIOError` if another process writes to it.
-        ValueError: If the folder holds images of other settings, or the pipeline refuses an argument.
+        ValueError: If the folder holds images of other settings, the pipeline refuses an argument, or the guidance needs pairs.
     """
     pipe.check_call(
         guidance, batch_size=options.batch_size, num_inference_steps=options.num_inference_steps, eta=options.eta
     )  # before any work
+    check_channels(pipe)
+    if guidance.active and guidance.placebo == "neighbor":
+        raise ValueError("the placebo 'neighbor' guides by another image of the batch; expected draw_images, which pairs seeds")
     with_depth, pair = pipe.depth_predictor is not None, pair and bool(guidance.active)
     ways = {"": guidance, "unguided/": UNGUIDED} if pair else {"": guidance}
     settings = {**image_settings(pipe, options, guidance), "intrinsics_px": list(camera.intrinsics_px), "camera": camera.source}

@@ -198,7 +198,8 @@ def ddpm_variance(scheduler: DDPMScheduler, timestep: int, predicted: Tensor | N
 def diffusers_steps_fit(scheduler: Scheduler, num_inference_steps: int) -> bool:
     """Whether the steps of diffusers lead along the time steps of a run; `ddim_previous` takes their place where they do not.
 
-    DDPM's do, and those of DDIM with `leading` spacing or where the number of steps divides that of training.
+    DDPM's do, and those of DDIM with `leading` spacing or where the number of steps divides that of training. With `linspace` the
+    latter fit only nearly, and are left as they are in diffusers: with fewer than about fifteen steps images keep some noise.
     """
     config = scheduler.config
     leading = config.timestep_spacing == "leading"

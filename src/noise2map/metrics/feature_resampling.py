@@ -79,6 +79,9 @@ def resampled_distances(
     return values
 
 
+FEWEST_SAMPLES = 4
+"""On each side, of `extrapolated_distance`."""
+
 _SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -100,8 +103,9 @@ def extrapolated_distance(generated: Tensor, reference: Tensor, draws: int = 4, 
     Raises:
         ValueError: If there are fewer than four samples on a side.
     """
-    if min(len(generated), len(reference)) < 4:
-        raise ValueError(f"got {len(generated)} and {len(reference)} samples; expected at least 4, to fit a line over their number")
+    if min(len(generated), len(reference)) < FEWEST_SAMPLES:
+        counts = f"{len(generated)} and {len(reference)}"
+        raise ValueError(f"got {counts} samples; expected at least {FEWEST_SAMPLES}, to fit a line over their number")
     generator = torch.Generator().manual_seed(seed)
 
     def part(features: Tensor, share: float) -> Tensor:

@@ -17,6 +17,7 @@ from noise2map.metrics import (
     paired_bootstrap_intervals,
     resampled_distances,
 )
+from noise2map.metrics.feature_resampling import FEWEST_SAMPLES
 from noise2map.runs.progress import progress_bar
 
 Row = dict[str, Any]
@@ -146,7 +147,8 @@ def score_settings(
             found.distances[metric] = [Interval(value, torch.nan, torch.nan, 0.95, count) for value in values]
             continue
         if kind == "frechet":
-            found.extrapolated[metric] = [extrapolated_distance(one, base) for one in features]
+            enough = min(count, len(base)) >= FEWEST_SAMPLES
+            found.extrapolated[metric] = [extrapolated_distance(one, base) if enough else torch.nan for one in features]
         with progress_bar(total=resamples, desc=f"{metric} resamples") as bar:
             draws = resampled_distances(kind, features, base, resamples, on_resample=bar.update)
         found.draws[metric] = draws

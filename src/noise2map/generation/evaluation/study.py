@@ -223,7 +223,7 @@ def _open(options: GeneratorOptions) -> tuple[DepthGuidedPipeline, int, Camera, 
         timestep_spacing=options.timestep_spacing,
         device=options.device,
     )
-    side, priors = side_of(pipe), load_priors(pipe, options.model, options.depth_priors)
+    side, priors = side_of(pipe), load_priors(pipe, options.depth_priors)
     camera = camera_of(options.model, side)
     if pipe.depth_predictor is None:
         if options.sweep_scales:

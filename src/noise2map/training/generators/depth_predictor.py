@@ -79,6 +79,7 @@ def fit_depth_predictor(
     """
     _check_data(unet, images, depths, valid, num_steps, batch_size)
     device = next(unet.parameters()).device
+    fresh = predictor is None or not _is_standardised(predictor)
     if predictor is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -88,7 +89,8 @@ def fit_depth_predictor(
     predictor.check_unet(unet)
     predictor.to(device).train()
     sampler = _Batches(unet, predictor, images, depths, valid, scheduler, batch_size, flip, seed)
-    _measure_statistics(predictor, sampler)
+    if fresh:  # the heads of one that is trained further have learnt with those it has
+        _measure_statistics(predictor, sampler)
     optimizer = torch.optim.Adam(predictor.parameters(), learning_rate)
     curve = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
     fit = DepthPredictorFit(predictor)
@@ -228,6 +230,11 @@ def _label(blocks: Sequence[int]) -> str:
 
 def _mirror(x: Tensor, mirrored: Tensor) -> Tensor:
     return torch.where(mirrored[:, None, None, None], x.flip(-1), x)
+
+
+def _is_standardised(predictor: DepthPredictor) -> bool:
+    """Whether a predictor has statistics of features already, other than those it is made with."""
+    return any(bool((one.mean != 0).any() or (one.std != 1).any()) for one in predictor.standardizers.values())
 
 
 def _measure_statistics(predictor: DepthPredictor, batches: _Batches) -> None:

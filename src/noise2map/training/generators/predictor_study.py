@@ -144,6 +144,8 @@ def check_study(unet: UNet2DModel, scheduler: Any, options: PredictorStudyOption
         unknown = [k for k in getattr(options, name) if k not in blocks]
         if unknown:
             raise ValueError(f"{name} are {getattr(options, name)}; expected decoder blocks of the U-Net, 0 to {max(blocks)}")
+    if sorted(options.strong_blocks) == sorted(options.weak_blocks):
+        raise ValueError(f"strong_blocks and weak_blocks are both {sorted(options.weak_blocks)}; expected different ones")
     DepthRange(options.min_depth, options.max_depth, options.depth_representation)
 
 
