@@ -182,6 +182,19 @@ def side_of(pipe: DepthGuidedPipeline) -> int:
     return int(sides.pop())
 
 
+def check_channels(pipe: DepthGuidedPipeline) -> None:
+    """Refuse generators whose images are none to be written.
+
+    Raises:
+        ValueError: If they do not have three channels.
+    """
+    channels = pipe.unet.config.in_channels
+    if channels != 3:
+        raise ValueError(
+            f"the generator draws images of {channels} channel{'s' * (channels != 1)}; expected 3, red, green and blue"
+        )
+
+
 class Camera(NamedTuple):
     """Intrinsics of a generator's images.
 

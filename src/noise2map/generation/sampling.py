@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from noise2map.generation.image_files import SHEET_FILE, SHEET_ROWS, DrawnImage, pair_sheet, seed_name, write_seed
-from noise2map.generation.loading import Camera
+from noise2map.generation.loading import Camera, check_channels
 from noise2map.guidance import DepthGuidedPipeline, GuidanceConfig
 from noise2map.guidance.scheduler_step import check_sampling, diffusers_steps_fit, set_timesteps
 from noise2map.inference.loading import pick_dtype
@@ -263,19 +263,6 @@ def check_drawing(
     if alone:
         raise ValueError(f"the placebo 'neighbor' pairs seeds 2k and 2k + 1; expected seed {alone[0] ^ 1} beside {alone[0]}")
     return paired
-
-
-def check_channels(pipe: DepthGuidedPipeline) -> None:
-    """Refuse generators whose images are none to be written.
-
-    Raises:
-        ValueError: If they do not have three channels.
-    """
-    channels = pipe.unet.config.in_channels
-    if channels != 3:
-        raise ValueError(
-            f"the generator draws images of {channels} channel{'s' * (channels != 1)}; expected 3, red, green and blue"
-        )
 
 
 def _even(count: int) -> int:
