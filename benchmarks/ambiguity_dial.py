@@ -2,7 +2,7 @@
 
     python benchmarks/ambiguity_dial.py freedoom-segmentation-tiny freedoom-depth-laplace-tiny --out results/ambiguity.csv
     python benchmarks/ambiguity_dial.py runs/completion/final --root data/freedoom/test --limit 200
-    python benchmarks/ambiguity_dial.py freedoom-bev-camera-tiny --surround data/surround --split val
+    python benchmarks/ambiguity_dial.py freedoom-bev-camera-completion-tiny --surround data/surround --split val
 
 One row for each model, knob and value: the mean error (share of wrong pixels, or of wrong layers of cells cut at 0.5, or relative
 error of depth), and the mean of the uncertainty that the model gives by default, where the truth is known. Places that are covered

@@ -107,7 +107,7 @@ def test_scores_are_the_overlap_of_prediction_and_truth(made):
 @pytest.mark.parametrize("missing", ["model", "shapely"])
 def test_the_section_is_left_out_with_a_warning(monkeypatch, caplog, missing):
     if missing == "model":
-        monkeypatch.setattr(demo_bev, "available", lambda: ["freedoom-bev-camera-tiny"])
+        monkeypatch.setattr(demo_bev, "available", lambda: ["freedoom-bev-camera-completion-tiny"])
     else:
         monkeypatch.setattr(demo_bev, "find_spec", lambda name: None)
     assert demo_bev.open_bev_models(demo_bev.SHIPPED, "cpu") == []

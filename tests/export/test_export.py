@@ -211,7 +211,7 @@ def test_models_without_a_graph_are_refused(tmp_path):
 
 def test_sensors_are_refused_in_one_sentence(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["export", "freedoom-bev-camera-tiny", "--out", str(tmp_path / "out")])
+        main(["export", "freedoom-bev-camera-completion-tiny", "--out", str(tmp_path / "out")])
     error = capsys.readouterr().err
     assert stop.value.code == 2 and "cannot export bev models" in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()

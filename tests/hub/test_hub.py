@@ -45,7 +45,7 @@ classes = {
     "freedoom-segmentation-tiny": noise2map.Noise2MapForSemanticSegmentation,
     "freedoom-normals-tiny": noise2map.Noise2MapForNormalEstimation,
     "freedoom-depth-laplace-tiny": noise2map.Noise2MapForDepthEstimation,
-    "freedoom-bev-camera-tiny": noise2map.Noise2MapForBevSegmentation,
+    "freedoom-bev-camera-completion-tiny": noise2map.Noise2MapForBevSegmentation,
 }
 for name, kind in classes.items():
     model = kind.from_pretrained(name)
@@ -70,7 +70,7 @@ assert Predictor.from_pretrained(name).model.config.model_type == "noise2map"
 def test_every_map_model_comes_back_as_it_went(hub, tmp_path):
     done = run(hub, tmp_path, [MAPS])
     assert done.returncode == 0, done.stderr[-2000:]
-    for name in ("segmentation", "normals", "depth-laplace", "bev-camera"):
+    for name in ("segmentation", "normals", "depth-laplace", "bev-camera-completion"):
         files = hub.repositories[f"me/freedoom-{name}-tiny"].files
         assert {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"} == set(files)
         card = files["README.md"].decode()
@@ -223,7 +223,7 @@ def test_a_hub_that_does_not_answer_is_no_hub_without_a_card(monkeypatch, tmp_pa
 def test_shipped_cards_are_what_the_hub_takes(name):
     card = (zoo_path(name) / "README.md").read_text()
     assert card_problems(card) == [] and {"license", "library_name", "pipeline_tag", "tags"} <= read_metadata(card).keys()
-    scored = ("freedoom-depth-laplace-tiny", "freedoom-segmentation-tiny", "freedoom-bev-camera-tiny")
+    scored = ("freedoom-depth-laplace-tiny", "freedoom-segmentation-tiny", "freedoom-bev-camera-completion-tiny")
     assert name not in scored or "model-index" in read_metadata(card)
 
 

@@ -100,7 +100,7 @@ def test_shipped_names_are_understood(name):
 
 def test_every_class_understands_shipped_names():
     assert Noise2MapForSemanticSegmentation.from_pretrained(ROOMS).config.num_labels > 2
-    bev = "freedoom-bev-camera-tiny"
+    bev = "freedoom-bev-camera-completion-tiny"
     assert type(Noise2MapForBevSegmentation.from_pretrained(bev).config) is Noise2MapBevConfig
     assert Noise2MapBevProcessor.from_pretrained(bev).image_size == [96, 160]
 

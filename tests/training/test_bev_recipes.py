@@ -192,8 +192,8 @@ def test_a_model_starts_with_the_whole_encoder_of_another_with_its_sensors():
     given = Noise2MapForBevSegmentation.from_pretrained("freedoom-bev-completion-tiny").encoder.state_dict()
     assert set(own) == set(given) and all(torch.equal(value, given[name]) for name, value in own.items())
     with pytest.raises(ValueError, match="has an encoder of other sizes"):
-        make_model(load_recipe("freedoom-bev-fusion-matched", ["model.encoder_from=freedoom-bev-camera-tiny"]), data)
-    images = load_recipe("freedoom-segmentation-tiny", ["model.encoder_from=freedoom-bev-camera-tiny"])
+        make_model(load_recipe("freedoom-bev-fusion-matched", ["model.encoder_from=freedoom-bev-camera-completion-tiny"]), data)
+    images = load_recipe("freedoom-segmentation-tiny", ["model.encoder_from=freedoom-bev-camera-completion-tiny"])
     with pytest.raises(ValueError, match="expected a map model of images"):
         make_model(images, type("Data", (), {"id2label": {0: "a"}, "palette": []}))
 

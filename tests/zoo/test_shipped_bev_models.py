@@ -31,7 +31,7 @@ def iou_of_layers(name):
 
 @pytest.fixture(scope="module")
 def camera():
-    return iou_of_layers("freedoom-bev-camera-tiny")
+    return iou_of_layers("freedoom-bev-camera-completion-tiny")
 
 
 def test_the_camera_model_sees_the_floor(camera):

@@ -129,7 +129,7 @@ def test_shipped_models_are_described_by_files_and_cards():
     assert sorted(found) == sorted([*zoo.available(), *zoo.available_generators()])
     depth = found["freedoom-depth-laplace-tiny"]
     assert depth.task == "depth" and found["freedoom-generator-64"].task == "generation"
-    assert found["freedoom-bev-camera-tiny"].task == "bev"
+    assert found["freedoom-bev-camera-completion-tiny"].task == "bev"
     model = Noise2MapForDepthEstimation.from_pretrained(zoo.zoo_path("freedoom-depth-laplace-tiny"))
     assert depth.parameters == pytest.approx(sum(tensor.numel() for tensor in model.state_dict().values()), rel=0.01)
 

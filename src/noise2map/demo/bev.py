@@ -37,7 +37,7 @@ from noise2map.runs.words import counted
 from noise2map.tasks.bev import map_extent, open_bev_dataset
 from noise2map.zoo import available
 
-SHIPPED = ("freedoom-bev-camera-tiny", "freedoom-bev-completion-tiny")
+SHIPPED = ("freedoom-bev-camera-completion-tiny", "freedoom-bev-completion-tiny")
 
 NO_MODEL = "none"
 
