@@ -80,7 +80,11 @@ WHAT = {
 ONE_CALL = {
     "freedoom-depth-laplace-tiny": ("one_pass_depth", {}, ("abs_rel", "AbsRel", 1, 3)),
     "freedoom-normals-tiny": ("one_pass_normals", {}, ("mean_angle", "mean angle, degrees", 1, 1)),
-    "freedoom-bev-camera-completion-tiny": ("bev_all_cells", {"images": 270}, ("mIoU_fitted_visible", "mIoU at its thresholds, visible %", 100, 1)),
+    "freedoom-bev-camera-completion-tiny": (
+        "bev_all_cells",
+        {"images": 270},
+        ("mIoU_fitted_visible", "mIoU at its thresholds, visible %", 100, 1),
+    ),
     "freedoom-bev-completion-tiny": ("bev_all_cells", {"images": 270}, ("mIoU_max_visible", "mIoU max, visible %", 100, 1)),
     "freedoom-completion-tiny": ("completion", {"sampling": "diffusion", "steps": 1}, ("mIoU_hidden", "mIoU, hidden %", 100, 1)),
 }
