@@ -1,15 +1,15 @@
 """Depth of finished images, read off the features of the generator itself."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from noise2map.diffusion import add_noise, image_generator, tables_from_betas
-from noise2map.generation.sampling import part_checksum
 from noise2map.guidance import DepthGuidedPipeline, UNetFeatureTap
-from noise2map.runs.files import content_checksum
+from noise2map.runs.files import content_checksum, json_values, settings_checksum, weights_checksum
 
 DepthProbe = Callable[[Tensor, Sequence[str]], tuple[Tensor, Tensor]]
 """Images `(B, 3, H, W)` uint8 and their ids -> strong and weak depth signal `(B, 1, h, w)`."""
@@ -102,4 +102,9 @@ def real_disagreement(
 def probe_name(pipe: DepthGuidedPipeline, timestep: int) -> str:
     """Tells probes apart: U-Net and predictor, weights and configuration, noise levels of the process, time step."""
     levels = content_checksum([pipe.scheduler.betas.float().cpu().numpy().tobytes()])
-    return f"{part_checksum(pipe.unet)} {part_checksum(pipe.depth_predictor)} {levels} {timestep}"
+    parts = [f"{weights_checksum(one)} {_config_checksum(one)}" for one in (pipe.unet, pipe.depth_predictor)]
+    return f"{' '.join(parts)} {levels} {timestep}"
+
+
+def _config_checksum(part: Any) -> str:
+    return settings_checksum(json_values({name: value for name, value in part.config.items() if not name.startswith("_")}))

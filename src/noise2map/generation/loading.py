@@ -59,7 +59,7 @@ def load_generator(
 
     Raises:
         OSError: if something is missing.
-        ValueError: if the parts do not belong together, or cannot be read.
+        ValueError: if the parts do not belong together, cannot be read, or draw images of other than three channels.
     """
     sampler = DEFAULT if sampler == _FORMER_DEFAULT else sampler
     if sampler not in (DEFAULT, *SAMPLERS):
@@ -74,6 +74,7 @@ def load_generator(
         raise ValueError(f"generator {str(name)!r} could not be loaded: {error}") from error
     except OSError as error:  # the hub's own errors, which do not say what was asked for
         raise OSError(f"generator {str(name)!r} could not be loaded: {error}") from error
+    _check_channels(pipe)
     given = {"depth_predictor": depth_predictor, "depth_prior": depth_prior}
     own = None if all(given.values()) else _own_folder(source)
     parts = {part: load_part(part, path, own) or getattr(pipe, part) for part, path in given.items()}
@@ -182,7 +183,7 @@ def side_of(pipe: DepthGuidedPipeline) -> int:
     return int(sides.pop())
 
 
-def check_channels(pipe: DepthGuidedPipeline) -> None:
+def _check_channels(pipe: DepthGuidedPipeline) -> None:
     """Refuse generators whose images are none to be written.
 
     Raises:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from noise2map.generation.image_files import SHEET_FILE, SHEET_ROWS, DrawnImage, pair_sheet, seed_name, write_seed
-from noise2map.generation.loading import Camera, check_channels
+from noise2map.generation.loading import Camera
 from noise2map.guidance import DepthGuidedPipeline, GuidanceConfig
 from noise2map.guidance.scheduler_step import check_sampling, diffusers_steps_fit, set_timesteps
 from noise2map.inference.loading import pick_dtype
@@ -148,7 +148,7 @@ def image_settings(pipe: DepthGuidedPipeline, options: SamplingOptions, guidance
     """
     scheduler = _public(pipe.scheduler.config)
     found: dict[str, Any] = {
-        "unet": part_checksum(pipe.unet),
+        "unet": _part_checksum(pipe.unet),
         "weights_dtype": str(pipe.unet.dtype).removeprefix("torch."),
         "scheduler": type(pipe.scheduler).__name__,
         **{f"scheduler.{name}": _value(value) for name, value in sorted(scheduler.items())},
@@ -163,7 +163,7 @@ def image_settings(pipe: DepthGuidedPipeline, options: SamplingOptions, guidance
     parts = {"depth_predictor": pipe.depth_predictor, "depth_prior": pipe.depth_prior}
     guidance = guidance.bound(convention=pipe.config.convention, reduction=pipe.config.reduction, pipe_parts=parts)
     if guidance.losses:
-        found["depth_predictor"] = part_checksum(pipe.depth_predictor)
+        found["depth_predictor"] = _part_checksum(pipe.depth_predictor)
         found |= {f"guidance.{name}": _value(getattr(guidance, name)) for name in _names(guidance) if name != "losses"}
     for loss in guidance.losses:
         found |= {f"{loss.name}.{name}": _value(getattr(loss, name)) for name in _names(loss)}
@@ -251,10 +251,8 @@ def check_drawing(
         Whether images are drawn in pairs, of seeds 2k and 2k + 1.
 
     Raises:
-        ValueError: If there are more steps than the generator has, its images have no three channels, or a seed is alone that
-            needs a neighbor.
+        ValueError: If there are more steps than the generator has, or a seed is alone that needs a neighbor.
     """
-    check_channels(pipe)
     paired = bool(guidance.active) and guidance.placebo == "neighbor"
     size = _even(options.batch_size) if paired else options.batch_size
     check_sampling(pipe.scheduler, size, options.num_inference_steps, options.eta, None)
@@ -324,13 +322,12 @@ def sample_images(
     pipe.check_call(
         guidance, batch_size=options.batch_size, num_inference_steps=options.num_inference_steps, eta=options.eta
     )  # before any work
-    check_channels(pipe)
     if guidance.active and guidance.placebo == "neighbor":
         raise ValueError("the placebo 'neighbor' guides by another image of the batch; expected draw_images, which pairs seeds")
     with_depth, pair = pipe.depth_predictor is not None, pair and bool(guidance.active)
     ways = {"": guidance, "unguided/": UNGUIDED} if pair else {"": guidance}
     settings = {**image_settings(pipe, options, guidance), "intrinsics_px": list(camera.intrinsics_px), "camera": camera.source}
-    settings |= {"pair": pair, **({"depth_from": part_checksum(pipe.depth_predictor)} if with_depth else {})}
+    settings |= {"pair": pair, **({"depth_from": _part_checksum(pipe.depth_predictor)} if with_depth else {})}
     with OutputFolder(out, settings, overwrite=overwrite) as folder:
         kept = [seed for seed in seeds if folder.is_done(seed_name(seed), {"seed": seed})]
         todo = [seed for seed in seeds if seed not in set(kept)]
@@ -366,7 +363,7 @@ def _one(batch: DrawnBatch, index: int) -> DrawnImage:
     return DrawnImage(image, None if batch.depths is None else batch.depths[index].numpy(), batch.skipped[index])
 
 
-def part_checksum(part: Any) -> str:
+def _part_checksum(part: Any) -> str:
     """Weights and configuration of a network of the pipeline."""
     return settings_checksum({"weights": weights_checksum(part, 16), **{k: _value(v) for k, v in _public(part.config).items()}}, 16)
 
@@ -382,7 +379,7 @@ def _public(config: Mapping[str, Any]) -> dict[str, Any]:
 def _value(value: Any) -> Any:
     """A JSON value that stands for a setting: a network's checksum, a word such as `"-inf"` for a number that JSON lacks."""
     if isinstance(value, nn.Module):
-        return part_checksum(value)
+        return _part_checksum(value)
     if isinstance(value, Mapping):
         return {str(name): _value(one) for name, one in _public(value).items()}
     if hasattr(value, "tolist"):
