@@ -241,6 +241,21 @@ def test_parameters_are_those_that_learn():
     assert decoder_parameters(diffusing) - decoder_parameters(plain) == table
 
 
+def test_trainings_of_other_settings_are_replaced_where_that_was_asked_for(place, tmp_path):
+    first = options(place, tmp_path / "out", ("schedule",), seeds=1, resamples=1)
+    carry_out(first)
+    folders = [run.folder for run in make_plan(first).runs]
+    longer = options(place, tmp_path / "out", ("schedule",), seeds=1, resamples=1, iterations=3)
+    plan = make_plan(longer, overwrite=True)
+    assert [start.state for start in plan.starts] == ["new"] * len(folders)
+    Experiment(longer, plan).run()
+    assert [json.loads((folder / "config.json").read_text())["finished_steps"] for folder in folders] == [3] * len(folders)
+    assert [start.state for start in make_plan(longer, overwrite=True).starts] == ["finished"] * len(folders)
+    (folders[0] / "config.json").unlink()  # then it is no run that could be replaced
+    with pytest.raises(ValueError, match="holds files, but no run of this command"):
+        make_plan(longer, overwrite=True)
+
+
 # ---- errors --------------------------------------------------------------------------------------------------------------
 
 
@@ -260,5 +275,7 @@ def test_what_cannot_work_is_refused_before_any_work(place, tmp_path):
     with pytest.raises(ValueError, match=r"holds a run of other settings \(train\.iterations 2 there, 3 here"):
         out = place / "other"
         carry_out(options(place, out, ("schedule",), seeds=1, resamples=1))
+        make_plan(options(place, out, ("schedule",), seeds=1, iterations=3))
+    with pytest.raises(ValueError, match=r"choose another --out, or --overwrite$"):
         make_plan(options(place, out, ("schedule",), seeds=1, iterations=3))
     assert os.listdir(tmp_path) == [] and SIZE == (48, 32)

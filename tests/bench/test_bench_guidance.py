@@ -24,7 +24,7 @@ def test_table_of_a_tiny_unet(tmp_path, capsys):
     assert rows["unguided"]["over_unguided"] == 1 and rows["unguided"]["kept_mb"] == 0
     work = {stage: row["gflop_over_unguided"] for stage, row in rows.items()}
     assert 1 < work["depth read"] < work["consistency"] < work["both"] < work["both, all gradients"] < 3
-    assert work["from the output, all gradients"] == pytest.approx(3, abs=0.1)
+    assert work["from the output, all gradients"] == pytest.approx(3, abs=0.01)
     kept = {stage: row["kept_mb"] for stage, row in rows.items()}
     assert kept["consistency"] < kept["both"] < kept["both, all gradients"]
     assert run(*tiny, "--checkpointing") == 0

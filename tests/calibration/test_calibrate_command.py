@@ -17,6 +17,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from noise2map.calibration.drawing import DrawnImages
 from noise2map.calibration.run import CalibrationOptions, fit_and_score, split_images
+from noise2map.calibration.shifts import ShiftOptions, find_variants
 from noise2map.data import load_samples
 from noise2map.data.freedoom import SURROUND_SAMPLES_ROOT
 from noise2map.inference.loading import load_model
@@ -201,6 +202,38 @@ def test_shifts_score_what_is_left(models, tmp_path, capsys):
     said = run_command(capsys, *words, tmp_path / "w", "--calibrated", other.parent)[2]
     assert "they differ in their weights" in said
     assert "is not calibrated" in run_command(capsys, *words, tmp_path / "z", "--calibrated", models / "laplace")[2]
+
+
+def test_calibrations_in_folders_of_one_name_are_told_apart(models, tmp_path, capsys):
+    assert calibrate(capsys, models / "laplace", tmp_path / "a" / "final", "--unit", "pixel", "--held-out", "0")[0] == 0
+    shutil.copytree(tmp_path / "a" / "final", tmp_path / "b" / "final")
+    found = find_variants(
+        ShiftOptions(model=str(models / "laplace"), calibrated=[str(tmp_path / one / "final") for one in "ab"]),
+        load_model(models / "laplace", "cpu")[0],
+    )
+    names = [str(tmp_path / one / "final") for one in "ab"]
+    assert list(found) == ["before", *(f"{name}{end}" for name in names for end in (": temperature", ": constant interval", ""))]
+    with pytest.raises(ValueError, match="names a folder twice"):
+        find_variants(ShiftOptions(model="m", calibrated=[names[0], names[0]]), load_model(models / "laplace", "cpu")[0])
+
+
+def test_shifts_that_a_task_cannot_have_are_refused_where_they_are_named(models, tmp_path, capsys):
+    sizes = ("--dataset", "freedoom-surround", "--split", "test", "--limit", "2", "--pixels", "50")
+    code, _, err = run_command(
+        capsys, "calibrate", models / "around", "--out", tmp_path / "cal", "--held-out", "0", "--unit", "pixel", *sizes
+    )
+    assert code == 0, err
+    code, _, err = run_command(capsys, "experiment", "shifts", tmp_path / "cal", "--shift", "zoom", "--out", tmp_path / "x", *sizes)
+    assert code == 2 and "shift is 'zoom', which bev samples cannot have" in err
+    assert not (tmp_path / "x" / "shifts.csv").exists()
+
+
+def test_a_folder_around_the_model_is_not_replaced(models, tmp_path, capsys):
+    outer = tmp_path / "outer"
+    assert calibrate(capsys, models / "laplace", outer, "--unit", "pixel", "--held-out", "0")[0] == 0
+    shutil.copytree(models / "laplace", outer / "inner")
+    code, _, err = calibrate(capsys, outer / "inner", outer, "--unit", "pixel", "--held-out", "0", "--overwrite")
+    assert code == 2 and "a folder around the model" in err and (outer / "inner" / "config.json").is_file()
 
 
 def test_shifts_that_were_interrupted_go_on(models, tmp_path, capsys, monkeypatch):

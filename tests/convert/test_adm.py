@@ -143,6 +143,8 @@ def test_refuses_what_would_be_silently_wrong():
         ({"attention_resolutions": "16,8"}, "attention_resolutions"),
         ({"attention_resolutions": "a"}, "whole numbers"),
         ({"channel_mult": "1,2,3,5"}, "channel_mult"),
+        ({"channel_mult": "inf,1"}, "channel_mult is 'inf,1'; expected positive numbers"),
+        ({"channel_mult": []}, r"channel_mult is \[\]; expected positive numbers"),
         ({"num_head_channels": 10}, "divisor"),
         ({"image_size": 100, "channel_mult": ""}, "no default channel_mult"),
     ],
@@ -174,6 +176,9 @@ def test_scheduler_has_the_process_of_the_flags():
     assert cosine.alphas_cumprod[499].item() == pytest.approx(level[500] / level[0], rel=1e-4)
     with pytest.raises(ValueError, match="noise_schedule"):
         adm_scheduler(noise_schedule="cubic")
+    with pytest.raises(ValueError, match="diffusion_steps is 19; expected at least 20 of the linear schedule"):
+        adm_scheduler(diffusion_steps=19)
+    assert adm_scheduler(diffusion_steps=20).betas.max() <= 1 and adm_scheduler(diffusion_steps=5, noise_schedule="cosine")
 
 
 def test_flags_are_taken_in_the_types_of_their_defaults():

@@ -1,6 +1,8 @@
 """Exported graphs against the models they came from; the command, and what it refuses."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -257,6 +259,16 @@ def folder(tmp_path_factory):
     model.save_pretrained(folder / "model")
     Noise2MapImageProcessor(**PROCESSOR).save_pretrained(folder / "model")
     return folder
+
+
+@pytest.mark.slow
+def test_an_export_in_place_of_another_leaves_nothing_of_it(folder, tmp_path):
+    shutil.copytree(folder / "onnx", tmp_path / "out")
+    assert {"run.py", "encoder.onnx", "step.onnx"} <= set(os.listdir(tmp_path / "out"))
+    exported(tiny_segmenter(decoder_layers=1), tmp_path / "out", format="torch", overwrite=True)
+    assert {"encoder.pt2", "step.pt2", "export.json", "config.json", "preprocessor_config.json"} == {
+        path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".") and path.name != "settings.json"
+    }
 
 
 @pytest.mark.slow

@@ -156,7 +156,7 @@ def test_a_private_model_with_scores_and_a_branch(hub, tmp_path):
         (["freedoom-depth-laplace-tiny", "me/depth"], None, "nobody is signed in"),
         (["freedoom-depth-laplace-tiny", "me/depth"], "hf_wrong", "does not let this user write"),
         (["nothing-here", "me/depth"], TOKEN, "neither a folder, nor shipped"),
-        (["you/there", "me/depth"], TOKEN, "is on the hub already"),
+        (["you/there", "me/depth"], TOKEN, "there is no folder 'you/there' here"),
         (["freedoom-depth-laplace-tiny", "me/depth", "--evaluation", "none.csv"], TOKEN, "there is no table none.csv"),
     ],
 )
@@ -273,6 +273,43 @@ def test_metadata_is_added_and_replaced_without_touching_the_rest():
     assert with_metadata("# Bare\n", {"license": "mit"}) == "---\nlicense: mit\n---\n\n# Bare\n"
     with pytest.raises(ValueError, match="no YAML"):
         read_metadata("---\na: [\n---\n")
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        "---\nlicense: cc\ntags: [mine]\n---",
+        "---\nlicense: cc\ntags: [mine]\n--- \nbody\n",
+        "\ufeff---\nlicense: cc\ntags: [mine]\n---\n",
+    ],
+)
+def test_metadata_are_read_however_their_last_line_ends(card):
+    assert read_metadata(card) == {"license": "cc", "tags": ["mine"]}
+    new = with_metadata(card, {"license": "mit", "pipeline_tag": "depth-estimation"})
+    assert read_metadata(new) == {"license": "cc", "tags": ["mine"], "pipeline_tag": "depth-estimation"}
+    assert new.count("license") == 1
+
+
+def test_an_empty_field_states_nothing():
+    assert with_metadata("---\nlicense:\ntags: [x]\n---\nbody", {"license": "mit"}) == "---\ntags: [x]\nlicense: mit\n---\nbody"
+
+
+def test_what_is_no_model_of_the_library_is_not_pushed(tmp_path):
+    for name in ("model.safetensors", "preprocessor_config.json"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "config.json").write_text('{"architectures": ["ViTForImageClassification"]}')
+    with pytest.raises(ValueError, match="holds a model of type 'ViTForImageClassification'; expected one of segmentation"):
+        local_folder(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds a model of type"):
+        local_folder(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"architectures": ["Noise2MapForDepthEstimation"]}')
+    assert local_folder(str(tmp_path)) == tmp_path
+    (tmp_path / zoo.EXPORT_FILE).write_text('{"format": "torch"}')
+    for name in ("encoder.pt2", "step.pt2"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(ValueError, match="is an export, which from_pretrained does not read"):
+        local_folder(str(tmp_path))
 
 
 @pytest.mark.parametrize(

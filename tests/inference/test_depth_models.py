@@ -1,6 +1,7 @@
 """The one adapter for depth models: what each kind gives, in metres or without a unit, at the size of the image."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,8 +21,16 @@ from transformers import (
     Tipsv2DptConfig,
 )
 
-from noise2map.inference.depth_models import DepthModel, TransformersDepth, depth_of_disparity, gives_metres, load_depth_model
-from noise2map.inference.loading import load_model
+from noise2map import Noise2MapImageProcessor
+from noise2map.inference.depth_models import (
+    DepthModel,
+    MapModelDepth,
+    TransformersDepth,
+    depth_of_disparity,
+    gives_metres,
+    load_depth_model,
+)
+from noise2map.inference.loading import is_map_model, load_model
 from noise2map.metrics import render_depth
 
 
@@ -122,6 +131,38 @@ def test_depth_of_a_map_model_is_that_of_the_model_and_independent_of_the_batch(
     assert model(images(2, 20, 24)).shape == (2, 20, 24)
     with pytest.raises(ValueError, match="expected a model for depth"):
         load_depth_model(str(models["segmentation"]), "cpu")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_resize": False},
+        {"size": {"height": 32, "width": 64}, "keep_aspect_ratio": False},
+        {"size": {"shortest_edge": 64, "longest_edge": 96}},
+    ],
+)
+def test_a_map_model_is_shown_images_as_its_processor_says(models, tmp_path, settings):
+    inner, _ = load_model(models["depth"], "cpu")
+    processor = Noise2MapImageProcessor(**settings)
+    model = MapModelDepth(inner, processor, "mine")
+    pictures = images(2, 48, 80)
+    columns, rows = processor.processed_size(80, 48)
+    seen = []
+    inner.encoder.register_forward_pre_hook(lambda module, given: seen.append(tuple(given[0].shape)))
+    assert model(pictures).shape == (2, 48, 80) and seen == [(2, 3, rows, columns)]
+    assert processor(images=list(pictures), return_tensors="pt")["pixel_values"].shape == seen[0]
+
+
+def test_a_map_model_of_the_hub_is_a_depth_model(models, tmp_path, monkeypatch):
+    """As it lies in the cache of the hub: names of ours are told from others by their configuration."""
+    commit, cached = "a" * 40, tmp_path / "models--me--depth"
+    shutil.copytree(models["depth"], cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs/main").write_text(commit)
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert is_map_model("me/depth") and not is_map_model("me/other") and not is_map_model(str(models["glpn"]))
 
 
 def test_pictures_of_relative_depth_are_those_of_the_models_own_disparity():

@@ -14,6 +14,7 @@ from noise2map.inference import memory
 from noise2map.inference.folder import predict_folder, run_settings
 from noise2map.inference.predictor import Predictor
 from noise2map.inference.resuming import output_names
+from noise2map.inference.sources import find_images
 from noise2map.models import Noise2MapImageProcessor
 from noise2map.models.decoding import PredictionOptions
 from noise2map.runs import files
@@ -332,6 +333,18 @@ def test_no_two_images_write_one_file(ids):
     assert len(set(names.values())) == len(ids)
     if ids == ["a.jpg", "b.png"]:
         assert names == {"a.jpg": "a", "b.png": "b"}
+
+
+def test_names_that_no_file_can_have_are_shortened(tmp_path):
+    long = "\u00e4" * 124  # 248 bytes
+    names = output_names([f"{long}.png", f"{long}.jpg", f"x/{long}a.png", f"{'y' * 236}.png"])
+    assert len(set(names.values())) == 4 and names[f"{'y' * 236}.png"] == "y" * 236
+    for name in names.values():
+        (tmp_path / "x").mkdir(exist_ok=True)
+        (tmp_path / f"{name}.json.part").write_text("fits")
+    assert names == output_names([f"{'y' * 236}.png", f"{long}.jpg", f"x/{long}a.png", f"{long}.png"])
+    with pytest.raises(FileNotFoundError, match="a source is empty"):
+        find_images("")
 
 
 def test_frames_that_look_alike_in_a_listing_are_different_images(tmp_path, segmenter):

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from io import BytesIO
 
@@ -173,6 +174,10 @@ def test_computed_maps_are_those_of_the_model(depther):
 def test_sizes_that_are_asked_for_are_used(segmenter):
     prediction = segmenter(picture(48, 64), size=(96, 40))[0]
     assert prediction.processed_size == (96, 40) and prediction.labels.shape == (48, 64)
+    assert segmenter(picture(48, 64), size=[96, 40])[0].processed_size == (96, 40)
+    counted = segmenter(picture(48, 64), num_inference_steps=np.int64(1), ensemble_size=np.int32(2), seed=np.uint8(3))[0]
+    assert np.array_equal(counted.labels, segmenter(picture(48, 64), num_inference_steps=1, ensemble_size=2, seed=3)[0].labels)
+    assert json.dumps(PredictionOptions(num_inference_steps=np.int64(1), seed=np.int64(2)).dials)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +192,9 @@ def test_sizes_that_are_asked_for_are_used(segmenter):
         ({"seed": 1.5}, "seed is 1.5; expected an integer"),
         ({"size": (16, 100)}, "at least 32"),
         ({"size": "huge"}, "'huge'"),
+        ({"size": 64}, r"size must be \(width, height\), 'native' or None, got 64"),
+        ({"size": {"height": 64, "width": 64}}, "size must be"),
+        ({"size": [64]}, "size must be two whole numbers"),
         ({"batch_size": 0}, "batch_size is 0"),
     ],
 )

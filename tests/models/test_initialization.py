@@ -86,6 +86,16 @@ def test_weights_missing_from_a_checkpoint_are_initialised_and_the_others_kept(t
     assert new(pixel_values=torch.zeros(1, 3, 64, 64)).logits.shape[1] == 9
 
 
+def test_a_new_head_has_no_calibration_of_the_old_one(tmp_path):
+    calibration = {"temperature": 1.5, "confidences": [[0.0, 0.2], [1.0, 0.8]]}
+    tiny_segmenter(num_labels=5, calibration=calibration).save_pretrained(tmp_path)
+    assert Noise2MapForSemanticSegmentation.from_pretrained(tmp_path).config.calibration == calibration
+    new, info = Noise2MapForSemanticSegmentation.from_pretrained(
+        tmp_path, num_labels=9, ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    assert new.config.calibration is None and new.calibration is None and info["mismatched_keys"]
+
+
 def test_gain_of_the_map_scales_its_half_of_the_projection_alone(tmp_path):
     usual, quiet = tiny_segmenter(seed=3), tiny_segmenter(seed=3, map_projection_gain=0.25)
     width = usual.decoder.feature_channels

@@ -1,6 +1,7 @@
 """The ablations: what is to be done and what it costs, trainings and scores as far as they are not there, and the report."""
 
 import logging
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from noise2map.inference.loading import load_model, pick_device
 from noise2map.report.tables import text_table
 from noise2map.runs.files import settings_checksum
 from noise2map.runs.provenance import provenance
-from noise2map.runs.run_directory import FINAL_DIRECTORY, RunStart, find_start
+from noise2map.runs.run_directory import FINAL_DIRECTORY, RunStart, find_start, read_config
 from noise2map.tasks import get_task
 from noise2map.training.maps.build import make_config, make_trainer
 from noise2map.training.maps.data import class_names, make_data
@@ -64,18 +65,31 @@ class Plan:
         return f"{text_table(list(arms.values()), digits=3)}\n{waiting} of {len(self.runs)} trainings are left: {work}"
 
 
-def make_plan(options: AblationOptions) -> Plan:
+def make_plan(options: AblationOptions, overwrite: bool = False) -> Plan:
     """Everything that can be found out before heavy work: recipes, folders, what is there already, cost.
+
+    Args:
+        options: what is asked.
+        overwrite: trainings of other settings are to be replaced.
 
     Raises:
         OSError: If the encoder or data is missing.
         ValueError: If a value cannot work, or a run folder holds a run of other settings.
     """
     ablations, runs = make_runs(options)
-    complete = lambda tree: make_recipe(tree).to_dict()  # noqa: E731
-    starts = [find_start(run.folder, run.recipe.to_dict(), complete=complete) for run in runs]
+    starts = [_start_of(run, overwrite) for run in runs]
     costs = {run.arm.name: _training_gflop(run.recipe) for run in runs if run.seed == 0}
     return Plan(ablations, runs, starts, [costs[run.arm.name] for run in runs])
+
+
+def _start_of(run: Run, overwrite: bool) -> RunStart:
+    advice = "choose another --out, or --overwrite"
+    try:
+        return find_start(run.folder, run.recipe.to_dict(), advice=advice, complete=lambda tree: make_recipe(tree).to_dict())
+    except ValueError:
+        if overwrite and "recipe" in read_config(run.folder):
+            return RunStart("new")
+        raise
 
 
 def _training_gflop(recipe: Recipe) -> float:
@@ -118,6 +132,8 @@ class Experiment:
         scored = []
         for number, (run, start) in enumerate(zip(self.plan.runs, self.plan.starts), start=1):
             if start.state != "finished":
+                if start.state == "new" and run.folder.exists():
+                    shutil.rmtree(run.folder)  # of other settings, and to be overwritten
                 print(f"[{number}/{len(self.plan.runs)}] {run.arm.name}, seed {run.seed}", file=sys.stderr, flush=True)
                 run_training(make_trainer(run.recipe, run.folder), run.folder, start, run.recipe, f"decoders/{run.arm.recipe}")
             scored.append(self._scored(run))

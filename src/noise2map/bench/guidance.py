@@ -209,13 +209,14 @@ def guidance_calls(
         x = x_t.detach().clone().requires_grad_(True)
         with UNetFeatureTap(unet, predictor.blocks) as tap:
             output = unet(x, _TIMESTEP).sample
-        strong = predictor(tap.features, _TIMESTEP)
-        loss = consistency_loss(strong, predictor(tap.features, _TIMESTEP, predictor.weak_blocks)).sum()
-        tau = torch.full((options.batch_size,), _TIMESTEP)
-        eta = torch.randn(options.batch_size, 1, *prior.image_size, generator=noise).to(x)
-        loss = loss + prior.loss(strong, tau, eta).sum()
         if from_output:
             loss = output.float().square().sum()
+        else:
+            strong = predictor(tap.features, _TIMESTEP)
+            loss = consistency_loss(strong, predictor(tap.features, _TIMESTEP, predictor.weak_blocks)).sum()
+            tau = torch.full((options.batch_size,), _TIMESTEP)
+            eta = torch.randn(options.batch_size, 1, *prior.image_size, generator=noise).to(x)
+            loss = loss + prior.loss(strong, tau, eta).sum()
         loss.backward()
         for module in parts.modules:
             module.zero_grad(set_to_none=True)

@@ -31,13 +31,17 @@ class CalibratedCheckpoint:
 
     Raises:
         OSError: If the model is not there, or ``out`` is a file or a folder that holds something.
-        ValueError: If ``out`` is the model's own folder.
+        ValueError: If ``out`` is the model's own folder, or one around it.
     """
 
     def __init__(self, source: str, out: str | os.PathLike[str], overwrite: bool = False) -> None:
         self.source, self.out = resolve_model(source), Path(os.path.abspath(out))
         if self.local and os.path.realpath(self.source) == os.path.realpath(self.out):
             raise ValueError(f"out is the folder of the model itself, {str(out)!r}; expected another: the source is left as it is")
+        if self.local and Path(os.path.realpath(self.source)).is_relative_to(os.path.realpath(self.out)):
+            raise ValueError(
+                f"out is {str(out)!r}, a folder around the model {source!r}; expected another: it would be replaced whole"
+            )
         if self.out.exists() and not self.out.is_dir():
             raise FileExistsError(f"{out} is a file; expected a new folder for the calibrated checkpoint")
         held = self.out.is_dir() and any(self.out.iterdir())

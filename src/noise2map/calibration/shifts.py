@@ -33,6 +33,8 @@ SHIFTS: dict[str, tuple[float, ...]] = {
 }
 """Knob of `Ambiguity` to its strengths."""
 
+_OF_IMAGES = ("zoom", "hide_share")
+
 NONE = "none"
 
 FINISHED = "finished.json"
@@ -55,7 +57,7 @@ class ShiftOptions:
         root: Its folder.
         split: Its split; None for the one that scores are published for.
         limit: Images, 0 for all.
-        shifts: Which of `SHIFTS`.
+        shifts: Which of `SHIFTS`; all that the task can have if none is named.
         decoding: How maps are decoded; the checkpoint's way where nothing is chosen.
         pixels: Most pixels of an image.
         batch_size: Images at a time.
@@ -71,7 +73,7 @@ class ShiftOptions:
     root: Path | None = None
     split: str | None = None
     limit: int = 0
-    shifts: Sequence[str] = tuple(SHIFTS)
+    shifts: Sequence[str] = ()
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
     pixels: int = 2000
     batch_size: int = 8
@@ -85,8 +87,9 @@ class ShiftOptions:
     def settings(self) -> dict[str, Any]:
         """Settings that decide the result, for the record of an output folder; paths are made absolute."""
         chosen = {name: value for name, value in asdict(self).items() if name not in ("batch_size", "device")}
-        chosen |= {"calibrated": [os.path.abspath(one) for one in self.calibrated], "shifts": list(self.shifts)}
+        chosen |= {"calibrated": [os.path.abspath(one) for one in self.calibrated]}
         chosen["model"] = os.path.abspath(self.model) if Path(self.model).is_dir() else self.model
+        chosen["shifts"] = list(self.shifts or SHIFTS)
         return {"command": "experiment shifts", **chosen, "root": self.root and os.path.abspath(self.root)}
 
 
@@ -145,7 +148,12 @@ def find_variants(chosen: ShiftOptions, model: Any) -> dict[str, Calibration | N
     """
     variants: dict[str, Calibration | None] = {"before": None}
     own = model.config.to_dict()
-    for folder in chosen.calibrated:
+    labels = [label_of(folder) for folder in chosen.calibrated]
+    if len(set(labels)) < len(labels):  # of runs/a/final and runs/b/final nothing but the paths tells which is which
+        labels = [str(folder) for folder in chosen.calibrated]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"calibrated names a folder twice: {', '.join(labels)}; expected each once")
+    for folder, label in zip(chosen.calibrated, labels):
         found, baselines = read_report(resolve_model(folder))
         config = json.loads((Path(resolve_model(folder)) / "config.json").read_text(encoding="utf-8"))
         differing = sorted(name for name in {*own} & {*config} - _OTHERWISE if config[name] != json_values(own[name]))
@@ -156,8 +164,8 @@ def find_variants(chosen: ShiftOptions, model: Any) -> dict[str, Calibration | N
         if found is None:
             raise ValueError(f"{folder} is not calibrated; expected what noise2map calibrate wrote")
         only = len(chosen.calibrated) == 1
-        variants |= {name if only else f"{label_of(folder)}: {name}": one for name, one in baselines.items()}
-        variants["after" if only else label_of(folder)] = found
+        variants |= {name if only else f"{label}: {name}": one for name, one in baselines.items()}
+        variants["after" if only else label] = found
     if not chosen.calibrated:
         if model.calibration is None:
             raise ValueError(f"model {chosen.model!r} is not calibrated; expected --calibrated DIR, from noise2map calibrate")
@@ -216,11 +224,14 @@ def run_shifts(chosen: ShiftOptions, progress: bool = True, out: Path | None = N
     device = pick_device(chosen.device)
     model, processor = load_model(chosen.model, device, "float32", KINDS)
     task, variants = task_of(model), find_variants(chosen, model)
+    of_images_alone = [] if task.of_images else [name for name in chosen.shifts if name in _OF_IMAGES]
+    if of_images_alone:
+        raise ValueError(f"shift is {of_images_alone[0]!r}, which {task.name} samples cannot have; expected others")
     data, split = open_images(task, model, processor, chosen.model, chosen.dataset, chosen.root, chosen.split, chosen.limit)
     decoding, calibrator = chosen.decoding.resolved(model.config), task.calibrator(model)
     facts = {"model": label_of(chosen.model), "dataset": chosen.dataset, "split": split, "images_scored": len(data)}
     facts |= {"decoding": decoding.name, **provenance(device, model.dtype, decoding.seed)}
-    kinds = [name for name in chosen.shifts if task.of_images or name not in ("zoom", "hide_share")]
+    kinds = [name for name in chosen.shifts or SHIFTS if task.of_images or name not in _OF_IMAGES]
     steps = [(NONE, 0.0, Ambiguity())]
     steps += [(name, strength, _shifted(name, strength)) for name in kinds for strength in SHIFTS[name]]
     decides = {"weights": weights_checksum(model), "images": len(data), "variants": repr(variants)}

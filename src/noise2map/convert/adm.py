@@ -12,6 +12,8 @@ from noise2map.convert.adm_flags import AdmArchitecture, adm_architecture, resol
 from noise2map.convert.adm_keys import convert_adm_state_dict
 from noise2map.convert.checkpoint import find_checkpoint, read_checkpoint, strip_wrappers
 
+_FEWEST_LINEAR_STEPS = 20  # its last beta is 20 / steps
+
 LSUN_256_FLAGS: dict[str, Any] = {
     "image_size": 256,
     "num_channels": 256,
@@ -76,6 +78,10 @@ def adm_scheduler(**adm_flags: Any) -> DDPMScheduler:
     steps = int(flags["diffusion_steps"])
     if flags["noise_schedule"] not in ("linear", "cosine"):
         raise ValueError(f"noise_schedule is {flags['noise_schedule']!r}; expected 'linear' or 'cosine'")
+    if flags["noise_schedule"] == "linear" and steps < _FEWEST_LINEAR_STEPS:
+        raise ValueError(
+            f"diffusion_steps is {steps}; expected at least {_FEWEST_LINEAR_STEPS} of the linear schedule (betas above 1)"
+        )
     if flags["rescale_timesteps"] and steps != 1000:
         raise ValueError(f"rescale_timesteps with diffusion_steps={steps}: the schedulers of diffusers pass time steps on unscaled")
     return DDPMScheduler(

@@ -223,6 +223,8 @@ def _channel_mult(value: Any, image_size: int) -> tuple[float, ...]:
         mult = tuple(float(part) for part in parts)
     except (TypeError, ValueError) as error:
         raise ValueError(f"channel_mult is {value!r}; expected numbers separated by commas, such as '1,2,3,4'") from error
+    if not mult or not all(0 < factor < math.inf for factor in mult):
+        raise ValueError(f"channel_mult is {value!r}; expected positive numbers, such as '1,2,3,4'")
     return mult
 
 

@@ -123,6 +123,8 @@ def open_labelled(chosen: ScoredData, models: Sequence[LoadedModel], test_protoc
     else:
         logger.info(own.text())
         split, datasets = own.split, [own.dataset] * len(models)
+    if chosen.cluster == "map" and len(datasets[0]) and datasets[0][0].get("location") is None:
+        raise ValueError(f"the {task.things} do not say of which map they are; intervals can resample images alone")
     _warn(chosen, task, split, models, datasets, own)
     if chosen.hide is not None:
         datasets = [Redrawn(one, Hide(chosen.hide), chosen.seed) for one in datasets]

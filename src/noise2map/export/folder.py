@@ -88,6 +88,9 @@ def export_model(
             found.append(one)
         if weights == "float32":
             parity.check(found)
+        # What another format left would stand beside the new description, and its script would run old graphs.
+        for stale in (*(f"{part}.{kind}" for part in (ENCODER, STEP) for kind in ("onnx", "pt2")), _SCRIPT):
+            (folder.root / stale).unlink(missing_ok=True)
         for path in sorted(Path(scratch).iterdir()):
             write_bytes(folder.root / path.name, path.read_bytes())
         model.config.save_pretrained(folder.root)

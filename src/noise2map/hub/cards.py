@@ -20,7 +20,8 @@ _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _DEFAULT = re.compile(r'\{\{.*?default\("(.*?)".*?\}\}')  # what the hub's template says where nobody has filled it in
 _SAID_ITSELF = "This model card has been automatically generated."  # of a model pushed by transformers or diffusers
 
-_HEAD = re.compile(r"\A---\n(.*?)^---\n", re.DOTALL | re.MULTILINE)
+# As the hub reads it: spaces after the lines, and nothing after the last, are let through.
+_HEAD = re.compile(r"\A\ufeff?\s*---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def with_metadata(card: str, fields: Mapping[str, Any], replace: bool = False) -
         replace: Put new values in the place of old ones; else what the card says stays.
     """
     there = read_metadata(card)
-    new = {name: value for name, value in fields.items() if value is not None and (replace or name not in there)}
+    new = {name: value for name, value in fields.items() if value is not None and (replace or there.get(name) is None)}
     head = _HEAD.match(card)
     lines = head[1] if head else ""
     for name in new:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from noise2map.hub.cards import Score, is_unwritten, model_index, plain_card, read_metadata, with_metadata
 from noise2map.hub.upload import check_target, upload
-from noise2map.zoo import TASK_TAGS, label_of, named_files, resolve_generator, resolve_model, task_of_folder
+from noise2map.zoo import TASK_TAGS, is_export, label_of, named_files, resolve_generator, resolve_model, task_of_folder
 
 CARD = "README.md"
 
@@ -69,14 +69,20 @@ def local_folder(model: str) -> Path:
 
     Raises:
         FileNotFoundError: If it is not here.
-        ValueError: If it is neither a folder nor shipped.
+        ValueError: If it is neither a folder nor shipped, or holds something else.
     """
     try:
         source = Path(resolve_generator(model))
     except (ValueError, FileNotFoundError):
         source = Path(resolve_model(model))
     if not source.is_dir():
-        raise FileNotFoundError(f"model {model!r} is on the hub already; expected a folder or the name of a shipped model")
+        raise FileNotFoundError(
+            f"there is no folder {model!r} here; expected one, or the name of a shipped model (what is on the hub is there already)"
+        )
+    if is_export(source):
+        raise ValueError(f"{model!r} is an export, which from_pretrained does not read; expected the model that it was made of")
+    if (task := task_of_folder(source)) not in TASK_TAGS:
+        raise ValueError(f"{model!r} holds a model of type {task!r}; expected one of {', '.join(TASK_TAGS)}")
     return source
 
 

@@ -17,8 +17,8 @@ from noise2map.inference.pixels import (
     IMAGENET_STD,
     input_size_of,
     normalized_pixels,
+    processed_pixels,
     processor_settings,
-    short_side_of,
 )
 from noise2map.models import MapModel
 from noise2map.runs.files import weights_checksum
@@ -107,16 +107,14 @@ class MapModelDepth(DepthModel):
 
     def __init__(self, model: MapModel, processor: Any, label: str, steps: int = 1) -> None:
         super().__init__()
-        self.model, self.steps = model, steps
-        self.short_side = short_side_of(processor)
-        self.mean, self.std = processor.image_mean, processor.image_std
+        self.model, self.processor, self.steps = model, processor, steps
         self.depth_range = (model.config.min_depth, model.config.max_depth)
         self.name = f"{label}@{weights_checksum(model)}" + (f" ({steps} steps)" if steps > 1 else "")
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """Images `(B, 3, H, W)` uint8 -> metres `(B, H, W)`."""
-        pixels = normalized_pixels(images, self.short_side, None, self.mean, self.std)
+        pixels = processed_pixels(images, self.processor)
         noise = [torch.Generator().manual_seed(0) for _ in images]
         out = self.model(pixel_values=pixels, num_inference_steps=self.steps, ensemble_size=1, generator=noise)
         return resize_depth(out.predicted_depth, images)
@@ -171,7 +169,7 @@ class TransformersDepth(DepthModel):
     def predict(self, images: Tensor) -> Tensor:
         """Images `(B, 3, H, W)` uint8 -> `(B, H, W)` float32: metres, or inverse depth up to scale and shift."""
         if self.processor is None:
-            pixels = normalized_pixels(images, None, self.input_size, IMAGENET_MEAN, IMAGENET_STD)
+            pixels = normalized_pixels(images, self.input_size, IMAGENET_MEAN, IMAGENET_STD)
             return resize_depth(self.model(pixel_values=pixels).predicted_depth.float(), images)
         pixels = self.processor(images=list(images.cpu()), return_tensors="pt")["pixel_values"].to(images.device)
         out = self.model(pixel_values=pixels)

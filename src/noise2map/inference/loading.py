@@ -155,8 +155,12 @@ def _check_weights(model: MapModel, info: dict[str, Any], source: str) -> None:
 
 
 def is_map_model(name: str) -> bool:
-    """True if a name stands for a checkpoint of this library: shipped, or a folder whose config says so."""
+    """True if a name stands for a checkpoint of this library: shipped, or a folder or hub id whose config says so."""
     if bare_name(name) in available():
         return True
-    config = Path(name).expanduser() / "config.json"
-    return config.is_file() and '"noise2map"' in config.read_text(encoding="utf-8")
+    folder = Path(name).expanduser()
+    try:
+        raw, _ = PreTrainedConfig.get_config_dict(str(folder) if folder.is_dir() else name)
+    except (OSError, ValueError):
+        return False
+    return raw.get("model_type") == Noise2MapConfig.model_type

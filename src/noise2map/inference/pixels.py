@@ -7,36 +7,29 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.image_processing_base import ImageProcessingMixin
 
-from noise2map.models.image_processing import MIN_SIDE
-
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def normalized_pixels(images: Tensor, short_side: int | None, size: tuple[int, int] | None, mean: Any, std: Any) -> Tensor:
+def normalized_pixels(images: Tensor, size: tuple[int, int], mean: Any, std: Any) -> Tensor:
     """Images `(B, 3, H, W)` uint8 resized and normalized, float32.
 
     Args:
         images: The images.
-        short_side: Height or width, whichever is smaller, after resizing; the ratio is kept.
-        size: Height and width instead.
+        size: Height and width after resizing.
         mean: Of each channel, of values in [0, 1].
         std: Likewise.
     """
-    height, width = images.shape[-2:]
-    if size is None:
-        scale = max(short_side or 0, MIN_SIDE) / min(height, width)
-        size = (round(height * scale), round(width * scale))
     values = images.float() / 255
-    if size != (height, width):
+    if tuple(size) != tuple(images.shape[-2:]):
         values = functional.interpolate(values, size=size, mode="bilinear", align_corners=False, antialias=True)
     mean, std = (torch.tensor(x, device=images.device)[:, None, None] for x in (mean, std))
     return (values - mean) / std
 
 
-def short_side_of(processor: Any) -> int:
-    """The shorter side at which a processor of this library shows images to its model."""
-    size = dict(processor.size)
-    return int(size.get("shortest_edge") or min(size["height"], size["width"]))
+def processed_pixels(images: Tensor, processor: Any) -> Tensor:
+    """Images `(B, 3, H, W)` uint8 as a processor of this library shows them to its model, on their own device."""
+    columns, rows = processor.processed_size(images.shape[-1], images.shape[-2])
+    return normalized_pixels(images, (rows, columns), processor.image_mean, processor.image_std)
 
 
 def processor_settings(source: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Resuming a folder of predictions: images done and to do, with ids and file names that no other image has."""
 
+import hashlib
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from noise2map.runs.words import printable
 from noise2map.zoo import resolve_model
 
 _CHUNK = 2**22
+_LONGEST_BYTES = 240  # of a name without suffix: file systems take 255
 
 
 @dataclass
@@ -118,7 +120,8 @@ def _names(ids: list[str], done: Mapping[str, Any]) -> dict[str, str]:
 def output_names(ids: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
     """A name without suffix for the files of each image: ``rooms/a.jpg`` -> ``rooms/a``.
 
-    Images that differ in the suffix only keep it (``rooms/a.jpg`` and ``rooms/a.png``), so that no file is written twice.
+    Images that differ in the suffix only keep it (``rooms/a.jpg`` and ``rooms/a.png``), so that no file is written twice. What is
+    too long for the name of a file ends in a checksum instead.
 
     Args:
         ids: Of the images.
@@ -131,11 +134,20 @@ def output_names(ids: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str
         counts[stem] = counts.get(stem, 0) + 1
     every, names = {*ids, *taken}, {}
     for one, stem in stems.items():
-        name = stem if counts[stem] == 1 and stem not in every else one
+        name = _shortened(stem if counts[stem] == 1 and stem not in every else one)
         while name in taken:
             name += "~"
         names[one] = name
     return names
+
+
+def _shortened(name: str) -> str:
+    folder, slash, last = name.rpartition("/")
+    if len(last.encode()) <= _LONGEST_BYTES:
+        return name
+    checksum = hashlib.sha256(last.encode()).hexdigest()[:16]
+    kept = last.encode()[: _LONGEST_BYTES - len(checksum) - 1].decode(errors="ignore")
+    return f"{folder}{slash}{kept}~{checksum}"
 
 
 def _name_of(line: Mapping[str, Any]) -> str | None:

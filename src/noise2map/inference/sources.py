@@ -66,6 +66,8 @@ def find_images(sources: str | Path | Sequence[str | Path], leave_out: Path | No
     result = FoundImages()
     given = [sources] if isinstance(sources, (str, Path)) else list(sources)
     for source in given:
+        if not str(source):  # as of an unset variable: the current folder is "."
+            raise FileNotFoundError("a source is empty; expected an image or a folder")
         if is_url(source):
             name = unquote(urlsplit(str(source)).path).rpartition("/")[2]
             found.append((name or str(urlsplit(str(source)).hostname), str(source)))

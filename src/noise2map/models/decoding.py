@@ -1,5 +1,6 @@
 """Decoding options: how a map is decoded from the features of an image."""
 
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -69,7 +70,10 @@ class DecodingOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuses values that cannot work."""
+        """Refuses values that cannot work; whole numbers of NumPy become Python's, as records are JSON."""
+        for name in ("num_inference_steps", "ensemble_size", "seed"):
+            if isinstance(value := getattr(self, name), numbers.Integral) and not isinstance(value, bool):
+                object.__setattr__(self, name, int(value))
         if self.num_inference_steps != "auto":
             check_count("num_inference_steps", self.num_inference_steps, MAX_STEPS, " or 'auto'")
         check_count("ensemble_size", self.ensemble_size, MAX_SAMPLES)
@@ -260,7 +264,13 @@ class PredictionOptions(DecodingOptions):
             )
         if self.interval is not None:
             check_level(self.interval)
-        if isinstance(self.size, str) and self.size != "native":
+        if isinstance(self.size, list):
+            object.__setattr__(self, "size", tuple(self.size))
+        if (
+            self.size is not None
+            and not isinstance(self.size, tuple)
+            and not (isinstance(self.size, str) and self.size == "native")
+        ):
             raise ValueError(f"size must be (width, height), 'native' or None, got {self.size!r}")
         if isinstance(self.size, tuple) and (
             len(self.size) != 2 or not all(isinstance(side, int) and side >= MIN_SIDE for side in self.size)

@@ -1,6 +1,8 @@
 """Weight initialisation of the published model, and the base class that transformers loads and saves."""
 
+import logging
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +16,8 @@ from noise2map.models.map_decoder import DeformableAttention, MapDecoder, TimeEm
 from noise2map.models.upsampling import ConvexUpsampling
 from noise2map.zoo import ShippedNames
 
+logger = logging.getLogger(__name__)
+
 
 class Noise2MapPreTrainedModel(ShippedNames, PreTrainedModel):
     """Weight initialisation and loading, shared by the map models."""
@@ -23,6 +27,18 @@ class Noise2MapPreTrainedModel(ShippedNames, PreTrainedModel):
     base_model_prefix = "noise2map"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """As transformers documents it; where the head is made anew, as for other classes, the old one's calibration goes."""
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        names = [
+            str(key[0] if isinstance(key, tuple) else key) for kind in ("missing_keys", "mismatched_keys") for key in info[kind]
+        ]
+        if model.config.calibration is not None and any(name.startswith("head.") for name in names):
+            logger.warning("the head is made anew: the calibration of the checkpoint, which was fitted to its own, is dropped")
+            model.config.calibration = None
+        return (model, info) if output_loading_info else model
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         # In models outside its own package transformers takes a module without weights of its own for initialised already and would

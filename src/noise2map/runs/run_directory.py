@@ -181,6 +181,7 @@ def find_start(
     recipe: Mapping[str, Any],
     *,
     resume: bool = False,
+    advice: str | None = None,
     complete: Callable[[dict[str, Any]], Mapping[str, Any]] = lambda tree: tree,
 ) -> RunStart:
     """Decide from a run directory how a run of this recipe starts; nothing is written.
@@ -189,6 +190,7 @@ def find_start(
         directory: the run directory.
         recipe: all fields of the recipe, as nested mappings.
         resume: the user asked for a run to be gone on with: it may then become longer.
+        advice: what the user may do about a run of another recipe, for the message; by default as `noise2map train` has it.
         complete: gives a recorded recipe the fields that it lacks because they are newer than the run.
 
     Raises:
@@ -209,7 +211,7 @@ def find_start(
     if checkpoint is None and not (directory / FINAL_DIRECTORY).exists():
         return RunStart("restart")  # whatever its settings: nothing was learnt that could be lost
     longer = resume and before.get(ITERATIONS, 0) < now.get(ITERATIONS, 0)
-    _check_same(directory, before, now, FREE_FIELDS | ({ITERATIONS} if longer else set()))
+    _check_same(directory, before, now, FREE_FIELDS | ({ITERATIONS} if longer else set()), advice)
     if not longer and _is_finished(directory, config, now.get(ITERATIONS, 0)):
         return RunStart("finished", checkpoint)
     if checkpoint is None and _is_finished(directory, config, 1):
@@ -247,7 +249,9 @@ def _is_finished(directory: Path, config: Mapping[str, Any], iterations: int) ->
     return bool(scored) and max(scored) >= iterations
 
 
-def _check_same(directory: Path, before: Mapping[str, Any], now: Mapping[str, Any], free: frozenset[str] | set[str]) -> None:
+def _check_same(
+    directory: Path, before: Mapping[str, Any], now: Mapping[str, Any], free: frozenset[str] | set[str], advice: str | None
+) -> None:
     names = [name for name in dict.fromkeys((*now, *before)) if name not in free]
     missing = object()
     changed = [name for name in names if _place(name, before.get(name, missing)) != _place(name, now.get(name, missing))]
@@ -255,8 +259,9 @@ def _check_same(directory: Path, before: Mapping[str, Any], now: Mapping[str, An
         return
     shown = [f"{name} {_word(before, name)} there, {_word(now, name)} here" for name in changed[:_SHOWN]]
     more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
-    hint = "; a longer run needs --resume" if changed == [ITERATIONS] and before[ITERATIONS] < now[ITERATIONS] else ""
-    raise ValueError(f"{directory} holds a run of other settings ({'; '.join(shown)}{more}){hint}; choose another --out")
+    longer = "a longer run needs --resume; " if changed == [ITERATIONS] and before[ITERATIONS] < now[ITERATIONS] else ""
+    advice = advice or f"{longer}choose another --out"
+    raise ValueError(f"{directory} holds a run of other settings ({'; '.join(shown)}{more}); {advice}")
 
 
 def _place(name: str, value: Any) -> Any:

@@ -79,6 +79,20 @@ def test_a_model_that_is_deaf_to_its_map_gets_the_same_from_any(tmp_path):
     assert found["2 calls: frozen time"] == found["2 calls: first calls averaged"] == found["1 call: run"]
 
 
+def test_maps_that_nobody_names_are_refused_before_the_work(matched, tmp_path, monkeypatch):
+    folder = tmp_path / "rooms"
+    for kind in ("images", "maps"):
+        (folder / kind).mkdir(parents=True)
+        for index in range(3):
+            Image.fromarray(np.full((32, 48) if kind == "maps" else (32, 48, 3), index, np.uint8)).save(
+                folder / kind / f"{index}.png"
+            )
+    (folder / "classes.json").write_text(json.dumps(list(NAMES.values())))
+    monkeypatch.setattr(SingleCalls, "update", lambda *args: pytest.fail("worked before it looked"))
+    with pytest.raises(ValueError, match="do not say of which map they are"):
+        run_map_use(MapUseOptions(model=matched, dataset="folder", root=folder, cluster="map"), progress=False)
+
+
 def test_a_matched_filter_reads_the_truth_and_is_misled_by_anothers(matched):
     report = run_map_use(MapUseOptions(model=matched, limit=5, counts=(), levels=(1.0, 0.5, 0.05), resamples=50), progress=False)
     rows = {(row["t"], row["shown"]): row for row in report.levels}

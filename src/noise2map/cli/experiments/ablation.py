@@ -71,7 +71,7 @@ def ablation(
     from noise2map.cli.launch import hide_progress_of_files
 
     hide_progress_of_files()
-    plan = make_plan(options)
+    plan = make_plan(options, overwrite)
     print(plan.text(), flush=True)
     if dry_run:
         return

@@ -47,7 +47,7 @@ def shifts(
         root=root,
         split=split,
         limit=limit,
-        shifts=shift or SHIFTS,
+        shifts=shift or (),
         decoding=DecodingOptions(num_inference_steps=steps, ensemble_size=ensemble, average=average, seed=seed),
         pixels=pixels,
         batch_size=batch_size,

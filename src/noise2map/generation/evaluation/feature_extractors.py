@@ -14,8 +14,8 @@ from noise2map.inference.pixels import (
     IMAGENET_STD,
     input_size_of,
     normalized_pixels,
+    processed_pixels,
     processor_settings,
-    short_side_of,
 )
 from noise2map.metrics import FeatureExtractor
 from noise2map.models import MapModel
@@ -75,8 +75,7 @@ class EncoderFeatures(FeatureExtractor):
         if layer not in _LAYERS:
             raise ValueError(f"layer must be one of {', '.join(_LAYERS)}, got {layer!r}")
         self.encoder = model.encoder
-        self.layer, self.short_side = layer, short_side_of(processor)
-        self.mean, self.std = processor.image_mean, processor.image_std
+        self.layer, self.processor = layer, processor
         channels = list(self.encoder.backbone.channels)
         self.size = model.config.hidden_size if layer == "merged" else channels[_LAYERS.index(layer)]
         self.name = f"{label}:{layer}@{weights_checksum(self.encoder)}"
@@ -84,7 +83,7 @@ class EncoderFeatures(FeatureExtractor):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Images `(B, 3, H, W)` uint8 -> features `(B, size)`."""
-        pixels = normalized_pixels(images, self.short_side, None, self.mean, self.std)
+        pixels = processed_pixels(images, self.processor)
         if self.layer == "merged":
             return self.encoder(pixels).mean((2, 3))
         return self.encoder.backbone(pixels).feature_maps[_LAYERS.index(self.layer)].mean((2, 3))
@@ -133,7 +132,7 @@ class BackboneFeatures(FeatureExtractor):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Images `(B, 3, H, W)` uint8 -> features `(B, size)`."""
-        out = self.model(pixel_values=normalized_pixels(images, None, self.input_size, self.mean, self.std))
+        out = self.model(pixel_values=normalized_pixels(images, self.input_size, self.mean, self.std))
         pooled = getattr(out, "pooler_output", None)
         if pooled is None:
             hidden = out.last_hidden_state
