@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from noise2map.app import jobs
-from noise2map.app.jobs import UNEXPECTED, JobQueue
+from noise2map.app.jobs import OUT_OF_MEMORY, UNEXPECTED, JobQueue
 from noise2map.app.store import Store
 
 
@@ -76,6 +76,17 @@ def test_errors_become_sentences(queue):
 
     assert finished(queue.submit(impossible)).error == "steps is 0; expected 1"
     assert finished(queue.submit(broken)).error == UNEXPECTED
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), RuntimeError("CUDA out of memory")]
+)
+def test_lack_of_memory_is_said_whoever_tells_it(queue, error):
+    def work(job):
+        raise error
+
+    job = finished(queue.submit(work))
+    assert (job.state, job.error) == ("failed", OUT_OF_MEMORY)
 
 
 def test_the_store_forgets_what_was_not_asked_for_longest():

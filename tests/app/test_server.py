@@ -228,6 +228,23 @@ def test_a_port_in_use_is_said_before_anything_is_loaded(server, capsys):
     assert "cannot listen at host 'no.such.host.invalid'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("path", "host", "status"), [("/api/nowhere", None, 404), ("/api/upload", "elsewhere.example", 403), ("/api/upload", None, 503)]
+)
+def test_large_bodies_that_are_refused_get_their_answer(server, path, host, status):
+    """Not a connection that breaks while the browser still sends."""
+    held = [server.uploads.acquire(blocking=False) for _ in range(server.service.limits.uploads)] if status == 503 else []
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=30)
+        connection.request("POST", path, b"x" * (8 << 20), {MARK: "1", **({"Host": host} if host else {})})
+        answer = connection.getresponse()
+        assert answer.status == status and json.loads(answer.read())["error"]
+    finally:
+        for one in held:
+            if one:
+                server.uploads.release()
+
+
 def test_files_that_arrive_at_once_are_bounded(server):
     for _ in range(server.service.limits.uploads):
         assert server.uploads.acquire(blocking=False)

@@ -57,6 +57,9 @@ def test_a_panel_that_cannot_be_written_is_refused_first(models, tmp_path, capsy
     words = ["--segmentation-model", models / "rooms", "--depth-model", models / "depth"]
     assert run("--out", tmp_path / "out", "--hero", tmp_path / "file" / "hero.png", *words) == 2
     assert "file" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    for name, said in (("hero.txt", "no image format has the suffix '.txt'"), ("", "a folder; expected a file such as hero.png")):
+        assert run("--out", tmp_path / "out", "--hero", tmp_path / name, *words) == 2
+        assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 @pytest.fixture(scope="module")

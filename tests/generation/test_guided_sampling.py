@@ -170,7 +170,8 @@ def test_camera(generator):
 
 def test_seeds():
     assert parse_seeds("0-3, 8,2,10-10") == [0, 1, 2, 3, 8, 10]
-    for text in ("", "a", "3-1", "1-", "-2", "0-9999999"):
+    assert parse_seeds("18446744073709551615") == [2**64 - 1] and torch.Generator().manual_seed(2**64 - 1)
+    for text in ("", "a", "3-1", "1-", "-2", "0-9999999", "18446744073709551616", "9" * 20):
         with pytest.raises(BadParameter, match="seeds"):
             parse_seeds(text)
 

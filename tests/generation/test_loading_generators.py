@@ -13,7 +13,7 @@ from tiny_guidance import tiny_prior
 
 from noise2map.diffusion import add_noise, image_generator, tables_from_betas
 from noise2map.generation.depth_reading import depth_probe, probe_name, real_disagreement
-from noise2map.generation.loading import load_generator, load_part
+from noise2map.generation.loading import CAMERA_FILE, camera_of, load_generator, load_part
 from noise2map.generation.sampling import SamplingOptions, draw, draw_images, first_timestep, warn_of_spacing
 from noise2map.guidance import DepthGuidedPipeline, DepthPredictor, DepthPrior, GuidanceConfig, UNetFeatureTap
 
@@ -33,6 +33,16 @@ def pipe(paths):
 
 def read(folder, seed):
     return np.asarray(Image.open(folder.root / f"{seed:06d}.png"))
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "{}", '{"size_px": [64, 64], "intrinsics_px": [1, 2]}', '{"size_px": [0, 64], "intrinsics_px": [1, 2, 3, 4]}']
+)
+def test_a_camera_that_is_none_is_named(paths, tmp_path, text):
+    shutil.copytree(paths["generator"], tmp_path / "generator")
+    (tmp_path / "generator" / CAMERA_FILE).write_text(text)
+    with pytest.raises(ValueError, match=r"camera.json is no camera \(.*expected size_px and the four intrinsics_px"):
+        camera_of(tmp_path / "generator", 64)
 
 
 def test_a_generator_is_opened_with_its_parts(paths, pipe, tmp_path):

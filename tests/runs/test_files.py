@@ -92,6 +92,15 @@ def test_a_folder_is_replaced_only_when_all_of_it_is_written(tmp_path):
     assert names(target) == ["new"] and names(target.parent) == ["model"]
 
 
+def test_a_linked_folder_stays_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "old").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    with files.writing_directory(tmp_path / "link") as folder:
+        (folder / "new").write_text("new")
+    assert (tmp_path / "link").is_symlink() and names(tmp_path / "disk") == ["new"] and names(tmp_path) == ["disk", "link"]
+
+
 def test_a_folder_that_holds_something_can_be_kept(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("mine")

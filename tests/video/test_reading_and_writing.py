@@ -135,6 +135,21 @@ def test_what_is_no_clip_is_told(tmp_path):
         VideoReader(tmp_path / "none.mp4")
 
 
+def test_a_stream_that_ends_before_its_first_frame_is_told(tmp_path):
+    """FFmpeg calls it the end of the file, Python's `EOFError`, which a command line takes for Ctrl-D."""
+    path = tmp_path / "whole.ts"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg2video", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for frame in flat_frames(60):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        container.mux(stream.encode(None))
+    assert sum(1 for _ in VideoReader(path).frames()) == 60
+    (tmp_path / "cut.ts").write_bytes(path.read_bytes()[:500])
+    with pytest.raises(ValueError, match=r"cut\.ts'"):
+        VideoReader(tmp_path / "cut.ts")
+
+
 def test_without_the_package_it_is_said_how_to_install_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(ImportError, match=r"install noise2map\[video\]"):

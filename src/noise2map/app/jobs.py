@@ -7,11 +7,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from noise2map.runs.memory import hand_back_freed_memory
+from noise2map.runs.memory import hand_back_freed_memory, is_lack_of_memory
 
 logger = logging.getLogger(__name__)
 
 _HAND_BACK_AFTER = 16  # jobs: after each one, the next would have to get all its memory again
+OUT_OF_MEMORY = "There is not enough memory; choose fewer samples or a smaller image."
 UNEXPECTED = "Something went wrong inside; the server's log says what."
 
 
@@ -82,11 +83,13 @@ class Job:
             self.result, self.state = self._work(self), "done"
         except Cancelled:
             self.state = "cancelled"
-        except (ValueError, OSError, ImportError, MemoryError) as error:
-            self.error, self.state = " ".join(str(error).split()) or "There is not enough memory.", "failed"
-        except Exception:
-            logger.exception("a request failed")
-            self.error, self.state = UNEXPECTED, "failed"
+        except (ValueError, OSError, ImportError) as error:
+            self.error, self.state = " ".join(str(error).split()), "failed"
+        except Exception as error:
+            short = is_lack_of_memory(error)
+            if not short:
+                logger.exception("a request failed")
+            self.error, self.state = OUT_OF_MEMORY if short else UNEXPECTED, "failed"
         self._tell()
 
     def _tell(self) -> None:

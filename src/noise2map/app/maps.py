@@ -90,10 +90,10 @@ def _rectangle(value: Any) -> tuple[float, float, float, float] | None:
         return None
     if not isinstance(value, list) or len(value) != 4 or not all(isinstance(one, int | float) for one in value):
         raise ValueError("cover is no list of four numbers; expected left, top, right, bottom as shares from 0 to 1")
-    left, top, right, bottom = (float(one) for one in value)
+    left, top, right, bottom = value
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
         raise ValueError(f"cover is {value}; expected left < right and top < bottom, from 0 to 1")
-    return left, top, right, bottom
+    return float(left), float(top), float(right), float(bottom)
 
 
 @dataclass

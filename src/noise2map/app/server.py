@@ -122,6 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, make: Any) -> None:
         try:
             if not self.server.known_host(self.headers.get("Host")):
+                self._drain()
                 raise _Refused(403, "This server is called by another name.")
             make()
         except _Refused as error:
@@ -163,11 +164,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _post(self) -> None:
         origin = self.headers.get("Origin")
         if self.headers.get(MARK) is None or (origin is not None and urlsplit(origin).netloc != self.headers.get("Host")):
-            self._body(_DRAINED_BYTES, keep=False)
+            self._drain()
             raise _Refused(403, "Only the page of this server may ask for that.")
         path = urlsplit(self.path).path
         if path == "/api/upload":
             if not self.server.uploads.acquire(blocking=False):
+                self._drain()
                 raise _Refused(503, "Too many files arrive at once; try again in a moment.")
             try:
                 found = self.server.service.upload(self._body(self.server.service.limits.upload_bytes))
@@ -178,7 +180,13 @@ class _Handler(BaseHTTPRequestHandler):
             fields = _fields(self._body(_JSON_BYTES))
             self._stream(self.server.service.start(path.removeprefix("/api/run/"), fields))
         else:
+            self._drain()
             raise _Refused(404, "There is no such page.")
+
+    def _drain(self) -> None:
+        """Reads a body that nobody wants: a client that is still sending hears no answer, but a broken connection."""
+        if self.command == "POST":
+            self._body(_DRAINED_BYTES, keep=False)
 
     def _body(self, most: int, keep: bool = True) -> bytes:
         """The body, never more than ``most`` bytes of it in memory."""

@@ -78,7 +78,9 @@ def explain_lack_of_memory(remedy: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "out of memory" not in str(error):
+        from noise2map.runs.memory import is_lack_of_memory
+
+        if not is_lack_of_memory(error):
             raise
         raise MemoryError(f"out of memory; {remedy}") from error
 

@@ -128,6 +128,10 @@ def sample(
         print("depth is relative: no normals and no point clouds")
 
 
+LARGEST_SEED = 2**64 - 1
+"""Of PyTorch's generators."""
+
+
 def parse_seeds(text: str) -> list[int]:
     """``"0-15"``, ``"3"``, ``"0-3,8,10-11"`` -> seeds in that order, each once.
 
@@ -140,6 +144,8 @@ def parse_seeds(text: str) -> list[int]:
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise typer.BadParameter(f"--seeds must be whole numbers and ranges such as 0-15 or 0,3,7, got {text!r}")
         low, high = int(first), int(last or first)
+        if high > LARGEST_SEED:
+            raise typer.BadParameter(f"--seeds {word!r} is more than a seed can be; expected at most {LARGEST_SEED}")
         if high < low or high - low > 1_000_000:
             raise typer.BadParameter(f"--seeds {word!r} are no range; expected the smaller number first, at most a million seeds")
         seeds += range(low, high + 1)

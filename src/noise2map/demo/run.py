@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from PIL import Image
 
 from noise2map.data.freedoom import load_samples
 from noise2map.data.subsets import evenly_spaced
@@ -40,7 +41,7 @@ from noise2map.report.html import Cloud, GalleryItem, Page
 from noise2map.report.palettes import depth_range
 from noise2map.report.panels import Panel, render
 from noise2map.report.tables import text_table, write_csv
-from noise2map.runs.files import check_writable, write_image
+from noise2map.runs.files import check_writable, encode_image, write_image
 from noise2map.runs.output_folder import claim
 from noise2map.runs.words import counted
 from noise2map.tasks import TASKS
@@ -115,6 +116,9 @@ def run_demo(options: DemoOptions) -> list[str]:
         ValueError: If a model is for another task, or the folder holds something else.
     """
     if options.hero is not None:
+        if options.hero.is_dir():
+            raise IsADirectoryError(f"hero is {str(options.hero)!r}, a folder; expected a file such as hero.png")
+        encode_image(Image.new("RGB", (1, 1)), options.hero.suffix)  # a suffix of no format is refused before the work
         check_writable(options.hero.parent)
     with claim(options.out, options.settings, overwrite=options.overwrite):
         return _make(options)

@@ -218,11 +218,16 @@ def camera_of(name: str | Path, size: int | Sequence[int], fov_deg: float | None
 
     Raises:
         OSError: if the generator is missing, or a hub id cannot be reached.
+        ValueError: if its camera file is none.
     """
     height, width = (size, size) if isinstance(size, int) else size
     if fov_deg is None and (path := Path(_own_folder(resolve_generator(name))) / CAMERA_FILE).is_file():
-        record = json.loads(path.read_text(encoding="utf-8"))
-        scales = [width / record["size_px"][0], height / record["size_px"][1]] * 2
-        return Camera([value * scale for value, scale in zip(record["intrinsics_px"], scales)], CAMERA_FILE)
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            scales = [width / record["size_px"][0], height / record["size_px"][1]] * 2
+            values = [float(value * scale) for value, scale in zip(record["intrinsics_px"], scales, strict=True)]
+        except (ValueError, KeyError, TypeError, IndexError, ZeroDivisionError) as error:
+            raise ValueError(f"{path} is no camera ({error!r}); expected size_px and the four intrinsics_px") from error
+        return Camera(values, CAMERA_FILE)
     values = intrinsics_from_fov(60.0 if fov_deg is None else fov_deg, height, width)
     return Camera([round(float(value), 4) for value in values], "assumed" if fov_deg is None else "given")

@@ -204,7 +204,7 @@ def depth_error_cell(depth_m: np.ndarray, truth_m: np.ndarray, title: str = "rel
     relative = np.where(known, np.abs(depth_m - truth_m) / np.where(known, truth_m, 1.0), np.nan)
     mean = float(relative[known].mean()) if known.any() else float("nan")
     bar = ColorBar(0.0, limit, UNCERTAINTY_MAP, open_end=True)
-    return Cell(title, colorize(relative, 0.0, limit), bar, note=f"mean {mean:.1%}")
+    return Cell(title, colorize(relative, 0.0, limit), bar, note=f"mean {mean:.1%}" if known.any() else "no truth")
 
 
 def segmentation_panel(

@@ -166,7 +166,7 @@ def writing_directory(target: str | os.PathLike[str], *, replace: bool = True) -
         FileExistsError: If ``target`` is a file, or holds anything and ``replace`` is False.
         OSError: What the file system said. ``target`` is untouched.
     """
-    target = Path(os.path.abspath(target))
+    target = Path(os.path.realpath(target))  # a link stays, and what it leads to is replaced
     if target.exists() and not target.is_dir():
         raise FileExistsError(errno.EEXIST, "is a file where a folder is to be written", str(target))
     if not replace and target.is_dir() and any(target.iterdir()):

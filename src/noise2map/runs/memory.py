@@ -1,6 +1,7 @@
 """Memory of the process: how much, in words and bytes, and that which is freed and stays for the next step of a model."""
 
 import ctypes
+import math
 import os
 import platform
 import re
@@ -18,6 +19,8 @@ _LARGE = 64 * 2**20  # bytes of a tensor that is worth making room for
 
 _kept: bool | None = None
 
+_LACK_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")  # CUDA and MPS, Windows, Linux
+
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
@@ -28,9 +31,16 @@ def parse_bytes(text: str | int) -> int:
         ValueError: If it is no amount of memory.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", str(text).strip().lower())
-    if found is None or found[2] not in _UNITS or (amount := round(float(found[1]) * _UNITS[found[2]])) < 1:
+    amount = 0.0 if found is None or found[2] not in _UNITS else float(found[1]) * _UNITS[found[2]]
+    if not 1 <= amount < math.inf:
         raise ValueError(f"memory is {text!r}; expected an amount such as 2GiB, 512MiB or 4GB")
-    return amount
+    return round(amount)
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was not enough, of the CPU or an accelerator: PyTorch's is a `RuntimeError`."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(words in text for words in _LACK_OF_MEMORY))
 
 
 def resident_bytes() -> int:

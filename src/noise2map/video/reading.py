@@ -87,7 +87,7 @@ class VideoReader:
     def _open(self) -> Any:
         try:
             container = self._av.open(str(self.path), metadata_errors="replace")
-        except (OSError, ValueError) as error:
+        except (self._av.error.FFmpegError, OSError, ValueError) as error:
             raise ValueError(f"'{self._name}' is no video that can be read: {_reason(error)}") from error
         if container.format.name.endswith("_pipe") or container.format.name == "image2":
             container.close()
@@ -118,7 +118,7 @@ class VideoReader:
                 for frame in container.decode(stream):
                     yield frame
                     count += 1
-            except (OSError, ValueError) as error:
+            except (self._av.error.FFmpegError, OSError, ValueError) as error:
                 raise ValueError(f"'{self._name}' breaks off after {count} frames: {_reason(error)}") from error
 
     def frames(self, first: int = 0) -> Iterator[Frame]:
@@ -161,7 +161,7 @@ class VideoReader:
                         container.seek(wanted, stream=stream)  # to the key frame before it
                     later = (one for one in container.decode(stream) if not index or one.pts is None or one.pts >= wanted)
                     image = _upright(next(later))
-                except (OSError, ValueError, StopIteration):
+                except (self._av.error.FFmpegError, OSError, ValueError, StopIteration):
                     break  # a broken end is told when it is reached
                 found.append(image if image.size == self.size else image.resize(self.size))
         return found or [frame.image for frame in islice(self.frames(), 1)]

@@ -1,6 +1,7 @@
 "use strict";
 (() => {
   const $ = (id) => document.getElementById(id);
+  let camera = null; // a stream that runs: the page stops it wherever it is no longer seen
   const state = { tab: null, image: null, cover: null, place: 0, running: null, result: null, fov: 60, limits: {}, models: {} };
   const MARK = { "X-Noise2map": "1" };
 
@@ -77,6 +78,7 @@
 
   const show = (tab) => {
     if (state.running) state.running.abort();
+    stopCamera();
     state.tab = tab;
     for (const button of $("tabs").children) button.setAttribute("aria-selected", String(button.dataset.tab === tab.id));
     $("source").hidden = tab.kind !== "map";
@@ -108,6 +110,7 @@
 
   // ---- the image: a file, a sample frame, the webcam ---------------------------------------------------------------------
   const use = (name, address, fov = 60) => {
+    stopCamera();
     state.image = name; state.fov = fov;
     $("chosen").src = address; $("chosen").hidden = false; $("hint").hidden = true;
     const dial = $("dials").elements.fov_deg;
@@ -136,8 +139,13 @@
   drop.addEventListener("drop", (event) => send(event.dataTransfer.files[0]));
   for (const name of ["dragover", "drop"]) window.addEventListener(name, (event) => event.preventDefault());
 
-  let camera = null;
-  const stopCamera = () => { if (camera) for (const track of camera.getTracks()) track.stop(); camera = null; $("video").hidden = true; $("webcam").textContent = "webcam"; };
+  const stopCamera = () => { // what was there before it is what a run takes, so that is shown again
+    if (camera) for (const track of camera.getTracks()) track.stop();
+    camera = null;
+    $("video").hidden = true; $("chosen").hidden = !state.image; $("hint").hidden = Boolean(state.image);
+    $("webcam").textContent = "webcam";
+    drawCover();
+  };
   $("webcam").addEventListener("click", async () => {
     const video = $("video");
     if (camera) {
@@ -147,11 +155,15 @@
       canvas.toBlob(send, "image/jpeg", 0.95);
       return;
     }
+    const tab = state.tab;
+    $("webcam").disabled = true; // while the browser asks: a second stream would have nobody to stop it
     try {
       camera = await navigator.mediaDevices.getUserMedia({ video: true });
       video.srcObject = camera; await video.play();
       $("chosen").hidden = true; $("hint").hidden = true; video.hidden = false; $("webcam").textContent = "take the image";
-    } catch (error) { stopCamera(); say(`The webcam cannot be used: ${error.message}.`, true); }
+      drawCover();
+      if (state.tab !== tab) stopCamera();
+    } catch (error) { stopCamera(); say(`The webcam cannot be used: ${error.message}.`, true); } finally { $("webcam").disabled = false; }
   });
 
   // ---- what is covered ---------------------------------------------------------------------------------------------------
@@ -282,10 +294,11 @@
     const [column, row] = [x * result.size[0], y * result.size[1]].map((one, k) => Math.min(result.size[k] - 1, Math.max(0, Math.floor(one))));
     Object.assign($("cross").style, { left: `${x * 100}%`, top: `${y * 100}%` });
     $("cross").hidden = false;
+    const click = (state.click = (state.click || 0) + 1), current = () => state.result === result && state.click === click;
     try {
       const found = await answer(await fetch(`api/results/${result.token}/pixel?x=${column}&y=${row}`));
-      if (state.result === result) $("pixel").innerHTML = found.html;
-    } catch (error) { $("pixel").textContent = error.message; }
+      if (current()) $("pixel").innerHTML = found.html;
+    } catch (error) { if (current()) $("pixel").textContent = error.message; }
   });
 
   // ---- start -------------------------------------------------------------------------------------------------------------
@@ -302,7 +315,7 @@
       for (const one of found.samples) {
         const address = `api/samples/${one.name}`;
         const button = node("button", { type: "button", title: one.title }, node("img", { src: address, alt: one.title, loading: "lazy" }));
-        button.addEventListener("click", () => { stopCamera(); press($("samples"), button); use(`sample:${one.name}`, address, one.fov_deg); });
+        button.addEventListener("click", () => { press($("samples"), button); use(`sample:${one.name}`, address, one.fov_deg); });
         $("samples").append(button);
       }
       show(found.tabs[0]);
