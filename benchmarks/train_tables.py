@@ -20,6 +20,7 @@ from typing import Any
 
 import decoder_tables
 
+from noise2map.models.distributions.whole_maps import WHOLE_MAP_OBJECTIVES
 from noise2map.runs.run_directory import FINAL_DIRECTORY
 from noise2map.training.maps.recipe import Recipe, load_recipe
 from noise2map.training.recipe_files import recipe_names
@@ -123,7 +124,7 @@ class Job:
             return ["--steps", *STEPS, "--sampling", "diffusion"]
         objective = self._config.get("objective")
         field = ["--steps", "1", "--sampling", "field"]
-        if objective == "low_rank":  # draws logits: the width of a field has no part in it
+        if objective in WHOLE_MAP_OBJECTIVES:  # draw logits: the width of a field has no part in it
             return field
         states = self.read.model.task == "segmentation" or objective == "laplace"
         return [*field, "--field-smoothness", WIDTHS] if states else []

@@ -22,6 +22,7 @@ NAMES = {
     "segmentation-energy": "energy score as loss",
     "normals-nodiffusion": "no diffusion",
     "normals-angular": "direction and expected error (angular)",
+    "normals-published": "as published",
 }
 # title: columns, the first that a row has is taken; factor; digits
 Column = tuple[Sequence[str], float, int]
@@ -52,8 +53,8 @@ ONE_MAP: dict[str, dict[str, Column]] = {
         "median error, °": (("median_angle",), 1, 1),
         "within 11.25° %": (("within_11.25",), 100, 1),
         "within 30° %": (("within_30",), 100, 1),
-        "error-AUROC": (("scale_auroc",), 1, 3),
-        "AUSE": (("scale_ause",), 1, 3),
+        "error-AUROC": (("scale_auroc", "sample_variance_auroc"), 1, 3),
+        "AUSE": (("scale_ause", "sample_variance_ause"), 1, 3),
         "in 50 %": (("scale_coverage_50",), 100, 1),
         "in 90 %": (("scale_coverage_90",), 100, 1),
     },

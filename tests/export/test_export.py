@@ -195,6 +195,8 @@ def test_operators_of_others_are_refused():
 def test_models_without_a_graph_are_refused(tmp_path):
     with pytest.raises(ValueError, match="cannot export a model on a 'hiera' backbone"):
         check_exportable(tiny_segmenter("hiera"))
+    with pytest.raises(ValueError, match="cannot export a model of objective 'flow'"):
+        check_exportable(tiny_segmenter(objective="flow", diffusion=False))
     with pytest.raises(ValueError, match="cannot export a Linear; expected a model of maps"):
         check_exportable(nn.Linear(2, 2))
     with pytest.raises(ValueError, match=r"in torch.bfloat16 on cpu; expected one in float32 on the CPU"):

@@ -23,6 +23,7 @@ MODELS = {
     "classes_energy": lambda **kw: tiny_segmenter(
         map_encoding="one_hot", map_scale=1.0, objective="energy", noise_channels=2, **kw
     ),
+    "classes_flow": lambda **kw: tiny_segmenter(objective="flow", diffusion=False, **kw),
     "classes_low_rank": lambda **kw: tiny_segmenter(objective="low_rank", diffusion=False, **kw),
     "classes_self_aligned": lambda **kw: tiny_segmenter(self_aligned=True, **kw),
     "depth": lambda **kw: tiny_depth_model(depth_representation="log", **kw),

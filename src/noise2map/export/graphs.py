@@ -103,6 +103,11 @@ def check_exportable(model: Any) -> None:
             f"cannot export {model.task} models: sensors are gathered by indices that differ from sample to sample (cameras' "
             "rays, LiDAR points), which has no graph of open sizes; expected a model of maps of single images"
         )
+    if model.config.objective == "flow":
+        raise ValueError(
+            "cannot export a model of objective 'flow': a further network draws its maps, and the two graphs of an export hold the "
+            "encoder and the decoder; expected another objective"
+        )
     kind, fixed = model.config.backbone_config.model_type, model.encoder.image_size
     if fixed is not None:
         raise ValueError(

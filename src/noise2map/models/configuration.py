@@ -33,7 +33,7 @@ _CHOICES = {
     "feedback": ("argmax", "mean"),
     "time_grid": ("uniform", "karras"),
     "time_sampling": ("uniform", "logit_normal"),
-    "objective": ("task", "l2", "laplace", "laplace_mixture", "angular", "crps", "energy", "low_rank"),
+    "objective": ("task", "l2", "laplace", "laplace_mixture", "angular", "crps", "energy", "low_rank", "flow"),
     "upsampling": ("bilinear", "convex"),
     "loss_average": ("all", "valid"),
     "depth_representation": ("linear", "log"),
@@ -136,9 +136,13 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
             under a `"laplace_mixture"` of two. Normals: also the likelihood of an `"angular"` distribution, whose direction and
             concentration the head then predicts. With noise channels also a proper score of two samples: `"crps"` (depth, beside
             the Laplace likelihood of the call without noise) or `"energy"` (classes). Classes, without diffusion: also the
-            likelihood of whole maps under a `"low_rank"` normal distribution of the logits (stochastic segmentation networks),
-            which `sampling="field"` then draws from.
-        low_rank_factors (`int`, defaults to 10): Rank of that distribution's covariance, beside its diagonal.
+            likelihood of whole maps under a `"low_rank"` normal distribution of the logits (stochastic segmentation networks), or
+            what a light `"flow"` makes of noise around them (flow stochastic segmentation networks); `sampling="field"` then draws
+            from it.
+        low_rank_factors (`int`, defaults to 10): Rank of the covariance of `"low_rank"`, beside its diagonal.
+        flow_steps (`int`, defaults to 20): Calls of the network of `"flow"` from noise to a map.
+        flow_channels (`int`, defaults to 32): Width of that network, a multiple of 8.
+        flow_context_channels (`int`, defaults to 16): Channels by which the decoder tells it more than where to start.
         gradient_weight (`float`, defaults to 0): Depth: weight of the error of differences of log depth between pixels (MegaDepth,
             MiDaS), added to the objective `"task"`, `"laplace"` or `"crps"`: surfaces become smooth and edges steep.
         upsampling (`str`, defaults to `"bilinear"`): How a map of cells becomes one of pixels. With `"convex"` the model itself
@@ -215,6 +219,9 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
     calibration: dict | None = None
     objective: str = "task"
     low_rank_factors: int = 10
+    flow_steps: int = 20
+    flow_channels: int = 32
+    flow_context_channels: int = 16
     gradient_weight: float | int = 0.0
     upsampling: str = "bilinear"
     self_aligned: bool = False
@@ -267,7 +274,7 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
             "hidden_size", "group_norm_groups", "decoder_layers", "decoder_attention_heads", "decoder_n_points", "decoder_ffn_dim",
             "time_embed_dim", "time_embed_frequencies", "map_scale", "map_projection_gain", "num_inference_steps",
             "ensemble_size", "auto_max_steps", "temperature", "auxiliary_channels", "min_depth", "layer_norm_eps", "flip_tolerance",
-            "low_rank_factors",
+            "low_rank_factors", "flow_steps", "flow_channels", "flow_context_channels",
         )  # fmt: skip
         for name in positive:
             if not 0 < getattr(self, name) < math.inf:
@@ -317,8 +324,10 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
                 f"gradient_weight is {self.gradient_weight!r}, a loss of the median, through which objective {self.objective!r} is "
                 "not trained; expected 0, or the objective 'task', 'laplace' or 'crps'"
             )
-        if self.objective == "low_rank" and self.diffusion:
-            raise ValueError("objective 'low_rank' draws maps in one pass; expected diffusion False")
+        if self.objective in ("low_rank", "flow") and self.diffusion:
+            raise ValueError(f"objective {self.objective!r} draws maps in one pass of the decoder; expected diffusion False")
+        if self.flow_channels % 8:
+            raise ValueError(f"flow_channels is {self.flow_channels!r}; expected a multiple of 8")
         if self.decoder_type != "denoising" and (self.diffusion or self.objective != "task"):
             raise ValueError(
                 f"decoder_type is {self.decoder_type!r}, which makes its map in one step; expected diffusion=False and objective "

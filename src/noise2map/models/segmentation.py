@@ -19,7 +19,9 @@ from noise2map.diffusion.scoring_rules import map_energy_score
 from noise2map.models.aggregation import CLASS_UNCERTAINTIES, Aggregator, ProbabilityAggregator, Softmax
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.distributions.calibration import Calibration, likely_classes
-from noise2map.models.distributions.low_rank import LowRankAggregator, LowRankNormal
+from noise2map.models.distributions.flow import FlowNetwork, LogitFlow
+from noise2map.models.distributions.low_rank import LowRankNormal
+from noise2map.models.distributions.whole_maps import WHOLE_MAP_OBJECTIVES, WholeMapAggregator, WholeMaps, marginals_of
 from noise2map.models.encoder import AuxiliaryHead
 from noise2map.models.labels import check_label_shape
 from noise2map.models.map_model import MapModel
@@ -28,9 +30,6 @@ from noise2map.models.single_step import SINGLE_STEP_DECODERS, KernelUpdateHead
 
 CERTAIN = 30.0
 """Logit by which a pixel counts as known: e^-30 is far below what float32 probabilities resolve."""
-
-LOW_RANK_SAMPLES = 20
-"""Maps that are drawn for the likelihood of a normal distribution of low rank (Monteiro et al. 2020, section 3)."""
 
 _MIN_VARIANCE = 1e-6  # of the noise in a map that is all but clean
 
@@ -41,18 +40,25 @@ class SegmentationHead(nn.Module):
     def __init__(self, config: Noise2MapConfig) -> None:
         super().__init__()
         self.low_rank = config.objective == "low_rank"
-        sets = 2 + config.low_rank_factors if self.low_rank else 1  # see `LowRankNormal.from_prediction`
-        self.classifier = nn.Linear(config.hidden_size, sets * config.num_labels)
+        channels, context = config.num_labels, config.flow_context_channels
+        if self.low_rank:
+            channels *= 2 + config.low_rank_factors  # see `LowRankNormal.from_prediction`
+        self.flow = FlowNetwork(channels, context, config.flow_channels) if config.objective == "flow" else None
+        if self.flow is not None:
+            channels += context  # see `LogitFlow.from_prediction`
+        self.classifier = nn.Linear(config.hidden_size, channels)
         self.config = config  # its temperature may be set later
 
     def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         """Tokens ``(N, h*w, C)`` -> logits ``(N, K, h, w)``, divided by the temperature, float32 or better.
 
         With the objective ``"low_rank"`` further channels follow, see `LowRankNormal.from_prediction`; all of the normal
-        distribution is divided.
+        distribution is divided. With ``"flow"`` these are no logits, see `LogitFlow`, which divides those of its network.
         """
         given = self.classifier(tokens)
         given = given.to(torch.promote_types(given.dtype, torch.float32))
+        if self.flow is not None:
+            return given.transpose(1, 2).unflatten(2, size)
         temperature, count = self.config.temperature, self.config.num_labels
         logits = given / temperature
         if self.low_rank and temperature != 1:
@@ -156,7 +162,7 @@ class Noise2MapForSemanticSegmentation(MapModel):
     task = "segmentation"
     default_uncertainty = "entropy"
     uncertainty_kinds = CLASS_UNCERTAINTIES
-    objectives = ("task", "l2", "energy", "low_rank")
+    objectives = ("task", "l2", "energy", *WHOLE_MAP_OBJECTIVES)
     calibrated_parts = ("confidences", "thresholds")
 
     def __init__(self, config: Noise2MapConfig) -> None:
@@ -194,14 +200,21 @@ class Noise2MapForSemanticSegmentation(MapModel):
 
     def map_of(self, prediction: Tensor) -> Tensor:
         """See `MapModel.map_of`; logits of the marginals."""
-        return LowRankNormal.marginals_of(prediction, self.config.num_labels)
+        return marginals_of(prediction, self.config.num_labels, self._whole_maps)
+
+    def _whole_maps(self, prediction: Tensor) -> WholeMaps:
+        """The distribution ``(N, K', h, w)`` that the head gave; of the objectives that have one."""
+        config = self.config
+        if config.objective == "flow":
+            network: Any = self.head.flow
+            return LogitFlow.from_prediction(prediction, config.num_labels, network, config.flow_steps, config.temperature)
+        return LowRankNormal.from_prediction(prediction, config.num_labels)
 
     def loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
         """See `MapModel.loss`."""
-        if self.config.objective == "low_rank":
+        if self.config.objective in WHOLE_MAP_OBJECTIVES:
             small = self._small_labels(labels, tuple(prediction.shape[-2:]))
-            whole = LowRankNormal.from_prediction(prediction, self.config.num_labels)
-            return whole.negative_log_likelihood(small, self.config.semantic_loss_ignore_index, LOW_RANK_SAMPLES)
+            return self._whole_maps(prediction).loss(small, self.config.semantic_loss_ignore_index)
         return self._cross_entropy(prediction, labels)
 
     def auxiliary_loss(self, features: Tensor, labels: Tensor) -> Tensor:
@@ -243,14 +256,14 @@ class Noise2MapForSemanticSegmentation(MapModel):
     ) -> Tensor:
         """See `MapModel.draw_samples`."""
         if prediction.shape[1] > self.config.num_labels:
-            return LowRankNormal.from_prediction(prediction, self.config.num_labels).sample(count, generators)
+            return self._whole_maps(prediction).sample(count, generators)
         ids = draw_classes(prediction.log_softmax(1), count, smoothness, generators)
         return (functional.one_hot(ids, self.config.num_labels).movedim(-1, 2).float() - 1) * CERTAIN
 
     def make_aggregator(self, batch_size: int, ensemble_size: int, average: str) -> Aggregator:
         """See `MapModel.make_aggregator`."""
-        if self.config.objective == "low_rank":
-            return LowRankAggregator(self.map_of, batch_size, ensemble_size, average)
+        if self.config.objective in WHOLE_MAP_OBJECTIVES:
+            return WholeMapAggregator(self.map_of, batch_size, ensemble_size, average)
         return ProbabilityAggregator(Softmax(), batch_size, ensemble_size, average)
 
     def calibrate(

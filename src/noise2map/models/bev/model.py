@@ -24,10 +24,12 @@ from noise2map.models.bev.sparse_conv import SparseConv3d
 from noise2map.models.decoding import DecodingOptions
 from noise2map.models.denoising import input_channels
 from noise2map.models.distributions.calibration import Calibration
-from noise2map.models.distributions.low_rank import LowRankAggregator, LowRankLayers
+from noise2map.models.distributions.flow import LayerFlow
+from noise2map.models.distributions.low_rank import LowRankLayers
+from noise2map.models.distributions.whole_maps import WHOLE_MAP_OBJECTIVES, WholeMapAggregator, WholeMaps, marginals_of
 from noise2map.models.map_decoder import MapDecoder
 from noise2map.models.map_model import MapModel
-from noise2map.models.segmentation import CERTAIN, LOW_RANK_SAMPLES, MapSegmenterOutput, SegmentationHead
+from noise2map.models.segmentation import CERTAIN, MapSegmenterOutput, SegmentationHead
 
 _MIN_VARIANCE = 1e-6  # of the noise in a map that is all but clean
 
@@ -71,7 +73,7 @@ class Noise2MapForBevSegmentation(MapModel):
     task = "bev"
     default_uncertainty = "entropy"
     uncertainty_kinds = CLASS_UNCERTAINTIES
-    objectives = ("task", "l2", "low_rank")
+    objectives = ("task", "l2", *WHOLE_MAP_OBJECTIVES)
     codec: MultiLabelCodec | BinaryLayersCodec
     encoder: BevEncoder
 
@@ -272,7 +274,15 @@ class Noise2MapForBevSegmentation(MapModel):
 
     def map_of(self, prediction: Tensor) -> Tensor:
         """See `MapModel.map_of`; logits of the marginals."""
-        return LowRankLayers.marginals_of(prediction, self.config.num_labels)
+        return marginals_of(prediction, self.config.num_labels, self._whole_maps)
+
+    def _whole_maps(self, prediction: Tensor) -> WholeMaps:
+        """The distribution ``(N, K', X, Y)`` that the head gave; of the objectives that have one."""
+        config = self.config
+        if config.objective == "flow":
+            network: Any = self.head.flow
+            return LayerFlow.from_prediction(prediction, config.num_labels, network, config.flow_steps, config.temperature)
+        return LowRankLayers.from_prediction(prediction, config.num_labels)
 
     def prediction_to_average(self, out: BevSegmenterOutput) -> Tensor:
         """See `MapModel.prediction_to_average`; the log-odds of averaged probabilities."""
@@ -280,9 +290,8 @@ class Noise2MapForBevSegmentation(MapModel):
 
     def loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
         """See `MapModel.loss`."""
-        if self.config.objective == "low_rank":
-            whole = LowRankLayers.from_prediction(prediction, self.config.num_labels)
-            return whole.negative_log_likelihood(labels, UNKNOWN, LOW_RANK_SAMPLES)
+        if self.config.objective in WHOLE_MAP_OBJECTIVES:
+            return self._whole_maps(prediction).loss(labels, UNKNOWN)
         return multilabel_focal_loss(prediction, labels, self.config.focal_gamma, UNKNOWN).sum()
 
     def evidence(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -299,16 +308,16 @@ class Noise2MapForBevSegmentation(MapModel):
     def draw_samples(
         self, prediction: Tensor, count: int, smoothness: float, generators: Sequence[torch.Generator | None]
     ) -> Tensor:
-        """See `MapModel.draw_samples`; logits of plus or minus `CERTAIN`; with ``"low_rank"`` those of a `LowRankLayers`."""
+        """See `MapModel.draw_samples`; logits of plus or minus `CERTAIN`; those of a `WholeMaps`, if that was learnt."""
         if prediction.shape[1] > self.config.num_labels:
-            return LowRankLayers.from_prediction(prediction, self.config.num_labels).sample(count, generators)
+            return self._whole_maps(prediction).sample(count, generators)
         drawn = draw_layers(prediction.sigmoid(), count, smoothness, generators)
         return (drawn.float() * 2 - 1) * CERTAIN
 
     def make_aggregator(self, batch_size: int, ensemble_size: int, average: str) -> Aggregator:
         """See `MapModel.make_aggregator`."""
-        if self.config.objective == "low_rank":
-            return LowRankAggregator(self.map_of, batch_size, ensemble_size, average, Sigmoid())
+        if self.config.objective in WHOLE_MAP_OBJECTIVES:
+            return WholeMapAggregator(self.map_of, batch_size, ensemble_size, average, Sigmoid())
         return ProbabilityAggregator(Sigmoid(), batch_size, ensemble_size, average)
 
     def check_calibration(self, value: dict[str, Any] | None) -> None:
