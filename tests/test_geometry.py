@@ -272,3 +272,15 @@ def test_maps_may_be_written_without_flattening(tmp_path):
     points = g.point_cloud(depth, CAMERA)
     g.write_ply(tmp_path / "room.ply", points, normals=g.normals_from_depth(depth, CAMERA))
     assert f"element vertex {HEIGHT * WIDTH}\n".encode() in (tmp_path / "room.ply").read_bytes()
+
+
+def test_whole_numbers_and_half_precision_lose_nothing():
+    whole = torch.tensor([500, 500, 320, 240])
+    assert g.resize_intrinsics(whole, (480, 640), (240, 320)).tolist() == [250, 250, 160, 120]
+    assert g.crop_intrinsics(whole, 0.5, 0.5).tolist() == [500, 500, 319.5, 239.5]
+    depth, camera = torch.full((2, 600), 2), (500.5, 500.5, 300.0, 1.0)
+    expected = g.point_cloud(depth.float(), camera)
+    assert torch.equal(g.point_cloud(depth, camera), expected)
+    rough = g.point_cloud(depth.bfloat16(), camera)  # 2 m is exact
+    assert torch.equal(rough.float(), expected) and len(rough[0, :, 0].unique()) == 600
+    assert torch.allclose(g.normals_from_depth(depth, camera).double(), g.normals_from_depth(depth.double(), camera), atol=1e-6)

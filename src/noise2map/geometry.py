@@ -46,16 +46,23 @@ def intrinsics_from_fov(horizontal_fov_deg: float, height: int, width: int, vert
     return torch.tensor([fx, fy, width / 2, height / 2])
 
 
+def _as_float(values: Tensor) -> Tensor:
+    """Whole numbers as floats: those of a camera rarely stay whole."""
+    return values if values.is_floating_point() else values.float()
+
+
 def resize_intrinsics(intrinsics: Tensor, old_size: tuple[int, int], new_size: tuple[int, int]) -> Tensor:
     """Intrinsics `(..., 4)` after the image was resized from `(H, W)` to `(H, W)`."""
     if min(*old_size, *new_size) < 1:
         raise ValueError(f"sizes must be at least 1 pixel, got {old_size} and {new_size}")
     y, x = new_size[0] / old_size[0], new_size[1] / old_size[1]
+    intrinsics = _as_float(intrinsics)
     return intrinsics * intrinsics.new_tensor([x, y, x, y])
 
 
 def crop_intrinsics(intrinsics: Tensor, top: float, left: float) -> Tensor:
     """Intrinsics `(..., 4)` after the first `top` rows and `left` columns were cut away (negative: padded)."""
+    intrinsics = _as_float(intrinsics)
     return intrinsics - intrinsics.new_tensor([0.0, 0.0, left, top])
 
 
@@ -111,7 +118,8 @@ def known_depth(depth_m: Tensor, valid: Tensor | None = None) -> Tensor:
 def _camera(depth_m: Tensor, intrinsics: Tensor | Sequence[float]) -> Tensor:
     if depth_m.ndim < 2:
         raise ValueError(f"depth must be (..., H, W), got shape {tuple(depth_m.shape)}")
-    return torch.as_tensor(intrinsics, dtype=depth_m.dtype, device=depth_m.device)
+    # Half precision cannot tell neighbouring pixels of a wide image apart, and whole numbers cut a focal length off.
+    return torch.as_tensor(intrinsics, dtype=torch.promote_types(depth_m.dtype, torch.float32), device=depth_m.device)
 
 
 def point_cloud(depth_m: Tensor, intrinsics: Tensor | Sequence[float]) -> Tensor:

@@ -96,3 +96,10 @@ def test_depth_drawn_in_half_precision_is_finite(dtype):
     flat = torch.ones(1, 64, 64, dtype=dtype)
     drawn = draw_laplace(flat, 0.1 * flat, 8, 0.0, [torch.Generator().manual_seed(0)])
     assert drawn.dtype == dtype and drawn.isfinite().all()
+
+
+@pytest.mark.parametrize("smoothness", [50.0, 1e4, 1e6, 1e12])
+def test_fields_much_wider_than_the_map_are_one_luck_for_all_of_it(smoothness):
+    field = smooth_field((200,), (8, 12), smoothness, generators("a"))[0]
+    assert field.shape == (200, 8, 12) and float(field.std()) == pytest.approx(1, abs=0.1)
+    assert float(field.std((1, 2)).max()) < 0.5 * 8 / smoothness * 8

@@ -129,3 +129,11 @@ def test_without_pixels_no_score_is_a_number():
     scores = ExpectedCalibrationError()
     scores.update(torch.rand(1, 4, 4), torch.ones(1, 4, 4), valid=torch.zeros(1, 4, 4, dtype=torch.bool))
     assert {name for name, value in scores.compute().items() if value.isnan()} == set(scores.compute())
+
+
+def test_class_ids_are_not_taken_for_right_and_wrong():
+    metric = ExpectedCalibrationError()
+    with pytest.raises(ValueError, match="correct must be bool, or 0 and 1"):
+        metric.update(torch.rand(1, 4, 4), torch.full((1, 4, 4), 3))
+    metric.update(torch.full((1, 1, 2), 0.8), torch.tensor([[[1, 3]]]), torch.tensor([[[True, False]]]))
+    assert float(metric.compute()["accuracy"]) == 1

@@ -72,3 +72,10 @@ def test_what_cannot_be_scored_is_refused():
         metric.update(torch.zeros(1, 3, 1, 1), image([[0]]))
     with pytest.raises(ValueError, match="average must be"):
         NormalsScores(average="set")
+
+
+def test_shares_are_as_exact_as_they_say():
+    scores = NormalsScores(average="pixel")
+    scores.update(image([[0, 40, 40]]), image([[0, 0, 0]]))
+    assert {value.dtype for value in scores.compute().values()} == {torch.float64}
+    assert scores.compute()["within_11.25"].item() == 1 / 3

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix, multiclass_jaccard_index
 
+from noise2map.codecs import OneHotCodec
 from noise2map.metrics import (
     SegmentationScores,
     confusion_matrix,
@@ -117,3 +118,12 @@ def test_a_prediction_outside_the_classes_is_fine_where_the_truth_is_ignored():
 def test_num_labels_must_be_positive():
     with pytest.raises(ValueError, match="num_labels"):
         SegmentationScores(0)
+
+
+def test_an_ignore_label_that_a_byte_cannot_hold_is_none_of_its_classes():
+    ids = torch.full((1, 4, 4), 156, dtype=torch.uint8)  # -100 as a byte
+    scores = SegmentationScores(200, ignore_index=-100)
+    scores.update(ids, ids)
+    assert float(scores.compute()["aAcc"]) == 1
+    signal = OneHotCodec(200, ignore_index=-100).encode(ids[:, :1, :1])
+    assert int(signal[0, :, 0, 0].argmax()) == 156

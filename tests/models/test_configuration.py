@@ -88,6 +88,7 @@ IMPOSSIBLE = [
     ({"loss_average": "none"}, "loss_average is 'none'"),
     ({"depth_representation": "inverse"}, "depth_representation is 'inverse'; expected one of 'linear', 'log'"),
     ({"depth_noising": "nearest"}, "depth_noising is 'nearest'"),
+    ({"depth_noising": "bilinear", "depth_representation": "log"}, "depth_noising 'bilinear' mixes in 0 m"),
     ({"uncertainty": "variance"}, "uncertainty is 'variance'"),
     ({"hidden_size": 0}, "hidden_size is 0; expected a positive number"),
     ({"decoder_layers": 0}, "decoder_layers is 0"),

@@ -117,6 +117,13 @@ def test_it_behaves_like_its_first_member():
     assert ensemble.config is models[0].config and ensemble.task == "segmentation" and ensemble.to("cpu") is ensemble
 
 
+def test_methods_of_a_module_change_all_members_and_leave_an_ensemble():
+    ensemble = DecoderEnsemble(members(count=2))
+    for name, answer in (("train", lambda one: one.training), ("eval", lambda one: not one.training)):
+        assert getattr(ensemble, name)() is ensemble and all(answer(one) for one in ensemble.members)
+    assert ensemble.double() is ensemble and {one.dtype for one in ensemble.members} == {torch.float64}
+
+
 def test_other_encoders_and_classes_are_refused():
     models = members(count=2)
     with pytest.raises(ValueError, match="expected at least 2"):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_models import tiny_segmenter
 from transformers import AutoImageProcessor
 
 from noise2map.models import Noise2MapImageProcessor
@@ -304,6 +305,15 @@ def test_uncertainty_at_the_size_of_the_images():
     assert all(0 <= float(m.min()) <= float(m.max()) <= 1 for m in maps)
     with pytest.raises(ValueError, match="holds no uncertainty"):
         processor.post_process_uncertainty(SimpleNamespace(uncertainty=None))
+    with torch.no_grad():
+        out = tiny_segmenter()(pixel_values=torch.zeros(2, 3, 32, 32), num_inference_steps=2)
+    for sizes, message in (
+        ((50, 70), "expected a height and a width"),
+        ([(0, 7), (3, 3)], "expected positive"),
+        ([(3, 3)], "got 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            processor.post_process_uncertainty(out, sizes)
 
 
 def test_a_target_size_for_each_map():

@@ -96,6 +96,14 @@ def test_a_new_head_has_no_calibration_of_the_old_one(tmp_path):
     assert new.config.calibration is None and new.calibration is None and info["mismatched_keys"]
 
 
+@pytest.mark.parametrize("classes", [{"num_labels": 7}, {"id2label": {i: f"c{i}" for i in range(7)}}])
+def test_other_classes_bring_their_palette(tmp_path, classes):
+    tiny_segmenter(palette=[f"#{index:02x}0000" for index in range(5)]).save_pretrained(tmp_path)
+    for palette in (None, [f"#00{index:02x}00" for index in range(7)]):
+        model = Noise2MapForSemanticSegmentation.from_pretrained(tmp_path, ignore_mismatched_sizes=True, palette=palette, **classes)
+        assert model.config.palette == palette and model.config.num_labels == 7
+
+
 def test_gain_of_the_map_scales_its_half_of_the_projection_alone(tmp_path):
     usual, quiet = tiny_segmenter(seed=3), tiny_segmenter(seed=3, map_projection_gain=0.25)
     width = usual.decoder.feature_channels

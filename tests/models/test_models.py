@@ -207,6 +207,16 @@ def test_masked_noising_leaves_holes_out_and_bilinear_noising_mixes_them_in():
     assert torch.allclose(bilinear[0, 0, 12:], torch.tensor(expected))
 
 
+def test_features_of_other_images_are_refused():
+    model = tiny_segmenter()
+    with torch.no_grad():
+        features = model.encode_image(images(2))
+        assert model(pixel_values=images(2), features=features).logits.shape[0] == 2
+        for pixels in (images(3), images(2, 96, 64)):
+            with pytest.raises(ValueError, match=r"features have shape \(2, 16, 16, 16\); expected those of the images"):
+                model(pixel_values=pixels, features=features)
+
+
 # ---- impossible input ------------------------------------------------------------------------------------------------------
 
 

@@ -60,7 +60,7 @@ class CategoricalCodec(MapCodec):
             ValueError: if an id is neither a class nor the ignore label.
         """
         self.check(target)
-        rows = torch.where(target == self.ignore_index, self.num_labels, target.long())
+        rows = torch.where(target.long() == self.ignore_index, self.num_labels, target.long())
         return self._look_up(rows, codes)
 
     def check(self, target: Tensor) -> None:

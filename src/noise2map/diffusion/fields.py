@@ -101,17 +101,17 @@ def _blurred_noise(
     flat = functional.conv2d(functional.conv2d(flat, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
     if stride > 1:
         correlation = math.exp(-((stride / width) ** 2) / 4)  # of neighbours on the coarse grid
-        for _ in range(2):  # along x, then along y
-            flat = _interpolated(flat, stride, correlation).transpose(-1, -2)
+        for side in (size[1], size[0]):  # along x, then along y
+            flat = _interpolated(flat, stride, correlation, side).transpose(-1, -2)
     return flat[..., : size[0], : size[1]].reshape(*noise.shape[:-2], *size)
 
 
-def _interpolated(coarse: Tensor, stride: int, correlation: float) -> Tensor:
-    """``(..., n)`` -> ``(..., (n - 1) stride)``, linearly, each value divided so that the variance stays 1."""
-    left, right = coarse[..., :-1, None], coarse[..., 1:, None]
-    share = torch.arange(stride, dtype=coarse.dtype) / stride
+def _interpolated(coarse: Tensor, stride: int, correlation: float, count: int) -> Tensor:
+    """``(..., n)`` -> the first ``count`` of ``(n - 1) stride`` between, linearly, divided so that the variance stays 1."""
+    place = torch.arange(count)
+    left, share = place // stride, (place % stride).to(coarse.dtype) / stride
     variance = 1 - 2 * share * (1 - share) * (1 - correlation)
-    return ((left * (1 - share) + right * share) * variance.rsqrt()).flatten(-2)
+    return (coarse[..., left] * (1 - share) + coarse[..., left + 1] * share) * variance.rsqrt()
 
 
 def uniform_field(field: Tensor) -> Tensor:

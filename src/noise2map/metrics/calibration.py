@@ -45,10 +45,13 @@ class ExpectedCalibrationError(Metric):
         """Add maps `(B, H, W)`: confidence in [0, 1] (the largest probability), whether the class is right, mask.
 
         Raises:
-            ValueError: If shapes differ or a confidence is outside [0, 1].
+            ValueError: If shapes differ, a confidence is outside [0, 1], or something is neither right nor wrong.
         """
         maps, mask = flat_maps({"confidence": confidence, "correct": correct}, valid)
-        confidence, correct = check_unit_interval(maps["confidence"], "confidence"), maps["correct"].long()
+        confidence = check_unit_interval(maps["confidence"], "confidence")
+        if not bool(((maps["correct"] == 0) | (maps["correct"] == 1)).all()):  # invalid pixels are 0
+            raise ValueError("correct must be bool, or 0 and 1, at every valid pixel; expected whether the class is right")
+        correct = (maps["correct"] == 1).long()
         level = (confidence.double() * self.num_bins).long().clamp_max(self.num_bins - 1)
         for state, index in ((self.bins, level), (self.fine, bin_index(1 - confidence.double()))):
             bins = state.shape[1]
@@ -118,7 +121,7 @@ class ProbabilityScores(Metric):
             raise ValueError(
                 f"need probabilities (B, K, H, W) and labels (B, H, W), got {tuple(probabilities.shape)} and {tuple(labels.shape)}"
             )
-        known = labels != self.ignore_index
+        known = labels.long() != self.ignore_index
         if bool((known & ((labels < 0) | (labels >= probabilities.shape[1]))).any()):
             raise ValueError(f"labels must be in 0..{probabilities.shape[1] - 1} or {self.ignore_index}")
         probabilities = check_unit_interval(probabilities.where(known[:, None], 0), "probabilities")
@@ -149,7 +152,7 @@ def _sample_pixels(
         raise ValueError(f"need logits (B, K, H, W) and labels (B, H, W), got {tuple(logits.shape)} and {tuple(labels.shape)}")
     chosen_logits, chosen_labels = [], []
     for image_logits, image_labels in zip(logits, labels):
-        known = (image_labels != ignore_index).flatten().nonzero()[:, 0]
+        known = (image_labels.long() != ignore_index).flatten().nonzero()[:, 0]
         order = torch.randperm(len(known), generator=generator)[:pixels_per_image].to(known.device)
         pixels = known[order]
         chosen_logits.append(image_logits.flatten(1)[:, pixels].T.double().cpu())

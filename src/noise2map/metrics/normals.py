@@ -99,7 +99,7 @@ class NormalsScores(PerImageMetric):
             return dict(zip(NORMALS_SCORES, self.image_score_sums / self.image_count))
         total = self.counts.sum()
         median = torch.searchsorted(self.counts.cumsum(0), (total + 1) // 2).double() / _BINS_PER_DEGREE
-        values = [self.angle_sum / total, median if total else torch.full_like(median, math.nan), *(self.within / total)]
+        values = [self.angle_sum / total, median if total else torch.full_like(median, math.nan), *(self.within.double() / total)]
         return dict(zip(NORMALS_SCORES, values))
 
     def per_image(self) -> Tensor:

@@ -30,7 +30,7 @@ def confusion_matrix(prediction: Tensor, labels: Tensor, num_labels: int, ignore
         )
     if prediction.is_floating_point() or labels.is_floating_point():
         raise ValueError(f"class ids must be integers, got {prediction.dtype} and {labels.dtype}")
-    known = (labels != ignore_index).flatten(1)
+    known = (labels.long() != ignore_index).flatten(1)  # a byte may not hold the ignore label
     truth, guess = (torch.where(known, ids.flatten(1).long(), 0) for ids in (labels, prediction))
     for name, ids in (("label", truth), ("predicted label", guess)):
         if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= num_labels):

@@ -260,6 +260,14 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
             self.label2id = {name: index for index, name in self.id2label.items()}
         self.check()
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers documents it; classes and palette that are given are there together, for they are checked together."""
+        given = {name: kwargs.pop(name) for name in ("palette", "id2label", "label2id") if name in kwargs}
+        if "id2label" in given:
+            given.setdefault("label2id", None)
+        return super().from_dict(config_dict | given, **kwargs)
+
     def check(self) -> None:
         """Refuses values that cannot work, also those that were set after construction.
 
@@ -328,6 +336,8 @@ class Noise2MapConfig(ShippedNames, PreTrainedConfig):
             raise ValueError(f"objective {self.objective!r} draws maps in one pass of the decoder; expected diffusion False")
         if self.flow_channels % 8:
             raise ValueError(f"flow_channels is {self.flow_channels!r}; expected a multiple of 8")
+        if self.depth_noising == "bilinear" and self.depth_representation == "log":
+            raise ValueError("depth_noising 'bilinear' mixes in 0 m, which has no logarithm; expected 'masked' with 'log'")
         if self.decoder_type != "denoising" and (self.diffusion or self.objective != "task"):
             raise ValueError(
                 f"decoder_type is {self.decoder_type!r}, which makes its map in one step; expected diffusion=False and objective "

@@ -241,9 +241,9 @@ class Noise2MapImageProcessor(ShippedNames, PilBackend):
             raise ValueError("the output holds no uncertainty; expected a run of several steps or samples")
         known = (outputs.uncertainties or {}) if isinstance(outputs, UncertainMaps) else {}
         named = [name for name, value in known.items() if value is outputs.uncertainty]
-        if target_sizes is None or not named or len(target_sizes) != len(outputs.uncertainty):
+        if target_sizes is None or not named:
             return [value.squeeze(0).clamp(0, 1) for value in _resize_each(outputs.uncertainty.unsqueeze(1), target_sizes)]
-        sizes = [(int(height), int(width)) for height, width in target_sizes]
+        sizes = _checked_sizes(outputs.uncertainty, target_sizes)
         found = [outputs.uncertainties_at(size, rows=[index], kinds=named) for index, size in enumerate(sizes)]
         return [maps[named[0]][0] for maps in found]
 

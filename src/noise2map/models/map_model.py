@@ -12,6 +12,7 @@ from noise2map.diffusion.ensemble import Generators, fold, generator_list, unfol
 from noise2map.diffusion.schedule import make_schedule
 from noise2map.hub.sharing import SharedOnHub
 from noise2map.models.aggregation import NUMBER_UNCERTAINTIES, Aggregator
+from noise2map.models.calls import check_features, check_keywords
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.decoding import DecodingOptions
 from noise2map.models.denoising.denoiser import Denoiser, decoder_input, input_channels, read_tokens
@@ -25,9 +26,6 @@ from noise2map.models.map_decoder import DecoderContext, MapDecoder
 from noise2map.models.single_step import SingleStepDecoder
 from noise2map.models.upsampling import ConvexUpsampling, Mix
 from noise2map.runs.memory import release_freed_memory
-
-# Keywords that transformers' engines pass to any model.
-_FOREIGN_KEYWORDS = ("return_dict", "output_attentions", "output_hidden_states", "num_items_in_batch")
 
 
 class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
@@ -350,9 +348,7 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
             ValueError: for labels, noise or options that cannot work, keywords that do not exist, or if uncertainty is asked of a
                 run that has none.
         """
-        for name in kwargs:
-            if name not in _FOREIGN_KEYWORDS:
-                raise ValueError(f"{type(self).__name__} has no argument {name!r}")
+        check_keywords(self, kwargs)
         if labels is not None:
             self.check_labels(labels, pixel_values)
         dials: dict[str, Any] = {
@@ -361,6 +357,8 @@ class MapModel(FormulationHooks, SharedOnHub, Noise2MapPreTrainedModel):
         }  # fmt: skip
         if labels is None:
             DecodingOptions(**dials).resolved(self.config)  # before the encoder runs for nothing
+        if features is not None:
+            check_features(features, pixel_values)
         features = self.encode_image(pixel_values) if features is None else features
         if labels is not None:
             return self._train_on(features, labels, noise, timesteps, generator)

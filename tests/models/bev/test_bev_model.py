@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForSemanticSegmentation
 import noise2map
 from noise2map.models import Noise2MapForBevSegmentation
 from noise2map.models.aggregation import ProbabilityAggregator, Sigmoid
-from noise2map.models.bev.model import multilabel_focal_loss
+from noise2map.models.bev.losses import multilabel_focal_loss
+from noise2map.models.decoding import DecodingOptions
 
 SENSORS = [("camera",), ("lidar",), ("camera", "lidar")]
 
@@ -87,6 +88,34 @@ def test_known_features_stand_for_the_sensors():
         assert torch.equal(*losses)
     with pytest.raises(ValueError, match=r"labels have shape .* expected \(2, 6, 12, 16\)"):
         model(features=features, labels=labels(3))
+
+
+def test_a_call_takes_every_dial_and_no_unknown_keyword():
+    model = tiny_bev(uncertainty="entropy").eval()
+    features = torch.randn(2, model.config.feature_channels, *model.config.feature_size, generator=torch.Generator().manual_seed(0))
+    options = DecodingOptions(num_inference_steps=3, ensemble_size=2, refine="uncertain", refine_share=0.1)
+    with torch.no_grad():
+        called = model(features=features, generator=generators(2), **options.dials)
+        decoded = model.decode_map(features, generator=generators(2), **options.dials)
+        every = model(features=features, generator=generators(2), **{**options.dials, "refine": "all", "refine_share": None})
+    assert torch.equal(called.logits, decoded.logits) and not torch.equal(called.logits, every.logits)
+    with pytest.raises(ValueError, match="has no argument 'num_inference_stepz'"):
+        model(features=features, num_inference_stepz=7)
+
+
+def test_the_mean_is_fed_back_of_embedded_layers_too():
+    models = [tiny_bev(feedback=feedback).eval() for feedback in ("argmax", "mean")]
+    models[1].load_state_dict(models[0].state_dict())
+    features = torch.randn(1, models[0].config.feature_channels, *models[0].config.feature_size)
+    with torch.no_grad():
+        maps = [one(features=features, generator=generators(1), num_inference_steps=3).logits for one in models]
+    assert not torch.equal(*maps)
+
+
+def test_the_l2_objective_trains_in_half_precision():
+    model = tiny_bev(objective="l2").bfloat16()
+    features = torch.randn(2, model.config.feature_channels, *model.config.feature_size).bfloat16()
+    assert torch.isfinite(model(features=features, labels=labels(2)).loss)
 
 
 def test_auto_stops_each_sample_by_itself():
@@ -292,6 +321,7 @@ def test_impossible_labels_are_refused(change, message):
     [
         ({"sensors": ["radar"]}, "sensors is"),
         ({"sensors": []}, "sensors is"),
+        ({"map_encoding": "analog_bits"}, "map_encoding is 'analog_bits'"),
         ({"bev_decoder": "unet"}, "bev_decoder is 'unet'"),
         ({"sensor_dropout": 1.0}, "sensor_dropout is"),
         ({"x_bounds": [8.0, -8.0, 1.0]}, "x_bounds is"),

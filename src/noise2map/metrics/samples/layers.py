@@ -141,7 +141,7 @@ class LabelSampleScores(_MembershipScores):
             ValueError: If the shapes do not fit or a label that counts is outside ``0..K-1``.
         """
         self._check(samples, labels)
-        known = labels != self.ignore_index
+        known = labels.long() != self.ignore_index
         known = known if valid is None else known & valid
         for name, ids in (("label", labels[:, None]), ("sampled label", samples)):
             wrong = known[:, None] & ((ids < 0) | (ids >= self.num_classes))
@@ -188,7 +188,7 @@ class LayerSampleScores(_MembershipScores):
         self._check(samples, layers)
         if layers.shape[1] != self.num_classes:
             raise ValueError(f"maps have {layers.shape[1]} layers; expected {self.num_classes}")
-        known = layers != self.ignore_index
+        known = layers.long() != self.ignore_index
         known = known if valid is None else known & valid[:, None]
         for name, values in (("layer", layers[:, None]), ("sampled layer", samples)):
             wrong = known[:, None] & (values != 0) & (values != 1)

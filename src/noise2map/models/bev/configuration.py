@@ -152,6 +152,8 @@ class Noise2MapBevConfig(Noise2MapConfig):
         super().check()
         if self.upsampling != "bilinear":
             raise ValueError(f"upsampling is {self.upsampling!r}; expected 'bilinear': the map has a grid of its own")
+        if self.map_encoding == "analog_bits":
+            raise ValueError("map_encoding is 'analog_bits', of classes that exclude each other; expected another of layers")
         if not self.sensors or set(self.sensors) - set(SENSORS) or len(set(self.sensors)) != len(self.sensors):
             raise ValueError(f"sensors is {list(self.sensors)!r}; expected 'camera', 'lidar' or both")
         if self.bev_decoder not in ("resnet", "second"):

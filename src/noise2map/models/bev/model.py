@@ -19,8 +19,10 @@ from noise2map.models.bev.camera import CameraNeck
 from noise2map.models.bev.configuration import Noise2MapBevConfig
 from noise2map.models.bev.encoder import BevEncoder
 from noise2map.models.bev.grid import GridTransform
+from noise2map.models.bev.losses import multilabel_focal_loss
 from noise2map.models.bev.rig import CameraRig
 from noise2map.models.bev.sparse_conv import SparseConv3d
+from noise2map.models.calls import check_keywords
 from noise2map.models.decoding import DecodingOptions
 from noise2map.models.denoising import input_channels
 from noise2map.models.distributions.calibration import Calibration
@@ -42,12 +44,10 @@ class BevSegmenterOutput(MapSegmenterOutput):
 
     Attributes:
         probabilities: probability of each layer in each cell.
-        losses: training loss of each layer ``(K,)``.
         uncertainty: the configured kind for each layer and cell ``(B, K, X, Y)`` in [0, 1], as are all ``uncertainties``.
     """
 
     probabilities: Tensor | None = None
-    losses: Tensor | None = None
 
     def uncertainties_at(self, *sizes: tuple[int, int], **choice: Any) -> dict[str, Tensor]:
         """The maps as they are: they have a grid of their own and are not resized.
@@ -173,6 +173,9 @@ class Noise2MapForBevSegmentation(MapModel):
         sampling: str | None = None,
         output_samples: bool = False,
         features: Tensor | None = None,
+        refine: str | None = None,
+        refine_share: float | None = None,
+        refine_threshold: float | None = None,
         **kwargs: Any,
     ) -> BevSegmenterOutput:
         """Training loss if labels are given, else a sampled map.
@@ -198,7 +201,10 @@ class Noise2MapForBevSegmentation(MapModel):
             sampling: see `MapModel.decode_map`.
             output_samples: also return the R single maps ``(B, R, K, X, Y)``.
             features: what `encode_sensors` gave ``(B, C, X, Y)``, where it is known: no sensor is needed then.
-            **kwargs: ignored keywords that transformers passes.
+            refine: see `MapModel.decode_map`, likewise the next two.
+            refine_share: of ``refine="uncertain"``.
+            refine_threshold: in its place.
+            **kwargs: keywords that transformers passes to every model; without effect here.
 
         Returns:
             `BevSegmenterOutput`.
@@ -206,14 +212,16 @@ class Noise2MapForBevSegmentation(MapModel):
         Raises:
             ValueError: for inputs, labels, noise or decoding options that cannot work.
         """
+        check_keywords(self, kwargs)
         given = next((one for one in (features, pixel_values, points) if one is not None), None)
+        dials: dict[str, Any] = {
+            "num_inference_steps": num_inference_steps, "ensemble_size": ensemble_size, "average": average, "sampler": sampler,
+            "sampling": sampling, "refine": refine, "refine_share": refine_share, "refine_threshold": refine_threshold,
+        }  # fmt: skip
         if labels is not None:
             self.check_labels(labels, given)
-        else:  # before the encoder runs for nothing
-            DecodingOptions(
-                num_inference_steps=num_inference_steps, ensemble_size=ensemble_size, average=average, sampler=sampler,
-                sampling=sampling,
-            ).resolved(self.config)  # fmt: skip
+        else:
+            DecodingOptions(**dials).resolved(self.config)  # before the encoder runs for nothing
         depth_loss: Tensor | None = None
         if features is None:
             sensors = (pixel_values, intrinsics, camera_to_lidar, image_augmentation, lidar_augmentation, points)
@@ -224,10 +232,8 @@ class Noise2MapForBevSegmentation(MapModel):
             if depth_loss is not None:
                 out.loss = out.loss + self.config.depth_loss_weight * depth_loss
             return out
-        out = self.decode_map(
-            features, num_inference_steps, ensemble_size, average, sampler, noise, generator, output_steps,
-            sampling=sampling, output_samples=output_samples,
-        )  # fmt: skip
+        further: dict[str, Any] = {"noise": noise, "output_steps": output_steps, "output_samples": output_samples}
+        out = self.decode_map(features, generator=generator, **dials, **further)
         if output_uncertainty:
             self._require_uncertainty(out)
         return out
@@ -253,7 +259,7 @@ class Noise2MapForBevSegmentation(MapModel):
     def prediction_encoder(self) -> Callable[[Tensor], Tensor]:
         """See `MapModel.prediction_encoder`."""
 
-        if isinstance(self.codec, BinaryLayersCodec) and self.config.feedback == "mean":
+        if self.config.feedback == "mean":
             return lambda prediction: self.expected_signal(self.map_of(prediction))
 
         def encode(prediction: Tensor) -> Tensor:
@@ -269,6 +275,7 @@ class Noise2MapForBevSegmentation(MapModel):
         if isinstance(self.codec, BinaryLayersCodec):
             return self.codec.encode(chance)
         table = self.codec.embedding.weight.detach()
+        chance = chance.to(table.dtype)
         mean = table[0] + chance.movedim(1, -1) @ (table[1:] - table[:1]) / self.codec.num_labels
         return ((mean.sigmoid() * 2 - 1) * self.codec.scale).movedim(-1, 1)
 
@@ -375,23 +382,3 @@ def _rig_of(intrinsics: Tensor | None, camera_to_lidar: Tensor | None, *augmenta
     if camera_to_lidar is None or intrinsics is None:
         return None
     return CameraRig.create(intrinsics, camera_to_lidar, *augmentations)
-
-
-def multilabel_focal_loss(logits: Tensor, layers: Tensor, gamma: float = 2.0, ignore_index: int = 255) -> Tensor:
-    """Focal loss of non-exclusive layers: for each, the mean of ``(1 - p_truth)^gamma`` times the cross entropy (Lin et al. 2017).
-
-    Args:
-        logits: ``(B, K, X, Y)``.
-        layers: ``(B, K, X, Y)``, 1 where the layer is present, 0 where not, ``ignore_index`` where nobody knows.
-        gamma: weight of the hard cells; 0 gives the cross entropy.
-        ignore_index: label without loss.
-
-    Returns:
-        One loss for each layer ``(K,)``; the published model adds them up.
-    """
-    known = layers != ignore_index
-    truth = (layers == 1).to(torch.promote_types(logits.dtype, torch.float32))
-    entropy = functional.binary_cross_entropy_with_logits(logits.to(truth.dtype), truth, reduction="none")
-    p_truth = torch.exp(-entropy)  # the cross entropy of a binary label is minus the log of its probability
-    loss = (1 - p_truth) ** gamma * entropy * known
-    return loss.sum(dim=(0, 2, 3)) / known.sum(dim=(0, 2, 3)).clamp(min=1)

@@ -1,12 +1,16 @@
 """Several decoders on one image encoder, as one model: a deep ensemble that encodes once (Lakshminarayanan et al. 2017)."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from noise2map.diffusion.ensemble import fold
+
+# Methods of a module that change it and give it back.
+_OF_ALL = ("eval", "train", "float", "double", "half", "bfloat16", "cpu", "cuda", "requires_grad_")
 
 
 class DecoderEnsemble:
@@ -51,12 +55,17 @@ class DecoderEnsemble:
     def __getattr__(self, name: str) -> Any:
         if name == "members":  # not set yet: copying asks before
             raise AttributeError(name)
+        if name in _OF_ALL:
+            return partial(self._call_all, name)
         return getattr(self.members[0], name)
 
     def to(self, *args: Any, **kwargs: Any) -> "DecoderEnsemble":
         """Moves all members, as `torch.nn.Module.to`."""
+        return self._call_all("to", *args, **kwargs)
+
+    def _call_all(self, method: str, *args: Any, **kwargs: Any) -> "DecoderEnsemble":
         for member in self.members:
-            member.to(*args, **kwargs)
+            getattr(member, method)(*args, **kwargs)
         return self
 
     def decode_map(self, features: Tensor, *args: Any, **kwargs: Any) -> Any:

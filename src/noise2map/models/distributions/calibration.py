@@ -105,7 +105,7 @@ class Calibration:
         The other classes share what the likeliest one leaves in the proportion that they had; it stays the likeliest.
         """
         cooled = self.cool(logits)
-        if not self.confidences:
+        if not self.confidences or logits.shape[1] < 2:  # of one class nothing is unsure
             return cooled
         log_p = cooled.float().log_softmax(1)
         (log_first, log_second), places = log_p.topk(2, 1)[0].unbind(1), log_p.argmax(1, keepdim=True)
