@@ -15,17 +15,24 @@ NAMES = {
     "completion-pyramid-large": "matched filter, scale 0.2, means beside, 5 layers of 512 in place of 2 of 256",
     "completion-energy": "energy score as loss",
     "completion-ssn": "low-rank normal of logits (SSN)",
-    "completion-flow": "flow from a learnt start (Flow-SSN)",
+    "completion-flow": "flow from a learnt start (Flow-SSN), 20 steps",
     "completion-nodiffusion": "cross entropy, no diffusion",
     "freedoom-bev-completion-tiny": "shipped: matched filter, trained with its encoder",
     "bev-pyramid": "matched filter",
     "bev-ssn": "low-rank normal of logits (SSN)",
     "bev-nodiffusion": "cross entropy, no diffusion",
+    **{f"completion-flow-steps-{count}": f"flow from a learnt start (Flow-SSN), {count} steps" for count in (5, 80)},
     **{f"completion-pyramid-tempered-{t}": f"matched filter, scale 0.2, means beside, temperature {t}" for t in ("0.8", "0.6")},
     **{f"completion-nodiffusion-tempered-{t}": f"cross entropy, no diffusion, temperature {t}" for t in ("0.8", "0.6")},
 }
 SHOWN_DRAWS = ("whole maps", *(f"field over {width} cells" for width in (0, 2, 8)))
-OWN_DRAWS = ("completion-ssn", "completion-flow", "bev-ssn")  # draw logits: the width of a field has no part in it
+OWN_DRAWS = (
+    "completion-ssn",
+    "completion-flow",
+    "completion-flow-steps-5",
+    "completion-flow-steps-80",
+    "bev-ssn",
+)  # draw logits: the width of a field has no part in it
 SCORES = {  # title, factor, digits
     "energy_hidden": ("energy score", 1, 3),
     "ged_pixel_hidden": ("pixel GED", 1, 3),

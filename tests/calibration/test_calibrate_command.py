@@ -205,20 +205,20 @@ def test_shifts_score_what_is_left(models, tmp_path, capsys):
 
 
 def test_calibrations_in_folders_of_one_name_are_told_apart(models, tmp_path, capsys):
-    assert calibrate(capsys, models / "laplace", tmp_path / "a" / "final", "--unit", "pixel", "--held-out", "0")[0] == 0
-    shutil.copytree(tmp_path / "a" / "final", tmp_path / "b" / "final")
+    assert calibrate(capsys, models / "laplace", tmp_path / "a" / "cal", "--unit", "pixel", "--held-out", "0")[0] == 0
+    shutil.copytree(tmp_path / "a" / "cal", tmp_path / "b" / "cal")
     found = find_variants(
-        ShiftOptions(model=str(models / "laplace"), calibrated=[str(tmp_path / one / "final") for one in "ab"]),
+        ShiftOptions(model=str(models / "laplace"), calibrated=[str(tmp_path / one / "cal") for one in "ab"]),
         load_model(models / "laplace", "cpu")[0],
     )
-    names = [str(tmp_path / one / "final") for one in "ab"]
+    names = [str(tmp_path / one / "cal") for one in "ab"]
     assert list(found) == ["before", *(f"{name}{end}" for name in names for end in (": temperature", ": constant interval", ""))]
     with pytest.raises(ValueError, match="names a folder twice"):
         find_variants(ShiftOptions(model="m", calibrated=[names[0], names[0]]), load_model(models / "laplace", "cpu")[0])
 
 
 def test_shifts_that_a_task_cannot_have_are_refused_where_they_are_named(models, tmp_path, capsys):
-    sizes = ("--dataset", "freedoom-surround", "--split", "test", "--limit", "2", "--pixels", "50")
+    sizes = ("--dataset", "freedoom-surround", "--root", SURROUND_SAMPLES_ROOT, "--split", "test", "--limit", "2", "--pixels", "50")
     code, _, err = run_command(
         capsys, "calibrate", models / "around", "--out", tmp_path / "cal", "--held-out", "0", "--unit", "pixel", *sizes
     )

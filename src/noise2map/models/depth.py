@@ -15,12 +15,12 @@ from noise2map.diffusion.fields import draw_laplace
 from noise2map.diffusion.sampling import Step
 from noise2map.diffusion.scoring_rules import map_crps
 from noise2map.models.aggregation import Aggregator, RunningMoments
+from noise2map.models.checks import check_label_shape
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.denoising.refinement import neighbour_range
 from noise2map.models.distributions import bounded_exp
 from noise2map.models.distributions.calibration import Calibration, check_level
 from noise2map.models.distributions.laplace import LogLaplace
-from noise2map.models.labels import check_label_shape
 from noise2map.models.map_model import MapModel
 from noise2map.models.resizing import UncertainMaps, resize_map
 from noise2map.models.upsampling import Mix

@@ -12,7 +12,7 @@ from noise2map.diffusion.ensemble import Generators, fold, generator_list, unfol
 from noise2map.diffusion.schedule import make_schedule
 from noise2map.hub.sharing import SharedOnHub
 from noise2map.models.aggregation import NUMBER_UNCERTAINTIES, Aggregator
-from noise2map.models.calls import check_features, check_keywords
+from noise2map.models.checks import check_features, check_keywords
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.decoding import DecodingOptions
 from noise2map.models.denoising.denoiser import Denoiser, decoder_input, input_channels, read_tokens

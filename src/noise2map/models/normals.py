@@ -13,12 +13,12 @@ from transformers.utils import ModelOutput
 from noise2map.codecs.normals import NormalsCodec, check_normals, unit_vectors
 from noise2map.diffusion.sampling import Step
 from noise2map.models.aggregation import Aggregator, RunningMoments
+from noise2map.models.checks import check_label_shape
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.denoising.refinement import neighbour_range
 from noise2map.models.distributions import bounded_exp
 from noise2map.models.distributions.angular import AngularDistribution, concentration_of, expected_angle, resultant_length
 from noise2map.models.distributions.calibration import Calibration, check_level
-from noise2map.models.labels import check_label_shape
 from noise2map.models.map_model import MapModel
 from noise2map.models.resizing import UncertainMaps, resize_map
 from noise2map.models.upsampling import Mix

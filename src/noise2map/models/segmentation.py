@@ -17,13 +17,13 @@ from noise2map.diffusion.process import expand_like
 from noise2map.diffusion.sampling import Step
 from noise2map.diffusion.scoring_rules import map_energy_score
 from noise2map.models.aggregation import CLASS_UNCERTAINTIES, Aggregator, ProbabilityAggregator, Softmax
+from noise2map.models.checks import check_label_shape
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.distributions.calibration import Calibration, likely_classes
 from noise2map.models.distributions.flow import FlowNetwork, LogitFlow
 from noise2map.models.distributions.low_rank import LowRankNormal
 from noise2map.models.distributions.whole_maps import WHOLE_MAP_OBJECTIVES, WholeMapAggregator, WholeMaps, marginals_of
 from noise2map.models.encoder import AuxiliaryHead
-from noise2map.models.labels import check_label_shape
 from noise2map.models.map_model import MapModel
 from noise2map.models.resizing import UncertainMaps, resize_logits, resize_map, resized_strips
 from noise2map.models.single_step import SINGLE_STEP_DECODERS, KernelUpdateHead

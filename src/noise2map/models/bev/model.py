@@ -22,7 +22,7 @@ from noise2map.models.bev.grid import GridTransform
 from noise2map.models.bev.losses import multilabel_focal_loss
 from noise2map.models.bev.rig import CameraRig
 from noise2map.models.bev.sparse_conv import SparseConv3d
-from noise2map.models.calls import check_keywords
+from noise2map.models.checks import check_keywords
 from noise2map.models.decoding import DecodingOptions
 from noise2map.models.denoising import input_channels
 from noise2map.models.distributions.calibration import Calibration
@@ -213,29 +213,31 @@ class Noise2MapForBevSegmentation(MapModel):
             ValueError: for inputs, labels, noise or decoding options that cannot work.
         """
         check_keywords(self, kwargs)
-        given = next((one for one in (features, pixel_values, points) if one is not None), None)
         dials: dict[str, Any] = {
             "num_inference_steps": num_inference_steps, "ensemble_size": ensemble_size, "average": average, "sampler": sampler,
             "sampling": sampling, "refine": refine, "refine_share": refine_share, "refine_threshold": refine_threshold,
         }  # fmt: skip
+        sensors = (pixel_values, intrinsics, camera_to_lidar, image_augmentation, lidar_augmentation, points)
         if labels is not None:
-            self.check_labels(labels, given)
-        else:
-            DecodingOptions(**dials).resolved(self.config)  # before the encoder runs for nothing
-        depth_loss: Tensor | None = None
-        if features is None:
-            sensors = (pixel_values, intrinsics, camera_to_lidar, image_augmentation, lidar_augmentation, points)
-            taught = labels is not None and self.training and self.config.depth_loss_weight > 0
-            features, depth_loss = self._encode_taught(*sensors) if taught else (self.encode_sensors(*sensors), None)
-        if labels is not None:
-            out = self._train_on(features, labels, noise, timesteps, generator)
-            if depth_loss is not None:
-                out.loss = out.loss + self.config.depth_loss_weight * depth_loss
-            return out
+            self.check_labels(labels, next((one for one in (features, pixel_values, points) if one is not None), None))
+            return self._train_with(sensors, features, labels, noise, timesteps, generator)
+        DecodingOptions(**dials).resolved(self.config)  # before the encoder runs for nothing
+        features = self.encode_sensors(*sensors) if features is None else features
         further: dict[str, Any] = {"noise": noise, "output_steps": output_steps, "output_samples": output_samples}
         out = self.decode_map(features, generator=generator, **dials, **further)
         if output_uncertainty:
             self._require_uncertainty(out)
+        return out
+
+    def _train_with(self, sensors: tuple[Any, ...], features: Tensor | None, labels: Tensor, *drawn: Any) -> BevSegmenterOutput:
+        """The training loss; sensors as of `encode_sensors`, noise, times and generators as of `forward`."""
+        depth_loss: Tensor | None = None
+        if features is None:
+            taught = self.training and self.config.depth_loss_weight > 0
+            features, depth_loss = self._encode_taught(*sensors) if taught else (self.encode_sensors(*sensors), None)
+        out: BevSegmenterOutput = self._train_on(features, labels, *drawn)
+        if depth_loss is not None:
+            out.loss = out.loss + self.config.depth_loss_weight * depth_loss
         return out
 
     # ---- the parts of the task -----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from torch.nn import functional
 from noise2map.diffusion.ensemble import Generators, check_noise, draw_noise, fold, generator_list, unfold
 from noise2map.diffusion.fields import multi_resolution_noise
 from noise2map.diffusion.process import add_noise, uniform_times
-from noise2map.models.labels import check_times
+from noise2map.models.checks import check_times
 
 _MEMBERS = 2  # of a scoring rule; more cost more and change little
 _PURE_NOISE_SHARE = 0.25  # of the images whose samples are scored at t = 1, where every run begins
