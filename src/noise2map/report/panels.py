@@ -202,9 +202,8 @@ def depth_error_cell(depth_m: np.ndarray, truth_m: np.ndarray, title: str = "rel
     """``|depth - truth| / truth`` as a cell, 0 .. ``limit``; pixels without truth (0) are dark grey."""
     known = np.isfinite(truth_m) & (truth_m > 0)
     relative = np.where(known, np.abs(depth_m - truth_m) / np.where(known, truth_m, 1.0), np.nan)
-    mean = float(relative[known].mean()) if known.any() else float("nan")
     bar = ColorBar(0.0, limit, UNCERTAINTY_MAP, open_end=True)
-    return Cell(title, colorize(relative, 0.0, limit), bar, note=f"mean {mean:.1%}" if known.any() else "no truth")
+    return Cell(title, colorize(relative, 0.0, limit), bar, note=f"mean {relative[known].mean():.1%}" if known.any() else "no truth")
 
 
 def segmentation_panel(
