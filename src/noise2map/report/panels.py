@@ -203,7 +203,8 @@ def depth_error_cell(depth_m: np.ndarray, truth_m: np.ndarray, title: str = "rel
     known = np.isfinite(truth_m) & (truth_m > 0)
     relative = np.where(known, np.abs(depth_m - truth_m) / np.where(known, truth_m, 1.0), np.nan)
     bar = ColorBar(0.0, limit, UNCERTAINTY_MAP, open_end=True)
-    return Cell(title, colorize(relative, 0.0, limit), bar, note=f"mean {relative[known].mean():.1%}" if known.any() else "no truth")
+    note = f"mean {relative[known].mean():.1%}" if known.any() else "no truth"
+    return Cell(title, colorize(relative, 0.0, limit), bar, note=note)
 
 
 def segmentation_panel(
