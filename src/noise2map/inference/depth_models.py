@@ -12,15 +12,9 @@ from torch.nn import functional
 from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
 from noise2map.inference.loading import is_map_model, load_model, pick_device
-from noise2map.inference.pixels import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    input_size_of,
-    normalized_pixels,
-    processed_pixels,
-    processor_settings,
-)
+from noise2map.inference.pixels import IMAGENET_MEAN, IMAGENET_STD, input_size_of, processor_settings
 from noise2map.models import MapModel
+from noise2map.models.resizing import normalized_pixels
 from noise2map.runs.files import weights_checksum
 from noise2map.tasks import task_of
 from noise2map.zoo import label_of, resolve_model
@@ -114,7 +108,7 @@ class MapModelDepth(DepthModel):
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """Images `(B, 3, H, W)` uint8 -> metres `(B, H, W)`."""
-        pixels = processed_pixels(images, self.processor)
+        pixels = self.processor.normalized_batch(images)
         noise = [torch.Generator().manual_seed(0) for _ in images]
         out = self.model(pixel_values=pixels, num_inference_steps=self.steps, ensemble_size=1, generator=noise)
         return resize_depth(out.predicted_depth, images)

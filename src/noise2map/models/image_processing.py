@@ -15,7 +15,7 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
 
-from noise2map.models.resizing import STRIP_FLOATS, UncertainMaps, resize_map, resized_strips
+from noise2map.models.resizing import STRIP_FLOATS, UncertainMaps, normalized_pixels, resize_map, resized_strips
 from noise2map.zoo import ShippedNames
 
 # The encoder's coarsest map is at 1/32, so nothing smaller than this goes in.
@@ -176,6 +176,11 @@ class Noise2MapImageProcessor(ShippedNames, PilBackend):
             return max(width, MIN_SIDE), max(height, MIN_SIDE)
         rows, columns = self.output_size(height, width)
         return columns, rows
+
+    def normalized_batch(self, images: Tensor) -> Tensor:
+        """Images ``(B, 3, H, W)`` uint8 as the model is shown them, on their own device; resized by torch, so not to the bit."""
+        columns, rows = self.processed_size(images.shape[-1], images.shape[-2])
+        return normalized_pixels(images, (rows, columns), self.image_mean, self.image_std)
 
     def _prepare_image(self, image: Image.Image, options: dict[str, Any]) -> np.ndarray:
         height, width = image.height, image.width

@@ -1,6 +1,7 @@
-"""Bilinear resizing of predictions, the one rule of training, sampling and scoring."""
+"""Bilinear resizing: of predictions, the one rule of training, sampling and scoring, and of batches of images."""
 
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,3 +98,19 @@ class UncertainMaps:
         """Some maps ``(B, h, w)``, resized."""
         chosen = value if rows is None else value[list(rows)]
         return resize_map(chosen.unsqueeze(1).float(), *sizes).squeeze(1)
+
+
+def normalized_pixels(images: Tensor, size: tuple[int, int], mean: Any, std: Any) -> Tensor:
+    """Images `(B, 3, H, W)` uint8 resized and normalized, float32.
+
+    Args:
+        images: The images.
+        size: Height and width after resizing.
+        mean: Of each channel, of values in [0, 1].
+        std: Likewise.
+    """
+    values = images.float() / 255
+    if tuple(size) != tuple(images.shape[-2:]):
+        values = functional.interpolate(values, size=size, mode="bilinear", align_corners=False, antialias=True)
+    mean, std = (torch.tensor(x, device=images.device)[:, None, None] for x in (mean, std))
+    return (values - mean) / std

@@ -9,16 +9,10 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 from noise2map.inference.loading import is_map_model, load_model, pick_device
-from noise2map.inference.pixels import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    input_size_of,
-    normalized_pixels,
-    processed_pixels,
-    processor_settings,
-)
+from noise2map.inference.pixels import IMAGENET_MEAN, IMAGENET_STD, input_size_of, processor_settings
 from noise2map.metrics import FeatureExtractor
 from noise2map.models import MapModel
+from noise2map.models.resizing import normalized_pixels
 from noise2map.runs.files import weights_checksum
 from noise2map.zoo import available, label_of, resolve_model
 
@@ -83,7 +77,7 @@ class EncoderFeatures(FeatureExtractor):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Images `(B, 3, H, W)` uint8 -> features `(B, size)`."""
-        pixels = processed_pixels(images, self.processor)
+        pixels = self.processor.normalized_batch(images)
         if self.layer == "merged":
             return self.encoder(pixels).mean((2, 3))
         return self.encoder.backbone(pixels).feature_maps[_LAYERS.index(self.layer)].mean((2, 3))
