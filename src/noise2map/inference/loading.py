@@ -159,6 +159,8 @@ def is_map_model(name: str) -> bool:
     if bare_name(name) in available():
         return True
     folder = Path(name).expanduser()
+    if not folder.is_dir() and "/" not in name:
+        return False  # no name of the hub: nobody need be asked
     try:
         raw, _ = PreTrainedConfig.get_config_dict(str(folder) if folder.is_dir() else name)
     except (OSError, ValueError):

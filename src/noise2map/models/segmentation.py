@@ -20,7 +20,7 @@ from noise2map.models.aggregation import CLASS_UNCERTAINTIES, Aggregator, Probab
 from noise2map.models.checks import check_label_shape
 from noise2map.models.configuration import Noise2MapConfig
 from noise2map.models.distributions.calibration import Calibration, likely_classes
-from noise2map.models.distributions.flow import FlowNetwork, LogitFlow
+from noise2map.models.distributions.flow import FlowNetwork, LogitFlow, read_whole_maps
 from noise2map.models.distributions.low_rank import LowRankNormal
 from noise2map.models.distributions.whole_maps import WHOLE_MAP_OBJECTIVES, WholeMapAggregator, WholeMaps, marginals_of
 from noise2map.models.encoder import AuxiliaryHead
@@ -204,11 +204,7 @@ class Noise2MapForSemanticSegmentation(MapModel):
 
     def _whole_maps(self, prediction: Tensor) -> WholeMaps:
         """The distribution ``(N, K', h, w)`` that the head gave; of the objectives that have one."""
-        config = self.config
-        if config.objective == "flow":
-            network: Any = self.head.flow
-            return LogitFlow.from_prediction(prediction, config.num_labels, network, config.flow_steps, config.temperature)
-        return LowRankNormal.from_prediction(prediction, config.num_labels)
+        return read_whole_maps(prediction, self, LowRankNormal, LogitFlow)
 
     def loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
         """See `MapModel.loss`."""

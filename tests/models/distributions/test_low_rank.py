@@ -2,12 +2,9 @@
 
 import numpy as np
 import pytest
-import tiny_bev
 import torch
 from tiny_training import CLASSES, tiny_config, tiny_model
 
-from noise2map import Noise2MapForSemanticSegmentation
-from noise2map.diffusion import image_generator
 from noise2map.models.distributions.low_rank import LowRankLayers, LowRankNormal
 
 
@@ -68,31 +65,6 @@ def test_a_temperature_divides_the_whole_distribution():
         torch.testing.assert_close(getattr(cooled, name), getattr(whole, name) / 2)
 
 
-def test_a_model_draws_samples_in_one_pass(tmp_path):
-    net = model().eval()
-    pixels = torch.randn(3, 3, 32, 48, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        features = net.encode_image(pixels)
-        out = net.decode_map(features, sampling="field", ensemble_size=5, generator=[image_generator(0, str(i)) for i in range(3)])
-        assert out.samples.shape == (3, 5, 3, 8, 12) and out.logits.shape == (3, 3, 8, 12)
-        assert out.samples.std(1).mean() > 0.1 and "entropy" in out.uncertainties
-        one = net.decode_map(features[1:2], sampling="field", ensemble_size=5, generator=[image_generator(0, "1")])
-        assert torch.allclose(one.samples[0], out.samples[1], atol=1e-5)
-        assert net(pixel_values=pixels, sampling="field", ensemble_size=2).samples.shape == (3, 2, 3, 32, 48)
-        net.save_pretrained(tmp_path)
-        again = Noise2MapForSemanticSegmentation.from_pretrained(tmp_path).eval()
-        assert torch.allclose(again(pixel_values=pixels).logits, net(pixel_values=pixels).logits, atol=1e-5)
-
-
-def test_every_parameter_learns():
-    net = model()
-    labels = torch.randint(0, 3, (2, 32, 48), generator=torch.Generator().manual_seed(0))
-    net(pixel_values=torch.randn(2, 3, 32, 48), labels=labels).loss.backward()
-    without = [name for name, value in net.named_parameters() if value.requires_grad and value.grad is None]
-    assert without == []
-    assert net.head.classifier.weight.grad.abs().sum(1).min() > 0
-
-
 def test_diffusion_is_refused():
     with pytest.raises(ValueError, match="expected diffusion False"):
         tiny_config(id2label=CLASSES, objective="low_rank")
@@ -114,23 +86,3 @@ def test_marginals_of_layers_are_those_of_their_samples():
     whole = LowRankLayers.from_prediction(prediction(seed=3), 3)
     drawn = whole.sample(4000, [torch.Generator().manual_seed(i) for i in range(2)]).sigmoid().mean(1)
     assert torch.allclose(whole.marginal_logits().sigmoid(), drawn, atol=0.03)
-
-
-def test_a_model_of_layers_draws_whole_maps(tmp_path):
-    fields = {"objective": "low_rank", "diffusion": False, "low_rank_factors": 2, "focal_gamma": 0}
-    net = tiny_bev.tiny_bev(**fields)
-    truth = tiny_bev.labels(3)
-    net.train()(**tiny_bev.inputs(batch_size=3), labels=truth).loss.backward()
-    assert [name for name, value in net.named_parameters() if value.requires_grad and value.grad is None] == []
-    assert net.head.classifier.weight.grad.abs().sum(1).min() > 0
-    net.eval()
-    with torch.no_grad():
-        features = net.encode_sensors(**tiny_bev.inputs(batch_size=3))
-        out = net.decode_map(features, sampling="field", ensemble_size=4, generator=tiny_bev.generators(3))
-        assert out.samples.shape == (3, 4, 6, 12, 16) and out.samples.std(1).mean() > 0.05
-        assert out.probabilities.shape == (3, 6, 12, 16) and "entropy" in out.uncertainties
-        one = net.decode_map(features[1:2], sampling="field", ensemble_size=4, generator=tiny_bev.generators(3)[1:2])
-        assert torch.allclose(one.samples[0], out.samples[1], atol=1e-5)
-        net.save_pretrained(tmp_path)
-        again = type(net).from_pretrained(tmp_path).eval()
-        assert torch.allclose(again.decode_map(features).probabilities, net.decode_map(features).probabilities, atol=1e-6)

@@ -26,7 +26,7 @@ from noise2map.models.checks import check_keywords
 from noise2map.models.decoding import DecodingOptions
 from noise2map.models.denoising import input_channels
 from noise2map.models.distributions.calibration import Calibration
-from noise2map.models.distributions.flow import LayerFlow
+from noise2map.models.distributions.flow import LayerFlow, read_whole_maps
 from noise2map.models.distributions.low_rank import LowRankLayers
 from noise2map.models.distributions.whole_maps import WHOLE_MAP_OBJECTIVES, WholeMapAggregator, WholeMaps, marginals_of
 from noise2map.models.map_decoder import MapDecoder
@@ -287,11 +287,7 @@ class Noise2MapForBevSegmentation(MapModel):
 
     def _whole_maps(self, prediction: Tensor) -> WholeMaps:
         """The distribution ``(N, K', X, Y)`` that the head gave; of the objectives that have one."""
-        config = self.config
-        if config.objective == "flow":
-            network: Any = self.head.flow
-            return LayerFlow.from_prediction(prediction, config.num_labels, network, config.flow_steps, config.temperature)
-        return LowRankLayers.from_prediction(prediction, config.num_labels)
+        return read_whole_maps(prediction, self, LowRankLayers, LayerFlow)
 
     def prediction_to_average(self, out: BevSegmenterOutput) -> Tensor:
         """See `MapModel.prediction_to_average`; the log-odds of averaged probabilities."""

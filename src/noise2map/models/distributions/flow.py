@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from noise2map.diffusion.ensemble import draw_noise
+from noise2map.models.distributions.low_rank import LowRankNormal
 from noise2map.models.distributions.whole_maps import WholeMaps
 from noise2map.models.map_decoder import TimeEmbedding
 
@@ -181,3 +183,18 @@ class LayerFlow(LogitFlow):
 
     def _logits(self, chance: Tensor) -> Tensor:
         return torch.logit(chance, eps=1e-7)
+
+
+def read_whole_maps(prediction: Tensor, model: Any, normal: type[LowRankNormal], flow: type[LogitFlow]) -> WholeMaps:
+    """The distribution of whole maps that a head gave.
+
+    Args:
+        prediction: of the head, ``(N, K', h, w)``.
+        model: a map model with one of `WHOLE_MAP_OBJECTIVES`.
+        normal: kind of a `LowRankNormal`.
+        flow: kind of a `LogitFlow`.
+    """
+    config = model.config
+    if config.objective == "flow":
+        return flow.from_prediction(prediction, config.num_labels, model.head.flow, config.flow_steps, config.temperature)
+    return normal.from_prediction(prediction, config.num_labels)
