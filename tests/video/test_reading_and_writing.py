@@ -135,15 +135,21 @@ def test_what_is_no_clip_is_told(tmp_path):
         VideoReader(tmp_path / "none.mp4")
 
 
-def test_a_stream_that_ends_before_its_first_frame_is_told(tmp_path):
-    """FFmpeg calls it the end of the file, Python's `EOFError`, which a command line takes for Ctrl-D."""
-    path = tmp_path / "whole.ts"
+def encoded(path, codec, frames, **options):
+    """A clip of frames ``(48, 64, 3)`` by any codec, written without the library."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg2video", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for frame in flat_frames(60):
+        stream = container.add_stream(codec, rate=25)
+        for name, value in {"width": 64, "height": 48, "pix_fmt": "yuv420p", **options}.items():
+            setattr(stream, name, value)
+        for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
         container.mux(stream.encode(None))
+    return path
+
+
+def test_a_stream_that_ends_before_its_first_frame_is_told(tmp_path):
+    """FFmpeg calls it the end of the file, Python's `EOFError`, which a command line takes for Ctrl-D."""
+    path = encoded(tmp_path / "whole.ts", "mpeg2video", flat_frames(60))
     assert sum(1 for _ in VideoReader(path).frames()) == 60
     (tmp_path / "cut.ts").write_bytes(path.read_bytes()[:500])
     with pytest.raises(ValueError, match=r"cut\.ts'"):
@@ -159,25 +165,13 @@ def test_without_the_package_it_is_said_how_to_install_it(monkeypatch):
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm"])
 def test_an_overview_is_spread_over_clips_of_every_container(tmp_path, suffix):
     frames = [np.full((48, 64, 3), 5 * index, np.uint8) for index in range(50)]
-    path = tmp_path / f"clip.{suffix}"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libvpx" if suffix == "webm" else "mpeg4", rate=25)
-        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", 5
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
-        container.mux(stream.encode(None))
+    path = encoded(tmp_path / f"clip.{suffix}", "libvpx" if suffix == "webm" else "mpeg4", frames, gop_size=5)
     means = [float(np.asarray(image).mean()) / 5 for image in VideoReader(path).overview()]
     assert means == pytest.approx([0, 10, 20, 30, 40], abs=1.6)
 
 
 def test_a_codec_that_nobody_knows_is_told(tmp_path):
-    path = tmp_path / "clip.avi"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for frame in flat_frames(3):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
-        container.mux(stream.encode(None))
+    path = encoded(tmp_path / "clip.avi", "mpeg4", flat_frames(3))
     path.write_bytes(path.read_bytes().replace(b"FMP4", b"ZZZZ"))
     with pytest.raises(ValueError, match=r"clip\.avi' has a codec that cannot be decoded here"):
         VideoReader(path)
